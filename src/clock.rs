@@ -1,0 +1,120 @@
+//! The one source of time.
+//!
+//! Everything that asks what time it is or waits for a moment asks a [`Clock`], so that the
+//! simulator and tests can move time forward without anybody sleeping. Paused tokio time would not
+//! do: it stops neither sockets nor other threads.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::watch;
+
+/// Tells the time and waits for it. Cheap to clone; clones share one time.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    started_wall: SystemTime,
+    /// False for a clock that stands still unless it is advanced.
+    runs: bool,
+    /// How far the clock was advanced by hand; a change wakes the sleepers.
+    advanced: watch::Sender<Duration>,
+}
+
+impl Clock {
+    /// A clock that runs with real time and can be advanced beyond it.
+    pub fn system() -> Self {
+        Self::new(true)
+    }
+
+    /// A clock that stands still until it is advanced. For tests.
+    pub fn frozen() -> Self {
+        Self::new(false)
+    }
+
+    /// The time since an arbitrary start. Never goes back.
+    pub fn now(&self) -> Instant {
+        self.0.started + self.elapsed()
+    }
+
+    /// The date and time of day.
+    pub fn wall(&self) -> SystemTime {
+        self.0.started_wall + self.elapsed()
+    }
+
+    /// Seconds since 1970-01-01 UTC.
+    pub fn unix(&self) -> u64 {
+        self.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
+    /// Waits until `deadline`, which comes by itself or by [`Clock::advance`].
+    pub async fn sleep_until(&self, deadline: Instant) {
+        let mut advanced = self.0.advanced.subscribe();
+        loop {
+            let left = deadline.saturating_duration_since(self.now());
+            if left.is_zero() {
+                return;
+            }
+            if self.0.runs {
+                tokio::select! {
+                    () = tokio::time::sleep(left) => {}
+                    // The sender lives in `self`, so this only ends by a change.
+                    _ = advanced.changed() => {}
+                }
+            } else {
+                let _ = advanced.changed().await;
+            }
+        }
+    }
+
+    /// Waits for `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.now() + duration).await;
+    }
+
+    /// Moves the time forward and wakes whoever waits for a moment that is now past.
+    pub fn advance(&self, by: Duration) {
+        self.0.advanced.send_modify(|advanced| *advanced += by);
+    }
+
+    fn new(runs: bool) -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            started_wall: SystemTime::now(),
+            runs,
+            advanced: watch::Sender::new(Duration::ZERO),
+        }))
+    }
+
+    fn elapsed(&self) -> Duration {
+        let real = if self.0.runs { self.0.started.elapsed() } else { Duration::ZERO };
+        real + *self.0.advanced.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frozen_clock_moves_only_when_it_is_advanced() {
+        let clock = Clock::frozen();
+        let (start, wall) = (clock.now(), clock.wall());
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep(Duration::from_secs(3600)).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(clock.now(), start);
+        assert!(!sleeper.is_finished());
+
+        clock.advance(Duration::from_secs(3600));
+        sleeper.await.expect("the sleeper wakes");
+        assert_eq!(clock.now() - start, Duration::from_secs(3600));
+        assert_eq!(clock.wall().duration_since(wall), Ok(Duration::from_secs(3600)));
+    }
+}

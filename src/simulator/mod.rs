@@ -1,0 +1,1 @@
+//! A small WeChat beside us.
