@@ -1,1 +1,4 @@
 //! A small WeChat beside us.
+
+mod districts;
+mod places;
