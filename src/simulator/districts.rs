@@ -25,10 +25,7 @@ pub(super) fn table() -> &'static Value {
 pub(super) fn find(district_id: u32) -> Option<Names> {
     let mut line: Vec<_> = TREE.upward(district_id).collect();
     line.reverse();
-    let mut names = Names {
-        province: line.first()?.fullname,
-        ..Names::default()
-    };
+    let mut names = Names { province: line.first()?.fullname, ..Names::default() };
     match line[1..] {
         [district] if district.is_directly_below_province() => {
             names.city = names.province;
@@ -51,9 +48,7 @@ pub(super) fn contains(ancestor: u32, id: u32) -> bool {
 
 /// Where the node `district_id` is, as latitude and longitude.
 pub(super) fn location(district_id: u32) -> Option<(f64, f64)> {
-    TREE.upward(district_id)
-        .next()
-        .map(|node| (node.lat, node.lng))
+    TREE.upward(district_id).next().map(|node| (node.lat, node.lng))
 }
 
 /// Full names as they stand in an address. Empty where a node has no such level.
@@ -82,10 +77,7 @@ impl Tree {
         for line in table.lines().filter(|line| !line.starts_with('#')) {
             let (level, mut node) = Node::read(line).expect("the table is compiled in");
             let index = levels[level].len();
-            if let Some(parent) = level
-                .checked_sub(1)
-                .and_then(|above| levels[above].last_mut())
-            {
+            if let Some(parent) = level.checked_sub(1).and_then(|above| levels[above].last_mut()) {
                 let first = parent.cidx.map_or(index, |(first, _)| first);
                 parent.cidx = Some((first, index));
                 node.parent = Some(parent.id);
@@ -139,9 +131,7 @@ impl Node {
             fullname: fields.next()?,
             lat: fields.next()?.parse().ok()?,
             lng: fields.next()?.parse().ok()?,
-            short: fields
-                .next()
-                .zip(fields.next().map(|pinyin| pinyin.split(' ').collect())),
+            short: fields.next().zip(fields.next().map(|pinyin| pinyin.split(' ').collect())),
             cidx: None,
         };
         Some((level, node))
@@ -181,17 +171,12 @@ mod tests {
     use super::*;
 
     fn level(level: usize) -> &'static [Value] {
-        table()["result"][level]
-            .as_array()
-            .expect("an array per level")
+        table()["result"][level].as_array().expect("an array per level")
     }
 
     fn by_id(id: &str) -> &'static Value {
         let nodes = (0..3).flat_map(level);
-        nodes
-            .into_iter()
-            .find(|node| node["id"] == id)
-            .expect("the node is in the table")
+        nodes.into_iter().find(|node| node["id"] == id).expect("the node is in the table")
     }
 
     fn children(node: &Value) -> Option<RangeInclusive<usize>> {
@@ -204,10 +189,7 @@ mod tests {
         assert_eq!(level(0).len(), 34);
         let nodes: Vec<_> = (0..3).flat_map(level).collect();
         assert!(nodes.len() > 3200, "only {} nodes", nodes.len());
-        let ids: HashSet<_> = nodes
-            .iter()
-            .filter_map(|node| node["id"].as_str())
-            .collect();
+        let ids: HashSet<_> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
         assert_eq!(ids.len(), nodes.len());
         assert!(ids.iter().all(|id| id.len() == 6));
     }
@@ -236,11 +218,7 @@ mod tests {
     fn cidx_is_an_inclusive_range_of_the_next_array() {
         let cities = children(by_id("440000")).expect("Guangdong has cities");
         assert_eq!(cities.clone().count(), 21);
-        assert!(
-            level(1)[cities]
-                .iter()
-                .all(|city| city["id"].as_str() > Some("440000"))
-        );
+        assert!(level(1)[cities].iter().all(|city| city["id"].as_str() > Some("440000")));
         let districts = children(by_id("440100")).expect("Guangzhou has districts");
         assert_eq!(level(2)[districts.clone()].len(), 11);
         assert_eq!(level(2)[*districts.start()]["fullname"], "荔湾区");
@@ -259,11 +237,7 @@ mod tests {
     fn some_branches_are_only_two_levels_deep() {
         for province in ["110000", "120000", "310000", "500000", "810000", "820000"] {
             let districts = children(by_id(province)).expect("districts directly below");
-            assert!(
-                level(1)[districts]
-                    .iter()
-                    .all(|node| node.get("cidx").is_none())
-            );
+            assert!(level(1)[districts].iter().all(|node| node.get("cidx").is_none()));
         }
         for childless in ["441900", "442000", "460400", "620200", "710000"] {
             assert!(by_id(childless).get("cidx").is_none());
@@ -272,9 +246,7 @@ mod tests {
 
     #[test]
     fn a_province_administered_county_has_one_virtual_child() {
-        let child = children(by_id("429004"))
-            .expect("a child")
-            .collect::<Vec<_>>();
+        let child = children(by_id("429004")).expect("a child").collect::<Vec<_>>();
         assert_eq!(child.len(), 1);
         assert_eq!(level(2)[child[0]]["id"], "420499");
         assert_eq!(level(2)[child[0]]["fullname"], "仙桃市");
@@ -282,13 +254,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_an_address() {
-        let names = |province, city, district| {
-            Some(Names {
-                province,
-                city,
-                district,
-            })
-        };
+        let names = |province, city, district| Some(Names { province, city, district });
         assert_eq!(find(440_000), names("广东省", "", ""));
         assert_eq!(find(440_105), names("广东省", "广州市", "海珠区"));
         assert_eq!(find(441_900), names("广东省", "东莞市", ""));

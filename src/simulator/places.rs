@@ -65,12 +65,7 @@ impl Streets {
         digits: u32,
         names: [&'static str; 2],
     ) -> Self {
-        Self {
-            district_id,
-            area_code,
-            digits,
-            names,
-        }
+        Self { district_id, area_code, digits, names }
     }
 
     /// The invented place with this number, which is on one of these streets.
@@ -203,17 +198,12 @@ mod tests {
         let places = places();
         assert!(places.len() >= 200, "only {} places", places.len());
         for Place { district_id, .. } in &places {
-            assert!(
-                districts::find(*district_id).is_some(),
-                "{district_id} is not a district"
-            );
+            assert!(districts::find(*district_id).is_some(), "{district_id} is not a district");
         }
         let districts: HashSet<_> = places.iter().map(|place| place.district_id).collect();
         assert!(districts.len() >= 30);
-        let cities: HashSet<_> = places
-            .iter()
-            .filter_map(|place| districts::find(place.district_id))
-            .collect();
+        let cities: HashSet<_> =
+            places.iter().filter_map(|place| districts::find(place.district_id)).collect();
         let cities: HashSet<_> = cities.iter().map(|names| names.city).collect();
         assert!(cities.len() >= 15);
     }
@@ -223,31 +213,16 @@ mod tests {
         let places = places();
         let ids: HashSet<_> = places.iter().map(|place| &place.map_poi_id).collect();
         assert_eq!(ids.len(), places.len());
-        assert!(
-            ids.iter()
-                .all(|id| id.len() == 19 && id.parse::<i64>().is_ok())
-        );
+        assert!(ids.iter().all(|id| id.len() == 19 && id.parse::<i64>().is_ok()));
     }
 
     #[test]
     fn invented_places_look_like_the_documented_one() {
         let places = places();
         assert_eq!(places[0].map_poi_id, "2708071440732747189");
-        assert!(
-            places
-                .iter()
-                .any(|place| place.address.starts_with("北京市东城区王府井大街"))
-        );
-        assert!(
-            places
-                .iter()
-                .any(|place| place.address.starts_with("广东省东莞市鸿福路"))
-        );
-        assert!(
-            places
-                .iter()
-                .any(|place| place.address.starts_with("湖北省仙桃市仙桃大道"))
-        );
+        assert!(places.iter().any(|place| place.address.starts_with("北京市东城区王府井大街")));
+        assert!(places.iter().any(|place| place.address.starts_with("广东省东莞市鸿福路")));
+        assert!(places.iter().any(|place| place.address.starts_with("湖北省仙桃市仙桃大道")));
         assert!(places.iter().any(|place| place.telephone.contains(';')));
         assert!(places.iter().any(|place| !place.telephone.starts_with(' ')));
         for place in &places[1..] {
