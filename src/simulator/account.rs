@@ -73,10 +73,7 @@ fn quota(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     }
     let quota = &mut world.tenant(&call.app_id)?.quota;
     quota.begin(day);
-    let (limit, used) = (
-        quota.limit(path),
-        quota.used.get(path).copied().unwrap_or(0),
-    );
+    let (limit, used) = (quota.limit(path), quota.used.get(path).copied().unwrap_or(0));
     let counts = json!({
         "daily_limit": limit, "used": used, "remain": limit.saturating_sub(used),
     });

@@ -118,10 +118,7 @@ pub(super) fn decide(
     decision: Decision,
     reason: &str,
 ) -> Result<Audit, String> {
-    let audit = world
-        .audits
-        .get_mut(&audit_id)
-        .ok_or(format!("there is no audit {audit_id}"))?;
+    let audit = world.audits.get_mut(&audit_id).ok_or(format!("there is no audit {audit_id}"))?;
     if !audit.state.is_open() {
         return Err(format!("audit {audit_id} is closed: {:?}", audit.state));
     }
@@ -131,9 +128,7 @@ pub(super) fn decide(
         (Decision::Confirm, State::AwaitingAdmin) => State::Pending,
         (Decision::Decline, State::AwaitingAdmin) => State::Declined,
         (Decision::Confirm | Decision::Decline, _) => {
-            return Err(format!(
-                "audit {audit_id} does not wait for an administrator"
-            ));
+            return Err(format!("audit {audit_id} does not wait for an administrator"));
         }
     };
     audit.reason = reason.to_owned();

@@ -23,14 +23,8 @@ const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/", "this list"),
     ("POST /_simulator/reset", "start over; only time goes on"),
     ("GET /_simulator/clock", "the time, in seconds since 1970"),
-    (
-        "POST /_simulator/clock",
-        "{advance_seconds}: move the time forward",
-    ),
-    (
-        "GET /_simulator/accounts",
-        "the accounts and what they have",
-    ),
+    ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),
+    ("GET /_simulator/accounts", "the accounts and what they have"),
     (
         "POST /_simulator/accounts",
         "{app_id, secret, kind: official|mini_program}: add or change one",
@@ -58,14 +52,8 @@ const HELP: &[(&str, &str)] = &[
         "{app_id, stores: [{poi_id?, business_name?, upgrade_status?, …}]}: add stores that have to \
          migrate",
     ),
-    (
-        "POST /_simulator/merchant",
-        "{app_id, exists}: give or take an account's merchant",
-    ),
-    (
-        "POST /_simulator/quota",
-        "{app_id, path, daily_limit}: limit an API",
-    ),
+    ("POST /_simulator/merchant", "{app_id, exists}: give or take an account's merchant"),
+    ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
     ("GET /_simulator/settings", "what can be set"),
     (
         "POST /_simulator/settings",
@@ -73,10 +61,7 @@ const HELP: &[(&str, &str)] = &[
          classic_tokens_a_day?}: set it; a null delay leaves reviews open",
     ),
     ("GET /_simulator/tokens", "today's token calls, by account"),
-    (
-        "DELETE /_simulator/tokens",
-        "make every token invalid at once",
-    ),
+    ("DELETE /_simulator/tokens", "make every token invalid at once"),
 ];
 
 /// Answers one control request; `path` is what follows `/_simulator`.
@@ -101,11 +86,7 @@ pub(super) fn answer(
         Ok(answer) => Reply::json(&answer),
         Err(Problem { status, text }) => {
             let body = Bytes::from(json!({ "error": text }).to_string());
-            Reply {
-                status,
-                body,
-                ..Reply::json(&Value::Null)
-            }
+            Reply { status, body, ..Reply::json(&Value::Null) }
         }
     }
 }
@@ -118,10 +99,7 @@ struct Problem {
 
 impl Problem {
     fn bad(text: impl ToString) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            text: text.to_string(),
-        }
+        Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
     }
 }
 
@@ -160,10 +138,7 @@ fn act(
             _ => {
                 let text =
                     format!("no {method} /_simulator/{path}; GET /_simulator/ lists what is");
-                return Err(Problem {
-                    status: StatusCode::NOT_FOUND,
-                    text,
-                });
+                return Err(Problem { status: StatusCode::NOT_FOUND, text });
             }
         },
     }
@@ -186,9 +161,7 @@ fn advance(simulator: &Simulator, body: &[u8]) -> Result<Value, Problem> {
         advance_seconds: f64,
     }
     let Advance { advance_seconds } = read(body)?;
-    simulator
-        .clock
-        .advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
+    simulator.clock.advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
     Ok(time(simulator))
 }
 
@@ -217,9 +190,7 @@ fn decide(world: &mut World, audit_id: &str, body: &[u8]) -> Result<Value, Probl
     let audit_id = audit_id.parse().map_err(Problem::bad)?;
     let audit = audit::decide(world, audit_id, decision, &reason);
     let status = StatusCode::CONFLICT;
-    audit
-        .map(|audit| json!(audit))
-        .map_err(|text| Problem { status, text })
+    audit.map(|audit| json!(audit)).map_err(|text| Problem { status, text })
 }
 
 fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
@@ -246,11 +217,7 @@ fn merchant(world: &mut World, body: &[u8]) -> Result<(), Problem> {
         exists: bool,
     }
     let Change { app_id, exists } = read(body)?;
-    let merchant = if exists {
-        Merchant::approved(&app_id)
-    } else {
-        Merchant::default()
-    };
+    let merchant = if exists { Merchant::approved(&app_id) } else { Merchant::default() };
     tenant(world, &app_id)?.merchant = merchant;
     Ok(())
 }
@@ -263,19 +230,13 @@ fn quota(world: &mut World, body: &[u8]) -> Result<(), Problem> {
         path: String,
         daily_limit: u64,
     }
-    let Limit {
-        app_id,
-        path,
-        daily_limit,
-    } = read(body)?;
+    let Limit { app_id, path, daily_limit } = read(body)?;
     tenant(world, &app_id)?.quota.set_limit(&path, daily_limit);
     Ok(())
 }
 
 fn tenant<'a>(world: &'a mut World, app_id: &str) -> Result<&'a mut super::world::Tenant, Problem> {
-    world
-        .tenant(app_id)
-        .map_err(|_| Problem::bad(format!("there is no account {app_id}")))
+    world.tenant(app_id).map_err(|_| Problem::bad(format!("there is no account {app_id}")))
 }
 
 fn settings(world: &World) -> Value {

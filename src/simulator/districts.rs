@@ -1,34 +1,278 @@
-//! The table of provinces, cities and districts behind `get_district`.
+//! The provinces, cities and districts of China, as `get_district` answers them.
+//!
+//! The answer is three arrays. A node's `cidx` gives the first and last index, both inclusive, of
+//! its children in the next array; nodes without children have none. Three kinds of branches are
+//! not three levels deep, and clients trip over them:
+//!
+//! - Municipalities, Hong Kong and Macau: districts come directly below the province.
+//! - Cities without districts (`东莞市`, `中山市`, `儋州市`, `嘉峪关市`), and Taiwan: no `cidx`.
+//! - Province-administered counties (`仙桃市`): on the second level, each with a virtual child that
+//!   repeats it under an id ending in 99.
+//!
+//! `data/README.md` says where the table comes from.
+
+use std::{collections::HashMap, sync::LazyLock};
 
 use serde_json::{Value, json};
 
-/// The body of `get_district`.
-pub(super) fn table() -> Value {
-    json!({
-        "status": 0,
-        "message": "query ok",
-        "data_version": "20170510",
-        "result": [
-            [{
-                "id": "440000", "name": "广东", "fullname": "广东省",
-                "pinyin": ["guang", "dong"],
-                "location": { "lat": 23.13171, "lng": 113.26627 }, "cidx": [0, 0],
-            }],
-            [{
-                "id": "440100", "name": "广州", "fullname": "广州市",
-                "pinyin": ["guang", "zhou"],
-                "location": { "lat": 23.12908, "lng": 113.26436 }, "cidx": [0, 1],
-            }],
-            [
-                {
-                    "id": "440105", "fullname": "海珠区",
-                    "location": { "lat": 23.08331, "lng": 113.3172 },
-                },
-                {
-                    "id": "440106", "fullname": "天河区",
-                    "location": { "lat": 23.12463, "lng": 113.36199 },
-                },
-            ],
-        ],
-    })
+/// The body of a successful `get_district`.
+pub(super) fn table() -> &'static Value {
+    static TABLE: LazyLock<Value> = LazyLock::new(|| TREE.body());
+    &TABLE
+}
+
+/// The full names of the node `district_id` and of those above it.
+pub(super) fn find(district_id: u32) -> Option<Names> {
+    let mut line: Vec<_> = TREE.upward(district_id).collect();
+    line.reverse();
+    let mut names = Names { province: line.first()?.fullname, ..Names::default() };
+    match line[1..] {
+        [district] if district.is_directly_below_province() => {
+            names.city = names.province;
+            names.district = district.fullname;
+        }
+        [city] => names.city = city.fullname,
+        [city, district] => {
+            names.city = city.fullname;
+            names.district = district.fullname;
+        }
+        _ => {}
+    }
+    Some(names)
+}
+
+/// Whether `id` is `ancestor` or lies in it. False for unknown ids.
+pub(super) fn contains(ancestor: u32, id: u32) -> bool {
+    TREE.upward(id).any(|node| node.id == ancestor)
+}
+
+/// Where the node `district_id` is, as latitude and longitude.
+pub(super) fn location(district_id: u32) -> Option<(f64, f64)> {
+    TREE.upward(district_id).next().map(|node| (node.lat, node.lng))
+}
+
+/// Full names as they stand in an address. Empty where a node has no such level.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(super) struct Names {
+    /// For example `广东省`.
+    pub(super) province: &'static str,
+    /// For example `广州市`. Repeats the province in a municipality, as Tencent's addresses do.
+    pub(super) city: &'static str,
+    /// For example `海珠区`.
+    pub(super) district: &'static str,
+}
+
+struct Tree {
+    /// The three arrays of the answer.
+    levels: [Vec<Node>; 3],
+    /// Level and index of each id.
+    positions: HashMap<u32, (usize, usize)>,
+}
+
+impl Tree {
+    /// Reads the compiled-in table, in which a node comes after its parent.
+    fn read(table: &'static str) -> Self {
+        let mut levels: [Vec<Node>; 3] = Default::default();
+        let mut positions = HashMap::new();
+        for line in table.lines().filter(|line| !line.starts_with('#')) {
+            let (level, mut node) = Node::read(line).expect("the table is compiled in");
+            let index = levels[level].len();
+            if let Some(parent) = level.checked_sub(1).and_then(|above| levels[above].last_mut()) {
+                let first = parent.cidx.map_or(index, |(first, _)| first);
+                parent.cidx = Some((first, index));
+                node.parent = Some(parent.id);
+            }
+            positions.insert(node.id, (level, index));
+            levels[level].push(node);
+        }
+        Self { levels, positions }
+    }
+
+    /// The node `id` and those above it, up to the province. Empty for an unknown id.
+    fn upward(&self, id: u32) -> impl Iterator<Item = &Node> {
+        std::iter::successors(self.node(id), |node| self.node(node.parent?))
+    }
+
+    fn node(&self, id: u32) -> Option<&Node> {
+        let &(level, index) = self.positions.get(&id)?;
+        self.levels[level].get(index)
+    }
+
+    fn body(&self) -> Value {
+        let bodies = |level: &Vec<Node>| level.iter().map(Node::body).collect::<Vec<_>>();
+        json!({
+            "status": 0,
+            "message": "query ok",
+            "data_version": DATA_VERSION,
+            "result": self.levels.each_ref().map(bodies),
+        })
+    }
+}
+
+struct Node {
+    id: u32,
+    parent: Option<u32>,
+    fullname: &'static str,
+    lat: f64,
+    lng: f64,
+    /// Short name and pinyin syllables, which the third level does not have.
+    short: Option<(&'static str, Vec<&'static str>)>,
+    cidx: Option<(usize, usize)>,
+}
+
+impl Node {
+    /// Reads a line, giving the level counted from zero as well.
+    fn read(line: &'static str) -> Option<(usize, Self)> {
+        let mut fields = line.split('\t');
+        let level = fields.next()?.parse::<usize>().ok()?.checked_sub(1)?;
+        let node = Self {
+            id: fields.next()?.parse().ok()?,
+            parent: None,
+            fullname: fields.next()?,
+            lat: fields.next()?.parse().ok()?,
+            lng: fields.next()?.parse().ok()?,
+            short: fields.next().zip(fields.next().map(|pinyin| pinyin.split(' ').collect())),
+            cidx: None,
+        };
+        Some((level, node))
+    }
+
+    /// Tells the districts of municipalities and SARs from cities, when on the second level.
+    fn is_directly_below_province(&self) -> bool {
+        self.cidx.is_none() && !self.id.is_multiple_of(100)
+    }
+
+    fn body(&self) -> Value {
+        let mut body = json!({
+            "id": self.id.to_string(),
+            "fullname": self.fullname,
+            "location": { "lat": self.lat, "lng": self.lng },
+        });
+        if let Some((name, pinyin)) = &self.short {
+            body["name"] = json!(name);
+            body["pinyin"] = json!(pinyin);
+        }
+        if let Some(cidx) = self.cidx {
+            body["cidx"] = json!(cidx);
+        }
+        body
+    }
+}
+
+/// The version of the table: a date, like WeChat's.
+const DATA_VERSION: &str = "20220101";
+
+static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(include_str!("data/districts.tsv")));
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, ops::RangeInclusive};
+
+    use super::*;
+
+    fn level(level: usize) -> &'static [Value] {
+        table()["result"][level].as_array().expect("an array per level")
+    }
+
+    fn by_id(id: &str) -> &'static Value {
+        let nodes = (0..3).flat_map(level);
+        nodes.into_iter().find(|node| node["id"] == id).expect("the node is in the table")
+    }
+
+    fn children(node: &Value) -> Option<RangeInclusive<usize>> {
+        let [first, last] = serde_json::from_value(node.get("cidx")?.clone()).expect("two numbers");
+        Some(first..=last)
+    }
+
+    #[test]
+    fn the_table_holds_all_of_china_under_unique_ids() {
+        assert_eq!(level(0).len(), 34);
+        let nodes: Vec<_> = (0..3).flat_map(level).collect();
+        assert!(nodes.len() > 3200, "only {} nodes", nodes.len());
+        let ids: HashSet<_> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
+        assert_eq!(ids.len(), nodes.len());
+        assert!(ids.iter().all(|id| id.len() == 6));
+    }
+
+    #[test]
+    fn nodes_look_as_wechat_documents_them() {
+        let guangzhou = json!({
+            "id": "440100",
+            "name": "广州",
+            "fullname": "广州市",
+            "pinyin": ["guang", "zhou"],
+            "location": { "lat": 23.12908, "lng": 113.26436 },
+            "cidx": by_id("440100")["cidx"],
+        });
+        assert_eq!(*by_id("440100"), guangzhou);
+        let haizhu = json!({
+            "id": "440105",
+            "fullname": "海珠区",
+            "location": { "lat": 23.08331, "lng": 113.3172 },
+        });
+        assert_eq!(*by_id("440105"), haizhu);
+        assert_eq!(by_id("110105")["pinyin"], json!(["chao", "yang"]));
+    }
+
+    #[test]
+    fn cidx_is_an_inclusive_range_of_the_next_array() {
+        let cities = children(by_id("440000")).expect("Guangdong has cities");
+        assert_eq!(cities.clone().count(), 21);
+        assert!(level(1)[cities].iter().all(|city| city["id"].as_str() > Some("440000")));
+        let districts = children(by_id("440100")).expect("Guangzhou has districts");
+        assert_eq!(level(2)[districts.clone()].len(), 11);
+        assert_eq!(level(2)[*districts.start()]["fullname"], "荔湾区");
+    }
+
+    #[test]
+    fn cidx_ranges_cover_the_next_array_without_overlap() {
+        for upper in 0..2 {
+            let covered: Vec<_> = level(upper).iter().filter_map(children).flatten().collect();
+            assert_eq!(covered, (0..level(upper + 1).len()).collect::<Vec<_>>());
+        }
+        assert!(level(2).iter().all(|node| node.get("cidx").is_none()));
+    }
+
+    #[test]
+    fn some_branches_are_only_two_levels_deep() {
+        for province in ["110000", "120000", "310000", "500000", "810000", "820000"] {
+            let districts = children(by_id(province)).expect("districts directly below");
+            assert!(level(1)[districts].iter().all(|node| node.get("cidx").is_none()));
+        }
+        for childless in ["441900", "442000", "460400", "620200", "710000"] {
+            assert!(by_id(childless).get("cidx").is_none());
+        }
+    }
+
+    #[test]
+    fn a_province_administered_county_has_one_virtual_child() {
+        let child = children(by_id("429004")).expect("a child").collect::<Vec<_>>();
+        assert_eq!(child.len(), 1);
+        assert_eq!(level(2)[child[0]]["id"], "420499");
+        assert_eq!(level(2)[child[0]]["fullname"], "仙桃市");
+    }
+
+    #[test]
+    fn names_are_those_of_an_address() {
+        let names = |province, city, district| Some(Names { province, city, district });
+        assert_eq!(find(440_000), names("广东省", "", ""));
+        assert_eq!(find(440_105), names("广东省", "广州市", "海珠区"));
+        assert_eq!(find(441_900), names("广东省", "东莞市", ""));
+        assert_eq!(find(110_105), names("北京市", "北京市", "朝阳区"));
+        assert_eq!(find(429_004), names("湖北省", "仙桃市", ""));
+        assert_eq!(find(420_499), names("湖北省", "仙桃市", "仙桃市"));
+        assert_eq!(find(100_000), None);
+    }
+
+    #[test]
+    fn a_node_contains_itself_and_all_below_it() {
+        assert!(contains(440_000, 440_105));
+        assert!(contains(440_100, 440_105));
+        assert!(contains(440_105, 440_105));
+        assert!(contains(429_004, 420_499));
+        assert!(!contains(420_400, 420_499));
+        assert!(!contains(440_105, 440_100));
+        assert!(!contains(440_300, 440_105));
+        assert!(!contains(100_000, 100_000));
+    }
 }

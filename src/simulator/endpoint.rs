@@ -24,38 +24,17 @@ type Run = fn(&mut World, &Call) -> Result<Value, Refusal>;
 impl Endpoint {
     /// An API that is asked by GET.
     pub(super) const fn get(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self {
-            method: Method::GET,
-            path,
-            bearer,
-            body: Body::Nothing,
-            serial: false,
-            run,
-        }
+        Self { method: Method::GET, path, bearer, body: Body::Nothing, serial: false, run }
     }
 
     /// An API that takes a JSON object by POST.
     pub(super) const fn post(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self {
-            method: Method::POST,
-            path,
-            bearer,
-            body: Body::Json,
-            serial: false,
-            run,
-        }
+        Self { method: Method::POST, path, bearer, body: Body::Json, serial: false, run }
     }
 
     /// An API that takes a file by POST.
     pub(super) const fn upload(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self {
-            method: Method::POST,
-            path,
-            bearer,
-            body: Body::Form,
-            serial: false,
-            run,
-        }
+        Self { method: Method::POST, path, bearer, body: Body::Form, serial: false, run }
     }
 
     /// The same API, one call at a time and with a pause between two.
@@ -146,13 +125,8 @@ impl Call {
     pub(super) fn pictures(&self, otherwise: i64) -> Result<Vec<String>, Refusal> {
         let nested = self.nested("pic_list", otherwise)?;
         let list = nested["list"].as_array().ok_or(Refusal::new(otherwise))?;
-        let pictures = list
-            .iter()
-            .map(|url| url.as_str().filter(|url| is_picture(url)));
-        match pictures
-            .map(|url| url.map(str::to_owned))
-            .collect::<Option<Vec<_>>>()
-        {
+        let pictures = list.iter().map(|url| url.as_str().filter(|url| is_picture(url)));
+        match pictures.map(|url| url.map(str::to_owned)).collect::<Option<Vec<_>>>() {
             Some(pictures) if !pictures.is_empty() => Ok(pictures),
             _ => Err(Refusal::new(otherwise)),
         }
@@ -161,22 +135,15 @@ impl Call {
     /// Opening hours, `11:11-12:12`.
     pub(super) fn hours(&self, otherwise: i64) -> Result<&str, Refusal> {
         let hours = self.text("hour")?;
-        let good = hours
-            .split_once('-')
-            .is_some_and(|(open, close)| is_time(open) && is_time(close));
-        if good {
-            Ok(hours)
-        } else {
-            Err(Refusal::new(otherwise))
-        }
+        let good =
+            hours.split_once('-').is_some_and(|(open, close)| is_time(open) && is_time(close));
+        if good { Ok(hours) } else { Err(Refusal::new(otherwise)) }
     }
 }
 
 /// True for the address of a picture that lies at WeChat.
 pub(super) fn is_picture(url: &str) -> bool {
-    ["http://mmbiz.qpic.cn/", "https://mmbiz.qpic.cn/"]
-        .iter()
-        .any(|host| url.starts_with(host))
+    ["http://mmbiz.qpic.cn/", "https://mmbiz.qpic.cn/"].iter().any(|host| url.starts_with(host))
 }
 
 fn is_time(text: &str) -> bool {
@@ -203,10 +170,7 @@ mod tests {
     use super::*;
 
     fn call(fields: Value) -> Call {
-        Call {
-            fields: fields.as_object().cloned().unwrap_or_default(),
-            ..Call::default()
-        }
+        Call { fields: fields.as_object().cloned().unwrap_or_default(), ..Call::default() }
     }
 
     #[test]
@@ -224,20 +188,10 @@ mod tests {
     #[test]
     fn pictures_are_json_in_a_string() {
         let good = r#"{"list":["http://mmbiz.qpic.cn/a/0"]}"#;
-        assert_eq!(
-            call(json!({ "pic_list": good }))
-                .pictures(40097)
-                .map(|list| list.len()),
-            Ok(1)
-        );
+        assert_eq!(call(json!({ "pic_list": good })).pictures(40097).map(|list| list.len()), Ok(1));
         let plain = json!({ "pic_list": { "list": ["http://mmbiz.qpic.cn/a/0"] } });
         assert_eq!(call(plain).pictures(40097), Err(Refusal::new(47001)));
-        for bad in [
-            r#"{"list":[]}"#,
-            r#"{"list":["http://elsewhere/"]}"#,
-            "[]",
-            "x",
-        ] {
+        for bad in [r#"{"list":[]}"#, r#"{"list":["http://elsewhere/"]}"#, "[]", "x"] {
             let answer = call(json!({ "pic_list": bad })).pictures(40097);
             assert_eq!(answer, Err(Refusal::new(40097)), "{bad}");
         }

@@ -13,29 +13,20 @@ pub(super) struct Refusal {
 impl Refusal {
     /// A refusal with the usual text.
     pub(super) const fn new(errcode: i64) -> Self {
-        Self {
-            errcode,
-            errmsg: None,
-        }
+        Self { errcode, errmsg: None }
     }
 
     /// The body of the answer. WeChat hangs its trace id behind the text, so that no two texts are
     /// the same and nobody can match on them.
     pub(super) fn body(&self, rid: &str) -> Value {
-        let text = self
-            .errmsg
-            .as_deref()
-            .unwrap_or_else(|| usual_text(self.errcode));
+        let text = self.errmsg.as_deref().unwrap_or_else(|| usual_text(self.errcode));
         json!({ "errcode": self.errcode, "errmsg": format!("{text} rid: {rid}") })
     }
 }
 
 /// The text that usually goes with an errcode.
 fn usual_text(errcode: i64) -> &'static str {
-    TEXTS
-        .iter()
-        .find(|(code, _)| *code == errcode)
-        .map_or("system error", |(_, text)| text)
+    TEXTS.iter().find(|(code, _)| *code == errcode).map_or("system error", |(_, text)| text)
 }
 
 /// Errcodes and their texts, in the order of the codes. 92005 speaks Chinese, as it does in life.
@@ -144,10 +135,7 @@ mod tests {
     #[test]
     fn a_refusal_carries_its_code_and_a_trace_id() {
         let body = Refusal::new(85038).body("61-2-3");
-        assert_eq!(
-            body,
-            json!({ "errcode": 85038, "errmsg": "store has added rid: 61-2-3" })
-        );
+        assert_eq!(body, json!({ "errcode": 85038, "errmsg": "store has added rid: 61-2-3" }));
     }
 
     #[test]

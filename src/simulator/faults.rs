@@ -128,14 +128,7 @@ impl Fault {
     /// A fault that meets the next call to `path`.
     pub fn new(path: impl Into<String>, kind: Kind) -> Self {
         let path = path.into();
-        Self {
-            path,
-            kind,
-            times: 1,
-            after: 0,
-            probability: 1.0,
-            execute: None,
-        }
+        Self { path, kind, times: 1, after: 0, probability: 1.0, execute: None }
     }
 
     /// The same fault for so many calls; 0 means all of them.
@@ -254,9 +247,7 @@ mod tests {
     use super::*;
 
     fn struck(faults: &mut Faults, path: &str) -> Option<Kind> {
-        faults
-            .strike(path, &mut Mint::new(1))
-            .map(|fault| fault.kind)
+        faults.strike(path, &mut Mint::new(1)).map(|fault| fault.kind)
     }
 
     #[test]
@@ -267,16 +258,7 @@ mod tests {
         faults.add(Fault::new("*", Kind::Html502).times(0));
         let met: Vec<_> = (0..5).map(|_| struck(&mut faults, "/a")).collect();
         let empty = Some(Kind::Empty);
-        assert_eq!(
-            met,
-            [
-                None,
-                empty.clone(),
-                empty,
-                Some(Kind::Hold),
-                Some(Kind::Html502)
-            ]
-        );
+        assert_eq!(met, [None, empty.clone(), empty, Some(Kind::Hold), Some(Kind::Html502)]);
         assert_eq!(struck(&mut faults, "/b"), Some(Kind::Html502));
         assert_eq!(faults.list().len(), 1);
     }

@@ -88,13 +88,7 @@ pub(super) fn redact_query(query: &BTreeMap<String, String>) -> BTreeMap<String,
 
 /// A body as the journal may keep it.
 pub(super) fn describe_body(bytes: &[u8], part: Option<&Part>) -> Value {
-    if let Some(Part {
-        name,
-        file_name,
-        content_type,
-        bytes,
-    }) = part
-    {
+    if let Some(Part { name, file_name, content_type, bytes }) = part {
         return json!({
             "part": name,
             "filename": file_name,

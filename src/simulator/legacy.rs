@@ -52,15 +52,9 @@ impl Stores {
         let mut legacy = self.legacy.iter().filter(|store| !store.deleted);
         if migrating.is_empty() {
             let complete = legacy.all(|store| store.upgrade_status == 3);
-            return if complete {
-                Ok(())
-            } else {
-                Err(Refusal::new(85054))
-            };
+            return if complete { Ok(()) } else { Err(Refusal::new(85054)) };
         }
-        let store = legacy
-            .find(|store| store.poi_id == migrating)
-            .ok_or(Refusal::new(65115))?;
+        let store = legacy.find(|store| store.poi_id == migrating).ok_or(Refusal::new(65115))?;
         match store.upgrade_status {
             0 | 1 => Ok(()),
             // “禁止迁移的门店，只能调用cgi-bin/poi/delpoi”
@@ -91,18 +85,12 @@ impl Stores {
 ///
 /// `total_count` is a string, as in the official sample; a real body had a number.
 fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
-    let limit = if call.fields.contains_key("limit") {
-        call.number("limit")?
-    } else {
-        0
-    };
+    let limit = if call.fields.contains_key("limit") { call.number("limit")? } else { 0 };
     let (begin, limit) = window(call.number("begin")?, limit)?;
     let stores = &world.tenant(&call.app_id)?.stores.legacy;
     let present: Vec<_> = stores.iter().filter(|store| !store.deleted).collect();
     let rows = present.iter().skip(begin).take(limit);
-    let rows = rows
-        .map(|store| json!({ "base_info": describe(store) }))
-        .collect();
+    let rows = rows.map(|store| json!({ "base_info": describe(store) })).collect();
     let mut answer = done_with("business_list", rows);
     answer["total_count"] = json!(present.len().to_string());
     Ok(answer)
@@ -145,23 +133,12 @@ fn describe(store: &LegacyStore) -> Value {
 fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let poi_id = call.id("poi_id")?;
     let mut stores = world.tenant(&call.app_id)?.stores.legacy.iter_mut();
-    let store = stores
-        .find(|store| store.poi_id == poi_id)
-        .ok_or(Refusal::new(65115))?;
+    let store = stores.find(|store| store.poi_id == poi_id).ok_or(Refusal::new(65115))?;
     let refusal = match store {
         LegacyStore { deleted: true, .. } => 65116,
-        LegacyStore {
-            upgrade_status: 3, ..
-        } => 65117,
-        LegacyStore {
-            upgrade_status: 2, ..
-        }
-        | LegacyStore {
-            available_state: 2, ..
-        } => 65107,
-        LegacyStore {
-            available_state: 3, ..
-        } => {
+        LegacyStore { upgrade_status: 3, .. } => 65117,
+        LegacyStore { upgrade_status: 2, .. } | LegacyStore { available_state: 2, .. } => 65107,
+        LegacyStore { available_state: 3, .. } => {
             store.deleted = true;
             return Ok(done());
         }

@@ -1,7 +1,5 @@
 //! Districts and places on Tencent's map (腾讯地图).
 
-use std::sync::LazyLock;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -15,19 +13,16 @@ use super::{
 
 /// The endpoints of this family.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::get("/wxa/get_district", Bearer::Anyone, districts),
+    Endpoint::get("/wxa/get_district", Bearer::Anyone, district),
     Endpoint::post("/wxa/search_map_poi", Bearer::Anyone, search),
     Endpoint::post("/wxa/create_map_poi", Bearer::Anyone, create),
 ];
 
-/// The table is large and never changes.
-static DISTRICTS: LazyLock<Value> = LazyLock::new(districts::table);
-
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
 ///
 /// The answer has `status` and `message` where others have errcode and errmsg.
-fn districts(_: &mut World, _: &Call) -> Result<Value, Refusal> {
-    Ok(DISTRICTS.clone())
+fn district(_: &mut World, _: &Call) -> Result<Value, Refusal> {
+    Ok(districts::table().clone())
 }
 
 /// `POST /wxa/search_map_poi` — 在腾讯地图中搜索门店
@@ -39,25 +34,18 @@ fn search(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let within = match call.fields.get("districtid") {
         None | Some(Value::Null) => return Err(Refusal::new(40097)),
         Some(Value::String(_)) => None,
-        Some(number) => Some(number.as_u64().ok_or(Refusal::new(47001))?),
+        Some(number) => {
+            let id = number.as_u64().ok_or(Refusal::new(47001))?;
+            Some(u32::try_from(id).map_err(|_| Refusal::new(40097))?)
+        }
     };
     let matches = |place: &&Place| {
         let texts = [&place.branch_name, &place.address, &place.category];
-        within.is_some_and(|district| contains(district, place.district_id.into()))
+        within.is_some_and(|district| districts::contains(district, place.district_id))
             && texts.iter().any(|text| text.contains(keyword))
     };
     let items: Vec<_> = world.places.iter().filter(matches).map(describe).collect();
     Ok(done_with("data", json!({ "item": items })))
-}
-
-/// Whether a district is `outer` or lies in it: 440000 holds 440100, which holds 440105.
-const fn contains(outer: u64, inner: u64) -> bool {
-    let unit = match outer {
-        _ if outer % 10_000 == 0 => 10_000,
-        _ if outer % 100 == 0 => 100,
-        _ => 1,
-    };
-    inner / unit == outer / unit
 }
 
 fn describe(place: &Place) -> Value {
@@ -86,10 +74,7 @@ fn create(world: &mut World, call: &Call) -> Result<Value, Refusal> {
         world.tenant(&call.app_id)?.stores.may_add(poi_id)?;
     }
     let base_id = audit::open(world, &call.app_id, Kind::CreateMapPoi, &place.branch_name);
-    world
-        .tenant(&call.app_id)?
-        .requested_places
-        .insert(base_id, Requested { place, legacy });
+    world.tenant(&call.app_id)?.requested_places.insert(base_id, Requested { place, legacy });
     Ok(json!({ "error": null, "data": { "base_id": base_id, "rich_id": base_id - 150 } }))
 }
 
@@ -107,15 +92,13 @@ fn requested(call: &Call) -> Result<Place, Refusal> {
     }
     for name in ["photo", "license"] {
         // Addresses from uploadimg, not media ids.
-        Some(call.text(name)?)
-            .filter(|url| is_picture(url))
-            .ok_or_else(bad)?;
+        Some(call.text(name)?).filter(|url| is_picture(url)).ok_or_else(bad)?;
     }
     let degrees = |name| call.text(name)?.parse::<f64>().map_err(|_| bad());
     let category = call.text("category")?;
     let district_id = call.text("districtid")?.parse().map_err(|_| bad())?;
     let telephone = call.text("telephone")?;
-    if !category.contains(':') || district_names(district_id)[2].is_empty() {
+    if !category.contains(':') || districts::find(district_id).is_none() {
         return Err(bad());
     }
     Ok(Place {
@@ -161,44 +144,5 @@ pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<String> {
 
 /// The place with this id.
 pub(super) fn find<'a>(world: &'a World, map_poi_id: &str) -> Option<&'a Place> {
-    world
-        .places
-        .iter()
-        .find(|place| place.map_poi_id == map_poi_id)
-}
-
-/// The full names of a district's province, its city and itself.
-///
-/// In a municipality the districts stand in the second table, so the city has no row of its own and
-/// bears the name of the province.
-pub(super) fn district_names(district_id: u32) -> [String; 3] {
-    let name = |level: usize, id: u32| {
-        let id = id.to_string();
-        let rows = DISTRICTS["result"][level].as_array()?;
-        let row = rows.iter().find(|row| row["id"] == id.as_str())?;
-        row["fullname"].as_str().map(str::to_owned)
-    };
-    let province = name(0, district_id / 10_000 * 10_000).unwrap_or_default();
-    let city = name(1, district_id / 100 * 100).unwrap_or_else(|| province.clone());
-    let district = name(2, district_id)
-        .or_else(|| name(1, district_id))
-        .unwrap_or_default();
-    [province, city, district]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn districts_contain_what_is_below_them() {
-        assert!(contains(440_000, 440_105) && contains(440_100, 440_105));
-        assert!(contains(440_105, 440_105) && !contains(440_106, 440_105));
-        assert!(!contains(450_000, 440_105));
-    }
-
-    #[test]
-    fn a_district_has_a_province_and_a_city() {
-        assert_eq!(district_names(440_105), ["广东省", "广州市", "海珠区"]);
-    }
+    world.places.iter().find(|place| place.map_poi_id == map_poi_id)
 }

@@ -43,11 +43,7 @@ fn upload(world: &mut World, call: &Call) -> Result<Value, Refusal> {
         _ => return Err(Refusal::new(40004)),
     };
     let part = part(call)?;
-    let name = part
-        .file_name
-        .as_deref()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let name = part.file_name.as_deref().unwrap_or_default().to_ascii_lowercase();
     let (_, ending) = name.rsplit_once('.').ok_or(Refusal::new(40005))?;
     let is_image = matches!(kind, "image" | "thumb");
     if !endings.contains(&ending) || is_image && image_kind(&part.bytes).is_none() {
@@ -58,15 +54,8 @@ fn upload(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     }
     let media_id = world.mint.text("media_id", 64);
     let (expires, created_at) = (world.now() + LIFE, world.clock.unix());
-    world
-        .tenant(&call.app_id)?
-        .media
-        .insert(media_id.clone(), Media { expires });
-    let id_field = if kind == "thumb" {
-        "thumb_media_id"
-    } else {
-        "media_id"
-    };
+    world.tenant(&call.app_id)?.media.insert(media_id.clone(), Media { expires });
+    let id_field = if kind == "thumb" { "thumb_media_id" } else { "media_id" };
     Ok(json!({ "type": kind, id_field: media_id, "created_at": created_at }))
 }
 
@@ -89,10 +78,7 @@ fn upload_image(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 }
 
 fn part(call: &Call) -> Result<&Part, Refusal> {
-    let part = call
-        .part
-        .as_ref()
-        .filter(|part| part.name == "media" && part.file_name.is_some());
+    let part = call.part.as_ref().filter(|part| part.name == "media" && part.file_name.is_some());
     match part.ok_or(Refusal::new(41005))? {
         part if part.bytes.is_empty() => Err(Refusal::new(44001)),
         part => Ok(part),
@@ -101,15 +87,9 @@ fn part(call: &Call) -> Result<&Part, Refusal> {
 
 /// What a file is by its first bytes.
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
-    let kinds: [(&[u8], &str); 3] = [
-        (b"\x89PNG\r\n\x1a\n", "png"),
-        (b"\xff\xd8\xff", "jpeg"),
-        (b"GIF8", "gif"),
-    ];
-    kinds
-        .iter()
-        .find(|(start, _)| bytes.starts_with(start))
-        .map(|(_, kind)| *kind)
+    let kinds: [(&[u8], &str); 3] =
+        [(b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif")];
+    kinds.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, kind)| *kind)
 }
 
 /// Checks a field of media ids, joined by `|`: at most five, each uploaded by this account and not
@@ -123,15 +103,8 @@ pub(super) fn check_list(world: &World, app_id: &str, ids: &str) -> Result<(), R
         return Err(Refusal::new(40097));
     }
     let known = |id: &&str| {
-        let media = world
-            .accounts
-            .get(app_id)
-            .and_then(|tenant| tenant.media.get(*id));
+        let media = world.accounts.get(app_id).and_then(|tenant| tenant.media.get(*id));
         media.is_some_and(|media| world.now() < media.expires)
     };
-    if ids.iter().all(known) {
-        Ok(())
-    } else {
-        Err(Refusal::new(85056))
-    }
+    if ids.iter().all(known) { Ok(()) } else { Err(Refusal::new(85056)) }
 }

@@ -74,10 +74,7 @@ impl Merchant {
 
     fn has_name(&self, nickname: &str) -> bool {
         self.nickname == nickname
-            || self
-                .applied
-                .as_ref()
-                .is_some_and(|one| one.nickname == nickname)
+            || self.applied.as_ref().is_some_and(|one| one.nickname == nickname)
     }
 }
 
@@ -91,11 +88,7 @@ fn categories(_: &mut World, _: &Call) -> Result<Value, Refusal> {
 }
 
 /// First-level categories with those below them: id, name, and the document that is asked for.
-type Family = (
-    u64,
-    &'static str,
-    &'static [(u64, &'static str, Option<&'static str>)],
-);
+type Family = (u64, &'static str, &'static [(u64, &'static str, Option<&'static str>)]);
 
 #[rustfmt::skip]
 const FAMILIES: &[Family] = &[
@@ -143,10 +136,7 @@ fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let intro = call.text("intro")?;
     let documents = call.optional_text("qualification_list")?;
     let avatar = call.text("headimg_mediaid")?;
-    let (proof, more) = (
-        call.optional_text("org_code")?,
-        call.optional_text("other_files")?,
-    );
+    let (proof, more) = (call.optional_text("org_code")?, call.optional_text("other_files")?);
     check_category(call, documents)?;
     check_name(world, &call.app_id, nickname)?;
     if NEEDS_PROOF.iter().any(|word| nickname.contains(word)) && proof.is_empty() {
@@ -157,11 +147,7 @@ fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     }
     let merchant = &world.tenant(&call.app_id)?.merchant;
     let (exists, previous) = (merchant.exists, merchant.audit_id);
-    if world
-        .audits
-        .get(&previous)
-        .is_some_and(|audit| audit.state.is_open())
-    {
+    if world.audits.get(&previous).is_some_and(|audit| audit.state.is_open()) {
         return Err(Refusal::new(85050));
     }
     if exists {
@@ -169,10 +155,7 @@ fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     }
     let audit_id = audit::open(world, &call.app_id, Kind::ApplyMerchant, nickname);
     let merchant = &mut world.tenant(&call.app_id)?.merchant;
-    merchant.applied = Some(Applied {
-        nickname: nickname.to_owned(),
-        intro: intro.to_owned(),
-    });
+    merchant.applied = Some(Applied { nickname: nickname.to_owned(), intro: intro.to_owned() });
     merchant.audit_id = audit_id;
     Ok(done())
 }
@@ -182,38 +165,23 @@ fn check_category(call: &Call, documents: &str) -> Result<(), Refusal> {
     let (first, second) = (call.number("first_catid")?, call.number("second_catid")?);
     let mut nodes = CATEGORIES.as_array().into_iter().flatten();
     let node = nodes.find(|node| node["id"] == second && node["father"] == first);
-    let node = node
-        .filter(|node| node["level"] == 2)
-        .ok_or(Refusal::new(40097))?;
+    let node = node.filter(|node| node["level"] == 2).ok_or(Refusal::new(40097))?;
     let satisfied = node["sensitive_type"] != 1 || !documents.is_empty();
-    if satisfied {
-        Ok(())
-    } else {
-        Err(Refusal::new(40097))
-    }
+    if satisfied { Ok(()) } else { Err(Refusal::new(40097)) }
 }
 
 /// Names have 4 to 30 units, of which a Chinese character counts two.
 fn check_name(world: &World, app_id: &str, nickname: &str) -> Result<(), Refusal> {
-    let units: usize = nickname
-        .chars()
-        .map(|one| if one.is_ascii() { 1 } else { 2 })
-        .sum();
+    let units: usize = nickname.chars().map(|one| if one.is_ascii() { 1 } else { 2 }).sum();
     let lower = nickname.to_lowercase();
     let reserved = RESERVED.iter().any(|word| lower.contains(word));
-    let special = nickname
-        .chars()
-        .any(|one| !one.is_alphanumeric() && !"()（）·-".contains(one));
+    let special = nickname.chars().any(|one| !one.is_alphanumeric() && !"()（）·-".contains(one));
     if !(4..=30).contains(&units) || reserved || special {
         return Err(Refusal::new(85030));
     }
     let mut others = world.accounts.iter().filter(|(other, _)| *other != app_id);
     let taken = others.any(|(_, tenant)| tenant.merchant.has_name(nickname));
-    if taken {
-        Err(Refusal::new(85029))
-    } else {
-        Ok(())
-    }
+    if taken { Err(Refusal::new(85029)) } else { Ok(()) }
 }
 
 /// `GET /wxa/get_merchant_audit_info` — 查询门店小程序审核结果
@@ -224,10 +192,7 @@ fn audit_info(world: &mut World, call: &Call) -> Result<Value, Refusal> {
         Some(audit) => (status(audit.state), audit.reason.clone()),
         None => (i64::from(exists), String::new()),
     };
-    Ok(done_with(
-        "data",
-        json!({ "audit_id": audit_id, "status": status, "reason": reason }),
-    ))
+    Ok(done_with("data", json!({ "audit_id": audit_id, "status": status, "reason": reason })))
 }
 
 /// 0 not submitted, 1 passed, 2 in review, 3 failed, 4 refused by the administrator.
@@ -245,16 +210,10 @@ const fn status(state: State) -> i64 {
 ///
 /// Both fields must be there; an empty one leaves things as they are (“如果不想改，参数传空值”).
 fn modify(world: &mut World, call: &Call) -> Result<Value, Refusal> {
-    if !["headimg_mediaid", "intro"]
-        .iter()
-        .all(|name| call.fields.contains_key(*name))
-    {
+    if !["headimg_mediaid", "intro"].iter().all(|name| call.fields.contains_key(*name)) {
         return Err(Refusal::new(40097));
     }
-    let (avatar, intro) = (
-        call.optional_text("headimg_mediaid")?,
-        call.optional_text("intro")?,
-    );
+    let (avatar, intro) = (call.optional_text("headimg_mediaid")?, call.optional_text("intro")?);
     media::check_list(world, &call.app_id, avatar)?;
     let today = world.moment().day;
     let merchant = &mut world.tenant(&call.app_id)?.merchant;
@@ -264,9 +223,7 @@ fn modify(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if avatar.is_empty() && intro.is_empty() {
         return Ok(done());
     }
-    merchant
-        .changes
-        .retain(|day| day / DAYS_A_MONTH == today / DAYS_A_MONTH);
+    merchant.changes.retain(|day| day / DAYS_A_MONTH == today / DAYS_A_MONTH);
     if merchant.changes.len() >= CHANGES_A_MONTH {
         return Err(Refusal::new(85049));
     }

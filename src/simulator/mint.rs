@@ -14,10 +14,7 @@ pub(super) struct Mint {
 
 impl Mint {
     pub(super) const fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            made: BTreeMap::new(),
-        }
+        Self { seed, made: BTreeMap::new() }
     }
 
     /// 1 for the first call with this purpose, then 2, and so on.
@@ -32,28 +29,19 @@ impl Mint {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut random = self.random(purpose);
-        (0..length)
-            .map(|_| char::from(ALPHABET[random.usize(..ALPHABET.len())]))
-            .collect()
+        (0..length).map(|_| char::from(ALPHABET[random.usize(..ALPHABET.len())])).collect()
     }
 
     /// A map id: 19 digits, more than a double can hold exactly.
     pub(super) fn map_poi_id(&mut self) -> String {
         let mut random = self.random("map_poi_id");
-        random
-            .u64(1_000_000_000_000_000_000..=8_999_999_999_999_999_999)
-            .to_string()
+        random.u64(1_000_000_000_000_000_000..=8_999_999_999_999_999_999).to_string()
     }
 
     /// The trace id that WeChat puts behind every refusal.
     pub(super) fn rid(&mut self) -> String {
         let mut random = self.random("rid");
-        format!(
-            "6{:07x}-{:08x}-{:08x}",
-            random.u32(..1 << 28),
-            random.u32(..),
-            random.u32(..)
-        )
+        format!("6{:07x}-{:08x}-{:08x}", random.u32(..1 << 28), random.u32(..), random.u32(..))
     }
 
     /// True with the given probability.
@@ -63,11 +51,9 @@ impl Mint {
 
     fn random(&mut self, purpose: &'static str) -> fastrand::Rng {
         let count = self.count(purpose);
-        let salt = purpose
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+        let salt = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         fastrand::Rng::with_seed(mix(self.seed ^ salt).wrapping_add(mix(count)))
     }
 }

@@ -138,11 +138,7 @@ impl Default for Settings {
             clock: Clock::system(),
             accounts: vec![
                 account(OFFICIAL_APP_ID, OFFICIAL_SECRET, AccountKind::Official),
-                account(
-                    MINI_PROGRAM_APP_ID,
-                    MINI_PROGRAM_SECRET,
-                    AccountKind::MiniProgram,
-                ),
+                account(MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, AccountKind::MiniProgram),
             ],
             audit_delay: None,
         }
@@ -153,10 +149,7 @@ impl Simulator {
     /// A fresh world.
     pub fn new(settings: Settings) -> Self {
         let clock = settings.clock.clone();
-        Self {
-            clock,
-            world: Arc::new(Mutex::new(World::new(settings))),
-        }
+        Self { clock, world: Arc::new(Mutex::new(World::new(settings))) }
     }
 
     /// Answers on `listener` until `shutdown`, then drops every connection.
@@ -166,13 +159,7 @@ impl Simulator {
 
     /// Refuses the next call to `path` with `errcode`.
     pub fn refuse_next(&self, path: &str, errcode: i64) {
-        self.fault(Fault::new(
-            path,
-            Kind::Errcode {
-                errcode,
-                errmsg: None,
-            },
-        ));
+        self.fault(Fault::new(path, Kind::Errcode { errcode, errmsg: None }));
     }
 
     /// Lets something go wrong.

@@ -22,11 +22,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list),
     Endpoint::get("/wxa/getnearbypoilist", Bearer::MiniProgram, list),
     Endpoint::post("/wxa/delnearbypoi", Bearer::MiniProgram, delete),
-    Endpoint::post(
-        "/wxa/setnearbypoishowstatus",
-        Bearer::MiniProgram,
-        set_show_status,
-    ),
+    Endpoint::post("/wxa/setnearbypoishowstatus", Bearer::MiniProgram, set_show_status),
 ];
 
 /// An account's nearby places.
@@ -96,18 +92,8 @@ struct Wanted {
 fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let wanted = requested(world, call)?;
     refuse_duplicates(world, &call.app_id, &wanted)?;
-    let audit_id = audit::open(
-        world,
-        &call.app_id,
-        Kind::AddNearbyPoi,
-        call.text("store_name")?,
-    );
-    let Wanted {
-        poi_id,
-        map_poi_id,
-        address,
-        credential,
-    } = wanted;
+    let audit_id = audit::open(world, &call.app_id, Kind::AddNearbyPoi, call.text("store_name")?);
+    let Wanted { poi_id, map_poi_id, address, credential } = wanted;
     let new_id = poi_id.unwrap_or_else(|| 112_333_000 + world.mint.count("nearby_poi_id"));
     let pois = &mut world.tenant(&call.app_id)?.nearby.pois;
     let previous = pois.iter().position(|poi| poi.poi_id == new_id);
@@ -158,12 +144,7 @@ fn requested(world: &World, call: &Call) -> Result<Wanted, Refusal> {
         "" => None,
         text => Some(text.parse().map_err(|_| Refusal::new(93010))?),
     };
-    Ok(Wanted {
-        poi_id,
-        map_poi_id: map_poi_id.to_owned(),
-        address,
-        credential,
-    })
+    Ok(Wanted { poi_id, map_poi_id: map_poi_id.to_owned(), address, credential })
 }
 
 /// A company that is not the mini program's own needs papers.
@@ -179,10 +160,7 @@ fn check_proof(world: &World, call: &Call, company: &str) -> Result<(), Refusal>
 /// ids 1 to 15 and type 1 for WeChat's. `id` and `type` come as numbers and as strings.
 fn check_services(nested: &Value) -> Result<(), Refusal> {
     let (mut official, mut custom) = (0, 0);
-    for service in nested["service_infos"]
-        .as_array()
-        .ok_or(Refusal::new(20002))?
-    {
+    for service in nested["service_infos"].as_array().ok_or(Refusal::new(20002))? {
         let number = |name: &str| match &service[name] {
             Value::Number(number) => number.as_u64(),
             Value::String(text) => text.parse().ok(),
@@ -239,25 +217,13 @@ fn refuse_duplicates(world: &World, app_id: &str, wanted: &Wanted) -> Result<(),
     }
     let pois = &tenant.nearby.pois;
     if let Some(poi_id) = wanted.poi_id {
-        let poi = pois
-            .iter()
-            .find(|poi| poi.poi_id == poi_id)
-            .ok_or(Refusal::new(93010))?;
+        let poi = pois.iter().find(|poi| poi.poi_id == poi_id).ok_or(Refusal::new(93010))?;
         let reviewed = poi.audit_status == Poi::REVIEW;
-        return if reviewed {
-            Err(Refusal::new(92005))
-        } else {
-            Ok(())
-        };
+        return if reviewed { Err(Refusal::new(92005)) } else { Ok(()) };
     }
-    let mut same = pois
-        .iter()
-        .filter(|poi| poi.credential == wanted.credential);
+    let mut same = pois.iter().filter(|poi| poi.credential == wanted.credential);
     match same.find(|poi| poi.audit_status != Poi::FAILED) {
-        Some(Poi {
-            audit_status: Poi::PASSED,
-            ..
-        }) => Err(Refusal::new(92000)),
+        Some(Poi { audit_status: Poi::PASSED, .. }) => Err(Refusal::new(92000)),
         Some(_) => Err(Refusal::new(93014)),
         None if pois.len() >= world.rules.nearby_limit => Err(Refusal::new(92002)),
         None => Ok(()),
@@ -273,24 +239,12 @@ fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
             Some(text) => text.parse().map_err(|_| Refusal::new(40097))?,
             None => usize::try_from(call.number(name)?).map_err(|_| Refusal::new(40097))?,
         };
-        if (1..=most).contains(&asked) {
-            Ok(asked)
-        } else {
-            Err(Refusal::new(40097))
-        }
+        if (1..=most).contains(&asked) { Ok(asked) } else { Err(Refusal::new(40097)) }
     };
-    let (page, rows) = (
-        number("page", usize::MAX / 1000)?,
-        number("page_rows", 1000)?,
-    );
+    let (page, rows) = (number("page", usize::MAX / 1000)?, number("page_rows", 1000)?);
     let limit = world.rules.nearby_limit;
     let pois = &world.tenant(&call.app_id)?.nearby.pois;
-    let rows: Vec<_> = pois
-        .iter()
-        .skip((page - 1) * rows)
-        .take(rows)
-        .map(describe)
-        .collect();
+    let rows: Vec<_> = pois.iter().skip((page - 1) * rows).take(rows).map(describe).collect();
     Ok(json!({
         "errcode": 0,
         "errmsg": "",
@@ -319,10 +273,7 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let pois = &mut world.tenant(&call.app_id)?.nearby.pois;
     let at = position(pois, &poi_id)?;
     match &pois[at] {
-        Poi {
-            audit_status: Poi::REVIEW,
-            ..
-        } => return Err(Refusal::new(92005)),
+        Poi { audit_status: Poi::REVIEW, .. } => return Err(Refusal::new(92005)),
         Poi { shown: true, .. } => return Err(Refusal::new(92006)),
         _ => pois.remove(at),
     };
@@ -380,10 +331,7 @@ mod tests {
         let official = json!({ "id": 2, "type": 1, "name": "快递", "appid": "wx1", "path": "a" });
         let own = json!({ "id": "0", "type": "2", "name": "自助", "appid": "wx1", "path": "a" });
         assert_eq!(code(&[]), Some(20002));
-        assert_eq!(
-            code(&[vec![official.clone(); 5], vec![own.clone(); 4]].concat()),
-            None
-        );
+        assert_eq!(code(&[vec![official.clone(); 5], vec![own.clone(); 4]].concat()), None);
         assert_eq!(code(&vec![official; 6]), Some(93016));
         assert_eq!(code(&vec![own; 5]), Some(93016));
         // As one client misspells it, after the document's own text.

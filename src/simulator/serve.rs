@@ -86,26 +86,17 @@ impl std::error::Error for Reset {}
 async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Response<Body>, Reset> {
     let (head, body) = request.into_parts();
     // Whoever breaks off his own request is not waiting for an answer.
-    let bytes = Limited::new(body, BODY_LIMIT)
-        .collect()
-        .await
-        .map_err(|_| Reset)?
-        .to_bytes();
+    let bytes = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Reset)?.to_bytes();
     let path = head.uri.path().to_owned();
-    let query = parse_query(head.uri.query().unwrap_or_default());
+    let query = head.uri.query().unwrap_or_default().as_bytes();
+    let query = form_urlencoded::parse(query).into_owned().collect();
     if let Some(rest) = path.strip_prefix("/_simulator") {
         let reply = control::answer(&simulator, &head.method, rest, &query, &bytes);
         return Ok(respond(&reply, whole(reply.body.clone())));
     }
     let content_type = head.headers.get(header::CONTENT_TYPE);
     let part = file_part(content_type, bytes.clone()).await;
-    let request = Incoming {
-        method: head.method,
-        path,
-        query,
-        bytes,
-        part,
-    };
+    let request = Incoming { method: head.method, path, query, bytes, part };
     let outcome = simulator.world().receive(request);
     deliver(simulator, outcome).await
 }
@@ -151,15 +142,8 @@ fn respond(reply: &Reply, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(reply.content_type),
-    );
-    if let Some(location) = reply
-        .location
-        .as_ref()
-        .and_then(|to| HeaderValue::from_str(to).ok())
-    {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if let Some(location) = reply.location.as_ref().and_then(|to| HeaderValue::from_str(to).ok()) {
         headers.insert(header::LOCATION, location);
     }
     if reply.status == StatusCode::NOT_FOUND {
@@ -169,9 +153,7 @@ fn respond(reply: &Reply, body: Body) -> Response<Body> {
 }
 
 fn whole(bytes: Bytes) -> Body {
-    Full::new(bytes)
-        .map_err(|never: Infallible| match never {})
-        .boxed_unsync()
+    Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
 /// Half the answer, then the end of the connection.
@@ -208,31 +190,14 @@ fn padded(bytes: Bytes, more: u64) -> Body {
     let filling =
         chunks.map(|length| Bytes::from(vec![b'x'; usize::try_from(length).unwrap_or(0)]));
     let tail = [Bytes::from_static(b"\","), rest].into_iter();
-    let frames = head
-        .chain(filling)
-        .chain(tail)
-        .map(|chunk| Ok(Frame::data(chunk)));
+    let frames = head.chain(filling).chain(tail).map(|chunk| Ok(Frame::data(chunk)));
     StreamBody::new(stream::iter(frames)).boxed_unsync()
-}
-
-fn parse_query(query: &str) -> std::collections::BTreeMap<String, String> {
-    let uri = http::Uri::builder()
-        .path_and_query(format!("/?{query}"))
-        .build();
-    let pairs = uri
-        .ok()
-        .and_then(|uri| axum::extract::Query::try_from_uri(&uri).ok());
-    pairs
-        .map(|axum::extract::Query(pairs)| pairs)
-        .unwrap_or_default()
 }
 
 /// The first file of a form, if this is one.
 async fn file_part(content_type: Option<&HeaderValue>, bytes: Bytes) -> Option<Part> {
     let mut request = Request::new(axum::body::Body::from(bytes));
-    request
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type?.clone());
+    request.headers_mut().insert(header::CONTENT_TYPE, content_type?.clone());
     *request.method_mut() = http::Method::POST;
     DefaultBodyLimit::disable().apply(&mut request);
     let mut form = Multipart::from_request(request, &()).await.ok()?;

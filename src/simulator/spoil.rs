@@ -13,41 +13,27 @@ const BAD_GATEWAY: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>
 /// The answer that `kind` makes of `reply`.
 pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
     match kind {
-        Kind::Empty => Reply {
-            body: Bytes::new(),
-            ..reply
-        },
+        Kind::Empty => Reply { body: Bytes::new(), ..reply },
         Kind::ErrcodeAsString => rewrite(reply, errcode_as_string),
         Kind::Html502 => page(StatusCode::BAD_GATEWAY, BAD_GATEWAY),
-        Kind::InvalidUtf8 => Reply {
-            body: with_invalid_byte(&reply.body),
-            ..reply
-        },
-        Kind::NotJson => Reply {
-            body: reply.body.slice(..reply.body.len() / 2),
-            ..reply
-        },
+        Kind::InvalidUtf8 => Reply { body: with_invalid_byte(&reply.body), ..reply },
+        Kind::NotJson => Reply { body: reply.body.slice(..reply.body.len() / 2), ..reply },
         Kind::NullField { pointer } => rewrite(reply, |body| {
             if let Some(field) = body.pointer_mut(pointer) {
                 *field = Value::Null;
             }
         }),
         Kind::Nulls => rewrite(reply, nulls),
-        Kind::Redirect { location } => Reply {
-            location: Some(location.clone()),
-            ..page(StatusCode::FOUND, "")
-        },
-        Kind::Replace {
-            body: Value::String(text),
-        } => Reply {
-            body: Bytes::from(text.clone()),
-            ..reply
-        },
+        Kind::Redirect { location } => {
+            Reply { location: Some(location.clone()), ..page(StatusCode::FOUND, "") }
+        }
+        Kind::Replace { body: Value::String(text) } => {
+            Reply { body: Bytes::from(text.clone()), ..reply }
+        }
         Kind::Replace { body } => Reply::json(body),
-        Kind::Status { code, body } => page(
-            StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            body,
-        ),
+        Kind::Status { code, body } => {
+            page(StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
+        }
         Kind::UnknownFields => rewrite(reply, unknown_fields),
         Kind::WrongTypes => rewrite(reply, wrong_types),
         // These spoil the way, not the words; an errcode was already the answer.
@@ -64,22 +50,14 @@ pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
 
 fn page(status: StatusCode, text: &str) -> Reply {
     let body = Bytes::copy_from_slice(text.as_bytes());
-    Reply {
-        status,
-        content_type: "text/html",
-        location: None,
-        body,
-    }
+    Reply { status, content_type: "text/html", location: None, body }
 }
 
 fn rewrite(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {
     match serde_json::from_slice(&reply.body) {
         Ok(mut body) => {
             change(&mut body);
-            Reply {
-                body: Bytes::from(body.to_string()),
-                ..reply
-            }
+            Reply { body: Bytes::from(body.to_string()), ..reply }
         }
         Err(_) => reply,
     }
@@ -93,10 +71,7 @@ fn errcode_as_string(body: &mut Value) {
 
 /// Puts a lone continuation byte behind the first quotation mark.
 fn with_invalid_byte(body: &Bytes) -> Bytes {
-    let at = body
-        .iter()
-        .position(|byte| *byte == b'"')
-        .map_or(0, |at| at + 1);
+    let at = body.iter().position(|byte| *byte == b'"').map_or(0, |at| at + 1);
     [&body[..at], &[0x80], &body[at..]].concat().into()
 }
 
@@ -104,12 +79,9 @@ fn nulls(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(nulls),
         Value::Object(fields) => {
-            fields
-                .iter_mut()
-                .filter(|(name, _)| *name != "errcode")
-                .for_each(|(_, value)| {
-                    nulls(value);
-                });
+            fields.iter_mut().filter(|(name, _)| *name != "errcode").for_each(|(_, value)| {
+                nulls(value);
+            });
         }
         _ => *value = Value::Null,
     }
@@ -170,10 +142,7 @@ mod tests {
         );
         let pointer = "/data/item/0/id".to_owned();
         let one = spoilt(Kind::NullField { pointer }, body);
-        assert_eq!(
-            one,
-            r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":"ok"}"#
-        );
+        assert_eq!(one, r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":"ok"}"#);
     }
 
     #[test]
@@ -188,13 +157,7 @@ mod tests {
         let broken = spoil(&Kind::InvalidUtf8, Reply::json(&body)).body;
         assert!(str::from_utf8(&broken).is_err());
         assert!(serde_json::from_str::<Value>(&spoilt(Kind::NotJson, body.clone())).is_err());
-        assert_eq!(
-            spoilt(Kind::Replace { body: json!("<") }, body.clone()),
-            "<"
-        );
-        assert_eq!(
-            spoilt(Kind::ErrcodeAsString, body),
-            r#"{"errcode":"0","errmsg":"ok"}"#
-        );
+        assert_eq!(spoilt(Kind::Replace { body: json!("<") }, body.clone()), "<");
+        assert_eq!(spoilt(Kind::ErrcodeAsString, body), r#"{"errcode":"0","errmsg":"ok"}"#);
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     audit::{self, Audit, Kind, State},
+    districts,
     endpoint::{Bearer, Call, Endpoint, done, done_with},
     error::Refusal,
     legacy::LegacyStore,
@@ -65,9 +66,7 @@ impl Stores {
     /// The store with this id, if it is this account's.
     pub(super) fn find(&mut self, poi_id: &str) -> Result<&mut Store, Refusal> {
         let mut stores = self.current.iter_mut();
-        stores
-            .find(|store| store.poi_id == poi_id)
-            .ok_or(Refusal::new(65115))
+        stores.find(|store| store.poi_id == poi_id).ok_or(Refusal::new(65115))
     }
 }
 
@@ -120,9 +119,7 @@ fn requested(world: &mut World, call: &Call) -> Result<Store, Refusal> {
     media::check_list(world, &call.app_id, documents)?;
     Ok(Store {
         poi_id: String::new(),
-        place: map_poi::find(world, map_poi_id)
-            .ok_or(Refusal::new(85055))?
-            .clone(),
+        place: map_poi::find(world, map_poi_id).ok_or(Refusal::new(85055))?.clone(),
         pictures,
         awaited: None,
         phone: phone.to_owned(),
@@ -153,15 +150,8 @@ fn refuse_duplicates(world: &World, app_id: &str, wanted: &Store) -> Result<(), 
             }
         }
     }
-    let own = world
-        .accounts
-        .get(app_id)
-        .map_or(0, |tenant| tenant.stores.current.len());
-    if own >= world.rules.store_limit {
-        Err(Refusal::new(85042))
-    } else {
-        Ok(())
-    }
+    let own = world.accounts.get(app_id).map_or(0, |tenant| tenant.stores.current.len());
+    if own >= world.rules.store_limit { Err(Refusal::new(85042)) } else { Ok(()) }
 }
 
 /// `POST /wxa/update_store` — 更新门店信息
@@ -213,16 +203,10 @@ fn show(
     pictures: Vec<String>,
 ) -> Result<Option<u64>, Refusal> {
     let store = world.tenant(&call.app_id)?.stores.find(poi_id)?;
-    if store
-        .awaited
-        .as_ref()
-        .is_some_and(|awaited| awaited.pictures == pictures)
-    {
+    if store.awaited.as_ref().is_some_and(|awaited| awaited.pictures == pictures) {
         return Ok(None);
     }
-    let known = pictures
-        .iter()
-        .all(|picture| store.pictures.contains(picture));
+    let known = pictures.iter().all(|picture| store.pictures.contains(picture));
     let overtaken = store.awaited.take();
     if known {
         (store.pictures, store.status) = (pictures, 1);
@@ -243,11 +227,7 @@ fn show(
 /// `POST /wxa/get_store_info` — 获取单个门店信息
 fn info(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let poi_id = call.text("poi_id")?;
-    let base_info = world
-        .tenant(&call.app_id)?
-        .stores
-        .find(poi_id)
-        .map(|store| describe(store))?;
+    let base_info = world.tenant(&call.app_id)?.stores.find(poi_id).map(|store| describe(store))?;
     Ok(done_with("business", json!({ "base_info": base_info })))
 }
 
@@ -281,20 +261,16 @@ pub(super) fn window(offset: i64, limit: i64) -> Result<(usize, usize), Refusal>
 
 fn describe(store: &Store) -> Value {
     let Store { place, .. } = store;
-    let [province, city, district] = map_poi::district_names(place.district_id);
+    let names = districts::find(place.district_id).unwrap_or_default();
     let photos = store.pictures.iter().map(|url| json!({ "photo_url": url }));
-    let company = if store.company.is_empty() {
-        &place.branch_name
-    } else {
-        &store.company
-    };
+    let company = if store.company.is_empty() { &place.branch_name } else { &store.company };
     json!({
         "business_name": place.branch_name,
         "address": place.address,
         "telephone": store.phone,
-        "city": city,
-        "province": province,
-        "district": district,
+        "city": names.city,
+        "province": names.province,
+        "district": names.district,
         "longitude": place.longitude,
         "latitude": place.latitude,
         "photo_list": photos.collect::<Vec<_>>(),
@@ -316,10 +292,7 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
         return Err(Refusal::new(85053));
     }
     let stores = &mut tenant.stores.current;
-    let at = stores
-        .iter()
-        .position(|store| store.poi_id == poi_id)
-        .ok_or(Refusal::new(-1))?;
+    let at = stores.iter().position(|store| store.poi_id == poi_id).ok_or(Refusal::new(-1))?;
     let store = stores.remove(at);
     audit::withdraw(world, store.audit_id);
     Ok(done())
@@ -328,10 +301,7 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 /// What the end of a store's first review changes; answers the id of the store.
 pub(super) fn added(world: &mut World, audit: &Audit) -> Option<String> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores;
-    let at = stores
-        .current
-        .iter()
-        .position(|store| store.audit_id == audit.audit_id)?;
+    let at = stores.current.iter().position(|store| store.audit_id == audit.audit_id)?;
     let approved = audit.state == State::Approved;
     let store = &mut stores.current[at];
     (store.accepted, store.status) = (approved, if approved { 1 } else { 3 });
@@ -348,9 +318,7 @@ pub(super) fn added(world: &mut World, audit: &Audit) -> Option<String> {
 /// What the end of a review of pictures changes.
 pub(super) fn pictures_decided(world: &mut World, audit: &Audit) -> Option<String> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores.current;
-    let store = stores
-        .iter_mut()
-        .find(|store| store.audit_id == audit.audit_id)?;
+    let store = stores.iter_mut().find(|store| store.audit_id == audit.audit_id)?;
     let awaited = store.awaited.take()?;
     store.status = 3;
     if audit.state == State::Approved {

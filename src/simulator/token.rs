@@ -45,20 +45,13 @@ fn token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let app_id = admit(world, field("grant_type"), field("appid"), field("secret"))?;
     let moment = world.moment();
     let limit = world.rules.classic_tokens_a_day;
-    world
-        .tokens
-        .classic(&mut world.mint, &app_id, moment, limit)
+    world.tokens.classic(&mut world.mint, &app_id, moment, limit)
 }
 
 /// `POST /cgi-bin/stable_token` — 获取稳定版接口调用凭据
 fn stable_token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let field = |name| call.optional_text(name);
-    let app_id = admit(
-        world,
-        field("grant_type")?,
-        field("appid")?,
-        field("secret")?,
-    )?;
+    let app_id = admit(world, field("grant_type")?, field("appid")?, field("secret")?)?;
     let force = match call.fields.get("force_refresh") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(force)) => *force,
@@ -79,11 +72,7 @@ fn admit(world: &World, grant: &str, app_id: &str, secret: &str) -> Result<Strin
         return Err(Refusal::new(41004));
     }
     let account = world.accounts.get(app_id).ok_or(Refusal::new(40013))?;
-    if account.secret == secret {
-        Ok(app_id.to_owned())
-    } else {
-        Err(Refusal::new(40125))
-    }
+    if account.secret == secret { Ok(app_id.to_owned()) } else { Err(Refusal::new(40125)) }
 }
 
 /// A point in time, as the counters need it.
@@ -167,11 +156,7 @@ impl Tokens {
             return Err(Refusal::new(45009));
         }
         usage.classic += 1;
-        if let Some(previous) = self
-            .classic
-            .get(app_id)
-            .and_then(|old| self.grants.get_mut(old))
-        {
+        if let Some(previous) = self.classic.get(app_id).and_then(|old| self.grants.get_mut(old)) {
             previous.replace(moment.now + GRACE);
         }
         let token = self.grant(mint, app_id, moment.now);
@@ -191,9 +176,7 @@ impl Tokens {
         let current = self.stable.get(app_id);
         let left = current
             .and_then(|token| self.grants.get(token))
-            .map_or(Duration::ZERO, |grant| {
-                grant.dies.saturating_duration_since(now)
-            });
+            .map_or(Duration::ZERO, |grant| grant.dies.saturating_duration_since(now));
         if let Some(token) = current
             && !force
             && left > GRACE
@@ -211,11 +194,7 @@ impl Tokens {
 
     fn grant(&mut self, mint: &mut Mint, app_id: &str, now: Instant) -> String {
         let token = mint.text("token", LENGTH);
-        let grant = Grant {
-            app_id: app_id.to_owned(),
-            dies: now + LIFE,
-            replaced: false,
-        };
+        let grant = Grant { app_id: app_id.to_owned(), dies: now + LIFE, replaced: false };
         self.grants.insert(token.clone(), grant);
         token
     }
@@ -223,11 +202,7 @@ impl Tokens {
     fn usage(&mut self, app_id: &str, day: u64) -> &mut Usage {
         let usage = self.usage.entry(app_id.to_owned()).or_default();
         if usage.day != day {
-            *usage = Usage {
-                day,
-                last_forced: usage.last_forced,
-                ..Usage::default()
-            };
+            *usage = Usage { day, last_forced: usage.last_forced, ..Usage::default() };
         }
         usage
     }
@@ -249,9 +224,7 @@ impl Usage {
         if calls >= STABLE_A_MINUTE {
             return Err(Refusal::new(45011));
         }
-        let recent = self
-            .last_forced
-            .is_some_and(|last| now < last + FORCE_PAUSE);
+        let recent = self.last_forced.is_some_and(|last| now < last + FORCE_PAUSE);
         let force = force && !recent;
         if self.stable >= STABLE_A_DAY || force && self.forced >= FORCED_A_DAY {
             return Err(Refusal::new(45009));
@@ -279,18 +252,11 @@ mod tests {
 
     impl Desk {
         fn new() -> Self {
-            Self {
-                clock: Clock::frozen(),
-                mint: Mint::new(1),
-                tokens: Tokens::default(),
-            }
+            Self { clock: Clock::frozen(), mint: Mint::new(1), tokens: Tokens::default() }
         }
 
         fn moment(&self) -> Moment {
-            Moment {
-                now: self.clock.now(),
-                day: self.clock.unix() / 86_400,
-            }
+            Moment { now: self.clock.now(), day: self.clock.unix() / 86_400 }
         }
 
         fn wait(&self, seconds: u64) {
@@ -308,17 +274,12 @@ mod tests {
         }
 
         fn check(&self, token: &str) -> Result<&str, i64> {
-            self.tokens
-                .owner(token, self.clock.now())
-                .map_err(|refusal| refusal.errcode)
+            self.tokens.owner(token, self.clock.now()).map_err(|refusal| refusal.errcode)
         }
     }
 
     fn value(answer: Result<Value, Refusal>) -> String {
-        answer.expect("a token")["access_token"]
-            .as_str()
-            .expect("a text")
-            .to_owned()
+        answer.expect("a token")["access_token"].as_str().expect("a text").to_owned()
     }
 
     #[test]
@@ -343,19 +304,12 @@ mod tests {
         let first = value(desk.stable(false));
         desk.wait(6899);
         let again = desk.stable(false);
-        assert_eq!(
-            again,
-            Ok(json!({ "access_token": first, "expires_in": 301 }))
-        );
+        assert_eq!(again, Ok(json!({ "access_token": first, "expires_in": 301 })));
         desk.wait(1);
         let second = value(desk.stable(false));
         assert_ne!(first, second);
         assert_eq!(desk.check(&first), Ok("wx1"));
-        assert_eq!(
-            desk.check(&classic),
-            Ok("wx1"),
-            "the two endpoints are isolated"
-        );
+        assert_eq!(desk.check(&classic), Ok("wx1"), "the two endpoints are isolated");
         desk.wait(300);
         assert_eq!(desk.check(&first), Err(40001));
         assert_eq!(desk.check(&second), Ok("wx1"));

@@ -128,11 +128,7 @@ impl World {
 
     /// Adds an account, or gives one that is there another secret and kind.
     pub(super) fn add_account(&mut self, account: Account) {
-        let Account {
-            app_id,
-            secret,
-            kind,
-        } = account;
+        let Account { app_id, secret, kind } = account;
         if let Some(tenant) = self.accounts.get_mut(&app_id) {
             (tenant.secret, tenant.kind) = (secret, kind);
             return;
@@ -162,10 +158,7 @@ impl World {
     pub(super) fn moment(&self) -> Moment {
         /// China is eight hours ahead of UTC, all year.
         const CHINA: u64 = 8 * 3600;
-        Moment {
-            now: self.clock.now(),
-            day: (self.clock.unix() + CHINA) / 86_400,
-        }
+        Moment { now: self.clock.now(), day: (self.clock.unix() + CHINA) / 86_400 }
     }
 
     /// Takes a call from its arrival to its answer; only the way back is left to the caller.
@@ -187,10 +180,7 @@ impl World {
         };
         if let Some(Fault { kind, .. }) = &fault {
             if let Kind::Errcode { errcode, errmsg } = kind {
-                let refusal = Refusal {
-                    errcode: *errcode,
-                    errmsg: errmsg.clone(),
-                };
+                let refusal = Refusal { errcode: *errcode, errmsg: errmsg.clone() };
                 reply = Reply::json(&refusal.body(&self.mint.rid()));
             }
             reply = spoil::spoil(kind, reply);
@@ -198,13 +188,8 @@ impl World {
         self.journal.amend(seq, |entry| {
             entry.executed = executed;
             entry.fault = fault.as_ref().map(|fault| fault.kind.name());
-            let reset = matches!(
-                &fault,
-                Some(Fault {
-                    kind: Kind::ResetAfter | Kind::ResetBefore,
-                    ..
-                })
-            );
+            let reset =
+                matches!(&fault, Some(Fault { kind: Kind::ResetAfter | Kind::ResetBefore, .. }));
             if !reset {
                 entry.status = Some(reply.status.as_u16());
                 entry.errcode = reply.errcode();
@@ -221,17 +206,11 @@ impl World {
         seq: u64,
         turn: &mut Option<String>,
     ) -> Result<Option<Value>, Refusal> {
-        let mut endpoints = endpoints()
-            .filter(|endpoint| endpoint.path == request.path)
-            .peekable();
+        let mut endpoints = endpoints().filter(|endpoint| endpoint.path == request.path).peekable();
         let Some(first) = endpoints.peek().copied() else {
             return Ok(None);
         };
-        let wrong_verb = Refusal::new(if first.method == Method::GET {
-            43001
-        } else {
-            43002
-        });
+        let wrong_verb = Refusal::new(if first.method == Method::GET { 43001 } else { 43002 });
         let right_verb = |endpoint: &&Endpoint| endpoint.method == request.method;
         let endpoint = endpoints.find(right_verb).ok_or(wrong_verb)?;
 
@@ -254,12 +233,7 @@ impl World {
             self.tenant(&app_id)?.nearby.lane.enter(now, pause)?;
             *turn = Some(app_id.clone());
         }
-        let call = Call {
-            app_id,
-            query: request.query,
-            fields,
-            part: request.part,
-        };
+        let call = Call { app_id, query: request.query, fields, part: request.part };
         (endpoint.run)(self, &call).map(Some)
     }
 
@@ -273,28 +247,18 @@ impl World {
             return Ok(String::new());
         }
         let token = query.get("access_token").filter(|token| !token.is_empty());
-        let app_id = self
-            .tokens
-            .owner(token.ok_or(Refusal::new(41001))?, self.now())?;
+        let app_id = self.tokens.owner(token.ok_or(Refusal::new(41001))?, self.now())?;
         let kind = self.accounts.get(app_id).map(|tenant| tenant.kind);
         let welcome = match endpoint.bearer {
             Bearer::Anyone | Bearer::Nobody => kind.is_some(),
             Bearer::MiniProgram => kind == Some(AccountKind::MiniProgram),
             Bearer::Official => kind == Some(AccountKind::Official),
         };
-        if welcome {
-            Ok(app_id.to_owned())
-        } else {
-            Err(Refusal::new(40001))
-        }
+        if welcome { Ok(app_id.to_owned()) } else { Err(Refusal::new(40001)) }
     }
 
     fn entry(&self, request: &Incoming) -> Entry {
-        let since = self
-            .clock
-            .wall()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let body = journal::describe_body(&request.bytes, request.part.as_ref());
         let asking = request.query.get("appid").map(String::as_str);
         Entry {
@@ -302,10 +266,7 @@ impl World {
             at_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             method: request.method.to_string(),
             path: request.path.clone(),
-            app_id: asking
-                .or_else(|| body["appid"].as_str())
-                .unwrap_or_default()
-                .to_owned(),
+            app_id: asking.or_else(|| body["appid"].as_str()).unwrap_or_default().to_owned(),
             query: journal::redact_query(&request.query),
             body,
             executed: false,
@@ -330,12 +291,7 @@ impl Reply {
 
     fn not_found() -> Self {
         let status = StatusCode::NOT_FOUND;
-        Self {
-            status,
-            content_type: "text/plain",
-            location: None,
-            body: Bytes::new(),
-        }
+        Self { status, content_type: "text/plain", location: None, body: Bytes::new() }
     }
 
     /// The verdict in the answer, where a client could find one.
@@ -373,11 +329,7 @@ mod tests {
 
     #[test]
     fn bodies_are_checked_as_wechat_checks_them() {
-        let code = |body: &str| {
-            parse(body.as_bytes())
-                .map_err(|refusal| refusal.errcode)
-                .err()
-        };
+        let code = |body: &str| parse(body.as_bytes()).map_err(|refusal| refusal.errcode).err();
         assert_eq!(code(r#"{"name":"海珠","nested":"{\"a\":\"\/\"}"}"#), None);
         assert_eq!(code(""), Some(44002));
         assert_eq!(code("{"), Some(47001));
@@ -387,9 +339,7 @@ mod tests {
 
     #[test]
     fn no_two_endpoints_claim_the_same_call() {
-        let claims: Vec<_> = endpoints()
-            .map(|one| (one.method.as_str(), one.path))
-            .collect();
+        let claims: Vec<_> = endpoints().map(|one| (one.method.as_str(), one.path)).collect();
         let mut unique = claims.clone();
         unique.sort_unstable();
         unique.dedup();

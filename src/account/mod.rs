@@ -1,0 +1,114 @@
+//! The accounts on whose behalf WeChat is called.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use crate::{
+    clock::Clock,
+    config::{self, AccountKind},
+    id::AppId,
+    wechat::{AccountKinds, Client},
+};
+
+pub mod token;
+
+/// One official account or mini program.
+#[derive(Debug)]
+pub struct Account {
+    /// Its id.
+    pub app_id: AppId,
+    /// What it is.
+    pub kind: AccountKind,
+    /// Its access token.
+    pub tokens: Arc<token::Tokens>,
+}
+
+/// All accounts of the settings.
+#[derive(Debug)]
+pub struct Registry {
+    accounts: HashMap<AppId, Arc<Account>>,
+    default_official: Option<Arc<Account>>,
+    default_mini_program: Option<Arc<Account>>,
+}
+
+/// Why no account can serve a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The request names none and the settings name no default of that kind.
+    NoDefault {
+        /// What the call needs.
+        needed: AccountKinds,
+    },
+    /// The settings do not know it.
+    Unknown {
+        /// The id of the request.
+        app_id: String,
+    },
+    /// It exists but cannot make this call.
+    WrongKind {
+        /// The id of the request.
+        app_id: String,
+        /// What the call needs.
+        needed: AccountKinds,
+    },
+}
+
+impl Registry {
+    /// Takes the accounts over from the settings; asks WeChat nothing yet.
+    pub fn new(settings: &[config::Account], client: &Client, clock: &Clock) -> Self {
+        let cache = token::cache();
+        let mut registry =
+            Self { accounts: HashMap::new(), default_official: None, default_mini_program: None };
+        for settings in settings {
+            let account = Arc::new(Account {
+                app_id: settings.app_id.clone(),
+                kind: settings.kind,
+                tokens: token::Tokens::new(settings, cache.clone(), client.clone(), clock.clone()),
+            });
+            if settings.default {
+                *match settings.kind {
+                    AccountKind::MiniProgram => &mut registry.default_mini_program,
+                    AccountKind::Official => &mut registry.default_official,
+                } = Some(account.clone());
+            }
+            registry.accounts.insert(account.app_id.clone(), account);
+        }
+        registry
+    }
+
+    /// The account that a request means. An empty id means the default account of the kind that
+    /// the call needs; where both kinds serve, the official one goes first.
+    pub fn find(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
+        if app_id.is_empty() {
+            let default = match needed {
+                AccountKinds::Any => {
+                    self.default_official.as_ref().or(self.default_mini_program.as_ref())
+                }
+                AccountKinds::MiniProgram => self.default_mini_program.as_ref(),
+                AccountKinds::Official => self.default_official.as_ref(),
+            };
+            return default.ok_or(Error::NoDefault { needed });
+        }
+        let Some(account) = self.accounts.get(app_id) else {
+            return Err(Error::Unknown { app_id: app_id.to_owned() });
+        };
+        let serves = match needed {
+            AccountKinds::Any => true,
+            AccountKinds::MiniProgram => account.kind == AccountKind::MiniProgram,
+            AccountKinds::Official => account.kind == AccountKind::Official,
+        };
+        if !serves {
+            return Err(Error::WrongKind { app_id: app_id.to_owned(), needed });
+        }
+        Ok(account)
+    }
+}
+
+impl fmt::Display for AccountKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "an official account or a mini program",
+            Self::MiniProgram => "a mini program",
+            Self::Official => "an official account",
+        })
+    }
+}

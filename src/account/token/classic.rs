@@ -1,0 +1,41 @@
+//! `token`: every call makes a new value and ends the old one five minutes later.
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{Fetched, SecretUnreadable, Source};
+use crate::{
+    config::SecretSource,
+    id::AppId,
+    wechat::{Attempt, Client, Endpoint, token::ClassicToken},
+};
+
+/// For accounts whose other systems use this kind too and that one process refreshes alone.
+#[derive(Debug)]
+pub(super) struct Classic {
+    pub(super) app_id: AppId,
+    pub(super) secret: SecretSource,
+}
+
+impl Source for Classic {
+    fn path(&self) -> &'static str {
+        ClassicToken::PATH
+    }
+
+    fn can_force(&self) -> bool {
+        false
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        client: &'a Client,
+        attempt: Attempt<'a>,
+        _force: bool,
+    ) -> BoxFuture<'a, Result<Fetched, super::FetchError>> {
+        async move {
+            let secret = self.secret.read().map_err(SecretUnreadable::from)?;
+            let call = ClassicToken { appid: self.app_id.clone(), secret };
+            Ok(client.send(&call, attempt).await?.try_into()?)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,472 @@
+//! Access tokens, correct by construction.
+//!
+//! * One refresh per account at a time, in a task of its own; callers wait for it, and one that
+//!   hangs up does not stop it.
+//! * A *generation* counts changes of value. A refusal refreshes only while the refused value is
+//!   still the current one, so a thousand refusals cause one refresh.
+//! * A token is renewed ahead of its end; where that fails, the last good one is used to its end.
+//! * A late answer never replaces a newer token, and a token's life counts from the moment the
+//!   request for it was sent.
+//! * Every account has a budget, and a failure is remembered for a while, so that nothing loops.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use moka::{Expiry, sync::Cache};
+use tracing::Span;
+
+use self::{classic::Classic, stable::Stable};
+use crate::{
+    clock::Clock,
+    config::{self, TokenKind},
+    flight::{Flight, Run},
+    id::{AppId, Secret},
+    wechat::{self, Attempt, Client, Errcode, token::TokenReply},
+};
+
+mod classic;
+mod stable;
+
+/// In its last five minutes WeChat answers with the next token while this one still works.
+const RENEW_AHEAD: Duration = Duration::from_secs(300);
+/// So that replicas do not renew in the same second.
+const RENEW_JITTER: Duration = Duration::from_secs(60);
+/// WeChat's machines take a moment to learn of a new token: until then a refusal proves nothing.
+const SETTLING: Duration = Duration::from_secs(3);
+/// How long a fetch that brought back the refused value is not repeated.
+const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
+/// Two endpoints that refuse the token within this time rule out a fault of one endpoint.
+const CORROBORATION: Duration = Duration::from_secs(60);
+/// WeChat ignores forced refreshes that follow faster (and allows 20 a day).
+const FORCE_PAUSE: Duration = Duration::from_secs(30);
+/// Of WeChat's 20 forced refreshes a day we take no more than this.
+const FORCE_BUDGET: u32 = 4;
+/// Of WeChat's 2,000 classic token calls a day (500,000 stable ones) we take no more than this.
+const DAILY_BUDGET: u32 = 1_000;
+/// After a failure that only people can mend.
+const HUMAN_PAUSE: Duration = Duration::from_secs(60);
+/// After the first passing failure; doubles with each further one up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Tries within one refresh where WeChat is busy or out of reach.
+const TRIES: u32 = 3;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A usable access token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token itself.
+    pub value: Secret,
+    /// Counts the changes of value since the start.
+    pub generation: u64,
+    fetched_at: Instant,
+    renew_at: Instant,
+    expires_at: Instant,
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Today's share of token calls is used up.
+    #[error("today's budget of {DAILY_BUDGET} token calls is used up")]
+    BudgetSpent,
+    /// None came before the caller's deadline.
+    #[error("no access token came in time")]
+    Deadline,
+    /// WeChat keeps refusing the token that it keeps giving out.
+    #[error("WeChat refuses the access token and gives no other")]
+    Refused {
+        /// WeChat's refusal of the call itself.
+        refusal: wechat::Error,
+    },
+    /// The settings' secret file cannot be read.
+    #[error("the account's secret cannot be read: {0}")]
+    Secret(#[from] SecretUnreadable),
+    /// The token endpoint failed.
+    #[error("no access token: {error}")]
+    Unavailable {
+        /// The endpoint.
+        path: &'static str,
+        /// What it said.
+        error: wechat::Error,
+        /// When the next try is made.
+        retry_after: Duration,
+    },
+}
+
+/// The secret's file cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SecretUnreadable(String);
+
+impl From<std::io::Error> for SecretUnreadable {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Where tokens come from.
+trait Source: fmt::Debug + Send + Sync {
+    fn path(&self) -> &'static str;
+
+    /// Whether `force` makes a difference.
+    fn can_force(&self) -> bool;
+
+    fn fetch<'a>(
+        &'a self,
+        client: &'a Client,
+        attempt: Attempt<'a>,
+        force: bool,
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
+}
+
+struct Fetched {
+    value: Secret,
+    life: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Secret(#[from] SecretUnreadable),
+    #[error(transparent)]
+    WeChat(#[from] wechat::Error),
+}
+
+impl TryFrom<TokenReply> for Fetched {
+    type Error = wechat::Error;
+
+    fn try_from(TokenReply { access_token, expires_in }: TokenReply) -> Result<Self, Self::Error> {
+        let life = u64::try_from(expires_in.0.unwrap_or_default()).unwrap_or_default();
+        if access_token.0.is_empty() || life == 0 {
+            return Err(wechat::Error::Unreadable { cause: "no token in the reply".to_owned() });
+        }
+        Ok(Self { value: access_token.0.into(), life: Duration::from_secs(life) })
+    }
+}
+
+/// The tokens of this process, by account, each until its own end.
+pub(super) type TokenCache = Cache<AppId, Arc<Token>>;
+
+pub(super) fn cache() -> TokenCache {
+    struct OwnLife;
+    impl Expiry<AppId, Arc<Token>> for OwnLife {
+        fn expire_after_create(&self, _: &AppId, token: &Arc<Token>, _: Instant) -> Option<Duration> {
+            Some(token.expires_at.saturating_duration_since(token.fetched_at))
+        }
+        fn expire_after_update(
+            &self,
+            app_id: &AppId,
+            token: &Arc<Token>,
+            now: Instant,
+            _: Option<Duration>,
+        ) -> Option<Duration> {
+            self.expire_after_create(app_id, token, now)
+        }
+    }
+    Cache::builder().expire_after(OwnLife).build()
+}
+
+/// The token of one account.
+#[derive(Debug)]
+pub struct Tokens {
+    app_id: AppId,
+    source: Box<dyn Source>,
+    force_allowed: bool,
+    client: Client,
+    clock: Clock,
+    cache: TokenCache,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    /// Refreshes are numbered as they start …
+    started: u64,
+    /// … and one that started before the last that was stored comes too late.
+    stored: u64,
+    flight: Flight<Result<Arc<Token>, Error>>,
+    failure: Option<Failure>,
+    suspect: Option<Suspect>,
+    budget: Budget,
+    forced: Budget,
+    forced_at: Option<Instant>,
+}
+
+/// The last refresh failed; until `retry_at` its error is the answer.
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    in_a_row: u32,
+    retry_at: Instant,
+}
+
+/// A value that was refused.
+#[derive(Debug)]
+struct Suspect {
+    generation: u64,
+    refused_by: Vec<(&'static str, Instant)>,
+    /// Set once WeChat gave the same value again: it is not asked before then.
+    ask_again_at: Option<Instant>,
+}
+
+/// Counts what may be done only so often a day.
+#[derive(Debug, Default)]
+struct Budget {
+    day_started: Option<Instant>,
+    spent: u32,
+}
+
+impl Budget {
+    fn spend(&mut self, now: Instant, limit: u32) -> bool {
+        if self.day_started.is_none_or(|start| now.duration_since(start) >= DAY) {
+            *self = Self { day_started: Some(now), spent: 0 };
+        }
+        let left = self.spent < limit;
+        self.spent += u32::from(left);
+        left
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(
+        settings: &config::Account,
+        cache: TokenCache,
+        client: Client,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let (app_id, secret) = (settings.app_id.clone(), settings.secret.clone());
+        let source: Box<dyn Source> = match settings.token {
+            TokenKind::Classic => Box::new(Classic { app_id, secret }),
+            TokenKind::Stable => Box::new(Stable { app_id, secret }),
+        };
+        Arc::new(Self {
+            app_id: settings.app_id.clone(),
+            source,
+            force_allowed: settings.force_refresh,
+            client,
+            clock,
+            cache,
+            state: Mutex::default(),
+        })
+    }
+
+    /// The current token; waits for one, but not beyond `deadline`.
+    pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
+        if let Some(token) = self.current() {
+            if self.clock.now() >= token.renew_at {
+                // Ahead of its end: nobody waits, and a failure costs nothing yet.
+                let _ = self.refresh(&mut self.lock(), false);
+            }
+            return Ok(token);
+        }
+        let run = {
+            let mut state = self.lock();
+            match self.current() {
+                Some(token) => return Ok(token),
+                None => self.refresh(&mut state, false)?,
+            }
+        };
+        self.wait(run, deadline).await
+    }
+
+    /// What to try next after WeChat refused `token` for a call to `path`: a newer token, or, soon
+    /// after a refresh, the same one once more.
+    pub async fn refused(
+        self: &Arc<Self>,
+        token: &Token,
+        path: &'static str,
+        refusal: wechat::Error,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, Error> {
+        let run = {
+            let mut state = self.lock();
+            let now = self.clock.now();
+            if let Some(current) = self.current() {
+                let settling = now.duration_since(current.fetched_at) < SETTLING;
+                if current.generation != token.generation || settling {
+                    return Ok(current);
+                }
+            }
+            match self.after_refusal(&mut state, token, path, now) {
+                Some(force) => self.refresh(&mut state, force)?,
+                None => return Err(Error::Refused { refusal }),
+            }
+        };
+        let fresh = self.wait(run, deadline).await?;
+        if fresh.generation == token.generation {
+            return Err(Error::Refused { refusal });
+        }
+        Ok(fresh)
+    }
+
+    /// Remembers the refusal; whether to refresh now, and whether by force.
+    fn after_refusal(
+        &self,
+        state: &mut State,
+        token: &Token,
+        path: &'static str,
+        now: Instant,
+    ) -> Option<bool> {
+        if state.suspect.as_ref().is_none_or(|suspect| suspect.generation != token.generation) {
+            let generation = token.generation;
+            state.suspect = Some(Suspect { generation, refused_by: Vec::new(), ask_again_at: None });
+        }
+        let suspect = state.suspect.as_mut()?;
+        suspect.refused_by.retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
+        suspect.refused_by.push((path, now));
+        if suspect.ask_again_at.is_none_or(|at| now >= at) {
+            return Some(false);
+        }
+        // WeChat gave the refused value again. A new one can be forced, at the cost of everybody
+        // else's; so only if allowed, rarely, and not on the word of a single endpoint.
+        let corroborated = suspect.refused_by.len() >= 2;
+        let rested = state.forced_at.is_none_or(|at| now.duration_since(at) >= FORCE_PAUSE);
+        let force = self.force_allowed
+            && self.source.can_force()
+            && corroborated
+            && rested
+            && state.forced.spend(now, FORCE_BUDGET);
+        if force {
+            state.forced_at = Some(now);
+        }
+        force.then_some(true)
+    }
+
+    /// Joins the refresh under way or starts one, unless the last failure forbids it for now.
+    fn refresh(
+        self: &Arc<Self>,
+        state: &mut State,
+        force: bool,
+    ) -> Result<Run<Result<Arc<Token>, Error>>, Error> {
+        if let Some(run) = state.flight.running() {
+            return Ok(run);
+        }
+        let now = self.clock.now();
+        if let Some(failure) = &state.failure
+            && now < failure.retry_at
+        {
+            return Err(failure.error.clone());
+        }
+        if !state.budget.spend(now, DAILY_BUDGET) {
+            return Err(Error::BudgetSpent);
+        }
+        state.started += 1;
+        let (tokens, number) = (self.clone(), state.started);
+        Ok(state.flight.start(async move { tokens.run(number, force).await }))
+    }
+
+    async fn run(self: Arc<Self>, number: u64, force: bool) -> Result<Arc<Token>, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sent_at = self.clock.now();
+            let attempt = Attempt {
+                token: None,
+                limit: <wechat::token::StableToken as wechat::Endpoint>::REPLY_LIMIT,
+                resend_count: tries - 1,
+                // A refresh serves many calls, so it belongs to the trace of none.
+                parent: &Span::none(),
+            };
+            match self.source.fetch(&self.client, attempt, force).await {
+                Ok(fetched) => return Ok(self.store(number, fetched, sent_at)),
+                Err(error) if tries < TRIES && passing(&error) && !force => {
+                    self.clock.sleep(Duration::from_millis(200) * tries).await;
+                }
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+    }
+
+    fn store(&self, number: u64, fetched: Fetched, sent_at: Instant) -> Arc<Token> {
+        let mut state = self.lock();
+        let current = self.current();
+        if number < state.stored
+            && let Some(newer) = current
+        {
+            return newer;
+        }
+        state.stored = number;
+        state.failure = None;
+        let same = current.as_ref().is_some_and(|current| current.value == fetched.value);
+        if !same {
+            state.generation += 1;
+            state.suspect = None;
+        } else if let Some(suspect) = &mut state.suspect {
+            suspect.ask_again_at = Some(self.clock.now() + SUSPECT_PAUSE);
+            tracing::warn!(
+                app_id = %self.app_id,
+                "WeChat refuses the access token and gave the same one again"
+            );
+        }
+        let ahead = RENEW_AHEAD.min(fetched.life / 2);
+        let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
+        let expires_at = sent_at + fetched.life;
+        let token = Arc::new(Token {
+            value: fetched.value,
+            generation: state.generation,
+            // Asking again for the same value does not make it new.
+            fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
+            renew_at: expires_at - ahead + jitter,
+            expires_at,
+        });
+        self.cache.insert(self.app_id.clone(), token.clone());
+        token
+    }
+
+    fn fail(&self, error: FetchError) -> Error {
+        let passing = passing(&error);
+        let mut state = self.lock();
+        let in_a_row = state.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
+        let pause = if passing {
+            (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
+        } else {
+            HUMAN_PAUSE
+        };
+        let path = self.source.path();
+        let error = match error {
+            FetchError::Secret(error) => Error::Secret(error),
+            FetchError::WeChat(error) => Error::Unavailable { path, error, retry_after: pause },
+        };
+        tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
+        let retry_at = self.clock.now() + pause;
+        state.failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
+        error
+    }
+
+    async fn wait(
+        &self,
+        run: Run<Result<Arc<Token>, Error>>,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, Error> {
+        tokio::select! {
+            result = run => result,
+            () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Token>> {
+        self.cache.get(&self.app_id).filter(|token| self.clock.now() < token.expires_at)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether asking again soon may help without anybody doing anything.
+fn passing(error: &FetchError) -> bool {
+    match error {
+        FetchError::Secret(_) => false,
+        FetchError::WeChat(wechat::Error::Refused { code, .. }) => {
+            matches!(*code, Errcode::BUSY | Errcode::MINUTE_QUOTA)
+        }
+        FetchError::WeChat(_) => true,
+    }
+}

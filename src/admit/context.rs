@@ -1,0 +1,95 @@
+//! What is known of a call beside its content.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tonic::Request;
+use uuid::Uuid;
+
+use crate::{clock::Clock, pb::Addressed, telemetry::Trace, translate::Invalid};
+
+/// What every call carries along.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The account that the request names; empty for the default.
+    pub app_id: String,
+    /// Names this write, so that a repeat is recognised.
+    pub request_id: Option<Uuid>,
+    /// Until when an answer is of use.
+    pub deadline: Instant,
+    /// Where in which trace this is.
+    pub trace: Trace,
+    /// How far the call has come.
+    pub stage: StageCell,
+}
+
+/// What is known of a call before its message is read. The admission layer puts it into the
+/// request's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) deadline: Instant,
+    pub(super) trace: Trace,
+    pub(super) stage: StageCell,
+}
+
+impl Context {
+    /// Parts a request into what surrounds it and what it says.
+    ///
+    /// Fails where `request_id` is no UUID.
+    #[expect(clippy::expect_used, reason = "the layer wraps every service")]
+    pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
+        let (_, mut extensions, mut message) = request.into_parts();
+        let Arrival { deadline, trace, stage } =
+            extensions.remove::<Arrival>().expect("every call passes the admission layer");
+        let app_id = message.take_app_id();
+        let request_id = match message.take_request_id() {
+            none if none.is_empty() => None,
+            id => Some(Uuid::try_parse(&id).map_err(|_| {
+                Invalid::one("request_id", "has to be a UUID, or empty")
+            })?),
+        };
+        Ok((Self { app_id, request_id, deadline, trace, stage }, message))
+    }
+
+    /// How long an answer is still of use.
+    pub fn time_left(&self, clock: &Clock) -> Duration {
+        self.deadline.saturating_duration_since(clock.now())
+    }
+}
+
+/// How far a call has come; told to the caller whose deadline passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Nothing has happened yet.
+    Admitted,
+    /// It waits for an access token.
+    Token,
+    /// It was handed to the connection to WeChat.
+    WeChat,
+}
+
+/// The stage of one call, written by whoever carries it on.
+#[derive(Clone, Debug, Default)]
+pub struct StageCell(Arc<AtomicU8>);
+
+impl StageCell {
+    /// Notes that the call has come this far.
+    pub fn reach(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// How far the call has come.
+    pub fn get(&self) -> Stage {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Stage::Admitted,
+            1 => Stage::Token,
+            _ => Stage::WeChat,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+use super::*;
+
+const GOOD: &str = r#"
+[listen]
+grpc = "127.0.0.1:6000"
+
+[wechat]
+host = "http://127.0.0.1:8090"
+
+[[accounts]]
+app_id = "wx0000000000000001"
+kind = "official"
+default = true
+secret = { env = "BRAND_A" }
+
+[[accounts]]
+app_id = "wx0000000000000002"
+kind = "mini_program"
+secret = "literal-secret"
+token = "classic"
+"#;
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn mistakes(file: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+    let mistakes = Settings::read(file, &environment(pairs)).expect_err(file);
+    mistakes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let environment = environment(&[
+        ("BRAND_A", "hush"),
+        ("WECHAT_STORE_GATEWAY__LISTEN__GRPC", "127.0.0.1:6001"),
+        ("WECHAT_STORE_GATEWAY__LIMITS__DRAIN_MS", "7"),
+    ]);
+    let settings = Settings::read(GOOD, &environment).expect("good settings");
+    assert_eq!(settings.listen.grpc.port(), 6001);
+    assert_eq!(settings.limits.drain_ms, 7);
+    assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
+    assert_eq!(settings.accounts[1].token, TokenKind::Classic);
+}
+
+#[test]
+fn two_variables_are_enough_for_one_default_account() {
+    let variables = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
+    let settings = Settings::read("", &environment(&variables)).expect("enough");
+    let [account] = &settings.accounts[..] else { panic!("one account") };
+    assert!(account.default);
+    assert_eq!(account.kind, AccountKind::Official);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_key() {
+    let file = r#"
+        [listen]
+        grpc = "0.0.0.0:50051"
+        grcp = 1
+        [wechat]
+        host = "http://api.weixin.qq.com/wxa"
+        [limits]
+        drain_ms = "long"
+        default_deadline_ms = 0
+        [[accounts]]
+        kind = "shop"
+        secret = { env = "NOT_SET" }
+        [[accounts]]
+        app_id = "nonsense"
+        kind = "official"
+        secret = 7
+        [extra]
+    "#;
+    let found = mistakes(file, &[]);
+    for key in [
+        "listen.grpc:",
+        "listen.grcp:",
+        "wechat.host:",
+        "limits.drain_ms:",
+        "limits.default_deadline_ms:",
+        "accounts[0].app_id:",
+        "accounts[0].kind:",
+        "accounts[0].secret: the environment has no NOT_SET",
+        "accounts[1].app_id:",
+        "accounts[1].secret:",
+        "extra:",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.starts_with(key)), "{key} in {found:#?}");
+    }
+}
+
+#[test]
+fn two_defaults_of_a_kind_and_an_account_twice_are_mistakes() {
+    let account = "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\n\
+                   default = true\nsecret = \"s\"\n";
+    let found = mistakes(&account.repeat(2), &[]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_names_its_line() {
+    assert!(mistakes("[listen]\ngrpc = ", &[])[0].starts_with("line 2:"));
+}
+
+#[test]
+fn settings_without_an_account_are_a_mistake() {
+    assert_eq!(mistakes("", &[]).len(), 1);
+}
+
+#[test]
+fn printed_settings_hide_their_secrets() {
+    let environment = environment(&[("BRAND_A", "hush")]);
+    let settings = Settings::read(GOOD, &environment).expect("good settings");
+    let printed = toml::to_string(&settings).expect("settings print");
+    assert!(printed.contains("[hidden]"), "{printed}");
+    for secret in ["hush", "literal-secret"] {
+        assert!(!printed.contains(secret), "{printed}");
+        assert!(!format!("{settings:?}").contains(secret));
+    }
+}

@@ -1,0 +1,161 @@
+//! How calls run.
+//!
+//! [`Operations::read`] and [`Operations::write`] take any WeChat call through account, token and
+//! retry. A read ends with its caller; a write runs in a task of its own, so that one that was sent
+//! is followed to its end even if the caller leaves.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::retry::Decision;
+use crate::{
+    account::{self, Account, Registry, token},
+    admit::{Context, Stage},
+    clock::Clock,
+    wechat::{self, Attempt, Client, Endpoint, Safety},
+};
+
+mod retry;
+
+/// A refused token that is still the current one may be too new for WeChat's machines.
+const SETTLING_WAIT: Duration = Duration::from_millis(400);
+
+/// Runs calls. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Operations(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    client: Client,
+    clock: Clock,
+    writes: TaskTracker,
+}
+
+/// Why a call brought no reply.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No account can serve it.
+    #[error("no account for this call")]
+    Account(#[from] account::Error),
+    /// The caller's deadline passed before anything was sent.
+    #[error("the deadline passed before the call was sent")]
+    Deadline,
+    /// The account has no token.
+    #[error(transparent)]
+    Token(#[from] token::Error),
+    /// WeChat refused, failed or was not reached.
+    #[error("{error}")]
+    WeChat {
+        /// The endpoint.
+        path: &'static str,
+        /// What a lost reply means there.
+        safety: Safety,
+        /// What happened.
+        error: wechat::Error,
+    },
+    /// The process is ending.
+    #[error("shutting down")]
+    Stopped,
+}
+
+impl Operations {
+    /// Runs calls for the accounts of `registry`.
+    pub fn new(registry: Registry, client: Client, clock: Clock) -> Self {
+        Self(Arc::new(Inner { registry, client, clock, writes: TaskTracker::new() }))
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The account that a request means for the call `E`.
+    pub fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
+        Ok(self.0.registry.find(&ctx.app_id, E::ACCOUNT)?)
+    }
+
+    /// Runs a call that changes nothing. Ends when the caller leaves.
+    pub async fn read<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
+        let account = self.account::<E>(ctx)?;
+        self.attempts(account, ctx, &call, None).await
+    }
+
+    /// Runs a call that changes something, in a task of its own. If the caller leaves before it was
+    /// sent, it is not sent; afterwards it runs to its end.
+    pub async fn write<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
+        let account = self.account::<E>(ctx)?.clone();
+        let left = CancellationToken::new();
+        let _leaves_with_the_caller = left.clone().drop_guard();
+        let (ops, ctx) = (self.clone(), ctx.clone());
+        let run = async move { ops.attempts(&account, &ctx, &call, Some(&left)).await };
+        // The task fails only if the runtime ends.
+        self.0.writes.spawn(run).await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Waits until the writes under way have ended.
+    pub async fn drained(&self) {
+        self.0.writes.close();
+        self.0.writes.wait().await;
+    }
+
+    async fn attempts<E: Endpoint>(
+        &self,
+        account: &Account,
+        ctx: &Context,
+        call: &E,
+        left: Option<&CancellationToken>,
+    ) -> Result<E::Reply, Error> {
+        let Inner { client, clock, .. } = &*self.0;
+        ctx.stage.reach(Stage::Token);
+        let mut token = account.tokens.get(ctx.deadline).await?;
+        let mut attempts = 0;
+        loop {
+            let time_left = ctx.time_left(clock);
+            if time_left.is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
+                return Err(Error::Deadline);
+            }
+            // A write that was sent is followed to its end, whatever the caller's deadline.
+            let limit = if left.is_some() { E::REPLY_LIMIT } else { E::REPLY_LIMIT.min(time_left) };
+            let attempt = Attempt {
+                token: Some(&token.value),
+                limit,
+                resend_count: attempts,
+                parent: &ctx.trace.span,
+            };
+            ctx.stage.reach(Stage::WeChat);
+            let error = match client.send(call, attempt).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            attempts += 1;
+            match retry::decide(E::SAFETY, &error, attempts, ctx.time_left(clock)) {
+                Decision::GiveUp => return Err(given_up::<E>(error)),
+                Decision::SendAgain(wait) => clock.sleep(wait).await,
+                Decision::RenewToken(wait) => {
+                    ctx.stage.reach(Stage::Token);
+                    let next =
+                        account.tokens.refused(&token, E::PATH, error, ctx.deadline).await?;
+                    let same = next.generation == token.generation;
+                    clock.sleep(if same { wait.max(SETTLING_WAIT) } else { wait }).await;
+                    token = next;
+                }
+            }
+        }
+    }
+}
+
+fn given_up<E: Endpoint>(error: wechat::Error) -> Error {
+    match error {
+        // After renewals: our trouble with the token, not the caller's with the call.
+        wechat::Error::Refused { code, .. } if code.refuses_token() => {
+            Error::Token(token::Error::Refused { refusal: error })
+        }
+        error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },
+    }
+}
+

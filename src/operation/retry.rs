@@ -1,0 +1,106 @@
+//! The one decision whether a call is sent again: a pure function.
+
+use std::time::Duration;
+
+use crate::wechat::{Errcode, Error, Safety};
+
+/// A call is sent at most this often.
+const ATTEMPTS: u32 = 3;
+/// Before the second attempt; doubled before each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+
+/// What to do after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Tell the caller.
+    GiveUp,
+    /// Get another token, wait, and send again.
+    RenewToken(Duration),
+    /// Wait, and send again.
+    SendAgain(Duration),
+}
+
+/// Decides by the endpoint's safety, what went wrong, how many attempts were made (1 after the
+/// first) and how much time is left.
+pub(super) fn decide(
+    safety: Safety,
+    error: &Error,
+    attempts: u32,
+    time_left: Duration,
+) -> Decision {
+    let repeatable = !matches!(safety, Safety::Once(_));
+    let wait = FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1);
+    if attempts >= ATTEMPTS || wait >= time_left {
+        return Decision::GiveUp;
+    }
+    match error {
+        // Refused before anything was executed, whatever the call does.
+        Error::Refused { code, .. } if code.refuses_token() => {
+            // The first time at once: the token is most likely an old one.
+            Decision::RenewToken(if attempts == 1 { Duration::ZERO } else { wait })
+        }
+        Error::Refused { code: Errcode::BUSY, .. } if repeatable => Decision::SendAgain(wait),
+        Error::Refused { .. } => Decision::GiveUp,
+        Error::NotSent { .. } => Decision::SendAgain(wait),
+        Error::BadStatus { .. }
+        | Error::Lost { .. }
+        | Error::TimedOut { .. }
+        | Error::Unreadable { .. }
+            if repeatable =>
+        {
+            Decision::SendAgain(wait)
+        }
+        Error::BadStatus { .. }
+        | Error::Lost { .. }
+        | Error::TimedOut { .. }
+        | Error::Unreadable { .. } => Decision::GiveUp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wechat::Proof;
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn refused(code: i64) -> Error {
+        Error::Refused { code: Errcode(code), message: String::new() }
+    }
+
+    #[test]
+    fn the_retry_table() {
+        use Decision::{GiveUp, RenewToken, SendAgain};
+        let lost = || Error::Lost { cause: String::new() };
+        let soon = SendAgain(FIRST_WAIT);
+        let renew = RenewToken(Duration::ZERO);
+        //   what went wrong                                read   repeatable once
+        for (error, [read, repeatable, once]) in [
+            (Error::NotSent { cause: String::new() },      [soon,  soon,  soon]),
+            (lost(),                                       [soon,  soon,  GiveUp]),
+            (Error::TimedOut { limit: LONG },              [soon,  soon,  GiveUp]),
+            (Error::BadStatus { status: 502 },             [soon,  soon,  GiveUp]),
+            (Error::Unreadable { cause: String::new() },   [soon,  soon,  GiveUp]),
+            (refused(-1),                                  [soon,  soon,  GiveUp]),
+            (refused(40001),                               [renew, renew, renew]),
+            (refused(40014),                               [renew, renew, renew]),
+            (refused(42001),                               [renew, renew, renew]),
+            (refused(45009),                               [GiveUp, GiveUp, GiveUp]),
+            (refused(45011),                               [GiveUp, GiveUp, GiveUp]),
+            (refused(85038),                               [GiveUp, GiveUp, GiveUp]),
+        ] {
+            let decided = [Safety::Read, Safety::Repeatable, Safety::Once(Proof::Event)]
+                .map(|safety| decide(safety, &error, 1, LONG));
+            assert_eq!(decided, [read, repeatable, once], "{error}");
+        }
+    }
+
+    #[test]
+    fn attempts_end_by_number_and_by_time() {
+        let error = refused(-1);
+        let decide = |attempts, left| decide(Safety::Read, &error, attempts, left);
+        assert_eq!(decide(2, LONG), Decision::SendAgain(FIRST_WAIT * 2));
+        assert_eq!(decide(ATTEMPTS, LONG), Decision::GiveUp);
+        assert_eq!(decide(1, FIRST_WAIT), Decision::GiveUp);
+    }
+}

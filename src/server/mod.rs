@@ -1,0 +1,145 @@
+//! The running service: listeners, connections, health, and an orderly end.
+
+use std::{convert::Infallible, future::Future, io, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::body::Body;
+use tower::Service;
+
+use crate::{
+    account::Registry, admit::Admit, clock::Clock, config::Settings, operation::Operations,
+    service, telemetry::Sampler, wechat::Client,
+};
+
+mod health;
+mod reflection;
+
+/// After this long without a frame the peer is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Calls at once on one connection; further ones wait at the client.
+const STREAMS: u32 = 1_024;
+/// Where no socket is left, a pause lets some close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets that the service listens on, bound by the caller.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the settings name.
+    pub async fn bind(settings: &Settings) -> io::Result<Self> {
+        Ok(Self { grpc: TcpListener::bind(settings.listen.grpc).await? })
+    }
+}
+
+/// Serves until `shutdown`, then ends in order: health says NOT_SERVING; after the lame-duck time
+/// no connection is accepted and every client is told to go away; running calls and writes go on
+/// for at most the drain time.
+///
+/// Fails if the settings' host cannot be used.
+pub async fn run(
+    settings: Settings,
+    listeners: Listeners,
+    clock: Clock,
+    sampler: Sampler,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let client = Client::new(&settings.wechat.host)?;
+    let registry = Registry::new(&settings.accounts, &client, &clock);
+    let ops = Operations::new(registry, client, clock.clone());
+    let (health, health_service) = health::service().await;
+    let routes = service::routes(&ops).add_service(health_service);
+    let routes = reflection::add_to(routes)?.prepare();
+    let service = Admit::new(routes, &settings.limits, clock, sampler);
+
+    let connections = Connections::default();
+    tokio::select! {
+        () = accept(&listeners.grpc, service.clone(), &connections) => {}
+        () = async {
+            shutdown.await;
+            health.not_serving().await;
+            tokio::time::sleep(settings.limits.lame_duck()).await;
+        } => {}
+    }
+    drop(listeners);
+    health.end_watches().await;
+    connections.go_away.cancel();
+    connections.tasks.close();
+    let drained = async {
+        connections.tasks.wait().await;
+        ops.drained().await;
+    };
+    if tokio::time::timeout(settings.limits.drain(), drained).await.is_err() {
+        tracing::warn!("calls were still running at the end of the drain time");
+    }
+    Ok(())
+}
+
+/// The open connections, each in a task of its own, so that each can be told to go away.
+#[derive(Debug, Default)]
+struct Connections {
+    go_away: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Accepts connections for ever.
+async fn accept<S>(listener: &TcpListener, service: S, connections: &Connections)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let go_away = connections.go_away.clone();
+                connections.tasks.spawn(serve(stream, service.clone(), go_away));
+            }
+            Err(error) => {
+                tracing::warn!("no connection could be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve<S>(stream: TcpStream, service: S, go_away: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    // Small frames must not wait for each other; a socket that is already dead tells below.
+    let _ = stream.set_nodelay(true);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .max_concurrent_streams(STREAMS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = go_away.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!("a connection ended: {error}");
+    }
+}

@@ -1,0 +1,39 @@
+//! `CardService`.
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admit::Context,
+    operation::Operations,
+    pb::{self, card_service_server::CardService},
+    wechat::card::{GetCard, SetCard},
+};
+
+/// Serves cards of stores.
+#[derive(Clone, Debug)]
+pub struct Card {
+    pub(super) ops: Operations,
+}
+
+#[tonic::async_trait]
+impl CardService for Card {
+    async fn get_store_card(
+        &self,
+        request: Request<pb::GetStoreCardRequest>,
+    ) -> Result<Response<pb::GetStoreCardResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = GetCard::try_from(request)?;
+        let reply = self.ops.read(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn set_store_card(
+        &self,
+        request: Request<pb::SetStoreCardRequest>,
+    ) -> Result<Response<pb::SetStoreCardResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = SetCard::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+}

@@ -1,0 +1,384 @@
+//! What WeChat's error codes mean: one row a code, and nothing but data.
+//!
+//! A row says which gRPC code and reason a refusal becomes, who can mend it, and the fact in English
+//! and Chinese. The codes come from the documents of every call that this service makes; what they
+//! leave out is [`UNKNOWN_ERRCODE`](ErrorReason::UnknownErrcode), passed through whole.
+//!
+//! How the gRPC codes are chosen:
+//!
+//! - `UNAVAILABLE` only where WeChat certainly did not execute the call and time may heal. A refused
+//!   token is one of these: by the time it gets here the token was refreshed and refused again, the
+//!   call was not executed, and the next try may find a token that works. It is never
+//!   `UNAUTHENTICATED`, which would tell callers that *they* are not known.
+//! - `FAILED_PRECONDITION` where something outside the request has to be mended first: secrets,
+//!   whitelists, rights, reviews. A right that the account lacks at WeChat is one of these and not
+//!   `PERMISSION_DENIED`, for that code is kept for callers whom our own settings refuse.
+//! - `INVALID_ARGUMENT` where the request's own values can never pass, whatever else changes.
+//! - `INTERNAL` where WeChat did not understand us: no caller can mend that.
+//! - `UNKNOWN` for -1 on calls that create something, for it says neither yes nor no.
+//! - `ABORTED` for -1 on `/wxa/del_store`, which means failed there and may mean it for good, so that
+//!   no client should retry at once and by itself.
+
+use tonic::Code;
+
+use crate::pb::ErrorReason::{self, self as R};
+
+/// What one errcode means, on every call or on one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// WeChat's code.
+    pub(crate) code: i64,
+    /// The only call that the row is about. `None`: every call that has no row of its own.
+    pub(crate) path: Option<&'static str>,
+    /// The gRPC code that callers get.
+    pub(crate) status: Code,
+    /// The reason that callers get.
+    pub(crate) reason: ErrorReason,
+    /// Who can mend it.
+    pub(crate) mender: Mender,
+    /// The fact in English, for the message of the status.
+    pub(crate) en: &'static str,
+    /// The fact in Chinese, for `google.rpc.LocalizedMessage`.
+    pub(crate) zh: &'static str,
+}
+
+/// Who can mend what went wrong.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mender {
+    /// Whoever made the request, by sending another one.
+    Caller,
+    /// Whoever maintains this service.
+    Developer,
+    /// Whoever owns the account at WeChat, mostly its administrator.
+    Merchant,
+    /// Whoever runs this service, by its settings.
+    Operator,
+    /// Nobody: try again later.
+    Wait,
+}
+
+impl Mender {
+    /// The word in the metadata of `google.rpc.ErrorInfo`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Developer => "developer",
+            Self::Merchant => "merchant",
+            Self::Operator => "operator",
+            Self::Wait => "wait",
+        }
+    }
+}
+
+/// What `errcode` means on the call to `path`. `None` if no document tells.
+pub(crate) fn lookup(path: &str, errcode: i64) -> Option<&'static Row> {
+    let first = TABLE.partition_point(|row| row.code < errcode);
+    TABLE[first..]
+        .iter()
+        .take_while(|row| row.code == errcode)
+        .find(|row| row.path.is_none_or(|only| only == path))
+}
+
+/// WeChat's numbers of the permission sets (权限集) of which a third-party platform needs one for the
+/// call to `path`. Empty where WeChat documents none.
+///
+/// This is what 48001 and 61007 mean by "unauthorized".
+pub(crate) fn permission_sets(path: &str) -> &'static [u8] {
+    match path {
+        "/wxa/add_store"
+        | "/wxa/apply_merchant"
+        | "/wxa/del_store"
+        | "/wxa/get_merchant_audit_info"
+        | "/wxa/get_store_info"
+        | "/wxa/get_store_list"
+        | "/wxa/modify_merchant"
+        | "/wxa/update_store" => &[8, 9, 10, 13],
+        "/wxa/create_map_poi"
+        | "/wxa/get_district"
+        | "/wxa/get_merchant_category"
+        | "/wxa/search_map_poi" => &[8, 9, 10, 13, 37],
+        "/wxa/addnearbypoi"
+        | "/wxa/delnearbypoi"
+        | "/wxa/getnearbypoilist"
+        | "/wxa/setnearbypoishowstatus" => &[37],
+        "/cgi-bin/media/upload" => &[1, 3, 8, 9, 11, 19, 30, 31, 100],
+        "/cgi-bin/media/uploadimg" => &[1, 8, 9, 11, 18, 37, 100],
+        _ => &[],
+    }
+}
+
+/// A row about every call that has none of its own.
+const fn any(
+    code: i64,
+    status: Code,
+    reason: ErrorReason,
+    mender: Mender,
+    en: &'static str,
+    zh: &'static str,
+) -> Row {
+    Row { code, path: None, status, reason, mender, en, zh }
+}
+
+/// A row about one call.
+const fn on(
+    path: &'static str,
+    code: i64,
+    status: Code,
+    reason: ErrorReason,
+    mender: Mender,
+    en: &'static str,
+    zh: &'static str,
+) -> Row {
+    Row { code, path: Some(path), status, reason, mender, en, zh }
+}
+
+// Sorted by code; within a code the rows about one call come first, by path.
+// One row a line, so that it can be read as the table it is.
+#[rustfmt::skip]
+static TABLE: &[Row] = &[
+    on("/wxa/add_store", -1, Code::Unknown, R::OutcomeUnknown, Mender::Operator, "WeChat gave no verdict; the store may have been submitted", "微信未给出明确结果,门店可能已经提交"),
+    on("/wxa/addnearbypoi", -1, Code::Unknown, R::OutcomeUnknown, Mender::Operator, "WeChat gave no verdict; the place may have been submitted", "微信未给出明确结果,地点可能已经提交"),
+    on("/wxa/apply_merchant", -1, Code::Unknown, R::OutcomeUnknown, Mender::Operator, "WeChat gave no verdict; the application may have been submitted", "微信未给出明确结果,申请可能已经提交"),
+    on("/wxa/create_map_poi", -1, Code::Unknown, R::OutcomeUnknown, Mender::Operator, "WeChat gave no verdict; the place may have been submitted", "微信未给出明确结果,地图位置可能已经提交"),
+    on("/wxa/del_store", -1, Code::Aborted, R::DeletionFailed, Mender::Wait, "WeChat could not delete the store; try again later", "微信未能删除该门店,请稍后再试"),
+    any(-1, Code::Unavailable, R::WechatBusy, Mender::Wait, "WeChat is busy; try again later", "微信系统繁忙,请稍后再试"),
+    on("/wxa/get_district", 110, Code::Unavailable, R::MapServiceFailed, Mender::Wait, "Tencent Maps refused WeChat as a source; try again later", "腾讯地图拒绝了请求来源,请稍后再试"),
+    on("/wxa/get_district", 306, Code::Unavailable, R::MapServiceFailed, Mender::Wait, "Tencent Maps missed a parameter of WeChat's; try again later", "腾讯地图称请求缺少参数,请稍后再试"),
+    on("/wxa/get_district", 310, Code::Unavailable, R::MapServiceFailed, Mender::Wait, "Tencent Maps refused a parameter of WeChat's; try again later", "腾讯地图称请求参数有误,请稍后再试"),
+    on("/wxa/get_district", 311, Code::Unavailable, R::MapServiceFailed, Mender::Wait, "Tencent Maps refused WeChat's key; try again later", "腾讯地图称密钥有误,请稍后再试"),
+    any(20002, Code::InvalidArgument, R::ParameterRefused, Mender::Caller, "WeChat finds a parameter wrong", "微信认为请求参数有误,请检查填写的内容"),
+    on("/cgi-bin/stable_token", 40001, Code::FailedPrecondition, R::AppSecretInvalid, Mender::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确,请运维人员更正"),
+    on("/cgi-bin/token", 40001, Code::FailedPrecondition, R::AppSecretInvalid, Mender::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确,请运维人员更正"),
+    any(40001, Code::Unavailable, R::TokenRefused, Mender::Operator, "WeChat refuses the access token; does something else refresh it, is the account of the right kind?", "微信不接受当前的 access_token,请检查是否有其他系统在刷新它,以及账号类型是否正确"),
+    any(40002, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat refuses the grant type that this service sent", "网关发送的凭证类型有误,请联系开发人员"),
+    any(40004, Code::InvalidArgument, R::MediaTypeInvalid, Mender::Caller, "WeChat does not take this type of media", "微信不支持该素材类型"),
+    any(40005, Code::InvalidArgument, R::MediaTypeInvalid, Mender::Caller, "WeChat does not take this type of file", "微信不支持该文件格式,请更换图片"),
+    any(40006, Code::InvalidArgument, R::MediaTooLarge, Mender::Caller, "WeChat does not take a file of this size", "文件大小不符合微信要求,请压缩后再传"),
+    any(40007, Code::InvalidArgument, R::MediaIdInvalid, Mender::Caller, "a media id is invalid; upload the picture again", "素材 media_id 无效,请重新上传图片"),
+    any(40009, Code::InvalidArgument, R::MediaTooLarge, Mender::Caller, "WeChat does not take a picture of this size", "图片大小不符合微信要求,请压缩后再传"),
+    any(40013, Code::FailedPrecondition, R::AppIdInvalid, Mender::Operator, "WeChat does not know the app id of the settings", "配置中的 AppID 无效,请运维人员更正"),
+    any(40014, Code::Unavailable, R::TokenRefused, Mender::Operator, "WeChat refuses the access token; does something else refresh it?", "微信不接受当前的 access_token,请检查是否有其他系统在刷新它"),
+    any(40033, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat refuses escaped characters that this service sent", "网关发送了微信不接受的转义字符,请联系开发人员"),
+    any(40035, Code::InvalidArgument, R::ParameterRefused, Mender::Caller, "WeChat finds a parameter invalid", "微信认为参数不合法,请检查填写的内容"),
+    any(40097, Code::InvalidArgument, R::ParameterRefused, Mender::Caller, "WeChat finds an argument wrong", "微信认为输入参数有误,请检查填写的内容"),
+    any(40125, Code::FailedPrecondition, R::AppSecretInvalid, Mender::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确,请运维人员更正"),
+    any(40164, Code::FailedPrecondition, R::IpNotAllowed, Mender::Operator, "the address of this service is not on the account's IP whitelist", "服务器 IP 不在公众平台的白名单中,请运维人员添加"),
+    any(40243, Code::FailedPrecondition, R::AppSecretFrozen, Mender::Merchant, "the account's secret is frozen; its administrator can thaw it", "AppSecret 已被冻结,请账号管理员在公众平台解冻"),
+    any(41001, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service sent no access token", "网关没有携带 access_token,请联系开发人员"),
+    any(41002, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service sent no app id", "网关没有携带 AppID,请联系开发人员"),
+    any(41004, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service sent no secret", "网关没有携带 AppSecret,请联系开发人员"),
+    any(41005, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat found no file in the upload that this service sent", "微信没有收到上传的文件,请联系开发人员"),
+    any(41006, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service sent no media id", "网关没有携带 media_id,请联系开发人员"),
+    any(42001, Code::Unavailable, R::TokenRefused, Mender::Operator, "WeChat calls the access token expired and this service found no newer one", "access_token 已过期且暂时无法换新,请稍后再试"),
+    any(42002, Code::FailedPrecondition, R::AuthorizationLost, Mender::Merchant, "the authorization has expired; the administrator has to grant it again", "授权凭证已过期,请账号管理员重新授权"),
+    any(42007, Code::FailedPrecondition, R::AuthorizationLost, Mender::Merchant, "the authorization has lapsed; the administrator has to grant it again", "授权已失效,请账号管理员重新授权"),
+    any(43001, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat wants GET where this service used another method", "网关使用了错误的请求方式(应为 GET),请联系开发人员"),
+    any(43002, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat wants POST where this service used another method", "网关使用了错误的请求方式(应为 POST),请联系开发人员"),
+    any(43003, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat wants HTTPS", "网关没有使用 HTTPS,请联系开发人员"),
+    any(43104, Code::FailedPrecondition, R::AccountNotEligible, Mender::Merchant, "the account or its category may not do this", "该账号或所选类目没有此权限"),
+    any(44001, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat found the uploaded file empty", "微信收到的文件内容为空,请联系开发人员"),
+    any(44002, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat found the body of the call empty", "微信收到的请求内容为空,请联系开发人员"),
+    any(45001, Code::InvalidArgument, R::MediaTooLarge, Mender::Caller, "WeChat does not take a file of this size", "文件超过微信的大小限制,请压缩后再传"),
+    any(45009, Code::ResourceExhausted, R::DailyQuotaSpent, Mender::Wait, "the daily quota of this call is spent", "该接口今日的调用次数已用完,请明日再试或由运维人员清零"),
+    any(45011, Code::ResourceExhausted, R::MinuteQuotaSpent, Mender::Wait, "too many calls in this minute", "调用过于频繁,请下一分钟再试"),
+    any(45035, Code::FailedPrecondition, R::IpNotAllowed, Mender::Operator, "the address of this service is not on the platform's IP whitelist", "服务器 IP 不在第三方平台的白名单中,请运维人员添加"),
+    any(46001, Code::InvalidArgument, R::MediaIdInvalid, Mender::Caller, "the media does not exist; upload the picture again", "素材不存在或已过期,请重新上传图片"),
+    on("/wxa/create_map_poi", 47001, Code::InvalidArgument, R::ParameterRefused, Mender::Caller, "WeChat finds a value malformed; is legacy_poi_id really that of an old store?", "微信认为数据格式有误,请检查旧门店编号等内容"),
+    any(47001, Code::Internal, R::WechatCallMalformed, Mender::Developer, "WeChat could not parse what this service sent", "微信无法解析网关发送的数据,请联系开发人员"),
+    any(48001, Code::FailedPrecondition, R::ApiNotPermitted, Mender::Merchant, "the account has not the right to this call", "该账号没有此接口的权限,请账号管理员开通或授权"),
+    any(48004, Code::FailedPrecondition, R::ApiBlocked, Mender::Merchant, "WeChat has blocked this call for the account", "该账号的此接口已被封禁,请登录公众平台查看原因"),
+    any(48006, Code::ResourceExhausted, R::ClearQuotaSpent, Mender::Wait, "the monthly resets of quotas are used up", "本月的清零次数已用完"),
+    any(50001, Code::FailedPrecondition, R::ApiNotPermitted, Mender::Merchant, "the account is not authorized for this call", "该账号未获得此接口的授权,请账号管理员开通或授权"),
+    any(50002, Code::FailedPrecondition, R::AccountRestricted, Mender::Merchant, "WeChat restricts the account: frozen, closed or moved", "该账号受限,可能已被冻结、注销或迁移"),
+    any(50004, Code::FailedPrecondition, R::TokenInterfaceForbidden, Mender::Merchant, "the account may not fetch tokens", "该账号被禁止使用获取凭证的接口"),
+    any(50007, Code::FailedPrecondition, R::AccountRestricted, Mender::Merchant, "the account is frozen", "该账号已被冻结,请登录公众平台处理"),
+    any(61003, Code::FailedPrecondition, R::AuthorizationLost, Mender::Merchant, "the account has not authorized the third-party platform", "该账号未授权给第三方平台,请账号管理员授权"),
+    any(61004, Code::FailedPrecondition, R::IpNotAllowed, Mender::Operator, "the address of this service is not registered with the third-party platform", "服务器 IP 未在第三方平台登记,请运维人员添加"),
+    any(61005, Code::Unavailable, R::ComponentTicketInvalid, Mender::Wait, "the platform's ticket has expired; a new one comes within ten minutes", "第三方平台的 ticket 已过期,请等待微信重新推送"),
+    any(61006, Code::Unavailable, R::ComponentTicketInvalid, Mender::Wait, "the platform's ticket is invalid; a new one comes within ten minutes", "第三方平台的 ticket 无效,请等待微信重新推送"),
+    any(61007, Code::FailedPrecondition, R::ApiNotPermitted, Mender::Merchant, "the account has not granted the third-party platform the permission set of this call", "该账号未把此接口所属的权限集授权给第三方平台"),
+    any(61011, Code::FailedPrecondition, R::ComponentInvalid, Mender::Operator, "WeChat does not know the third-party platform of the settings", "配置中的第三方平台无效,请运维人员更正"),
+    any(61014, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service used the wrong kind of token for this call", "网关使用了错误类型的凭证,请联系开发人员"),
+    any(61015, Code::Internal, R::WechatCallMalformed, Mender::Developer, "this service used the wrong kind of token for this call", "网关使用了错误类型的凭证,请联系开发人员"),
+    any(61023, Code::FailedPrecondition, R::AuthorizationLost, Mender::Merchant, "the refresh token is invalid; the administrator has to authorize the platform again", "授权的刷新凭证无效,请账号管理员重新授权"),
+    any(65106, Code::FailedPrecondition, R::StoreNotApproved, Mender::Wait, "the store has to pass its review first", "门店审核通过后才能进行此操作"),
+    any(65107, Code::FailedPrecondition, R::StoreUnderReview, Mender::Wait, "the store is in review or its state does not allow this", "门店正在审核或当前状态不允许此操作"),
+    any(65115, Code::NotFound, R::StoreNotFound, Mender::Caller, "there is no such store", "门店不存在"),
+    any(65116, Code::NotFound, R::StoreNotFound, Mender::Caller, "the store was deleted", "门店已被删除"),
+    any(65117, Code::FailedPrecondition, R::StoreNotDeletable, Mender::Merchant, "WeChat does not let the store be deleted", "该门店不允许删除"),
+    any(65118, Code::FailedPrecondition, R::StoreNotUpdatable, Mender::Wait, "the state of the store does not allow changes", "门店当前状态不允许修改"),
+    any(85024, Code::FailedPrecondition, R::MerchantNameNeedsDocuments, Mender::Caller, "the name needs evidence; send the licence and what else supports it", "该名称需要补充材料,请上传营业执照等证明"),
+    any(85025, Code::ResourceExhausted, R::AdminPhoneLimitReached, Mender::Merchant, "the administrator's telephone number is registered too often", "管理员手机号的登记数量已满"),
+    any(85026, Code::ResourceExhausted, R::AdminWechatLimitReached, Mender::Merchant, "the administrator's WeChat user administers five accounts already", "管理员微信号绑定的账号已满 5 个,请换一个微信号"),
+    any(85027, Code::ResourceExhausted, R::AdminIdCardLimitReached, Mender::Merchant, "the administrator's identity card was used five times already", "管理员身份证已登记满 5 次,请换一个身份证"),
+    any(85028, Code::ResourceExhausted, R::LegalEntityLimitReached, Mender::Merchant, "the legal entity has as many accounts as it may", "该主体的登记数量已满"),
+    any(85029, Code::AlreadyExists, R::MerchantNameTaken, Mender::Caller, "the name is taken; choose another", "商家名称已被占用,请换一个再试"),
+    any(85030, Code::InvalidArgument, R::MerchantNameInvalid, Mender::Caller, "the name is too short or too long, or has special characters or reserved words", "名称长度须为 4 到 30 个字符(汉字算两个),且不能含特殊字符或保留字"),
+    any(85031, Code::InvalidArgument, R::MerchantNameForbidden, Mender::Caller, "the name cannot be used", "该名称不可使用,请换一个"),
+    any(85032, Code::FailedPrecondition, R::MerchantNameProtected, Mender::Caller, "the name is protected while a complaint is open; choose another", "该名称处于侵权投诉保护期,请换一个"),
+    any(85033, Code::InvalidArgument, R::MerchantNameForbidden, Mender::Caller, "the name offends against WeChat's rules", "名称违反平台规定,请换一个"),
+    any(85034, Code::FailedPrecondition, R::MerchantNameProtected, Mender::Caller, "the name was given up less than 15 days ago; choose another", "该名称处于改名后的 15 天保护期,请换一个"),
+    any(85035, Code::FailedPrecondition, R::MerchantEntityMismatch, Mender::Merchant, "only the same legal entity may use the name", "只有相同主体才能申请该名称"),
+    any(85036, Code::InvalidArgument, R::IntroductionForbidden, Mender::Caller, "the introduction offends against WeChat's rules", "介绍内容违反平台规定,请修改"),
+    any(85038, Code::AlreadyExists, R::StoreDuplicate, Mender::Caller, "there is such a store already", "该门店已存在,请勿重复添加"),
+    any(85039, Code::FailedPrecondition, R::StoreNotAvailable, Mender::Merchant, "the place's state does not allow it, or another account has added it", "该门店当前状态不可用,或已被其他账号添加"),
+    any(85040, Code::AlreadyExists, R::StoreAlreadyBound, Mender::Caller, "the account has this store already", "本账号已绑定该门店"),
+    any(85041, Code::AlreadyExists, R::CredentialTaken, Mender::Caller, "the licence number is used already", "该经营资质已被使用,请勿重复添加"),
+    any(85042, Code::ResourceExhausted, R::NearbyLimitReached, Mender::Merchant, "the account has as many places as it may", "可添加的地点数量已满"),
+    any(85049, Code::ResourceExhausted, R::MerchantChangeLimitReached, Mender::Wait, "avatar or introduction were changed too often this month", "本月修改头像或介绍的次数已满"),
+    any(85050, Code::FailedPrecondition, R::MerchantUnderReview, Mender::Wait, "an application is in review", "申请正在审核中,请等待结果"),
+    any(85053, Code::FailedPrecondition, R::MerchantMissing, Mender::Caller, "the account has no store mini program yet; apply for it first", "请先成功创建门店小程序"),
+    any(85054, Code::FailedPrecondition, R::UpgradeRequired, Mender::Caller, "the account has old stores to migrate; send legacy_poi_id", "账号升级尚未完成,请填写旧门店编号进行迁移"),
+    any(85055, Code::InvalidArgument, R::MapPoiIdInvalid, Mender::Caller, "the map has no place with this map_poi_id", "地图位置编号 map_poi_id 无效"),
+    any(85056, Code::InvalidArgument, R::MediaIdInvalid, Mender::Caller, "a temporary media id is invalid or expired; upload the picture again", "临时素材无效或已过期,请重新上传图片"),
+    any(89501, Code::FailedPrecondition, R::IpAwaitingConfirmation, Mender::Merchant, "WeChat waits for the administrator to confirm the address of this service", "服务器 IP 正在等待账号管理员确认"),
+    any(89502, Code::FailedPrecondition, R::IpAwaitingConfirmation, Mender::Merchant, "WeChat finds the address of this service risky; the administrator has to look", "服务器 IP 触发了风险控制,请账号管理员处理"),
+    any(89503, Code::FailedPrecondition, R::IpAwaitingConfirmation, Mender::Merchant, "the administrator has to confirm the address of this service", "服务器 IP 需要账号管理员确认后才能调用"),
+    any(89504, Code::FailedPrecondition, R::IpAwaitingConfirmation, Mender::Merchant, "WeChat finds the address of this service risky; the administrator has to look", "服务器 IP 触发了风险控制,请账号管理员处理"),
+    any(89505, Code::FailedPrecondition, R::IpAwaitingConfirmation, Mender::Merchant, "WeChat finds the address of this service risky; the administrator has to look", "服务器 IP 触发了风险控制,请账号管理员处理"),
+    any(89506, Code::FailedPrecondition, R::IpRefusedByAdmin, Mender::Merchant, "the administrator refused the address of this service twice; WeChat blocks it for 24 hours", "账号管理员两次拒绝了服务器 IP,24 小时内不能使用"),
+    any(89507, Code::FailedPrecondition, R::IpRefusedByAdmin, Mender::Merchant, "the administrator refused the address of this service; WeChat blocks it for an hour", "账号管理员拒绝了服务器 IP,1 小时内不能使用"),
+    any(92000, Code::AlreadyExists, R::CredentialTaken, Mender::Caller, "the licence number is used already", "该经营资质已添加过,请勿重复添加"),
+    any(92002, Code::ResourceExhausted, R::NearbyLimitReached, Mender::Merchant, "the account has as many nearby places as it may", "附近地点的数量已满"),
+    on("/wxa/setnearbypoishowstatus", 92003, Code::FailedPrecondition, R::PlaceTaken, Mender::Merchant, "another account appears at this place", "该地点已被其他账号占用,无法展示"),
+    any(92003, Code::AlreadyExists, R::PlaceTaken, Mender::Merchant, "another account appears at this place", "该地点已被其他账号占用"),
+    any(92004, Code::FailedPrecondition, R::PlaceBanned, Mender::Merchant, "WeChat has banned the place", "该附近地点已被封禁"),
+    any(92005, Code::FailedPrecondition, R::NearbyPoiUnderReview, Mender::Wait, "the place is in review", "该附近地点正在审核中,请等待结果"),
+    any(92006, Code::FailedPrecondition, R::NearbyPoiVisible, Mender::Caller, "the place is shown; hide it first", "该附近地点正在展示,请先取消展示"),
+    any(92007, Code::FailedPrecondition, R::NearbyPoiRejected, Mender::Caller, "the place failed its review", "该附近地点审核未通过,请修改后重新提交"),
+    any(92008, Code::FailedPrecondition, R::NearbyPoiNotShowable, Mender::Caller, "the place is not shown or cannot be shown", "该附近地点未展示或不能展示"),
+    any(93009, Code::FailedPrecondition, R::MiniProgramUnpublished, Mender::Merchant, "the mini program is not published", "小程序尚未发布上线"),
+    any(93010, Code::NotFound, R::NearbyPoiNotFound, Mender::Caller, "there is no such nearby place", "附近地点不存在"),
+    any(93011, Code::FailedPrecondition, R::MiniProgramUnsupported, Mender::Merchant, "a personal mini program cannot appear nearby", "个人类型的小程序不支持附近地点"),
+    any(93012, Code::FailedPrecondition, R::MiniProgramUnsupported, Mender::Merchant, "only an ordinary mini program can appear nearby", "门店或小店类小程序不支持附近地点,请使用普通小程序"),
+    any(93013, Code::FailedPrecondition, R::MapPoiUnreadable, Mender::Caller, "WeChat could not read the place on the map", "无法读取地图位置的详情,请重新搜索并选择位置"),
+    any(93014, Code::AlreadyExists, R::CredentialTaken, Mender::Caller, "the licence number was submitted twice", "同一经营资质重复提交"),
+    any(93015, Code::FailedPrecondition, R::CategoryUnderReview, Mender::Wait, "the mini program's category is in review", "小程序类目正在审核中,请等待结果"),
+    any(93016, Code::InvalidArgument, R::ServiceLabelLimitReached, Mender::Caller, "too many service labels: 5 of WeChat's and 4 custom ones at most", "服务标签过多:官方标签最多 5 个,自定义标签最多 4 个"),
+    any(93017, Code::InvalidArgument, R::ServiceNameInvalid, Mender::Caller, "the name of a service label or of the customer service is not allowed", "服务标签或客服的名称不符合要求"),
+    any(93018, Code::FailedPrecondition, R::ServiceAppEntityMismatch, Mender::Caller, "the mini program of a service label belongs to another legal entity", "服务标签的小程序与本小程序不是同一主体"),
+    any(93019, Code::FailedPrecondition, R::CategoryMissing, Mender::Merchant, "the mini program has to apply for the category first", "请先为小程序申请相应类目"),
+    any(93020, Code::InvalidArgument, R::QualificationsInvalid, Mender::Caller, "the qualification documents are invalid; upload them again", "证明材料无效,请重新上传"),
+    any(93021, Code::InvalidArgument, R::RequiredFieldEmpty, Mender::Caller, "the company name is missing", "主体名称不能为空"),
+    any(93022, Code::InvalidArgument, R::RequiredFieldEmpty, Mender::Caller, "the licence number is missing", "经营资质证件号不能为空"),
+    any(93023, Code::InvalidArgument, R::RequiredFieldEmpty, Mender::Caller, "the address is missing", "地址不能为空"),
+    any(93024, Code::FailedPrecondition, R::QualificationsMissing, Mender::Caller, "documents are needed that prove the tie to the other legal entity", "主体不一致,请补充证明材料"),
+    any(93025, Code::FailedPrecondition, R::ServicePathNotFound, Mender::Caller, "the page of a service label does not exist", "服务标签的页面路径不存在"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    /// Every code that WeChat's documents list for the calls that this service makes, for tokens and
+    /// for all calls alike.
+    const DOCUMENTED: &[i64] = &[
+        -1, 110, 306, 310, 311, 20002, 40001, 40002, 40004, 40005, 40006, 40007, 40009, 40013,
+        40014, 40033, 40035, 40097, 40125, 40164, 40243, 41001, 41002, 41004, 41005, 41006, 42001,
+        42002, 42007, 43001, 43002, 43003, 43104, 44001, 44002, 45001, 45009, 45011, 45035, 46001,
+        47001, 48001, 48004, 48006, 50001, 50002, 50004, 50007, 61003, 61004, 61005, 61006, 61007,
+        61011, 61014, 61015, 61023, 65106, 65107, 65115, 65116, 65117, 65118, 85024, 85025, 85026,
+        85027, 85028, 85029, 85030, 85031, 85032, 85033, 85034, 85035, 85036, 85038, 85039, 85040,
+        85041, 85042, 85049, 85050, 85053, 85054, 85055, 85056, 89501, 89502, 89503, 89504, 89505,
+        89506, 89507, 92000, 92002, 92003, 92004, 92005, 92006, 92007, 92008, 93009, 93010, 93011,
+        93012, 93013, 93014, 93015, 93016, 93017, 93018, 93019, 93020, 93021, 93022, 93023, 93024,
+        93025,
+    ];
+
+    /// The contract, whose comments are what callers read.
+    const ERROR_PROTO: &str = include_str!("../../proto/wechat/store/v1/error.proto");
+
+    /// Reasons below are this service's own.
+    const FIRST_OF_WECHAT: i32 = 100;
+
+    #[test]
+    fn the_table_is_sorted_and_says_nothing_twice() {
+        let keys: Vec<_> =
+            TABLE.iter().map(|row| (row.code, row.path.is_none(), row.path)).collect();
+        assert!(keys.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn the_table_has_every_documented_code_and_no_other() {
+        let listed: BTreeSet<_> = TABLE.iter().map(|row| row.code).collect();
+        assert_eq!(listed, DOCUMENTED.iter().copied().collect());
+    }
+
+    #[test]
+    fn every_reason_that_stands_for_errcodes_is_used() {
+        let used: BTreeSet<_> = TABLE.iter().map(|row| row.reason as i32).collect();
+        for reason in (FIRST_OF_WECHAT..1000).filter_map(|n| ErrorReason::try_from(n).ok()) {
+            assert!(used.contains(&(reason as i32)), "{}", reason.as_str_name());
+        }
+    }
+
+    #[test]
+    fn the_contract_names_exactly_the_codes_of_the_table() {
+        let mut table = BTreeMap::<_, BTreeSet<String>>::new();
+        for row in TABLE {
+            let code = row.code;
+            let named = row.path.map_or(format!("{code}"), |path| format!("{code} on {path}"));
+            table.entry(row.reason.as_str_name()).or_default().insert(named);
+        }
+        assert_eq!(errcodes_in_contract(), table);
+    }
+
+    #[test]
+    fn a_row_about_one_call_wins_there_and_nowhere_else() {
+        let reason = |path, code| lookup(path, code).map(|row| row.reason);
+        assert_eq!(reason("/wxa/del_store", -1), Some(R::DeletionFailed));
+        assert_eq!(reason("/wxa/add_store", -1), Some(R::OutcomeUnknown));
+        assert_eq!(reason("/wxa/get_store_list", -1), Some(R::WechatBusy));
+        assert_eq!(reason("/cgi-bin/token", 40001), Some(R::AppSecretInvalid));
+        assert_eq!(reason("/wxa/add_store", 40001), Some(R::TokenRefused));
+        assert_eq!(reason("/wxa/get_district", 310), Some(R::MapServiceFailed));
+        assert_eq!(reason("/wxa/add_store", 310), None);
+        assert_eq!(reason("/wxa/add_store", 99999), None);
+    }
+
+    #[test]
+    fn nothing_about_wechat_is_blamed_on_the_callers_identity() {
+        for row in TABLE {
+            assert!(
+                !matches!(row.status, Code::Ok | Code::PermissionDenied | Code::Unauthenticated),
+                "{row:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_row_says_it_in_both_languages() {
+        for row in TABLE {
+            assert!(row.en.is_ascii() && !row.en.is_empty(), "{row:?}");
+            assert!(row.zh.chars().any(|c| ('一'..='龥').contains(&c)), "{row:?}");
+        }
+    }
+
+    /// What the comments of error.proto list behind `Errcodes:`, by the value that follows.
+    fn errcodes_in_contract() -> BTreeMap<&'static str, BTreeSet<String>> {
+        let mut found = BTreeMap::new();
+        let mut listed: Option<String> = None;
+        for line in ERROR_PROTO.lines().map(str::trim) {
+            let comment = line.strip_prefix("//").map(str::trim);
+            match (comment, listed.take()) {
+                (Some(text), None) => {
+                    listed = text.strip_prefix("Errcodes: ").map(str::to_owned);
+                }
+                // The list goes on until its full stop.
+                (Some(text), Some(list)) if !list.ends_with('.') => {
+                    listed = Some(format!("{list} {text}"));
+                }
+                (Some(_), list) => listed = list,
+                (None, Some(list)) => {
+                    let value = line.split(' ').next().unwrap_or_default();
+                    let codes = list.trim_end_matches('.').split(", ").map(str::to_owned);
+                    found.insert(value, codes.collect());
+                }
+                (None, None) => {}
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,409 @@
+//! The only place that chooses a gRPC code.
+//!
+//! Every failure has one shape: `google.rpc.ErrorInfo` with a reason of `error.proto`, and where
+//! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
+//! [`errcode`](super::errcode).
+
+#![expect(clippy::disallowed_methods, reason = "statuses are made here and nowhere else")]
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::errcode::{self, Mender};
+use crate::{
+    account::{self, token},
+    admit::Stage,
+    operation::Error,
+    pb::ErrorReason,
+    translate::Invalid,
+    wechat::{self, Errcode, Safety},
+};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "wechat-store-gateway";
+
+/// Long texts would not fit into trailers, which clients limit to some kilobytes.
+const LONGEST_ERRMSG: usize = 512;
+
+/// A failure on its way to becoming a status.
+struct Failure {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+            retry_after: None,
+        }
+    }
+
+    fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn violation(mut self, field: &str, rule: &str) -> Self {
+        self.details.add_bad_request_violation(field, rule);
+        self
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, reason, message, metadata, mut details, retry_after } = failure;
+        let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        details.set_error_info(reason, DOMAIN, metadata);
+        details = match retry_after {
+            None => details,
+            some => {
+                details.set_retry_info(some);
+                details
+            }
+        };
+        let mut status = Self::with_error_details(code, message, details);
+        if let Some(wait) = retry_after {
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
+        }
+        status
+    }
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        let violations = invalid.violations();
+        let mut message = String::from("invalid request");
+        for violation in violations.iter().take(3) {
+            message.push_str(&format!("; {}: {}", violation.field, violation.rule));
+        }
+        let mut failure = Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
+        let described = violations.iter().map(|v| FieldViolation::new(&v.field, &v.rule));
+        failure.details.set_bad_request(described.collect::<Vec<_>>());
+        failure.into()
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Account(error) => account(error),
+            Error::Deadline => deadline("before the call was sent", Stage::Token),
+            Error::Stopped => stopped(),
+            Error::Token(error) => no_token(error),
+            Error::WeChat { path, safety, error } => wechat(path, safety, error),
+        }
+        .into()
+    }
+}
+
+/// The handler itself failed.
+pub(crate) fn internal(what: &str) -> Status {
+    Failure::new(Code::Internal, ErrorReason::Internal, what).into()
+}
+
+/// A page token that this service did not give for this list.
+pub(crate) fn bad_page_token() -> Status {
+    let rule = "has to be the next_page_token of the page before, unchanged";
+    Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, format!("page_token {rule}"))
+        .violation("page_token", rule)
+        .into()
+}
+
+/// No district has the names that were asked for.
+pub(crate) fn district_not_found(what: &str) -> Status {
+    let mut failure = Failure::new(
+        Code::NotFound,
+        ErrorReason::DistrictNotFound,
+        format!("Tencent Maps has no district {what}"),
+    );
+    failure.details.set_resource_info("wechat.store.v1.District", what, "", "not in the table");
+    failure.into()
+}
+
+/// The caller's deadline passed.
+pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
+    deadline(&format!("after {} ms", patience.as_millis()), stage).into()
+}
+
+fn deadline(when: &str, stage: Stage) -> Failure {
+    let (name, so) = match stage {
+        Stage::Admitted => ("admitted", "WeChat was not called"),
+        Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
+        Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
+    };
+    let message = format!("the deadline passed {when}, {so}");
+    Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
+}
+
+fn stopped() -> Failure {
+    Failure::new(Code::Unavailable, ErrorReason::ShuttingDown, "this process is shutting down")
+}
+
+/// A failure read back from a response, with the id of its trace; one that tonic made gets the
+/// shape of ours.
+pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
+    let status = if status.details().is_empty() { reshaped(&status) } else { status };
+    let mut details = status.get_error_details();
+    details.set_request_info(trace_id, "");
+    let metadata = status.metadata().clone();
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
+}
+
+fn reshaped(status: &Status) -> Status {
+    use ErrorReason as R;
+    let message = status.message();
+    let (code, reason) = match status.code() {
+        Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
+        // tonic answers INTERNAL when a message cannot be decoded; the caller made it.
+        Code::Internal if message.contains("decode") => (Code::InvalidArgument, R::MalformedRequest),
+        Code::InvalidArgument => (Code::InvalidArgument, R::MalformedRequest),
+        // Our limits for messages; tonic 0.14 says OUT_OF_RANGE.
+        Code::OutOfRange | Code::ResourceExhausted => (Code::ResourceExhausted, R::MessageTooLarge),
+        Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
+        Code::Unavailable => (Code::Unavailable, R::Overloaded),
+        code => (code, R::Internal),
+    };
+    let message = match (reason, message) {
+        (R::MethodUnknown, "") => "this service has no such method",
+        (_, message) => message,
+    };
+    Failure::new(code, reason, message).into()
+}
+
+fn account(error: account::Error) -> Failure {
+    let (reason, rule) = match error {
+        account::Error::NoDefault { needed } => (
+            ErrorReason::DefaultAccountMissing,
+            format!("required: the settings name no default account that is {needed}"),
+        ),
+        account::Error::Unknown { app_id } => {
+            (ErrorReason::AccountUnknown, format!("{app_id:?} is not in the settings"))
+        }
+        account::Error::WrongKind { app_id, needed } => {
+            (ErrorReason::AccountKindMismatch, format!("{app_id} is not {needed}"))
+        }
+    };
+    Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}")).violation("app_id", &rule)
+}
+
+fn no_token(error: token::Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        token::Error::BudgetSpent => {
+            Failure::new(Code::ResourceExhausted, ErrorReason::TokenBudgetSpent, message)
+        }
+        token::Error::Deadline => deadline("before a token came", Stage::Token),
+        token::Error::Refused { refusal } => {
+            let refused = Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message);
+            match refusal {
+                wechat::Error::Refused { code, message } => said(refused, code, &message),
+                _ => refused,
+            }
+        }
+        token::Error::Secret(_) => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AppSecretInvalid, message)
+        }
+        token::Error::Unavailable { path, error, retry_after } => match error {
+            wechat::Error::Refused { code, message } => refused(path, code, &message),
+            _ => Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
+                .with("path", path),
+        }
+        .retry_after(retry_after),
+    }
+}
+
+fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
+    let message = error.to_string();
+    let once = matches!(safety, Safety::Once(_));
+    match error {
+        wechat::Error::Refused { code, message } => refused(path, code, &message),
+        wechat::Error::NotSent { .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+        }
+        _ if once => Failure::new(
+            Code::Unknown,
+            ErrorReason::OutcomeUnknown,
+            format!("{message}; the call may have been executed, so it was not sent again"),
+        ),
+        wechat::Error::Unreadable { .. } => {
+            Failure::new(Code::Internal, ErrorReason::WechatBadReply, message)
+        }
+        wechat::Error::BadStatus { status } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatBadReply, message)
+                .with("http_status", status.to_string())
+        }
+        wechat::Error::Lost { .. } | wechat::Error::TimedOut { .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+        }
+    }
+    .with("path", path)
+}
+
+/// A refusal by number.
+fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
+    let Some(row) = errcode::lookup(path, code.0) else {
+        let message = format!("WeChat refused with {code}, which no document names: {errmsg}");
+        let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
+        return said(unknown, code, errmsg).with("path", path);
+    };
+    let mut failure =
+        Failure::new(row.status, row.reason, row.en).with("mender", row.mender.as_str());
+    failure.details.set_localized_message("zh-CN", row.zh);
+    if let Some(sets) = errcode::permission_sets(path)
+        && matches!(code.0, 48001 | 61007)
+    {
+        let what = format!("one of the permission sets {sets} has to be granted");
+        failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
+    } else if row.status == Code::FailedPrecondition {
+        let kind = row.reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        failure.details.add_precondition_failure_violation(kind, path, row.en);
+    }
+    if row.status == Code::NotFound {
+        failure.details.set_resource_info(resource(path), "", "", row.en);
+    }
+    if matches!(code, Errcode::DAILY_QUOTA | Errcode::MINUTE_QUOTA) {
+        failure.details.add_quota_failure_violation(path, row.en);
+    }
+    if code == Errcode::MINUTE_QUOTA {
+        failure = failure.retry_after(until_next_minute());
+    } else if row.mender == Mender::Wait && row.status == Code::Unavailable {
+        failure = failure.retry_after(Duration::from_secs(1));
+    }
+    said(failure, code, errmsg).with("path", path)
+}
+
+/// Adds WeChat's own words.
+fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
+    let failure = failure.with("errcode", code.to_string()).with("errmsg", clipped(errmsg));
+    match rid(errmsg) {
+        Some(rid) => failure.with("rid", rid),
+        None => failure,
+    }
+}
+
+/// WeChat's id of the request, which its support asks for: the last word of `errmsg`.
+fn rid(errmsg: &str) -> Option<&str> {
+    let (_, rid) = errmsg.rsplit_once("rid: ")?;
+    rid.split_whitespace().next()
+}
+
+fn clipped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_ERRMSG)]
+}
+
+fn resource(path: &str) -> &'static str {
+    if path.contains("nearby") {
+        "wechat.store.v1.NearbyPoi"
+    } else if path.starts_with("/cgi-bin/poi") {
+        "wechat.store.v1.LegacyStore"
+    } else {
+        "wechat.store.v1.Store"
+    }
+}
+
+/// WeChat counts by calendar minute.
+fn until_next_minute() -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "WeChat's minute is real, whatever our clock")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(60 - now.as_secs() % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(status: &Status) -> (Code, String) {
+        let info = status.get_details_error_info().expect("every status has an ErrorInfo");
+        assert_eq!(info.domain, DOMAIN);
+        (status.code(), info.reason)
+    }
+
+    fn refusal(path: &'static str, code: i64, message: &str) -> Status {
+        let error = wechat::Error::Refused { code: Errcode(code), message: message.to_owned() };
+        Error::WeChat { path, safety: Safety::Read, error }.into()
+    }
+
+    #[test]
+    fn a_refusal_says_what_wechat_said_and_what_it_means() {
+        let status = refusal("/wxa/add_store", 85038, "store has added rid: 65f0-1a2b");
+        assert_eq!(reason(&status), (Code::AlreadyExists, "STORE_DUPLICATE".to_owned()));
+        let info = status.get_details_error_info().expect("checked above");
+        for (key, value) in
+            [("errcode", "85038"), ("rid", "65f0-1a2b"), ("path", "/wxa/add_store")]
+        {
+            assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
+        }
+        let localized = status.get_details_localized_message().expect("Chinese text");
+        assert_eq!(localized.locale, "zh-CN");
+    }
+
+    #[test]
+    fn an_undocumented_errcode_passes_through_whole() {
+        let status = refusal("/wxa/add_store", 99999, "brand new");
+        assert_eq!(reason(&status), (Code::Unknown, "UNKNOWN_ERRCODE".to_owned()));
+        let info = status.get_details_error_info().expect("checked above");
+        assert_eq!(info.metadata["errcode"], "99999");
+        assert_eq!(info.metadata["errmsg"], "brand new");
+    }
+
+    #[test]
+    fn a_missing_permission_is_named_by_its_number() {
+        let status = refusal("/wxa/addnearbypoi", 48001, "api unauthorized");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert!(failure.violations[0].description.contains("37"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_quota_says_when_to_come_back() {
+        let status = refusal("/wxa/get_store_list", 45011, "api minute-quota reach limit");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.get_details_retry_info().is_some());
+        assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+        assert!(status.get_details_quota_failure().is_some());
+    }
+
+    #[test]
+    fn a_lost_reply_is_unavailable_only_where_a_retry_is_safe() {
+        let lost = |safety| {
+            let error = wechat::Error::Lost { cause: "reset".to_owned() };
+            Status::from(Error::WeChat { path: "/wxa/add_store", safety, error }).code()
+        };
+        assert_eq!(lost(Safety::Read), Code::Unavailable);
+        assert_eq!(lost(Safety::Repeatable), Code::Unavailable);
+        assert_eq!(lost(Safety::Once(wechat::Proof::Event)), Code::Unknown);
+    }
+
+    #[test]
+    fn what_tonic_says_gets_our_shape_and_a_trace_id() {
+        let status = finished(Status::new(Code::Unimplemented, ""), "4bf92f");
+        assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
+        let info = status.get_details_request_info().expect("the trace");
+        assert_eq!(info.request_id, "4bf92f");
+    }
+
+    #[test]
+    fn a_long_errmsg_is_clipped_between_characters() {
+        let status = refusal("/wxa/add_store", 99999, &"门店".repeat(10_000));
+        assert!(status.details().len() < 4096, "{}", status.details().len());
+    }
+}

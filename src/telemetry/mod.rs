@@ -1,0 +1,127 @@
+//! Logs and traces.
+//!
+//! Logs are one JSON object a line on standard error, filtered by `RUST_LOG`; a call that succeeds
+//! writes none. Traces go out by OTLP if the standard `OTEL_*` variables name a receiver. Whether a
+//! call is traced is decided before its span is made, so an untraced call pays for none.
+
+use std::sync::Arc;
+
+use opentelemetry::{global, trace::TracerProvider};
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace as sdk};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+pub use self::trace::{Sampler, Trace};
+use crate::config::Environment;
+
+mod trace;
+
+/// The target of every span, so that logs and traces are filtered apart.
+pub const TRACE: &str = "wechat_store_gateway::trace";
+
+/// Of the calls without a traced caller, this share is traced unless `OTEL_TRACES_SAMPLER` says
+/// otherwise.
+const DEFAULT_RATIO: f64 = 0.01;
+
+/// Ends telemetry: what is still to be exported goes out when it is [flushed](Self::flush).
+#[derive(Debug)]
+pub struct Telemetry {
+    provider: Option<sdk::SdkTracerProvider>,
+    sampler: Sampler,
+}
+
+impl Telemetry {
+    /// Starts logging, and tracing where the environment asks for it. Once per process, within the
+    /// runtime.
+    pub fn start(environment: &Environment) -> anyhow::Result<Self> {
+        let filter = environment.get("RUST_LOG").map_or("info", String::as_str);
+        let filter = EnvFilter::try_new(filter)?.add_directive(format!("{TRACE}=off").parse()?);
+        let logs = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .with_filter(filter);
+
+        let provider = if wanted(environment) { Some(provider(environment.contains_key("OTEL_SERVICE_NAME"))?) } else { None };
+        let spans = provider.as_ref().map(|provider| {
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false)
+                .with_filter(Targets::new().with_target(TRACE, tracing::Level::INFO))
+        });
+        tracing_subscriber::registry().with(logs).with(spans).try_init()?;
+        global::set_text_map_propagator(TraceContextPropagator::new());
+        let sampler = provider.as_ref().map(|_| sampler(environment)).transpose()?;
+        Ok(Self { provider, sampler: Sampler::new(sampler) })
+    }
+
+    /// Decides which calls are traced.
+    pub fn sampler(&self) -> Sampler {
+        self.sampler.clone()
+    }
+
+    /// Sends out what is left.
+    pub async fn flush(self) {
+        let Some(provider) = self.provider else { return };
+        // It blocks until the exporter is through, which needs this runtime.
+        let ended = tokio::task::spawn_blocking(move || provider.shutdown()).await;
+        if let Ok(Err(error)) = ended {
+            tracing::warn!("the last spans were not exported: {error}");
+        }
+    }
+}
+
+/// Whether the environment names a receiver for traces.
+fn wanted(environment: &Environment) -> bool {
+    let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+    let is = |name: &str, value: &str| environment.get(name).is_some_and(|set| set == value);
+    (set("OTEL_EXPORTER_OTLP_ENDPOINT")
+        || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        || is("OTEL_TRACES_EXPORTER", "otlp"))
+        && !is("OTEL_TRACES_EXPORTER", "none")
+        && !is("OTEL_SDK_DISABLED", "true")
+}
+
+/// The exporter reads address, headers and timeout from the `OTEL_EXPORTER_OTLP_*` variables.
+fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
+    let exporter = SpanExporter::builder().with_tonic().build()?;
+    let service = if named {
+        Resource::builder()
+    } else {
+        Resource::builder().with_service_name(env!("CARGO_PKG_NAME"))
+    };
+    Ok(sdk::SdkTracerProvider::builder()
+        .with_resource(service.build())
+        // Only calls that were chosen make spans.
+        .with_sampler(sdk::Sampler::AlwaysOn)
+        .with_batch_exporter(exporter)
+        .build())
+}
+
+/// `OTEL_TRACES_SAMPLER` and its argument, by the OpenTelemetry specification.
+fn sampler(environment: &Environment) -> anyhow::Result<Arc<dyn sdk::ShouldSample>> {
+    use sdk::Sampler::{AlwaysOff, AlwaysOn, ParentBased, TraceIdRatioBased};
+    let named = environment.get("OTEL_TRACES_SAMPLER").map(String::as_str);
+    let ratio = match environment.get("OTEL_TRACES_SAMPLER_ARG") {
+        Some(ratio) => ratio
+            .parse::<f64>()
+            .map_err(|_| anyhow::anyhow!("OTEL_TRACES_SAMPLER_ARG={ratio} is no number"))?,
+        None if named.is_some() => 1.0,
+        None => DEFAULT_RATIO,
+    };
+    Ok(Arc::new(match named {
+        Some("always_on") => AlwaysOn,
+        Some("always_off") => AlwaysOff,
+        Some("traceidratio") => TraceIdRatioBased(ratio),
+        Some("parentbased_always_on") => ParentBased(Box::new(AlwaysOn)),
+        Some("parentbased_always_off") => ParentBased(Box::new(AlwaysOff)),
+        None | Some("parentbased_traceidratio") => ParentBased(Box::new(TraceIdRatioBased(ratio))),
+        Some(other) => anyhow::bail!("OTEL_TRACES_SAMPLER={other} is not known"),
+    }))
+}

@@ -1,0 +1,170 @@
+//! One call in its trace.
+
+use std::{sync::Arc, time::Instant};
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context, TraceId,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{SamplingDecision, SpanKind, TraceContextExt},
+};
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::ShouldSample};
+use tonic::{Code, Status};
+use tracing::{Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::TRACE;
+
+/// Decides which calls are traced.
+#[derive(Clone, Debug, Default)]
+pub struct Sampler(Option<Arc<dyn ShouldSample>>);
+
+impl Sampler {
+    /// Without a rule nothing is traced.
+    pub(super) fn new(rule: Option<Arc<dyn ShouldSample>>) -> Self {
+        Self(rule)
+    }
+
+    fn chooses(&self, parent: &Context, id: TraceId, method: &str) -> bool {
+        self.0.as_ref().is_some_and(|rule| {
+            let decided =
+                rule.should_sample(Some(parent), id, method, &SpanKind::Server, &[], &[]).decision;
+            decided == SamplingDecision::RecordAndSample
+        })
+    }
+}
+
+/// Where a call is in which trace. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The trace's id: the caller's, or a new one. Also of calls that are not traced, for the logs.
+    pub id: TraceId,
+    /// The call's span; disabled where the call is not traced.
+    pub span: Span,
+    started: Instant,
+}
+
+impl Trace {
+    /// Begins the trace of a call to `method`, such as `wechat.store.v1.CardService/GetStoreCard`.
+    pub fn begin(method: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
+        let started = Instant::now();
+        let parent = if headers.contains_key("traceparent") {
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
+        } else {
+            Context::new()
+        };
+        let caller = parent.span().span_context().trace_id();
+        let id = if caller == TraceId::INVALID {
+            TraceId::from(fastrand::u128(1..))
+        } else {
+            caller
+        };
+        if !sampler.chooses(&parent, id, method) {
+            return Self { id, span: Span::none(), started };
+        }
+        let span = tracing::info_span!(
+            target: TRACE,
+            "rpc",
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            "rpc.system.name" = "grpc",
+            "rpc.method" = method,
+            // The name in the conventions up to v1.44.0.
+            "rpc.response.status_code" = Empty,
+            "error.type" = Empty,
+        );
+        // Fails only where no exporter listens, and then nothing is sampled.
+        let _ = span.set_parent(parent);
+        let own = span.context().span().span_context().trace_id();
+        Self { id: if own == TraceId::INVALID { id } else { own }, span, started }
+    }
+
+    /// Notes how the call ended, on its span and, if it failed, in the log.
+    pub fn end(&self, method: &str, failure: Option<&Status>) {
+        let code = failure.map_or(Code::Ok, Status::code);
+        if !self.span.is_disabled() {
+            self.span.record("rpc.response.status_code", name(code));
+            if code != Code::Ok {
+                self.span.record("error.type", name(code));
+            }
+            if is_our_failure(code) {
+                self.span.record("otel.status_code", "ERROR");
+            }
+        }
+        let duration_ms = || u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Some(failure) = failure else {
+            tracing::debug!(method, trace_id = %self.id, duration_ms = duration_ms(), "served");
+            return;
+        };
+        // The level says who has to act: somebody now, the operator at some time, the caller.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    method,
+                    trace_id = %self.id,
+                    code = name(code),
+                    duration_ms = duration_ms(),
+                    "{}",
+                    failure.message()
+                )
+            };
+        }
+        match code {
+            Code::Internal | Code::DataLoss => log!(error),
+            code if is_our_failure(code) => log!(warn),
+            Code::FailedPrecondition | Code::PermissionDenied | Code::ResourceExhausted => {
+                log!(warn)
+            }
+            _ => log!(info),
+        }
+    }
+}
+
+/// Codes that mark a server span as failed, by OpenTelemetry's gRPC conventions.
+fn is_our_failure(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The code as the conventions write it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}

@@ -1,0 +1,10 @@
+//! Between the two vocabularies: pure functions, no I/O, no waiting.
+//!
+//! What a caller says is taken apart completely, so that a new field is a compile error and not a
+//! silent loss. Checked is what translating needs and what WeChat documents as fixed form; its
+//! business rules are its own, and its refusals are typed.
+
+mod card;
+mod check;
+
+pub(crate) use check::{Check, Invalid, Violation};

@@ -1,0 +1,51 @@
+//! Cards of stores (门店小程序卡券).
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{AccountKinds, Done, Endpoint, Safety};
+use crate::id::{CardId, PoiId};
+
+/// `POST /card/storewxa/get` — 获取门店小程序配置的卡券
+///
+/// Returns the card on a store's page.
+#[derive(Debug, Serialize)]
+pub struct GetCard {
+    /// The store.
+    pub poi_id: PoiId,
+}
+
+/// Answers [`GetCard`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GetCardReply {
+    /// The card. Absent where the store has none.
+    pub card_id: CardId,
+}
+
+impl Endpoint for GetCard {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/card/storewxa/get";
+    const ACCOUNT: AccountKinds = AccountKinds::Official;
+    const SAFETY: Safety = Safety::Read;
+    type Reply = GetCardReply;
+}
+
+/// `POST /card/storewxa/set` — 设置门店小程序配置的卡券
+///
+/// Puts a card on a store's page, replacing the one there.
+#[derive(Debug, Serialize)]
+pub struct SetCard {
+    /// The store.
+    pub poi_id: PoiId,
+    /// The card.
+    pub card_id: CardId,
+}
+
+impl Endpoint for SetCard {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/card/storewxa/set";
+    const ACCOUNT: AccountKinds = AccountKinds::Official;
+    const SAFETY: Safety = Safety::Repeatable;
+    type Reply = Done;
+}

@@ -1,0 +1,19 @@
+//! WeChat's words: one file per API family, spelt as WeChat spells them.
+//!
+//! Every call is a plain struct that implements [`Endpoint`]; [`Client`] sends any of them, once.
+//! Nothing here knows gRPC, retries or where tokens come from.
+
+mod client;
+mod endpoint;
+mod envelope;
+mod error;
+mod tolerant;
+
+pub mod card;
+pub mod token;
+
+pub use client::{Attempt, Client};
+pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
+pub use envelope::Done;
+pub use error::{Errcode, Error};
+pub use tolerant::{Decimal, Int, List, Nested, Text};

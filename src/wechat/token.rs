@@ -1,0 +1,83 @@
+//! Access tokens (接口调用凭据). The two calls that need none themselves.
+
+use std::time::Duration;
+
+use http::Method;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{AccountKinds, Endpoint, Int, Payload, Safety, Text};
+use crate::id::{AppId, Secret};
+
+/// `GET /cgi-bin/token` — 获取接口调用凭据
+///
+/// Makes a new token; the previous one ends five minutes later. 2,000 calls a day.
+#[derive(Debug, Serialize)]
+pub struct ClassicToken {
+    /// The account.
+    pub appid: AppId,
+    /// Its secret; travels in the query.
+    #[serde(serialize_with = "exposed")]
+    pub secret: Secret,
+}
+
+impl Endpoint for ClassicToken {
+    const METHOD: Method = Method::GET;
+    const PATH: &'static str = "/cgi-bin/token";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    // It changes which token is valid, but asking again just brings a newer one.
+    const SAFETY: Safety = Safety::Repeatable;
+    const REPLY_LIMIT: Duration = Duration::from_secs(5);
+    type Reply = TokenReply;
+
+    fn payload(&self) -> Result<Payload, serde_json::Error> {
+        let query = vec![
+            ("grant_type", "client_credential".to_owned()),
+            ("appid", self.appid.as_str().to_owned()),
+            ("secret", self.secret.expose().to_owned()),
+        ];
+        Ok(Payload { query, ..Payload::default() })
+    }
+}
+
+/// `POST /cgi-bin/stable_token` — 获取稳定版接口调用凭据
+///
+/// Returns the same token as long as it lives, to everyone who asks; in its last five minutes a new
+/// one. Apart from [`ClassicToken`]'s.
+#[derive(Debug, Serialize)]
+pub struct StableToken {
+    grant_type: &'static str,
+    appid: AppId,
+    #[serde(serialize_with = "exposed")]
+    secret: Secret,
+    force_refresh: bool,
+}
+
+impl StableToken {
+    /// With `force_refresh` the current token ends at once, for everyone; 20 times a day.
+    pub fn new(appid: AppId, secret: Secret, force_refresh: bool) -> Self {
+        Self { grant_type: "client_credential", appid, secret, force_refresh }
+    }
+}
+
+impl Endpoint for StableToken {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/cgi-bin/stable_token";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Repeatable;
+    const REPLY_LIMIT: Duration = Duration::from_secs(5);
+    type Reply = TokenReply;
+}
+
+/// Answers both.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct TokenReply {
+    /// The token; 512 characters and more.
+    pub access_token: Text,
+    /// How many seconds it lives; at most 7200.
+    pub expires_in: Int,
+}
+
+fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
+}
