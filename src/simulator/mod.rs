@@ -1,4 +1,209 @@
-//! A small WeChat beside us.
+//! A small WeChat beside us: stateful, strict, and the same every time.
+//!
+//! It speaks the store, nearby and card APIs over HTTP as their documents describe them, type
+//! oddities included, so any client of WeChat can be pointed at it. It shares no type with this
+//! crate's own client: a field misspelt there must fail here.
+//!
+//! # Layout
+//!
+//! * `serve` takes requests off the socket and puts answers on it, `control` is what lies under
+//!   `/_simulator/`.
+//! * `world` is all the state behind one lock and the way of a call through it; `endpoint`,
+//!   `error`, `mint` and `journal` are what it is made of.
+//! * `token`, `merchant`, `map_poi`, `store` and `legacy`, `nearby`, `card`, `media` and `account`
+//!   are the families. Each is a table of endpoints and the functions behind them, which see the
+//!   world and a checked call and know nothing of HTTP.
+//! * `audit` decides what was submitted, `faults` and `spoil` make things go wrong.
+//!
+//! # What it does not imitate
+//!
+//! * What WeChat knows and documents do not say: whether a licence is real, a name protected, a
+//!   picture decent. Reviews pass or fail because somebody says so.
+//! * Undocumented reactions. Where a document is silent the choice is noted at the function; do not
+//!   take it for WeChat's.
+//! * Pushes: reviews are decided, but nobody is told yet.
+//! * Third-party platforms, cloud hosting tokens, address lists (`40164` comes by a fault only),
+//!   TLS, HTTP/2, and speed.
+//! * Cards themselves: any `card_id` is taken. Pictures: any address at WeChat's host is taken.
+//! * Durability: a restart forgets everything, as does a reset.
 
+mod account;
+mod audit;
+mod card;
+mod control;
 mod districts;
+mod endpoint;
+mod error;
+pub mod faults;
+pub mod journal;
+mod legacy;
+mod map_poi;
+mod media;
+mod merchant;
+mod mint;
+mod nearby;
 mod places;
+mod serve;
+mod spoil;
+mod store;
+mod token;
+mod world;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use self::{audit::Decision, endpoint::Endpoint, faults::Kind, journal::Entry, world::World};
+pub use self::{faults::Fault, nearby::COMPANY};
+use crate::clock::Clock;
+
+/// The official account that a simulator has unless it is told otherwise.
+pub const OFFICIAL_APP_ID: &str = "wx0000000000000001";
+/// The secret of [`OFFICIAL_APP_ID`].
+pub const OFFICIAL_SECRET: &str = "official-secret";
+/// The mini program that a simulator has unless it is told otherwise.
+pub const MINI_PROGRAM_APP_ID: &str = "wx0000000000000002";
+/// The secret of [`MINI_PROGRAM_APP_ID`].
+pub const MINI_PROGRAM_SECRET: &str = "mini-program-secret";
+
+/// Every family's endpoints. A new family is one line here.
+const FAMILIES: &[&[Endpoint]] = &[
+    account::ROUTES,
+    card::ROUTES,
+    legacy::ROUTES,
+    map_poi::ROUTES,
+    media::ROUTES,
+    merchant::ROUTES,
+    nearby::ROUTES,
+    store::ROUTES,
+    token::ROUTES,
+];
+
+/// A small WeChat. Clones are the same WeChat.
+#[derive(Clone)]
+pub struct Simulator {
+    clock: Clock,
+    world: Arc<Mutex<World>>,
+}
+
+/// What a simulator starts with, and returns to at a reset.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Decides every id, token and chance.
+    pub seed: u64,
+    /// Tells the simulator the time.
+    pub clock: Clock,
+    /// The accounts that exist.
+    pub accounts: Vec<Account>,
+    /// After which time reviews pass by themselves; `None` leaves them open.
+    pub audit_delay: Option<Duration>,
+}
+
+/// One account at WeChat.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// Its id, `wx…`.
+    pub app_id: String,
+    /// Its secret.
+    pub secret: String,
+    /// What it is.
+    pub kind: AccountKind,
+}
+
+/// What an account is. Store APIs want the one kind, nearby APIs the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountKind {
+    /// 小程序.
+    MiniProgram,
+    /// 公众号 or 服务号.
+    Official,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let account = |app_id: &str, secret: &str, kind| Account {
+            app_id: app_id.to_owned(),
+            secret: secret.to_owned(),
+            kind,
+        };
+        Self {
+            seed: 1,
+            clock: Clock::system(),
+            accounts: vec![
+                account(OFFICIAL_APP_ID, OFFICIAL_SECRET, AccountKind::Official),
+                account(MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, AccountKind::MiniProgram),
+            ],
+            audit_delay: None,
+        }
+    }
+}
+
+impl Simulator {
+    /// A fresh world.
+    pub fn new(settings: Settings) -> Self {
+        let clock = settings.clock.clone();
+        Self { clock, world: Arc::new(Mutex::new(World::new(settings))) }
+    }
+
+    /// Answers on `listener` until `shutdown`, then drops every connection.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        serve::run(self, listener, shutdown).await;
+    }
+
+    /// Refuses the next call to `path` with `errcode`.
+    pub fn refuse_next(&self, path: &str, errcode: i64) {
+        self.fault(Fault::new(path, Kind::Errcode { errcode, errmsg: None }));
+    }
+
+    /// Lets something go wrong.
+    pub fn fault(&self, fault: Fault) {
+        self.world().faults.add(fault);
+    }
+
+    /// Approves what was submitted, confirming it first where an administrator has to. Answers the
+    /// id that this made, if it made one.
+    pub fn approve(&self, audit_id: u64) -> Result<Option<String>, String> {
+        let decided = audit::decide(&mut self.world(), audit_id, Decision::Approve, "");
+        decided.map(|audit| audit.result)
+    }
+
+    /// Rejects what was submitted.
+    pub fn reject(&self, audit_id: u64, reason: &str) -> Result<(), String> {
+        audit::decide(&mut self.world(), audit_id, Decision::Reject, reason).map(drop)
+    }
+
+    /// The calls to `path` so far, in order.
+    pub fn calls(&self, path: &str) -> Vec<Entry> {
+        self.world().journal.read(Some(path))
+    }
+
+    /// The time by which everything here happens.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Starts over: accounts, ids, faults and calls are as they were at first. Only time goes on.
+    pub fn reset(&self) {
+        let mut world = self.world();
+        let settings = world.settings.clone();
+        *world = World::new(settings);
+    }
+
+    /// The state, which is whole even if a call panicked: handlers check first and change then.
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulator").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,283 @@
+//! What a test or a curious person can do from outside: everything under `/_simulator/`.
+//!
+//! Answers are plain JSON with an honest HTTP status. A request with a field that is not known is
+//! refused, for a misspelt fault would otherwise be a test that tests nothing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    Account, Fault, Simulator,
+    audit::{self, Decision},
+    legacy::LegacyStore,
+    merchant::Merchant,
+    world::{Reply, World},
+};
+
+/// What there is, as `GET /_simulator/` lists it.
+const HELP: &[(&str, &str)] = &[
+    ("GET /_simulator/", "this list"),
+    ("POST /_simulator/reset", "start over; only time goes on"),
+    ("GET /_simulator/clock", "the time, in seconds since 1970"),
+    ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),
+    ("GET /_simulator/accounts", "the accounts and what they have"),
+    (
+        "POST /_simulator/accounts",
+        "{app_id, secret, kind: official|mini_program}: add or change one",
+    ),
+    ("GET /_simulator/audits", "every review, open and decided"),
+    (
+        "POST /_simulator/audits/{audit_id}",
+        "{decision: approve|reject|confirm|decline, reason?}: decide a review",
+    ),
+    ("GET /_simulator/faults", "the faults that wait"),
+    (
+        "POST /_simulator/faults",
+        "{path, kind, times?, after?, probability?, execute?}: let something go wrong; kind is one of \
+         \"empty\", \"errcode_as_string\", \"hold\", \"html502\", \"invalid_utf8\", \"not_json\", \
+         \"nulls\", \"reset_after\", \"reset_before\", \"truncate\", \"unknown_fields\", \
+         \"wrong_types\", {\"drip\": {interval_ms?}}, {\"errcode\": {errcode, errmsg?}}, \
+         {\"huge\": {bytes}}, {\"latency\": {ms}}, {\"null_field\": {pointer}}, \
+         {\"redirect\": {location}}, {\"replace\": {body}}, {\"status\": {code, body?}}",
+    ),
+    ("DELETE /_simulator/faults", "clear the faults"),
+    ("GET /_simulator/journal?path=…", "the calls so far"),
+    ("DELETE /_simulator/journal", "forget the calls"),
+    (
+        "POST /_simulator/legacy_stores",
+        "{app_id, stores: [{poi_id?, business_name?, upgrade_status?, …}]}: add stores that have to \
+         migrate",
+    ),
+    ("POST /_simulator/merchant", "{app_id, exists}: give or take an account's merchant"),
+    ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
+    ("GET /_simulator/settings", "what can be set"),
+    (
+        "POST /_simulator/settings",
+        "{audit_delay_seconds?, nearby_pause_ms?, store_limit?, nearby_limit?, \
+         classic_tokens_a_day?}: set it; a null delay leaves reviews open",
+    ),
+    ("GET /_simulator/tokens", "today's token calls, by account"),
+    ("DELETE /_simulator/tokens", "make every token invalid at once"),
+];
+
+/// Answers one control request; `path` is what follows `/_simulator`.
+pub(super) fn answer(
+    simulator: &Simulator,
+    method: &Method,
+    path: &str,
+    query: &BTreeMap<String, String>,
+    body: &[u8],
+) -> Reply {
+    let path = path.trim_matches('/');
+    let result = match (method.as_str(), path) {
+        ("POST", "reset") => {
+            simulator.reset();
+            Ok(json!({}))
+        }
+        ("GET", "clock") => Ok(time(simulator)),
+        ("POST", "clock") => advance(simulator, body),
+        _ => act(&mut simulator.world(), method.as_str(), path, query, body),
+    };
+    match result {
+        Ok(answer) => Reply::json(&answer),
+        Err(Problem { status, text }) => {
+            let body = Bytes::from(json!({ "error": text }).to_string());
+            Reply { status, body, ..Reply::json(&Value::Null) }
+        }
+    }
+}
+
+/// Why a control request was not carried out.
+struct Problem {
+    status: StatusCode,
+    text: String,
+}
+
+impl Problem {
+    fn bad(text: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
+    }
+}
+
+fn act(
+    world: &mut World,
+    method: &str,
+    path: &str,
+    query: &BTreeMap<String, String>,
+    body: &[u8],
+) -> Result<Value, Problem> {
+    audit::settle_due(world);
+    match (method, path) {
+        ("GET", "") => return Ok(HELP.iter().map(|(what, how)| (*what, json!(how))).collect()),
+        ("GET", "accounts") => return Ok(accounts(world)),
+        ("GET", "audits") => {
+            return Ok(json!({ "audits": world.audits.values().collect::<Vec<_>>() }));
+        }
+        ("GET", "faults") => return Ok(json!({ "faults": world.faults.list() })),
+        ("GET", "journal") => {
+            let path = query.get("path").map(String::as_str);
+            return Ok(json!({ "calls": world.journal.read(path) }));
+        }
+        ("GET", "settings") => return Ok(settings(world)),
+        ("GET", "tokens") => return Ok(world.tokens.counts(world.moment())),
+        ("POST", "accounts") => world.add_account(read::<Account>(body)?),
+        ("POST", "faults") => world.faults.add(read::<Fault>(body)?),
+        ("POST", "legacy_stores") => return legacy_stores(world, body),
+        ("POST", "merchant") => merchant(world, body)?,
+        ("POST", "quota") => quota(world, body)?,
+        ("POST", "settings") => return set(world, body),
+        ("DELETE", "faults") => world.faults.clear(),
+        ("DELETE", "journal") => world.journal.clear(),
+        ("DELETE", "tokens") => world.tokens.revoke(),
+        _ => match path.strip_prefix("audits/") {
+            Some(audit_id) if method == "POST" => return decide(world, audit_id, body),
+            _ => {
+                let text =
+                    format!("no {method} /_simulator/{path}; GET /_simulator/ lists what is");
+                return Err(Problem { status: StatusCode::NOT_FOUND, text });
+            }
+        },
+    }
+    Ok(json!({}))
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut body = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut body).map_err(Problem::bad)
+}
+
+fn time(simulator: &Simulator) -> Value {
+    json!({ "unix_seconds": simulator.clock.unix() })
+}
+
+fn advance(simulator: &Simulator, body: &[u8]) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Advance {
+        advance_seconds: f64,
+    }
+    let Advance { advance_seconds } = read(body)?;
+    simulator.clock.advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
+    Ok(time(simulator))
+}
+
+fn accounts(world: &World) -> Value {
+    let accounts = world.accounts.iter().map(|(app_id, tenant)| {
+        json!({
+            "app_id": app_id,
+            "kind": tenant.kind,
+            "merchant": tenant.merchant.describe(),
+            "stores": tenant.stores.current.len(),
+            "legacy_stores": tenant.stores.legacy.len(),
+        })
+    });
+    json!({ "accounts": accounts.collect::<Vec<_>>() })
+}
+
+fn decide(world: &mut World, audit_id: &str, body: &[u8]) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Verdict {
+        decision: Decision,
+        #[serde(default)]
+        reason: String,
+    }
+    let Verdict { decision, reason } = read(body)?;
+    let audit_id = audit_id.parse().map_err(Problem::bad)?;
+    let audit = audit::decide(world, audit_id, decision, &reason);
+    let status = StatusCode::CONFLICT;
+    audit.map(|audit| json!(audit)).map_err(|text| Problem { status, text })
+}
+
+fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Add {
+        app_id: String,
+        stores: Vec<LegacyStore>,
+    }
+    let Add { app_id, mut stores } = read(body)?;
+    for store in stores.iter_mut().filter(|store| store.poi_id.is_empty()) {
+        store.poi_id = (271_262_000 + world.mint.count("legacy_poi_id")).to_string();
+    }
+    let ids: Vec<_> = stores.iter().map(|store| store.poi_id.clone()).collect();
+    tenant(world, &app_id)?.stores.legacy.extend(stores);
+    Ok(json!({ "poi_ids": ids }))
+}
+
+fn merchant(world: &mut World, body: &[u8]) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Change {
+        app_id: String,
+        exists: bool,
+    }
+    let Change { app_id, exists } = read(body)?;
+    let merchant = if exists { Merchant::approved(&app_id) } else { Merchant::default() };
+    tenant(world, &app_id)?.merchant = merchant;
+    Ok(())
+}
+
+fn quota(world: &mut World, body: &[u8]) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Limit {
+        app_id: String,
+        path: String,
+        daily_limit: u64,
+    }
+    let Limit { app_id, path, daily_limit } = read(body)?;
+    tenant(world, &app_id)?.quota.set_limit(&path, daily_limit);
+    Ok(())
+}
+
+fn tenant<'a>(world: &'a mut World, app_id: &str) -> Result<&'a mut super::world::Tenant, Problem> {
+    world.tenant(app_id).map_err(|_| Problem::bad(format!("there is no account {app_id}")))
+}
+
+fn settings(world: &World) -> Value {
+    let rules = &world.rules;
+    json!({
+        "audit_delay_seconds": rules.audit_delay.map(|delay| delay.as_secs_f64()),
+        "nearby_pause_ms": u64::try_from(rules.nearby_pause.as_millis()).unwrap_or(u64::MAX),
+        "store_limit": rules.store_limit,
+        "nearby_limit": rules.nearby_limit,
+        "classic_tokens_a_day": rules.classic_tokens_a_day,
+    })
+}
+
+fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Change {
+        #[serde(default, deserialize_with = "present")]
+        audit_delay_seconds: Option<Option<f64>>,
+        nearby_pause_ms: Option<u64>,
+        store_limit: Option<usize>,
+        nearby_limit: Option<usize>,
+        classic_tokens_a_day: Option<u64>,
+    }
+    let change: Change = read(body)?;
+    let rules = &mut world.rules;
+    if let Some(delay) = change.audit_delay_seconds {
+        let delay = delay.map(Duration::try_from_secs_f64).transpose();
+        rules.audit_delay = delay.map_err(Problem::bad)?;
+    }
+    if let Some(pause) = change.nearby_pause_ms {
+        rules.nearby_pause = Duration::from_millis(pause);
+    }
+    rules.store_limit = change.store_limit.unwrap_or(rules.store_limit);
+    rules.nearby_limit = change.nearby_limit.unwrap_or(rules.nearby_limit);
+    let tokens = change.classic_tokens_a_day;
+    rules.classic_tokens_a_day = tokens.unwrap_or(rules.classic_tokens_a_day);
+    Ok(settings(world))
+}
+
+/// Tells null from absent.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}

@@ -1,0 +1,199 @@
+//! What an endpoint is here, and what a call to one looks like once the general checks are passed.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{error::Refusal, world::World};
+
+/// One of WeChat's APIs. Each family lists its own in a table.
+pub(super) struct Endpoint {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) bearer: Bearer,
+    pub(super) body: Body,
+    /// True for the one API that refuses to be called again before it has answered.
+    pub(super) serial: bool,
+    pub(super) run: Run,
+}
+
+/// What an endpoint does to the world and what it answers.
+type Run = fn(&mut World, &Call) -> Result<Value, Refusal>;
+
+impl Endpoint {
+    /// An API that is asked by GET.
+    pub(super) const fn get(path: &'static str, bearer: Bearer, run: Run) -> Self {
+        Self { method: Method::GET, path, bearer, body: Body::Nothing, serial: false, run }
+    }
+
+    /// An API that takes a JSON object by POST.
+    pub(super) const fn post(path: &'static str, bearer: Bearer, run: Run) -> Self {
+        Self { method: Method::POST, path, bearer, body: Body::Json, serial: false, run }
+    }
+
+    /// An API that takes a file by POST.
+    pub(super) const fn upload(path: &'static str, bearer: Bearer, run: Run) -> Self {
+        Self { method: Method::POST, path, bearer, body: Body::Form, serial: false, run }
+    }
+
+    /// The same API, one call at a time and with a pause between two.
+    pub(super) const fn serial(mut self) -> Self {
+        self.serial = true;
+        self
+    }
+}
+
+/// Whose token an endpoint wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bearer {
+    Anyone,
+    MiniProgram,
+    /// No token at all: the call brings the secret.
+    Nobody,
+    Official,
+}
+
+/// What an endpoint wants in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    Form,
+    Json,
+    Nothing,
+}
+
+/// A call that passed the general checks.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// Whose token it was; empty where no token is wanted.
+    pub(super) app_id: String,
+    pub(super) query: BTreeMap<String, String>,
+    pub(super) fields: Map<String, Value>,
+    pub(super) part: Option<Part>,
+}
+
+/// One file out of a form.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) file_name: Option<String>,
+    pub(super) content_type: Option<String>,
+    pub(super) bytes: bytes::Bytes,
+}
+
+impl Call {
+    /// A string that must be there and must not be empty.
+    pub(super) fn text(&self, name: &str) -> Result<&str, Refusal> {
+        match self.optional_text(name)? {
+            "" => Err(Refusal::new(40097)),
+            text => Ok(text),
+        }
+    }
+
+    /// A string that may be missing, which is the same as empty.
+    pub(super) fn optional_text(&self, name: &str) -> Result<&str, Refusal> {
+        match self.fields.get(name) {
+            None | Some(Value::Null) => Ok(""),
+            Some(Value::String(text)) => Ok(text),
+            // A value of the wrong type was seen to be answered like broken JSON.
+            Some(_) => Err(Refusal::new(47001)),
+        }
+    }
+
+    /// A whole number that must be there.
+    pub(super) fn number(&self, name: &str) -> Result<i64, Refusal> {
+        match self.fields.get(name) {
+            None | Some(Value::Null) => Err(Refusal::new(40097)),
+            Some(value) => value.as_i64().ok_or(Refusal::new(47001)),
+        }
+    }
+
+    /// An id where documents and clients disagree whether it is a number or a string.
+    pub(super) fn id(&self, name: &str) -> Result<String, Refusal> {
+        match self.fields.get(name) {
+            Some(Value::Number(number)) => Ok(number.to_string()),
+            _ => self.text(name).map(str::to_owned),
+        }
+    }
+
+    /// JSON inside a string, such as `"{\"list\":[…]}"`.
+    pub(super) fn nested(&self, name: &str, otherwise: i64) -> Result<Value, Refusal> {
+        serde_json::from_str(self.text(name)?).map_err(|_| Refusal::new(otherwise))
+    }
+
+    /// The pictures in `pic_list`, which must all have come from uploadimg.
+    pub(super) fn pictures(&self, otherwise: i64) -> Result<Vec<String>, Refusal> {
+        let nested = self.nested("pic_list", otherwise)?;
+        let list = nested["list"].as_array().ok_or(Refusal::new(otherwise))?;
+        let pictures = list.iter().map(|url| url.as_str().filter(|url| is_picture(url)));
+        match pictures.map(|url| url.map(str::to_owned)).collect::<Option<Vec<_>>>() {
+            Some(pictures) if !pictures.is_empty() => Ok(pictures),
+            _ => Err(Refusal::new(otherwise)),
+        }
+    }
+
+    /// Opening hours, `11:11-12:12`.
+    pub(super) fn hours(&self, otherwise: i64) -> Result<&str, Refusal> {
+        let hours = self.text("hour")?;
+        let good =
+            hours.split_once('-').is_some_and(|(open, close)| is_time(open) && is_time(close));
+        if good { Ok(hours) } else { Err(Refusal::new(otherwise)) }
+    }
+}
+
+/// True for the address of a picture that lies at WeChat.
+pub(super) fn is_picture(url: &str) -> bool {
+    ["http://mmbiz.qpic.cn/", "https://mmbiz.qpic.cn/"].iter().any(|host| url.starts_with(host))
+}
+
+fn is_time(text: &str) -> bool {
+    let digits = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once(':').is_some_and(|(hour, minute)| {
+        digits(hour) && digits(minute) && hour <= "24" && minute <= "59"
+    })
+}
+
+/// `{"errcode":0,"errmsg":"ok"}` and nothing more.
+pub(super) fn done() -> Value {
+    json!({ "errcode": 0, "errmsg": "ok" })
+}
+
+/// `{"errcode":0,"errmsg":"ok"}` with one field beside them.
+pub(super) fn done_with(name: &str, value: Value) -> Value {
+    let mut answer = done();
+    answer[name] = value;
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(fields: Value) -> Call {
+        Call { fields: fields.as_object().cloned().unwrap_or_default(), ..Call::default() }
+    }
+
+    #[test]
+    fn hours_are_two_times_of_day() {
+        assert!(call(json!({ "hour": "00:00-24:00" })).hours(40097).is_ok());
+        for bad in ["9:00-18:00", "09:00", "全天", "09:00-25:00", "09:60-10:00"] {
+            assert_eq!(
+                call(json!({ "hour": bad })).hours(40097),
+                Err(Refusal::new(40097)),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn pictures_are_json_in_a_string() {
+        let good = r#"{"list":["http://mmbiz.qpic.cn/a/0"]}"#;
+        assert_eq!(call(json!({ "pic_list": good })).pictures(40097).map(|list| list.len()), Ok(1));
+        let plain = json!({ "pic_list": { "list": ["http://mmbiz.qpic.cn/a/0"] } });
+        assert_eq!(call(plain).pictures(40097), Err(Refusal::new(47001)));
+        for bad in [r#"{"list":[]}"#, r#"{"list":["http://elsewhere/"]}"#, "[]", "x"] {
+            let answer = call(json!({ "pic_list": bad })).pictures(40097);
+            assert_eq!(answer, Err(Refusal::new(40097)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Districts and places on Tencent's map (腾讯地图).
+
+use serde_json::{Value, json};
+
+use super::{
+    audit::{self, Audit, Kind, State},
+    districts,
+    endpoint::{Bearer, Call, Endpoint, done_with, is_picture},
+    error::Refusal,
+    places::Place,
+    world::World,
+};
+
+/// The endpoints of this family.
+pub(super) const ROUTES: &[Endpoint] = &[
+    Endpoint::get("/wxa/get_district", Bearer::Anyone, district),
+    Endpoint::post("/wxa/search_map_poi", Bearer::Anyone, search),
+    Endpoint::post("/wxa/create_map_poi", Bearer::Anyone, create),
+];
+
+/// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
+///
+/// The answer has `status` and `message` where others have errcode and errmsg.
+fn district(_: &mut World, _: &Call) -> Result<Value, Refusal> {
+    Ok(districts::table().clone())
+}
+
+/// `POST /wxa/search_map_poi` — 在腾讯地图中搜索门店
+///
+/// `districtid` is a number here; a string was seen to find nothing. Districts contain those below
+/// them. Nothing found is a success.
+fn search(world: &mut World, call: &Call) -> Result<Value, Refusal> {
+    let keyword = call.text("keyword")?;
+    let within = match call.fields.get("districtid") {
+        None | Some(Value::Null) => return Err(Refusal::new(40097)),
+        Some(Value::String(_)) => None,
+        Some(number) => {
+            let id = number.as_u64().ok_or(Refusal::new(47001))?;
+            Some(u32::try_from(id).map_err(|_| Refusal::new(40097))?)
+        }
+    };
+    let matches = |place: &&Place| {
+        let texts = [&place.branch_name, &place.address, &place.category];
+        within.is_some_and(|district| districts::contains(district, place.district_id))
+            && texts.iter().any(|text| text.contains(keyword))
+    };
+    let items: Vec<_> = world.places.iter().filter(matches).map(describe).collect();
+    Ok(done_with("data", json!({ "item": items })))
+}
+
+fn describe(place: &Place) -> Value {
+    json!({
+        "branch_name": place.branch_name,
+        "address": place.address,
+        "longitude": place.longitude,
+        "latitude": place.latitude,
+        "telephone": place.telephone,
+        "category": place.category,
+        "sosomap_poi_uid": place.map_poi_id,
+        "data_supply": 2,
+        "pic_urls": [],
+        "card_id_list": [],
+    })
+}
+
+/// `POST /wxa/create_map_poi` — 在腾讯地图中创建门店
+///
+/// Everything is a string here, `districtid` and the coordinates too. Success has `error` and
+/// `data` instead of an errcode, refusals have one.
+fn create(world: &mut World, call: &Call) -> Result<Value, Refusal> {
+    let place = requested(call)?;
+    let legacy = legacy_id(call)?;
+    if let Some(poi_id) = &legacy {
+        world.tenant(&call.app_id)?.stores.may_add(poi_id)?;
+    }
+    let base_id = audit::open(world, &call.app_id, Kind::CreateMapPoi, &place.branch_name);
+    world.tenant(&call.app_id)?.requested_places.insert(base_id, Requested { place, legacy });
+    Ok(json!({ "error": null, "data": { "base_id": base_id, "rich_id": base_id - 150 } }))
+}
+
+/// A place that is in review.
+#[derive(Clone, Debug)]
+pub(super) struct Requested {
+    place: Place,
+    legacy: Option<String>,
+}
+
+fn requested(call: &Call) -> Result<Place, Refusal> {
+    let bad = || Refusal::new(40097);
+    for name in ["province", "city", "district", "introduct"] {
+        call.text(name)?;
+    }
+    for name in ["photo", "license"] {
+        // Addresses from uploadimg, not media ids.
+        Some(call.text(name)?).filter(|url| is_picture(url)).ok_or_else(bad)?;
+    }
+    let degrees = |name| call.text(name)?.parse::<f64>().map_err(|_| bad());
+    let category = call.text("category")?;
+    let district_id = call.text("districtid")?.parse().map_err(|_| bad())?;
+    let telephone = call.text("telephone")?;
+    if !category.contains(':') || districts::find(district_id).is_none() {
+        return Err(bad());
+    }
+    Ok(Place {
+        map_poi_id: String::new(),
+        branch_name: call.text("name")?.to_owned(),
+        address: call.text("address")?.to_owned(),
+        longitude: degrees("longitude")?,
+        latitude: degrees("latitude")?,
+        telephone: telephone.to_owned(),
+        category: category.to_owned(),
+        district_id,
+    })
+}
+
+/// The store that is to migrate. An id of 19 digits was seen to be answered “data format error”.
+fn legacy_id(call: &Call) -> Result<Option<String>, Refusal> {
+    match call.fields.get("poi_id") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(empty)) if empty.is_empty() => Ok(None),
+        Some(_) => match call.id("poi_id")? {
+            id if id.len() > 18 => Err(Refusal::new(47001)),
+            id => Ok(Some(id)),
+        },
+    }
+}
+
+/// What the end of a place's review changes; answers the id of the place.
+pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<String> {
+    let tenant = world.accounts.get_mut(&audit.app_id)?;
+    let Requested { mut place, legacy } = tenant.requested_places.remove(&audit.audit_id)?;
+    if audit.state != State::Approved {
+        return None;
+    }
+    let map_poi_id = world.mint.map_poi_id();
+    let mut stores = tenant.stores.legacy.iter_mut();
+    if let Some(store) = stores.find(|store| Some(&store.poi_id) == legacy.as_ref()) {
+        store.mapid.clone_from(&map_poi_id);
+    }
+    place.map_poi_id.clone_from(&map_poi_id);
+    world.places.push(place);
+    Some(map_poi_id)
+}
+
+/// The place with this id.
+pub(super) fn find<'a>(world: &'a World, map_poi_id: &str) -> Option<&'a Place> {
+    world.places.iter().find(|place| place.map_poi_id == map_poi_id)
+}

@@ -1,0 +1,211 @@
+//! HTTP: from the socket to the world and back, along whatever detour a fault demands.
+//!
+//! Each connection is served on its own, without a router, so that a fault can hold it, cut it in
+//! the middle of an answer, or reset it.
+
+use std::{convert::Infallible, fmt, io, pin::pin, time::Duration};
+
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming as Received},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use super::{
+    Simulator, control,
+    endpoint::Part,
+    faults::Delivery,
+    world::{Incoming, Outcome, Reply},
+};
+
+/// More than any upload that WeChat takes.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
+/// How much of a padded answer is sent at once.
+const CHUNK: u64 = 64 * 1024;
+
+/// The body of an answer. Its error ends the connection.
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Serves until `shutdown`, then drops every connection.
+pub(super) async fn run(
+    simulator: Simulator,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut shutdown = pin!(shutdown);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    connections.spawn(serve(simulator.clone(), socket));
+                }
+                // Out of descriptors, most likely; the next connection that ends frees one.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves one connection to its end, which is a reset where a fault says so.
+async fn serve(simulator: Simulator, socket: TcpStream) {
+    let _ = socket.set_nodelay(true);
+    let service = service_fn(|request| answer(simulator.clone(), request));
+    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+    let ended = (&mut connection).await;
+    if ended.is_err_and(|error| error.is_user()) {
+        // Without this the kernel ends the connection politely, and nobody would notice.
+        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+    }
+}
+
+/// Why a request gets no answer.
+#[derive(Debug)]
+struct Reset;
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fault resets the connection")
+    }
+}
+
+impl std::error::Error for Reset {}
+
+async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Response<Body>, Reset> {
+    let (head, body) = request.into_parts();
+    // Whoever breaks off his own request is not waiting for an answer.
+    let bytes = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Reset)?.to_bytes();
+    let path = head.uri.path().to_owned();
+    let query = head.uri.query().unwrap_or_default().as_bytes();
+    let query = form_urlencoded::parse(query).into_owned().collect();
+    if let Some(rest) = path.strip_prefix("/_simulator") {
+        let reply = control::answer(&simulator, &head.method, rest, &query, &bytes);
+        return Ok(respond(&reply, whole(reply.body.clone())));
+    }
+    let content_type = head.headers.get(header::CONTENT_TYPE);
+    let part = file_part(content_type, bytes.clone()).await;
+    let request = Incoming { method: head.method, path, query, bytes, part };
+    let outcome = simulator.world().receive(request);
+    deliver(simulator, outcome).await
+}
+
+/// Sends the answer the way the fault wants it sent.
+async fn deliver(simulator: Simulator, outcome: Outcome) -> Result<Response<Body>, Reset> {
+    let Outcome { reply, fault, turn } = outcome;
+    let turn = turn.map(|app_id| Turn { simulator, app_id });
+    let bytes = reply.body.clone();
+    let body = match fault.map_or(Delivery::Plain, |fault| fault.kind.delivery()) {
+        Delivery::Cut => cut(bytes),
+        Delivery::Drip(interval) => drip(bytes, interval, turn),
+        Delivery::Late(delay) => {
+            tokio::time::sleep(delay).await;
+            drop(turn);
+            whole(bytes)
+        }
+        Delivery::Never => hold(turn),
+        Delivery::Padded(more) => padded(bytes, more),
+        Delivery::Plain => whole(bytes),
+        Delivery::Reset => return Err(Reset),
+    };
+    Ok(respond(&reply, body))
+}
+
+/// Keeps an account's serial API busy until the answer is out.
+struct Turn {
+    simulator: Simulator,
+    app_id: String,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut world = self.simulator.world();
+        let now = world.now();
+        if let Ok(tenant) = world.tenant(&self.app_id) {
+            tenant.nearby.lane.leave(now);
+        }
+    }
+}
+
+fn respond(reply: &Reply, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if let Some(location) = reply.location.as_ref().and_then(|to| HeaderValue::from_str(to).ok()) {
+        headers.insert(header::LOCATION, location);
+    }
+    if reply.status == StatusCode::NOT_FOUND {
+        headers.remove(header::CONTENT_TYPE);
+    }
+    response
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+/// Half the answer, then the end of the connection.
+fn cut(bytes: Bytes) -> Body {
+    let half = bytes.slice(..bytes.len() / 2);
+    let broken = io::Error::from(io::ErrorKind::ConnectionReset);
+    StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(broken)])).boxed_unsync()
+}
+
+/// The answer, a byte at a time.
+fn drip(bytes: Bytes, interval: Duration, turn: Option<Turn>) -> Body {
+    let stream = stream::unfold((bytes, turn), move |(mut left, turn)| async move {
+        if left.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(interval).await;
+        let byte = left.split_to(1);
+        Some((Ok(Frame::data(byte)), (left, turn)))
+    });
+    StreamBody::new(stream).boxed_unsync()
+}
+
+/// A head without a body, for as long as the caller likes to wait.
+fn hold(turn: Option<Turn>) -> Body {
+    let stream = stream::unfold(turn, |_turn| std::future::pending());
+    StreamBody::new(stream).boxed_unsync()
+}
+
+/// The answer with a field of `more` bytes in front.
+fn padded(bytes: Bytes, more: u64) -> Body {
+    let rest = bytes.slice(bytes.len().min(1)..);
+    let head = [Bytes::from_static(b"{\"padding\":\"")].into_iter();
+    let chunks = (0..more / CHUNK).map(|_| CHUNK).chain([more % CHUNK]);
+    let filling =
+        chunks.map(|length| Bytes::from(vec![b'x'; usize::try_from(length).unwrap_or(0)]));
+    let tail = [Bytes::from_static(b"\","), rest].into_iter();
+    let frames = head.chain(filling).chain(tail).map(|chunk| Ok(Frame::data(chunk)));
+    StreamBody::new(stream::iter(frames)).boxed_unsync()
+}
+
+/// The first file of a form, if this is one.
+async fn file_part(content_type: Option<&HeaderValue>, bytes: Bytes) -> Option<Part> {
+    let mut request = Request::new(axum::body::Body::from(bytes));
+    request.headers_mut().insert(header::CONTENT_TYPE, content_type?.clone());
+    *request.method_mut() = http::Method::POST;
+    DefaultBodyLimit::disable().apply(&mut request);
+    let mut form = Multipart::from_request(request, &()).await.ok()?;
+    let field = form.next_field().await.ok()??;
+    Some(Part {
+        name: field.name().unwrap_or_default().to_owned(),
+        file_name: field.file_name().map(str::to_owned),
+        content_type: field.content_type().map(str::to_owned),
+        bytes: field.bytes().await.ok()?,
+    })
+}

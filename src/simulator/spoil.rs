@@ -1,0 +1,163 @@
+//! How a good answer is made a bad one: the rewriting half of the faults, pure.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{faults::Kind, world::Reply};
+
+/// The page of a proxy that found nobody behind it.
+const BAD_GATEWAY: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
+    <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
+
+/// The answer that `kind` makes of `reply`.
+pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
+    match kind {
+        Kind::Empty => Reply { body: Bytes::new(), ..reply },
+        Kind::ErrcodeAsString => rewrite(reply, errcode_as_string),
+        Kind::Html502 => page(StatusCode::BAD_GATEWAY, BAD_GATEWAY),
+        Kind::InvalidUtf8 => Reply { body: with_invalid_byte(&reply.body), ..reply },
+        Kind::NotJson => Reply { body: reply.body.slice(..reply.body.len() / 2), ..reply },
+        Kind::NullField { pointer } => rewrite(reply, |body| {
+            if let Some(field) = body.pointer_mut(pointer) {
+                *field = Value::Null;
+            }
+        }),
+        Kind::Nulls => rewrite(reply, nulls),
+        Kind::Redirect { location } => {
+            Reply { location: Some(location.clone()), ..page(StatusCode::FOUND, "") }
+        }
+        Kind::Replace { body: Value::String(text) } => {
+            Reply { body: Bytes::from(text.clone()), ..reply }
+        }
+        Kind::Replace { body } => Reply::json(body),
+        Kind::Status { code, body } => {
+            page(StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
+        }
+        Kind::UnknownFields => rewrite(reply, unknown_fields),
+        Kind::WrongTypes => rewrite(reply, wrong_types),
+        // These spoil the way, not the words; an errcode was already the answer.
+        Kind::Drip { .. }
+        | Kind::Errcode { .. }
+        | Kind::Hold
+        | Kind::Huge { .. }
+        | Kind::Latency { .. }
+        | Kind::ResetAfter
+        | Kind::ResetBefore
+        | Kind::Truncate => reply,
+    }
+}
+
+fn page(status: StatusCode, text: &str) -> Reply {
+    let body = Bytes::copy_from_slice(text.as_bytes());
+    Reply { status, content_type: "text/html", location: None, body }
+}
+
+fn rewrite(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {
+    match serde_json::from_slice(&reply.body) {
+        Ok(mut body) => {
+            change(&mut body);
+            Reply { body: Bytes::from(body.to_string()), ..reply }
+        }
+        Err(_) => reply,
+    }
+}
+
+fn errcode_as_string(body: &mut Value) {
+    if let Some(code) = body.get_mut("errcode") {
+        *code = Value::String(code.to_string());
+    }
+}
+
+/// Puts a lone continuation byte behind the first quotation mark.
+fn with_invalid_byte(body: &Bytes) -> Bytes {
+    let at = body.iter().position(|byte| *byte == b'"').map_or(0, |at| at + 1);
+    [&body[..at], &[0x80], &body[at..]].concat().into()
+}
+
+fn nulls(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(nulls),
+        Value::Object(fields) => {
+            fields.iter_mut().filter(|(name, _)| *name != "errcode").for_each(|(_, value)| {
+                nulls(value);
+            });
+        }
+        _ => *value = Value::Null,
+    }
+}
+
+fn unknown_fields(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(unknown_fields),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(unknown_fields);
+            let unknown = json!({ "answer": 42, "items": [1, "2", null, { "deep": true }] });
+            fields.insert("added_in_a_later_version".to_owned(), unknown);
+        }
+        _ => {}
+    }
+}
+
+fn wrong_types(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(wrong_types),
+        Value::Object(fields) => fields.values_mut().for_each(wrong_types),
+        Value::Number(number) => *value = Value::String(number.to_string()),
+        // Only where the number is written with the very same digits: `020…` is no JSON number.
+        Value::String(text) => match text.parse::<u64>() {
+            Ok(number) if number.to_string() == *text => *value = json!(number),
+            _ => {}
+        },
+        Value::Bool(_) | Value::Null => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoilt(kind: Kind, body: Value) -> String {
+        let reply = spoil(&kind, Reply::json(&body));
+        String::from_utf8(reply.body.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn wrong_types_keep_every_digit() {
+        let body = json!({
+            "errcode": 0, "id": "2708071440732747189", "phone": "020123", "at": 23.5,
+        });
+        assert_eq!(
+            spoilt(Kind::WrongTypes, body),
+            r#"{"at":"23.5","errcode":"0","id":2708071440732747189,"phone":"020123"}"#
+        );
+    }
+
+    #[test]
+    fn nulls_spare_the_verdict_and_the_shape() {
+        let body = json!({ "errcode": 0, "errmsg": "ok", "data": { "item": [{ "id": "1" }] } });
+        assert_eq!(
+            spoilt(Kind::Nulls, body.clone()),
+            r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":null}"#
+        );
+        let pointer = "/data/item/0/id".to_owned();
+        let one = spoilt(Kind::NullField { pointer }, body);
+        assert_eq!(one, r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":"ok"}"#);
+    }
+
+    #[test]
+    fn unknown_fields_are_in_every_object() {
+        let text = spoilt(Kind::UnknownFields, json!({ "data": { "item": [{}] } }));
+        assert_eq!(text.matches("added_in_a_later_version").count(), 3);
+    }
+
+    #[test]
+    fn bodies_can_be_no_text_and_no_json() {
+        let body = json!({ "errcode": 0, "errmsg": "ok" });
+        let broken = spoil(&Kind::InvalidUtf8, Reply::json(&body)).body;
+        assert!(str::from_utf8(&broken).is_err());
+        assert!(serde_json::from_str::<Value>(&spoilt(Kind::NotJson, body.clone())).is_err());
+        assert_eq!(spoilt(Kind::Replace { body: json!("<") }, body.clone()), "<");
+        assert_eq!(spoilt(Kind::ErrcodeAsString, body), r#"{"errcode":"0","errmsg":"ok"}"#);
+    }
+}

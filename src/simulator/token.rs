@@ -1,0 +1,333 @@
+//! Access tokens: two endpoints that know nothing of each other, and what becomes of old tokens.
+//!
+//! `/cgi-bin/token` makes a new token at every call and lets the one before live for five more
+//! minutes. `/cgi-bin/stable_token` answers the same token while it lives. Refreshing one never
+//! touches the other. All times are the injected clock's.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    endpoint::{Bearer, Call, Endpoint},
+    error::Refusal,
+    mint::Mint,
+    world::World,
+};
+
+/// A token's life.
+const LIFE: Duration = Duration::from_secs(7200);
+/// How long the previous token still works, and how early the stable one is renewed.
+const GRACE: Duration = Duration::from_secs(300);
+/// Forced refreshes closer together than this refresh nothing.
+const FORCE_PAUSE: Duration = Duration::from_secs(30);
+/// Forced refreshes a day.
+const FORCED_A_DAY: u64 = 20;
+/// Calls a day to the stable endpoint.
+const STABLE_A_DAY: u64 = 500_000;
+/// Calls a minute to the stable endpoint.
+const STABLE_A_MINUTE: u64 = 10_000;
+/// WeChat asks for room for 512 characters.
+const LENGTH: usize = 136;
+
+/// The endpoints of this family.
+pub(super) const ROUTES: &[Endpoint] = &[
+    Endpoint::get("/cgi-bin/token", Bearer::Nobody, token),
+    Endpoint::post("/cgi-bin/stable_token", Bearer::Nobody, stable_token),
+];
+
+/// `GET /cgi-bin/token` — 获取接口调用凭据
+fn token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
+    let field = |name: &str| call.query.get(name).map_or("", String::as_str);
+    let app_id = admit(world, field("grant_type"), field("appid"), field("secret"))?;
+    let moment = world.moment();
+    let limit = world.rules.classic_tokens_a_day;
+    world.tokens.classic(&mut world.mint, &app_id, moment, limit)
+}
+
+/// `POST /cgi-bin/stable_token` — 获取稳定版接口调用凭据
+fn stable_token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
+    let field = |name| call.optional_text(name);
+    let app_id = admit(world, field("grant_type")?, field("appid")?, field("secret")?)?;
+    let force = match call.fields.get("force_refresh") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(force)) => *force,
+        Some(_) => return Err(Refusal::new(47001)),
+    };
+    let moment = world.moment();
+    world.tokens.stable(&mut world.mint, &app_id, moment, force)
+}
+
+fn admit(world: &World, grant: &str, app_id: &str, secret: &str) -> Result<String, Refusal> {
+    if grant != "client_credential" {
+        return Err(Refusal::new(40002));
+    }
+    if app_id.is_empty() {
+        return Err(Refusal::new(41002));
+    }
+    if secret.is_empty() {
+        return Err(Refusal::new(41004));
+    }
+    let account = world.accounts.get(app_id).ok_or(Refusal::new(40013))?;
+    if account.secret == secret { Ok(app_id.to_owned()) } else { Err(Refusal::new(40125)) }
+}
+
+/// A point in time, as the counters need it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    /// Days since 1970 in China, where WeChat's counters start anew.
+    pub(super) day: u64,
+}
+
+/// Every token there is, and how often each account asked.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    grants: HashMap<String, Grant>,
+    classic: HashMap<String, String>,
+    stable: HashMap<String, String>,
+    usage: HashMap<String, Usage>,
+}
+
+#[derive(Debug)]
+struct Grant {
+    app_id: String,
+    dies: Instant,
+    /// A replaced token is answered 40001 after its grace, one that died of old age 42001.
+    replaced: bool,
+}
+
+/// How often an account asked for tokens today.
+#[derive(Debug, Default)]
+struct Usage {
+    day: u64,
+    classic: u64,
+    stable: u64,
+    forced: u64,
+    last_forced: Option<Instant>,
+    minute: Option<(Instant, u64)>,
+}
+
+impl Tokens {
+    /// Whose token this is.
+    pub(super) fn owner(&self, token: &str, now: Instant) -> Result<&str, Refusal> {
+        match self.grants.get(token) {
+            Some(grant) if now < grant.dies => Ok(&grant.app_id),
+            Some(grant) if !grant.replaced => Err(Refusal::new(42001)),
+            _ => Err(Refusal::new(40001)),
+        }
+    }
+
+    /// Forgets every token, as if someone else had refreshed all of them.
+    pub(super) fn revoke(&mut self) {
+        self.grants.clear();
+        self.classic.clear();
+        self.stable.clear();
+    }
+
+    /// How often each account asked today, and how many of its tokens work.
+    pub(super) fn counts(&self, moment: Moment) -> Value {
+        let count = |(app_id, usage): (&String, &Usage)| {
+            let living = |grant: &&Grant| grant.app_id == *app_id && moment.now < grant.dies;
+            let today = |count| if usage.day == moment.day { count } else { 0 };
+            let counts = json!({
+                "token": today(usage.classic),
+                "stable_token": today(usage.stable),
+                "forced": today(usage.forced),
+                "valid": self.grants.values().filter(living).count(),
+            });
+            (app_id.clone(), counts)
+        };
+        self.usage.iter().map(count).collect()
+    }
+
+    fn classic(
+        &mut self,
+        mint: &mut Mint,
+        app_id: &str,
+        moment: Moment,
+        limit: u64,
+    ) -> Result<Value, Refusal> {
+        let usage = self.usage(app_id, moment.day);
+        if usage.classic >= limit {
+            return Err(Refusal::new(45009));
+        }
+        usage.classic += 1;
+        if let Some(previous) = self.classic.get(app_id).and_then(|old| self.grants.get_mut(old)) {
+            previous.replace(moment.now + GRACE);
+        }
+        let token = self.grant(mint, app_id, moment.now);
+        self.classic.insert(app_id.to_owned(), token.clone());
+        Ok(json!({ "access_token": token, "expires_in": LIFE.as_secs() }))
+    }
+
+    fn stable(
+        &mut self,
+        mint: &mut Mint,
+        app_id: &str,
+        moment: Moment,
+        force: bool,
+    ) -> Result<Value, Refusal> {
+        let now = moment.now;
+        let force = self.usage(app_id, moment.day).admit_stable(now, force)?;
+        let current = self.stable.get(app_id);
+        let left = current
+            .and_then(|token| self.grants.get(token))
+            .map_or(Duration::ZERO, |grant| grant.dies.saturating_duration_since(now));
+        if let Some(token) = current
+            && !force
+            && left > GRACE
+        {
+            return Ok(json!({ "access_token": token, "expires_in": left.as_secs() }));
+        }
+        if let Some(previous) = current.and_then(|old| self.grants.get_mut(old)) {
+            // Renewed ahead of its end, the old one lives that end; refreshed by force, it is dead.
+            previous.replace(if force { now } else { previous.dies });
+        }
+        let token = self.grant(mint, app_id, now);
+        self.stable.insert(app_id.to_owned(), token.clone());
+        Ok(json!({ "access_token": token, "expires_in": LIFE.as_secs() }))
+    }
+
+    fn grant(&mut self, mint: &mut Mint, app_id: &str, now: Instant) -> String {
+        let token = mint.text("token", LENGTH);
+        let grant = Grant { app_id: app_id.to_owned(), dies: now + LIFE, replaced: false };
+        self.grants.insert(token.clone(), grant);
+        token
+    }
+
+    fn usage(&mut self, app_id: &str, day: u64) -> &mut Usage {
+        let usage = self.usage.entry(app_id.to_owned()).or_default();
+        if usage.day != day {
+            *usage = Usage { day, last_forced: usage.last_forced, ..Usage::default() };
+        }
+        usage
+    }
+}
+
+impl Grant {
+    fn replace(&mut self, dies: Instant) {
+        self.dies = self.dies.min(dies);
+        self.replaced = true;
+    }
+}
+
+impl Usage {
+    /// Counts a call to the stable endpoint; answers whether it refreshes by force.
+    fn admit_stable(&mut self, now: Instant, force: bool) -> Result<bool, Refusal> {
+        let (since, calls) = self.minute.unwrap_or((now, 0));
+        let fresh = now.saturating_duration_since(since) >= Duration::from_secs(60);
+        let (since, calls) = if fresh { (now, 0) } else { (since, calls) };
+        if calls >= STABLE_A_MINUTE {
+            return Err(Refusal::new(45011));
+        }
+        let recent = self.last_forced.is_some_and(|last| now < last + FORCE_PAUSE);
+        let force = force && !recent;
+        if self.stable >= STABLE_A_DAY || force && self.forced >= FORCED_A_DAY {
+            return Err(Refusal::new(45009));
+        }
+        self.minute = Some((since, calls + 1));
+        self.stable += 1;
+        if force {
+            self.forced += 1;
+            self.last_forced = Some(now);
+        }
+        Ok(force)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    struct Desk {
+        clock: Clock,
+        mint: Mint,
+        tokens: Tokens,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            Self { clock: Clock::frozen(), mint: Mint::new(1), tokens: Tokens::default() }
+        }
+
+        fn moment(&self) -> Moment {
+            Moment { now: self.clock.now(), day: self.clock.unix() / 86_400 }
+        }
+
+        fn wait(&self, seconds: u64) {
+            self.clock.advance(Duration::from_secs(seconds));
+        }
+
+        fn classic(&mut self) -> String {
+            let moment = self.moment();
+            value(self.tokens.classic(&mut self.mint, "wx1", moment, 2000))
+        }
+
+        fn stable(&mut self, force: bool) -> Result<Value, Refusal> {
+            let moment = self.moment();
+            self.tokens.stable(&mut self.mint, "wx1", moment, force)
+        }
+
+        fn check(&self, token: &str) -> Result<&str, i64> {
+            self.tokens.owner(token, self.clock.now()).map_err(|refusal| refusal.errcode)
+        }
+    }
+
+    fn value(answer: Result<Value, Refusal>) -> String {
+        answer.expect("a token")["access_token"].as_str().expect("a text").to_owned()
+    }
+
+    #[test]
+    fn a_classic_token_lives_five_minutes_more_when_it_is_replaced() {
+        let mut desk = Desk::new();
+        let first = desk.classic();
+        assert!(first.len() >= 100);
+        let second = desk.classic();
+        assert_ne!(first, second);
+        desk.wait(299);
+        assert_eq!(desk.check(&first), Ok("wx1"));
+        desk.wait(1);
+        assert_eq!(desk.check(&first), Err(40001));
+        desk.wait(7200);
+        assert_eq!(desk.check(&second), Err(42001));
+    }
+
+    #[test]
+    fn the_stable_token_stays_until_its_last_five_minutes() {
+        let mut desk = Desk::new();
+        let classic = desk.classic();
+        let first = value(desk.stable(false));
+        desk.wait(6899);
+        let again = desk.stable(false);
+        assert_eq!(again, Ok(json!({ "access_token": first, "expires_in": 301 })));
+        desk.wait(1);
+        let second = value(desk.stable(false));
+        assert_ne!(first, second);
+        assert_eq!(desk.check(&first), Ok("wx1"));
+        assert_eq!(desk.check(&classic), Ok("wx1"), "the two endpoints are isolated");
+        desk.wait(300);
+        assert_eq!(desk.check(&first), Err(40001));
+        assert_eq!(desk.check(&second), Ok("wx1"));
+    }
+
+    #[test]
+    fn force_kills_at_once_but_not_twice_in_thirty_seconds_and_twenty_times_a_day() {
+        let mut desk = Desk::new();
+        let first = value(desk.stable(false));
+        let second = value(desk.stable(true));
+        assert_eq!(desk.check(&first), Err(40001));
+        desk.wait(29);
+        assert_eq!(value(desk.stable(true)), second);
+        let mut moment = desk.moment();
+        for forced in 1..=20 {
+            moment.now += FORCE_PAUSE;
+            let answer = desk.tokens.stable(&mut desk.mint, "wx1", moment, true);
+            assert_eq!(answer.is_ok(), forced < 20, "{forced}");
+        }
+    }
+}

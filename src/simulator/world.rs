@@ -1,0 +1,348 @@
+//! Everything the small WeChat knows, and what happens to a call from its arrival to its answer.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{
+    Account, AccountKind, FAMILIES, Settings,
+    account::Quota,
+    audit::{self, Audit},
+    endpoint::{Bearer, Body, Call, Endpoint, Part},
+    error::Refusal,
+    faults::{Fault, Faults, Kind},
+    journal::{self, Entry, Journal},
+    map_poi::Requested,
+    media::Media,
+    merchant::Merchant,
+    mint::Mint,
+    nearby::Nearby,
+    places::{self, Place},
+    spoil,
+    store::Stores,
+    token::{Moment, Tokens},
+};
+use crate::clock::Clock;
+
+/// The whole state. One lock holds all of it, so every call sees one consistent world.
+pub(super) struct World {
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
+    pub(super) mint: Mint,
+    pub(super) rules: Rules,
+    pub(super) accounts: BTreeMap<String, Tenant>,
+    pub(super) places: Vec<Place>,
+    pub(super) audits: BTreeMap<u64, Audit>,
+    pub(super) tokens: Tokens,
+    pub(super) faults: Faults,
+    pub(super) journal: Journal,
+}
+
+/// What can be set while the simulator runs.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    /// After which time audits pass by themselves; `None` means never.
+    pub(super) audit_delay: Option<Duration>,
+    /// How long addnearbypoi rests after an answer (“使用时间隔1s进行串行调用”).
+    pub(super) nearby_pause: Duration,
+    /// How many stores an account may have. WeChat publishes no number.
+    pub(super) store_limit: usize,
+    /// How many nearby places an account may have. WeChat publishes no number.
+    pub(super) nearby_limit: usize,
+    /// Calls a day to `/cgi-bin/token`.
+    pub(super) classic_tokens_a_day: u64,
+}
+
+/// What one account has at WeChat.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub(super) kind: AccountKind,
+    pub(super) secret: String,
+    pub(super) merchant: Merchant,
+    pub(super) stores: Stores,
+    pub(super) nearby: Nearby,
+    pub(super) quota: Quota,
+    pub(super) media: HashMap<String, Media>,
+    /// Places that are in review, by their base_id.
+    pub(super) requested_places: BTreeMap<u64, Requested>,
+}
+
+/// A request as it came in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: BTreeMap<String, String>,
+    pub(super) bytes: Bytes,
+    pub(super) part: Option<Part>,
+}
+
+/// An answer before it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) location: Option<String>,
+    pub(super) body: Bytes,
+}
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) reply: Reply,
+    pub(super) fault: Option<Fault>,
+    /// The account whose serial API is busy until the answer is out.
+    pub(super) turn: Option<String>,
+}
+
+impl World {
+    pub(super) fn new(settings: Settings) -> Self {
+        let mut world = Self {
+            clock: settings.clock.clone(),
+            mint: Mint::new(settings.seed),
+            rules: Rules {
+                audit_delay: settings.audit_delay,
+                nearby_pause: Duration::from_secs(1),
+                store_limit: 1000,
+                nearby_limit: 10,
+                classic_tokens_a_day: 2000,
+            },
+            accounts: BTreeMap::new(),
+            places: places::places(),
+            audits: BTreeMap::new(),
+            tokens: Tokens::default(),
+            faults: Faults::default(),
+            journal: Journal::default(),
+            settings,
+        };
+        for account in world.settings.accounts.clone() {
+            world.add_account(account);
+        }
+        world
+    }
+
+    /// Adds an account, or gives one that is there another secret and kind.
+    pub(super) fn add_account(&mut self, account: Account) {
+        let Account { app_id, secret, kind } = account;
+        if let Some(tenant) = self.accounts.get_mut(&app_id) {
+            (tenant.secret, tenant.kind) = (secret, kind);
+            return;
+        }
+        let tenant = Tenant {
+            kind,
+            secret,
+            merchant: Merchant::approved(&app_id),
+            stores: Stores::default(),
+            nearby: Nearby::default(),
+            quota: Quota::default(),
+            media: HashMap::new(),
+            requested_places: BTreeMap::new(),
+        };
+        self.accounts.insert(app_id, tenant);
+    }
+
+    /// The account that calls.
+    pub(super) fn tenant(&mut self, app_id: &str) -> Result<&mut Tenant, Refusal> {
+        self.accounts.get_mut(app_id).ok_or(Refusal::new(40013))
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        /// China is eight hours ahead of UTC, all year.
+        const CHINA: u64 = 8 * 3600;
+        Moment { now: self.clock.now(), day: (self.clock.unix() + CHINA) / 86_400 }
+    }
+
+    /// Takes a call from its arrival to its answer; only the way back is left to the caller.
+    pub(super) fn receive(&mut self, request: Incoming) -> Outcome {
+        audit::settle_due(self);
+        let seq = self.journal.append(self.entry(&request));
+        let fault = self.faults.strike(&request.path, &mut self.mint);
+        let mut turn = None;
+        let result = if fault.as_ref().is_none_or(Fault::executes) {
+            self.execute(request, seq, &mut turn)
+        } else {
+            Err(Refusal::new(-1))
+        };
+        let executed = matches!(result, Ok(Some(_)));
+        let mut reply = match result {
+            Ok(Some(body)) => Reply::json(&body),
+            Ok(None) => Reply::not_found(),
+            Err(refusal) => Reply::json(&refusal.body(&self.mint.rid())),
+        };
+        if let Some(Fault { kind, .. }) = &fault {
+            if let Kind::Errcode { errcode, errmsg } = kind {
+                let refusal = Refusal { errcode: *errcode, errmsg: errmsg.clone() };
+                reply = Reply::json(&refusal.body(&self.mint.rid()));
+            }
+            reply = spoil::spoil(kind, reply);
+        }
+        self.journal.amend(seq, |entry| {
+            entry.executed = executed;
+            entry.fault = fault.as_ref().map(|fault| fault.kind.name());
+            let reset =
+                matches!(&fault, Some(Fault { kind: Kind::ResetAfter | Kind::ResetBefore, .. }));
+            if !reset {
+                entry.status = Some(reply.status.as_u16());
+                entry.errcode = reply.errcode();
+            }
+        });
+        Outcome { reply, fault, turn }
+    }
+
+    /// Gives a call to its endpoint, if it passes the checks that all calls must pass. `None` means
+    /// that there is no such endpoint.
+    fn execute(
+        &mut self,
+        request: Incoming,
+        seq: u64,
+        turn: &mut Option<String>,
+    ) -> Result<Option<Value>, Refusal> {
+        let mut endpoints = endpoints().filter(|endpoint| endpoint.path == request.path).peekable();
+        let Some(first) = endpoints.peek().copied() else {
+            return Ok(None);
+        };
+        let wrong_verb = Refusal::new(if first.method == Method::GET { 43001 } else { 43002 });
+        let right_verb = |endpoint: &&Endpoint| endpoint.method == request.method;
+        let endpoint = endpoints.find(right_verb).ok_or(wrong_verb)?;
+
+        let app_id = self.identify(endpoint, &request.query)?;
+        self.journal.amend(seq, |entry| {
+            if !app_id.is_empty() {
+                entry.app_id.clone_from(&app_id);
+            }
+        });
+        if endpoint.bearer != Bearer::Nobody {
+            let day = self.moment().day;
+            self.tenant(&app_id)?.quota.spend(endpoint.path, day)?;
+        }
+        let fields = match endpoint.body {
+            Body::Json => parse(&request.bytes)?,
+            Body::Form | Body::Nothing => serde_json::Map::new(),
+        };
+        if endpoint.serial {
+            let (now, pause) = (self.now(), self.rules.nearby_pause);
+            self.tenant(&app_id)?.nearby.lane.enter(now, pause)?;
+            *turn = Some(app_id.clone());
+        }
+        let call = Call { app_id, query: request.query, fields, part: request.part };
+        (endpoint.run)(self, &call).map(Some)
+    }
+
+    /// Whose token the call carries. Another kind of account is answered as a bad token is.
+    fn identify(
+        &self,
+        endpoint: &Endpoint,
+        query: &BTreeMap<String, String>,
+    ) -> Result<String, Refusal> {
+        if endpoint.bearer == Bearer::Nobody {
+            return Ok(String::new());
+        }
+        let token = query.get("access_token").filter(|token| !token.is_empty());
+        let app_id = self.tokens.owner(token.ok_or(Refusal::new(41001))?, self.now())?;
+        let kind = self.accounts.get(app_id).map(|tenant| tenant.kind);
+        let welcome = match endpoint.bearer {
+            Bearer::Anyone | Bearer::Nobody => kind.is_some(),
+            Bearer::MiniProgram => kind == Some(AccountKind::MiniProgram),
+            Bearer::Official => kind == Some(AccountKind::Official),
+        };
+        if welcome { Ok(app_id.to_owned()) } else { Err(Refusal::new(40001)) }
+    }
+
+    fn entry(&self, request: &Incoming) -> Entry {
+        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let body = journal::describe_body(&request.bytes, request.part.as_ref());
+        let asking = request.query.get("appid").map(String::as_str);
+        Entry {
+            seq: 0,
+            at_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            method: request.method.to_string(),
+            path: request.path.clone(),
+            app_id: asking.or_else(|| body["appid"].as_str()).unwrap_or_default().to_owned(),
+            query: journal::redact_query(&request.query),
+            body,
+            executed: false,
+            errcode: None,
+            status: None,
+            fault: None,
+        }
+    }
+}
+
+impl Reply {
+    /// WeChat's usual answer: status 200, whatever the verdict.
+    pub(super) fn json(body: &Value) -> Self {
+        let body = Bytes::from(body.to_string());
+        Self {
+            status: StatusCode::OK,
+            content_type: "application/json; encoding=utf-8",
+            location: None,
+            body,
+        }
+    }
+
+    fn not_found() -> Self {
+        let status = StatusCode::NOT_FOUND;
+        Self { status, content_type: "text/plain", location: None, body: Bytes::new() }
+    }
+
+    /// The verdict in the answer, where a client could find one.
+    fn errcode(&self) -> Option<i64> {
+        let body: Value = serde_json::from_slice(&self.body).ok()?;
+        let body = body.as_object()?;
+        body.get("errcode").map_or(Some(0), Value::as_i64)
+    }
+}
+
+/// All endpoints of all families.
+pub(super) fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
+    FAMILIES.iter().copied().flatten()
+}
+
+/// A JSON body, checked as WeChat checks all of them.
+fn parse(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
+    if bytes.is_empty() {
+        return Err(Refusal::new(44002));
+    }
+    let is_escape =
+        |window: &[u8]| window.starts_with(b"\\u") && window[2..].iter().all(u8::is_ascii_hexdigit);
+    if bytes.windows(6).any(is_escape) {
+        return Err(Refusal::new(40033));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        _ => Err(Refusal::new(47001)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_checked_as_wechat_checks_them() {
+        let code = |body: &str| parse(body.as_bytes()).map_err(|refusal| refusal.errcode).err();
+        assert_eq!(code(r#"{"name":"海珠","nested":"{\"a\":\"\/\"}"}"#), None);
+        assert_eq!(code(""), Some(44002));
+        assert_eq!(code("{"), Some(47001));
+        assert_eq!(code("[]"), Some(47001));
+        assert_eq!(code(r#"{"name":"\u6d77"}"#), Some(40033));
+    }
+
+    #[test]
+    fn no_two_endpoints_claim_the_same_call() {
+        let claims: Vec<_> = endpoints().map(|one| (one.method.as_str(), one.path)).collect();
+        let mut unique = claims.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(claims.len(), unique.len());
+    }
+}
