@@ -112,15 +112,14 @@ impl Operations {
         let mut token = account.tokens.get(ctx.deadline).await?;
         let mut attempts = 0;
         loop {
-            let time_left = ctx.time_left(clock);
-            if time_left.is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
+            if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
                 return Err(Error::Deadline);
             }
-            // A write that was sent is followed to its end, whatever the caller's deadline.
-            let limit = if left.is_some() { E::REPLY_LIMIT } else { E::REPLY_LIMIT.min(time_left) };
             let attempt = Attempt {
                 token: Some(&token.value),
-                limit,
+                // Not less where the deadline comes first: a read is dropped then, and a write that
+                // was sent is followed to its end.
+                limit: E::REPLY_LIMIT,
                 resend_count: attempts,
                 parent: &ctx.trace.span,
             };
