@@ -91,7 +91,8 @@ async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Resp
     let path = head.uri.path().to_owned();
     let query = head.uri.query().unwrap_or_default().as_bytes();
     let query = form_urlencoded::parse(query).into_owned().collect();
-    if let Some(rest) = path.strip_prefix("/_simulator") {
+    let control = path.strip_prefix("/_simulator");
+    if let Some(rest) = control.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
         let reply = control::answer(&simulator, &head.method, rest, &query, &bytes);
         return Ok(respond(&reply, whole(reply.body.clone())));
     }
