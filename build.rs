@@ -5,6 +5,7 @@ use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
+#[expect(clippy::disallowed_methods, reason = "how cargo speaks to scripts")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -33,16 +34,22 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
         let name = message.name();
         let take = |field: &str| {
             let known = message.field.iter().any(|candidate| candidate.name() == field);
-            if known { format!("std::mem::take(&mut self.{field})") } else { "String::new()".into() }
+            if known {
+                format!("std::mem::take(&mut self.{field})")
+            } else {
+                "String::new()".into()
+            }
         };
         writeln!(
             code,
             "impl Addressed for {name} {{
                 fn take_app_id(&mut self) -> String {{ {} }}
                 fn take_request_id(&mut self) -> String {{ {} }}
+                fn take_client_reference(&mut self) -> String {{ {} }}
             }}",
             take("app_id"),
             take("request_id"),
+            take("client_reference"),
         )?;
     }
     Ok(code)

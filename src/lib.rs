@@ -1,4 +1,32 @@
 //! WeChat store and nearby mini programs as one typed gRPC service.
+//!
+//! # The story of one call
+//!
+//! A call goes straight down, and each layer speaks one language:
+//!
+//! 1. [`server`] accepts its connection, [`admit`] gives it a deadline and a place in a trace;
+//! 2. [`service`] takes the caller's words ([`pb`]), [`translate`] checks them and says the same in
+//!    WeChat's;
+//! 3. [`operation`] runs it: which retry is safe, who may leave before it ends;
+//! 4. [`account`] lends it an access token;
+//! 5. [`wechat`] sends it, once, and reads what came back.
+//!
+//! A family of calls has the same file name in every layer: `card.rs` is always about cards.
+//!
+//! Beside all this stands [`simulator`], a small WeChat that shares nothing with [`wechat`].
 
+pub mod account;
+pub mod admit;
+pub mod cli;
 pub mod clock;
+pub mod config;
+mod flight;
+pub mod id;
+pub mod operation;
+pub mod pb;
+pub mod server;
+pub mod service;
 pub mod simulator;
+pub mod telemetry;
+pub mod translate;
+pub mod wechat;

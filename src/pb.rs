@@ -1,6 +1,12 @@
 //! What `proto/` generates: the caller's vocabulary.
 
-#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 
 tonic::include_proto!("wechat.store.v1");
 include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
@@ -8,10 +14,12 @@ include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 /// The compiled `proto/` with its comments, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The two things that every request may name beside its own content.
+/// What every request may name beside its own content.
 pub trait Addressed {
     /// Moves the account's id out; empty means the default account.
     fn take_app_id(&mut self) -> String;
     /// Moves the write's id out; empty where there is none.
     fn take_request_id(&mut self) -> String;
+    /// Moves the caller's own number for the shop out; empty where there is none.
+    fn take_client_reference(&mut self) -> String;
 }

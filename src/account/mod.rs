@@ -31,19 +31,22 @@ pub struct Registry {
 }
 
 /// Why no account can serve a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request names none and the settings name no default of that kind.
+    #[error("the settings name no default account that is {needed}")]
     NoDefault {
         /// What the call needs.
         needed: AccountKinds,
     },
     /// The settings do not know it.
+    #[error("{app_id:?} is not in the settings")]
     Unknown {
         /// The id of the request.
         app_id: String,
     },
     /// It exists but cannot make this call.
+    #[error("{app_id} is not {needed}")]
     WrongKind {
         /// The id of the request.
         app_id: String,

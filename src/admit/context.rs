@@ -11,7 +11,15 @@ use std::{
 use tonic::Request;
 use uuid::Uuid;
 
-use crate::{clock::Clock, pb::Addressed, telemetry::Trace, translate::Invalid};
+use crate::{
+    clock::Clock,
+    pb::Addressed,
+    telemetry::Trace,
+    translate::{Check, Invalid},
+};
+
+/// In characters, as `proto/` says.
+const LONGEST_REFERENCE: usize = 64;
 
 /// What every call carries along.
 #[derive(Clone, Debug)]
@@ -20,6 +28,8 @@ pub struct Context {
     pub app_id: String,
     /// Names this write, so that a repeat is recognised.
     pub request_id: Option<Uuid>,
+    /// The caller's own number for the shop that a submission is about; empty where there is none.
+    pub client_reference: String,
     /// Until when an answer is of use.
     pub deadline: Instant,
     /// Where in which trace this is.
@@ -40,20 +50,18 @@ pub(super) struct Arrival {
 impl Context {
     /// Parts a request into what surrounds it and what it says.
     ///
-    /// Fails where `request_id` is no UUID.
+    /// Fails where `request_id` is no UUID or `client_reference` is too long.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
         let Arrival { deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the admission layer");
+        let mut check = Check::default();
         let app_id = message.take_app_id();
-        let request_id = match message.take_request_id() {
-            none if none.is_empty() => None,
-            id => Some(Uuid::try_parse(&id).map_err(|_| {
-                Invalid::one("request_id", "has to be a UUID, or empty")
-            })?),
-        };
-        Ok((Self { app_id, request_id, deadline, trace, stage }, message))
+        let request_id = check.uuid("request_id", &message.take_request_id());
+        let client_reference =
+            check.at_most("client_reference", message.take_client_reference(), LONGEST_REFERENCE);
+        check.done((Self { app_id, request_id, client_reference, deadline, trace, stage }, message))
     }
 
     /// How long an answer is still of use.

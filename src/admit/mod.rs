@@ -15,8 +15,8 @@ use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-pub use self::context::{Context, Stage, StageCell};
 use self::context::Arrival;
+pub use self::context::{Context, Stage, StageCell};
 use crate::{
     clock::Clock,
     config::Limits,
@@ -118,7 +118,8 @@ where
 /// The failure that a response carries; a failed unary call has it in its headers.
 fn failure(response: &Response<Body>) -> Option<Status> {
     let headers = response.headers();
-    let status = headers.contains_key("grpc-status").then(|| Status::from_header_map(headers))??;
+    let status =
+        headers.contains_key("grpc-status").then(|| Status::from_header_map(headers))??;
     (status.code() != Code::Ok).then_some(status)
 }
 

@@ -132,7 +132,14 @@ pub(super) fn check(
             mistakes.add(at("default"), "there is another default account of this kind");
         }
         defaults.extend(default.then_some(kind));
-        accounts.push(Account { app_id: app_id.into(), kind, default, secret, token, force_refresh });
+        accounts.push(Account {
+            app_id: app_id.into(),
+            kind,
+            default,
+            secret,
+            token,
+            force_refresh,
+        });
     }
     accounts
 }

@@ -149,11 +149,7 @@ fn sections<T: DeserializeOwned + Default>(
 
 /// Reads one section. serde stops at the first mistake; so each is noted, taken out, and the rest
 /// read again.
-fn read<T: DeserializeOwned + Default>(
-    mut value: Value,
-    name: &str,
-    mistakes: &mut Mistakes,
-) -> T {
+fn read<T: DeserializeOwned + Default>(mut value: Value, name: &str, mistakes: &mut Mistakes) -> T {
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(value.clone()) {
             Ok(section) => return section,

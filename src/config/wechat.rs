@@ -30,10 +30,8 @@ pub(super) fn check(wechat: WeChat, mistakes: &mut Mistakes) -> WeChat {
         Ok(url) => match url.scheme() {
             "https" => {}
             "http" if wechat.allow_http || is_loopback(&url) => {}
-            "http" => mistakes.add(
-                KEY,
-                "tokens would travel in the clear; use https, or say allow_http = true",
-            ),
+            "http" => mistakes
+                .add(KEY, "tokens would travel in the clear; use https, or say allow_http = true"),
             _ => mistakes.add(KEY, "the scheme has to be https or http"),
         },
     }

@@ -4,10 +4,7 @@
 //! retry. A read ends with its caller; a write runs in a task of its own, so that one that was sent
 //! is followed to its end even if the caller leaves.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -138,8 +135,7 @@ impl Operations {
                 Decision::SendAgain(wait) => clock.sleep(wait).await,
                 Decision::RenewToken(wait) => {
                     ctx.stage.reach(Stage::Token);
-                    let next =
-                        account.tokens.refused(&token, E::PATH, error, ctx.deadline).await?;
+                    let next = account.tokens.refused(&token, E::PATH, error, ctx.deadline).await?;
                     let same = next.generation == token.generation;
                     clock.sleep(if same { wait.max(SETTLING_WAIT) } else { wait }).await;
                     token = next;
@@ -158,4 +154,3 @@ fn given_up<E: Endpoint>(error: wechat::Error) -> Error {
         error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },
     }
 }
-

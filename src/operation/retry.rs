@@ -76,18 +76,18 @@ mod tests {
         let renew = RenewToken(Duration::ZERO);
         //   what went wrong                                read   repeatable once
         for (error, [read, repeatable, once]) in [
-            (Error::NotSent { cause: String::new() },      [soon,  soon,  soon]),
-            (lost(),                                       [soon,  soon,  GiveUp]),
-            (Error::TimedOut { limit: LONG },              [soon,  soon,  GiveUp]),
-            (Error::BadStatus { status: 502 },             [soon,  soon,  GiveUp]),
-            (Error::Unreadable { cause: String::new() },   [soon,  soon,  GiveUp]),
-            (refused(-1),                                  [soon,  soon,  GiveUp]),
-            (refused(40001),                               [renew, renew, renew]),
-            (refused(40014),                               [renew, renew, renew]),
-            (refused(42001),                               [renew, renew, renew]),
-            (refused(45009),                               [GiveUp, GiveUp, GiveUp]),
-            (refused(45011),                               [GiveUp, GiveUp, GiveUp]),
-            (refused(85038),                               [GiveUp, GiveUp, GiveUp]),
+            (Error::NotSent { cause: String::new() }, [soon, soon, soon]),
+            (lost(), [soon, soon, GiveUp]),
+            (Error::TimedOut { limit: LONG }, [soon, soon, GiveUp]),
+            (Error::BadStatus { status: 502 }, [soon, soon, GiveUp]),
+            (Error::Unreadable { cause: String::new() }, [soon, soon, GiveUp]),
+            (refused(-1), [soon, soon, GiveUp]),
+            (refused(40001), [renew, renew, renew]),
+            (refused(40014), [renew, renew, renew]),
+            (refused(42001), [renew, renew, renew]),
+            (refused(45009), [GiveUp, GiveUp, GiveUp]),
+            (refused(45011), [GiveUp, GiveUp, GiveUp]),
+            (refused(85038), [GiveUp, GiveUp, GiveUp]),
         ] {
             let decided = [Safety::Read, Safety::Repeatable, Safety::Once(Proof::Event)]
                 .map(|safety| decide(safety, &error, 1, LONG));

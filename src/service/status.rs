@@ -20,7 +20,7 @@ use crate::{
     admit::Stage,
     operation::Error,
     pb::ErrorReason,
-    translate::Invalid,
+    translate::{Invalid, page},
     wechat::{self, Errcode, Safety},
 };
 
@@ -103,6 +103,16 @@ impl From<Invalid> for Status {
     }
 }
 
+impl From<page::Foreign> for Status {
+    fn from(page::Foreign: page::Foreign) -> Self {
+        let rule = "has to be the next_page_token of this list's page before";
+        let message = format!("page_token: {rule}");
+        Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, message)
+            .violation("page_token", rule)
+            .into()
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
@@ -119,14 +129,6 @@ impl From<Error> for Status {
 /// The handler itself failed.
 pub(crate) fn internal(what: &str) -> Status {
     Failure::new(Code::Internal, ErrorReason::Internal, what).into()
-}
-
-/// A page token that this service did not give for this list.
-pub(crate) fn bad_page_token() -> Status {
-    let rule = "has to be the next_page_token of the page before, unchanged";
-    Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, format!("page_token {rule}"))
-        .violation("page_token", rule)
-        .into()
 }
 
 /// No district has the names that were asked for.
@@ -171,14 +173,16 @@ pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
 
 fn reshaped(status: &Status) -> Status {
     use ErrorReason as R;
+
     let message = status.message();
     let (code, reason) = match status.code() {
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
         // tonic answers INTERNAL when a message cannot be decoded; the caller made it.
-        Code::Internal if message.contains("decode") => (Code::InvalidArgument, R::MalformedRequest),
+        Code::Internal if message.contains("decode") => {
+            (Code::InvalidArgument, R::MalformedRequest)
+        }
         Code::InvalidArgument => (Code::InvalidArgument, R::MalformedRequest),
-        // Our limits for messages; tonic 0.14 says OUT_OF_RANGE.
-        Code::OutOfRange | Code::ResourceExhausted => (Code::ResourceExhausted, R::MessageTooLarge),
+        Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
         Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
         Code::Unavailable => (Code::Unavailable, R::Overloaded),
         code => (code, R::Internal),
@@ -191,19 +195,14 @@ fn reshaped(status: &Status) -> Status {
 }
 
 fn account(error: account::Error) -> Failure {
-    let (reason, rule) = match error {
-        account::Error::NoDefault { needed } => (
-            ErrorReason::DefaultAccountMissing,
-            format!("required: the settings name no default account that is {needed}"),
-        ),
-        account::Error::Unknown { app_id } => {
-            (ErrorReason::AccountUnknown, format!("{app_id:?} is not in the settings"))
-        }
-        account::Error::WrongKind { app_id, needed } => {
-            (ErrorReason::AccountKindMismatch, format!("{app_id} is not {needed}"))
-        }
+    let rule = error.to_string();
+    let reason = match error {
+        account::Error::NoDefault { .. } => ErrorReason::DefaultAccountMissing,
+        account::Error::Unknown { .. } => ErrorReason::AccountUnknown,
+        account::Error::WrongKind { .. } => ErrorReason::AccountKindMismatch,
     };
-    Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}")).violation("app_id", &rule)
+    Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
+        .violation("app_id", &rule)
 }
 
 fn no_token(error: token::Error) -> Failure {
@@ -249,7 +248,7 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
             Failure::new(Code::Internal, ErrorReason::WechatBadReply, message)
         }
         wechat::Error::BadStatus { status } => {
-            Failure::new(Code::Unavailable, ErrorReason::WechatBadReply, message)
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
                 .with("http_status", status.to_string())
         }
         wechat::Error::Lost { .. } | wechat::Error::TimedOut { .. } => {
@@ -261,6 +260,14 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
 
 /// A refusal by number.
 fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
+    if code.0 == 0 {
+        // The `error` of create_map_poi, which has no number.
+        let message = format!("Tencent Maps refused the place: {}", clipped(errmsg));
+        return Failure::new(Code::FailedPrecondition, ErrorReason::MapPoiRefused, message)
+            .with("errmsg", clipped(errmsg))
+            .with("mender", Mender::Caller.as_str())
+            .with("path", path);
+    }
     let Some(row) = errcode::lookup(path, code.0) else {
         let message = format!("WeChat refused with {code}, which no document names: {errmsg}");
         let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
@@ -269,10 +276,9 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     let mut failure =
         Failure::new(row.status, row.reason, row.en).with("mender", row.mender.as_str());
     failure.details.set_localized_message("zh-CN", row.zh);
-    if let Some(sets) = errcode::permission_sets(path)
-        && matches!(code.0, 48001 | 61007)
-    {
-        let what = format!("one of the permission sets {sets} has to be granted");
+    let sets = errcode::permission_sets(path);
+    if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
+        let what = format!("one of the permission sets {sets:?} has to be granted");
         failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
     } else if row.status == Code::FailedPrecondition {
         let kind = row.reason.as_str_name().trim_start_matches("ERROR_REASON_");
@@ -348,8 +354,7 @@ mod tests {
         let status = refusal("/wxa/add_store", 85038, "store has added rid: 65f0-1a2b");
         assert_eq!(reason(&status), (Code::AlreadyExists, "STORE_DUPLICATE".to_owned()));
         let info = status.get_details_error_info().expect("checked above");
-        for (key, value) in
-            [("errcode", "85038"), ("rid", "65f0-1a2b"), ("path", "/wxa/add_store")]
+        for (key, value) in [("errcode", "85038"), ("rid", "65f0-1a2b"), ("path", "/wxa/add_store")]
         {
             assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
         }

@@ -46,7 +46,11 @@ impl Telemetry {
             .with_writer(std::io::stderr)
             .with_filter(filter);
 
-        let provider = if wanted(environment) { Some(provider(environment.contains_key("OTEL_SERVICE_NAME"))?) } else { None };
+        let provider = if wanted(environment) {
+            Some(provider(environment.contains_key("OTEL_SERVICE_NAME"))?)
+        } else {
+            None
+        };
         let spans = provider.as_ref().map(|provider| {
             tracing_opentelemetry::layer()
                 .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))

@@ -6,9 +6,12 @@ use http::HeaderMap;
 use opentelemetry::{
     Context, TraceId,
     propagation::{Extractor, TextMapPropagator},
-    trace::{SamplingDecision, SpanKind, TraceContextExt},
+    trace::{SpanKind, TraceContextExt},
 };
-use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::ShouldSample};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{SamplingDecision, ShouldSample},
+};
 use tonic::{Code, Status};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -54,11 +57,8 @@ impl Trace {
             Context::new()
         };
         let caller = parent.span().span_context().trace_id();
-        let id = if caller == TraceId::INVALID {
-            TraceId::from(fastrand::u128(1..))
-        } else {
-            caller
-        };
+        let id =
+            if caller == TraceId::INVALID { TraceId::from(fastrand::u128(1..)) } else { caller };
         if !sampler.chooses(&parent, id, method) {
             return Self { id, span: Span::none(), started };
         }

@@ -1,5 +1,12 @@
 //! Checks what a caller sent and gathers every mistake, not only the first.
 
+use uuid::Uuid;
+
+use crate::id::MediaId;
+
+/// WeChat takes this many documents in one field (0~5个mediaid).
+const MOST_DOCUMENTS: usize = 5;
+
 /// What is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(Vec<Violation>);
@@ -14,11 +21,6 @@ pub struct Violation {
 }
 
 impl Invalid {
-    /// A single mistake.
-    pub fn one(field: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self(vec![Violation { field: field.into(), rule: rule.into() }])
-    }
-
     /// All mistakes, in the order of the fields.
     pub fn violations(&self) -> &[Violation] {
         &self.0
@@ -56,5 +58,88 @@ impl Check {
             self.refuse(field, "must not contain control characters");
         }
         text
+    }
+
+    /// Text that replaces what is there: absent leaves it, and empty is no value.
+    pub(crate) fn change(&mut self, field: &str, text: Option<String>) -> Option<String> {
+        let text = text?;
+        if text.trim().is_empty() {
+            self.refuse(field, "must not be empty: WeChat can clear nothing; leave it out");
+        }
+        Some(self.optional(field, text))
+    }
+
+    /// Text of at most so many characters.
+    pub(crate) fn at_most(&mut self, field: &str, text: String, characters: usize) -> String {
+        if text.chars().count() > characters {
+            self.refuse(field, format!("must have at most {characters} characters"));
+        }
+        self.optional(field, text)
+    }
+
+    /// A name of so many units by WeChat's counting, in which a Chinese character is two
+    /// (一个中文占两个字符).
+    pub(crate) fn units(&mut self, field: &str, text: String, min: usize, max: usize) -> String {
+        let units: usize = text.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
+        if !(min..=max).contains(&units) {
+            self.refuse(
+                field,
+                format!("must have {min} to {max} characters, a Chinese one counting two"),
+            );
+        }
+        self.optional(field, text)
+    }
+
+    /// A UUID, or none where the text is empty.
+    pub(crate) fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
+        if text.is_empty() {
+            return None;
+        }
+        let uuid = Uuid::try_parse(text).ok();
+        if uuid.is_none() {
+            self.refuse(field, "has to be a UUID, or empty");
+        }
+        uuid
+    }
+
+    /// Documents, in the one string that WeChat wants: `mediaid1|mediaid2`.
+    pub(crate) fn documents(&mut self, field: &str, ids: Vec<String>) -> String {
+        if ids.len() > MOST_DOCUMENTS {
+            self.refuse(field, format!("at most {MOST_DOCUMENTS}"));
+        }
+        for (index, id) in ids.iter().enumerate() {
+            self.media_id(&format!("{field}[{index}]"), id.clone());
+        }
+        ids.join("|")
+    }
+
+    /// A temporary media id that has to be there.
+    pub(crate) fn media_id(&mut self, field: &str, id: String) -> MediaId {
+        if id.contains('|') {
+            self.refuse(field, "must not contain |");
+        }
+        self.required(field, id).into()
+    }
+
+    /// Addresses of pictures, from one to `most`.
+    pub(crate) fn pictures(&mut self, field: &str, urls: Vec<String>, most: usize) -> Vec<String> {
+        if urls.is_empty() {
+            self.refuse(field, "required");
+        }
+        if urls.len() > most {
+            self.refuse(field, format!("at most {most}"));
+        }
+        for (index, url) in urls.iter().enumerate() {
+            self.picture(&format!("{field}[{index}]"), url.clone());
+        }
+        urls
+    }
+
+    /// The address of a picture that has to be there.
+    pub(crate) fn picture(&mut self, field: &str, url: String) -> String {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            self.refuse(field, "has to be the URL that UploadImage gave");
+        }
+        self.optional(field, url)
     }
 }

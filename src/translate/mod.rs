@@ -6,5 +6,10 @@
 
 mod card;
 mod check;
+mod hours;
+pub(crate) mod page;
+mod submission;
 
-pub(crate) use check::{Check, Invalid, Violation};
+pub(crate) use check::Check;
+pub use check::{Invalid, Violation};
+pub(crate) use submission::submission;

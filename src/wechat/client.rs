@@ -85,7 +85,11 @@ impl Client {
     }
 
     /// Sends a call once.
-    pub async fn send<E: Endpoint>(&self, call: &E, attempt: Attempt<'_>) -> Result<E::Reply, Error> {
+    pub async fn send<E: Endpoint>(
+        &self,
+        call: &E,
+        attempt: Attempt<'_>,
+    ) -> Result<E::Reply, Error> {
         let span = self.span::<E>(&attempt);
         let result = self.exchange(call, attempt, &span).await;
         if !span.is_disabled() {
@@ -100,7 +104,8 @@ impl Client {
         Attempt { token, limit, .. }: Attempt<'_>,
         span: &Span,
     ) -> Result<E::Reply, Error> {
-        let payload = call.payload().map_err(|error| Error::NotSent { cause: error.to_string() })?;
+        let payload =
+            call.payload().map_err(|error| Error::NotSent { cause: error.to_string() })?;
         let url = self.url(E::PATH, token, &payload);
         let started = Arc::new(AtomicBool::new(false));
         let mut request = self.http.request(E::METHOD, url).timeout(limit);
@@ -200,7 +205,9 @@ async fn read(mut response: reqwest::Response, limit: Duration) -> Result<Bytes,
                 let cause = format!("longer than {MAX_REPLY} bytes");
                 return Err(Error::Unreadable { cause });
             }
-            Ok(Some(chunk)) if body.is_empty() && response.content_length() == Some(chunk.len() as u64) => {
+            Ok(Some(chunk))
+                if body.is_empty() && response.content_length() == Some(chunk.len() as u64) =>
+            {
                 return Ok(chunk);
             }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),

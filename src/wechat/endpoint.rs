@@ -30,7 +30,11 @@ pub trait Endpoint: Serialize + Send + Sync + 'static {
         }
         // serde_json writes raw UTF-8, as WeChat demands (40033 otherwise).
         let json = serde_json::to_vec(self)?;
-        Ok(Payload { content_type: Some("application/json".into()), body: vec![json.into()], ..Payload::default() })
+        Ok(Payload {
+            content_type: Some("application/json".into()),
+            body: vec![json.into()],
+            ..Payload::default()
+        })
     }
 }
 

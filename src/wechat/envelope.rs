@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_unreadable_and_not_quoted() {
-        for body in ["", "<html>secret</html>", r#"{"errcode":0"#, "[]", "7", r#"{"errcode":"o"}"#] {
+        for body in ["", "<html>secret</html>", r#"{"errcode":0"#, "[]", "7", r#"{"errcode":"o"}"#]
+        {
             let said = verdict(Envelope::Errcode, body).expect_err(body);
             assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
             assert!(!said.contains("secret"), "{said}");

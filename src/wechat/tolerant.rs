@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn numbers_and_strings_say_the_same() {
-        let numbers = r#"{"name":7,"total_count":3,"longitude":113.5,"photos":[1],"data":{"poi_list":[1]}}"#;
+        let numbers =
+            r#"{"name":7,"total_count":3,"longitude":113.5,"photos":[1],"data":{"poi_list":[1]}}"#;
         let strings = r#"{"name":"7","total_count":"3","longitude":"113.5","photos":["1"],
             "data":"{\"poi_list\":[\"1\"]}","unknown":{"x":[]}}"#;
         assert_eq!(read(numbers), read(strings));

@@ -155,7 +155,12 @@ pub(super) type TokenCache = Cache<AppId, Arc<Token>>;
 pub(super) fn cache() -> TokenCache {
     struct OwnLife;
     impl Expiry<AppId, Arc<Token>> for OwnLife {
-        fn expire_after_create(&self, _: &AppId, token: &Arc<Token>, _: Instant) -> Option<Duration> {
+        fn expire_after_create(
+            &self,
+            _: &AppId,
+            token: &Arc<Token>,
+            _: Instant,
+        ) -> Option<Duration> {
             Some(token.expires_at.saturating_duration_since(token.fetched_at))
         }
         fn expire_after_update(
@@ -315,10 +320,13 @@ impl Tokens {
     ) -> Option<bool> {
         if state.suspect.as_ref().is_none_or(|suspect| suspect.generation != token.generation) {
             let generation = token.generation;
-            state.suspect = Some(Suspect { generation, refused_by: Vec::new(), ask_again_at: None });
+            state.suspect =
+                Some(Suspect { generation, refused_by: Vec::new(), ask_again_at: None });
         }
         let suspect = state.suspect.as_mut()?;
-        suspect.refused_by.retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
+        suspect
+            .refused_by
+            .retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
         suspect.refused_by.push((path, now));
         if suspect.ask_again_at.is_none_or(|at| now >= at) {
             return Some(false);

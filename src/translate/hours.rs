@@ -1,0 +1,77 @@
+//! Opening hours (营业时间): a message here, `11:11-12:12` there.
+
+use super::Check;
+use crate::pb::OpeningHours;
+
+const RULE: &str = "has to be HH:MM, from 00:00 to 23:59";
+
+impl Check {
+    /// Hours that have to be there, as WeChat writes them.
+    pub(crate) fn hours(&mut self, field: &str, hours: Option<OpeningHours>) -> String {
+        let Some(OpeningHours { open, close, text: _ }) = hours else {
+            self.refuse(field, "required");
+            return String::new();
+        };
+        for (name, time) in [("open", &open), ("close", &close)] {
+            if !is_time(time) {
+                self.refuse(format!("{field}.{name}"), RULE);
+            }
+        }
+        format!("{open}-{close}")
+    }
+}
+
+impl OpeningHours {
+    /// Reads WeChat's text; what is no range stays text only.
+    pub(crate) fn read(text: String) -> Option<Self> {
+        if text.is_empty() {
+            return None;
+        }
+        let range = text
+            .split_once('-')
+            .map(|(open, close)| (open.trim(), close.trim()))
+            .filter(|(open, close)| is_time(open) && is_time(close));
+        let (open, close) = range.unwrap_or_default();
+        Some(Self { open: open.to_owned(), close: close.to_owned(), text })
+    }
+}
+
+fn is_time(text: &str) -> bool {
+    let [h, tens, b':', m, ones] = *text.as_bytes() else { return false };
+    let digits = [h, tens, m, ones].iter().all(u8::is_ascii_digit);
+    digits && (h < b'2' || (h == b'2' && tens < b'4')) && m < b'6'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(open: &str, close: &str) -> Result<String, crate::translate::Invalid> {
+        let mut check = Check::default();
+        let (open, close) = (open.to_owned(), close.to_owned());
+        let hours = check.hours("hours", Some(OpeningHours { open, close, text: String::new() }));
+        check.done(hours)
+    }
+
+    #[test]
+    fn hours_are_sent_as_one_range() {
+        assert_eq!(sent("10:00", "21:30").as_deref(), Ok("10:00-21:30"));
+        assert_eq!(sent("00:00", "23:59").as_deref(), Ok("00:00-23:59"));
+        for (open, close) in [("9:00", "21:00"), ("24:00", "21:00"), ("10:60", "21:00"), ("", "")] {
+            assert!(sent(open, close).is_err(), "{open} {close}");
+        }
+        let invalid = sent("10:00", "late").expect_err("no time");
+        assert_eq!(invalid.violations()[0].field, "hours.close");
+    }
+
+    #[test]
+    fn what_is_no_range_stays_text() {
+        let read = |text: &str| OpeningHours::read(text.to_owned());
+        let hours = read("10:00-21:00").expect("a range");
+        assert_eq!((hours.open.as_str(), hours.close.as_str()), ("10:00", "21:00"));
+        assert_eq!(hours.text, "10:00-21:00");
+        let odd = read("周一至周五 10:00-21:00").expect("text");
+        assert_eq!((odd.open.as_str(), odd.text.as_str()), ("", "周一至周五 10:00-21:00"));
+        assert_eq!(read(""), None);
+    }
+}
