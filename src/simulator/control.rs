@@ -37,7 +37,8 @@ const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/faults", "the faults that wait"),
     (
         "POST /_simulator/faults",
-        "{path, kind, times?, after?, probability?, execute?}: let something go wrong at a path, or at every path for *; kind is one of \
+        "{path, kind, times?, after?, probability?, execute?}: let something go wrong at a path, \
+         or at every path for *; kind is one of \
          \"empty\", \"errcode_as_string\", \"hold\", \"html502\", \"invalid_utf8\", \"not_json\", \
          \"nulls\", \"reset_after\", \"reset_before\", \"truncate\", \"unknown_fields\", \
          \"wrong_types\", {\"drip\": {interval_ms?}}, {\"errcode\": {errcode, errmsg?}}, \
