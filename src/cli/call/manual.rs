@@ -44,7 +44,7 @@ fn service_text(service: &ServiceDescriptor, whole: bool) -> String {
     let about = comment(&service.parent_file(), service.path());
     let mut text = service.full_name().to_owned();
     if whole {
-        text.push_str(&paragraphs(&about, ""));
+        text.push_str(&paragraphs(&about));
         text.push('\n');
     } else if !about.is_empty() {
         let _ = write!(text, " — {}", sentence(&about));
@@ -67,7 +67,7 @@ fn method_text(method: &MethodDescriptor) -> String {
         "{}/{}{}\n\nRequest: {}{}\n\nResponse: {}{}{}",
         service.full_name(),
         method.name(),
-        paragraphs(&about, ""),
+        paragraphs(&about),
         stream(method.is_client_streaming()),
         fields_text(&input),
         stream(method.is_server_streaming()),
@@ -82,12 +82,12 @@ fn message_text(message: &MessageDescriptor) -> String {
     // The name begins the text of the fields; what is said about it belongs in between.
     let rest = fields.strip_prefix(message.name()).unwrap_or(&fields);
     let more = more([message.clone()]);
-    format!("{}{}\n{rest}{more}", message.full_name(), paragraphs(&about, ""))
+    format!("{}{}{rest}{more}", message.full_name(), paragraphs(&about))
 }
 
 fn enum_text(kind: &EnumDescriptor) -> String {
     let file = kind.parent_file();
-    let mut text = kind.full_name().to_owned() + &paragraphs(&comment(&file, kind.path()), "");
+    let mut text = kind.full_name().to_owned() + &paragraphs(&comment(&file, kind.path()));
     for value in kind.values() {
         let _ = write!(text, "\n\n  {} = {}", value.name(), value.number());
         text.push_str(&lines(&comment(&file, value.path()), "    "));
@@ -157,8 +157,8 @@ fn sentence(comment: &str) -> String {
 }
 
 /// The comment after an empty line.
-fn paragraphs(comment: &str, indent: &str) -> String {
-    if comment.is_empty() { String::new() } else { format!("\n{}", lines(comment, indent)) }
+fn paragraphs(comment: &str) -> String {
+    if comment.is_empty() { String::new() } else { format!("\n{}", lines(comment, "")) }
 }
 
 /// The comment from the next line on.

@@ -4,7 +4,7 @@ use std::{io, str::FromStr, time::Duration};
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tonic::{
-    Request,
+    Request, Status,
     metadata::{AsciiMetadataKey, AsciiMetadataValue},
 };
 
@@ -16,6 +16,9 @@ mod codec;
 mod manual;
 mod reflection;
 mod refusal;
+
+/// How much later than its deadline a service may say that it has passed.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// Calls a method and prints what it answers as JSON: a message over several lines, or, for a
 /// stream, a line per message.
@@ -58,11 +61,22 @@ impl Call {
         }
         let method = client.method(self.method.as_deref().unwrap_or_default())?;
         let request = self.request(&method)?;
-        let mut answers = client.start(&method, request).await?;
-        while let Some(answer) = answers.message().await.map_err(refusal::failure)? {
-            print::line(json(&answer, method.is_server_streaming())?)?;
+        let answers = async {
+            let mut answers = client.start(&method, request).await?;
+            while let Some(answer) = answers.message().await.map_err(refusal::failure)? {
+                print::line(json(&answer, method.is_server_streaming())?)?;
+            }
+            Ok(())
+        };
+        match self.deadline {
+            None => answers.await,
+            // Nothing on this side ends a stream whose service does not.
+            Some(deadline) => {
+                let late = Status::deadline_exceeded("the service did not end the call in time");
+                let answers = tokio::time::timeout(deadline + GRACE, answers);
+                answers.await.unwrap_or_else(|_| Err(refusal::failure(late)))
+            }
         }
-        Ok(())
     }
 
     fn request(&self, method: &MethodDescriptor) -> Result<Request<DynamicMessage>, Failure> {
