@@ -2,6 +2,7 @@
 
 mod support;
 
+mod contract;
 mod deadlines;
 mod hostile;
 mod tokens;
