@@ -2,7 +2,14 @@
 
 mod support;
 
+mod callers;
 mod contract;
 mod deadlines;
 mod hostile;
+mod lifecycle;
+mod map_poi;
+mod media;
+mod merchant;
+mod nearby;
+mod store;
 mod tokens;
