@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The domain of every `ErrorInfo`.
-pub const DOMAIN: &str = "wechat-store-gateway";
+pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
 /// Long texts would not fit into trailers, which clients limit to some kilobytes.
 const LONGEST_ERRMSG: usize = 512;

@@ -54,7 +54,7 @@ async fn a_first_caller_who_hangs_up_does_not_stop_the_refresh() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_refused_callers_cause_one_refresh() {
-    let app = App::with(r#"token = "classic""#).await;
+    let app = App::with("default = true\ntoken = \"classic\"").await;
     accepted(app.read().await);
     // Another process makes a token, which ends ours five minutes later.
     app.take_classic_token().await;
@@ -122,7 +122,7 @@ async fn a_busy_token_endpoint_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_loop() {
-    let app = App::with("force_refresh = true").await;
+    let app = App::with("default = true\nforce_refresh = true").await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
     app.fault(GET_CARD, Kind::Errcode { errcode: 40001, errmsg: None });
@@ -140,7 +140,7 @@ async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_is_forced_only_when_allowed_and_two_endpoints_refuse() {
     for (allowed, forced) in [(true, 1), (false, 0)] {
-        let app = App::with(&format!("force_refresh = {allowed}")).await;
+        let app = App::with(&format!("default = true\nforce_refresh = {allowed}")).await;
         accepted(app.read().await);
         app.clock.advance(Duration::from_secs(60));
         app.fault("*", Kind::Errcode { errcode: 40001, errmsg: None });
@@ -169,7 +169,7 @@ async fn soon_after_a_refresh_a_refusal_is_tried_again_with_the_same_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_answers_too_late_does_not_replace_a_newer_token() {
-    let app = App::with(r#"token = "classic""#).await;
+    let app = App::with("default = true\ntoken = \"classic\"").await;
     // The first answer comes after our limit; the try after it brings the newer token.
     app.wechat.fault(Fault::new(CLASSIC_TOKEN, Kind::Latency { ms: 6_000 }));
     accepted(within(LONG, app.read()).await);
