@@ -89,8 +89,12 @@ impl Settings {
 struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
+    /// Notes the first mistake of a key; what follows from it would only confuse.
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Mistake { key: key.into(), message: message.into() });
+        let (key, message) = (key.into(), message.into());
+        if self.0.iter().all(|mistake| mistake.key != key) {
+            self.0.push(Mistake { key, message });
+        }
     }
 }
 

@@ -23,14 +23,14 @@ Look around:
 
 Find a place, add a store there, decide its review as WeChat would, and see it listed:
   {call} MapPoiService/ResolveDistrict '{{"names": ["广东", "海珠区"]}}'
-  {call} MapPoiService/SearchMapPois '{{"districtId": "440105", "keyword": "X-MAX"}}'
-  {call} StoreService/AddStore '{{"mapPoiId": "2708071440732747189", "pictureUrls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contactPhone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "credential": "22883878-0"}}'
+  {call} MapPoiService/SearchMapPois '{{"district_id": "440105", "keyword": "X-MAX"}}'
+  {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "credential": "22883878-0"}}'
   curl -d '{{"decision": "approve"}}' http://{simulator}/_simulator/audits/414569001
   {call} StoreService/ListStores
 
 The same with grpcurl:
   grpcurl -plaintext {grpc} list
-  grpcurl -plaintext -d '{{"pageSize": 5}}' {grpc} wechat.store.v1.StoreService/ListStores
+  grpcurl -plaintext -d '{{"page_size": 5}}' {grpc} wechat.store.v1.StoreService/ListStores
 
 Let WeChat fail, and look what it was asked:
   curl http://{simulator}/_simulator/
