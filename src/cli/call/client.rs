@@ -4,9 +4,9 @@ use futures_util::stream;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
 use serde::de::DeserializeSeed;
-use tonic::{Request, Streaming, client::Grpc, transport::Channel};
+use tonic::{Request, Status, Streaming, client::Grpc, transport::Channel};
 
-use super::{codec::Dynamic, reflection, refusal};
+use super::{codec::Dynamic, reflection};
 use crate::cli::{Failure, target::Target};
 
 /// Calls methods by name.
@@ -46,16 +46,15 @@ impl Client {
         &self,
         method: &MethodDescriptor,
         request: Request<DynamicMessage>,
-    ) -> Result<Streaming<DynamicMessage>, Failure> {
-        let service = method.parent_service().full_name();
+    ) -> Result<Streaming<DynamicMessage>, Status> {
+        let service = method.parent_service().full_name().to_owned();
         let path = PathAndQuery::try_from(format!("/{service}/{}", method.name()))
-            .map_err(Failure::new)?;
+            .map_err(|error| Status::from_error(error.into()))?;
         let codec = Dynamic { answer: method.output() };
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
-        grpc.ready().await.map_err(Failure::new)?;
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
         let request = request.map(|message| stream::iter([message]));
-        let answer = grpc.streaming(request, path, codec).await.map_err(refusal::failure)?;
-        Ok(answer.into_inner())
+        Ok(grpc.streaming(request, path, codec).await?.into_inner())
     }
 }
 

@@ -8,7 +8,10 @@ use tonic::{
     metadata::{AsciiMetadataKey, AsciiMetadataValue},
 };
 
-pub(super) use self::client::Client;
+pub(super) use self::{
+    client::{Client, read},
+    refusal::Refusal,
+};
 use super::{Failure, print, simulate::seconds, target::Target};
 
 mod client;
@@ -63,7 +66,7 @@ impl Call {
         let request = self.request(&method)?;
         let answers = async {
             let mut answers = client.start(&method, request).await?;
-            while let Some(answer) = answers.message().await.map_err(refusal::failure)? {
+            while let Some(answer) = answers.message().await? {
                 print::line(json(&answer, method.is_server_streaming())?)?;
             }
             Ok(())
@@ -74,15 +77,15 @@ impl Call {
             Some(deadline) => {
                 let late = Status::deadline_exceeded("the service did not end the call in time");
                 let answers = tokio::time::timeout(deadline + GRACE, answers);
-                answers.await.unwrap_or_else(|_| Err(refusal::failure(late)))
+                answers.await.unwrap_or_else(|_| Err(late.into()))
             }
         }
     }
 
     fn request(&self, method: &MethodDescriptor) -> Result<Request<DynamicMessage>, Failure> {
         let message = match self.request.trim() {
-            "-" => client::read(method.input(), &io::read_to_string(io::stdin())?)?,
-            text => client::read(method.input(), text)?,
+            "-" => read(method.input(), &io::read_to_string(io::stdin())?)?,
+            text => read(method.input(), text)?,
         };
         let mut request = Request::new(message);
         if let Some(deadline) = self.deadline {

@@ -12,7 +12,6 @@ use tonic_reflection::pb::v1::{
     server_reflection_response::MessageResponse as Answer,
 };
 
-use super::refusal;
 use crate::cli::Failure;
 
 /// The names of all services, and all that they are made of.
@@ -66,7 +65,7 @@ async fn ask(
         }
         Ok::<_, Status>(answers)
     };
-    let answers = read.await.map_err(refusal::failure)?;
+    let answers = read.await?;
     match answers.iter().find(|answer| matches!(answer, Answer::ErrorResponse(_))) {
         Some(Answer::ErrorResponse(error)) => {
             Err(Failure::new(format_args!("reflection: {}", error.error_message)))

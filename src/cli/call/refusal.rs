@@ -11,21 +11,27 @@ use tonic::{Code, Status, TimeoutExpired};
 
 use crate::{cli::Failure, telemetry::code_name};
 
-#[derive(Serialize)]
-struct Refusal<'a> {
+/// An error as it is printed.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct Refusal {
     code: &'static str,
-    message: &'a str,
+    message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<Value>,
 }
 
-/// The failure of a call.
-pub(super) fn failure(status: Status) -> Failure {
-    let code = code(&status);
-    let refusal =
-        Refusal { code: code_name(code), message: status.message(), details: details(&status) };
-    let text = serde_json::to_string_pretty(&refusal);
-    Failure::refused(code, text.unwrap_or_else(|_| status.message().to_owned()))
+impl From<&Status> for Refusal {
+    fn from(status: &Status) -> Self {
+        let message = status.message().to_owned();
+        Self { code: code_name(code(status)), message, details: details(status) }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let text = serde_json::to_string_pretty(&Refusal::from(&status));
+        Self::refused(code(&status), text.unwrap_or_else(|_| status.message().to_owned()))
+    }
 }
 
 /// tonic calls a deadline that passed on this side a cancellation.
@@ -73,7 +79,7 @@ mod tests {
         details.set_retry_info(Some(std::time::Duration::from_millis(1500)));
         let status = Status::with_error_details(Code::NotFound, "no such store", details);
         let printed: Value =
-            serde_json::from_str(&failure(status).to_string()).expect("it is JSON");
+            serde_json::from_str(&Failure::from(status).to_string()).expect("it is JSON");
         assert_eq!(printed["code"], "NOT_FOUND");
         assert_eq!(printed["message"], "no such store");
         let details = printed["details"].as_array().expect("details");
