@@ -49,6 +49,10 @@ impl From<anyhow::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::new(error)
+        match error.kind() {
+            // Whoever reads has read enough; that is no failure, only the end.
+            io::ErrorKind::BrokenPipe => Self { code: 0, message: String::new() },
+            _ => Self::new(error),
+        }
     }
 }

@@ -3,13 +3,16 @@
 mod support;
 
 mod callers;
+mod card;
 mod contract;
 mod deadlines;
+mod documented;
 mod hostile;
 mod lifecycle;
 mod map_poi;
 mod media;
 mod merchant;
 mod nearby;
+mod odd;
 mod store;
 mod tokens;

@@ -236,11 +236,12 @@ impl App {
     }
 
     /// Calls any path with any message.
-    pub async fn unary(&self, path: &'static str, message: &[u8]) -> Result<Bytes, Status> {
+    pub async fn unary(&self, path: &str, message: &[u8]) -> Result<Bytes, Status> {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("connected");
         let request = Request::new(Bytes::copy_from_slice(message));
-        let answer = client.unary(request, PathAndQuery::from_static(path), Raw).await?;
+        let answer =
+            client.unary(request, PathAndQuery::try_from(path).expect("a path"), Raw).await?;
         Ok(answer.into_inner())
     }
 
