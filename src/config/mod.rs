@@ -89,11 +89,11 @@ impl Settings {
 struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
-    /// Notes the first mistake of a key; what follows from it would only confuse.
+    /// One mistake per key: what was wrong and taken out is not also missing.
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        let (key, message) = (key.into(), message.into());
+        let key = key.into();
         if self.0.iter().all(|mistake| mistake.key != key) {
-            self.0.push(Mistake { key, message });
+            self.0.push(Mistake { key, message: message.into() });
         }
     }
 }
