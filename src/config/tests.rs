@@ -125,7 +125,8 @@ fn the_example_shows_every_setting_with_its_default() {
     let example = include_str!("../../settings.example.toml");
     let environment = environment(&[("BRAND_A_SECRET", "hush")]);
     let shown = Settings::read(example, &environment).expect("a good example");
-    let plain = "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
+    let plain =
+        "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
     let unset = Settings::read(plain, &environment).expect("good settings");
     let sections = |settings: &Settings| {
         let mut table = Table::try_from(settings).expect("settings are a table");

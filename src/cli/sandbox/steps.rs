@@ -8,10 +8,10 @@ use super::tour::Step;
 use crate::simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 
 /// A picture of one pixel (PNG).
-const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M/wHwAEBgIA\
-                       hV0nNQAAAABJRU5ErkJggg==";
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgP5gA\
+                       AAH7ASk597QeAAAAAElFTkSuQmCC";
 const REFERENCE: &str = "shop-0001";
-const CREDENTIAL: &str = "22883878-0";
+const CREDENTIAL: &str = "91440105MA5911XQ0T";
 const PHONE: &str = "020-89190388";
 const CARD: &str = "pabcedfg1234567hijklmn";
 

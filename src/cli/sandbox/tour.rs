@@ -262,7 +262,10 @@ fn show(what: &impl Serialize) {
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+
     use super::*;
+    use crate::pb;
 
     #[test]
     fn names_are_filled_in_at_any_depth() {
@@ -286,5 +289,33 @@ mod tests {
         assert!(step().keep("/b", "b").check(&json!({ "a": "7", "b": "" }), &mut memory).is_err());
         assert!(step().keep("/b", "b").check(&json!({ "a": "7", "b": "x" }), &mut memory).is_ok());
         assert_eq!(memory.fill(&json!("$b")), json!("x"));
+    }
+
+    #[test]
+    fn every_step_fits_the_contract() {
+        let types = DescriptorPool::decode(pb::DESCRIPTORS).expect("the contract");
+        for step in steps::all() {
+            let Way::Call(name) = step.way else { continue };
+            let (service, method) = name.split_once('/').expect(name);
+            let service = types.get_service_by_name(&format!("wechat.store.v1.{service}"));
+            let mut methods = service.as_ref().expect(name).methods();
+            let method = methods.find(|candidate| candidate.name() == method).expect(name);
+            call::read(method.input(), &step.request.to_string()).expect(step.name);
+            let pointers = step.expected.iter().map(|(pointer, _)| pointer);
+            for pointer in pointers.chain(step.kept.iter().map(|(pointer, _)| pointer)) {
+                assert!(step.refused || leads_to_a_field(method.output(), pointer), "{pointer}");
+            }
+        }
+    }
+
+    fn leads_to_a_field(mut message: MessageDescriptor, pointer: &str) -> bool {
+        let names = pointer[1..].split('/').filter(|name| name.parse::<usize>().is_err());
+        for name in names {
+            let Some(field) = message.get_field_by_json_name(name) else { return false };
+            if let Kind::Message(inner) = field.kind() {
+                message = inner;
+            }
+        }
+        true
     }
 }
