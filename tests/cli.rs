@@ -106,6 +106,7 @@ fn a_service_is_served_asked_called_and_stopped() {
     a_missing_store_is_refused_in_detail(&call);
     an_invalid_request_is_refused_by_field(&call);
     the_contract_can_be_read(&call);
+    pipes_are_read_and_written(&grpc);
 
     service.signal("TERM");
     assert_eq!(service.wait(), Some(0));
@@ -168,6 +169,33 @@ fn the_contract_can_be_read(call: &dyn Fn(&[&str]) -> Output) {
     let watch = call(&["Health/Watch", "--deadline", "0.3"]);
     assert_eq!(text(&watch.stdout), "{\"status\":\"SERVING\"}\n");
     assert_eq!(watch.status.code(), Some(64 + 4));
+}
+
+fn pipes_are_read_and_written(grpc: &str) {
+    let shell = |script: &str| {
+        let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
+        let script = format!("{binary} call --address {grpc} {script}");
+        Command::new("sh").args(["-c", &script]).output().expect("a shell")
+    };
+    let script = format!("- <<'END'\n{}\nEND", r#"{"poi_id": "1"}"#);
+    let refused = shell(&format!("CardService/GetStoreCard {script}"));
+    assert_eq!(refused.status.code(), Some(64 + 5), "{}", error(&refused));
+    // Whoever stops reading is no reason to complain.
+    let head = shell("--list | head -n 1");
+    assert_eq!((error(&head).as_str(), text(&head.stdout).lines().count()), ("", 1));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let file = File::new(&format!(
+        "[listen]\ngrpc = \"127.0.0.1:0\"\n[limits]\nlame_duck_ms = 3600000\n{ACCOUNT}"
+    ));
+    let mut service = Daemon::start(&["serve", "--config", file.path()]);
+    service.read_until("\"serving\"");
+    service.signal("TERM");
+    service.read_until("\"stopping\"");
+    service.signal("INT");
+    assert_eq!(service.wait(), Some(130));
 }
 
 #[test]

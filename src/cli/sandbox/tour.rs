@@ -201,7 +201,8 @@ impl Walker {
             }
             Way::Control(path) => {
                 let path = self.memory.fill_text(path);
-                let answer = Answer::Response(self.control(&path, &request).await?);
+                let answer = control(self.simulator, &path, &request).await?;
+                let answer = Answer::Response(Json::Value(answer));
                 (format!("POST http://{}{path}", self.simulator), Json::Value(request), answer)
             }
         };
@@ -236,21 +237,21 @@ impl Walker {
         };
         Ok((message, answer))
     }
+}
 
-    /// Posts to the simulator's control.
-    async fn control(&self, path: &str, request: &Value) -> anyhow::Result<Json> {
-        let socket = TcpStream::connect(self.simulator).await?;
-        let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        tokio::spawn(connection);
-        let request = http::Request::post(path)
-            .header(http::header::HOST, self.simulator.to_string())
-            .body(Full::new(Bytes::from(request.to_string())))?;
-        let answer = http.send_request(request).await?;
-        let status = answer.status();
-        let answer = answer.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&answer));
-        Ok(Json::Value(serde_json::from_slice(&answer)?))
-    }
+/// Posts to the simulator's control.
+async fn control(simulator: SocketAddr, path: &str, request: &Value) -> anyhow::Result<Value> {
+    let socket = TcpStream::connect(simulator).await?;
+    let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    tokio::spawn(connection);
+    let request = http::Request::post(path)
+        .header(http::header::HOST, simulator.to_string())
+        .body(Full::new(Bytes::from(request.to_string())))?;
+    let answer = http.send_request(request).await?;
+    let status = answer.status();
+    let answer = answer.into_body().collect().await?.to_bytes();
+    anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&answer));
+    Ok(serde_json::from_slice(&answer)?)
 }
 
 /// Prints something. Whether the tour goes well does not depend on somebody watching it.
@@ -263,9 +264,13 @@ fn show(what: &impl Serialize) {
 #[cfg(test)]
 mod tests {
     use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::pb;
+    use crate::{
+        pb,
+        simulator::{self, OFFICIAL_APP_ID, Simulator},
+    };
 
     #[test]
     fn names_are_filled_in_at_any_depth() {
@@ -289,6 +294,20 @@ mod tests {
         assert!(step().keep("/b", "b").check(&json!({ "a": "7", "b": "" }), &mut memory).is_err());
         assert!(step().keep("/b", "b").check(&json!({ "a": "7", "b": "x" }), &mut memory).is_ok());
         assert_eq!(memory.fill(&json!("$b")), json!("x"));
+    }
+
+    #[tokio::test]
+    async fn the_simulator_is_controlled_by_http() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let simulator = Simulator::new(simulator::Settings::default());
+        tokio::spawn(simulator.run(listener, std::future::pending()));
+        let accounts = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+        let answer = control(address, "/_simulator/merchant", &accounts).await;
+        assert_eq!(answer.expect("done"), json!({}));
+        let verdict = json!({ "decision": "approve" });
+        let refused = control(address, "/_simulator/audits/1", &verdict).await;
+        assert!(refused.expect_err("no such audit").to_string().contains("audit 1"));
     }
 
     #[test]
