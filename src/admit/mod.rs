@@ -107,8 +107,9 @@ where
                     response
                 }
                 Some(failure) => {
+                    let failure = status::finished(failure, &trace.id.to_string());
                     trace.end(&method, Some(&failure));
-                    status::finished(failure, &trace.id.to_string()).into_http()
+                    failure.into_http()
                 }
             })
         }

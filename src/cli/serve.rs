@@ -31,7 +31,6 @@ async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
     // First, so that no signal is missed that comes while the rest begins.
     let stop = signal::stop()?;
     let listeners = Listeners::bind(&settings).await?;
-    tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     let stop = async {
         stop.await;
         tracing::info!("stopping");

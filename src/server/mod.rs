@@ -69,6 +69,7 @@ pub async fn run(
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
     let connections = Connections::default();
+    tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
         () = async {
