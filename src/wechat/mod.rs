@@ -11,6 +11,9 @@ mod quoted;
 mod tolerant;
 
 pub mod card;
+pub mod media;
+pub mod merchant;
+pub mod nearby;
 pub mod token;
 
 pub use client::{Attempt, Client};
