@@ -8,14 +8,19 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::retry::Decision;
+use self::{cache::Cached, retry::Decision};
 use crate::{
     account::{self, Account, Registry, token},
     admit::{Context, Stage},
     clock::Clock,
+    id::AppId,
+    pb,
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
 
+mod cache;
+mod merchant;
+mod nearby;
 mod retry;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.
@@ -31,6 +36,7 @@ struct Inner {
     client: Client,
     clock: Clock,
     writes: TaskTracker,
+    categories: Cached<AppId, pb::ListCategoriesResponse>,
 }
 
 /// Why a call brought no reply.
@@ -63,7 +69,13 @@ pub enum Error {
 impl Operations {
     /// Runs calls for the accounts of `registry`.
     pub fn new(registry: Registry, client: Client, clock: Clock) -> Self {
-        Self(Arc::new(Inner { registry, client, clock, writes: TaskTracker::new() }))
+        Self(Arc::new(Inner {
+            registry,
+            client,
+            writes: TaskTracker::new(),
+            categories: Cached::new(clock.clone()),
+            clock,
+        }))
     }
 
     /// The time.

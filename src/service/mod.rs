@@ -6,13 +6,31 @@ use crate::{operation::Operations, pb};
 
 mod card;
 mod errcode;
+mod media;
+mod merchant;
+mod nearby;
 pub(crate) mod status;
 
 /// All services, over one set of operations.
 pub fn routes(ops: &Operations) -> Routes {
+    use pb::{
+        card_service_server::CardServiceServer, media_service_server::MediaServiceServer,
+        merchant_service_server::MerchantServiceServer, nearby_service_server::NearbyServiceServer,
+    };
     let ops = || ops.clone();
-    Routes::new(pb::card_service_server::CardServiceServer::new(card::Card { ops: ops() }))
+    Routes::new(CardServiceServer::new(card::Card { ops: ops() }))
+        .add_service(
+            MediaServiceServer::new(media::Media { ops: ops() })
+                .max_decoding_message_size(media::LONGEST_REQUEST),
+        )
+        .add_service(MerchantServiceServer::new(merchant::Merchant { ops: ops() }))
+        .add_service(NearbyServiceServer::new(nearby::Nearby { ops: ops() }))
 }
 
 /// The full names of all services.
-pub const SERVICES: &[&str] = &[pb::card_service_server::SERVICE_NAME];
+pub const SERVICES: &[&str] = &[
+    pb::card_service_server::SERVICE_NAME,
+    pb::media_service_server::SERVICE_NAME,
+    pb::merchant_service_server::SERVICE_NAME,
+    pb::nearby_service_server::SERVICE_NAME,
+];

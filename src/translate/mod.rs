@@ -7,9 +7,14 @@
 mod card;
 mod check;
 mod hours;
+pub(crate) mod media;
+mod merchant;
+pub(crate) mod nearby;
 pub(crate) mod page;
+mod picture;
 mod submission;
 
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
+pub use picture::BadPicture;
 pub(crate) use submission::submission;
