@@ -7,6 +7,7 @@ mod client;
 mod endpoint;
 mod envelope;
 mod error;
+mod quoted;
 mod tolerant;
 
 pub mod card;
@@ -16,4 +17,5 @@ pub use client::{Attempt, Client};
 pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
 pub use envelope::Done;
 pub use error::{Errcode, Error};
+pub use quoted::{PicList, Quoted};
 pub use tolerant::{Decimal, Int, List, Nested, Text};
