@@ -64,6 +64,18 @@ impl Context {
         check.done((Self { app_id, request_id, client_reference, deadline, trace, stage }, message))
     }
 
+    /// The context of a call that serves no single caller, such as filling a cache.
+    pub fn internal(deadline: Instant) -> Self {
+        Self {
+            app_id: String::new(),
+            request_id: None,
+            client_reference: String::new(),
+            deadline,
+            trace: Trace::none(),
+            stage: StageCell::default(),
+        }
+    }
+
     /// How long an answer is still of use.
     pub fn time_left(&self, clock: &Clock) -> Duration {
         self.deadline.saturating_duration_since(clock.now())

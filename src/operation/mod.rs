@@ -16,6 +16,7 @@ use crate::{
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
 
+mod cache;
 mod retry;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.

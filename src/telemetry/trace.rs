@@ -80,6 +80,11 @@ impl Trace {
         Self { id: if own == TraceId::INVALID { id } else { own }, span, started }
     }
 
+    /// For what belongs to no call: not traced.
+    pub fn none() -> Self {
+        Self { id: TraceId::from(fastrand::u128(1..)), span: Span::none(), started: Instant::now() }
+    }
+
     /// Notes how the call ended, on its span and, if it failed, in the log.
     pub fn end(&self, method: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
