@@ -168,12 +168,21 @@ mod tests {
             let Self { fetches, permits, fails, .. } = self.clone();
             let deadline = self.clock.now() + Duration::from_secs(10);
             let fetch = move || async move {
-                tokio::task::yield_now().await;
                 permits.acquire().await.expect("open").forget();
                 let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
                 if fails { Err(Error::Stopped) } else { Ok(number) }
             };
             self.cached.get("key", deadline, fetch).await.map(|value| *value)
+        }
+
+        /// A hundred callers at once, and then one permit.
+        async fn hundred(&self) -> Vec<Result<u32, Error>> {
+            let callers = join_all((0..100).map(|_| self.get()));
+            let permit = async {
+                self.settle().await;
+                self.permits.add_permits(1);
+            };
+            tokio::join!(callers, permit).0
         }
 
         /// Lets the fetches under way end.
@@ -186,9 +195,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_hundred_callers_cause_one_fetch() {
-        let world = World::new(1);
-        let values = join_all((0..100).map(|_| world.get())).await;
-        assert!(values.into_iter().all(|value| matches!(value, Ok(1))));
+        let world = World::new(0);
+        assert!(world.hundred().await.into_iter().all(|value| matches!(value, Ok(1))));
         world.clock.advance(LIFE / 2);
         assert!(matches!(world.get().await, Ok(1)));
     }
@@ -213,9 +221,8 @@ mod tests {
         let world = World::new(1);
         assert!(matches!(world.get().await, Ok(1)));
         world.clock.advance(LIFE);
-        let values = join_all((0..100).map(|_| world.get())).await;
+        let values = world.hundred().await;
         assert!(values.into_iter().all(|value| matches!(value, Ok(1))), "nobody waits");
-        world.permits.add_permits(1);
         world.settle().await;
         assert!(matches!(world.get().await, Ok(2)));
     }
@@ -240,12 +247,12 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_value_everybody_learns_of_the_failure() {
-        let mut world = World::new(2);
+        let mut world = World::new(0);
         world.fails = true;
-        let values = join_all((0..100).map(|_| world.get())).await;
+        let values = world.hundred().await;
         assert!(values.into_iter().all(|value| matches!(value, Err(Error::Stopped))));
         assert_eq!(world.fetches.load(Ordering::SeqCst), 1);
-        world.fails = false;
+        (world.fails, world.permits) = (false, Arc::new(Semaphore::new(1)));
         assert!(matches!(world.get().await, Ok(2)), "and the next one tries again");
     }
 }
