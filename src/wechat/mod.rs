@@ -11,6 +11,8 @@ mod quoted;
 mod tolerant;
 
 pub mod card;
+pub mod map_poi;
+pub mod store;
 pub mod token;
 
 pub use client::{Attempt, Client};
