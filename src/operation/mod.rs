@@ -13,11 +13,16 @@ use crate::{
     account::{self, Account, Registry, token},
     admit::{Context, Stage},
     clock::Clock,
+    translate::Invalid,
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
 
 mod cache;
+mod district;
+mod list;
 mod retry;
+mod store;
+mod turns;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.
 const SETTLING_WAIT: Duration = Duration::from_millis(400);
@@ -32,6 +37,9 @@ struct Inner {
     client: Client,
     clock: Clock,
     writes: TaskTracker,
+    districts: cache::Cached<(), district::Districts>,
+    updates: turns::Turns<store::Store>,
+    pictures: store::Pictures,
 }
 
 /// Why a call brought no reply.
@@ -43,6 +51,24 @@ pub enum Error {
     /// The caller's deadline passed before anything was sent.
     #[error("the deadline passed before the call was sent")]
     Deadline,
+    /// Tencent Maps has no such district.
+    #[error("no district {district}")]
+    DistrictUnknown {
+        /// Its id or its names.
+        district: String,
+    },
+    /// The request is wrong in a way that only WeChat's data shows.
+    #[error("invalid request")]
+    Invalid(Invalid),
+    /// WeChat takes such writes one at a time, and the turn of this one would come too late.
+    #[error("others are before this one, and its turn would come too late")]
+    LaneBusy {
+        /// The endpoint.
+        path: &'static str,
+    },
+    /// The page token belongs to another list.
+    #[error("not a page token of this list")]
+    PageToken,
     /// The account has no token.
     #[error(transparent)]
     Token(#[from] token::Error),
@@ -64,7 +90,15 @@ pub enum Error {
 impl Operations {
     /// Runs calls for the accounts of `registry`.
     pub fn new(registry: Registry, client: Client, clock: Clock) -> Self {
-        Self(Arc::new(Inner { registry, client, clock, writes: TaskTracker::new() }))
+        Self(Arc::new(Inner {
+            districts: cache::Cached::new(clock.clone()),
+            registry,
+            client,
+            clock,
+            writes: TaskTracker::new(),
+            updates: turns::Turns::default(),
+            pictures: store::Pictures::default(),
+        }))
     }
 
     /// The time.
@@ -87,10 +121,25 @@ impl Operations {
     /// sent, it is not sent; afterwards it runs to its end.
     pub async fn write<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
         let account = self.account::<E>(ctx)?.clone();
+        self.detached(ctx, |ops, ctx, left| async move {
+            ops.attempts(&account, &ctx, &call, Some(&left)).await
+        })
+        .await
+    }
+
+    /// Runs `work` in a task of its own; the token tells it when the caller has left.
+    async fn detached<T, F>(
+        &self,
+        ctx: &Context,
+        work: impl FnOnce(Self, Context, CancellationToken) -> F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let left = CancellationToken::new();
         let _leaves_with_the_caller = left.clone().drop_guard();
-        let (ops, ctx) = (self.clone(), ctx.clone());
-        let run = async move { ops.attempts(&account, &ctx, &call, Some(&left)).await };
+        let run = work(self.clone(), ctx.clone(), left);
         // The task fails only if the runtime ends.
         self.0.writes.spawn(run).await.unwrap_or(Err(Error::Stopped))
     }
