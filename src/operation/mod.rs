@@ -15,13 +15,18 @@ use crate::{
     clock::Clock,
     id::AppId,
     pb,
+    translate::Invalid,
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
 
 mod cache;
+mod district;
+mod list;
 mod merchant;
 mod nearby;
 mod retry;
+mod store;
+mod turns;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.
 const SETTLING_WAIT: Duration = Duration::from_millis(400);
@@ -37,6 +42,9 @@ struct Inner {
     clock: Clock,
     writes: TaskTracker,
     categories: Cached<AppId, pb::ListCategoriesResponse>,
+    districts: Cached<(), district::Districts>,
+    updates: turns::Turns<store::Store>,
+    pictures: store::Pictures,
 }
 
 /// Why a call brought no reply.
@@ -48,6 +56,24 @@ pub enum Error {
     /// The caller's deadline passed before anything was sent.
     #[error("the deadline passed before the call was sent")]
     Deadline,
+    /// Tencent Maps has no such district.
+    #[error("no district {district}")]
+    DistrictUnknown {
+        /// Its id or its names.
+        district: String,
+    },
+    /// The request is wrong in a way that only WeChat's data shows.
+    #[error("invalid request")]
+    Invalid(Invalid),
+    /// WeChat takes such writes one at a time, and the turn of this one would come too late.
+    #[error("others are before this one, and its turn would come too late")]
+    LaneBusy {
+        /// The endpoint.
+        path: &'static str,
+    },
+    /// The page token belongs to another list.
+    #[error("not a page token of this list")]
+    PageToken,
     /// The account has no token.
     #[error(transparent)]
     Token(#[from] token::Error),
@@ -74,6 +100,9 @@ impl Operations {
             client,
             writes: TaskTracker::new(),
             categories: Cached::new(clock.clone()),
+            districts: Cached::new(clock.clone()),
+            updates: turns::Turns::default(),
+            pictures: store::Pictures::default(),
             clock,
         }))
     }
@@ -98,10 +127,25 @@ impl Operations {
     /// sent, it is not sent; afterwards it runs to its end.
     pub async fn write<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
         let account = self.account::<E>(ctx)?.clone();
+        self.detached(ctx, |ops, ctx, left| async move {
+            ops.attempts(&account, &ctx, &call, Some(&left)).await
+        })
+        .await
+    }
+
+    /// Runs `work` in a task of its own; the token tells it when the caller has left.
+    async fn detached<T, F>(
+        &self,
+        ctx: &Context,
+        work: impl FnOnce(Self, Context, CancellationToken) -> F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let left = CancellationToken::new();
         let _leaves_with_the_caller = left.clone().drop_guard();
-        let (ops, ctx) = (self.clone(), ctx.clone());
-        let run = async move { ops.attempts(&account, &ctx, &call, Some(&left)).await };
+        let run = work(self.clone(), ctx.clone(), left);
         // The task fails only if the runtime ends.
         self.0.writes.spawn(run).await.unwrap_or(Err(Error::Stopped))
     }

@@ -132,6 +132,10 @@ impl From<Error> for Status {
         match error {
             Error::Account(error) => account(error),
             Error::Deadline => deadline("before the call was sent", Stage::Token),
+            Error::DistrictUnknown { district } => district_not_found(&district),
+            Error::Invalid(invalid) => return invalid.into(),
+            Error::LaneBusy { path } => lane_busy(path),
+            Error::PageToken => return page::Foreign.into(),
             Error::Stopped => stopped(),
             Error::Token(error) => no_token(error),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
@@ -145,15 +149,16 @@ pub(crate) fn internal(what: &str) -> Status {
     Failure::new(Code::Internal, ErrorReason::Internal, what).into()
 }
 
-/// No district has the names that were asked for.
-pub(crate) fn district_not_found(what: &str) -> Status {
+/// No district has the names or the id that were asked for.
+fn district_not_found(what: &str) -> Failure {
+    let what = clipped(what);
     let mut failure = Failure::new(
         Code::NotFound,
         ErrorReason::DistrictNotFound,
         format!("Tencent Maps has no district {what}"),
     );
     failure.details.set_resource_info("wechat.store.v1.District", what, "", "not in the table");
-    failure.into()
+    failure
 }
 
 /// The caller's deadline passed.
@@ -169,6 +174,14 @@ fn deadline(when: &str, stage: Stage) -> Failure {
     };
     let message = format!("the deadline passed {when}, {so}");
     Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
+}
+
+fn lane_busy(path: &'static str) -> Failure {
+    let message = "others are before this one, and its turn would come too late; nothing was sent";
+    Failure::new(Code::ResourceExhausted, ErrorReason::LaneBusy, message)
+        .with("mender", Mender::Wait.as_str())
+        .with("path", path)
+        .retry_after(Duration::from_secs(1))
 }
 
 fn stopped() -> Failure {

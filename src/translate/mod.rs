@@ -5,13 +5,18 @@
 //! business rules are its own, and its refusals are typed.
 
 mod card;
+pub(crate) mod change;
 mod check;
 mod hours;
+mod legacy;
+mod location;
+pub(crate) mod map_poi;
 pub(crate) mod media;
 mod merchant;
 pub(crate) mod nearby;
 pub(crate) mod page;
 mod picture;
+pub(crate) mod store;
 mod submission;
 
 pub(crate) use check::Check;

@@ -24,6 +24,12 @@ pub(crate) struct Cursor {
     /// The ids of the last rows that were given out, the very last one last.
     #[serde(rename = "l")]
     last_ids: Vec<String>,
+    /// How many rows there were in all, as WeChat counted then; 0 where it did not.
+    #[serde(rename = "t", default)]
+    pub(crate) total: u32,
+    /// How often the list went back although nothing seemed to be deleted.
+    #[serde(rename = "r", default)]
+    pub(crate) rewinds: u8,
 }
 
 /// The token is not one of this list.
@@ -33,7 +39,7 @@ pub(crate) struct Foreign;
 impl Cursor {
     /// The beginning of a list.
     pub(crate) fn start(scope: impl Into<String>) -> Self {
-        Self { scope: scope.into(), offset: 0, last_ids: Vec::new() }
+        Self { scope: scope.into(), offset: 0, last_ids: Vec::new(), total: 0, rewinds: 0 }
     }
 
     /// Reads a caller's `page_token`; empty means the beginning.
@@ -52,7 +58,7 @@ impl Cursor {
         let mut last_ids = self.last_ids.clone();
         last_ids.extend(ids.map(str::to_owned));
         last_ids.drain(..last_ids.len().saturating_sub(REMEMBERED));
-        Self { scope: self.scope.clone(), offset, last_ids }
+        Self { offset, last_ids, ..self.clone() }
     }
 
     /// The `next_page_token` that brings a caller back here.

@@ -11,9 +11,11 @@ mod quoted;
 mod tolerant;
 
 pub mod card;
+pub mod map_poi;
 pub mod media;
 pub mod merchant;
 pub mod nearby;
+pub mod store;
 pub mod token;
 
 pub use client::{Attempt, Client};

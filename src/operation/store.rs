@@ -1,0 +1,200 @@
+//! Partial updates of stores: read, fill in, write, one at a time per store.
+//!
+//! WeChat replaces all pictures with every update, and while new ones are in review it shows the
+//! old ones. Sending those back would withdraw the new ones, so pictures that WeChat reviews are
+//! remembered and sent instead. The memory is this process's own and lost when it ends.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Operations, turns::Turn};
+use crate::{
+    account::Account,
+    admit::Context,
+    id::{AppId, AuditId, PoiId},
+    pb::AuditState,
+    translate::{change::Change, store::state},
+    wechat::{
+        Endpoint, Int,
+        store::{GetStoreInfo, StoreInfo, UpdateStore},
+    },
+};
+
+/// A turn that comes later than this before the deadline comes too late for an answer.
+const LEAST_TIME: Duration = Duration::from_millis(100);
+/// No review of pictures was heard of that took longer.
+const REVIEW_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// So long a store may still be shown as it was before an update.
+const READ_LAG: Duration = Duration::from_secs(60);
+/// Stores whose pictures are remembered at most; the least used are forgotten first.
+const MOST_STORES: u64 = 100_000;
+
+/// A store of an account.
+pub(super) type Store = (AppId, PoiId);
+
+/// What an update sent, and what WeChat reviews of it.
+#[derive(Debug)]
+pub(crate) struct Updated {
+    /// What was sent.
+    pub(crate) sent: UpdateStore,
+    /// The review of new pictures, if there is one.
+    pub(crate) audit_id: Option<AuditId>,
+}
+
+impl Operations {
+    /// Changes a store and leaves the rest as it is. Reads and writes in a task of its own, as
+    /// [`Operations::write`] does; nothing is sent if the caller leaves before.
+    pub(crate) async fn update_store(
+        &self,
+        ctx: &Context,
+        change: Change,
+    ) -> Result<Updated, Error> {
+        let account = self.account::<UpdateStore>(ctx)?.clone();
+        self.detached(ctx, |ops, ctx, left| async move {
+            let store = (account.app_id.clone(), change.poi_id.clone());
+            let waits = left.run_until_cancelled(ops.turn(&ctx, &store));
+            let _turn = waits.await.unwrap_or(Err(Error::Deadline))?;
+            let call = ops.completed(&account, &ctx, &store, change, &left).await?;
+            let reply = ops.attempts(&account, &ctx, &call, Some(&left)).await?;
+            let data = reply.data.unwrap_or_default();
+            // A flag, whatever its name says.
+            let reviewed = data.has_audit_id == Int(Some(1));
+            ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
+            Ok(Updated { sent: call, audit_id: reviewed.then_some(data.audit_id) })
+        })
+        .await
+    }
+
+    /// Waits until no other update of the store is under way.
+    async fn turn(&self, ctx: &Context, store: &Store) -> Result<Turn<Store>, Error> {
+        let too_late = ctx.deadline.checked_sub(LEAST_TIME).unwrap_or(ctx.deadline);
+        tokio::select! {
+            biased;
+            turn = self.0.updates.take(store.clone()) => Ok(turn),
+            () = self.clock().sleep_until(too_late) => {
+                Err(Error::LaneBusy { path: UpdateStore::PATH })
+            }
+        }
+    }
+
+    /// The whole update that a change means.
+    async fn completed(
+        &self,
+        account: &Account,
+        ctx: &Context,
+        (app_id, poi_id): &Store,
+        change: Change,
+        left: &CancellationToken,
+    ) -> Result<UpdateStore, Error> {
+        if change.is_whole() {
+            return change.over(StoreInfo::default(), None).map_err(Error::Invalid);
+        }
+        let call = GetStoreInfo { poi_id: poi_id.clone() };
+        let reads = left.run_until_cancelled(self.attempts(account, ctx, &call, None));
+        let shown = reads.await.unwrap_or(Err(Error::Deadline))?.business.base_info;
+        let store = (app_id.clone(), poi_id.clone());
+        let in_review = self.0.pictures.in_review(&store, shown.status, self.clock().now());
+        change.over(shown, in_review).map_err(Error::Invalid)
+    }
+}
+
+/// The pictures that WeChat reviews, as far as this process sent them.
+#[derive(Debug)]
+pub(super) struct Pictures(moka::sync::Cache<Store, Awaited>);
+
+#[derive(Clone, Debug)]
+struct Awaited {
+    pictures: Vec<String>,
+    sent_at: Instant,
+}
+
+impl Default for Pictures {
+    fn default() -> Self {
+        let cache = moka::sync::Cache::builder();
+        Self(cache.max_capacity(MOST_STORES).time_to_live(REVIEW_LIMIT).build())
+    }
+}
+
+impl Pictures {
+    /// The pictures of a store that are in review, going by what WeChat shows of the store now.
+    fn in_review(&self, store: &Store, status: Int, now: Instant) -> Option<Vec<String>> {
+        let Awaited { pictures, sent_at } = self.0.get(store)?;
+        let age = now.saturating_duration_since(sent_at);
+        let awaited = match state(status) {
+            AuditState::InReview => age < REVIEW_LIMIT,
+            // What WeChat shows may trail what it has just taken.
+            AuditState::Approved => age < READ_LAG,
+            _ => false,
+        };
+        if !awaited {
+            self.0.invalidate(store);
+        }
+        awaited.then_some(pictures)
+    }
+
+    /// Notes which pictures were sent, and whether WeChat began a review.
+    fn note(&self, store: Store, sent: &[String], reviewed: bool, now: Instant) {
+        if reviewed {
+            self.0.insert(store, Awaited { pictures: sent.to_vec(), sent_at: now });
+            return;
+        }
+        // Those in review sent again begin no other review; others end theirs.
+        if self.0.get(&store).is_some_and(|awaited| awaited.pictures != sent) {
+            self.0.invalidate(&store);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: Int = Int(Some(1));
+    const IN_REVIEW: Int = Int(Some(2));
+    const REJECTED: Int = Int(Some(3));
+
+    fn store() -> Store {
+        ("wx1".to_owned().into(), "472671857".to_owned().into())
+    }
+
+    fn new() -> Vec<String> {
+        vec!["http://new".to_owned()]
+    }
+
+    /// The memory after new pictures went into review a day ago, and what time it is.
+    fn a_day_after() -> (Pictures, Instant) {
+        let (pictures, now) = (Pictures::default(), Instant::now());
+        pictures.note(store(), &new(), true, now);
+        (pictures, now + Duration::from_secs(24 * 3600))
+    }
+
+    #[test]
+    fn pictures_are_remembered_until_their_review_ends() {
+        for ended in [SHOWN, REJECTED, Int(None)] {
+            let (pictures, now) = a_day_after();
+            assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(new()));
+            assert_eq!(pictures.in_review(&store(), ended, now), None);
+            assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), None, "forgotten");
+        }
+        let (pictures, now) = a_day_after();
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now + REVIEW_LIMIT), None);
+    }
+
+    #[test]
+    fn a_store_read_at_once_may_look_as_it_did_before() {
+        let (pictures, now) = (Pictures::default(), Instant::now());
+        pictures.note(store(), &new(), true, now);
+        assert_eq!(pictures.in_review(&store(), SHOWN, now), Some(new()));
+        assert_eq!(pictures.in_review(&store(), SHOWN, now + READ_LAG), None);
+    }
+
+    #[test]
+    fn other_pictures_end_the_review_and_the_same_do_not() {
+        let (pictures, now) = a_day_after();
+        pictures.note(store(), &new(), false, now);
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(new()));
+        pictures.note(store(), &["http://old".to_owned()], false, now);
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! `StoreService`.
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admit::Context,
+    operation::Operations,
+    pb::{self, SubmissionKind, store_service_server::StoreService},
+    translate::{
+        self,
+        change::{Change, updated},
+        store::WantedRows,
+    },
+    wechat::store::{AddStore, DelPoi, DelStore, GetPoiList, GetStoreInfo, GetStoreList},
+};
+
+/// Serves stores, and those of the older 门店管理.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    pub(super) ops: Operations,
+}
+
+#[tonic::async_trait]
+impl StoreService for Store {
+    async fn add_store(
+        &self,
+        request: Request<pb::AddStoreRequest>,
+    ) -> Result<Response<pb::AddStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let validate_only = request.validate_only;
+        let call = AddStore::try_from(request)?;
+        if validate_only {
+            self.ops.account::<AddStore>(&ctx)?;
+            return Ok(Response::new(pb::AddStoreResponse::default()));
+        }
+        let reply = self.ops.write(&ctx, call).await?;
+        let submission = Some(translate::submission(
+            SubmissionKind::Store,
+            reply.data.unwrap_or_default().audit_id,
+            ctx.client_reference,
+            self.ops.clock().wall(),
+        ));
+        Ok(Response::new(pb::AddStoreResponse { submission, settled: false }))
+    }
+
+    async fn update_store(
+        &self,
+        request: Request<pb::UpdateStoreRequest>,
+    ) -> Result<Response<pb::UpdateStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let change = Change::try_from(request)?;
+        let reply = self.ops.update_store(&ctx, change).await?;
+        let submission = reply.audit_id.map(|audit_id| {
+            let (kind, now) = (SubmissionKind::StorePictures, self.ops.clock().wall());
+            translate::submission(kind, audit_id, ctx.client_reference, now)
+        });
+        Ok(Response::new(updated(reply.sent, submission)))
+    }
+
+    async fn get_store(
+        &self,
+        request: Request<pb::GetStoreRequest>,
+    ) -> Result<Response<pb::GetStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = GetStoreInfo::try_from(request)?;
+        let reply = self.ops.read(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn list_stores(
+        &self,
+        request: Request<pb::ListStoresRequest>,
+    ) -> Result<Response<pb::ListStoresResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let wanted = WantedRows::try_from(request)?;
+        let page = self.ops.page::<GetStoreList>(&ctx, wanted).await?;
+        Ok(Response::new(pb::ListStoresResponse {
+            next_page_token: page.next_token(),
+            total_size: page.total.or_zero(),
+            stores: page.rows.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn delete_store(
+        &self,
+        request: Request<pb::DeleteStoreRequest>,
+    ) -> Result<Response<pb::DeleteStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = DelStore::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn list_legacy_stores(
+        &self,
+        request: Request<pb::ListLegacyStoresRequest>,
+    ) -> Result<Response<pb::ListLegacyStoresResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let wanted = WantedRows::try_from(request)?;
+        let page = self.ops.page::<GetPoiList>(&ctx, wanted).await?;
+        Ok(Response::new(pb::ListLegacyStoresResponse {
+            next_page_token: page.next_token(),
+            total_size: page.total.or_zero(),
+            stores: page.rows.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn delete_legacy_store(
+        &self,
+        request: Request<pb::DeleteLegacyStoreRequest>,
+    ) -> Result<Response<pb::DeleteLegacyStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = DelPoi::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn get_upgrade_progress(
+        &self,
+        request: Request<pb::GetUpgradeProgressRequest>,
+    ) -> Result<Response<pb::GetUpgradeProgressResponse>, Status> {
+        let (ctx, _) = Context::split(request)?;
+        let stores = self.ops.all::<GetPoiList>(&ctx).await?;
+        Ok(Response::new(stores.into()))
+    }
+}

@@ -1,0 +1,225 @@
+//! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
+
+use super::{
+    Check, Invalid,
+    store::{pictures, quoted, store},
+};
+use crate::{
+    id::{CardId, MapPoiId, PoiId},
+    pb::{self, OpeningHours},
+    wechat::{
+        PicList, Quoted,
+        store::{StoreInfo, UpdateStore},
+    },
+};
+
+/// What shall change about a store.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    /// The store.
+    pub(crate) poi_id: PoiId,
+    contract_phone: Option<String>,
+    hour: Option<String>,
+    pictures: Option<Vec<String>>,
+    /// Empty leaves it, at WeChat too.
+    card_id: CardId,
+    /// WeChat leaves the place if none is sent.
+    map_poi_id: Option<MapPoiId>,
+}
+
+impl TryFrom<pb::UpdateStoreRequest> for Change {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::UpdateStoreRequest {
+            app_id: _,
+            request_id: _,
+            client_reference: _,
+            poi_id,
+            contact_phone,
+            hours,
+            picture_urls,
+            card_id,
+            map_poi_id,
+        }: pb::UpdateStoreRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let change = Self {
+            poi_id: store(&mut check, poi_id),
+            contract_phone: check.change("contact_phone", contact_phone),
+            hour: hours.map(|hours| check.hours("hours", Some(hours))),
+            pictures: picture_urls.map(|pb::PictureUrls { urls }| {
+                check.pictures("picture_urls.urls", urls, usize::MAX)
+            }),
+            card_id: check.change("card_id", card_id).unwrap_or_default().into(),
+            map_poi_id: check.change("map_poi_id", map_poi_id).map(Into::into),
+        };
+        if change.is_empty() {
+            for field in ["contact_phone", "hours", "picture_urls", "card_id", "map_poi_id"] {
+                check.refuse(field, "at least one of the optional fields is needed");
+            }
+        }
+        check.done(change)
+    }
+}
+
+impl Change {
+    /// True if nothing that WeChat wants every time is left out.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.contract_phone.is_some() && self.hour.is_some() && self.pictures.is_some()
+    }
+
+    /// The update that changes this much and leaves the rest as the store shows it. Pictures in
+    /// review go before those that are shown.
+    ///
+    /// Fails where something is left out that the store does not have either: sent empty, it could
+    /// take away what WeChat merely did not tell.
+    pub(crate) fn over(
+        self,
+        shown: StoreInfo,
+        in_review: Option<Vec<String>>,
+    ) -> Result<UpdateStore, Invalid> {
+        let mut check = Check::default();
+        let mut kept = |field, missing| {
+            if missing {
+                check.refuse(field, "required: WeChat shows none that could be kept");
+            }
+        };
+        let contract_phone = self.contract_phone.unwrap_or(shown.telephone.0);
+        kept("contact_phone", contract_phone.is_empty());
+        let hour = self.hour.unwrap_or(shown.open_time.0);
+        kept("hours", hour.is_empty());
+        let wanted = self.pictures.or(in_review);
+        let list = wanted.unwrap_or_else(|| pictures(shown.photo_list));
+        kept("picture_urls", list.is_empty());
+        check.done(UpdateStore {
+            map_poi_id: self.map_poi_id,
+            poi_id: self.poi_id,
+            hour,
+            contract_phone,
+            pic_list: quoted(list),
+            card_id: self.card_id,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { poi_id: _, contract_phone, hour, pictures, card_id, map_poi_id } = self;
+        contract_phone.is_none()
+            && hour.is_none()
+            && pictures.is_none()
+            && card_id.is_empty()
+            && map_poi_id.is_none()
+    }
+}
+
+/// The answer to an update, from what was sent.
+pub(crate) fn updated(
+    UpdateStore { map_poi_id, poi_id: _, hour, contract_phone, pic_list, card_id }: UpdateStore,
+    submission: Option<pb::Submission>,
+) -> pb::UpdateStoreResponse {
+    let Quoted(PicList { list }) = pic_list;
+    pb::UpdateStoreResponse {
+        submission,
+        settled: false,
+        contact_phone: contract_phone,
+        hours: OpeningHours::read(hour),
+        picture_urls: list,
+        card_id: card_id.into(),
+        map_poi_id: map_poi_id.map(Into::into).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wechat::{List, Text, store::Photo};
+
+    const PICTURE: &str = "http://mmbiz.qpic.cn/mmbiz_jpg/tW66AWvE2K4EJx/0?wx_fmt=jpeg";
+
+    fn request() -> pb::UpdateStoreRequest {
+        pb::UpdateStoreRequest { poi_id: "472671857".to_owned(), ..Default::default() }
+    }
+
+    fn shown() -> StoreInfo {
+        StoreInfo {
+            telephone: Text("123456".to_owned()),
+            open_time: Text("周一至周五 10:00-21:00".to_owned()),
+            photo_list: List(vec![Photo { photo_url: Text(PICTURE.to_owned()) }]),
+            ..StoreInfo::default()
+        }
+    }
+
+    fn fields(invalid: &Invalid) -> Vec<&str> {
+        invalid.violations().iter().map(|violation| violation.field.as_str()).collect()
+    }
+
+    #[test]
+    fn a_whole_update_is_sent_as_documented() {
+        let change = Change::try_from(pb::UpdateStoreRequest {
+            contact_phone: Some("123456".to_owned()),
+            hours: OpeningHours::read("10:00-21:00".to_owned()),
+            picture_urls: Some(pb::PictureUrls { urls: vec![PICTURE.to_owned()] }),
+            map_poi_id: Some("5938314494307741153".to_owned()),
+            ..request()
+        })
+        .expect("valid");
+        assert!(change.is_whole());
+        let call = change.over(StoreInfo::default(), None).expect("nothing is missing");
+        let expected = format!(
+            r#"{{"map_poi_id":"5938314494307741153","poi_id":"472671857","hour":"10:00-21:00","contract_phone":"123456","pic_list":"{{\"list\":[\"{PICTURE}\"]}}","card_id":""}}"#
+        );
+        assert_eq!(serde_json::to_string(&call).expect("JSON"), expected);
+    }
+
+    #[test]
+    fn what_is_left_out_is_kept_even_hours_that_are_no_range() {
+        let contact_phone = Some("654321".to_owned());
+        let change = Change::try_from(pb::UpdateStoreRequest { contact_phone, ..request() });
+        let call = change.expect("valid").over(shown(), None).expect("a store");
+        let answer = updated(call, None);
+        assert_eq!(answer.contact_phone, "654321");
+        assert_eq!(answer.hours.expect("hours").text, "周一至周五 10:00-21:00");
+        assert_eq!(answer.picture_urls, [PICTURE]);
+    }
+
+    #[test]
+    fn pictures_in_review_go_before_those_that_are_shown() {
+        let change = |picture_urls| {
+            let hours = OpeningHours::read("10:00-21:00".to_owned());
+            Change::try_from(pb::UpdateStoreRequest { hours, picture_urls, ..request() })
+                .expect("valid")
+        };
+        let sent = |change: Change| {
+            let in_review = Some(vec!["http://new".to_owned()]);
+            updated(change.over(shown(), in_review).expect("a store"), None).picture_urls
+        };
+        assert_eq!(sent(change(None)), ["http://new"]);
+        let urls = vec!["http://newer".to_owned()];
+        assert_eq!(sent(change(Some(pb::PictureUrls { urls }))), ["http://newer"]);
+    }
+
+    #[test]
+    fn nothing_is_taken_away_that_wechat_does_not_show() {
+        let card_id = Some("pabcedfg".to_owned());
+        let change = Change::try_from(pb::UpdateStoreRequest { card_id, ..request() });
+        let invalid = change.expect("valid").over(StoreInfo::default(), None).expect_err("empty");
+        assert_eq!(fields(&invalid), ["contact_phone", "hours", "picture_urls"]);
+    }
+
+    #[test]
+    fn an_update_changes_something_and_clears_nothing() {
+        let fields = |request| {
+            let invalid = Change::try_from(request).expect_err("invalid");
+            fields(&invalid).join(" ")
+        };
+        assert_eq!(fields(request()), "contact_phone hours picture_urls card_id map_poi_id");
+        let empty = pb::UpdateStoreRequest {
+            contact_phone: Some(String::new()),
+            picture_urls: Some(pb::PictureUrls::default()),
+            card_id: Some(String::new()),
+            map_poi_id: Some(String::new()),
+            ..request()
+        };
+        assert_eq!(fields(empty), "contact_phone picture_urls.urls card_id map_poi_id");
+    }
+}

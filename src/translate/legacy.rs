@@ -1,0 +1,287 @@
+//! Stores of the older 门店管理, and their migration (升级流程).
+
+use super::{
+    Check, Invalid,
+    store::{WantedRows, pictures, store},
+};
+use crate::{
+    pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
+    wechat::{
+        Done, Int,
+        store::{DelPoi, PoiInfo},
+    },
+};
+
+/// So many blockers are told one by one; the counts count all.
+const MOST_BLOCKERS: usize = 500;
+
+impl TryFrom<pb::ListLegacyStoresRequest> for WantedRows {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::ListLegacyStoresRequest { app_id: _, page_size, page_token }: pb::ListLegacyStoresRequest,
+    ) -> Result<Self, Invalid> {
+        Self::new(page_size, page_token)
+    }
+}
+
+impl From<PoiInfo> for pb::LegacyStore {
+    fn from(
+        PoiInfo {
+            poi_id,
+            sid,
+            business_name,
+            branch_name,
+            province,
+            city,
+            district,
+            address,
+            longitude,
+            latitude,
+            offset_type,
+            telephone,
+            open_time,
+            categories,
+            photo_list,
+            introduction,
+            recommend,
+            special,
+            avg_price,
+            available_state,
+            update_status,
+            upgrade_status,
+            upgrade_comment,
+            mapid,
+        }: PoiInfo,
+    ) -> Self {
+        Self {
+            poi_id: poi_id.into(),
+            shop_number: sid.0,
+            name: business_name.0,
+            branch_name: branch_name.0,
+            province: province.0,
+            city: city.0,
+            district: district.0,
+            address: address.0,
+            location: pb::LatLng::read(latitude, longitude),
+            offset_type: offset_type.or_zero(),
+            contact_phone: telephone.0,
+            hours: OpeningHours::read(open_time.0),
+            categories: categories.0.into_iter().map(|category| category.0).collect(),
+            picture_urls: pictures(photo_list),
+            introduction: introduction.0,
+            recommendation: recommend.0,
+            special: special.0,
+            average_price: avg_price.0.unwrap_or_default().round() as i32,
+            state: state(available_state).into(),
+            wechat_status: available_state.or_zero(),
+            update_in_review: update_status.0 == Some(1),
+            upgrade_state: upgrade_state(upgrade_status).into(),
+            wechat_upgrade_status: upgrade_status.or_zero(),
+            upgrade_comment: upgrade_comment.0,
+            map_poi_id: mapid.into(),
+        }
+    }
+}
+
+/// The `available_state` of getpoilist (1 系统错误, 2 审核中, 3 审核通过, 4 审核驳回).
+fn state(available_state: Int) -> LegacyStoreState {
+    match available_state.0 {
+        Some(1) => LegacyStoreState::SystemError,
+        Some(2) => LegacyStoreState::InReview,
+        Some(3) => LegacyStoreState::Approved,
+        Some(4) => LegacyStoreState::Rejected,
+        _ => LegacyStoreState::Unspecified,
+    }
+}
+
+/// The `upgrade_status` of getpoilist (S3 §13: 0 待迁移, 1 失败, 2 迁移中, 3 成功, 4 禁止迁移). A
+/// missing one is none of these.
+fn upgrade_state(upgrade_status: Int) -> UpgradeState {
+    match upgrade_status.0 {
+        Some(0) => UpgradeState::Pending,
+        Some(1) => UpgradeState::Failed,
+        Some(2) => UpgradeState::Migrating,
+        Some(3) => UpgradeState::Migrated,
+        Some(4) => UpgradeState::Forbidden,
+        _ => UpgradeState::Unspecified,
+    }
+}
+
+impl TryFrom<pb::DeleteLegacyStoreRequest> for DelPoi {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::DeleteLegacyStoreRequest { app_id: _, request_id: _, poi_id }: pb::DeleteLegacyStoreRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let poi_id = store(&mut check, poi_id);
+        check.done(Self { poi_id })
+    }
+}
+
+impl From<Done> for pb::DeleteLegacyStoreResponse {
+    fn from(Done {}: Done) -> Self {
+        Self { settled: false }
+    }
+}
+
+impl From<Vec<PoiInfo>> for pb::GetUpgradeProgressResponse {
+    fn from(stores: Vec<PoiInfo>) -> Self {
+        let mut progress = Self::default();
+        for store in stores {
+            progress.count(store);
+        }
+        progress.complete = progress.migrated_count == progress.total_count;
+        progress.set_next_step(progress.first_step());
+        progress
+    }
+}
+
+impl pb::GetUpgradeProgressResponse {
+    fn count(&mut self, store: PoiInfo) {
+        let (count, blocks) = match upgrade_state(store.upgrade_status) {
+            UpgradeState::Pending => (&mut self.pending_count, None),
+            UpgradeState::Migrating => (&mut self.migrating_count, None),
+            UpgradeState::Migrated => (&mut self.migrated_count, None),
+            UpgradeState::Failed => (&mut self.failed_count, Some(UpgradeStep::CorrectAndMigrate)),
+            UpgradeState::Forbidden => (&mut self.forbidden_count, Some(UpgradeStep::Delete)),
+            UpgradeState::Unspecified => (&mut self.unknown_count, Some(UpgradeStep::Unspecified)),
+        };
+        *count += 1;
+        self.total_count += 1;
+        if let Some(step) = blocks
+            && self.blockers.len() < MOST_BLOCKERS
+        {
+            self.blockers.push(blocker(store, step));
+        }
+    }
+
+    fn first_step(&self) -> UpgradeStep {
+        let steps = [
+            (self.pending_count, UpgradeStep::Migrate),
+            (self.failed_count, UpgradeStep::CorrectAndMigrate),
+            (self.forbidden_count, UpgradeStep::Delete),
+            (self.migrating_count, UpgradeStep::Wait),
+            // Something is left, but nobody can say what.
+            (self.unknown_count, UpgradeStep::Unspecified),
+        ];
+        let needed = steps.into_iter().find(|(count, _)| *count > 0);
+        needed.map_or(UpgradeStep::None, |(_, step)| step)
+    }
+}
+
+fn blocker(store: PoiInfo, next_step: UpgradeStep) -> pb::UpgradeBlocker {
+    let PoiInfo { business_name, branch_name, upgrade_status, .. } = store;
+    let name = match branch_name.0.as_str() {
+        "" => business_name.0,
+        branch => format!("{}({branch})", business_name.0),
+    };
+    pb::UpgradeBlocker {
+        poi_id: store.poi_id.into(),
+        name,
+        upgrade_state: upgrade_state(upgrade_status).into(),
+        wechat_upgrade_status: upgrade_status.or_zero(),
+        reason: store.upgrade_comment.0,
+        map_poi_id: store.mapid.into(),
+        next_step: next_step.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wechat::{Text, store::GetPoiListReply};
+
+    fn progress(statuses: &[i64]) -> pb::GetUpgradeProgressResponse {
+        let store = |&status| PoiInfo { upgrade_status: Int(Some(status)), ..PoiInfo::default() };
+        statuses.iter().map(store).collect::<Vec<_>>().into()
+    }
+
+    #[test]
+    fn the_states_of_an_old_store() {
+        use LegacyStoreState as S;
+        let states = [None, Some(0), Some(1), Some(2), Some(3), Some(4)].map(|n| state(Int(n)));
+        assert_eq!(
+            states,
+            [S::Unspecified, S::Unspecified, S::SystemError, S::InReview, S::Approved, S::Rejected]
+        );
+    }
+
+    #[test]
+    fn the_states_of_a_migration() {
+        use UpgradeState as S;
+        let numbers = [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5)];
+        assert_eq!(
+            numbers.map(|n| upgrade_state(Int(n))),
+            [
+                S::Unspecified,
+                S::Pending,
+                S::Failed,
+                S::Migrating,
+                S::Migrated,
+                S::Forbidden,
+                S::Unspecified
+            ]
+        );
+    }
+
+    #[test]
+    fn the_next_step_is_the_first_that_any_store_needs() {
+        use UpgradeStep as S;
+        for (statuses, step) in [
+            (&[4, 2, 1, 0][..], S::Migrate),
+            (&[4, 2, 1], S::CorrectAndMigrate),
+            (&[2, 4], S::Delete),
+            (&[3, 2], S::Wait),
+            (&[3, 9], S::Unspecified),
+            (&[3, 3], S::None),
+            (&[], S::None),
+        ] {
+            let progress = progress(statuses);
+            assert_eq!(progress.next_step(), step, "{statuses:?}");
+            assert_eq!(progress.complete, step == S::None, "{statuses:?}");
+            assert_eq!(progress.total_count as usize, statuses.len());
+        }
+    }
+
+    #[test]
+    fn blockers_are_named_but_not_without_end() {
+        let store = PoiInfo {
+            business_name: Text("超速天使俱乐部".to_owned()),
+            branch_name: Text("新华路店".to_owned()),
+            upgrade_status: Int(Some(1)),
+            upgrade_comment: Text("图片不清晰".to_owned()),
+            ..PoiInfo::default()
+        };
+        let blocker = blocker(store, UpgradeStep::CorrectAndMigrate);
+        assert_eq!(blocker.name, "超速天使俱乐部(新华路店)");
+        assert_eq!(blocker.reason, "图片不清晰");
+
+        let progress = progress(&[4; 501]);
+        assert_eq!((progress.blockers.len(), progress.forbidden_count), (500, 501));
+    }
+
+    #[test]
+    fn an_old_store_is_read_from_the_official_sample_and_from_a_real_body() {
+        for json in [
+            r#"{"errcode":0,"business_list":[{"base_info":{"sid":"101","business_name":"麦当劳",
+               "categories":["美食,小吃快餐"],"offset_type":1,"longitude":113.3,"latitude":23.1,
+               "avg_price":35,"poi_id":"271262077","available_state":3,"upgrade_status":0,
+               "mapid":"2880741500279549033"}}],"total_count":"1"}"#,
+            r#"{"errcode":0,"business_list":[{"base_info":{"sid":101,"business_name":"麦当劳",
+               "categories":["美食,小吃快餐"],"offset_type":"1","longitude":"113.3","latitude":23.1,
+               "avg_price":34.6,"poi_id":271262077,"available_state":"3","upgrade_status":"0",
+               "mapid":2880741500279549033,"type":0,"qualification_list":[]}}],"total_count":1}"#,
+        ] {
+            let reply: GetPoiListReply = serde_json::from_str(json).expect(json);
+            assert_eq!(reply.total_count, Int(Some(1)));
+            let [row] = reply.business_list.0.try_into().expect("one");
+            let store = pb::LegacyStore::from(row.base_info);
+            assert_eq!((store.poi_id.as_str(), store.shop_number.as_str()), ("271262077", "101"));
+            assert_eq!(store.map_poi_id, "2880741500279549033");
+            assert_eq!((store.state(), store.average_price), (LegacyStoreState::Approved, 35));
+            assert_eq!(store.upgrade_state(), UpgradeState::Pending);
+        }
+    }
+}

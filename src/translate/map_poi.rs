@@ -1,0 +1,291 @@
+//! Places of Tencent Maps.
+
+use super::{Check, Invalid, store::texts};
+use crate::{
+    id::DistrictId,
+    pb,
+    wechat::map_poi::{CreateMapPoi, FoundPlace, SearchMapPoi, SearchMapPoiReply},
+};
+
+/// Areas per page where the caller names no number, and at most.
+const AREAS: u32 = 100;
+const MOST_AREAS: u32 = 1000;
+/// Province, city, district.
+const MOST_NAMES: usize = 3;
+/// Old stores have ids of about nine digits; with the 19 of a map id WeChat only says that the
+/// request is malformed (47001).
+const DIGITS_OF_MAP_POI_ID: usize = 19;
+
+/// A page of areas, as a caller wants it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct WantedDistricts {
+    /// The area; empty for the whole country.
+    pub(crate) parent: String,
+    /// Everything beneath it, or only its children.
+    pub(crate) recursive: bool,
+    /// How many.
+    pub(crate) size: u32,
+    /// From where.
+    pub(crate) token: String,
+}
+
+impl TryFrom<pb::ListDistrictsRequest> for WantedDistricts {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::ListDistrictsRequest { app_id: _, parent_id, recursive, page_size, page_token }: pb::ListDistrictsRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let size = check.page_size(page_size, AREAS, MOST_AREAS);
+        check.done(Self { parent: parent_id, recursive, size, token: page_token })
+    }
+}
+
+/// The names of an area and of those that it lies in, from large to small, without blanks around.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl TryFrom<pb::ResolveDistrictRequest> for Names {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::ResolveDistrictRequest { app_id: _, names }: pb::ResolveDistrictRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        if names.is_empty() {
+            check.refuse("names", "required");
+        }
+        if names.len() > MOST_NAMES {
+            check.refuse("names", format!("at most {MOST_NAMES}"));
+        }
+        let names = names.into_iter().enumerate();
+        let names = names.map(|(i, name)| check.required(&format!("names[{i}]"), name));
+        let names = names.map(|name| name.trim().to_owned()).collect();
+        check.done(Self(names))
+    }
+}
+
+impl TryFrom<pb::SearchMapPoisRequest> for SearchMapPoi {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::SearchMapPoisRequest { app_id: _, district_id, keyword }: pb::SearchMapPoisRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let districtid = check.district(district_id).as_str().parse().unwrap_or_default();
+        let keyword = check.required("keyword", keyword);
+        check.done(Self { districtid, keyword })
+    }
+}
+
+impl From<SearchMapPoiReply> for pb::SearchMapPoisResponse {
+    fn from(SearchMapPoiReply { data }: SearchMapPoiReply) -> Self {
+        let places = data.unwrap_or_default().item.0;
+        Self { pois: places.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl From<FoundPlace> for pb::MapPoi {
+    fn from(
+        FoundPlace {
+            branch_name,
+            address,
+            longitude,
+            latitude,
+            telephone,
+            category,
+            sosomap_poi_uid,
+            pic_urls,
+        }: FoundPlace,
+    ) -> Self {
+        let telephones = telephone.0.split([';', '；']).map(str::trim);
+        Self {
+            map_poi_id: sosomap_poi_uid.into(),
+            name: branch_name.0,
+            address: address.0,
+            location: pb::LatLng::read(latitude, longitude),
+            telephones: telephones.filter(|number| !number.is_empty()).map(str::to_owned).collect(),
+            category: category.0,
+            picture_urls: texts(pic_urls),
+        }
+    }
+}
+
+/// The names of province, city and district are left empty: only the table of districts has them.
+impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::CreateMapPoiRequest {
+            app_id: _,
+            request_id: _,
+            client_reference: _,
+            name,
+            district_id,
+            address,
+            location,
+            category,
+            telephones,
+            photo_url,
+            licence_url,
+            introduction,
+            legacy_poi_id,
+        }: pb::CreateMapPoiRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let name = check.required("name", name);
+        let districtid = check.district(district_id);
+        let address = check.required("address", address);
+        let (latitude, longitude) = check.location("location", location);
+        let category = check.category(category);
+        let telephone = check.telephones(telephones);
+        let photo = check.picture("photo_url", photo_url);
+        let license = check.picture("licence_url", licence_url);
+        let introduct = check.required("introduction", introduction);
+        let poi_id = check.optional("legacy_poi_id", legacy_poi_id);
+        if poi_id.len() >= DIGITS_OF_MAP_POI_ID {
+            check.refuse("legacy_poi_id", "has to be the poi_id of an old store");
+        }
+        check.done(Self {
+            name,
+            longitude,
+            latitude,
+            province: String::new(),
+            city: String::new(),
+            district: String::new(),
+            address,
+            category,
+            telephone,
+            photo,
+            license,
+            introduct,
+            districtid,
+            poi_id: Some(poi_id).filter(|id| !id.is_empty()).map(Into::into),
+        })
+    }
+}
+
+impl Check {
+    fn district(&mut self, id: String) -> DistrictId {
+        if id.len() != 6 || !id.bytes().all(|digit| digit.is_ascii_digit()) {
+            self.refuse("district_id", "has to be the six digits of an area");
+        }
+        id.into()
+    }
+
+    fn category(&mut self, category: String) -> String {
+        let levels = category.split_once(':');
+        if levels.is_none_or(|(first, second)| {
+            first.trim().is_empty() || second.trim().is_empty() || second.contains(':')
+        }) {
+            self.refuse("category", "has to be two levels with an ASCII colon between them");
+        }
+        self.optional("category", category)
+    }
+
+    /// Telephone numbers, in the one string that WeChat wants: `010-6666666;010-7777777`.
+    fn telephones(&mut self, numbers: Vec<String>) -> String {
+        if numbers.is_empty() {
+            self.refuse("telephones", "required");
+        }
+        for (index, number) in numbers.iter().enumerate() {
+            let field = format!("telephones[{index}]");
+            if number.contains([';', '；']) {
+                self.refuse(&field, "must not contain a semicolon");
+            }
+            self.required(&field, number.clone());
+        }
+        numbers.join(";")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PICTURE: &str = "http://mmbiz.qpic.cn/mmbiz_png/tW66AWE2K6EC/0?wx_fmt=png";
+
+    fn place() -> pb::CreateMapPoiRequest {
+        pb::CreateMapPoiRequest {
+            name: "hardenzhang".to_owned(),
+            district_id: "440105".to_owned(),
+            address: "TIT".to_owned(),
+            location: Some(pb::LatLng { latitude: 23.0974903107, longitude: 113.323753357 }),
+            category: "美食:中餐厅".to_owned(),
+            telephones: vec!["12345678901".to_owned()],
+            photo_url: PICTURE.to_owned(),
+            licence_url: PICTURE.to_owned(),
+            introduction: "test".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_new_place_is_sent_as_documented() {
+        let mut call = CreateMapPoi::try_from(place()).expect("valid");
+        call.province = "广东省".to_owned();
+        call.city = "广州市".to_owned();
+        call.district = "海珠区".to_owned();
+        let expected = format!(
+            r#"{{"name":"hardenzhang","longitude":"113.323753357","latitude":"23.0974903107","province":"广东省","city":"广州市","district":"海珠区","address":"TIT","category":"美食:中餐厅","telephone":"12345678901","photo":"{PICTURE}","license":"{PICTURE}","introduct":"test","districtid":"440105"}}"#
+        );
+        assert_eq!(serde_json::to_string(&call).expect("JSON"), expected);
+    }
+
+    #[test]
+    fn every_mistake_in_a_new_place_is_named() {
+        let request = pb::CreateMapPoiRequest {
+            district_id: "海珠区".to_owned(),
+            category: "美食：中餐厅".to_owned(),
+            telephones: vec!["1".to_owned(), "2;3".to_owned()],
+            photo_url: String::new(),
+            legacy_poi_id: "2880741500279549033".to_owned(),
+            ..place()
+        };
+        let invalid = CreateMapPoi::try_from(request).expect_err("five mistakes");
+        let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["district_id", "category", "telephones[1]", "photo_url", "legacy_poi_id"]
+        );
+    }
+
+    #[test]
+    fn telephones_are_one_text() {
+        let telephones = ["010-6666666-111", "010-6666666"].map(str::to_owned).to_vec();
+        let call = CreateMapPoi::try_from(pb::CreateMapPoiRequest { telephones, ..place() });
+        assert_eq!(call.expect("valid").telephone, "010-6666666-111;010-6666666");
+    }
+
+    #[test]
+    fn a_search_sends_the_district_as_a_number() {
+        let request = pb::SearchMapPoisRequest {
+            district_id: "440105".to_owned(),
+            keyword: "工厂".to_owned(),
+            ..Default::default()
+        };
+        let call = SearchMapPoi::try_from(request).expect("valid");
+        let json = serde_json::to_string(&call).expect("JSON");
+        assert_eq!(json, r#"{"districtid":440105,"keyword":"工厂"}"#);
+    }
+
+    #[test]
+    fn a_found_place_is_read_as_documented() {
+        let reply: SearchMapPoiReply = serde_json::from_str(
+            r#"{"errcode":0,"errmsg":"ok","data":{"item":[{"branch_name":"X-MAX工厂",
+            "address":"广东省广州市海珠区怡安路","longitude":113.274810791,"latitude":"23.1088695526",
+            "telephone":" 020-89190388; 020-1","category":"运动健身:健身中心",
+            "sosomap_poi_uid":2708071440732747189,"data_supply":2,"pic_urls":[],"card_id_list":[]},
+            {}]}}"#,
+        )
+        .expect("a reply");
+        let [place, nothing] = pb::SearchMapPoisResponse::from(reply).pois.try_into().expect("two");
+        assert_eq!(place.map_poi_id, "2708071440732747189");
+        assert_eq!(place.telephones, ["020-89190388", "020-1"]);
+        assert_eq!(place.location.expect("a point").longitude, 113.274810791);
+        assert_eq!(nothing, pb::MapPoi::default());
+
+        let none: SearchMapPoiReply = serde_json::from_str(r#"{"data":null}"#).expect("a reply");
+        assert!(pb::SearchMapPoisResponse::from(none).pois.is_empty());
+    }
+}

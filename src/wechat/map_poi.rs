@@ -1,0 +1,185 @@
+//! Districts and places of Tencent Maps (腾讯地图).
+
+use std::time::Duration;
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{AccountKinds, Decimal, Endpoint, Envelope, Int, List, Proof, Safety, Text};
+use crate::id::{AuditId, DistrictId, MapPoiId, PoiId};
+
+/// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
+///
+/// Returns all provinces, cities and districts of China.
+#[derive(Debug, Serialize)]
+pub struct GetDistrict {}
+
+/// Answers [`GetDistrict`].
+///
+/// Its arrays are read strictly: nodes are named by their index, so none may be dropped.
+#[derive(Debug, Deserialize)]
+pub struct GetDistrictReply {
+    /// The version of the table, a date such as `20170510`.
+    #[serde(default)]
+    pub data_version: Text,
+    /// Three arrays: provinces, cities, districts.
+    pub result: Vec<Vec<DistrictNode>>,
+}
+
+/// A province, city or district.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DistrictNode {
+    /// Six digits; the `districtid` of other calls.
+    pub id: DistrictId,
+    /// The short name. Missing on the third level.
+    pub name: Text,
+    /// The full name.
+    pub fullname: Text,
+    /// The short name, a syllable each. Missing on the third level.
+    pub pinyin: List<Text>,
+    /// A point that stands for it.
+    pub location: Option<Point>,
+    /// First and last index of its children in the next array, both inclusive. Missing where there
+    /// are none.
+    pub cidx: List<Int>,
+}
+
+/// A point, as the districts spell it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Point {
+    /// Degrees north.
+    pub lat: Decimal,
+    /// Degrees east.
+    pub lng: Decimal,
+}
+
+impl Endpoint for GetDistrict {
+    const METHOD: Method = Method::GET;
+    const PATH: &'static str = "/wxa/get_district";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Read;
+    const ENVELOPE: Envelope = Envelope::Status;
+    /// The table has some 700 KB.
+    const REPLY_LIMIT: Duration = Duration::from_secs(20);
+    type Reply = GetDistrictReply;
+}
+
+/// `POST /wxa/search_map_poi` — 在腾讯地图中搜索门店
+///
+/// Finds places of a district by a keyword.
+#[derive(Debug, Serialize)]
+pub struct SearchMapPoi {
+    /// A number here and text in [`CreateMapPoi`]; text was seen to find nothing.
+    pub districtid: u32,
+    /// What is looked for.
+    pub keyword: String,
+}
+
+/// Answers [`SearchMapPoi`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SearchMapPoiReply {
+    /// What was found.
+    pub data: Option<FoundPlaces>,
+}
+
+/// The `data` of [`SearchMapPoiReply`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FoundPlaces {
+    /// The places. Empty where nothing was found.
+    pub item: List<FoundPlace>,
+}
+
+/// A place of Tencent Maps.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FoundPlace {
+    /// The name.
+    pub branch_name: Text,
+    /// The whole address.
+    pub address: Text,
+    /// Degrees east.
+    pub longitude: Decimal,
+    /// Degrees north.
+    pub latitude: Decimal,
+    /// Several are separated by `;`. May begin with a blank.
+    pub telephone: Text,
+    /// `一级:二级`.
+    pub category: Text,
+    /// The `map_poi_id` of other calls.
+    pub sosomap_poi_uid: MapPoiId,
+    /// Undocumented and empty in the samples, so that anything is taken.
+    pub pic_urls: List<serde_json::Value>,
+}
+
+impl Endpoint for SearchMapPoi {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/search_map_poi";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Read;
+    type Reply = SearchMapPoiReply;
+}
+
+/// `POST /wxa/create_map_poi` — 在腾讯地图中创建门店
+///
+/// Proposes a place. Everything is text here.
+#[derive(Debug, Serialize)]
+pub struct CreateMapPoi {
+    /// The name.
+    pub name: String,
+    /// Degrees east.
+    pub longitude: String,
+    /// Degrees north.
+    pub latitude: String,
+    /// The full name of the province.
+    pub province: String,
+    /// The full name of the city.
+    pub city: String,
+    /// The full name of the district.
+    pub district: String,
+    /// The address within the district.
+    pub address: String,
+    /// `一级:二级`.
+    pub category: String,
+    /// Several are separated by `;`.
+    pub telephone: String,
+    /// The URL of a picture, from uploadimg.
+    pub photo: String,
+    /// The URL of a picture of the licence, from uploadimg.
+    pub license: String,
+    /// What the place is. (sic)
+    pub introduct: String,
+    /// Text here and a number in [`SearchMapPoi`].
+    pub districtid: DistrictId,
+    /// The old store that migrates. Left out otherwise, as in the documented sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poi_id: Option<PoiId>,
+}
+
+/// Answers [`CreateMapPoi`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CreateMapPoiReply {
+    /// What was submitted.
+    pub data: Option<ProposedPlace>,
+}
+
+/// The `data` of [`CreateMapPoiReply`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ProposedPlace {
+    /// The `audit_id` of the event.
+    pub base_id: AuditId,
+}
+
+impl Endpoint for CreateMapPoi {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/create_map_poi";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Once(Proof::Event);
+    const ENVELOPE: Envelope = Envelope::Error;
+    type Reply = CreateMapPoiReply;
+}
