@@ -81,6 +81,7 @@ impl Clock {
         self.0.advanced.send_modify(|advanced| *advanced += by);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     fn new(runs: bool) -> Self {
         Self(Arc::new(Inner {
             started: Instant::now(),

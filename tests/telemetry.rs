@@ -1,5 +1,7 @@
 //! Traces and logs of real processes: what they say, and what they must never say.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::{
     io::Write,
     net::{SocketAddr, TcpStream},

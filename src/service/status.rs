@@ -4,8 +4,6 @@
 //! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
 //! [`errcode`](super::errcode).
 
-#![expect(clippy::disallowed_methods, reason = "statuses are made here and nowhere else")]
-
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -426,6 +424,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "this is what tonic does")]
     fn what_tonic_says_gets_our_shape_and_a_trace_id() {
         let status = finished(Status::new(Code::Unimplemented, ""), "4bf92f");
         assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));

@@ -1,6 +1,6 @@
 //! Reviews: every audited write opens one, and somebody, or time, decides it.
 //!
-//! [`decide`] is the only place where a review ends, so what is to be pushed then starts there.
+//! `decide` is the only place where a review ends, so what is to be pushed then starts there.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,6 @@
 
 use std::{fs, path::Path};
 
-use bytes::Bytes;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde::Deserialize;
@@ -57,7 +56,7 @@ async fn run(example: Example, name: &str) {
     let path = format!("/{service}/{}", method.name());
     let answer =
         app.unary(&path, &request).await.unwrap_or_else(|status| panic!("{name}: {status:?}"));
-    let answer = DynamicMessage::decode(method.output(), Bytes::from(answer)).expect("a message");
+    let answer = DynamicMessage::decode(method.output(), answer).expect("a message");
     let mut answer = serde_json::to_value(&answer).expect("JSON");
     if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
         for own in ["submissionId", "createTime", "resubmitAfter"] {

@@ -1,5 +1,7 @@
 //! The gateway through its front door: real gRPC over a socket, real HTTP to the simulator.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 mod callers;

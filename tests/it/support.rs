@@ -35,11 +35,10 @@ use wechat_store_gateway::{
 };
 
 /// A gateway, a WeChat behind it, and a client's connection in front.
-pub struct App {
-    pub wechat: Simulator,
-    pub clock: Clock,
-    pub channel: Channel,
-    pub address: SocketAddr,
+pub(crate) struct App {
+    pub(crate) wechat: Simulator,
+    pub(crate) clock: Clock,
+    pub(crate) channel: Channel,
     host: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
@@ -47,22 +46,22 @@ pub struct App {
 
 impl App {
     /// Both accounts, both default, stable tokens.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with("default = true").await
     }
 
     /// With other settings of both accounts than `default = true`.
-    pub async fn with(account: &str) -> Self {
+    pub(crate) async fn with(account: &str) -> Self {
         Self::launch(account, "", None).await
     }
 
     /// With further sections of the settings.
-    pub async fn with_sections(sections: &str) -> Self {
+    pub(crate) async fn with_sections(sections: &str) -> Self {
         Self::launch("default = true", sections, None).await
     }
 
     /// In front of another server than the simulator.
-    pub async fn in_front_of(host: SocketAddr) -> Self {
+    pub(crate) async fn in_front_of(host: SocketAddr) -> Self {
         Self::launch("default = true", "", Some(host)).await
     }
 
@@ -111,27 +110,27 @@ impl App {
             .connect()
             .await
             .expect("the gateway listens");
-        Self { wechat, clock, channel, address, host, stop, served }
+        Self { wechat, clock, channel, host, stop, served }
     }
 
     /// Lets the calls to a path go wrong.
-    pub fn fault(&self, path: &str, kind: Kind) {
+    pub(crate) fn fault(&self, path: &str, kind: Kind) {
         self.wechat.fault(Fault::new(path, kind).times(0));
     }
 
     /// How often WeChat was called on this path.
-    pub fn count(&self, path: &str) -> usize {
+    pub(crate) fn count(&self, path: &str) -> usize {
         self.wechat.calls(path).len()
     }
 
     /// Stops the gateway as SIGTERM does and waits for its end.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
     }
 
     /// Makes a classic token as another process would.
-    pub async fn take_classic_token(&self) {
+    pub(crate) async fn take_classic_token(&self) {
         let host = self.host;
         let query = format!(
             "grant_type=client_credential&appid={OFFICIAL_APP_ID}&secret={OFFICIAL_SECRET}"
@@ -146,32 +145,32 @@ impl App {
         assert!(answer.contains("access_token"), "{answer}");
     }
 
-    pub fn cards(&self) -> CardServiceClient<Channel> {
+    pub(crate) fn cards(&self) -> CardServiceClient<Channel> {
         CardServiceClient::new(self.channel.clone())
     }
 
-    pub fn stores(&self) -> StoreServiceClient<Channel> {
+    pub(crate) fn stores(&self) -> StoreServiceClient<Channel> {
         StoreServiceClient::new(self.channel.clone())
     }
 
-    pub fn merchants(&self) -> MerchantServiceClient<Channel> {
+    pub(crate) fn merchants(&self) -> MerchantServiceClient<Channel> {
         MerchantServiceClient::new(self.channel.clone())
     }
 
-    pub fn map_pois(&self) -> MapPoiServiceClient<Channel> {
+    pub(crate) fn map_pois(&self) -> MapPoiServiceClient<Channel> {
         MapPoiServiceClient::new(self.channel.clone())
     }
 
-    pub fn nearby(&self) -> NearbyServiceClient<Channel> {
+    pub(crate) fn nearby(&self) -> NearbyServiceClient<Channel> {
         NearbyServiceClient::new(self.channel.clone())
     }
 
-    pub fn media(&self) -> MediaServiceClient<Channel> {
+    pub(crate) fn media(&self) -> MediaServiceClient<Channel> {
         MediaServiceClient::new(self.channel.clone())
     }
 
     /// The ids of so many places in Guangzhou, that no store has yet.
-    pub async fn places(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn places(&self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         for keyword in ["店", "馆", "工厂"] {
             let request = pb::SearchMapPoisRequest {
@@ -190,53 +189,53 @@ impl App {
     }
 
     /// Submits a store.
-    pub async fn add_store(&self, map_poi_id: &str, credential: &str) -> pb::Submission {
+    pub(crate) async fn add_store(&self, map_poi_id: &str, credential: &str) -> pb::Submission {
         let store = new_store(map_poi_id, credential);
         let answer = self.stores().add_store(store).await.expect("submitted").into_inner();
         answer.submission.expect("a submission")
     }
 
     /// Adds a store and lets it pass; answers its id.
-    pub async fn approved_store(&self, credential: &str) -> String {
+    pub(crate) async fn approved_store(&self, credential: &str) -> String {
         let submission = self.add_store("2708071440732747189", credential).await;
         self.approve(&submission);
         self.list_stores().await.pop().expect("it is listed").poi_id
     }
 
     /// Lets a submission pass.
-    pub fn approve(&self, submission: &pb::Submission) {
+    pub(crate) fn approve(&self, submission: &pb::Submission) {
         let audit_id = submission.audit_id.parse().expect("a number");
         self.wechat.approve(audit_id).expect("an open review");
     }
 
     /// The first page of stores.
-    pub async fn list_stores(&self) -> Vec<pb::Store> {
+    pub(crate) async fn list_stores(&self) -> Vec<pb::Store> {
         let request = pb::ListStoresRequest::default();
         self.stores().list_stores(request).await.expect("stores").into_inner().stores
     }
 
     /// One store.
-    pub async fn store(&self, poi_id: &str) -> pb::Store {
+    pub(crate) async fn store(&self, poi_id: &str) -> pb::Store {
         let request = pb::GetStoreRequest { poi_id: poi_id.to_owned(), ..Default::default() };
         let answer = self.stores().get_store(request).await.expect("the store");
         answer.into_inner().store.expect("a store")
     }
 
     /// How far the migration is.
-    pub async fn progress(&self) -> pb::GetUpgradeProgressResponse {
+    pub(crate) async fn progress(&self) -> pb::GetUpgradeProgressResponse {
         let request = pb::GetUpgradeProgressRequest::default();
         self.stores().get_upgrade_progress(request).await.expect("progress").into_inner()
     }
 
     /// Uploads a picture for three days; answers its id.
-    pub async fn upload(&self) -> String {
+    pub(crate) async fn upload(&self) -> String {
         let content = png().into();
         let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
         self.media().upload_temporary_image(request).await.expect("taken").into_inner().media_id
     }
 
     /// Calls any path with any message.
-    pub async fn unary(&self, path: &str, message: &[u8]) -> Result<Bytes, Status> {
+    pub(crate) async fn unary(&self, path: &str, message: &[u8]) -> Result<Bytes, Status> {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("connected");
         let request = Request::new(Bytes::copy_from_slice(message));
@@ -246,14 +245,14 @@ impl App {
     }
 
     /// A read of a store that need not exist.
-    pub async fn read(&self) -> Result<String, Status> {
+    pub(crate) async fn read(&self) -> Result<String, Status> {
         let request =
             pb::GetStoreCardRequest { poi_id: "472671857".to_owned(), ..Default::default() };
         Ok(self.cards().get_store_card(request).await?.into_inner().card_id)
     }
 
     /// A write to a store that need not exist; twice is the same as once.
-    pub async fn write(&self) -> Result<(), Status> {
+    pub(crate) async fn write(&self) -> Result<(), Status> {
         let request = pb::SetStoreCardRequest {
             poi_id: "472671857".to_owned(),
             card_id: "pabcedfg1234567hijklmn".to_owned(),
@@ -264,37 +263,37 @@ impl App {
 }
 
 /// Where reads and writes of [`App`] go at WeChat.
-pub const GET_CARD: &str = "/card/storewxa/get";
-pub const SET_CARD: &str = "/card/storewxa/set";
-pub const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
-pub const CLASSIC_TOKEN: &str = "/cgi-bin/token";
+pub(crate) const GET_CARD: &str = "/card/storewxa/get";
+pub(crate) const SET_CARD: &str = "/card/storewxa/set";
+pub(crate) const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
+pub(crate) const CLASSIC_TOKEN: &str = "/cgi-bin/token";
 
 /// Waits, but not for ever.
-pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("an answer in time")
 }
 
 /// The code and the reason of a failure; every one has an `ErrorInfo` of our domain.
-pub fn reason(status: &Status) -> (Code, String) {
+pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no reason: {status:?}"));
     assert_eq!(info.domain, "wechat-store-gateway");
     (status.code(), info.reason)
 }
 
 /// The answer of `tell` as the pair that [`reason`] gives.
-pub fn is(code: Code, reason: &str) -> (Code, String) {
+pub(crate) fn is(code: Code, reason: &str) -> (Code, String) {
     (code, reason.to_owned())
 }
 
 /// A request with a deadline.
-pub fn patient<T>(message: T, patience: Duration) -> Request<T> {
+pub(crate) fn patient<T>(message: T, patience: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(patience);
     request
 }
 
 /// A store that only its place and its credential tell apart from others.
-pub fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreRequest {
+pub(crate) fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreRequest {
     pb::AddStoreRequest {
         client_reference: format!("shop-{credential}"),
         map_poi_id: map_poi_id.to_owned(),
@@ -307,7 +306,7 @@ pub fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreRequest {
 }
 
 /// A nearby place.
-pub fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
+pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
     pb::NearbyPoiProfile {
         name: "巷口小馆".to_owned(),
         map_poi_id: map_poi_id.to_owned(),
@@ -328,12 +327,12 @@ pub fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
     }
 }
 
-pub fn hours(open: &str, close: &str) -> pb::OpeningHours {
+pub(crate) fn hours(open: &str, close: &str) -> pb::OpeningHours {
     pb::OpeningHours { open: open.to_owned(), close: close.to_owned(), text: String::new() }
 }
 
 /// A picture of one red pixel.
-pub fn png() -> Vec<u8> {
+pub(crate) fn png() -> Vec<u8> {
     let bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
     BASE64_STANDARD.decode(bytes).expect("base64")
 }
