@@ -75,8 +75,13 @@ pub enum Error {
     #[error("not a page token of this list")]
     PageToken,
     /// The account has no token.
-    #[error(transparent)]
-    Token(#[from] token::Error),
+    #[error("{error}")]
+    Token {
+        /// The account.
+        app_id: AppId,
+        /// Why.
+        error: token::Error,
+    },
     /// WeChat refused, failed or was not reached.
     #[error("{error}")]
     WeChat {
@@ -165,7 +170,8 @@ impl Operations {
     ) -> Result<E::Reply, Error> {
         let Inner { client, clock, .. } = &*self.0;
         ctx.stage.reach(Stage::Token);
-        let mut token = account.tokens.get(ctx.deadline).await?;
+        let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
+        let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
         let mut attempts = 0;
         loop {
             if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
@@ -186,11 +192,13 @@ impl Operations {
             };
             attempts += 1;
             match retry::decide(E::SAFETY, &error, attempts, ctx.time_left(clock)) {
-                Decision::GiveUp => return Err(given_up::<E>(error)),
+                Decision::GiveUp => return Err(given_up::<E>(account, error)),
                 Decision::SendAgain(wait) => clock.sleep(wait).await,
                 Decision::RenewToken(wait) => {
                     ctx.stage.reach(Stage::Token);
-                    let next = account.tokens.refused(&token, E::PATH, error, ctx.deadline).await?;
+                    let tokens = &account.tokens;
+                    let next = tokens.refused(&token, E::PATH, error, ctx.deadline).await;
+                    let next = next.map_err(no_token)?;
                     let same = next.generation == token.generation;
                     clock.sleep(if same { wait.max(SETTLING_WAIT) } else { wait }).await;
                     token = next;
@@ -200,11 +208,12 @@ impl Operations {
     }
 }
 
-fn given_up<E: Endpoint>(error: wechat::Error) -> Error {
+fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
     match error {
         // After renewals: our trouble with the token, not the caller's with the call.
         wechat::Error::Refused { code, .. } if code.refuses_token() => {
-            Error::Token(token::Error::Refused { refusal: error })
+            let error = token::Error::Refused { refusal: error };
+            Error::Token { app_id: account.app_id.clone(), error }
         }
         error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },
     }

@@ -10,6 +10,9 @@ use crate::{
     },
 };
 
+/// A token whose place is not found within so many of WeChat's pages of a thousand is none of ours.
+const MOST_CALLS: u32 = 10;
+
 impl Operations {
     /// Lists the places after `cursor`, `size` at most. One call mostly; more where so many places
     /// were deleted meanwhile that the rows stand on another page.
@@ -20,8 +23,7 @@ impl Operations {
         size: u32,
     ) -> Result<pb::ListNearbyPoisResponse, Error> {
         let mut offset = cursor.offset;
-        // Ends by the caller's deadline at the latest.
-        loop {
+        for _ in 0..MOST_CALLS {
             let call = window(offset);
             let reply = self.read(ctx, call).await?;
             match cut(call, reply, cursor, size) {
@@ -29,5 +31,6 @@ impl Operations {
                 Cut::Page(page) => return Ok(page),
             }
         }
+        Err(Error::PageToken)
     }
 }

@@ -68,7 +68,8 @@ impl Failure {
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
-        let Failure { code, reason, message, metadata, mut details, retry_after } = failure;
+        let Failure { code, reason, message, mut metadata, mut details, retry_after } = failure;
+        metadata.entry("mender".to_owned()).or_insert_with(|| mender(code, reason).as_str().to_owned());
         let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
         details.set_error_info(reason, DOMAIN, metadata);
         details = match retry_after {
@@ -135,10 +136,34 @@ impl From<Error> for Status {
             Error::LaneBusy { path } => lane_busy(path),
             Error::PageToken => return page::Foreign.into(),
             Error::Stopped => stopped(),
-            Error::Token(error) => no_token(error),
+            Error::Token { app_id, error } => no_token(error).with("app_id", app_id),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
         }
         .into()
+    }
+}
+
+/// Who can mend a failure of our own, as `error.proto` says.
+fn mender(code: Code, reason: ErrorReason) -> Mender {
+    match reason {
+        ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return Mender::Operator,
+        ErrorReason::UnknownErrcode => return Mender::Developer,
+        _ => {}
+    }
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Cancelled => Mender::Caller,
+        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated => {
+            Mender::Operator
+        }
+        Code::ResourceExhausted | Code::Aborted | Code::Unavailable => Mender::Wait,
+        Code::Ok | Code::Internal | Code::DataLoss => Mender::Developer,
     }
 }
 
@@ -221,13 +246,19 @@ fn reshaped(status: &Status) -> Status {
 
 fn account(error: account::Error) -> Failure {
     let rule = error.to_string();
-    let reason = match error {
-        account::Error::NoDefault { .. } => ErrorReason::DefaultAccountMissing,
-        account::Error::Unknown { .. } => ErrorReason::AccountUnknown,
-        account::Error::WrongKind { .. } => ErrorReason::AccountKindMismatch,
+    let invalid = |reason| {
+        Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
+            .violation("app_id", &rule)
     };
-    Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
-        .violation("app_id", &rule)
+    match error {
+        account::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
+        account::Error::Unknown { app_id } => {
+            invalid(ErrorReason::AccountUnknown).with("app_id", app_id)
+        }
+        account::Error::WrongKind { app_id, .. } => {
+            invalid(ErrorReason::AccountKindMismatch).with("app_id", app_id)
+        }
+    }
 }
 
 fn no_token(error: token::Error) -> Failure {

@@ -129,7 +129,12 @@ impl Client {
             return Err(Error::BadStatus { status: status.as_u16() });
         }
         let body = read(response, limit).await?;
-        envelope::open(E::ENVELOPE, &body)
+        let reply = envelope::open(E::ENVELOPE, &body)?;
+        if !E::is_whole(&reply) {
+            let cause = "a success without what was asked for".to_owned();
+            return Err(Error::Unreadable { cause });
+        }
+        Ok(reply)
     }
 
     fn url(&self, path: &str, token: Option<&Secret>, payload: &Payload) -> String {

@@ -23,6 +23,11 @@ pub trait Endpoint: Serialize + Send + Sync + 'static {
     /// What comes back.
     type Reply: DeserializeOwned + Send + 'static;
 
+    /// Whether a success has what the call was made for. One without it counts as unreadable.
+    fn is_whole(_reply: &Self::Reply) -> bool {
+        true
+    }
+
     /// What is sent beside the path: by default the call itself as JSON, or nothing with GET.
     fn payload(&self) -> Result<Payload, serde_json::Error> {
         if Self::METHOD == Method::GET {

@@ -52,6 +52,10 @@ impl Endpoint for UploadTemporary {
     const REPLY_LIMIT: Duration = Duration::from_secs(60);
     type Reply = UploadTemporaryReply;
 
+    fn is_whole(reply: &UploadTemporaryReply) -> bool {
+        !reply.media_id.is_empty()
+    }
+
     fn payload(&self) -> Result<Payload, serde_json::Error> {
         let File { name, media_type, content } = &self.file;
         let payload = multipart(PART, name, media_type, content.clone());
@@ -84,6 +88,10 @@ impl Endpoint for UploadImg {
     const SAFETY: Safety = Safety::Repeatable;
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
     type Reply = UploadImgReply;
+
+    fn is_whole(reply: &UploadImgReply) -> bool {
+        !reply.url.0.is_empty()
+    }
 
     fn payload(&self) -> Result<Payload, serde_json::Error> {
         let File { name, media_type, content } = &self.file;

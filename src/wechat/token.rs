@@ -29,6 +29,10 @@ impl Endpoint for ClassicToken {
     const REPLY_LIMIT: Duration = Duration::from_secs(5);
     type Reply = TokenReply;
 
+    fn is_whole(reply: &TokenReply) -> bool {
+        reply.life().is_some()
+    }
+
     fn payload(&self) -> Result<Payload, serde_json::Error> {
         let query = vec![
             ("grant_type", "client_credential".to_owned()),
@@ -66,6 +70,10 @@ impl Endpoint for StableToken {
     const SAFETY: Safety = Safety::Repeatable;
     const REPLY_LIMIT: Duration = Duration::from_secs(5);
     type Reply = TokenReply;
+
+    fn is_whole(reply: &TokenReply) -> bool {
+        reply.life().is_some()
+    }
 }
 
 /// Answers both.
@@ -76,6 +84,14 @@ pub struct TokenReply {
     pub access_token: Text,
     /// How many seconds it lives; at most 7200.
     pub expires_in: Int,
+}
+
+impl TokenReply {
+    /// How long the token lives; none where there is no token.
+    pub fn life(&self) -> Option<Duration> {
+        let seconds = u64::try_from(self.expires_in.0?).ok()?;
+        (seconds > 0 && !self.access_token.0.is_empty()).then(|| Duration::from_secs(seconds))
+    }
 }
 
 fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {

@@ -34,7 +34,7 @@ impl Source for Classic {
         async move {
             let secret = self.secret.read().map_err(SecretUnreadable::from)?;
             let call = ClassicToken { appid: self.app_id.clone(), secret };
-            Ok(client.send(&call, attempt).await?.try_into()?)
+            Ok(client.send(&call, attempt).await?.into())
         }
         .boxed()
     }

@@ -137,15 +137,10 @@ enum FetchError {
     WeChat(#[from] wechat::Error),
 }
 
-impl TryFrom<TokenReply> for Fetched {
-    type Error = wechat::Error;
-
-    fn try_from(TokenReply { access_token, expires_in }: TokenReply) -> Result<Self, Self::Error> {
-        let life = u64::try_from(expires_in.0.unwrap_or_default()).unwrap_or_default();
-        if access_token.0.is_empty() || life == 0 {
-            return Err(wechat::Error::Unreadable { cause: "no token in the reply".to_owned() });
-        }
-        Ok(Self { value: access_token.0.into(), life: Duration::from_secs(life) })
+impl From<TokenReply> for Fetched {
+    fn from(reply: TokenReply) -> Self {
+        let life = reply.life().unwrap_or_default();
+        Self { value: reply.access_token.0.into(), life }
     }
 }
 

@@ -34,7 +34,7 @@ impl Source for Stable {
         async move {
             let secret = self.secret.read().map_err(SecretUnreadable::from)?;
             let call = StableToken::new(self.app_id.clone(), secret, force);
-            Ok(client.send(&call, attempt).await?.try_into()?)
+            Ok(client.send(&call, attempt).await?.into())
         }
         .boxed()
     }
