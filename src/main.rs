@@ -1,7 +1,38 @@
-//! The command line.
+//! The command line: one match over the commands.
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use wechat_store_gateway::{
+    cli::{self, Cli, Command},
+    config::Environment,
+};
+
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match Cli::try_parse() {
+        Ok(cli) => cli::conclude(run(cli.command)),
+        Err(error) => cli::misused(&error),
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> Result<(), cli::Failure> {
+    let environment = environment();
+    match command {
+        Command::Call(call) => call.run().await,
+        Command::Check(check) => check.run(&environment),
+        Command::Healthcheck(healthcheck) => healthcheck.run().await,
+        Command::Sandbox(sandbox) => sandbox.run(&environment).await,
+        Command::Serve(serve) => serve.run(&environment).await,
+        Command::Simulate(simulate) => simulate.run().await,
+    }
+}
+
+/// Everything else is handed the environment as data. What is no Unicode is no setting of ours.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment() -> Environment {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
 }

@@ -98,10 +98,11 @@ pub(super) fn check(
     environment: &Environment,
     mistakes: &mut Mistakes,
 ) -> Vec<Account> {
+    let before = mistakes.0.len();
     if written.is_empty() {
         written.extend(from_environment(environment, mistakes));
     }
-    if written.is_empty() && mistakes.0.is_empty() {
+    if written.is_empty() && mistakes.0.len() == before {
         mistakes.add(
             "accounts",
             "none; write [[accounts]], or set WECHAT_APP_ID and WECHAT_APP_SECRET",

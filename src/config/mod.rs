@@ -89,8 +89,12 @@ impl Settings {
 struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
+    /// One mistake per key: what was wrong and taken out is not also missing.
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Mistake { key: key.into(), message: message.into() });
+        let key = key.into();
+        if self.0.iter().all(|mistake| mistake.key != key) {
+            self.0.push(Mistake { key, message: message.into() });
+        }
     }
 }
 

@@ -119,3 +119,29 @@ fn printed_settings_hide_their_secrets() {
         assert!(!format!("{settings:?}").contains(secret));
     }
 }
+
+#[test]
+fn the_example_shows_every_setting_with_its_default() {
+    let example = include_str!("../../settings.example.toml");
+    let environment = environment(&[("BRAND_A_SECRET", "hush")]);
+    let shown = Settings::read(example, &environment).expect("a good example");
+    let plain =
+        "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
+    let unset = Settings::read(plain, &environment).expect("good settings");
+    let sections = |settings: &Settings| {
+        let mut table = Table::try_from(settings).expect("settings are a table");
+        table.remove("accounts");
+        table
+    };
+    assert_eq!(sections(&shown), sections(&unset), "the example changes a default");
+
+    let mut keys: Vec<String> = ["plaintext", "app_id"].map(str::to_owned).to_vec();
+    for (section, value) in Table::try_from(&unset).expect("settings are a table") {
+        keys.push(format!("[{section}]"));
+        let table = value.as_table().or_else(|| value[0].as_table());
+        keys.extend(table.expect("keys").keys().cloned());
+    }
+    for key in keys {
+        assert!(example.contains(&key), "{key} is not in settings.example.toml");
+    }
+}

@@ -65,7 +65,8 @@ where
             let now = self.clock.now();
             match (state.value.clone(), state.flight.running()) {
                 (Some(value), None) if state.fetch_at.is_none_or(|at| now >= at) => {
-                    state.flight.start(entry.clone().run(self.clock.clone(), fetch()));
+                    // It goes on by itself.
+                    drop(state.flight.start(entry.clone().run(self.clock.clone(), fetch())));
                     return Ok(value);
                 }
                 (Some(value), _) => return Ok(value),

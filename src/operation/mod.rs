@@ -8,11 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::retry::Decision;
+use self::{cache::Cached, district::Districts, retry::Decision, turns::Turns};
 use crate::{
     account::{self, Account, Registry, token},
     admit::{Context, Stage},
     clock::Clock,
+    id::AppId,
+    pb,
     translate::Invalid,
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
@@ -20,6 +22,8 @@ use crate::{
 mod cache;
 mod district;
 mod list;
+mod merchant;
+mod nearby;
 mod retry;
 mod store;
 mod turns;
@@ -37,8 +41,9 @@ struct Inner {
     client: Client,
     clock: Clock,
     writes: TaskTracker,
-    districts: cache::Cached<(), district::Districts>,
-    updates: turns::Turns<store::Store>,
+    categories: Cached<AppId, pb::ListCategoriesResponse>,
+    districts: Cached<(), Districts>,
+    updates: Turns<store::Store>,
     pictures: store::Pictures,
 }
 
@@ -91,13 +96,14 @@ impl Operations {
     /// Runs calls for the accounts of `registry`.
     pub fn new(registry: Registry, client: Client, clock: Clock) -> Self {
         Self(Arc::new(Inner {
-            districts: cache::Cached::new(clock.clone()),
             registry,
             client,
-            clock,
             writes: TaskTracker::new(),
-            updates: turns::Turns::default(),
+            categories: Cached::new(clock.clone()),
+            districts: Cached::new(clock.clone()),
+            updates: Turns::default(),
             pictures: store::Pictures::default(),
+            clock,
         }))
     }
 
@@ -162,15 +168,14 @@ impl Operations {
         let mut token = account.tokens.get(ctx.deadline).await?;
         let mut attempts = 0;
         loop {
-            let time_left = ctx.time_left(clock);
-            if time_left.is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
+            if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
                 return Err(Error::Deadline);
             }
-            // A write that was sent is followed to its end, whatever the caller's deadline.
-            let limit = if left.is_some() { E::REPLY_LIMIT } else { E::REPLY_LIMIT.min(time_left) };
             let attempt = Attempt {
                 token: Some(&token.value),
-                limit,
+                // Not less where the deadline comes first: a read is dropped then, and a write that
+                // was sent is followed to its end.
+                limit: E::REPLY_LIMIT,
                 resend_count: attempts,
                 parent: &ctx.trace.span,
             };

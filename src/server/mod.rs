@@ -1,6 +1,6 @@
 //! The running service: listeners, connections, health, and an orderly end.
 
-use std::{convert::Infallible, future::Future, io, time::Duration};
+use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
@@ -36,10 +36,16 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what the settings name.
-    pub async fn bind(settings: &Settings) -> io::Result<Self> {
-        Ok(Self { grpc: TcpListener::bind(settings.listen.grpc).await? })
+    /// Binds what the settings name. An error names the key.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Self { grpc: listen("listen.grpc", settings.listen.grpc).await? })
     }
+}
+
+async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("{key}: cannot listen on {address}: {error}"))
 }
 
 /// Serves until `shutdown`, then ends in order: health says NOT_SERVING; after the lame-duck time
@@ -63,6 +69,7 @@ pub async fn run(
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
     let connections = Connections::default();
+    tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
         () = async {

@@ -11,7 +11,7 @@ use crate::{
 
 /// Serves cards of stores.
 #[derive(Clone, Debug)]
-pub struct Card {
+pub(super) struct Card {
     pub(super) ops: Operations,
 }
 

@@ -7,22 +7,37 @@ use crate::{operation::Operations, pb};
 mod card;
 mod errcode;
 mod map_poi;
+mod media;
+mod merchant;
+mod nearby;
 pub(crate) mod status;
 mod store;
 
 /// All services, over one set of operations.
 pub fn routes(ops: &Operations) -> Routes {
+    use pb::{
+        card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
+        media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
+        nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
+    };
     let ops = || ops.clone();
-    Routes::new(pb::card_service_server::CardServiceServer::new(card::Card { ops: ops() }))
-        .add_service(pb::map_poi_service_server::MapPoiServiceServer::new(map_poi::MapPoi {
-            ops: ops(),
-        }))
-        .add_service(pb::store_service_server::StoreServiceServer::new(store::Store { ops: ops() }))
+    Routes::new(CardServiceServer::new(card::Card { ops: ops() }))
+        .add_service(MapPoiServiceServer::new(map_poi::MapPoi { ops: ops() }))
+        .add_service(
+            MediaServiceServer::new(media::Media { ops: ops() })
+                .max_decoding_message_size(media::LONGEST_REQUEST),
+        )
+        .add_service(MerchantServiceServer::new(merchant::Merchant { ops: ops() }))
+        .add_service(NearbyServiceServer::new(nearby::Nearby { ops: ops() }))
+        .add_service(StoreServiceServer::new(store::Store { ops: ops() }))
 }
 
 /// The full names of all services.
 pub const SERVICES: &[&str] = &[
     pb::card_service_server::SERVICE_NAME,
     pb::map_poi_service_server::SERVICE_NAME,
+    pb::media_service_server::SERVICE_NAME,
+    pb::merchant_service_server::SERVICE_NAME,
+    pb::nearby_service_server::SERVICE_NAME,
     pb::store_service_server::SERVICE_NAME,
 ];

@@ -20,12 +20,12 @@ use crate::{
     admit::Stage,
     operation::Error,
     pb::ErrorReason,
-    translate::{Invalid, page},
+    translate::{BadPicture, Invalid, page},
     wechat::{self, Errcode, Safety},
 };
 
 /// The domain of every `ErrorInfo`.
-pub const DOMAIN: &str = "wechat-store-gateway";
+pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
 /// Long texts would not fit into trailers, which clients limit to some kilobytes.
 const LONGEST_ERRMSG: usize = 512;
@@ -109,6 +109,20 @@ impl From<page::Foreign> for Status {
         let message = format!("page_token: {rule}");
         Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, message)
             .violation("page_token", rule)
+            .into()
+    }
+}
+
+impl From<BadPicture> for Status {
+    fn from(picture: BadPicture) -> Self {
+        let (reason, rule) = match picture {
+            BadPicture::Incomplete(rule) => (ErrorReason::InvalidRequest, rule),
+            BadPicture::Kind(rule) => (ErrorReason::MediaTypeInvalid, rule),
+            BadPicture::Size(rule) => (ErrorReason::MediaTooLarge, rule),
+        };
+        Failure::new(Code::InvalidArgument, reason, format!("content: {rule}"))
+            .violation("content", rule)
+            .with("mender", Mender::Caller.as_str())
             .into()
     }
 }

@@ -13,38 +13,50 @@ pub(super) const CONFIRMATION: Duration = Duration::from_secs(24 * 3600);
 
 /// One review.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Audit {
-    pub(super) audit_id: u64,
-    pub(super) app_id: String,
-    pub(super) kind: Kind,
-    pub(super) state: State,
+#[non_exhaustive]
+pub struct Audit {
+    /// Its id; for a place, the `base_id` that create_map_poi answered.
+    pub audit_id: u64,
+    /// Who submitted.
+    pub app_id: String,
+    /// What was submitted.
+    pub kind: Kind,
+    /// Where the review stands.
+    pub state: State,
     /// Seconds since 1970 by the simulator's clock.
-    pub(super) created: u64,
+    pub created: u64,
     #[serde(skip)]
-    pub(super) since: Instant,
-    /// What is reviewed: a store, a place, a name.
-    pub(super) subject: String,
-    pub(super) reason: String,
+    since: Instant,
+    /// What is reviewed: the name of a store, place or merchant, or the id of a changed store.
+    pub subject: String,
+    /// What the reviewer gave as the reason.
+    pub reason: String,
     /// The id that an approval made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) result: Option<String>,
+    pub result: Option<String>,
 }
 
 /// What is reviewed. The names are those of WeChat's events, without `_audit_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A nearby place, new or changed.
     AddNearbyPoi,
+    /// A new store, or one that migrates.
     AddStore,
+    /// A merchant.
     ApplyMerchant,
+    /// A place on the map.
     CreateMapPoi,
+    /// New pictures of a store.
     ModifyStore,
 }
 
 /// Where a review stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub enum State {
+    /// It passed.
     Approved,
     /// The account's administrator has not confirmed yet; merchants only.
     AwaitingAdmin,
@@ -52,7 +64,9 @@ pub(super) enum State {
     Declined,
     /// The administrator said nothing for 24 hours; merchants only.
     Lapsed,
+    /// It is going on.
     Pending,
+    /// It failed.
     Rejected,
     /// What was reviewed is gone or was submitted anew.
     Withdrawn,
@@ -61,12 +75,14 @@ pub(super) enum State {
 /// What a reviewer can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Decision {
+pub enum Decision {
+    /// Yes. An administrator who has not confirmed yet does so, too.
     Approve,
     /// The administrator's yes, after which the review proper begins; merchants only.
     Confirm,
     /// The administrator's no; merchants only.
     Decline,
+    /// No.
     Reject,
 }
 
@@ -116,7 +132,7 @@ pub(super) fn decide(
     world: &mut World,
     audit_id: u64,
     decision: Decision,
-    reason: &str,
+    reason: String,
 ) -> Result<Audit, String> {
     let audit = world.audits.get_mut(&audit_id).ok_or(format!("there is no audit {audit_id}"))?;
     if !audit.state.is_open() {
@@ -131,8 +147,11 @@ pub(super) fn decide(
             return Err(format!("audit {audit_id} does not wait for an administrator"));
         }
     };
-    audit.reason = reason.to_owned();
+    audit.reason = reason;
     let decided = audit.clone();
+    if decided.state.is_open() {
+        return Ok(decided);
+    }
     let result = match decided.kind {
         Kind::AddNearbyPoi => nearby::decided(world, &decided),
         Kind::AddStore => store::added(world, &decided),
@@ -154,11 +173,59 @@ pub(super) fn settle_due(world: &mut World) {
     for (audit_id, state, waited) in waited.collect::<Vec<_>>() {
         if delay.is_some_and(|delay| waited >= delay) {
             // An open review can be approved, so there is no error to tell anybody of.
-            let _ = decide(world, audit_id, Decision::Approve, "");
-        } else if state == State::AwaitingAdmin && waited >= CONFIRMATION {
-            if let Some(audit) = world.audits.get_mut(&audit_id) {
-                audit.state = State::Lapsed;
-            }
+            let _ = decide(world, audit_id, Decision::Approve, String::new());
+        } else if state == State::AwaitingAdmin
+            && waited >= CONFIRMATION
+            && let Some(audit) = world.audits.get_mut(&audit_id)
+        {
+            audit.state = State::Lapsed;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, simulator::Settings};
+
+    fn world(audit_delay: Option<Duration>) -> World {
+        World::new(Settings { clock: Clock::frozen(), audit_delay, ..Settings::default() })
+    }
+
+    fn state_after(world: &mut World, audit_id: u64, seconds: u64) -> State {
+        world.clock.advance(Duration::from_secs(seconds));
+        settle_due(world);
+        world.audits[&audit_id].state
+    }
+
+    #[test]
+    fn reviews_pass_by_themselves_after_the_delay() {
+        let mut world = world(Some(Duration::from_secs(10)));
+        let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
+        assert_eq!(state_after(&mut world, audit_id, 9), State::Pending);
+        assert_eq!(state_after(&mut world, audit_id, 1), State::Approved);
+    }
+
+    #[test]
+    fn an_application_lapses_when_nobody_confirms_it_for_a_day() {
+        let mut world = world(None);
+        let lapsing = open(&mut world, "wx1", Kind::ApplyMerchant, "");
+        let confirmed = open(&mut world, "wx2", Kind::ApplyMerchant, "");
+        let decided = decide(&mut world, confirmed, Decision::Confirm, String::new());
+        assert_eq!(decided.map(|audit| audit.state), Ok(State::Pending));
+        assert_eq!(state_after(&mut world, lapsing, 86_399), State::AwaitingAdmin);
+        assert_eq!(state_after(&mut world, lapsing, 1), State::Lapsed);
+        assert_eq!(state_after(&mut world, confirmed, 0), State::Pending);
+    }
+
+    #[test]
+    fn a_review_is_decided_once() {
+        let mut world = world(None);
+        let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
+        let declined = decide(&mut world, audit_id, Decision::Decline, String::new());
+        assert!(declined.is_err(), "no administrator is asked about a store");
+        assert!(decide(&mut world, audit_id, Decision::Reject, "blurred".to_owned()).is_ok());
+        assert!(decide(&mut world, audit_id, Decision::Approve, String::new()).is_err());
+        assert_eq!(world.audits[&audit_id].reason, "blurred");
     }
 }

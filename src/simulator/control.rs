@@ -15,7 +15,7 @@ use super::{
     audit::{self, Decision},
     legacy::LegacyStore,
     merchant::Merchant,
-    world::{Reply, World},
+    world::{Reply, Tenant, World},
 };
 
 /// What there is, as `GET /_simulator/` lists it.
@@ -37,7 +37,8 @@ const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/faults", "the faults that wait"),
     (
         "POST /_simulator/faults",
-        "{path, kind, times?, after?, probability?, execute?}: let something go wrong; kind is one of \
+        "{path, kind, times?, after?, probability?, execute?}: let something go wrong at a path, \
+         or at every path for *; kind is one of \
          \"empty\", \"errcode_as_string\", \"hold\", \"html502\", \"invalid_utf8\", \"not_json\", \
          \"nulls\", \"reset_after\", \"reset_before\", \"truncate\", \"unknown_fields\", \
          \"wrong_types\", {\"drip\": {interval_ms?}}, {\"errcode\": {errcode, errmsg?}}, \
@@ -64,7 +65,7 @@ const HELP: &[(&str, &str)] = &[
     ("DELETE /_simulator/tokens", "make every token invalid at once"),
 ];
 
-/// Answers one control request; `path` is what follows `/_simulator`.
+/// Answers one control request that came by HTTP; `path` is what follows `/_simulator`.
 pub(super) fn answer(
     simulator: &Simulator,
     method: &Method,
@@ -72,17 +73,7 @@ pub(super) fn answer(
     query: &BTreeMap<String, String>,
     body: &[u8],
 ) -> Reply {
-    let path = path.trim_matches('/');
-    let result = match (method.as_str(), path) {
-        ("POST", "reset") => {
-            simulator.reset();
-            Ok(json!({}))
-        }
-        ("GET", "clock") => Ok(time(simulator)),
-        ("POST", "clock") => advance(simulator, body),
-        _ => act(&mut simulator.world(), method.as_str(), path, query, body),
-    };
-    match result {
+    match act(simulator, method.as_str(), path, query, body) {
         Ok(answer) => Reply::json(&answer),
         Err(Problem { status, text }) => {
             let body = Bytes::from(json!({ "error": text }).to_string());
@@ -91,10 +82,58 @@ pub(super) fn answer(
     }
 }
 
+/// Carries out one control request.
+pub(super) fn act(
+    simulator: &Simulator,
+    method: &str,
+    path: &str,
+    query: &BTreeMap<String, String>,
+    body: &[u8],
+) -> Result<Value, Problem> {
+    let world = &mut *simulator.world();
+    audit::settle_due(world);
+    match (method, path.trim_matches('/')) {
+        ("GET", "") => Ok(HELP.iter().map(|(what, how)| (*what, json!(how))).collect()),
+        ("GET", "accounts") => Ok(accounts(world)),
+        ("GET", "audits") => Ok(json!({ "audits": world.audits.values().collect::<Vec<_>>() })),
+        ("GET", "clock") => Ok(time(world)),
+        ("GET", "faults") => Ok(json!({ "faults": world.faults.list() })),
+        ("GET", "journal") => {
+            Ok(json!({ "calls": world.journal.read(query.get("path").map(String::as_str)) }))
+        }
+        ("GET", "settings") => Ok(settings(world)),
+        ("GET", "tokens") => Ok(world.tokens.counts(world.moment())),
+        ("POST", "clock") => advance(world, body),
+        ("POST", "legacy_stores") => legacy_stores(world, body),
+        ("POST", "settings") => set(world, body),
+        ("POST", path) if path.starts_with("audits/") => decide(world, &path[7..], body),
+        (method, path) => change(world, method, path, body).map(|()| json!({})),
+    }
+}
+
+/// Carries out what has nothing to tell afterwards.
+fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<(), Problem> {
+    match (method, path) {
+        ("POST", "accounts") => world.add_account(read::<Account>(body)?),
+        ("POST", "faults") => world.faults.add(read::<Fault>(body)?),
+        ("POST", "merchant") => merchant(world, body)?,
+        ("POST", "quota") => quota(world, body)?,
+        ("POST", "reset") => world.reset(),
+        ("DELETE", "faults") => world.faults.clear(),
+        ("DELETE", "journal") => world.journal.clear(),
+        ("DELETE", "tokens") => world.tokens.revoke(),
+        _ => {
+            let text = format!("no {method} /_simulator/{path}; GET /_simulator/ lists what is");
+            return Err(Problem { status: StatusCode::NOT_FOUND, text });
+        }
+    }
+    Ok(())
+}
+
 /// Why a control request was not carried out.
-struct Problem {
+pub(super) struct Problem {
     status: StatusCode,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Problem {
@@ -103,66 +142,24 @@ impl Problem {
     }
 }
 
-fn act(
-    world: &mut World,
-    method: &str,
-    path: &str,
-    query: &BTreeMap<String, String>,
-    body: &[u8],
-) -> Result<Value, Problem> {
-    audit::settle_due(world);
-    match (method, path) {
-        ("GET", "") => return Ok(HELP.iter().map(|(what, how)| (*what, json!(how))).collect()),
-        ("GET", "accounts") => return Ok(accounts(world)),
-        ("GET", "audits") => {
-            return Ok(json!({ "audits": world.audits.values().collect::<Vec<_>>() }));
-        }
-        ("GET", "faults") => return Ok(json!({ "faults": world.faults.list() })),
-        ("GET", "journal") => {
-            let path = query.get("path").map(String::as_str);
-            return Ok(json!({ "calls": world.journal.read(path) }));
-        }
-        ("GET", "settings") => return Ok(settings(world)),
-        ("GET", "tokens") => return Ok(world.tokens.counts(world.moment())),
-        ("POST", "accounts") => world.add_account(read::<Account>(body)?),
-        ("POST", "faults") => world.faults.add(read::<Fault>(body)?),
-        ("POST", "legacy_stores") => return legacy_stores(world, body),
-        ("POST", "merchant") => merchant(world, body)?,
-        ("POST", "quota") => quota(world, body)?,
-        ("POST", "settings") => return set(world, body),
-        ("DELETE", "faults") => world.faults.clear(),
-        ("DELETE", "journal") => world.journal.clear(),
-        ("DELETE", "tokens") => world.tokens.revoke(),
-        _ => match path.strip_prefix("audits/") {
-            Some(audit_id) if method == "POST" => return decide(world, audit_id, body),
-            _ => {
-                let text =
-                    format!("no {method} /_simulator/{path}; GET /_simulator/ lists what is");
-                return Err(Problem { status: StatusCode::NOT_FOUND, text });
-            }
-        },
-    }
-    Ok(json!({}))
-}
-
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut body = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut body).map_err(Problem::bad)
 }
 
-fn time(simulator: &Simulator) -> Value {
-    json!({ "unix_seconds": simulator.clock.unix() })
+fn time(world: &World) -> Value {
+    json!({ "unix_seconds": world.clock.unix() })
 }
 
-fn advance(simulator: &Simulator, body: &[u8]) -> Result<Value, Problem> {
+fn advance(world: &World, body: &[u8]) -> Result<Value, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Advance {
         advance_seconds: f64,
     }
     let Advance { advance_seconds } = read(body)?;
-    simulator.clock.advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
-    Ok(time(simulator))
+    world.clock.advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
+    Ok(time(world))
 }
 
 fn accounts(world: &World) -> Value {
@@ -188,7 +185,7 @@ fn decide(world: &mut World, audit_id: &str, body: &[u8]) -> Result<Value, Probl
     }
     let Verdict { decision, reason } = read(body)?;
     let audit_id = audit_id.parse().map_err(Problem::bad)?;
-    let audit = audit::decide(world, audit_id, decision, &reason);
+    let audit = audit::decide(world, audit_id, decision, reason);
     let status = StatusCode::CONFLICT;
     audit.map(|audit| json!(audit)).map_err(|text| Problem { status, text })
 }
@@ -235,7 +232,7 @@ fn quota(world: &mut World, body: &[u8]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn tenant<'a>(world: &'a mut World, app_id: &str) -> Result<&'a mut super::world::Tenant, Problem> {
+fn tenant<'a>(world: &'a mut World, app_id: &str) -> Result<&'a mut Tenant, Problem> {
     world.tenant(app_id).map_err(|_| Problem::bad(format!("there is no account {app_id}")))
 }
 

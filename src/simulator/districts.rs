@@ -71,6 +71,7 @@ struct Tree {
 
 impl Tree {
     /// Reads the compiled-in table, in which a node comes after its parent.
+    #[expect(clippy::expect_used, reason = "the table is compiled in, and tests read it")]
     fn read(table: &'static str) -> Self {
         let mut levels: [Vec<Node>; 3] = Default::default();
         let mut positions = HashMap::new();

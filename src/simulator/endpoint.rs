@@ -149,7 +149,7 @@ pub(super) fn is_picture(url: &str) -> bool {
 fn is_time(text: &str) -> bool {
     let digits = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
     text.split_once(':').is_some_and(|(hour, minute)| {
-        digits(hour) && digits(minute) && hour <= "24" && minute <= "59"
+        digits(hour) && digits(minute) && hour <= "23" && minute <= "59" || text == "24:00"
     })
 }
 

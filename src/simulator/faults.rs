@@ -178,6 +178,11 @@ impl Kind {
         }
     }
 
+    /// False where the caller gets no answer at all.
+    pub(super) const fn answers(&self) -> bool {
+        !matches!(self.delivery(), Delivery::Never | Delivery::Reset)
+    }
+
     pub(super) const fn delivery(&self) -> Delivery {
         match self {
             Self::Drip { interval_ms } => Delivery::Drip(Duration::from_millis(*interval_ms)),

@@ -9,6 +9,8 @@ use super::endpoint::Part;
 
 /// How many calls are remembered.
 const LIMIT: usize = 100_000;
+/// How much is kept of a body that is no JSON.
+const TEXT_LIMIT: usize = 4096;
 
 /// One call.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -100,7 +102,9 @@ pub(super) fn describe_body(bytes: &[u8], part: Option<&Part>) -> Value {
         return Value::Null;
     }
     let Ok(mut body) = serde_json::from_slice::<Value>(bytes) else {
-        return Value::String(String::from_utf8_lossy(bytes).into_owned());
+        return Value::String(
+            String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_LIMIT)]).into_owned(),
+        );
     };
     if let Some(fields) = body.as_object_mut() {
         for (_, value) in fields.iter_mut().filter(|(name, _)| is_secret(name)) {
@@ -112,4 +116,19 @@ pub(super) fn describe_body(bytes: &[u8], part: Option<&Part>) -> Value {
 
 fn is_secret(name: &str) -> bool {
     name.contains("token") || name.contains("secret")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_kept() {
+        let body = describe_body(br#"{"appid":"wx1","secret":"s"}"#, None);
+        assert_eq!(body, json!({ "appid": "wx1", "secret": "[redacted]" }));
+        let query = [("access_token", "t"), ("type", "image")].map(|(a, b)| (a.into(), b.into()));
+        let kept = redact_query(&query.into());
+        assert_eq!(kept["access_token"], "[redacted]");
+        assert_eq!(kept["type"], "image");
+    }
 }

@@ -28,7 +28,7 @@
 //! * Durability: a restart forgets everything, as does a reset.
 
 mod account;
-mod audit;
+pub mod audit;
 mod card;
 mod control;
 mod districts;
@@ -50,15 +50,23 @@ mod token;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::net::TcpListener;
 
-use self::{audit::Decision, endpoint::Endpoint, faults::Kind, journal::Entry, world::World};
+use self::{
+    audit::{Audit, Decision},
+    endpoint::Endpoint,
+    faults::Kind,
+    journal::Entry,
+    world::World,
+};
 pub use self::{faults::Fault, nearby::COMPANY};
 use crate::clock::Clock;
 
@@ -167,16 +175,34 @@ impl Simulator {
         self.world().faults.add(fault);
     }
 
+    /// Does what the same request under `/_simulator/` would do: `control("POST", "legacy_stores",
+    /// &json!({ … }))`. The error says what was wrong with it.
+    pub fn control(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let body = body.to_string();
+        let answer = control::act(self, method, path, &BTreeMap::new(), body.as_bytes());
+        answer.map_err(|problem| problem.text)
+    }
+
+    /// Every review so far, in the order of their ids.
+    pub fn audits(&self) -> Vec<Audit> {
+        self.world().audits.values().cloned().collect()
+    }
+
     /// Approves what was submitted, confirming it first where an administrator has to. Answers the
     /// id that this made, if it made one.
     pub fn approve(&self, audit_id: u64) -> Result<Option<String>, String> {
-        let decided = audit::decide(&mut self.world(), audit_id, Decision::Approve, "");
-        decided.map(|audit| audit.result)
+        let audit = self.decide(audit_id, Decision::Approve, "")?;
+        Ok(audit.result)
     }
 
     /// Rejects what was submitted.
     pub fn reject(&self, audit_id: u64, reason: &str) -> Result<(), String> {
-        audit::decide(&mut self.world(), audit_id, Decision::Reject, reason).map(drop)
+        self.decide(audit_id, Decision::Reject, reason).map(drop)
+    }
+
+    /// Decides what was submitted.
+    pub fn decide(&self, audit_id: u64, decision: Decision, reason: &str) -> Result<Audit, String> {
+        audit::decide(&mut self.world(), audit_id, decision, reason.to_owned())
     }
 
     /// The calls to `path` so far, in order.
@@ -191,9 +217,7 @@ impl Simulator {
 
     /// Starts over: accounts, ids, faults and calls are as they were at first. Only time goes on.
     pub fn reset(&self) {
-        let mut world = self.world();
-        let settings = world.settings.clone();
-        *world = World::new(settings);
+        self.world().reset();
     }
 
     /// The state, which is whole even if a call panicked: handlers check first and change then.

@@ -69,6 +69,7 @@ impl Streets {
     }
 
     /// The invented place with this number, which is on one of these streets.
+    #[expect(clippy::expect_used, reason = "the streets are compiled in, and tests look them up")]
     fn place(&self, number: usize) -> Place {
         let (brand, category) = BRANDS[number % BRANDS.len()];
         let street = self.names[number % self.names.len()];

@@ -3,7 +3,7 @@
 //! Each connection is served on its own, without a router, so that a fault can hold it, cut it in
 //! the middle of an answer, or reset it.
 
-use std::{convert::Infallible, fmt, io, pin::pin, time::Duration};
+use std::{convert::Infallible, error::Error, fmt, io, pin::pin, time::Duration};
 
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart};
 use bytes::Bytes;
@@ -65,7 +65,8 @@ async fn serve(simulator: Simulator, socket: TcpStream) {
     let service = service_fn(|request| answer(simulator.clone(), request));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
     let ended = (&mut connection).await;
-    if ended.is_err_and(|error| error.is_user()) {
+    let reset = |error: &hyper::Error| error.source().is_some_and(|source| source.is::<Reset>());
+    if ended.is_err_and(|error| reset(&error)) {
         // Without this the kernel ends the connection politely, and nobody would notice.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
@@ -81,7 +82,7 @@ impl fmt::Display for Reset {
     }
 }
 
-impl std::error::Error for Reset {}
+impl Error for Reset {}
 
 async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Response<Body>, Reset> {
     let (head, body) = request.into_parts();
@@ -90,7 +91,8 @@ async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Resp
     let path = head.uri.path().to_owned();
     let query = head.uri.query().unwrap_or_default().as_bytes();
     let query = form_urlencoded::parse(query).into_owned().collect();
-    if let Some(rest) = path.strip_prefix("/_simulator") {
+    let control = path.strip_prefix("/_simulator");
+    if let Some(rest) = control.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
         let reply = control::answer(&simulator, &head.method, rest, &query, &bytes);
         return Ok(respond(&reply, whole(reply.body.clone())));
     }
@@ -114,7 +116,11 @@ async fn deliver(simulator: Simulator, outcome: Outcome) -> Result<Response<Body
             drop(turn);
             whole(bytes)
         }
-        Delivery::Never => hold(turn),
+        Delivery::Never => {
+            // Ends when the caller leaves, which drops all of this.
+            let _turn = turn;
+            std::future::pending().await
+        }
         Delivery::Padded(more) => padded(bytes, more),
         Delivery::Plain => whole(bytes),
         Delivery::Reset => return Err(Reset),
@@ -159,8 +165,15 @@ fn whole(bytes: Bytes) -> Body {
 /// Half the answer, then the end of the connection.
 fn cut(bytes: Bytes) -> Body {
     let half = bytes.slice(..bytes.len() / 2);
-    let broken = io::Error::from(io::ErrorKind::ConnectionReset);
-    StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(broken)])).boxed_unsync()
+    let stream = stream::unfold(Some(half), |half| async {
+        if half.is_none() {
+            // An error would overtake what is still being buffered, so let that be written first.
+            tokio::task::yield_now().await;
+        }
+        let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
+        Some((half.map(Frame::data).ok_or_else(broken), None))
+    });
+    StreamBody::new(stream).boxed_unsync()
 }
 
 /// The answer, a byte at a time.
@@ -173,12 +186,6 @@ fn drip(bytes: Bytes, interval: Duration, turn: Option<Turn>) -> Body {
         let byte = left.split_to(1);
         Some((Ok(Frame::data(byte)), (left, turn)))
     });
-    StreamBody::new(stream).boxed_unsync()
-}
-
-/// A head without a body, for as long as the caller likes to wait.
-fn hold(turn: Option<Turn>) -> Body {
-    let stream = stream::unfold(turn, |_turn| std::future::pending());
     StreamBody::new(stream).boxed_unsync()
 }
 

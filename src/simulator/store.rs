@@ -294,6 +294,9 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let stores = &mut tenant.stores.current;
     let at = stores.iter().position(|store| store.poi_id == poi_id).ok_or(Refusal::new(-1))?;
     let store = stores.remove(at);
+    if store.migrated && !store.accepted {
+        tenant.stores.migrated(poi_id, false, "");
+    }
     audit::withdraw(world, store.audit_id);
     Ok(done())
 }

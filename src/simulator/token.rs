@@ -121,6 +121,11 @@ impl Tokens {
         }
     }
 
+    /// For whom a token was made, whether it still works or not.
+    pub(super) fn made_for(&self, token: &str) -> Option<&str> {
+        self.grants.get(token).map(|grant| grant.app_id.as_str())
+    }
+
     /// Forgets every token, as if someone else had refreshed all of them.
     pub(super) fn revoke(&mut self) {
         self.grants.clear();

@@ -31,7 +31,7 @@ use crate::clock::Clock;
 
 /// The whole state. One lock holds all of it, so every call sees one consistent world.
 pub(super) struct World {
-    pub(super) settings: Settings,
+    settings: Settings,
     pub(super) clock: Clock,
     pub(super) mint: Mint,
     pub(super) rules: Rules,
@@ -126,6 +126,11 @@ impl World {
         world
     }
 
+    /// Starts over. Only time goes on.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.settings.clone());
+    }
+
     /// Adds an account, or gives one that is there another secret and kind.
     pub(super) fn add_account(&mut self, account: Account) {
         let Account { app_id, secret, kind } = account;
@@ -168,29 +173,16 @@ impl World {
         let fault = self.faults.strike(&request.path, &mut self.mint);
         let mut turn = None;
         let result = if fault.as_ref().is_none_or(Fault::executes) {
-            self.execute(request, seq, &mut turn)
+            self.execute(request, &mut turn)
         } else {
             Err(Refusal::new(-1))
         };
         let executed = matches!(result, Ok(Some(_)));
-        let mut reply = match result {
-            Ok(Some(body)) => Reply::json(&body),
-            Ok(None) => Reply::not_found(),
-            Err(refusal) => Reply::json(&refusal.body(&self.mint.rid())),
-        };
-        if let Some(Fault { kind, .. }) = &fault {
-            if let Kind::Errcode { errcode, errmsg } = kind {
-                let refusal = Refusal { errcode: *errcode, errmsg: errmsg.clone() };
-                reply = Reply::json(&refusal.body(&self.mint.rid()));
-            }
-            reply = spoil::spoil(kind, reply);
-        }
+        let reply = self.reply(result, fault.as_ref());
         self.journal.amend(seq, |entry| {
             entry.executed = executed;
             entry.fault = fault.as_ref().map(|fault| fault.kind.name());
-            let reset =
-                matches!(&fault, Some(Fault { kind: Kind::ResetAfter | Kind::ResetBefore, .. }));
-            if !reset {
+            if fault.as_ref().is_none_or(|fault| fault.kind.answers()) {
                 entry.status = Some(reply.status.as_u16());
                 entry.errcode = reply.errcode();
             }
@@ -198,12 +190,30 @@ impl World {
         Outcome { reply, fault, turn }
     }
 
+    /// Puts a verdict into words, and spoils them if a fault says so.
+    fn reply(&mut self, result: Result<Option<Value>, Refusal>, fault: Option<&Fault>) -> Reply {
+        let result = match fault.map(|fault| &fault.kind) {
+            Some(Kind::Errcode { errcode, errmsg }) => {
+                Err(Refusal { errcode: *errcode, errmsg: errmsg.clone() })
+            }
+            _ => result,
+        };
+        let reply = match result {
+            Ok(Some(body)) => Reply::json(&body),
+            Ok(None) => Reply::not_found(),
+            Err(refusal) => Reply::json(&refusal.body(&self.mint.rid())),
+        };
+        match fault {
+            Some(fault) => spoil::spoil(&fault.kind, reply),
+            None => reply,
+        }
+    }
+
     /// Gives a call to its endpoint, if it passes the checks that all calls must pass. `None` means
     /// that there is no such endpoint.
     fn execute(
         &mut self,
         request: Incoming,
-        seq: u64,
         turn: &mut Option<String>,
     ) -> Result<Option<Value>, Refusal> {
         let mut endpoints = endpoints().filter(|endpoint| endpoint.path == request.path).peekable();
@@ -215,11 +225,6 @@ impl World {
         let endpoint = endpoints.find(right_verb).ok_or(wrong_verb)?;
 
         let app_id = self.identify(endpoint, &request.query)?;
-        self.journal.amend(seq, |entry| {
-            if !app_id.is_empty() {
-                entry.app_id.clone_from(&app_id);
-            }
-        });
         if endpoint.bearer != Bearer::Nobody {
             let day = self.moment().day;
             self.tenant(&app_id)?.quota.spend(endpoint.path, day)?;
@@ -260,13 +265,16 @@ impl World {
     fn entry(&self, request: &Incoming) -> Entry {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let body = journal::describe_body(&request.bytes, request.part.as_ref());
+        let bearer =
+            request.query.get("access_token").and_then(|token| self.tokens.made_for(token));
         let asking = request.query.get("appid").map(String::as_str);
+        let asking = asking.or_else(|| body["appid"].as_str()).unwrap_or_default();
         Entry {
             seq: 0,
             at_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             method: request.method.to_string(),
             path: request.path.clone(),
-            app_id: asking.or_else(|| body["appid"].as_str()).unwrap_or_default().to_owned(),
+            app_id: bearer.unwrap_or(asking).to_owned(),
             query: journal::redact_query(&request.query),
             body,
             executed: false,

@@ -13,6 +13,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
+pub(crate) use self::trace::code_name;
 pub use self::trace::{Sampler, Trace};
 use crate::config::Environment;
 

@@ -89,9 +89,9 @@ impl Trace {
     pub fn end(&self, method: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
-            self.span.record("rpc.response.status_code", name(code));
+            self.span.record("rpc.response.status_code", code_name(code));
             if code != Code::Ok {
-                self.span.record("error.type", name(code));
+                self.span.record("error.type", code_name(code));
             }
             if is_our_failure(code) {
                 self.span.record("otel.status_code", "ERROR");
@@ -108,7 +108,7 @@ impl Trace {
                 tracing::$level!(
                     method,
                     trace_id = %self.id,
-                    code = name(code),
+                    code = code_name(code),
                     duration_ms = duration_ms(),
                     "{}",
                     failure.message()
@@ -140,7 +140,7 @@ fn is_our_failure(code: Code) -> bool {
 }
 
 /// The code as the conventions write it.
-fn name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -11,10 +11,15 @@ mod hours;
 mod legacy;
 mod location;
 pub(crate) mod map_poi;
+pub(crate) mod media;
+mod merchant;
+pub(crate) mod nearby;
 pub(crate) mod page;
+mod picture;
 pub(crate) mod store;
 mod submission;
 
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
+pub use picture::BadPicture;
 pub(crate) use submission::submission;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use http_body::{Frame, SizeHint};
@@ -75,7 +76,8 @@ impl Client {
             .pool_idle_timeout(IDLE_LIMIT)
             .tcp_nodelay(true)
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+            .build()
+            .context("wechat.host: no certificate authorities are installed on this system")?;
         let host = Host {
             base: url.as_str().trim_end_matches('/').to_owned(),
             address: url.host_str().unwrap_or_default().to_owned(),

@@ -12,6 +12,9 @@ mod tolerant;
 
 pub mod card;
 pub mod map_poi;
+pub mod media;
+pub mod merchant;
+pub mod nearby;
 pub mod store;
 pub mod token;
 

@@ -1,0 +1,43 @@
+# Both can be named differently: a mirror's copy, or what scripts/image --check makes itself.
+ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-bookworm
+ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM ${BUILD_IMAGE} AS build
+WORKDIR /build
+
+# The dependencies, with nothing of our own: only a change of these two files builds them again.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && touch src/lib.rs \
+    && echo 'fn main() {}' >build.rs \
+    && cp build.rs src/main.rs \
+    && cargo build --locked --release
+
+# cargo compares times, and the files' are older than the empty ones' above: without the touch it
+# would take the empty crate for the finished one.
+COPY build.rs ./
+COPY proto proto
+COPY src src
+RUN touch build.rs src/lib.rs src/main.rs \
+    && cargo build --locked --release
+
+# glibc and the certificate authorities that WeChat's certificates are checked against; no shell.
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="wechat-store-gateway" \
+      org.opencontainers.image.description="WeChat store and nearby mini programs as one typed gRPC service" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+COPY --from=build /build/target/release/wechat-store-gateway /usr/local/bin/
+
+# A number, because Kubernetes' runAsNonRoot cannot tell from a name who is root.
+USER 65532:65532
+
+# The settings have to say listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh": by default
+# the service listens on loopback, which in a container nobody else reaches.
+EXPOSE 50051
+
+# It asks 127.0.0.1:50051 and gives up by itself after 2 s, saying why; the timeout lets it.
+HEALTHCHECK --interval=10s --timeout=4s --start-period=5s --retries=3 \
+    CMD ["/usr/local/bin/wechat-store-gateway", "healthcheck"]
+
+ENTRYPOINT ["/usr/local/bin/wechat-store-gateway"]
+CMD ["serve", "--config", "/etc/wechat-store-gateway/settings.toml"]

@@ -1,0 +1,166 @@
+//! `sandbox`: the service and the simulator in one process, wired together.
+
+use std::{
+    future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use super::{
+    Failure, print, signal,
+    simulate::{self, bind},
+};
+use crate::{
+    clock::Clock,
+    config::{Environment, Settings},
+    server::{self, Listeners},
+    simulator::{
+        self, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+    },
+    telemetry::{Sampler, Telemetry},
+};
+
+mod guide;
+mod steps;
+mod tour;
+
+/// Where the service listens unless it is told otherwise, as without settings.
+const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+/// Any free port, on loopback.
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Runs the service against the simulator, with an official account and a mini program, and prints
+/// what to try. Nothing is kept.
+#[derive(Debug, clap::Args)]
+pub struct Sandbox {
+    /// Walk the main job from end to end, print each request and response as JSON, and exit with 0
+    /// only if all of it was right
+    #[arg(long)]
+    tour: bool,
+    /// Where the service listens [default: 127.0.0.1:50051, or any free port with --tour]
+    #[arg(long, value_name = "ADDRESS")]
+    grpc: Option<SocketAddr>,
+    /// Where the simulator listens [default: 127.0.0.1:8090, or any free port with --tour]
+    #[arg(long, value_name = "ADDRESS")]
+    simulator: Option<SocketAddr>,
+    /// Decides every id and token that the simulator makes up
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Where the two are reached.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    grpc: SocketAddr,
+    simulator: SocketAddr,
+}
+
+impl Sandbox {
+    /// Runs the command.
+    pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
+        let telemetry = Telemetry::start(environment)
+            .map_err(|error| Failure::usage(format_args!("the environment: {error:#}")))?;
+        let result = self.serve(telemetry.sampler()).await;
+        telemetry.flush().await;
+        result
+    }
+
+    /// Runs both until the tour is over, or somebody says stop.
+    async fn serve(&self, sampler: Sampler) -> Result<(), Failure> {
+        let stop = signal::stop()?;
+        let or = |default| if self.tour { ANYWHERE } else { default };
+        let wechat = self.simulator.unwrap_or(or(simulate::ADDRESS));
+        let wechat = bind("--simulator", wechat).await?;
+        let grpc = bind("--grpc", self.grpc.unwrap_or(or(GRPC))).await?;
+        let places = Places {
+            grpc: reachable(grpc.local_addr()?),
+            simulator: reachable(wechat.local_addr()?),
+        };
+        // One clock, so that who advances the simulator's advances the service's.
+        let clock = Clock::system();
+        let world =
+            simulator::Settings { seed: self.seed, clock: clock.clone(), ..Default::default() };
+        let settings = settings(grpc.local_addr()?, places.simulator)?;
+
+        let mut result = Ok(());
+        let until = async { result = self.attend(places, stop).await };
+        tokio::select! {
+            served = server::run(settings, Listeners { grpc }, clock, sampler, until) => served?,
+            // It has to be there until the service has ended.
+            () = Simulator::new(world).run(wechat, future::pending()) => {}
+        }
+        result
+    }
+
+    /// What happens while both run.
+    async fn attend(&self, places: Places, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        if self.tour {
+            tokio::select! {
+                result = tour::walk(places) => result,
+                () = stop => Err(Failure::new("stopped in the middle of the tour")),
+            }
+        } else {
+            // The sandbox is of use even where nobody reads this.
+            let _ = print::line(guide::text(places));
+            stop.await;
+            Ok(())
+        }
+    }
+}
+
+/// The settings of a service for the simulator's two accounts.
+fn settings(grpc: SocketAddr, simulator: SocketAddr) -> Result<Settings, Failure> {
+    // Whoever lets others in lets them play; there is nothing to keep from anybody.
+    let text = format!(
+        r#"
+        [listen]
+        grpc = "{grpc}"
+        plaintext = "behind-a-mesh"
+
+        [wechat]
+        host = "http://{simulator}"
+        allow_http = true
+
+        [[accounts]]
+        app_id = "{OFFICIAL_APP_ID}"
+        kind = "official"
+        default = true
+        secret = "{OFFICIAL_SECRET}"
+
+        [[accounts]]
+        app_id = "{MINI_PROGRAM_APP_ID}"
+        kind = "mini_program"
+        default = true
+        secret = "{MINI_PROGRAM_SECRET}"
+        "#
+    );
+    Settings::read(&text, &Environment::new()).map_err(|mistakes| {
+        Failure::new(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
+}
+
+/// How this host reaches what listens everywhere: by loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_are_right_wherever_both_listen() {
+        for (grpc, simulator) in
+            [("127.0.0.1:1", "127.0.0.1:2"), ("0.0.0.0:1", "0.0.0.0:2"), ("[::]:1", "10.0.0.1:2")]
+        {
+            let address = |text: &str| text.parse::<SocketAddr>().expect(text);
+            let settings = settings(address(grpc), reachable(address(simulator))).expect(grpc);
+            assert_eq!(settings.accounts.len(), 2);
+            assert!(!settings.wechat.host.contains("0.0.0.0:"));
+        }
+    }
+}

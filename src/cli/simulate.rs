@@ -1,0 +1,104 @@
+//! `simulate`: the small WeChat, alone.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::net::TcpListener;
+
+use super::{Failure, print, signal};
+use crate::simulator::{Settings, Simulator};
+
+/// Where the simulator listens unless it is told otherwise.
+pub(super) const ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8090);
+
+/// Runs the simulator.
+#[derive(Debug, clap::Args)]
+pub struct Simulate {
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDRESS", default_value_t = ADDRESS)]
+    listen: SocketAddr,
+    /// Decides every id and token that the simulator makes up
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Reviews pass by themselves after this time; without it they stay open
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    audit_delay: Option<Duration>,
+}
+
+impl Simulate {
+    /// Runs the command.
+    pub async fn run(self) -> Result<(), Failure> {
+        let Self { listen, seed, audit_delay } = self;
+        let settings = Settings { seed, audit_delay, ..Settings::default() };
+        let stop = signal::stop()?;
+        let listener = bind("--listen", listen).await?;
+        let guide = Guide { address: listener.local_addr()?, settings: &settings }.to_string();
+        // The simulator is of use even where nobody reads this.
+        let _ = print::line(guide);
+        Simulator::new(settings).run(listener, stop).await;
+        Ok(())
+    }
+}
+
+/// Opens a port that an argument names.
+pub(super) async fn bind(argument: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(format_args!("{argument}: cannot listen on {address}: {error}"))
+    })
+}
+
+/// Reads a number of seconds, such as `0.5`.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|_| "has to be a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// What there is, and how to use it.
+struct Guide<'a> {
+    address: SocketAddr,
+    settings: &'a Settings,
+}
+
+impl fmt::Display for Guide<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, settings } = self;
+        writeln!(f, "A simulated WeChat listens on http://{address}\n")?;
+        writeln!(f, "Accounts:")?;
+        for account in &settings.accounts {
+            let kind = format!("{:?}", account.kind);
+            writeln!(f, "  {}  secret {:<20} {kind}", account.app_id, account.secret)?;
+        }
+        let account = settings.accounts.first();
+        let (app_id, secret) =
+            account.map_or(("", ""), |account| (&account.app_id, &account.secret));
+        write!(
+            f,
+            "
+Point any client of WeChat at it: its base URL is http://{address}
+instead of https://api.weixin.qq.com. A token to begin with:
+  curl 'http://{address}/cgi-bin/token?grant_type=client_credential&appid={app_id}&secret={secret}'
+
+What is done to it, such as deciding reviews or letting calls fail:
+  curl http://{address}/_simulator/
+
+Ctrl-C ends it; it forgets everything."
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_a_number_that_is_not_negative() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("soon").is_err());
+        assert!(seconds("NaN").is_err());
+    }
+}

@@ -1,0 +1,33 @@
+//! Nearby places.
+
+use super::{Error, Operations};
+use crate::{
+    admit::Context,
+    pb,
+    translate::{
+        nearby::{Cut, cut, window},
+        page::Cursor,
+    },
+};
+
+impl Operations {
+    /// Lists the places after `cursor`, `size` at most. One call mostly; more where so many places
+    /// were deleted meanwhile that the rows stand on another page.
+    pub(crate) async fn nearby_pois(
+        &self,
+        ctx: &Context,
+        cursor: &Cursor,
+        size: u32,
+    ) -> Result<pb::ListNearbyPoisResponse, Error> {
+        let mut offset = cursor.offset;
+        // Ends by the caller's deadline at the latest.
+        loop {
+            let call = window(offset);
+            let reply = self.read(ctx, call).await?;
+            match cut(call, reply, cursor, size) {
+                Cut::Elsewhere(row) => offset = row,
+                Cut::Page(page) => return Ok(page),
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `MediaService`.
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admit::Context,
+    operation::Operations,
+    pb::{self, media_service_server::MediaService},
+    translate::media::uploaded,
+    wechat::media::{UploadImg, UploadTemporary},
+};
+
+/// The longest request: the largest picture, and room to tell that one is a little too large.
+pub(super) const LONGEST_REQUEST: usize = 11 << 20;
+
+/// Serves pictures that other calls refer to.
+#[derive(Clone, Debug)]
+pub(super) struct Media {
+    pub(super) ops: Operations,
+}
+
+#[tonic::async_trait]
+impl MediaService for Media {
+    async fn upload_temporary_image(
+        &self,
+        request: Request<pb::UploadTemporaryImageRequest>,
+    ) -> Result<Response<pb::UploadTemporaryImageResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = UploadTemporary::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(uploaded(reply, self.ops.clock().wall())))
+    }
+
+    async fn upload_image(
+        &self,
+        request: Request<pb::UploadImageRequest>,
+    ) -> Result<Response<pb::UploadImageResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = UploadImg::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+}

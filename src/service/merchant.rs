@@ -1,0 +1,67 @@
+//! `MerchantService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admit::Context,
+    id::AuditId,
+    operation::Operations,
+    pb::{self, merchant_service_server::MerchantService},
+    translate::submission,
+    wechat::{
+        Done,
+        merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
+    },
+};
+
+/// Serves the store mini program itself.
+#[derive(Clone, Debug)]
+pub(super) struct Merchant {
+    pub(super) ops: Operations,
+}
+
+#[tonic::async_trait]
+impl MerchantService for Merchant {
+    async fn list_categories(
+        &self,
+        request: Request<pb::ListCategoriesRequest>,
+    ) -> Result<Response<pb::ListCategoriesResponse>, Status> {
+        let (ctx, pb::ListCategoriesRequest { app_id: _ }) = Context::split(request)?;
+        let categories = self.ops.categories(&ctx).await?;
+        Ok(Response::new(Arc::unwrap_or_clone(categories)))
+    }
+
+    async fn apply_merchant(
+        &self,
+        request: Request<pb::ApplyMerchantRequest>,
+    ) -> Result<Response<pb::ApplyMerchantResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = ApplyMerchant::try_from(request)?;
+        let Done {} = self.ops.write(&ctx, call).await?;
+        let (kind, now) = (pb::SubmissionKind::Merchant, self.ops.clock().wall());
+        let submission = submission(kind, AuditId::default(), ctx.client_reference, now);
+        let submission = Some(submission);
+        Ok(Response::new(pb::ApplyMerchantResponse { submission, settled: false }))
+    }
+
+    async fn get_merchant_audit(
+        &self,
+        request: Request<pb::GetMerchantAuditRequest>,
+    ) -> Result<Response<pb::GetMerchantAuditResponse>, Status> {
+        let (ctx, pb::GetMerchantAuditRequest { app_id: _ }) = Context::split(request)?;
+        let reply = self.ops.read(&ctx, GetMerchantAuditInfo {}).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn update_merchant(
+        &self,
+        request: Request<pb::UpdateMerchantRequest>,
+    ) -> Result<Response<pb::UpdateMerchantResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = ModifyMerchant::try_from(request)?;
+        let reply = self.ops.write(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+}

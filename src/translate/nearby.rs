@@ -1,0 +1,583 @@
+//! Places at which a mini program appears nearby.
+
+use std::time::SystemTime;
+
+use super::{Check, Invalid, page::Cursor, submission};
+use crate::{
+    id::PoiId,
+    pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
+    wechat::{
+        Done, Int, List, Nested, PicList, Quoted, Text,
+        nearby::{
+            AddNearbyPoi, AddNearbyPoiReply, AddedNearbyPoi, DelNearbyPoi, GetNearbyPoiList,
+            GetNearbyPoiListReply, KfInfo, ListedNearbyPoi, NearbyPoiPage, NearbyPoiRows,
+            ServiceInfo, ServiceInfos, SetNearbyPoiShowStatus,
+        },
+    },
+};
+
+/// 最多9张,最少1张.
+const MOST_PICTURES: usize = 9;
+/// The most labels with one of WeChat's own names (93016).
+const MOST_STANDARD_LABELS: usize = 5;
+/// The most labels with a name of one's own (93016).
+const MOST_CUSTOM_LABELS: usize = 4;
+/// Names and descriptions of labels (10个字符以内).
+const LABEL_CHARACTERS: usize = 10;
+/// The most rows of one of WeChat's pages.
+const MOST_ROWS: u32 = 1000;
+/// How many places are listed where the caller names no number.
+const DEFAULT_PAGE_SIZE: u32 = 20;
+
+impl TryFrom<pb::AddNearbyPoiRequest> for AddNearbyPoi {
+    type Error = Invalid;
+
+    fn try_from(request: pb::AddNearbyPoiRequest) -> Result<Self, Invalid> {
+        let pb::AddNearbyPoiRequest { app_id: _, request_id: _, client_reference: _, profile } =
+            request;
+        place(Check::default(), PoiId::default(), profile)
+    }
+}
+
+impl TryFrom<pb::ReplaceNearbyPoiRequest> for AddNearbyPoi {
+    type Error = Invalid;
+
+    fn try_from(request: pb::ReplaceNearbyPoiRequest) -> Result<Self, Invalid> {
+        let pb::ReplaceNearbyPoiRequest {
+            app_id: _,
+            request_id: _,
+            client_reference: _,
+            poi_id,
+            profile,
+        } = request;
+        let mut check = Check::default();
+        let poi_id = check.required("poi_id", poi_id).into();
+        place(check, poi_id, profile)
+    }
+}
+
+fn place(
+    mut check: Check,
+    poi_id: PoiId,
+    profile: Option<pb::NearbyPoiProfile>,
+) -> Result<AddNearbyPoi, Invalid> {
+    let Some(profile) = profile else {
+        check.refuse("profile", "required");
+        return check.done(AddNearbyPoi::default());
+    };
+    let described = described(&mut check, profile);
+    check.done(AddNearbyPoi { poi_id, ..described })
+}
+
+/// The place, still without the id of the one that it replaces.
+fn described(check: &mut Check, profile: pb::NearbyPoiProfile) -> AddNearbyPoi {
+    let pb::NearbyPoiProfile {
+        name,
+        map_poi_id,
+        address,
+        picture_urls,
+        contact_phone,
+        hours,
+        company_name,
+        credential,
+        qualification_media_ids: papers,
+        service_labels,
+        customer_service,
+    } = profile;
+    AddNearbyPoi {
+        poi_id: PoiId::default(),
+        store_name: check.required("profile.name", name),
+        map_poi_id: check.optional("profile.map_poi_id", map_poi_id).into(),
+        address: check.required("profile.address", address),
+        pic_list: Quoted(PicList {
+            list: check.pictures("profile.picture_urls", picture_urls, MOST_PICTURES),
+        }),
+        contract_phone: check.required("profile.contact_phone", contact_phone),
+        hour: check.hours("profile.hours", hours),
+        company_name: check.required("profile.company_name", company_name),
+        credential: check.required("profile.credential", credential),
+        qualification_list: check.documents("profile.qualification_media_ids", papers),
+        service_infos: Quoted(labels(check, service_labels)),
+        kf_info: Quoted(chat(check, customer_service)),
+    }
+}
+
+fn labels(check: &mut Check, labels: Vec<pb::ServiceLabel>) -> ServiceInfos {
+    let field = "profile.service_labels";
+    if labels.is_empty() {
+        check.refuse(field, "required");
+    }
+    let custom = labels.iter().filter(|label| label.kind() == Kind::Custom).count();
+    if custom > MOST_CUSTOM_LABELS {
+        check.refuse(field, format!("at most {MOST_CUSTOM_LABELS} of NEARBY_SERVICE_KIND_CUSTOM"));
+    }
+    if labels.len() - custom > MOST_STANDARD_LABELS {
+        check.refuse(field, format!("at most {MOST_STANDARD_LABELS} of WeChat's own kinds"));
+    }
+    let labels = labels.into_iter().enumerate();
+    let service_infos =
+        labels.map(|(index, one)| label(check, &format!("{field}[{index}]"), one)).collect();
+    ServiceInfos { service_infos }
+}
+
+fn label(check: &mut Check, field: &str, label: pb::ServiceLabel) -> ServiceInfo {
+    let kind = label.kind();
+    let pb::ServiceLabel { kind: _, custom_name, app_id, path, description } = label;
+    let of = |name: &str| format!("{field}.{name}");
+    if kind == Kind::Unspecified {
+        check.refuse(of("kind"), "required");
+    }
+    let (id, kind, name) = match standard(kind) {
+        Some((id, name)) => {
+            if !custom_name.is_empty() {
+                check.refuse(of("custom_name"), "only with NEARBY_SERVICE_KIND_CUSTOM");
+            }
+            (id, 1, name.to_owned())
+        }
+        None => {
+            if kind == Kind::Custom && custom_name.trim().is_empty() {
+                check.refuse(of("custom_name"), "required");
+            }
+            if kind == Kind::Custom && !description.is_empty() {
+                check.refuse(of("description"), "not with NEARBY_SERVICE_KIND_CUSTOM");
+            }
+            (0, 2, check.at_most(&of("custom_name"), custom_name, LABEL_CHARACTERS))
+        }
+    };
+    ServiceInfo {
+        id,
+        kind,
+        name,
+        appid: check.required(&of("app_id"), app_id).into(),
+        path: check.required(&of("path"), path),
+        desc: check.at_most(&of("description"), description, LABEL_CHARACTERS),
+    }
+}
+
+/// WeChat's id and name of a label (服务标签 id 编号、类型与服务名称表).
+fn standard(kind: Kind) -> Option<(u8, &'static str)> {
+    Some(match kind {
+        Kind::Unspecified | Kind::Custom => return None,
+        Kind::Delivery => (1, "外送"),
+        Kind::Express => (2, "快递"),
+        Kind::Charging => (3, "充电"),
+        Kind::Appointment => (4, "预约"),
+        Kind::HospitalRegistration => (5, "挂号"),
+        Kind::MealOrdering => (6, "点餐"),
+        Kind::Discount => (7, "优惠"),
+        Kind::Ride => (8, "乘车"),
+        Kind::Membership => (9, "会员"),
+        Kind::Checkout => (10, "买单"),
+        Kind::Queueing => (11, "排队"),
+        Kind::FeePayment => (12, "缴费"),
+        Kind::Tickets => (13, "购票"),
+        Kind::Pickup => (14, "到店自提"),
+        Kind::Booking => (15, "预订"),
+    })
+}
+
+fn chat(check: &mut Check, chat: Option<pb::CustomerService>) -> KfInfo {
+    let pb::CustomerService { open, avatar_url, name } = chat.unwrap_or_default();
+    let avatar = match avatar_url {
+        none if none.is_empty() => none,
+        some => check.picture("profile.customer_service.avatar_url", some),
+    };
+    let name = check.optional("profile.customer_service.name", name);
+    KfInfo { open_kf: open, kf_headimg: open.then_some(avatar), kf_name: open.then_some(name) }
+}
+
+/// What a caller gets for a new place that WeChat took at `now`.
+pub(crate) fn added(
+    AddNearbyPoiReply { data }: AddNearbyPoiReply,
+    client_reference: String,
+    now: SystemTime,
+) -> pb::AddNearbyPoiResponse {
+    let AddedNearbyPoi { audit_id, poi_id, related_credential } = data.unwrap_or_default();
+    let submission = submission(SubmissionKind::NearbyPoi, audit_id, client_reference, now);
+    pb::AddNearbyPoiResponse {
+        submission: Some(submission),
+        settled: false,
+        poi_id: poi_id.into(),
+        credential: related_credential.0,
+    }
+}
+
+/// What a caller gets for a replaced place that WeChat took at `now`.
+pub(crate) fn replaced(
+    reply: AddNearbyPoiReply,
+    client_reference: String,
+    now: SystemTime,
+) -> pb::ReplaceNearbyPoiResponse {
+    let pb::AddNearbyPoiResponse { submission, settled, poi_id: _, credential } =
+        added(reply, client_reference, now);
+    pb::ReplaceNearbyPoiResponse { submission, settled, credential }
+}
+
+/// How many places a page has.
+pub(crate) fn page_size(size: i32) -> Result<u32, Invalid> {
+    let mut check = Check::default();
+    let size = check.page_size(size, DEFAULT_PAGE_SIZE, MOST_ROWS);
+    check.done(size)
+}
+
+/// The one of WeChat's pages that holds the row before `offset`, to know it again, and if there is
+/// one the row at `offset` too.
+pub(crate) fn window(offset: u32) -> GetNearbyPoiList {
+    // A page of 999 rows reaches across the edges of pages of 1000.
+    let is_edge = offset > 0 && offset.is_multiple_of(MOST_ROWS);
+    let page_rows = if is_edge { MOST_ROWS - 1 } else { MOST_ROWS };
+    GetNearbyPoiList { page: offset.saturating_sub(1) / page_rows + 1, page_rows }
+}
+
+/// What one of WeChat's pages brings for a list.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The rows wanted have moved: look around this one.
+    Elsewhere(u32),
+    /// The next page of the list.
+    Page(pb::ListNearbyPoisResponse),
+}
+
+/// Cuts the places after `cursor`, `size` at most, from one of WeChat's pages.
+///
+/// Rows move towards the beginning when others are deleted, so a page that shows none of the last
+/// known rows leads to the one before it. If none of them is left anywhere, the list begins anew:
+/// better twice than never.
+pub(crate) fn cut(
+    window: GetNearbyPoiList,
+    GetNearbyPoiListReply { data }: GetNearbyPoiListReply,
+    cursor: &Cursor,
+    size: u32,
+) -> Cut {
+    let GetNearbyPoiList { page, page_rows } = window;
+    let NearbyPoiPage { left_apply_num, max_apply_num, data } = data.unwrap_or_default();
+    let Nested(NearbyPoiRows { poi_list: List(rows) }) = data;
+    let first = (page - 1).saturating_mul(page_rows);
+    let is_full = rows.len() >= page_rows as usize;
+
+    let known = match cursor.known(rows.iter().map(|row| row.poi_id.as_str())) {
+        Some(known) => known,
+        None if page > 1 => return Cut::Elsewhere(first),
+        None => 0,
+    };
+    if known == rows.len() && is_full {
+        return Cut::Elsewhere(first.saturating_add(page_rows));
+    }
+    let is_last = !is_full && rows.len() - known <= size as usize;
+    let pois: Vec<pb::NearbyPoi> =
+        rows.into_iter().skip(known).take(size as usize).map(Into::into).collect();
+    let end = u32::try_from(known + pois.len()).map_or(u32::MAX, |end| first.saturating_add(end));
+    let next = cursor.next(end, pois.iter().map(|poi| poi.poi_id.as_str()));
+    Cut::Page(pb::ListNearbyPoisResponse {
+        next_page_token: if is_last { String::new() } else { next.token() },
+        pois,
+        remaining_count: left_apply_num.or_zero(),
+        maximum_count: max_apply_num.or_zero(),
+    })
+}
+
+impl From<ListedNearbyPoi> for pb::NearbyPoi {
+    fn from(row: ListedNearbyPoi) -> Self {
+        let ListedNearbyPoi {
+            poi_id,
+            qualification_address,
+            qualification_num,
+            audit_status,
+            display_status,
+            refuse_reason: Text(reason),
+            audit_id,
+        } = row;
+        Self {
+            poi_id: poi_id.into(),
+            address: qualification_address.0,
+            credential: qualification_num.0,
+            state: listed_state(audit_status).into(),
+            wechat_status: audit_status.or_zero(),
+            reason,
+            visible: is_shown(display_status),
+            wechat_display_status: display_status.or_zero(),
+            audit_id: audit_id.into(),
+        }
+    }
+}
+
+/// The `audit_status` of getnearbypoilist (3: 审核中, 4: 审核失败, 5: 审核通过).
+fn listed_state(audit_status: Int) -> AuditState {
+    match audit_status.0 {
+        Some(3) => AuditState::InReview,
+        Some(4) => AuditState::Rejected,
+        Some(5) => AuditState::Approved,
+        _ => AuditState::Unspecified,
+    }
+}
+
+/// The `display_status` of getnearbypoilist (0: 未展示, 1: 展示中).
+fn is_shown(display_status: Int) -> bool {
+    display_status.0 == Some(1)
+}
+
+impl TryFrom<pb::DeleteNearbyPoiRequest> for DelNearbyPoi {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::DeleteNearbyPoiRequest { app_id: _, request_id: _, poi_id }: pb::DeleteNearbyPoiRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let poi_id = check.required("poi_id", poi_id).into();
+        check.done(Self { poi_id })
+    }
+}
+
+impl From<Done> for pb::DeleteNearbyPoiResponse {
+    fn from(Done {}: Done) -> Self {
+        Self { settled: false }
+    }
+}
+
+impl TryFrom<pb::SetNearbyPoiVisibilityRequest> for SetNearbyPoiShowStatus {
+    type Error = Invalid;
+
+    fn try_from(request: pb::SetNearbyPoiVisibilityRequest) -> Result<Self, Invalid> {
+        let pb::SetNearbyPoiVisibilityRequest { app_id: _, request_id: _, poi_id, visible } =
+            request;
+        let mut check = Check::default();
+        let poi_id = check.required("poi_id", poi_id).into();
+        if visible.is_none() {
+            check.refuse("visible", "required");
+        }
+        check.done(Self { poi_id, status: u8::from(visible.unwrap_or_default()) })
+    }
+}
+
+impl From<Done> for pb::SetNearbyPoiVisibilityResponse {
+    fn from(Done {}: Done) -> Self {
+        Self { settled: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn label_of(kind: Kind, custom_name: &str, description: &str) -> pb::ServiceLabel {
+        pb::ServiceLabel {
+            kind: kind.into(),
+            custom_name: custom_name.to_owned(),
+            app_id: "wx1373169e494e0c39".to_owned(),
+            path: "index".to_owned(),
+            description: description.to_owned(),
+        }
+    }
+
+    fn profile() -> pb::NearbyPoiProfile {
+        pb::NearbyPoiProfile {
+            name: "黄焖鸡米饭(人民路店)".to_owned(),
+            map_poi_id: "3032309022625412345".to_owned(),
+            address: "江苏省宿迁市泗洪县".to_owned(),
+            picture_urls: vec!["http://mmbiz.qpic.cn/a/0".to_owned()],
+            contact_phone: "18071000000".to_owned(),
+            hours: Some(pb::OpeningHours {
+                open: "00:00".to_owned(),
+                close: "23:59".to_owned(),
+                text: String::new(),
+            }),
+            company_name: "阿庆小吃部".to_owned(),
+            credential: "92321324MA24000000".to_owned(),
+            qualification_media_ids: vec!["rNdN".to_owned()],
+            service_labels: vec![
+                label_of(Kind::Express, "", ""),
+                label_of(Kind::Custom, "自定义", ""),
+            ],
+            customer_service: None,
+        }
+    }
+
+    fn add(profile: pb::NearbyPoiProfile) -> Result<AddNearbyPoi, Vec<String>> {
+        let profile = Some(profile);
+        AddNearbyPoi::try_from(pb::AddNearbyPoiRequest { profile, ..Default::default() }).map_err(
+            |invalid| {
+                invalid.violations().iter().map(|violation| violation.field.clone()).collect()
+            },
+        )
+    }
+
+    #[test]
+    fn a_place_is_sent_as_the_documents_show_it() {
+        let sent = serde_json::to_string(&add(profile()).expect("valid")).expect("JSON");
+        for part in [
+            r#""is_comm_nearby":"1""#,
+            r#""pic_list":"{\"list\":[\"http://mmbiz.qpic.cn/a/0\"]}""#,
+            r#""service_infos":"{\"service_infos\":[{\"id\":2,\"type\":1,\"name\":\"快递\",\"appid\":\"wx1373169e494e0c39\",\"path\":\"index\"},{\"id\":0,\"type\":2,\"name\":\"自定义\",\"appid\":\"wx1373169e494e0c39\",\"path\":\"index\"}]}""#,
+            r#""kf_info":"{\"open_kf\":false}""#,
+            r#""store_name":"黄焖鸡米饭(人民路店)""#,
+            r#""contract_phone":"18071000000""#,
+            r#""hour":"00:00-23:59""#,
+            r#""qualification_list":"rNdN""#,
+            r#""map_poi_id":"3032309022625412345""#,
+        ] {
+            assert!(sent.contains(part), "{part}\nis not in\n{sent}");
+        }
+        assert!(!sent.contains("poi_id\":\"\"") && !sent.contains("\\u"), "{sent}");
+
+        let replace = AddNearbyPoi::try_from(pb::ReplaceNearbyPoiRequest {
+            poi_id: "112333".to_owned(),
+            profile: Some(pb::NearbyPoiProfile {
+                customer_service: Some(pb::CustomerService {
+                    open: true,
+                    name: "Harden".to_owned(),
+                    ..Default::default()
+                }),
+                ..profile()
+            }),
+            ..Default::default()
+        });
+        let sent = serde_json::to_value(replace.expect("valid")).expect("JSON");
+        assert_eq!(sent["poi_id"], "112333");
+        assert_eq!(sent["kf_info"], r#"{"open_kf":true,"kf_headimg":"","kf_name":"Harden"}"#);
+    }
+
+    #[test]
+    fn every_kind_of_label_has_wechats_id_and_name() {
+        let names: Vec<_> = (2..=16)
+            .map(|kind| standard(Kind::try_from(kind).expect("a kind")).expect("a name"))
+            .collect();
+        let expected =
+            "外送 快递 充电 预约 挂号 点餐 优惠 乘车 会员 买单 排队 缴费 购票 到店自提 预订";
+        let expected: Vec<_> = (1..).zip(expected.split(' ')).collect();
+        assert_eq!(names, expected);
+        assert_eq!((standard(Kind::Custom), Kind::try_from(17).ok()), (None, None));
+    }
+
+    #[test]
+    fn labels_break_these_rules() {
+        let refused = |labels: Vec<pb::ServiceLabel>| {
+            add(pb::NearbyPoiProfile { service_labels: labels, ..profile() }).map(|_| ())
+        };
+        let field = |name: &str| Err(vec![format!("profile.service_labels{name}")]);
+        let unknown = pb::ServiceLabel { kind: 99, ..label_of(Kind::Ride, "", "") };
+        let own = label_of(Kind::Custom, "自定义", "");
+        let ride = label_of(Kind::Ride, "", "十个字以内的新品优惠");
+        assert_eq!(refused(vec![]), field(""));
+        assert_eq!(refused([vec![ride.clone(); 5], vec![own.clone(); 4]].concat()), Ok(()));
+        assert_eq!(refused(vec![ride; 6]), field(""));
+        assert_eq!(refused(vec![own.clone(); 5]), field(""));
+        assert_eq!(refused(vec![unknown]), field("[0].kind"));
+        assert_eq!(
+            refused(vec![own.clone(), label_of(Kind::Custom, "", "")]),
+            field("[1].custom_name")
+        );
+        assert_eq!(refused(vec![label_of(Kind::Ride, "乘车", "")]), field("[0].custom_name"));
+        assert_eq!(refused(vec![label_of(Kind::Custom, "自定", "新")]), field("[0].description"));
+        assert_eq!(
+            refused(vec![label_of(Kind::Ride, "", "十一个字以内的新品优惠")]),
+            field("[0].description")
+        );
+        assert_eq!(
+            refused(vec![pb::ServiceLabel { path: String::new(), ..own }]),
+            field("[0].path")
+        );
+    }
+
+    #[test]
+    fn a_place_needs_all_of_its_profile() {
+        let fields = add(pb::NearbyPoiProfile::default()).expect_err("empty");
+        let expected =
+            "name address picture_urls contact_phone hours company_name credential service_labels";
+        let expected: Vec<_> = expected.split(' ').map(|name| format!("profile.{name}")).collect();
+        assert_eq!(fields, expected);
+        let none = AddNearbyPoi::try_from(pb::ReplaceNearbyPoiRequest::default());
+        let none = none.expect_err("nothing").violations().len();
+        assert_eq!(none, 2, "poi_id and profile");
+    }
+
+    #[test]
+    fn a_listed_place_is_read_by_its_own_tables() {
+        let reply: GetNearbyPoiListReply = serde_json::from_str(
+            r#"{"errcode":0,"errmsg":"","data":{"left_apply_num":"9","max_apply_num":10,"data":
+            "{\"poi_list\":[{\"poi_id\":\"123456\",\"qualification_address\":\"广东省广州市海珠区\",\"qualification_num\":\"1111\",\"audit_status\":4,\"display_status\":\"1\",\"refuse_reason\":\"理由\"}]}"}}"#,
+        )
+        .expect("the documented form");
+        let Cut::Page(page) = cut(window(0), reply, &Cursor::start("x"), 20) else {
+            panic!("the only page")
+        };
+        assert_eq!((page.remaining_count, page.maximum_count), (9, 10));
+        let poi = &page.pois[0];
+        assert_eq!(
+            (&*poi.poi_id, poi.state(), poi.visible),
+            ("123456", AuditState::Rejected, true)
+        );
+        assert_eq!((&*poi.address, &*poi.reason), ("广东省广州市海珠区", "理由"));
+
+        let states = [2, 3, 4, 5, 6].map(|status| listed_state(Int(Some(status))));
+        use AuditState::{Approved, InReview, Rejected, Unspecified};
+        assert_eq!(states, [Unspecified, InReview, Rejected, Approved, Unspecified]);
+        assert_eq!(listed_state(Int(None)), Unspecified);
+        for none in [json!(null), json!({ "data": "" }), json!({ "data": "{}" }), json!({})] {
+            let reply = serde_json::from_value(json!({ "data": none })).expect("no places");
+            assert!(matches!(
+                cut(window(0), reply, &Cursor::start("x"), 20),
+                Cut::Page(page) if page.pois.is_empty() && page.next_page_token.is_empty()
+            ));
+        }
+    }
+
+    /// One page of a list, as many calls as it takes.
+    fn list(all: &[u32], token: &str, size: u32) -> (Vec<u32>, String) {
+        let cursor = Cursor::read(token, "x").expect("our own");
+        let mut offset = cursor.offset;
+        for _ in 0..10 {
+            let window = window(offset);
+            let skipped = (window.page - 1) * window.page_rows;
+            let rows = all.iter().skip(skipped as usize).take(window.page_rows as usize);
+            let rows: Vec<_> = rows.map(|id| json!({ "poi_id": id.to_string() })).collect();
+            let data = json!({ "data": json!({ "poi_list": rows }).to_string() });
+            let reply = serde_json::from_value(json!({ "data": data })).expect("a reply");
+            match cut(window, reply, &cursor, size) {
+                Cut::Elsewhere(row) => offset = row,
+                Cut::Page(page) => {
+                    let ids = page.pois.iter().map(|poi| poi.poi_id.parse().expect("a number"));
+                    return (ids.collect(), page.next_page_token);
+                }
+            }
+        }
+        panic!("no end from {offset}")
+    }
+
+    #[test]
+    fn a_list_gives_every_place_once() {
+        for (count, size) in [(0, 20), (1, 1), (45, 20), (999, 999), (2500, 1000), (3000, 7)] {
+            let all: Vec<u32> = (1..=count).collect();
+            let (mut seen, mut token) = list(&all, "", size);
+            while !token.is_empty() {
+                let (more, next) = list(&all, &token, size);
+                seen.extend(more);
+                token = next;
+            }
+            assert_eq!(seen, all, "{count} by {size}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_skipped_or_repeated_when_places_were_deleted() {
+        let mut all: Vec<u32> = (1..=2500).collect();
+        let (_, token) = list(&all, "", 1000);
+        let (seen, token) = list(&all, &token, 200);
+        assert_eq!((seen[0], seen.len()), (1001, 200));
+        // So many that the last known row stands on an earlier page of WeChat's, itself deleted.
+        all.retain(|id| *id > 1190 && *id != 1200);
+        let (seen, token) = list(&all, &token, 1000);
+        assert_eq!((seen[0], seen.last()), (1201, Some(&2191)), "all that is left of its page");
+        let (seen, token) = list(&all, &token, 1000);
+        assert_eq!((seen[0], seen.last(), &*token), (2192, Some(&2500), ""));
+    }
+
+    #[test]
+    fn a_list_whose_known_rows_are_all_gone_begins_anew() {
+        let all: Vec<u32> = (1..=50).collect();
+        let (_, token) = list(&all, "", 20);
+        let (seen, _) = list(&[1, 21, 22], &token, 20);
+        assert_eq!(seen, [1, 21, 22]);
+    }
+}

@@ -1,0 +1,131 @@
+//! Pictures, known by their content.
+
+use bytes::Bytes;
+
+use crate::wechat::media::File;
+
+/// What a picture can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gif,
+    Jpeg,
+    Png,
+}
+
+/// What may be uploaded somewhere.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// The kinds that WeChat takes there.
+    pub(crate) kinds: &'static [Kind],
+    /// The same for people.
+    pub(crate) kinds_text: &'static str,
+    /// The most bytes.
+    pub(crate) most: usize,
+    /// The same for people.
+    pub(crate) most_text: &'static str,
+}
+
+/// Why a picture is not uploaded. Each says what would be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPicture {
+    /// Nothing is there, or not all of it.
+    Incomplete(&'static str),
+    /// Not of a kind that WeChat takes.
+    Kind(&'static str),
+    /// Too many bytes.
+    Size(&'static str),
+}
+
+/// Takes a picture as a file to upload.
+pub(crate) fn read(content: Bytes, rule: &Rule) -> Result<File, BadPicture> {
+    if content.is_empty() {
+        return Err(BadPicture::Incomplete("required"));
+    }
+    let kind = Kind::of(&content).filter(|kind| rule.kinds.contains(kind));
+    let kind = kind.ok_or(BadPicture::Kind(rule.kinds_text))?;
+    if content.len() > rule.most {
+        return Err(BadPicture::Size(rule.most_text));
+    }
+    if !kind.ends(&content) {
+        return Err(BadPicture::Incomplete("has no end: the picture was cut off"));
+    }
+    let (name, media_type) = match kind {
+        Kind::Gif => ("picture.gif", "image/gif"),
+        Kind::Jpeg => ("picture.jpg", "image/jpeg"),
+        Kind::Png => ("picture.png", "image/png"),
+    };
+    Ok(File { name, media_type, content })
+}
+
+impl Kind {
+    fn of(content: &[u8]) -> Option<Self> {
+        if infer::image::is_png(content) {
+            Some(Self::Png)
+        } else if infer::image::is_jpeg(content) {
+            Some(Self::Jpeg)
+        } else if infer::image::is_gif(content) {
+            Some(Self::Gif)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the end of the picture is there. More may follow it: telephones append the film of a
+    /// moving photo to its JPEG.
+    fn ends(self, content: &[u8]) -> bool {
+        match self {
+            Self::Gif => content.iter().rfind(|byte| **byte != 0) == Some(&0x3b),
+            Self::Jpeg => content.windows(2).rev().any(|marker| marker == [0xff, 0xd9]),
+            Self::Png => content.windows(4).rev().any(|name| name == b"IEND"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR....\0\0\0\0IEND\xae\x42\x60\x82";
+    const JPEG: &[u8] = b"\xff\xd8\xff\xe0....\xff\xd9";
+    const GIF: &[u8] = b"GIF89a....\x3b";
+    const RULE: Rule = Rule {
+        kinds: &[Kind::Jpeg, Kind::Png],
+        kinds_text: "has to be PNG or JPEG",
+        most: 64,
+        most_text: "must have at most 64 bytes",
+    };
+
+    fn name(content: &[u8]) -> Result<&'static str, BadPicture> {
+        read(Bytes::copy_from_slice(content), &RULE).map(|file| file.name)
+    }
+
+    #[test]
+    fn a_picture_is_what_its_content_says() {
+        assert_eq!(name(PNG), Ok("picture.png"));
+        assert_eq!(name(JPEG), Ok("picture.jpg"));
+        assert_eq!(name(&[JPEG, b"ftypmp4 film"].concat()), Ok("picture.jpg"));
+        let any = Rule { kinds: &[Kind::Gif], ..RULE };
+        let file = read(Bytes::from_static(GIF), &any).expect("a GIF");
+        assert_eq!(
+            (file.name, file.media_type, &file.content[..]),
+            ("picture.gif", "image/gif", GIF)
+        );
+    }
+
+    #[test]
+    fn what_wechat_would_refuse_is_refused_before() {
+        for content in [GIF, b"RIFF....WEBPVP8 ", b"\0\0\0\x18ftypheic", b"<svg/>", b"%PDF-1.7"] {
+            assert_eq!(
+                name(content),
+                Err(BadPicture::Kind("has to be PNG or JPEG")),
+                "{content:?}"
+            );
+        }
+        let large = [JPEG, &[0; 64][..]].concat();
+        assert_eq!(name(&large), Err(BadPicture::Size("must have at most 64 bytes")));
+        for content in [&b""[..], &PNG[..PNG.len() - 8], &JPEG[..JPEG.len() - 1]] {
+            assert!(matches!(name(content), Err(BadPicture::Incomplete(_))), "{content:?}");
+        }
+        assert!(!Kind::Gif.ends(&GIF[..GIF.len() - 1]));
+    }
+}

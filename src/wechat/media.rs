@@ -1,0 +1,92 @@
+//! Pictures that other calls refer to (素材).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{AccountKinds, Endpoint, Int, Payload, Safety, Text, client::multipart};
+use crate::id::MediaId;
+
+/// The one part of an upload.
+const PART: &str = "media";
+
+/// A file to upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// WeChat heeds its ending.
+    pub name: &'static str,
+    /// Its media type.
+    pub media_type: &'static str,
+    /// What is in it.
+    pub content: Bytes,
+}
+
+/// `POST /cgi-bin/media/upload` — 新增临时素材
+///
+/// Uploads a picture that WeChat keeps for three days.
+#[derive(Debug, Serialize)]
+pub struct UploadTemporary {
+    /// The picture: PNG, JPEG or GIF, at most 10 MB (the same page also says 2 MB).
+    #[serde(skip)]
+    pub file: File,
+}
+
+/// Answers [`UploadTemporary`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UploadTemporaryReply {
+    /// The picture's id.
+    pub media_id: MediaId,
+    /// When WeChat took it, in seconds since 1970.
+    pub created_at: Int,
+}
+
+impl Endpoint for UploadTemporary {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/cgi-bin/media/upload";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Repeatable;
+    // Ten megabytes take a while on a slow line.
+    const REPLY_LIMIT: Duration = Duration::from_secs(60);
+    type Reply = UploadTemporaryReply;
+
+    fn payload(&self) -> Result<Payload, serde_json::Error> {
+        let File { name, media_type, content } = &self.file;
+        let payload = multipart(PART, name, media_type, content.clone());
+        Ok(Payload { query: vec![("type", "image".to_owned())], ..payload })
+    }
+}
+
+/// `POST /cgi-bin/media/uploadimg` — 上传图文消息内的图片获取URL
+///
+/// Uploads a picture that WeChat keeps for good.
+#[derive(Debug, Serialize)]
+pub struct UploadImg {
+    /// The picture: PNG or JPEG, less than 1 MB.
+    #[serde(skip)]
+    pub file: File,
+}
+
+/// Answers [`UploadImg`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UploadImgReply {
+    /// Where the picture is; plain http, and for use within WeChat only.
+    pub url: Text,
+}
+
+impl Endpoint for UploadImg {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/cgi-bin/media/uploadimg";
+    const ACCOUNT: AccountKinds = AccountKinds::Any;
+    const SAFETY: Safety = Safety::Repeatable;
+    const REPLY_LIMIT: Duration = Duration::from_secs(20);
+    type Reply = UploadImgReply;
+
+    fn payload(&self) -> Result<Payload, serde_json::Error> {
+        let File { name, media_type, content } = &self.file;
+        Ok(multipart(PART, name, media_type, content.clone()))
+    }
+}

@@ -1,0 +1,217 @@
+//! Places at which a mini program appears nearby (附近的小程序).
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AccountKinds, Done, Endpoint, Int, List, Nested, PicList, Proof, Quoted, Safety, Text,
+};
+use crate::id::{AppId, AuditId, MapPoiId, PoiId};
+
+/// `POST /wxa/addnearbypoi` — 添加地点
+///
+/// Adds a place, or with `poi_id` replaces what it was. WeChat takes no concurrent calls and asks
+/// for a second in between.
+///
+/// The tag is WeChat's constant (写死为"1").
+#[derive(Debug, Default, Serialize)]
+#[serde(tag = "is_comm_nearby", rename = "1")]
+pub struct AddNearbyPoi {
+    /// The chat button. Its table says optional in words and required in its columns; so it is
+    /// always sent.
+    pub kf_info: Quoted<KfInfo>,
+    /// 1 to 9 pictures.
+    pub pic_list: Quoted<PicList>,
+    /// The labels.
+    pub service_infos: Quoted<ServiceInfos>,
+    /// The name, as Tencent Maps has it.
+    pub store_name: String,
+    /// The telephone number (sic: `contract`).
+    pub contract_phone: String,
+    /// `11:11-12:12`.
+    pub hour: String,
+    /// The licence number.
+    pub credential: String,
+    /// The address.
+    pub address: String,
+    /// The legal entity that runs the shop.
+    pub company_name: String,
+    /// Temporary media ids, joined by `|`; empty where the legal entity is the account's own.
+    pub qualification_list: String,
+    /// The place to replace; absent where one is added.
+    #[serde(skip_serializing_if = "PoiId::is_empty")]
+    pub poi_id: PoiId,
+    /// The place on Tencent Maps. Without it WeChat fails sometimes (小概率会提交失败).
+    #[serde(skip_serializing_if = "MapPoiId::is_empty")]
+    pub map_poi_id: MapPoiId,
+}
+
+/// The chat button (客服).
+#[derive(Debug, Default, Serialize)]
+pub struct KfInfo {
+    /// Whether it is shown.
+    pub open_kf: bool,
+    /// The picture of whoever answers; absent where nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kf_headimg: Option<String>,
+    /// The name of whoever answers; absent where nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kf_name: Option<String>,
+}
+
+/// The labels, once more below their own name.
+#[derive(Debug, Default, Serialize)]
+pub struct ServiceInfos {
+    /// The labels.
+    pub service_infos: Vec<ServiceInfo>,
+}
+
+/// A label (服务标签).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceInfo {
+    /// 1 to 15 in WeChat's table, 0 for one of its own.
+    pub id: u8,
+    /// 1 in WeChat's table, 2 for one of its own. The prose of the document misspells it.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// The name that is shown.
+    pub name: String,
+    /// The mini program whose page opens.
+    pub appid: AppId,
+    /// The page.
+    pub path: String,
+    /// What is new or cheap; absent where nothing is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub desc: String,
+}
+
+/// Answers [`AddNearbyPoi`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AddNearbyPoiReply {
+    /// All there is.
+    pub data: Option<AddedNearbyPoi>,
+}
+
+/// What became of an [`AddNearbyPoi`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AddedNearbyPoi {
+    /// The review.
+    pub audit_id: AuditId,
+    /// The place. Missing in some samples.
+    pub poi_id: PoiId,
+    /// The licence number. Missing in some samples.
+    pub related_credential: Text,
+}
+
+impl Endpoint for AddNearbyPoi {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/addnearbypoi";
+    const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
+    const SAFETY: Safety = Safety::Once(Proof::ListedNearbyPoi);
+    type Reply = AddNearbyPoiReply;
+}
+
+/// `POST /wxa/getnearbypoilist` — 查看地点列表
+///
+/// Lists the account's places. A GET in older documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct GetNearbyPoiList {
+    /// Which page, from 1.
+    pub page: u32,
+    /// How many rows a page has; at most 1000.
+    pub page_rows: u32,
+}
+
+/// Answers [`GetNearbyPoiList`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct GetNearbyPoiListReply {
+    /// All there is.
+    pub data: Option<NearbyPoiPage>,
+}
+
+/// A page of places, and how many there may be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NearbyPoiPage {
+    /// How many more the account may have.
+    pub left_apply_num: Int,
+    /// How many the account may have at all.
+    pub max_apply_num: Int,
+    /// The page, as JSON inside a string.
+    pub data: Nested<NearbyPoiRows>,
+}
+
+/// The rows of a page.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NearbyPoiRows {
+    /// The rows; what WeChat sends where there are none is not documented.
+    pub poi_list: List<ListedNearbyPoi>,
+}
+
+/// A place as it is listed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListedNearbyPoi {
+    /// The place.
+    pub poi_id: PoiId,
+    /// Its address.
+    pub qualification_address: Text,
+    /// Its licence number.
+    pub qualification_num: Text,
+    /// 3 in review, 4 failed, 5 passed.
+    pub audit_status: Int,
+    /// 0 hidden, 1 shown.
+    pub display_status: Int,
+    /// Why it failed, for 4.
+    pub refuse_reason: Text,
+    /// The review. Undocumented, and not always there.
+    pub audit_id: AuditId,
+}
+
+impl Endpoint for GetNearbyPoiList {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/getnearbypoilist";
+    const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
+    const SAFETY: Safety = Safety::Read;
+    type Reply = GetNearbyPoiListReply;
+}
+
+/// `POST /wxa/delnearbypoi` — 删除地点
+///
+/// Deletes a place that is hidden.
+#[derive(Debug, Serialize)]
+pub struct DelNearbyPoi {
+    /// The place.
+    pub poi_id: PoiId,
+}
+
+impl Endpoint for DelNearbyPoi {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/delnearbypoi";
+    const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
+    const SAFETY: Safety = Safety::Once(Proof::Gone);
+    type Reply = Done;
+}
+
+/// `POST /wxa/setnearbypoishowstatus` — 展示/取消展示附近小程序
+///
+/// Shows a place, or hides it.
+#[derive(Debug, Serialize)]
+pub struct SetNearbyPoiShowStatus {
+    /// The place.
+    pub poi_id: PoiId,
+    /// 0 hides, 1 shows.
+    pub status: u8,
+}
+
+impl Endpoint for SetNearbyPoiShowStatus {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/wxa/setnearbypoishowstatus";
+    const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
+    const SAFETY: Safety = Safety::Repeatable;
+    type Reply = Done;
+}

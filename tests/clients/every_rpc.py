@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Calls every RPC of a running gateway with a generated client and checks what comes back.
+
+    every_rpc.py STUBS GATEWAY SIMULATOR
+
+STUBS is a folder with the Python code generated from proto/, GATEWAY a host and port, SIMULATOR the
+URL of the simulator behind it. Ends with 0 only if every RPC of the contract was called.
+"""
+
+import importlib
+import json
+import struct
+import sys
+import urllib.request
+import uuid
+import zlib
+
+import grpc
+
+STUBS, GATEWAY, SIMULATOR = sys.argv[1:4]
+sys.path.insert(0, STUBS)
+
+FAMILIES = ["card", "map_poi", "media", "merchant", "nearby", "store"]
+PB = {}
+SERVICES = {}
+for family in FAMILIES:
+    PB[family] = importlib.import_module(f"wechat.store.v1.{family}_pb2")
+    stubs = importlib.import_module(f"wechat.store.v1.{family}_pb2_grpc")
+    for name in PB[family].DESCRIPTOR.services_by_name:
+        SERVICES[name] = getattr(stubs, f"{name}Stub")
+types = importlib.import_module("wechat.store.v1.types_pb2")
+
+every = {
+    f"{service.name}/{method.name}"
+    for module in PB.values()
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+called = set()
+channel = grpc.insecure_channel(GATEWAY)
+OFFICIAL = "wx0000000000000001"
+
+
+def call(rpc, **fields):
+    """Calls `Service/Method` and answers its response."""
+    service, method = rpc.split("/")
+    module = next(m for m in PB.values() if service in m.DESCRIPTOR.services_by_name)
+    request = getattr(module, f"{method}Request")(**fields)
+    response = getattr(SERVICES[service](channel), method)(request, timeout=20)
+    called.add(rpc)
+    return response
+
+
+def refused(rpc, reason, **fields):
+    """Calls and expects a failure with this reason."""
+    try:
+        call(rpc, **fields)
+    except grpc.RpcError as error:
+        details = dict(error.trailing_metadata()).get("grpc-status-details-bin", b"")
+        assert reason.encode() in details, f"{rpc}: {error.code()} {error.details()}"
+        return error
+    raise AssertionError(f"{rpc}: expected {reason}")
+
+
+def simulator(path, body):
+    """Turns one of the simulator's knobs."""
+    request = urllib.request.Request(
+        f"{SIMULATOR}/_simulator/{path}",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    return json.load(urllib.request.urlopen(request, timeout=20))
+
+
+def approve(submission):
+    return simulator(f"audits/{submission.audit_id}", {"decision": "approve"})
+
+
+def png():
+    """A picture of one red pixel."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0\xff\0\0")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def request_id():
+    return str(uuid.uuid4())
+
+
+def merchant():
+    simulator("merchant", {"app_id": OFFICIAL, "exists": False})
+    categories = call("MerchantService/ListCategories").categories
+    second = next(c for c in categories if c.level == 2 and not c.sensitive)
+    avatar = call("MediaService/UploadTemporaryImage", content=png(), request_id=request_id())
+    assert avatar.expire_time.seconds - avatar.create_time.seconds == 3 * 24 * 3600
+    applied = call(
+        "MerchantService/ApplyMerchant",
+        client_reference="brand-1",
+        first_category_id=second.parent_id,
+        second_category_id=second.id,
+        avatar_media_id=avatar.media_id,
+        name="巷口小馆",
+        introduction="家常菜",
+    ).submission
+    assert applied.state == types.AUDIT_STATE_AWAITING_ADMIN and applied.audit_id == ""
+    audit = call("MerchantService/GetMerchantAudit")
+    simulator(f"audits/{audit.audit_id}", {"decision": "approve"})
+    audit = call("MerchantService/GetMerchantAudit")
+    assert audit.state == types.AUDIT_STATE_APPROVED and audit.wechat_status == 1
+    call("MerchantService/UpdateMerchant", introduction="家常菜,十年老店")
+
+
+def place():
+    provinces = call("MapPoiService/ListDistricts")
+    assert provinces.total_size == 34 and provinces.districts[0].child_count > 0
+    match = call("MapPoiService/ResolveDistrict", names=["广东", "海珠区"]).matches
+    assert [m.district.id for m in match] == ["440105"]
+    district = match[0].district.id
+    found = call("MapPoiService/SearchMapPois", district_id=district, keyword="工厂").pois
+    assert len(found[0].map_poi_id) == 19
+    picture = call("MediaService/UploadImage", content=png()).url
+    made = call(
+        "MapPoiService/CreateMapPoi",
+        client_reference="shop-2",
+        name="巷口小馆(新港店)",
+        district_id=district,
+        address="新港中路397号",
+        location={"latitude": 23.0974903107, "longitude": 113.323753357},
+        category="美食:中餐厅",
+        telephones=["020-89190388", "13800138000"],
+        photo_url=picture,
+        licence_url=picture,
+        introduction="家常菜",
+    ).submission
+    assert made.kind == types.SUBMISSION_KIND_MAP_POI and made.client_reference == "shop-2"
+    approve(made)
+    new = call("MapPoiService/SearchMapPois", district_id=district, keyword="巷口小馆").pois
+    return found[0].map_poi_id, new[0].map_poi_id, picture
+
+
+def migrate(map_poi_id, picture):
+    old = [{"upgrade_status": 0}, {"upgrade_status": 4}]
+    simulator("legacy_stores", {"app_id": OFFICIAL, "stores": old})
+    listed = call("StoreService/ListLegacyStores", page_size=10).stores
+    pending, forbidden = sorted(listed, key=lambda store: store.wechat_upgrade_status)
+    progress = call("StoreService/GetUpgradeProgress")
+    assert not progress.complete and progress.pending_count == progress.forbidden_count == 1
+    refused("StoreService/AddStore", "UPGRADE_REQUIRED", **store(map_poi_id, picture, "1"))
+    call("StoreService/DeleteLegacyStore", poi_id=forbidden.poi_id)
+    fields = store(map_poi_id, picture, "1") | {"legacy_poi_id": pending.poi_id}
+    approve(call("StoreService/AddStore", **fields).submission)
+    assert call("StoreService/GetUpgradeProgress").complete
+
+
+def store(map_poi_id, picture, credential):
+    return {
+        "client_reference": "shop-" + credential,
+        "request_id": request_id(),
+        "map_poi_id": map_poi_id,
+        "picture_urls": [picture],
+        "contact_phone": "020-89190388",
+        "hours": {"open": "10:00", "close": "21:30"},
+        "credential": "91440105MA59" + credential,
+    }
+
+
+def stores(map_poi_id, picture):
+    checked = call("StoreService/AddStore", validate_only=True, **store(map_poi_id, picture, "2"))
+    assert not checked.HasField("submission")
+    approve(call("StoreService/AddStore", **store(map_poi_id, picture, "2")).submission)
+    refused("StoreService/AddStore", "STORE_ALREADY_BOUND", **store(map_poi_id, picture, "2"))
+    listed = call("StoreService/ListStores", page_size=1)
+    ids = [s.poi_id for s in listed.stores]
+    while listed.next_page_token:
+        listed = call("StoreService/ListStores", page_size=1, page_token=listed.next_page_token)
+        ids += [s.poi_id for s in listed.stores]
+    assert len(ids) == len(set(ids)) == listed.total_size == 2, ids
+    poi_id = ids[-1]
+    updated = call("StoreService/UpdateStore", poi_id=poi_id, hours={"open": "08:00", "close": "23:00"})
+    assert updated.contact_phone == "020-89190388" and not updated.HasField("submission")
+    got = call("StoreService/GetStore", poi_id=poi_id).store
+    assert (got.hours.open, got.state) == ("08:00", types.AUDIT_STATE_APPROVED)
+    assert call("CardService/GetStoreCard", poi_id=poi_id).card_id == ""
+    call("CardService/SetStoreCard", poi_id=poi_id, card_id="pabcedfg1234567hijklmn")
+    assert call("CardService/GetStoreCard", poi_id=poi_id).card_id == "pabcedfg1234567hijklmn"
+    call("StoreService/DeleteStore", poi_id=poi_id)
+    refused("StoreService/GetStore", "STORE_NOT_FOUND", poi_id=poi_id)
+
+
+def nearby(map_poi_id, picture):
+    nearby_pb = PB["nearby"]
+    profile = {
+        "name": "巷口小馆",
+        "map_poi_id": map_poi_id,
+        "address": "广东省广州市海珠区新港中路397号",
+        "picture_urls": [picture],
+        "contact_phone": "020-89190388",
+        "hours": {"open": "10:00", "close": "21:30"},
+        "company_name": "深圳市腾讯计算机系统有限公司",
+        "credential": "156718193518281",
+        "service_labels": [
+            {
+                "kind": nearby_pb.NEARBY_SERVICE_KIND_DELIVERY,
+                "app_id": "wx0000000000000002",
+                "path": "pages/index",
+                "description": "满减",
+            }
+        ],
+    }
+    qualification = call("MediaService/UploadTemporaryImage", app_id="wx0000000000000002", content=png())
+    profile["qualification_media_ids"] = [qualification.media_id]
+    added = call("NearbyService/AddNearbyPoi", client_reference="shop-9", profile=profile)
+    approve(added.submission)
+    listed = call("NearbyService/ListNearbyPois")
+    assert listed.pois[0].state == types.AUDIT_STATE_APPROVED and listed.pois[0].visible
+    poi_id = listed.pois[0].poi_id
+    simulator("clock", {"advance_seconds": 2})
+    profile["contact_phone"] = "020-89190389"
+    replaced = call("NearbyService/ReplaceNearbyPoi", poi_id=poi_id, profile=profile)
+    approve(replaced.submission)
+    refused("NearbyService/DeleteNearbyPoi", "NEARBY_POI_VISIBLE", poi_id=poi_id)
+    call("NearbyService/SetNearbyPoiVisibility", poi_id=poi_id, visible=False)
+    call("NearbyService/DeleteNearbyPoi", poi_id=poi_id)
+    assert not call("NearbyService/ListNearbyPois").pois
+
+
+def main():
+    merchant()
+    found, made, picture = place()
+    migrate(found, picture)
+    stores(made, picture)
+    nearby(made, picture)
+    wrong = refused("StoreService/GetStore", "INVALID_REQUEST")
+    assert wrong.code() == grpc.StatusCode.INVALID_ARGUMENT
+    missing = every - called
+    assert not missing, f"never called: {sorted(missing)}"
+    print(f"called all {len(every)} RPCs of {GATEWAY}")
+
+
+main()

@@ -1,0 +1,31 @@
+//! Cards on the pages of stores.
+
+use tonic::Code;
+use wechat_store_gateway::pb;
+
+use crate::support::{App, is, reason};
+
+async fn card(app: &App, poi_id: &str) -> String {
+    let request = pb::GetStoreCardRequest { poi_id: poi_id.to_owned(), ..Default::default() };
+    app.cards().get_store_card(request).await.expect("an answer").into_inner().card_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_replaces_the_one_before() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("1").await;
+    assert_eq!(card(&app, &poi_id).await, "", "a new store has none");
+    for card_id in ["first", "second"] {
+        let (poi_id, card_id) = (poi_id.clone(), card_id.to_owned());
+        let request = pb::SetStoreCardRequest { poi_id, card_id, ..Default::default() };
+        app.cards().set_store_card(request).await.expect("set");
+    }
+    assert_eq!(card(&app, &poi_id).await, "second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_there_has_no_card() {
+    let app = App::start().await;
+    let status = app.read().await.expect_err("there is no such store");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+}

@@ -1,0 +1,125 @@
+//! The contract keeps its own rules. `buf lint` knows most of them too; this needs no buf.
+
+use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
+use wechat_store_gateway::pb;
+
+fn files() -> Vec<FileDescriptor> {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
+    pool.files().filter(|file| file.package_name() == "wechat.store.v1").collect()
+}
+
+/// Every comment, by the path that descriptors use.
+fn uncommented(file: &FileDescriptor) -> Vec<String> {
+    let proto = file.file_descriptor_proto();
+    let comments: Vec<&[i32]> = proto
+        .source_code_info
+        .iter()
+        .flat_map(|info| &info.location)
+        .filter(|location| !location.leading_comments().trim().is_empty())
+        .map(|location| location.path.as_slice())
+        .collect();
+    let mut paths: Vec<(Vec<i32>, String)> = Vec::new();
+    let index = |index: usize| i32::try_from(index).expect("few elements");
+    for (m, message) in proto.message_type.iter().enumerate() {
+        paths.push((vec![4, index(m)], message.name().to_owned()));
+        for (f, field) in message.field.iter().enumerate() {
+            let name = format!("{}.{}", message.name(), field.name());
+            paths.push((vec![4, index(m), 2, index(f)], name));
+        }
+    }
+    for (e, enumeration) in proto.enum_type.iter().enumerate() {
+        paths.push((vec![5, index(e)], enumeration.name().to_owned()));
+        for (v, value) in enumeration.value.iter().enumerate() {
+            paths.push((vec![5, index(e), 2, index(v)], value.name().to_owned()));
+        }
+    }
+    for (s, service) in proto.service.iter().enumerate() {
+        paths.push((vec![6, index(s)], service.name().to_owned()));
+        for (m, method) in service.method.iter().enumerate() {
+            let name = format!("{}/{}", service.name(), method.name());
+            paths.push((vec![6, index(s), 2, index(m)], name));
+        }
+    }
+    let has = |path: &[i32]| comments.contains(&path);
+    paths.into_iter().filter(|(path, _)| !has(path)).map(|(_, name)| name).collect()
+}
+
+#[test]
+fn everything_is_documented() {
+    for file in files() {
+        assert_eq!(uncommented(&file), Vec::<String>::new(), "{}", file.name());
+    }
+}
+
+#[test]
+fn every_rpc_has_a_request_and_a_response_of_its_own() {
+    for service in files().iter().flat_map(FileDescriptor::services) {
+        for method in service.methods() {
+            assert_eq!(method.input().name(), format!("{}Request", method.name()));
+            assert_eq!(method.output().name(), format!("{}Response", method.name()));
+        }
+    }
+}
+
+#[test]
+fn every_request_names_its_account_and_every_write_itself() {
+    for service in files().iter().flat_map(FileDescriptor::services) {
+        for method in service.methods() {
+            let reads = ["Get", "List", "Search", "Resolve"];
+            let reads = reads.iter().any(|verb| method.name().starts_with(verb));
+            let number = |message: &MessageDescriptor, name: &str| {
+                message.get_field_by_name(name).map(|field| field.number())
+            };
+            let (request, response) = (method.input(), method.output());
+            assert_eq!(number(&request, "app_id"), Some(1), "{}", method.full_name());
+            let own = number(&request, "request_id");
+            assert_eq!(own, (!reads).then_some(2), "{}", method.full_name());
+            assert_eq!(number(&response, "settled").is_some(), !reads, "{}", method.full_name());
+        }
+    }
+}
+
+#[test]
+fn enums_begin_with_unspecified_and_carry_their_name() {
+    for enumeration in files().iter().flat_map(FileDescriptor::enums) {
+        let mut prefix = String::new();
+        for (index, letter) in enumeration.name().char_indices() {
+            if letter.is_uppercase() && index > 0 {
+                prefix.push('_');
+            }
+            prefix.extend(letter.to_uppercase());
+        }
+        for value in enumeration.values() {
+            assert!(value.name().starts_with(&prefix), "{}", value.full_name());
+        }
+        let zero = enumeration.get_value(0).expect("a value for 0");
+        assert_eq!(zero.name(), format!("{prefix}_UNSPECIFIED"));
+    }
+}
+
+#[test]
+fn the_readme_names_every_rpc() {
+    let readme = include_str!("../../README.md");
+    for service in files().iter().flat_map(FileDescriptor::services) {
+        for method in service.methods() {
+            assert!(readme.contains(method.name()), "{} is missing", method.full_name());
+        }
+    }
+}
+
+/// The one way in for callers is the wire: a simulator that shared the client's types could not
+/// find a field misspelt in them.
+#[test]
+fn the_simulator_shares_nothing_with_the_client() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulator");
+    for entry in std::fs::read_dir(folder).expect("the simulator is there") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let code = std::fs::read_to_string(&path).expect("readable");
+            for line in code.lines().filter(|line| line.contains("crate::")) {
+                let own = line.contains("crate::clock") || line.contains("crate::simulator");
+                assert!(own, "{}: {line}", path.display());
+            }
+        }
+    }
+}

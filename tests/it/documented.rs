@@ -1,0 +1,99 @@
+//! WeChat's own examples: each file of `tests/documented` is an RPC, what has to reach WeChat, what
+//! WeChat answers, and what the caller gets.
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use wechat_store_gateway::{
+    pb,
+    simulator::{Fault, faults::Kind},
+};
+
+use crate::support::App;
+
+/// One example.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Example {
+    /// Where WeChat shows it.
+    #[serde(rename = "source")]
+    _source: String,
+    /// As in `StoreService/GetStore`.
+    rpc: String,
+    /// In the JSON of protobuf.
+    request: Value,
+    /// Where it has to arrive.
+    path: String,
+    /// Fields that have to arrive; others may as well, but only empty.
+    #[serde(default)]
+    sent: Option<Value>,
+    /// What WeChat answers.
+    reply: Value,
+    /// In the JSON of protobuf; ids and times of a submission are left out.
+    response: Value,
+}
+
+fn message(descriptor: MessageDescriptor, json: &Value) -> DynamicMessage {
+    DynamicMessage::deserialize(descriptor, json).expect("the JSON of a message")
+}
+
+async fn run(example: Example, name: &str) {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
+    let (service, method) = example.rpc.split_once('/').expect("Service/Method");
+    let service = format!("wechat.store.v1.{service}");
+    let method = pool
+        .get_service_by_name(&service)
+        .and_then(|service| service.methods().find(|candidate| candidate.name() == method))
+        .unwrap_or_else(|| panic!("{name}: no {}", example.rpc));
+
+    let app = App::start().await;
+    let reply = Kind::Replace { body: example.reply };
+    app.wechat.fault(Fault::new(example.path.clone(), reply));
+    let request = message(method.input(), &example.request).encode_to_vec();
+    let path = format!("/{service}/{}", method.name());
+    let answer =
+        app.unary(&path, &request).await.unwrap_or_else(|status| panic!("{name}: {status:?}"));
+    let answer = DynamicMessage::decode(method.output(), Bytes::from(answer)).expect("a message");
+    let mut answer = serde_json::to_value(&answer).expect("JSON");
+    if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
+        for own in ["submissionId", "createTime", "resubmitAfter"] {
+            submission.remove(own);
+        }
+    }
+    assert_eq!(answer, example.response, "{name}");
+
+    let calls = app.wechat.calls(&example.path);
+    assert_eq!(calls.len(), 1, "{name}");
+    let (Some(expected), Some(sent)) = (example.sent, calls[0].body.as_object()) else { return };
+    let expected = expected.as_object().expect("fields");
+    for (field, value) in expected {
+        assert_eq!(sent.get(field), Some(value), "{name}: {field}");
+    }
+    for (field, value) in sent.iter().filter(|(field, _)| !expected.contains_key(*field)) {
+        let nested = ["pic_list", "service_infos", "kf_info", "address", "map_poi_id"];
+        let known = example.path == "/wxa/addnearbypoi" && nested.contains(&field.as_str());
+        assert!(known || *value == json!(""), "{name}: {field} was sent as {value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_example_means_what_its_document_says() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented"));
+    let mut examples = 0;
+    for family in fs::read_dir(folder).expect("examples") {
+        for file in fs::read_dir(family.expect("a folder").path()).expect("a folder") {
+            let file = file.expect("a file").path();
+            let text = fs::read_to_string(&file).expect("readable");
+            let name = file.display().to_string();
+            let example =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            run(example, &name).await;
+            examples += 1;
+        }
+    }
+    assert!(examples >= 24, "{examples}");
+}

@@ -1,0 +1,102 @@
+//! Health, reflection and an orderly end.
+
+use std::time::Duration;
+
+use prost::Message;
+use prost_types::FileDescriptorProto;
+use tokio_stream::{StreamExt, once};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::{v1, v1alpha};
+use wechat_store_gateway::service::SERVICES;
+
+use crate::support::{App, within};
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_speaks_of_the_process_and_of_every_service() {
+    let app = App::start().await;
+    // Not of WeChat: here every call to it fails.
+    app.wechat.refuse_next("*", 50002);
+    let mut health = HealthClient::new(app.channel.clone());
+    for service in SERVICES.iter().chain(&[""]) {
+        let request = HealthCheckRequest { service: (*service).to_owned() };
+        let answer = health.check(request).await.expect("known").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let request = HealthCheckRequest { service: "wechat.store.v1.Nothing".to_owned() };
+    assert_eq!(health.check(request).await.expect_err("unknown").code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_watchers_and_does_not_wait_for_them() {
+    let app = App::with_sections("[limits]\nlame_duck_ms = 200").await;
+    let mut health = HealthClient::new(app.channel.clone());
+    let mut watch =
+        health.watch(HealthCheckRequest::default()).await.expect("a stream").into_inner();
+    let first = watch.message().await.expect("no failure").expect("a status");
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let watcher = tokio::spawn(async move {
+        let second = watch.message().await.expect("no failure").expect("a status");
+        (second.status(), watch.message().await)
+    });
+    within(SOON, app.stop()).await;
+    let (second, end) = within(SOON, watcher).await.expect("no panic");
+    assert_eq!(second, ServingStatus::NotServing);
+    assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
+}
+
+/// Without this, grpcurl would show error details as bytes.
+const SYMBOLS: [&str; 3] =
+    ["wechat.store.v1.StoreService", "google.rpc.ErrorInfo", "grpc.health.v1.Health"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_knows_the_services_their_comments_and_error_details() {
+    let app = App::start().await;
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
+    for symbol in SYMBOLS {
+        use v1::{
+            ServerReflectionRequest, server_reflection_request::MessageRequest,
+            server_reflection_response::MessageResponse,
+        };
+        let message_request = Some(MessageRequest::FileContainingSymbol(symbol.to_owned()));
+        let request = ServerReflectionRequest { host: String::new(), message_request };
+        let mut answers =
+            client.server_reflection_info(once(request)).await.expect("a stream").into_inner();
+        let answer = answers.next().await.expect("an answer").expect("no failure");
+        let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
+            panic!("{symbol}: {answer:?}");
+        };
+        if symbol == SYMBOLS[0] {
+            let file = &files.file_descriptor_proto[0];
+            let file = FileDescriptorProto::decode(&file[..]).expect("a descriptor");
+            let info = file.source_code_info.expect("comments");
+            let comments: String = info.location.iter().map(|l| l.leading_comments()).collect();
+            assert!(comments.contains("Calls POST /wxa/add_store."));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_older_reflection_serves_older_tools() {
+    let app = App::start().await;
+    let mut client =
+        v1alpha::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
+    for symbol in SYMBOLS {
+        use v1alpha::{
+            ServerReflectionRequest, server_reflection_request::MessageRequest,
+            server_reflection_response::MessageResponse,
+        };
+        let message_request = Some(MessageRequest::FileContainingSymbol(symbol.to_owned()));
+        let request = ServerReflectionRequest { host: String::new(), message_request };
+        let mut answers =
+            client.server_reflection_info(once(request)).await.expect("a stream").into_inner();
+        let answer = answers.next().await.expect("an answer").expect("no failure");
+        let found =
+            matches!(answer.message_response, Some(MessageResponse::FileDescriptorResponse(_)));
+        assert!(found, "{symbol}");
+    }
+}

@@ -1,0 +1,18 @@
+//! The gateway through its front door: real gRPC over a socket, real HTTP to the simulator.
+
+mod support;
+
+mod callers;
+mod card;
+mod contract;
+mod deadlines;
+mod documented;
+mod hostile;
+mod lifecycle;
+mod map_poi;
+mod media;
+mod merchant;
+mod nearby;
+mod odd;
+mod store;
+mod tokens;

@@ -1,0 +1,183 @@
+//! Every RPC against a WeChat whose types are not those of its documents.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tonic::{Response, Status};
+use wechat_store_gateway::{
+    pb,
+    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
+};
+
+use crate::support::{App, nearby_profile, new_store, png, reason, within};
+
+const PLACE: &str = "2708071440732747189";
+
+/// What an answer says, without what differs each time.
+fn told<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
+    match answer {
+        Ok(answer) => {
+            let text = format!("{:?}", answer.into_inner());
+            let words = text.split(", ").filter(|word| {
+                ![
+                    "submission_id",
+                    "create_time",
+                    "seconds",
+                    "nanos",
+                    "resubmit_after",
+                    "expire_time",
+                ]
+                .iter()
+                .any(|name| word.contains(name))
+            });
+            words.collect::<Vec<_>>().join(", ")
+        }
+        Err(status) => format!("{:?}", reason(&status)),
+    }
+}
+
+/// Calls every RPC once, in an order in which each has something to do.
+async fn every_rpc(app: &App) -> Vec<String> {
+    let (mut merchants, mut map_pois, mut stores) = (app.merchants(), app.map_pois(), app.stores());
+    let (mut nearby, mut cards, mut media) = (app.nearby(), app.cards(), app.media());
+    let mut all = Vec::new();
+    macro_rules! call {
+        ($client:ident.$method:ident($request:expr)) => {
+            all.push(told(within(Duration::from_secs(60), $client.$method($request)).await))
+        };
+    }
+    let text = str::to_owned;
+    call!(merchants.list_categories(pb::ListCategoriesRequest::default()));
+    call!(merchants.get_merchant_audit(pb::GetMerchantAuditRequest::default()));
+    call!(merchants.update_merchant(pb::UpdateMerchantRequest {
+        introduction: Some(text("十年老店")),
+        ..Default::default()
+    }));
+    call!(
+        media.upload_image(pb::UploadImageRequest { content: png().into(), ..Default::default() })
+    );
+    call!(media.upload_temporary_image(pb::UploadTemporaryImageRequest {
+        content: png().into(),
+        ..Default::default()
+    }));
+    call!(merchants.apply_merchant(pb::ApplyMerchantRequest {
+        first_category_id: text("278"),
+        second_category_id: text("280"),
+        avatar_media_id: text("no such picture"),
+        name: text("巷口小馆"),
+        introduction: text("家常菜"),
+        ..Default::default()
+    }));
+    call!(map_pois.list_districts(pb::ListDistrictsRequest {
+        parent_id: text("440100"),
+        ..Default::default()
+    }));
+    call!(map_pois.resolve_district(pb::ResolveDistrictRequest {
+        names: vec![text("广东"), text("海珠")],
+        ..Default::default()
+    }));
+    call!(map_pois.search_map_pois(pb::SearchMapPoisRequest {
+        district_id: text("440105"),
+        keyword: text("工厂"),
+        ..Default::default()
+    }));
+    call!(map_pois.create_map_poi(pb::CreateMapPoiRequest {
+        name: text("巷口小馆"),
+        district_id: text("440105"),
+        address: text("新港中路397号"),
+        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
+        category: text("美食:中餐厅"),
+        telephones: vec![text("020-89190388")],
+        photo_url: text("http://mmbiz.qpic.cn/a"),
+        licence_url: text("http://mmbiz.qpic.cn/b"),
+        introduction: text("家常菜"),
+        ..Default::default()
+    }));
+    call!(stores.add_store(new_store(PLACE, "1")));
+    call!(stores.list_stores(pb::ListStoresRequest::default()));
+    for audit in app.wechat.audits() {
+        let _ = app.wechat.approve(audit.audit_id);
+    }
+    let listed = app.stores().list_stores(pb::ListStoresRequest::default()).await;
+    let poi_id = listed.ok().and_then(|listed| listed.into_inner().stores.pop()).map(|s| s.poi_id);
+    let poi_id = poi_id.unwrap_or_else(|| text("1"));
+    call!(stores.get_store(pb::GetStoreRequest { poi_id: poi_id.clone(), ..Default::default() }));
+    call!(stores.update_store(pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        picture_urls: Some(pb::PictureUrls { urls: vec![text("http://mmbiz.qpic.cn/new")] }),
+        ..Default::default()
+    }));
+    call!(cards.set_store_card(pb::SetStoreCardRequest {
+        poi_id: poi_id.clone(),
+        card_id: text("pabc"),
+        ..Default::default()
+    }));
+    call!(
+        cards.get_store_card(pb::GetStoreCardRequest {
+            poi_id: poi_id.clone(),
+            ..Default::default()
+        })
+    );
+    call!(stores.delete_store(pb::DeleteStoreRequest { poi_id, ..Default::default() }));
+    let old = json!([{"poi_id": "271262077", "upgrade_status": 4, "available_state": 3}]);
+    let body = json!({"app_id": OFFICIAL_APP_ID, "stores": old});
+    app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
+    call!(stores.list_legacy_stores(pb::ListLegacyStoresRequest::default()));
+    call!(stores.get_upgrade_progress(pb::GetUpgradeProgressRequest::default()));
+    call!(stores.delete_legacy_store(pb::DeleteLegacyStoreRequest {
+        poi_id: text("271262077"),
+        ..Default::default()
+    }));
+    let profile = Some(nearby_profile(PLACE));
+    call!(nearby.add_nearby_poi(pb::AddNearbyPoiRequest {
+        profile: profile.clone(),
+        ..Default::default()
+    }));
+    call!(nearby.list_nearby_pois(pb::ListNearbyPoisRequest::default()));
+    for audit in app.wechat.audits() {
+        let _ = app.wechat.approve(audit.audit_id);
+    }
+    app.clock.advance(Duration::from_secs(2));
+    let listed = app.nearby().list_nearby_pois(pb::ListNearbyPoisRequest::default()).await;
+    let poi_id = listed.ok().and_then(|listed| listed.into_inner().pois.pop()).map(|p| p.poi_id);
+    let poi_id = poi_id.unwrap_or_else(|| text("1"));
+    call!(nearby.replace_nearby_poi(pb::ReplaceNearbyPoiRequest {
+        poi_id: poi_id.clone(),
+        profile,
+        ..Default::default()
+    }));
+    call!(nearby.set_nearby_poi_visibility(pb::SetNearbyPoiVisibilityRequest {
+        poi_id: poi_id.clone(),
+        visible: Some(false),
+        ..Default::default()
+    }));
+    call!(nearby.delete_nearby_poi(pb::DeleteNearbyPoiRequest { poi_id, ..Default::default() }));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_as_text_and_text_as_numbers_and_unknown_fields_change_no_answer() {
+    let plain = every_rpc(&App::start().await).await;
+    assert_eq!(plain.len(), 25, "one for each RPC");
+    for kind in [Kind::WrongTypes, Kind::UnknownFields, Kind::ErrcodeAsString] {
+        let app = App::start().await;
+        app.fault("*", kind.clone());
+        for (odd, plain) in every_rpc(&app).await.iter().zip(&plain) {
+            assert_eq!(odd, plain, "{kind:?}");
+        }
+    }
+}
+
+/// Nulls may say less, but they say it with a type.
+#[tokio::test(flavor = "multi_thread")]
+async fn null_for_every_field_is_an_answer_or_a_typed_status() {
+    let app = App::start().await;
+    // A token there has to be.
+    app.read().await.expect_err("there is no such store");
+    app.wechat.control("POST", "clock", &json!({"advance_seconds": 1})).expect("later");
+    app.fault("*", Kind::Nulls);
+    app.wechat.fault(Fault::new("/cgi-bin/stable_token", Kind::Latency { ms: 1 }).times(0));
+    let told = every_rpc(&app).await;
+    assert_eq!(told.len(), 25);
+    assert!(told.iter().all(|told| !told.contains("\"INTERNAL\"")), "{told:#?}");
+}

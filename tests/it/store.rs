@@ -1,0 +1,288 @@
+//! Stores: from the first submission to the last deletion.
+
+use std::time::Duration;
+
+use futures_util::future::join;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tonic::Code;
+use wechat_store_gateway::{
+    pb::{self, AuditState, SubmissionKind, UpgradeState, UpgradeStep},
+    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
+};
+
+use crate::support::{App, hours, is, new_store, patient, reason, within};
+
+const ADD: &str = "/wxa/add_store";
+const UPDATE: &str = "/wxa/update_store";
+const NEW_PICTURE: &str = "http://mmbiz.qpic.cn/mmbiz_png/second/0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_submitted_approved_listed_and_deleted() {
+    let app = App::start().await;
+    let [place] = &app.places(1).await[..] else { panic!("a place") };
+    let submission = app.add_store(place, "1").await;
+    assert_eq!(submission.kind(), SubmissionKind::Store);
+    assert_eq!(submission.state(), AuditState::InReview);
+    assert_eq!(submission.client_reference, "shop-1");
+    assert!(!submission.submission_id.is_empty() && submission.create_time.is_some());
+
+    let listed = app.list_stores().await;
+    assert_eq!((listed.len(), listed[0].state()), (1, AuditState::InReview));
+    app.approve(&submission);
+    let store = app.store(&listed[0].poi_id).await;
+    assert_eq!((store.state(), store.wechat_status), (AuditState::Approved, 1));
+    assert_eq!(store.hours.as_ref().map(|hours| hours.open.as_str()), Some("10:00"));
+    assert_eq!(store.contact_phone, "020-89190388");
+    assert!(store.location.is_some());
+
+    let poi_id = store.poi_id;
+    let delete = pb::DeleteStoreRequest { poi_id: poi_id.clone(), ..Default::default() };
+    app.stores().delete_store(delete.clone()).await.expect("deleted");
+    let status = app.stores().delete_store(delete).await.expect_err("gone");
+    assert_eq!(reason(&status), is(Code::Aborted, "DELETION_FAILED"));
+    let request = pb::GetStoreRequest { poi_id, ..Default::default() };
+    let status = app.stores().get_store(request).await.expect_err("gone");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_is_sent_as_the_documents_write_it() {
+    let app = App::start().await;
+    let mut store = new_store("2708071440732747189", "1");
+    store.picture_urls.push(NEW_PICTURE.to_owned());
+    (store.company_name, store.card_id) = ("巷口餐饮".to_owned(), "pabc".to_owned());
+    store.qualification_media_ids = vec![app.upload().await, app.upload().await];
+    let ids = store.qualification_media_ids.join("|");
+    app.stores().add_store(store).await.expect("submitted");
+    let sent = &app.wechat.calls(ADD)[0].body;
+    let pictures = r#"{"list":["http://mmbiz.qpic.cn/mmbiz_png/first/0","http://mmbiz.qpic.cn/mmbiz_png/second/0"]}"#;
+    for (field, value) in [
+        ("map_poi_id", "2708071440732747189"),
+        ("pic_list", pictures),
+        ("contract_phone", "020-89190388"),
+        ("hour", "10:00-21:30"),
+        ("credential", "91440105MA591"),
+        ("company_name", "巷口餐饮"),
+        ("qualification_list", &ids),
+        ("card_id", "pabc"),
+    ] {
+        assert_eq!(sent[field], json!(value), "{field}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validating_submits_nothing() {
+    let app = App::start().await;
+    let store =
+        pb::AddStoreRequest { validate_only: true, ..new_store("2708071440732747189", "1") };
+    let answer = app.stores().add_store(store).await.expect("valid").into_inner();
+    assert_eq!(answer.submission, None);
+    assert_eq!(app.count(ADD), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_leaves_what_is_absent_as_it_is() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("1").await;
+    let update = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        hours: Some(hours("08:00", "23:00")),
+        ..Default::default()
+    };
+    let sent = app.stores().update_store(update).await.expect("updated").into_inner();
+    assert_eq!(sent.submission, None, "nothing to review");
+    assert_eq!(sent.contact_phone, "020-89190388");
+    assert_eq!(sent.picture_urls, ["http://mmbiz.qpic.cn/mmbiz_png/first/0"]);
+    let body = &app.wechat.calls(UPDATE)[0].body;
+    assert_eq!(body["hour"], "08:00-23:00");
+    assert_eq!(body["contract_phone"], "020-89190388");
+    assert_eq!(body["pic_list"], r#"{"list":["http://mmbiz.qpic.cn/mmbiz_png/first/0"]}"#);
+    let store = app.store(&poi_id).await;
+    assert_eq!(store.hours.map(|hours| hours.text).as_deref(), Some("08:00-23:00"));
+
+    let nothing = pb::UpdateStoreRequest { poi_id, ..Default::default() };
+    let status = app.stores().update_store(nothing).await.expect_err("nothing changes");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_in_review_survive_an_update_of_something_else() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("1").await;
+    let urls = vec![NEW_PICTURE.to_owned()];
+    let update = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        picture_urls: Some(pb::PictureUrls { urls: urls.clone() }),
+        ..Default::default()
+    };
+    let sent = app.stores().update_store(update).await.expect("updated").into_inner();
+    let submission = sent.submission.expect("pictures are reviewed");
+    assert_eq!(submission.kind(), SubmissionKind::StorePictures);
+
+    let update = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        contact_phone: Some("020-1".to_owned()),
+        ..Default::default()
+    };
+    let sent = app.stores().update_store(update).await.expect("updated").into_inner();
+    assert_eq!(sent.picture_urls, urls, "not the old ones, which WeChat still shows");
+    app.approve(&submission);
+    assert_eq!(app.store(&poi_id).await.picture_urls, urls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_updates_of_one_store_do_not_undo_each_other() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("1").await;
+    app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Latency { ms: 200 }).times(2));
+    let phone = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        contact_phone: Some("020-1".to_owned()),
+        ..Default::default()
+    };
+    let open = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        hours: Some(hours("08:00", "23:00")),
+        ..Default::default()
+    };
+    let (mut first, mut second) = (app.stores(), app.stores());
+    let (phone, open) = join(first.update_store(phone), second.update_store(open)).await;
+    phone.expect("updated");
+    open.expect("updated");
+    let store = app.store(&poi_id).await;
+    assert_eq!(store.contact_phone, "020-1");
+    assert_eq!(store.hours.map(|hours| hours.open).as_deref(), Some("08:00"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_executed_is_not_sent_again() {
+    let busy = Kind::Errcode { errcode: -1, errmsg: None };
+    for kind in [Kind::ResetAfter, Kind::Html502, Kind::Truncate, Kind::NotJson, Kind::Empty, busy]
+    {
+        let app = App::start().await;
+        app.fault(ADD, kind.clone());
+        let store = new_store("2708071440732747189", "1");
+        let status = app.stores().add_store(store).await.expect_err("a lost reply");
+        assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{kind:?}");
+        assert_eq!(app.count(ADD), 1, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_token_does_not_stop_a_write_that_may_happen_only_once() {
+    let app = App::start().await;
+    app.wechat.refuse_next(ADD, 42001);
+    app.add_store("2708071440732747189", "1").await;
+    assert_eq!(app.count(ADD), 2, "the first was refused before it was executed");
+}
+
+/// Gives out one token, then is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_certainly_not_sent_is_said_to_be_so() {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = server.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut socket, _) = server.accept().await.expect("the gateway comes");
+        drop(server);
+        let _ = socket.read(&mut [0; 4096]).await;
+        let body = r#"{"access_token":"t","expires_in":7200}"#;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let _ = socket.write_all(answer.as_bytes()).await;
+    });
+    let app = App::in_front_of(address).await;
+    let store = new_store("2708071440732747189", "1");
+    let status = app.stores().add_store(store).await.expect_err("nobody is there");
+    assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_sent_goes_on_when_its_caller_leaves() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("1").await;
+    // The first answer is late, and then lost; the repeat comes after the caller has left.
+    app.wechat.fault(Fault::new("/card/storewxa/set", Kind::Hold));
+    let request =
+        pb::SetStoreCardRequest { poi_id, card_id: "pabc".to_owned(), ..Default::default() };
+    let patience = Duration::from_secs(1);
+    let status =
+        app.cards().set_store_card(patient(request, patience)).await.expect_err("no answer");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    within(Duration::from_secs(30), app.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_store_is_skipped_or_repeated_while_others_are_deleted() {
+    let app = App::start().await;
+    for (index, place) in app.places(8).await.iter().enumerate() {
+        let submission = app.add_store(place, &index.to_string()).await;
+        app.approve(&submission);
+    }
+    let all: Vec<_> = app.list_stores().await.into_iter().map(|store| store.poi_id).collect();
+    assert_eq!(all.len(), 8);
+
+    let mut seen = Vec::new();
+    let mut list = pb::ListStoresRequest { page_size: 3, ..Default::default() };
+    loop {
+        let page = app.stores().list_stores(list.clone()).await.expect("a page").into_inner();
+        assert!(page.stores.len() <= 3);
+        seen.extend(page.stores.into_iter().map(|store| store.poi_id));
+        if seen.len() == 3 {
+            // The last that was given out, and one before it.
+            for poi_id in [&all[2], &all[0]] {
+                let poi_id = poi_id.clone();
+                let delete = pb::DeleteStoreRequest { poi_id, ..Default::default() };
+                app.stores().delete_store(delete).await.expect("deleted");
+            }
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        list.page_token = page.next_page_token;
+    }
+    assert_eq!(seen, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_is_followed_to_its_end() {
+    let app = App::start().await;
+    let old = json!([
+        {"poi_id": "271262077", "upgrade_status": 0},
+        {"poi_id": "271262078", "upgrade_status": 4},
+        {"poi_id": "271262079", "upgrade_status": 3}
+    ]);
+    let body = json!({"app_id": OFFICIAL_APP_ID, "stores": old});
+    app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
+    let progress = app.progress().await;
+    assert!(!progress.complete);
+    assert_eq!(progress.next_step(), UpgradeStep::Migrate);
+    assert_eq!(
+        (progress.pending_count, progress.forbidden_count, progress.migrated_count),
+        (1, 1, 1)
+    );
+    let [blocker] = &progress.blockers[..] else { panic!("one blocker") };
+    assert_eq!((blocker.poi_id.as_str(), blocker.next_step()), ("271262078", UpgradeStep::Delete));
+    let list = pb::ListLegacyStoresRequest { page_size: 2, ..Default::default() };
+    let page = app.stores().list_legacy_stores(list).await.expect("a page").into_inner();
+    assert_eq!((page.stores.len(), page.total_size), (2, 3));
+    assert_eq!(page.stores[0].upgrade_state(), UpgradeState::Pending);
+    assert!(!page.next_page_token.is_empty());
+
+    let new = new_store("2708071440732747189", "1");
+    let status = app.stores().add_store(new.clone()).await.expect_err("migrate first");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "UPGRADE_REQUIRED"));
+    let poi_id = "271262078".to_owned();
+    let delete = pb::DeleteLegacyStoreRequest { poi_id, ..Default::default() };
+    app.stores().delete_legacy_store(delete).await.expect("deleted");
+    let migrate = pb::AddStoreRequest { legacy_poi_id: "271262077".to_owned(), ..new };
+    let answer = app.stores().add_store(migrate).await.expect("submitted").into_inner();
+    assert_eq!(app.progress().await.next_step(), UpgradeStep::Wait);
+    app.approve(&answer.submission.expect("a submission"));
+    assert!(app.progress().await.complete);
+}

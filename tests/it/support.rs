@@ -1,0 +1,376 @@
+//! What every test starts with: a gateway and a WeChat, wired together.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    clock::Clock,
+    config::{Environment, Settings},
+    pb::{
+        self, card_service_client::CardServiceClient, map_poi_service_client::MapPoiServiceClient,
+        media_service_client::MediaServiceClient, merchant_service_client::MerchantServiceClient,
+        nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+    },
+    server::{self, Listeners},
+    simulator::{
+        self, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET,
+        Simulator, faults::Kind,
+    },
+    telemetry::Sampler,
+};
+
+/// A gateway, a WeChat behind it, and a client's connection in front.
+pub struct App {
+    pub wechat: Simulator,
+    pub clock: Clock,
+    pub channel: Channel,
+    pub address: SocketAddr,
+    host: SocketAddr,
+    stop: CancellationToken,
+    served: JoinHandle<anyhow::Result<()>>,
+}
+
+impl App {
+    /// Both accounts, both default, stable tokens.
+    pub async fn start() -> Self {
+        Self::with("default = true").await
+    }
+
+    /// With other settings of both accounts than `default = true`.
+    pub async fn with(account: &str) -> Self {
+        Self::launch(account, "", None).await
+    }
+
+    /// With further sections of the settings.
+    pub async fn with_sections(sections: &str) -> Self {
+        Self::launch("default = true", sections, None).await
+    }
+
+    /// In front of another server than the simulator.
+    pub async fn in_front_of(host: SocketAddr) -> Self {
+        Self::launch("default = true", "", Some(host)).await
+    }
+
+    async fn launch(account: &str, sections: &str, host: Option<SocketAddr>) -> Self {
+        let clock = Clock::system();
+        let settings = simulator::Settings { clock: clock.clone(), ..Default::default() };
+        let wechat = Simulator::new(settings);
+        let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let host = host.unwrap_or_else(|| upstream.local_addr().expect("bound"));
+        let stop = CancellationToken::new();
+        // WeChat outlives the gateway.
+        tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
+
+        let settings = format!(
+            r#"
+            [listen]
+            grpc = "127.0.0.1:0"
+            [wechat]
+            host = "http://{host}"
+            {sections}
+            [[accounts]]
+            app_id = "{OFFICIAL_APP_ID}"
+            kind = "official"
+            secret = "{OFFICIAL_SECRET}"
+            {account}
+            [[accounts]]
+            app_id = "{MINI_PROGRAM_APP_ID}"
+            kind = "mini_program"
+            secret = "{MINI_PROGRAM_SECRET}"
+            {account}
+            "#
+        );
+        let settings = Settings::read(&settings, &Environment::new()).expect("good settings");
+        let listeners = Listeners::bind(&settings).await.expect("free ports");
+        let address = listeners.grpc.local_addr().expect("bound");
+        let shutdown = stop.clone().cancelled_owned();
+        let served = tokio::spawn(server::run(
+            settings,
+            listeners,
+            clock.clone(),
+            Sampler::default(),
+            shutdown,
+        ));
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .expect("a URL")
+            .connect()
+            .await
+            .expect("the gateway listens");
+        Self { wechat, clock, channel, address, host, stop, served }
+    }
+
+    /// Lets the calls to a path go wrong.
+    pub fn fault(&self, path: &str, kind: Kind) {
+        self.wechat.fault(Fault::new(path, kind).times(0));
+    }
+
+    /// How often WeChat was called on this path.
+    pub fn count(&self, path: &str) -> usize {
+        self.wechat.calls(path).len()
+    }
+
+    /// Stops the gateway as SIGTERM does and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
+    }
+
+    /// Makes a classic token as another process would.
+    pub async fn take_classic_token(&self) {
+        let host = self.host;
+        let query = format!(
+            "grant_type=client_credential&appid={OFFICIAL_APP_ID}&secret={OFFICIAL_SECRET}"
+        );
+        let mut socket = TcpStream::connect(host).await.expect("WeChat listens");
+        let request = format!(
+            "GET {CLASSIC_TOKEN}?{query} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.expect("WeChat reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("WeChat answers");
+        assert!(answer.contains("access_token"), "{answer}");
+    }
+
+    pub fn cards(&self) -> CardServiceClient<Channel> {
+        CardServiceClient::new(self.channel.clone())
+    }
+
+    pub fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel.clone())
+    }
+
+    pub fn merchants(&self) -> MerchantServiceClient<Channel> {
+        MerchantServiceClient::new(self.channel.clone())
+    }
+
+    pub fn map_pois(&self) -> MapPoiServiceClient<Channel> {
+        MapPoiServiceClient::new(self.channel.clone())
+    }
+
+    pub fn nearby(&self) -> NearbyServiceClient<Channel> {
+        NearbyServiceClient::new(self.channel.clone())
+    }
+
+    pub fn media(&self) -> MediaServiceClient<Channel> {
+        MediaServiceClient::new(self.channel.clone())
+    }
+
+    /// The ids of so many places in Guangzhou, that no store has yet.
+    pub async fn places(&self, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for keyword in ["店", "馆", "工厂"] {
+            let request = pb::SearchMapPoisRequest {
+                district_id: "440100".to_owned(),
+                keyword: keyword.to_owned(),
+                ..Default::default()
+            };
+            let found = self.map_pois().search_map_pois(request).await.expect("places");
+            ids.extend(found.into_inner().pois.into_iter().map(|poi| poi.map_poi_id));
+        }
+        ids.sort();
+        ids.dedup();
+        assert!(ids.len() >= count, "only {} places", ids.len());
+        ids.truncate(count);
+        ids
+    }
+
+    /// Submits a store.
+    pub async fn add_store(&self, map_poi_id: &str, credential: &str) -> pb::Submission {
+        let store = new_store(map_poi_id, credential);
+        let answer = self.stores().add_store(store).await.expect("submitted").into_inner();
+        answer.submission.expect("a submission")
+    }
+
+    /// Adds a store and lets it pass; answers its id.
+    pub async fn approved_store(&self, credential: &str) -> String {
+        let submission = self.add_store("2708071440732747189", credential).await;
+        self.approve(&submission);
+        self.list_stores().await.pop().expect("it is listed").poi_id
+    }
+
+    /// Lets a submission pass.
+    pub fn approve(&self, submission: &pb::Submission) {
+        let audit_id = submission.audit_id.parse().expect("a number");
+        self.wechat.approve(audit_id).expect("an open review");
+    }
+
+    /// The first page of stores.
+    pub async fn list_stores(&self) -> Vec<pb::Store> {
+        let request = pb::ListStoresRequest::default();
+        self.stores().list_stores(request).await.expect("stores").into_inner().stores
+    }
+
+    /// One store.
+    pub async fn store(&self, poi_id: &str) -> pb::Store {
+        let request = pb::GetStoreRequest { poi_id: poi_id.to_owned(), ..Default::default() };
+        let answer = self.stores().get_store(request).await.expect("the store");
+        answer.into_inner().store.expect("a store")
+    }
+
+    /// How far the migration is.
+    pub async fn progress(&self) -> pb::GetUpgradeProgressResponse {
+        let request = pb::GetUpgradeProgressRequest::default();
+        self.stores().get_upgrade_progress(request).await.expect("progress").into_inner()
+    }
+
+    /// Uploads a picture for three days; answers its id.
+    pub async fn upload(&self) -> String {
+        let content = png().into();
+        let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
+        self.media().upload_temporary_image(request).await.expect("taken").into_inner().media_id
+    }
+
+    /// Calls any path with any message.
+    pub async fn unary(&self, path: &str, message: &[u8]) -> Result<Bytes, Status> {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.expect("connected");
+        let request = Request::new(Bytes::copy_from_slice(message));
+        let answer =
+            client.unary(request, PathAndQuery::try_from(path).expect("a path"), Raw).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// A read of a store that need not exist.
+    pub async fn read(&self) -> Result<String, Status> {
+        let request =
+            pb::GetStoreCardRequest { poi_id: "472671857".to_owned(), ..Default::default() };
+        Ok(self.cards().get_store_card(request).await?.into_inner().card_id)
+    }
+
+    /// A write to a store that need not exist; twice is the same as once.
+    pub async fn write(&self) -> Result<(), Status> {
+        let request = pb::SetStoreCardRequest {
+            poi_id: "472671857".to_owned(),
+            card_id: "pabcedfg1234567hijklmn".to_owned(),
+            ..Default::default()
+        };
+        self.cards().set_store_card(request).await.map(|_| ())
+    }
+}
+
+/// Where reads and writes of [`App`] go at WeChat.
+pub const GET_CARD: &str = "/card/storewxa/get";
+pub const SET_CARD: &str = "/card/storewxa/set";
+pub const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
+pub const CLASSIC_TOKEN: &str = "/cgi-bin/token";
+
+/// Waits, but not for ever.
+pub async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, future).await.expect("an answer in time")
+}
+
+/// The code and the reason of a failure; every one has an `ErrorInfo` of our domain.
+pub fn reason(status: &Status) -> (Code, String) {
+    let info = status.get_details_error_info().unwrap_or_else(|| panic!("no reason: {status:?}"));
+    assert_eq!(info.domain, "wechat-store-gateway");
+    (status.code(), info.reason)
+}
+
+/// The answer of `tell` as the pair that [`reason`] gives.
+pub fn is(code: Code, reason: &str) -> (Code, String) {
+    (code, reason.to_owned())
+}
+
+/// A request with a deadline.
+pub fn patient<T>(message: T, patience: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(patience);
+    request
+}
+
+/// A store that only its place and its credential tell apart from others.
+pub fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreRequest {
+    pb::AddStoreRequest {
+        client_reference: format!("shop-{credential}"),
+        map_poi_id: map_poi_id.to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
+        contact_phone: "020-89190388".to_owned(),
+        hours: Some(hours("10:00", "21:30")),
+        credential: format!("91440105MA59{credential}"),
+        ..Default::default()
+    }
+}
+
+/// A nearby place.
+pub fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
+    pb::NearbyPoiProfile {
+        name: "巷口小馆".to_owned(),
+        map_poi_id: map_poi_id.to_owned(),
+        address: "广东省广州市海珠区新港中路397号".to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
+        contact_phone: "020-89190388".to_owned(),
+        hours: Some(hours("10:00", "21:30")),
+        company_name: simulator::COMPANY.to_owned(),
+        credential: "156718193518281".to_owned(),
+        service_labels: vec![pb::ServiceLabel {
+            kind: pb::NearbyServiceKind::Delivery.into(),
+            app_id: MINI_PROGRAM_APP_ID.to_owned(),
+            path: "pages/index".to_owned(),
+            description: "满减".to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+pub fn hours(open: &str, close: &str) -> pb::OpeningHours {
+    pb::OpeningHours { open: open.to_owned(), close: close.to_owned(), text: String::new() }
+}
+
+/// A picture of one red pixel.
+pub fn png() -> Vec<u8> {
+    let bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+    BASE64_STANDARD.decode(bytes).expect("base64")
+}
+
+/// A codec that leaves messages as they are.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

@@ -1,0 +1,183 @@
+//! Access tokens: as few calls as possible, and never an older value over a newer one.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tonic::{Code, Status};
+use wechat_store_gateway::simulator::{Fault, faults::Kind};
+
+use crate::support::{App, CLASSIC_TOKEN, GET_CARD, STABLE_TOKEN, is, reason, within};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// The token was good: WeChat looked for the store, which does not exist.
+fn accepted(result: Result<String, Status>) {
+    let status = result.expect_err("there is no such store");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+}
+
+async fn thousand_reads(app: &App) -> Vec<Result<String, Status>> {
+    within(LONG, join_all((0..1_000).map(|_| app.read()))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_callers_on_a_cold_token_cause_one_token_call() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 300 }));
+    for result in thousand_reads(&app).await {
+        accepted(result);
+    }
+    assert_eq!(app.count(STABLE_TOKEN), 1);
+    assert_eq!(app.count(GET_CARD), 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_callers_on_an_expired_token_cause_one_token_call() {
+    let app = App::start().await;
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(7_201));
+    for result in thousand_reads(&app).await {
+        accepted(result);
+    }
+    assert_eq!(app.count(STABLE_TOKEN), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_caller_who_hangs_up_does_not_stop_the_refresh() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 500 }));
+    let first = tokio::time::timeout(Duration::from_millis(100), app.read()).await;
+    assert!(first.is_err(), "it hung up");
+    accepted(within(LONG, app.read()).await);
+    assert_eq!(app.count(STABLE_TOKEN), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_refused_callers_cause_one_refresh() {
+    let app = App::with("default = true\ntoken = \"classic\"").await;
+    accepted(app.read().await);
+    // Another process makes a token, which ends ours five minutes later.
+    app.take_classic_token().await;
+    app.clock.advance(Duration::from_secs(301));
+    for result in thousand_reads(&app).await {
+        accepted(result);
+    }
+    assert_eq!(app.count(CLASSIC_TOKEN), 3, "the first one, the other process's, one refresh");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_renewed_ahead_of_its_end_without_anybody_waiting() {
+    let app = App::start().await;
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(7_200 - 200));
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 1_000 }));
+    within(Duration::from_millis(900), async { accepted(app.read().await) }).await;
+    while app.count(STABLE_TOKEN) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_good_token_is_used_while_renewing_fails() {
+    let app = App::start().await;
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(7_200 - 200));
+    app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 40164, errmsg: None });
+    for _ in 0..20 {
+        accepted(app.read().await);
+    }
+    assert!(app.count(STABLE_TOKEN) <= 2, "a failure is not repeated at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_secret_is_asked_about_once() {
+    let app = App::start().await;
+    app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 40001, errmsg: None });
+    for result in thousand_reads(&app).await {
+        let status = result.expect_err("there is no token");
+        assert_eq!(reason(&status), is(Code::FailedPrecondition, "APP_SECRET_INVALID"));
+    }
+    assert_eq!(app.count(STABLE_TOKEN), 1);
+    assert_eq!(app.count(GET_CARD), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_recovers_by_itself() {
+    let app = App::start().await;
+    app.wechat.refuse_next(STABLE_TOKEN, 40164);
+    let status = app.read().await.expect_err("there is no token");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "IP_NOT_ALLOWED"));
+    app.clock.advance(Duration::from_secs(61));
+    accepted(app.read().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_token_endpoint_is_asked_again() {
+    let app = App::start().await;
+    app.wechat
+        .fault(Fault::new(STABLE_TOKEN, Kind::Errcode { errcode: -1, errmsg: None }).times(2));
+    accepted(app.read().await);
+    assert_eq!(app.count(STABLE_TOKEN), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_loop() {
+    let app = App::with("default = true\nforce_refresh = true").await;
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(60));
+    app.fault(GET_CARD, Kind::Errcode { errcode: 40001, errmsg: None });
+    for _ in 0..3 {
+        for result in join_all((0..50).map(|_| app.read())).await {
+            let status = result.expect_err("every token is refused");
+            assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_REFUSED"));
+        }
+    }
+    let asked = app.wechat.calls(STABLE_TOKEN);
+    assert_eq!(asked.len(), 2, "the first one, and one that brought the same value");
+    assert!(asked.iter().all(|call| call.body["force_refresh"] == false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_is_forced_only_when_allowed_and_two_endpoints_refuse() {
+    for (allowed, forced) in [(true, 1), (false, 0)] {
+        let app = App::with(&format!("default = true\nforce_refresh = {allowed}")).await;
+        accepted(app.read().await);
+        app.clock.advance(Duration::from_secs(60));
+        app.fault("*", Kind::Errcode { errcode: 40001, errmsg: None });
+        app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 1 }).times(0));
+        app.read().await.expect_err("refused");
+        app.write().await.expect_err("refused");
+        for _ in 0..20 {
+            app.read().await.expect_err("refused");
+            app.write().await.expect_err("refused");
+        }
+        let calls = app.wechat.calls(STABLE_TOKEN);
+        let count = calls.iter().filter(|call| call.body["force_refresh"] == true).count();
+        assert_eq!(count, forced, "allowed: {allowed}");
+        assert!(calls.len() <= 4, "{}", calls.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soon_after_a_refresh_a_refusal_is_tried_again_with_the_same_token() {
+    let app = App::start().await;
+    app.wechat.refuse_next(GET_CARD, 40001);
+    accepted(app.read().await);
+    assert_eq!(app.count(STABLE_TOKEN), 1);
+    assert_eq!(app.count(GET_CARD), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_answers_too_late_does_not_replace_a_newer_token() {
+    let app = App::with("default = true\ntoken = \"classic\"").await;
+    // The first answer comes after our limit; the try after it brings the newer token.
+    app.wechat.fault(Fault::new(CLASSIC_TOKEN, Kind::Latency { ms: 6_000 }));
+    accepted(within(LONG, app.read()).await);
+    assert_eq!(app.count(CLASSIC_TOKEN), 2);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // The older value would be refused from now on.
+    app.clock.advance(Duration::from_secs(301));
+    accepted(app.read().await);
+    assert_eq!(app.count(CLASSIC_TOKEN), 2);
+    assert_eq!(app.count(GET_CARD), 2);
+}

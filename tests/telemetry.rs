@@ -1,0 +1,358 @@
+//! Traces and logs of real processes: what they say, and what they must never say.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
+    trace::v1::{Span, span::SpanKind},
+};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status, transport::Channel};
+use wechat_store_gateway::{
+    pb::{
+        self, card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
+        nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+    },
+    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET},
+};
+
+const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT_ID: &str = "00f067aa0ba902b7";
+const CLASSIC_TOKEN: &str = "CANARY-classic-access-token_0123456789";
+const CLASSIC_SECRET: &str = "canary/secret+with=signs&more";
+const PHONE: &str = "13900007788";
+
+/// Receives spans.
+#[derive(Clone, Default)]
+struct Receiver(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.lock().expect("no panic").push(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Receiver {
+    async fn start() -> (Self, SocketAddr) {
+        let receiver = Self::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let service = TraceServiceServer::new(receiver.clone());
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        tokio::spawn(
+            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
+        );
+        (receiver, address)
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let requests = self.0.lock().expect("no panic");
+        let resources = requests.iter().flat_map(|request| &request.resource_spans);
+        let scopes = resources.flat_map(|resource| &resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans.clone()).collect()
+    }
+}
+
+/// A process that is ended when the test ends.
+struct Process {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Process {
+    fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let log = folder.join(format!("{name}-{}.log", std::process::id()));
+        let file = std::fs::File::create(&log).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .spawn()
+            .expect("our own binary");
+        Self { child, log }
+    }
+
+    /// Ends it as a supervisor would, and gives everything that it said.
+    fn stop(mut self) -> String {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(killed.expect("kill is there").success());
+        let status = self.child.wait().expect("it ends");
+        let said = std::fs::read_to_string(&self.log).expect("its log");
+        assert!(status.success(), "{status}: {said}");
+        said
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+async fn connect(port: u16) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("a URL");
+    for _ in 0..200 {
+        if let Ok(channel) = endpoint.connect().await {
+            return channel;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody listens at {port}");
+}
+
+/// Posts to the simulator, by a socket.
+fn post(port: u16, path: &str, body: &serde_json::Value) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the simulator listens");
+    let body = body.to_string();
+    write!(
+        socket,
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("the simulator reads");
+    std::io::read_to_string(socket).expect("the simulator answers")
+}
+
+fn attribute(span: &Span, key: &str) -> Option<String> {
+    let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_is_one_trace_from_the_caller_to_wechat() {
+    let (receiver, otlp) = Receiver::start().await;
+    let (grpc, wechat) = (free_port(), free_port());
+    let sandbox = Process::start(
+        "traced-sandbox",
+        &[
+            "sandbox",
+            "--grpc",
+            &format!("127.0.0.1:{grpc}"),
+            "--simulator",
+            &format!("127.0.0.1:{wechat}"),
+        ],
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}"))],
+    );
+    let mut cards = CardServiceClient::new(connect(grpc).await);
+    let message = || pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    // Not traced: no traced caller, and a share of a hundredth.
+    let mut request = Request::new(message());
+    let unsampled = format!("00-{}-{PARENT_ID}-00", "5".repeat(32));
+    request.metadata_mut().insert("traceparent", unsampled.parse().expect("ASCII"));
+    cards.get_store_card(request).await.expect_err("there is no such store");
+    // Traced: the caller is.
+    let mut request = Request::new(message());
+    let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
+    request.metadata_mut().insert("traceparent", traceparent.parse().expect("ASCII"));
+    cards.get_store_card(request).await.expect_err("there is no such store");
+    let log = sandbox.stop();
+
+    let spans = receiver.spans();
+    let [rpc, http] = &*by_kind(&spans) else { panic!("two spans: {spans:#?}") };
+    assert_eq!(hex(&rpc.trace_id), TRACE_ID);
+    assert_eq!(hex(&http.trace_id), TRACE_ID);
+    assert_eq!(hex(&rpc.parent_span_id), PARENT_ID);
+    assert_eq!(http.parent_span_id, rpc.span_id);
+    assert_eq!(rpc.name, "wechat.store.v1.CardService/GetStoreCard");
+    assert_eq!(http.name, "POST /card/storewxa/get");
+    for (span, key, value) in [
+        (rpc, "rpc.system.name", "grpc"),
+        (rpc, "rpc.method", "wechat.store.v1.CardService/GetStoreCard"),
+        (rpc, "rpc.response.status_code", "NOT_FOUND"),
+        (http, "http.request.method", "POST"),
+        (http, "http.response.status_code", "200"),
+        (http, "server.address", "127.0.0.1"),
+        (http, "wechat.errcode", "65115"),
+        (http, "error.type", "refused"),
+    ] {
+        assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
+    }
+    let url = attribute(http, "url.full").expect("a URL");
+    assert!(url.ends_with("/card/storewxa/get?access_token=REDACTED"), "{url}");
+    assert!(log.contains(TRACE_ID), "the log of a failed call names its trace: {log}");
+}
+
+/// The span of the RPC, then that of the attempt.
+fn by_kind(spans: &[Span]) -> Vec<Span> {
+    let mut spans = spans.to_vec();
+    spans.sort_by_key(|span| span.kind != SpanKind::Server as i32);
+    spans
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
+    let (receiver, otlp) = Receiver::start().await;
+    let (grpc, wechat) = (free_port(), free_port());
+    let simulator = Process::start(
+        "scanned-simulate",
+        &["simulate", "--listen", &format!("127.0.0.1:{wechat}")],
+        &[("RUST_LOG", "trace")],
+    );
+    let settings = format!(
+        r#"
+        [listen]
+        grpc = "127.0.0.1:{grpc}"
+        [wechat]
+        host = "http://127.0.0.1:{wechat}"
+        [[accounts]]
+        app_id = "{OFFICIAL_APP_ID}"
+        kind = "official"
+        default = true
+        secret = {{ env = "OFFICIAL" }}
+        [[accounts]]
+        app_id = "{MINI_PROGRAM_APP_ID}"
+        kind = "mini_program"
+        default = true
+        secret = "{CLASSIC_SECRET}"
+        token = "classic"
+        "#
+    );
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("scanned-{}.toml", std::process::id()));
+    std::fs::write(&file, settings).expect("a settings file");
+    let gateway = Process::start(
+        "scanned-serve",
+        &["serve", "--config", file.to_str().expect("UTF-8")],
+        &[
+            ("RUST_LOG", "trace"),
+            ("OFFICIAL", OFFICIAL_SECRET),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+        ],
+    );
+    let channel = connect(grpc).await;
+    connect(wechat).await;
+    let mut said = every_kind_of_call(channel, wechat).await;
+    // The stable token is the same for everyone who asks.
+    let asked = json!({
+        "grant_type": "client_credential", "appid": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET
+    });
+    let answer = post(wechat, "/cgi-bin/stable_token", &asked);
+    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    let token: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let token = token["access_token"].as_str().expect("a token").to_owned();
+
+    said.push(gateway.stop());
+    said.push(simulator.stop());
+    let spans = receiver.spans();
+    assert!(spans.len() > 20, "{} spans", spans.len());
+    said.push(format!("{spans:?}"));
+    let all = said.concat();
+    assert!(all.contains("access_token=REDACTED"), "the scan sees the traces");
+    assert!(all.contains("no access token"), "the scan sees the logs");
+    for secret in [OFFICIAL_SECRET, CLASSIC_SECRET, CLASSIC_TOKEN, &token, PHONE] {
+        for form in forms(secret) {
+            if let Some(at) = all.find(&form) {
+                let from = all.floor_char_boundary(at.saturating_sub(200));
+                panic!("{form} of {secret} in …{}", &all[from..all.ceil_char_boundary(at + 100)]);
+            }
+        }
+    }
+}
+
+/// A secret as it may be written: plain, in a URL, in base64 at any of the three alignments, in hex.
+fn forms(secret: &str) -> Vec<String> {
+    let url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let mut forms = vec![secret.to_owned(), url, hex(secret.as_bytes())];
+    for offset in 0..3 {
+        let text = [&vec![0; offset], secret.as_bytes()].concat();
+        let encoded = BASE64_STANDARD_NO_PAD.encode(text);
+        // The ends depend on what stands beside the secret.
+        forms.push(encoded[4..encoded.len() - 4].to_owned());
+    }
+    forms
+}
+
+/// Success, refusal, faults of the transport and of the token endpoint; answers what was said.
+async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
+    let mut said = Vec::new();
+    let fault = |path: &str, kind: serde_json::Value, times: u32| {
+        let fault = json!({"path": path, "kind": kind, "times": times});
+        let answer = post(wechat, "/_simulator/faults", &fault);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    let mut cards = CardServiceClient::new(channel.clone());
+    let card = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    for kind in [
+        json!("html502"),
+        json!("reset_before"),
+        json!("reset_after"),
+        json!("truncate"),
+        json!("not_json"),
+        json!({"errcode": {"errcode": 40001}}),
+        json!({"errcode": {"errcode": 48001}}),
+    ] {
+        fault("/card/storewxa/get", kind, 3);
+        said.push(format!("{:?}", cards.get_store_card(card.clone()).await));
+    }
+    let mut stores = StoreServiceClient::new(channel.clone());
+    let store = pb::AddStoreRequest {
+        map_poi_id: "2708071440732747189".to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/a".to_owned()],
+        contact_phone: PHONE.to_owned(),
+        hours: Some(pb::OpeningHours {
+            open: "10:00".to_owned(),
+            close: "21:00".to_owned(),
+            text: String::new(),
+        }),
+        credential: "22883878-0".to_owned(),
+        ..Default::default()
+    };
+    said.push(format!("{:?}", stores.add_store(store.clone()).await));
+    for kind in [json!("reset_after"), json!("html502"), json!({"errcode": {"errcode": 85041}})] {
+        fault("/wxa/add_store", kind, 1);
+        said.push(format!("{:?}", stores.add_store(store.clone()).await));
+    }
+    let bad = pb::AddStoreRequest { contact_phone: format!("{PHONE}\u{7}"), ..store };
+    said.push(format!("{:?}", stores.add_store(bad).await));
+    let mut media = MediaServiceClient::new(channel.clone());
+    let picture = pb::UploadImageRequest { content: "no picture".into(), ..Default::default() };
+    said.push(format!("{:?}", media.upload_image(picture).await));
+
+    // The mini program's secret is wrong, and goes out in a query.
+    let mut nearby = NearbyServiceClient::new(channel);
+    let list = pb::ListNearbyPoisRequest::default();
+    said.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
+    said.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
+    post(wechat, "/_simulator/clock", &json!({"advance_seconds": 0}));
+    let token = json!({"access_token": CLASSIC_TOKEN, "expires_in": 7200});
+    fault("/cgi-bin/token", json!({"replace": {"body": token}}), 0);
+    let list = pb::ListNearbyPoisRequest { page_size: 1, ..list };
+    said.push(format!("{:?}", nearby.list_nearby_pois(list).await));
+    said
+}
