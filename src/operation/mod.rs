@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{cache::Cached, district::Districts, retry::Decision, turns::Turns};
+use self::{cache::Cached, retry::Decision};
 use crate::{
     account::{self, Account, Registry, token},
     admit::{Context, Stage},
@@ -42,8 +42,8 @@ struct Inner {
     clock: Clock,
     writes: TaskTracker,
     categories: Cached<AppId, pb::ListCategoriesResponse>,
-    districts: Cached<(), Districts>,
-    updates: Turns<store::Store>,
+    districts: Cached<(), district::Districts>,
+    updates: turns::Turns<store::Store>,
     pictures: store::Pictures,
 }
 
@@ -101,7 +101,7 @@ impl Operations {
             writes: TaskTracker::new(),
             categories: Cached::new(clock.clone()),
             districts: Cached::new(clock.clone()),
-            updates: Turns::default(),
+            updates: turns::Turns::default(),
             pictures: store::Pictures::default(),
             clock,
         }))

@@ -20,6 +20,7 @@ pub fn routes(ops: &Operations) -> Routes {
         media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
         nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
     };
+
     let ops = || ops.clone();
     Routes::new(CardServiceServer::new(card::Card { ops: ops() }))
         .add_service(MapPoiServiceServer::new(map_poi::MapPoi { ops: ops() }))

@@ -227,21 +227,25 @@ fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Error {
     if error.is_timeout() {
         return Error::TimedOut { limit };
     }
-    if error.is_decode() {
+    // A body that ends too early is "decoding" to reqwest as well, but the connection's fault.
+    let of_the_connection = sources(&error).any(|cause| cause.is::<hyper::Error>());
+    if error.is_decode() && !of_the_connection {
         return Error::Unreadable { cause: causes(&error) };
     }
     Error::Lost { cause: causes(&error) }
 }
 
 /// The error and what caused it, in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let texts: Vec<_> = sources(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// The error, what caused it, and so on.
+fn sources<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
 }
 
 /// A request body that remembers whether anybody began to read it: until then, and only until
