@@ -4,7 +4,7 @@ use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
 use super::{Error, Operations};
 use crate::{
-    admit::Context,
+    admit::{Context, Stage},
     pb::{self, DistrictLevel, LatLng},
     translate::{
         Check,
@@ -33,6 +33,7 @@ impl Operations {
                 error,
             })
         };
+        ctx.stage.reach(Stage::WeChat);
         self.0.districts.get((), ctx.deadline, fetch).await
     }
 
