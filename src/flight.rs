@@ -1,17 +1,28 @@
 //! One run at a time, in a task of its own, with any number of waiters.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio::task::AbortHandle;
 
 /// A run that several callers may wait for. A waiter that leaves does not stop it.
 pub(crate) type Run<T> = Shared<BoxFuture<'static, T>>;
 
 /// The run under way, if there is one. Its owner's lock decides who starts the next.
 #[derive(Debug)]
-pub(crate) struct Flight<T: Clone>(Option<(Run<T>, AbortHandle)>);
+pub(crate) struct Flight<T: Clone>(Option<(Run<T>, Ended)>);
+
+/// Set at the end of a run, also if it panicked: nobody may join it then.
+#[derive(Clone, Debug, Default)]
+struct Ended(Arc<AtomicBool>);
+
+/// Sets it.
+struct EndsWithMe(Ended);
 
 impl<T: Clone> Default for Flight<T> {
     fn default() -> Self {
@@ -22,17 +33,29 @@ impl<T: Clone> Default for Flight<T> {
 impl<T: Clone + Send + Sync + 'static> Flight<T> {
     /// The run under way.
     pub(crate) fn running(&self) -> Option<Run<T>> {
-        let (run, task) = self.0.as_ref()?;
-        // A task that ended without a result has panicked; waiting for it would be for ever.
-        (run.peek().is_none() && !task.is_finished()).then(|| run.clone())
+        let (run, Ended(ended)) = self.0.as_ref()?;
+        (!ended.load(Ordering::Acquire)).then(|| run.clone())
     }
 
     /// Starts a run, which then goes on by itself.
     pub(crate) fn start(&mut self, run: impl Future<Output = T> + Send + 'static) -> Run<T> {
+        let ended = Ended::default();
+        let ends_with_me = EndsWithMe(ended.clone());
+        let run = async move {
+            let _ends_with_me = ends_with_me;
+            run.await
+        };
         let run = run.boxed().shared();
-        let task = tokio::spawn(run.clone());
-        self.0 = Some((run.clone(), task.abort_handle()));
+        tokio::spawn(run.clone());
+        self.0 = Some((run.clone(), ended));
         run
+    }
+}
+
+impl Drop for EndsWithMe {
+    fn drop(&mut self) {
+        let Self(Ended(ended)) = self;
+        ended.store(true, Ordering::Release);
     }
 }
 

@@ -27,11 +27,13 @@ use wechat_store_gateway::{
         self, card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
         nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
     },
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET},
+    simulator::MINI_PROGRAM_APP_ID,
 };
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
+const OFFICIAL_APP_ID: &str = "wx00000000000000c1";
+const OFFICIAL_SECRET: &str = "canary-official-secret-0123456789";
 const CLASSIC_TOKEN: &str = "CANARY-classic-access-token_0123456789";
 const CLASSIC_SECRET: &str = "canary/secret+with=signs&more";
 const PHONE: &str = "13900007788";
@@ -259,6 +261,10 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
     );
     let channel = connect(grpc).await;
     connect(wechat).await;
+    // The simulator's own accounts are no secret; it prints them.
+    let account = json!({"app_id": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET, "kind": "official"});
+    let answer = post(wechat, "/_simulator/accounts", &account);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let mut said = every_kind_of_call(channel, wechat).await;
     // The stable token is the same for everyone who asks.
     let asked = json!({

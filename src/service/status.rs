@@ -69,7 +69,9 @@ impl Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let Failure { code, reason, message, mut metadata, mut details, retry_after } = failure;
-        metadata.entry("mender".to_owned()).or_insert_with(|| mender(code, reason).as_str().to_owned());
+        metadata
+            .entry("mender".to_owned())
+            .or_insert_with(|| mender(code, reason).as_str().to_owned());
         let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
         details.set_error_info(reason, DOMAIN, metadata);
         details = match retry_after {
