@@ -34,6 +34,8 @@ use wechat_store_gateway::{
     telemetry::Sampler,
 };
 
+use crate::secrets;
+
 /// A gateway, a WeChat behind it, and a client's connection in front.
 pub(crate) struct App {
     pub(crate) wechat: Simulator,
@@ -66,6 +68,7 @@ impl App {
     }
 
     async fn launch(account: &str, sections: &str, host: Option<SocketAddr>) -> Self {
+        secrets::watch().await;
         let clock = Clock::system();
         let settings = simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
