@@ -20,6 +20,7 @@ pub mod admit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod context;
 mod flight;
 pub mod id;
 pub mod operation;

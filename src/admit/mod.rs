@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
-    task::{Context as TaskContext, Poll},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -15,16 +15,13 @@ use http::{HeaderMap, Request, Response};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use self::context::Arrival;
-pub use self::context::{Context, Stage, StageCell};
 use crate::{
     clock::Clock,
     config::Limits,
+    context::{Arrival, StageCell},
     service::status,
     telemetry::{Sampler, Trace},
 };
-
-mod context;
 
 /// So that our answer, which says more, arrives before the caller's own timer fires; of short
 /// deadlines it is a tenth.
@@ -67,7 +64,7 @@ where
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
-    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Error, Operations};
-use crate::{account::Account, admit::Context, clock::Clock, flight::Flight, wechat::Endpoint};
+use crate::{account::Account, clock::Clock, context::Context, flight::Flight, wechat::Endpoint};
 
 /// WeChat changes its tables some times a year; one of yesterday is good enough.
 const LIFE: Duration = Duration::from_secs(24 * 3600);

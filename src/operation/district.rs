@@ -4,7 +4,7 @@ use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
 use super::{Error, Operations};
 use crate::{
-    admit::{Context, Stage},
+    context::{Context, Stage},
     pb::{self, DistrictLevel, LatLng},
     translate::{
         Check,

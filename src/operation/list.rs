@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::{Error, Operations};
 use crate::{
-    admit::Context,
+    context::Context,
     translate::{
         page::{self, Cursor},
         store::WantedRows,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Error, Operations};
 use crate::{
-    admit::{Context, Stage},
+    context::{Context, Stage},
     pb,
     wechat::merchant::GetMerchantCategory,
 };

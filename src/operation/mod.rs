@@ -11,8 +11,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{cache::Cached, retry::Decision};
 use crate::{
     account::{self, Account, Registry, token},
-    admit::{Context, Stage},
     clock::Clock,
+    context::{Context, Stage},
     id::AppId,
     pb,
     translate::Invalid,

@@ -2,7 +2,7 @@
 
 use super::{Error, Operations};
 use crate::{
-    admit::Context,
+    context::Context,
     pb,
     translate::{
         nearby::{Cut, cut, window},

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Operations, turns::Turn};
 use crate::{
     account::Account,
-    admit::Context,
+    context::Context,
     id::{AppId, AuditId, PoiId},
     pb::AuditState,
     translate::{change::Change, store::state},

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    admit::Context,
+    context::Context,
     operation::Operations,
     pb::{self, SubmissionKind, map_poi_service_server::MapPoiService},
     translate::{

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    admit::Context,
+    context::Context,
     operation::Operations,
     pb::{self, media_service_server::MediaService},
     translate::media::uploaded,

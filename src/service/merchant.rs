@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    admit::Context,
+    context::Context,
     id::AuditId,
     operation::Operations,
     pb::{self, merchant_service_server::MerchantService},

@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::errcode::{self, Mender};
 use crate::{
     account::{self, token},
-    admit::Stage,
+    context::Stage,
     operation::Error,
     pb::ErrorReason,
     translate::{BadPicture, Invalid, page},

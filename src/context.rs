@@ -1,4 +1,5 @@
-//! What is known of a call beside its content.
+//! What is known of a call beside its content: made by [`admit`](crate::admit), carried down to
+//! whatever the call needs.
 
 use std::{
     sync::{
@@ -41,10 +42,10 @@ pub struct Context {
 /// What is known of a call before its message is read. The admission layer puts it into the
 /// request's extensions.
 #[derive(Clone, Debug)]
-pub(super) struct Arrival {
-    pub(super) deadline: Instant,
-    pub(super) trace: Trace,
-    pub(super) stage: StageCell,
+pub(crate) struct Arrival {
+    pub(crate) deadline: Instant,
+    pub(crate) trace: Trace,
+    pub(crate) stage: StageCell,
 }
 
 impl Context {
