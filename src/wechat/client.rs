@@ -21,8 +21,6 @@ use tracing::{Span, field::Empty};
 use super::{Endpoint, Errcode, Error, Payload, envelope};
 use crate::id::Secret;
 
-/// The longest reply that is read. The largest real one, the district table, has some 700 KB.
-const MAX_REPLY: usize = 16 << 20;
 /// Until the TCP and TLS handshakes are through.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// WeChat closes idle connections; leaving first keeps that race rare.
@@ -128,7 +126,7 @@ impl Client {
         if !status.is_success() {
             return Err(Error::BadStatus { status: status.as_u16() });
         }
-        let body = read(response, limit).await?;
+        let body = read(response, E::MAX_REPLY, limit).await?;
         let reply = envelope::open(E::ENVELOPE, &body)?;
         if !E::is_whole(&reply) {
             let cause = "a success without what was asked for".to_owned();
@@ -202,14 +200,18 @@ fn record(span: &Span, error: Option<&Error>) {
     span.record("otel.status_code", "ERROR");
 }
 
-/// Reads the whole reply, but no more than [`MAX_REPLY`].
-async fn read(mut response: reqwest::Response, limit: Duration) -> Result<Bytes, Error> {
+/// Reads the whole reply, but no more than `most` bytes.
+async fn read(
+    mut response: reqwest::Response,
+    most: usize,
+    limit: Duration,
+) -> Result<Bytes, Error> {
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {
             Ok(None) => return Ok(body.freeze()),
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_REPLY => {
-                let cause = format!("longer than {MAX_REPLY} bytes");
+            Ok(Some(chunk)) if body.len() + chunk.len() > most => {
+                let cause = format!("longer than {most} bytes");
                 return Err(Error::Unreadable { cause });
             }
             Ok(Some(chunk))

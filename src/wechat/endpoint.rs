@@ -20,6 +20,8 @@ pub trait Endpoint: Serialize + Send + Sync + 'static {
     const ENVELOPE: Envelope = Envelope::Errcode;
     /// The longest wait for the whole reply.
     const REPLY_LIMIT: Duration = Duration::from_secs(10);
+    /// The longest reply that is read, in bytes. It bounds what a call can cost in memory.
+    const MAX_REPLY: usize = 1 << 20;
     /// What comes back.
     type Reply: DeserializeOwned + Send + 'static;
 

@@ -63,6 +63,7 @@ impl Endpoint for GetDistrict {
     const ENVELOPE: Envelope = Envelope::Status;
     /// The table has some 700 KB.
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
+    const MAX_REPLY: usize = 16 << 20;
     type Reply = GetDistrictReply;
 }
 

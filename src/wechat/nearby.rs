@@ -177,6 +177,8 @@ impl Endpoint for GetNearbyPoiList {
     const PATH: &'static str = "/wxa/getnearbypoilist";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Read;
+    // A thousand places, each with an address and a reason.
+    const MAX_REPLY: usize = 4 << 20;
     type Reply = GetNearbyPoiListReply;
 }
 
