@@ -129,6 +129,10 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
     call!(stores.list_legacy_stores(pb::ListLegacyStoresRequest::default()));
     call!(stores.get_upgrade_progress(pb::GetUpgradeProgressRequest::default()));
+    call!(stores.get_legacy_store(pb::GetLegacyStoreRequest {
+        poi_id: text("271262077"),
+        ..Default::default()
+    }));
     call!(stores.delete_legacy_store(pb::DeleteLegacyStoreRequest {
         poi_id: text("271262077"),
         ..Default::default()
