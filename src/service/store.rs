@@ -11,7 +11,7 @@ use crate::{
         change::{Change, updated},
         store::WantedRows,
     },
-    wechat::store::{AddStore, DelPoi, DelStore, GetPoiList, GetStoreInfo, GetStoreList},
+    wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
 };
 
 /// Serves stores, and those of the older 门店管理.
@@ -103,6 +103,17 @@ impl StoreService for Store {
             total_size: page.total.or_zero(),
             stores: page.rows.into_iter().map(Into::into).collect(),
         }))
+    }
+
+    async fn get_legacy_store(
+        &self,
+        request: Request<pb::GetLegacyStoreRequest>,
+    ) -> Result<Response<pb::GetLegacyStoreResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = GetPoi::try_from(request)?;
+        let asked = call.poi_id.clone();
+        let reply = self.ops.read(&ctx, call).await?;
+        Ok(Response::new((asked, reply).into()))
     }
 
     async fn delete_legacy_store(

@@ -13,6 +13,7 @@ use super::{
 /// The endpoints of this family.
 pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/cgi-bin/poi/getpoilist", Bearer::Official, list),
+    Endpoint::post("/cgi-bin/poi/getpoi", Bearer::Official, get),
     Endpoint::post("/cgi-bin/poi/delpoi", Bearer::Official, delete),
 ];
 
@@ -90,12 +91,31 @@ fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let stores = &world.tenant(&call.app_id)?.stores.legacy;
     let present: Vec<_> = stores.iter().filter(|store| !store.deleted).collect();
     let rows = present.iter().skip(begin).take(limit);
-    let rows = rows.map(|store| json!({ "base_info": describe(store) })).collect();
-    let mut answer = done_with("business_list", rows);
+    let rows = rows.map(|store| {
+        let mut base_info = describe(store);
+        base_info["poi_id"] = json!(store.poi_id);
+        base_info["upgrade_status"] = json!(store.upgrade_status);
+        base_info["upgrade_comment"] = json!(store.upgrade_comment);
+        base_info["mapid"] = json!(store.mapid);
+        json!({ "base_info": base_info })
+    });
+    let mut answer = done_with("business_list", rows.collect());
     answer["total_count"] = json!(present.len().to_string());
     Ok(answer)
 }
 
+/// `POST /cgi-bin/poi/getpoi` — 查询门店信息
+///
+/// The sample has neither the id nor the migration, which are documented for getpoilist.
+fn get(world: &mut World, call: &Call) -> Result<Value, Refusal> {
+    let poi_id = call.id("poi_id")?;
+    let mut stores = world.tenant(&call.app_id)?.stores.legacy.iter();
+    let store = stores.find(|store| store.poi_id == poi_id && !store.deleted);
+    let base_info = store.map(describe).ok_or(Refusal::new(65115))?;
+    Ok(done_with("business", json!({ "base_info": base_info })))
+}
+
+/// What the list and the single answer have in common.
 fn describe(store: &LegacyStore) -> Value {
     json!({
         "sid": format!("sid{}", store.poi_id),
@@ -116,12 +136,8 @@ fn describe(store: &LegacyStore) -> Value {
         "special": "",
         "open_time": "11:00-12:00",
         "avg_price": 35,
-        "poi_id": store.poi_id,
         "available_state": store.available_state,
         "update_status": 0,
-        "upgrade_status": store.upgrade_status,
-        "upgrade_comment": store.upgrade_comment,
-        "mapid": store.mapid,
         "type": 0,
         "qualification_list": [],
     })

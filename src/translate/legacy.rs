@@ -5,10 +5,11 @@ use super::{
     store::{WantedRows, pictures, store},
 };
 use crate::{
+    id::PoiId,
     pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
     wechat::{
         Done, Int,
-        store::{DelPoi, PoiInfo},
+        store::{DelPoi, GetPoi, GetPoiReply, PoiInfo},
     },
 };
 
@@ -105,6 +106,30 @@ fn upgrade_state(upgrade_status: Int) -> UpgradeState {
         Some(3) => UpgradeState::Migrated,
         Some(4) => UpgradeState::Forbidden,
         _ => UpgradeState::Unspecified,
+    }
+}
+
+impl TryFrom<pb::GetLegacyStoreRequest> for GetPoi {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::GetLegacyStoreRequest { app_id: _, poi_id }: pb::GetLegacyStoreRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let poi_id = store(&mut check, poi_id);
+        check.done(Self { poi_id })
+    }
+}
+
+/// With the id that was asked for, which WeChat's sample does not repeat: an empty one, given to
+/// `AddStore`, would mean a new store.
+impl From<(PoiId, GetPoiReply)> for pb::GetLegacyStoreResponse {
+    fn from((asked, GetPoiReply { business }): (PoiId, GetPoiReply)) -> Self {
+        let mut store = business.base_info;
+        if store.poi_id.is_empty() {
+            store.poi_id = asked;
+        }
+        Self { store: Some(store.into()) }
     }
 }
 

@@ -316,6 +316,30 @@ impl Endpoint for GetPoiList {
     type Reply = GetPoiListReply;
 }
 
+/// `POST /cgi-bin/poi/getpoi` — 查询门店信息
+///
+/// Returns an old store. The sample has neither its `poi_id` nor the fields of the migration.
+#[derive(Debug, Serialize)]
+pub struct GetPoi {
+    /// The old store.
+    pub poi_id: PoiId,
+}
+
+/// Answers [`GetPoi`]. Without a store it is unreadable.
+#[derive(Debug, Deserialize)]
+pub struct GetPoiReply {
+    /// The old store.
+    pub business: Row<PoiInfo>,
+}
+
+impl Endpoint for GetPoi {
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/cgi-bin/poi/getpoi";
+    const ACCOUNT: AccountKinds = AccountKinds::Official;
+    const SAFETY: Safety = Safety::Read;
+    type Reply = GetPoiReply;
+}
+
 /// `POST /cgi-bin/poi/delpoi` — 删除门店
 ///
 /// Deletes an old store.

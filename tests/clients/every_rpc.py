@@ -148,6 +148,8 @@ def migrate(map_poi_id, picture):
     simulator("legacy_stores", {"app_id": OFFICIAL, "stores": old})
     listed = call("StoreService/ListLegacyStores", page_size=10).stores
     pending, forbidden = sorted(listed, key=lambda store: store.wechat_upgrade_status)
+    got = call("StoreService/GetLegacyStore", poi_id=pending.poi_id).store
+    assert (got.poi_id, got.name) == (pending.poi_id, pending.name)
     progress = call("StoreService/GetUpgradeProgress")
     assert not progress.complete and progress.pending_count == progress.forbidden_count == 1
     refused("StoreService/AddStore", "UPGRADE_REQUIRED", **store(map_poi_id, picture, "1"))

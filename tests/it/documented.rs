@@ -1,7 +1,7 @@
 //! WeChat's own examples: each file of `tests/documented` is an RPC, what has to reach WeChat, what
 //! WeChat answers, and what the caller gets.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
@@ -12,7 +12,16 @@ use wechat_store_gateway::{
     simulator::{Fault, faults::Kind},
 };
 
-use crate::support::App;
+use crate::{contract::rpcs, support::App};
+
+/// RPCs without an example: the table of districts is too long to be one, the others make the call
+/// of an RPC that has one.
+const WITHOUT: [&str; 4] = [
+    "MapPoiService/ListDistricts",
+    "MapPoiService/ResolveDistrict",
+    "NearbyService/ReplaceNearbyPoi",
+    "StoreService/GetUpgradeProgress",
+];
 
 /// One example.
 #[derive(Deserialize)]
@@ -82,17 +91,18 @@ async fn run(example: Example, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_documented_example_means_what_its_document_says() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented"));
-    let mut examples = 0;
+    let mut shown = BTreeSet::new();
     for family in fs::read_dir(folder).expect("examples") {
         for file in fs::read_dir(family.expect("a folder").path()).expect("a folder") {
             let file = file.expect("a file").path();
             let text = fs::read_to_string(&file).expect("readable");
             let name = file.display().to_string();
-            let example =
+            let example: Example =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            shown.insert(example.rpc.clone());
             run(example, &name).await;
-            examples += 1;
         }
     }
-    assert!(examples >= 23, "{examples}");
+    let without: Vec<_> = rpcs().into_iter().filter(|rpc| !shown.contains(rpc)).collect();
+    assert_eq!(without, WITHOUT);
 }

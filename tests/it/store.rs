@@ -10,7 +10,7 @@ use tokio::{
 };
 use tonic::Code;
 use wechat_store_gateway::{
-    pb::{self, AuditState, SubmissionKind, UpgradeState, UpgradeStep},
+    pb::{self, AuditState, LegacyStoreState, SubmissionKind, UpgradeState, UpgradeStep},
     simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
 };
 
@@ -247,6 +247,26 @@ async fn no_store_is_skipped_or_repeated_while_others_are_deleted() {
         list.page_token = page.next_page_token;
     }
     assert_eq!(seen, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_store_is_read_by_its_id_until_it_is_deleted() {
+    let app = App::start().await;
+    let old = json!([{"poi_id": "271262077", "branch_name": "艺苑路店", "upgrade_status": 4}]);
+    let body = json!({"app_id": OFFICIAL_APP_ID, "stores": old});
+    app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
+    let poi_id = "271262077".to_owned();
+    let get = pb::GetLegacyStoreRequest { poi_id: poi_id.clone(), ..Default::default() };
+    let answer = app.stores().get_legacy_store(get.clone()).await.expect("a store").into_inner();
+    let store = answer.store.expect("a store");
+    assert_eq!((store.poi_id.as_str(), store.branch_name.as_str()), ("271262077", "艺苑路店"));
+    assert_eq!(store.state(), LegacyStoreState::Approved);
+    assert_eq!(store.upgrade_state(), UpgradeState::Unspecified, "only the list tells");
+
+    let delete = pb::DeleteLegacyStoreRequest { poi_id, ..Default::default() };
+    app.stores().delete_legacy_store(delete).await.expect("deleted");
+    let status = app.stores().get_legacy_store(get).await.expect_err("gone");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
