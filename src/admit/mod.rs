@@ -145,6 +145,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn we_answer_a_little_before_the_caller_gives_up() {
+        let admit = Admit::new((), &Limits::default(), Clock::frozen(), Sampler::default());
+        for (asked, expected) in [
+            (None, Duration::from_secs(15)),
+            (Some("nonsense"), Duration::from_secs(15)),
+            (Some("500m"), Duration::from_millis(450)),
+            (Some("10S"), Duration::from_millis(9_900)),
+            (Some("1H"), Duration::from_secs(60)),
+            (Some("0m"), Duration::ZERO),
+        ] {
+            let headers = asked.map(|asked| {
+                (http::HeaderName::from_static("grpc-timeout"), asked.parse().expect("ASCII"))
+            });
+            let headers: HeaderMap = headers.into_iter().collect();
+            assert_eq!(admit.patience(&headers), expected, "{asked:?}");
+        }
+    }
+
+    #[test]
     fn grpc_timeouts_are_read_as_the_protocol_writes_them() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
     pb,
@@ -11,42 +11,44 @@ use wechat_store_gateway::{
 
 use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Ours, which applies where the caller sets none; the caller's own timer would race with our answer
+/// on a busy machine.
+const PATIENCE: &str = "[limits]\ndefault_deadline_ms = 1000";
+
+fn stage(status: &Status) -> String {
+    assert_eq!(reason(status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    let info = status.get_details_error_info().expect("checked above");
+    info.metadata["stage"].clone()
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_answered_with_details_before_the_caller_gives_up() {
-    let app = App::start().await;
+async fn a_deadline_is_answered_with_what_was_going_on() {
+    let app = App::with_sections(PATIENCE).await;
     app.fault(GET_CARD, Kind::Hold);
-    let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-    let status = app.cards().get_store_card(patient(request, PATIENCE)).await.expect_err("held");
-    assert_eq!(reason(&status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
-    let info = status.get_details_error_info().expect("checked above");
-    assert_eq!(info.metadata["stage"], "wechat");
+    let status = within(Duration::from_secs(10), app.read()).await.expect_err("held");
+    assert_eq!(stage(&status), "wechat");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_a_token_ends_with_the_deadline_and_the_call_is_not_sent() {
-    let app = App::start().await;
+    let app = App::with_sections(PATIENCE).await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 2_000 }));
-    let request = pb::SetStoreCardRequest {
-        poi_id: "1".to_owned(),
-        card_id: "c".to_owned(),
-        ..Default::default()
-    };
-    let status = app.cards().set_store_card(patient(request, PATIENCE)).await.expect_err("late");
-    assert_eq!(reason(&status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
-    let info = status.get_details_error_info().expect("checked above");
-    assert_eq!(info.metadata["stage"], "token");
+    let status = within(Duration::from_secs(10), app.write()).await.expect_err("late");
+    assert_eq!(stage(&status), "token");
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(app.count(SET_CARD), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_deadline_of_the_caller_ours_applies() {
-    let app = App::with_sections("[limits]\ndefault_deadline_ms = 300").await;
+async fn the_deadline_of_the_caller_comes_before_ours() {
+    let app = App::start().await;
     app.fault(GET_CARD, Kind::Hold);
-    let status = within(Duration::from_secs(5), app.read()).await.expect_err("held");
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    let request = patient(request, Duration::from_secs(1));
+    let answer = within(Duration::from_secs(10), app.cards().get_store_card(request)).await;
+    // CANCELLED is the client's own word where its timer was faster.
+    let code = answer.expect_err("held").code();
+    assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Stores: from the first submission to the last deletion.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use serde_json::json;
@@ -14,7 +14,7 @@ use wechat_store_gateway::{
     simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
 };
 
-use crate::support::{App, hours, is, new_store, patient, reason, within};
+use crate::support::{App, hours, is, new_store, reason, within};
 
 const ADD: &str = "/wxa/add_store";
 const UPDATE: &str = "/wxa/update_store";
@@ -203,18 +203,14 @@ async fn what_was_certainly_not_sent_is_said_to_be_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_was_sent_goes_on_when_its_caller_leaves() {
-    let app = App::start().await;
-    let poi_id = app.approved_store("1").await;
-    // The first answer is late, and then lost; the repeat comes after the caller has left.
-    app.wechat.fault(Fault::new("/card/storewxa/set", Kind::Hold));
-    let request =
-        pb::SetStoreCardRequest { poi_id, card_id: "pabc".to_owned(), ..Default::default() };
-    let patience = Duration::from_secs(1);
-    let status =
-        app.cards().set_store_card(patient(request, patience)).await.expect_err("no answer");
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+async fn a_write_that_was_sent_is_followed_to_its_end_after_the_deadline() {
+    let app = App::with_sections("[limits]\ndefault_deadline_ms = 1000").await;
+    app.fault("/card/storewxa/set", Kind::Latency { ms: 4_000 });
+    let started = Instant::now();
+    let status = app.write().await.expect_err("no answer yet");
+    assert_eq!(reason(&status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     within(Duration::from_secs(30), app.stop()).await;
+    assert!(started.elapsed() >= Duration::from_secs(4), "the stop waits for WeChat's answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
