@@ -25,8 +25,10 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
-/// Long texts would not fit into trailers, which clients limit to some kilobytes.
-const LONGEST_ERRMSG: usize = 512;
+/// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
+const LONGEST_TEXT: usize = 512;
+/// So many mistakes of a request are named one by one; more would not fit either.
+const MOST_VIOLATIONS: usize = 20;
 
 /// A failure on its way to becoming a status.
 struct Failure {
@@ -97,8 +99,12 @@ impl From<Invalid> for Status {
         for violation in violations.iter().take(3) {
             message.push_str(&format!("; {}: {}", violation.field, violation.rule));
         }
+        if violations.len() > 3 {
+            message.push_str(&format!("; and {} more", violations.len() - 3));
+        }
         let mut failure = Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
-        let described = violations.iter().map(|v| FieldViolation::new(&v.field, &v.rule));
+        let described = violations.iter().take(MOST_VIOLATIONS);
+        let described = described.map(|v| FieldViolation::new(&v.field, &v.rule));
         failure.details.set_bad_request(described.collect::<Vec<_>>());
         failure.into()
     }
@@ -248,14 +254,15 @@ fn reshaped(status: &Status) -> Status {
 
 fn account(error: account::Error) -> Failure {
     let rule = error.to_string();
+    let rule = clipped(&rule);
     let invalid = |reason| {
         Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
-            .violation("app_id", &rule)
+            .violation("app_id", rule)
     };
     match error {
         account::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
         account::Error::Unknown { app_id } => {
-            invalid(ErrorReason::AccountUnknown).with("app_id", app_id)
+            invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))
         }
         account::Error::WrongKind { app_id, .. } => {
             invalid(ErrorReason::AccountKindMismatch).with("app_id", app_id)
@@ -368,11 +375,11 @@ fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
 /// WeChat's id of the request, which its support asks for: the last word of `errmsg`.
 fn rid(errmsg: &str) -> Option<&str> {
     let (_, rid) = errmsg.rsplit_once("rid: ")?;
-    rid.split_whitespace().next()
+    rid.split_whitespace().next().map(clipped)
 }
 
 fn clipped(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_ERRMSG)]
+    &text[..text.floor_char_boundary(LONGEST_TEXT)]
 }
 
 fn resource(path: &str) -> &'static str {

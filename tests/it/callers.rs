@@ -186,6 +186,32 @@ async fn what_is_no_picture_is_refused_by_its_content() {
     never_called(&app);
 }
 
+/// Java's client takes no more than 8 KiB of trailers, and resets the stream instead.
+fn fits_into_trailers(status: &Status) -> bool {
+    status.details().len() * 4 / 3 + status.message().len() * 3 < 7 << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_stays_small_whatever_the_caller_sent() {
+    let app = App::start().await;
+    let store = pb::AddStoreRequest {
+        picture_urls: vec!["file.png".to_owned(); 10_000],
+        ..new_store("2708071440732747189", "1")
+    };
+    let status = app.stores().add_store(store).await.expect_err("no URLs");
+    assert_eq!(fields(&status).len(), 20);
+    assert!(status.message().ends_with("and 9997 more"), "{}", status.message());
+    assert!(fits_into_trailers(&status));
+
+    for app_id in ["x".repeat(1 << 20), "店".repeat(1 << 18)] {
+        let card = pb::GetStoreCardRequest { app_id, poi_id: "1".to_owned() };
+        let status = app.cards().get_store_card(card).await.expect_err("no such account");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
+        assert!(fits_into_trailers(&status));
+    }
+    never_called(&app);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn statuses_that_tonic_makes_look_like_ours() {
     let app = App::start().await;
