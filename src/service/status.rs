@@ -235,11 +235,11 @@ fn reshaped(status: &Status) -> Status {
     let message = status.message();
     let (code, reason) = match status.code() {
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
-        // tonic answers INTERNAL when a message cannot be decoded; the caller made it.
-        Code::Internal if message.contains("decode") => {
+        // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
+        // made it.
+        Code::Internal | Code::InvalidArgument | Code::Unknown => {
             (Code::InvalidArgument, R::MalformedRequest)
         }
-        Code::InvalidArgument => (Code::InvalidArgument, R::MalformedRequest),
         Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
         Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
         Code::Unavailable => (Code::Unavailable, R::Overloaded),

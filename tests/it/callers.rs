@@ -226,10 +226,12 @@ async fn statuses_that_tonic_makes_look_like_ours() {
     assert_eq!(reason(&status), is(Code::Unimplemented, "METHOD_UNKNOWN"));
     let status = app.unary("/no.such.Service/Nothing", &[]).await.expect_err("unknown");
     assert_eq!(reason(&status), is(Code::Unimplemented, "METHOD_UNKNOWN"));
-    let status = app
-        .unary("/wechat.store.v1.CardService/GetStoreCard", b"\xff\xff\xff")
-        .await
-        .expect_err("no protobuf");
+    for nonsense in [&b"\xff\xff\xff"[..], b"\x0a\x7f"] {
+        let path = "/wechat.store.v1.CardService/GetStoreCard";
+        let status = app.unary(path, nonsense).await.expect_err("no protobuf");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "MALFORMED_REQUEST"));
+    }
+    let status = app.without_message().await.expect_err("no message");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "MALFORMED_REQUEST"));
     assert!(status.get_details_request_info().is_some_and(|info| info.request_id.len() == 32));
     never_called(&app);

@@ -244,6 +244,15 @@ impl App {
         Ok(answer.into_inner())
     }
 
+    /// Calls a method that wants one message with none.
+    pub(crate) async fn without_message(&self) -> Result<(), Status> {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.expect("connected");
+        let request = Request::new(tokio_stream::empty::<Bytes>());
+        let path = PathAndQuery::from_static("/wechat.store.v1.CardService/GetStoreCard");
+        client.streaming(request, path, Raw).await.map(|_| ())
+    }
+
     /// A read of a store that need not exist.
     pub(crate) async fn read(&self) -> Result<String, Status> {
         let request =
