@@ -138,7 +138,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Account(error) => account(error),
-            Error::Deadline => deadline("before the call was sent", Stage::Token),
+            Error::Deadline => deadline("before the call was sent", Stage::Admitted),
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path } => lane_busy(path),
@@ -199,7 +199,7 @@ pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
 
 fn deadline(when: &str, stage: Stage) -> Failure {
     let (name, so) = match stage {
-        Stage::Admitted => ("admitted", "WeChat was not called"),
+        Stage::Admitted => ("admitted", "WeChat was not asked to do it"),
         Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
         Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
     };
