@@ -39,6 +39,7 @@ pub(crate) struct App {
     pub(crate) wechat: Simulator,
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
     host: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
@@ -110,7 +111,7 @@ impl App {
             .connect()
             .await
             .expect("the gateway listens");
-        Self { wechat, clock, channel, host, stop, served }
+        Self { wechat, clock, channel, address, host, stop, served }
     }
 
     /// Lets the calls to a path go wrong.
