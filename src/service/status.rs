@@ -234,6 +234,8 @@ fn reshaped(status: &Status) -> Status {
 
     let message = status.message();
     let (code, reason) = match status.code() {
+        // tonic has words only for a compression that is not taken; clients know it by this code.
+        Code::Unimplemented if !message.is_empty() => (Code::Unimplemented, R::MalformedRequest),
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
         // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
         // made it.
