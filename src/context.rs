@@ -77,6 +77,12 @@ impl Context {
         }
     }
 
+    /// The same for what is only read before the call itself: how far that comes is not how far the
+    /// call has come.
+    pub fn beforehand(&self) -> Self {
+        Self { stage: StageCell::default(), ..self.clone() }
+    }
+
     /// How long an answer is still of use.
     pub fn time_left(&self, clock: &Clock) -> Duration {
         self.deadline.saturating_duration_since(clock.now())

@@ -58,13 +58,16 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// The secret.
+    /// The secret, without the line's end that editors and secret stores add. Never empty: a file
+    /// is, for a moment, while somebody writes it.
     pub fn read(&self) -> io::Result<Secret> {
-        match self {
-            Self::File(path) => {
-                std::fs::read_to_string(path).map(|secret| secret.trim().to_owned().into())
-            }
-            Self::Value(secret) => Ok(secret.clone()),
+        let path = match self {
+            Self::File(path) => path,
+            Self::Value(secret) => return Ok(secret.clone()),
+        };
+        match std::fs::read_to_string(path)?.trim() {
+            "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
+            secret => Ok(secret.to_owned().into()),
         }
     }
 }
@@ -172,10 +175,12 @@ fn resolve(
             return None;
         }
         Some(WrittenSecret::File { file }) => {
-            if let Err(error) = std::fs::metadata(&file) {
-                mistakes.add(key, format!("{}: {error}", file.display()));
+            let name = file.display().to_string();
+            let source = SecretSource::File(file);
+            if let Err(error) = source.read() {
+                mistakes.add(key, format!("{name}: {error}"));
             }
-            return Some(SecretSource::File(file));
+            return Some(source);
         }
         Some(WrittenSecret::Literal(secret)) => secret,
         Some(WrittenSecret::Env { env }) => match environment.get(&env) {
@@ -186,10 +191,11 @@ fn resolve(
             }
         },
     };
-    if secret.expose().trim().is_empty() {
+    let secret = secret.expose().trim();
+    if secret.is_empty() {
         mistakes.add(key, "empty");
     }
-    Some(SecretSource::Value(secret))
+    Some(SecretSource::Value(secret.to_owned().into()))
 }
 
 fn is_app_id(text: &str) -> bool {

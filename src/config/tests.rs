@@ -104,6 +104,33 @@ fn a_file_that_is_no_toml_names_its_line() {
 }
 
 #[test]
+fn a_secret_is_read_without_the_end_of_its_line() {
+    let settings = Settings::read(GOOD, &environment(&[("BRAND_A", "hush\n")])).expect("good");
+    assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
+}
+
+#[test]
+fn a_file_that_holds_no_secret_is_a_mistake() {
+    let wrong = |path: &str| {
+        let file = format!("secret = {{ file = \"{path}\" }}");
+        mistakes(&GOOD.replace("secret = \"literal-secret\"", &file), &[("BRAND_A", "hush")])
+    };
+    for path in [concat!(env!("CARGO_MANIFEST_DIR"), "/src"), "/dev/null", "/there/is/none"] {
+        let [mistake] = &wrong(path)[..] else { panic!("one mistake: {path}") };
+        assert!(mistake.starts_with(&format!("accounts[1].secret: {path}: ")), "{mistake}");
+    }
+}
+
+#[test]
+fn a_host_is_scheme_host_and_port() {
+    for host in ["a/b", "user@a", ":password@a", "a?b", "a#b"] {
+        let file = GOOD.replace("http://127.0.0.1:8090", &format!("https://{host}"));
+        let found = mistakes(&file, &[("BRAND_A", "hush")]);
+        assert!(found[0].starts_with("wechat.host: only scheme"), "{host}: {found:#?}");
+    }
+}
+
+#[test]
 fn settings_without_an_account_are_a_mistake() {
     assert_eq!(mistakes("", &[]).len(), 1);
 }

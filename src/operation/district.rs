@@ -43,7 +43,7 @@ impl Operations {
         ctx: &Context,
         mut call: CreateMapPoi,
     ) -> Result<CreateMapPoiReply, Error> {
-        let districts = self.districts(ctx).await?;
+        let districts = self.districts(&ctx.beforehand()).await?;
         [call.province, call.city, call.district] = districts.address(call.districtid.as_str())?;
         self.write(ctx, call).await
     }

@@ -4,7 +4,7 @@
 //! retry. A read ends with its caller; a write runs in a task of its own, so that one that was sent
 //! is followed to its end even if the caller leaves.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -151,8 +151,13 @@ impl Operations {
         let left = CancellationToken::new();
         let _leaves_with_the_caller = left.clone().drop_guard();
         let run = work(self.clone(), ctx.clone(), left);
-        // The task fails only if the runtime ends.
-        self.0.writes.spawn(run).await.unwrap_or(Err(Error::Stopped))
+        match self.0.writes.spawn(run).await {
+            Ok(result) => result,
+            // Not a stop, of which callers hear that nothing was executed.
+            Err(ended) if ended.is_panic() => resume_unwind(ended.into_panic()),
+            // The runtime ends.
+            Err(_) => Err(Error::Stopped),
+        }
     }
 
     /// Waits until the writes under way have ended.
@@ -216,5 +221,22 @@ fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
             Error::Token { app_id: account.app_id.clone(), error }
         }
         error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_panics_is_not_taken_for_a_stop() {
+        let (client, clock) = (Client::new("http://127.0.0.1:1").expect("a URL"), Clock::frozen());
+        let ops = Operations::new(Registry::new(&[], &client, &clock), client, clock);
+        let ctx = Context::internal(ops.clock().now());
+        let write = tokio::spawn(async move {
+            ops.detached(&ctx, |_, _, _| async { panic!("on purpose") }).await
+        });
+        let result: Result<Result<(), Error>, _> = write.await;
+        assert!(result.expect_err("a panic").is_panic());
     }
 }

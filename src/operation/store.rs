@@ -91,7 +91,8 @@ impl Operations {
             return change.over(StoreInfo::default(), None).map_err(Error::Invalid);
         }
         let call = GetStoreInfo { poi_id: poi_id.clone() };
-        let reads = left.run_until_cancelled(self.attempts(account, ctx, &call, None));
+        let ctx = ctx.beforehand();
+        let reads = left.run_until_cancelled(self.attempts(account, &ctx, &call, None));
         let shown = reads.await.unwrap_or(Err(Error::Deadline))?.business.base_info;
         let store = (app_id.clone(), poi_id.clone());
         let in_review = self.0.pictures.in_review(&store, shown.status, self.clock().now());

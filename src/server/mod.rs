@@ -1,6 +1,12 @@
 //! The running service: listeners, connections, health, and an orderly end.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io::{self, Cursor},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
@@ -8,7 +14,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower::Service;
@@ -21,6 +30,10 @@ use crate::{
 mod health;
 mod reflection;
 
+/// What every client says first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Who has not said it by then never will; hyper would wait for ever.
+const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 /// After this long without a frame the peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Calls at once on one connection; further ones wait at the client.
@@ -65,10 +78,10 @@ pub async fn run(
     let ops = Operations::new(registry, client, clock.clone());
     let (health, health_service) = health::service().await;
     let routes = service::routes(&ops).add_service(health_service);
-    let routes = reflection::add_to(routes)?.prepare();
+    let connections = Connections::default();
+    let routes = reflection::add_to(routes, &connections.go_away)?.prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
-    let connections = Connections::default();
     tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
@@ -133,6 +146,8 @@ where
 {
     // Small frames must not wait for each other; a socket that is already dead tells below.
     let _ = stream.set_nodelay(true);
+    let greeted = go_away.run_until_cancelled(greeted(stream)).await;
+    let Some(Ok(stream)) = greeted else { return };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
@@ -149,4 +164,12 @@ where
     if let Err(error) = result {
         tracing::debug!("a connection ended: {error}");
     }
+}
+
+/// Waits for the preface, which the connection that comes back says once more.
+async fn greeted(mut stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin> {
+    let mut preface = [0; PREFACE.len()];
+    tokio::time::timeout(PREFACE_LIMIT, stream.read_exact(&mut preface)).await??;
+    let (reader, writer) = stream.into_split();
+    Ok(tokio::io::join(Cursor::new(preface).chain(reader), writer))
 }

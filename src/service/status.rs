@@ -25,8 +25,10 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
-/// Long texts would not fit into trailers, which clients limit to some kilobytes.
-const LONGEST_ERRMSG: usize = 512;
+/// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
+const LONGEST_TEXT: usize = 512;
+/// So many mistakes of a request are named one by one; more would not fit either.
+const MOST_VIOLATIONS: usize = 20;
 
 /// A failure on its way to becoming a status.
 struct Failure {
@@ -97,8 +99,12 @@ impl From<Invalid> for Status {
         for violation in violations.iter().take(3) {
             message.push_str(&format!("; {}: {}", violation.field, violation.rule));
         }
+        if violations.len() > 3 {
+            message.push_str(&format!("; and {} more", violations.len() - 3));
+        }
         let mut failure = Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
-        let described = violations.iter().map(|v| FieldViolation::new(&v.field, &v.rule));
+        let described = violations.iter().take(MOST_VIOLATIONS);
+        let described = described.map(|v| FieldViolation::new(&v.field, &v.rule));
         failure.details.set_bad_request(described.collect::<Vec<_>>());
         failure.into()
     }
@@ -132,7 +138,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Account(error) => account(error),
-            Error::Deadline => deadline("before the call was sent", Stage::Token),
+            Error::Deadline => deadline("before the call was sent", Stage::Admitted),
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path } => lane_busy(path),
@@ -193,7 +199,7 @@ pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
 
 fn deadline(when: &str, stage: Stage) -> Failure {
     let (name, so) = match stage {
-        Stage::Admitted => ("admitted", "WeChat was not called"),
+        Stage::Admitted => ("admitted", "WeChat was not asked to do it"),
         Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
         Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
     };
@@ -228,12 +234,14 @@ fn reshaped(status: &Status) -> Status {
 
     let message = status.message();
     let (code, reason) = match status.code() {
+        // tonic has words only for a compression that is not taken; clients know it by this code.
+        Code::Unimplemented if !message.is_empty() => (Code::Unimplemented, R::MalformedRequest),
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
-        // tonic answers INTERNAL when a message cannot be decoded; the caller made it.
-        Code::Internal if message.contains("decode") => {
+        // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
+        // made it.
+        Code::Internal | Code::InvalidArgument | Code::Unknown => {
             (Code::InvalidArgument, R::MalformedRequest)
         }
-        Code::InvalidArgument => (Code::InvalidArgument, R::MalformedRequest),
         Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
         Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
         Code::Unavailable => (Code::Unavailable, R::Overloaded),
@@ -248,14 +256,15 @@ fn reshaped(status: &Status) -> Status {
 
 fn account(error: account::Error) -> Failure {
     let rule = error.to_string();
+    let rule = clipped(&rule);
     let invalid = |reason| {
         Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
-            .violation("app_id", &rule)
+            .violation("app_id", rule)
     };
     match error {
         account::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
         account::Error::Unknown { app_id } => {
-            invalid(ErrorReason::AccountUnknown).with("app_id", app_id)
+            invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))
         }
         account::Error::WrongKind { app_id, .. } => {
             invalid(ErrorReason::AccountKindMismatch).with("app_id", app_id)
@@ -368,11 +377,11 @@ fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
 /// WeChat's id of the request, which its support asks for: the last word of `errmsg`.
 fn rid(errmsg: &str) -> Option<&str> {
     let (_, rid) = errmsg.rsplit_once("rid: ")?;
-    rid.split_whitespace().next()
+    rid.split_whitespace().next().map(clipped)
 }
 
 fn clipped(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LONGEST_ERRMSG)]
+    &text[..text.floor_char_boundary(LONGEST_TEXT)]
 }
 
 fn resource(path: &str) -> &'static str {

@@ -151,6 +151,9 @@ fn time(world: &World) -> Value {
     json!({ "unix_seconds": world.clock.unix() })
 }
 
+/// Further than any token, review or quota reaches; the clock cannot take every number.
+const FURTHEST: f64 = 10.0 * 365.0 * 24.0 * 3600.0;
+
 fn advance(world: &World, body: &[u8]) -> Result<Value, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -158,6 +161,9 @@ fn advance(world: &World, body: &[u8]) -> Result<Value, Problem> {
         advance_seconds: f64,
     }
     let Advance { advance_seconds } = read(body)?;
+    if advance_seconds > FURTHEST {
+        return Err(Problem::bad(format!("advance_seconds: at most {FURTHEST}, ten years")));
+    }
     world.clock.advance(Duration::try_from_secs_f64(advance_seconds).map_err(Problem::bad)?);
     Ok(time(world))
 }

@@ -117,6 +117,8 @@ impl Trace {
         }
         match code {
             Code::Internal | Code::DataLoss => log!(error),
+            // A caller who asks for what there is not, such as a port scanner.
+            Code::Unimplemented => log!(info),
             code if is_our_failure(code) => log!(warn),
             Code::FailedPrecondition | Code::PermissionDenied | Code::ResourceExhausted => {
                 log!(warn)

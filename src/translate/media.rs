@@ -16,6 +16,8 @@ use crate::{
 
 /// WeChat forgets temporary media after three days (临时素材有效期3天).
 const LIFE: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A moment further away is none: milliseconds, perhaps. (2100-01-01, in seconds since 1970.)
+const LATEST: i64 = 4_102_444_800;
 
 const TEMPORARY: Rule = Rule {
     kinds: &[Kind::Gif, Kind::Jpeg, Kind::Png],
@@ -45,13 +47,13 @@ pub(crate) fn uploaded(
     UploadTemporaryReply { media_id, created_at }: UploadTemporaryReply,
     now: SystemTime,
 ) -> pb::UploadTemporaryImageResponse {
-    let created = created_at.0.and_then(|seconds| u64::try_from(seconds).ok());
-    let created = created.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    let created = created.unwrap_or(now);
+    let created = created_at.0.filter(|seconds| (1..LATEST).contains(seconds));
+    let created = created.and_then(|seconds| u64::try_from(seconds).ok());
+    let created = created.map_or(now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
     pb::UploadTemporaryImageResponse {
         media_id: media_id.into(),
         create_time: Some(created.into()),
-        expire_time: created.checked_add(LIFE).map(Into::into),
+        expire_time: Some((created + LIFE).into()),
         settled: false,
     }
 }
@@ -83,6 +85,10 @@ mod tests {
             (r#"{"type":"image","media_id":"M","created_at":1380000000}"#, 1_380_000_000),
             (r#"{"type":"image","media_id":"M","created_at":"1380000000"}"#, 1_380_000_000),
             (r#"{"type":"image","media_id":"M"}"#, 1_000),
+            (r#"{"type":"image","media_id":"M","created_at":0}"#, 1_000),
+            (r#"{"type":"image","media_id":"M","created_at":-1}"#, 1_000),
+            (r#"{"type":"image","media_id":"M","created_at":1380000000000}"#, 1_000),
+            (r#"{"type":"image","media_id":"M","created_at":9223372036854775807}"#, 1_000),
         ] {
             let reply = serde_json::from_str(json).expect(json);
             let picture = uploaded(reply, now);

@@ -256,6 +256,8 @@ pub(crate) fn cut(
     let is_full = rows.len() >= page_rows as usize;
 
     let known = match cursor.known(rows.iter().map(|row| row.poi_id.as_str())) {
+        // No id is remembered: their number is.
+        Some(0) => rows.len().min(cursor.offset.saturating_sub(first) as usize),
         Some(known) => known,
         None if page > 1 => return Cut::Elsewhere(first),
         None => 0,
@@ -267,7 +269,8 @@ pub(crate) fn cut(
     let pois: Vec<pb::NearbyPoi> =
         rows.into_iter().skip(known).take(size as usize).map(Into::into).collect();
     let end = u32::try_from(known + pois.len()).map_or(u32::MAX, |end| first.saturating_add(end));
-    let next = cursor.next(end, pois.iter().map(|poi| poi.poi_id.as_str()));
+    let ids = pois.iter().map(|poi| poi.poi_id.as_str()).filter(|id| !id.is_empty());
+    let next = cursor.next(end, ids);
     Cut::Page(pb::ListNearbyPoisResponse {
         next_page_token: if is_last { String::new() } else { next.token() },
         pois,
@@ -557,6 +560,24 @@ mod tests {
             }
             assert_eq!(seen, all, "{count} by {size}");
         }
+    }
+
+    #[test]
+    fn places_without_ids_are_counted() {
+        let mut token = String::new();
+        for expected in [0..20, 20..40, 40..45] {
+            let rows: Vec<_> = (0..45).map(|n| json!({ "qualification_num": n })).collect();
+            let reply = serde_json::from_value(json!({ "data": { "data": { "poi_list": rows } } }));
+            let cursor = Cursor::read(&token, "x").expect("our own");
+            let window = window(cursor.offset);
+            let Cut::Page(page) = cut(window, reply.expect("a reply"), &cursor, 20) else {
+                panic!("it is on this page")
+            };
+            let numbers = page.pois.iter().map(|poi| poi.credential.parse().expect("a number"));
+            assert_eq!(numbers.collect::<Vec<u32>>(), expected.collect::<Vec<_>>());
+            token = page.next_page_token;
+        }
+        assert!(token.is_empty(), "the end");
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{AccountKinds, Endpoint, Int, Payload, Safety, Text};
 use crate::id::{AppId, Secret};
 
+/// WeChat's tokens live 7200 s. A longer life would be a mistake, and no clock can add every number.
+const LONGEST_LIFE: Duration = Duration::from_secs(7200);
+
 /// `GET /cgi-bin/token` — 获取接口调用凭据
 ///
 /// Makes a new token; the previous one ends five minutes later. 2,000 calls a day.
@@ -89,8 +92,8 @@ pub struct TokenReply {
 impl TokenReply {
     /// How long the token lives; none where there is no token.
     pub fn life(&self) -> Option<Duration> {
-        let seconds = u64::try_from(self.expires_in.0?).ok()?;
-        (seconds > 0 && !self.access_token.0.is_empty()).then(|| Duration::from_secs(seconds))
+        let life = Duration::from_secs(u64::try_from(self.expires_in.0?).ok()?);
+        (!life.is_zero() && !self.access_token.0.is_empty()).then(|| life.min(LONGEST_LIFE))
     }
 }
 

@@ -35,7 +35,8 @@ pub struct Nested<T>(pub T);
 impl Int {
     /// The number as the contract carries it: 0 where there is none, limited to 32 bits.
     pub fn or_zero(self) -> i32 {
-        i32::try_from(self.0.unwrap_or_default()).unwrap_or_default()
+        let number = self.0.unwrap_or_default();
+        i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
     }
 }
 
@@ -101,7 +102,11 @@ impl<'de> Deserialize<'de> for Decimal {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
                 match text.trim() {
                     "" => Ok(Decimal(None)),
-                    text => text.parse().map(|number| Decimal(Some(number))).map_err(E::custom),
+                    text => {
+                        let number: f64 = text.parse().map_err(E::custom)?;
+                        // Rust also reads "NaN" and "inf", which are no place on any map.
+                        Ok(Decimal(Some(number).filter(|number| number.is_finite())))
+                    }
                 }
             }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Decimal, E> {
@@ -218,6 +223,15 @@ mod tests {
         assert_eq!(read(null), Reply::default());
         assert_eq!(read(empty), Reply::default());
         assert_eq!(read(r#"{"data":"null","photos":[null]}"#), Reply::default());
+    }
+
+    #[test]
+    fn a_number_beyond_its_limits_is_not_taken_for_another_one() {
+        let numbers = [i64::MIN, -1, 0, 4_294_967_297].map(|number| Int(Some(number)).or_zero());
+        assert_eq!(numbers, [i32::MIN, -1, 0, i32::MAX]);
+        for text in ["NaN", "-inf", "1e999"] {
+            assert_eq!(read(&format!(r#"{{"longitude":"{text}"}}"#)).longitude, Decimal(None));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Bad input from callers: a clear answer with the field and the rule, and WeChat is never called.
 
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status, metadata::MetadataValue};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
     pb,
@@ -186,6 +186,32 @@ async fn what_is_no_picture_is_refused_by_its_content() {
     never_called(&app);
 }
 
+/// Java's client takes no more than 8 KiB of trailers, and resets the stream instead.
+fn fits_into_trailers(status: &Status) -> bool {
+    status.details().len() * 4 / 3 + status.message().len() * 3 < 7 << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_stays_small_whatever_the_caller_sent() {
+    let app = App::start().await;
+    let store = pb::AddStoreRequest {
+        picture_urls: vec!["file.png".to_owned(); 10_000],
+        ..new_store("2708071440732747189", "1")
+    };
+    let status = app.stores().add_store(store).await.expect_err("no URLs");
+    assert_eq!(fields(&status).len(), 20);
+    assert!(status.message().ends_with("and 9997 more"), "{}", status.message());
+    assert!(fits_into_trailers(&status));
+
+    for app_id in ["x".repeat(1 << 20), "店".repeat(1 << 18)] {
+        let card = pb::GetStoreCardRequest { app_id, poi_id: "1".to_owned() };
+        let status = app.cards().get_store_card(card).await.expect_err("no such account");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
+        assert!(fits_into_trailers(&status));
+    }
+    never_called(&app);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn statuses_that_tonic_makes_look_like_ours() {
     let app = App::start().await;
@@ -200,10 +226,16 @@ async fn statuses_that_tonic_makes_look_like_ours() {
     assert_eq!(reason(&status), is(Code::Unimplemented, "METHOD_UNKNOWN"));
     let status = app.unary("/no.such.Service/Nothing", &[]).await.expect_err("unknown");
     assert_eq!(reason(&status), is(Code::Unimplemented, "METHOD_UNKNOWN"));
-    let status = app
-        .unary("/wechat.store.v1.CardService/GetStoreCard", b"\xff\xff\xff")
-        .await
-        .expect_err("no protobuf");
+    for nonsense in [&b"\xff\xff\xff"[..], b"\x0a\x7f"] {
+        let path = "/wechat.store.v1.CardService/GetStoreCard";
+        let status = app.unary(path, nonsense).await.expect_err("no protobuf");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "MALFORMED_REQUEST"));
+    }
+    let mut compressed = Request::new(pb::GetStoreCardRequest::default());
+    compressed.metadata_mut().insert("grpc-encoding", MetadataValue::from_static("gzip"));
+    let status = app.cards().get_store_card(compressed).await.expect_err("not taken");
+    assert_eq!(reason(&status), is(Code::Unimplemented, "MALFORMED_REQUEST"));
+    let status = app.without_message().await.expect_err("no message");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "MALFORMED_REQUEST"));
     assert!(status.get_details_request_info().is_some_and(|info| info.request_id.len() == 32));
     never_called(&app);

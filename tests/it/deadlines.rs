@@ -40,6 +40,40 @@ async fn waiting_for_a_token_ends_with_the_deadline_and_the_call_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_before_a_write_is_not_the_write() {
+    let app = App::with_sections("[limits]\ndefault_deadline_ms = 1000").await;
+    app.fault("/wxa/get_district", Kind::Hold);
+    app.fault("/wxa/get_store_info", Kind::Hold);
+    let place = pb::CreateMapPoiRequest {
+        name: "巷口小馆".to_owned(),
+        district_id: "440105".to_owned(),
+        address: "新港中路397号".to_owned(),
+        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
+        category: "美食:中餐厅".to_owned(),
+        telephones: vec!["020-89190388".to_owned()],
+        photo_url: "http://mmbiz.qpic.cn/a/0".to_owned(),
+        licence_url: "http://mmbiz.qpic.cn/b/0".to_owned(),
+        introduction: "家常菜".to_owned(),
+        ..Default::default()
+    };
+    let store = pb::UpdateStoreRequest {
+        poi_id: "472671857".to_owned(),
+        contact_phone: Some("020-89190388".to_owned()),
+        ..Default::default()
+    };
+    let (mut map_pois, mut stores) = (app.map_pois(), app.stores());
+    let (created, updated) =
+        tokio::join!(map_pois.create_map_poi(place), stores.update_store(store),);
+    for status in [created.map(|_| ()), updated.map(|_| ())] {
+        let status = status.expect_err("held");
+        assert_eq!(reason(&status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+        let info = status.get_details_error_info().expect("checked above");
+        assert_eq!(info.metadata["stage"], "admitted", "nothing was sent");
+    }
+    assert_eq!(app.count("/wxa/create_map_poi") + app.count("/wxa/update_store"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_of_the_caller_comes_before_ours() {
     let app = App::start().await;
     app.fault(GET_CARD, Kind::Hold);

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use prost::Message;
 use prost_types::FileDescriptorProto;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_stream::{StreamExt, once};
 use tonic::Code;
 use tonic_health::pb::{
@@ -47,6 +51,39 @@ async fn a_stop_tells_watchers_and_does_not_wait_for_them() {
     let (second, end) = within(SOON, watcher).await.expect("no panic");
     assert_eq!(second, ServingStatus::NotServing);
     assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_tools_that_keep_reflection_open() {
+    use v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
+
+    let app = App::start().await;
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let questions = once(question).chain(tokio_stream::pending());
+    let mut answers =
+        client.server_reflection_info(questions).await.expect("a stream").into_inner();
+    answers.next().await.expect("an answer").expect("no failure");
+    within(SOON, app.stop()).await;
+    assert!(within(SOON, answers.next()).await.is_none(), "the stream has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_speaks_http2_is_left() {
+    let app = App::start().await;
+    for said in [&b""[..], b"PRI * HT", b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n"] {
+        let mut peer = TcpStream::connect(app.address).await.expect("it listens");
+        peer.write_all(said).await.expect("it reads");
+        let mut answer = Vec::new();
+        // Closed or reset, but not kept.
+        let _ = within(2 * SOON, peer.read_to_end(&mut answer)).await;
+    }
+    // Nor does a stop wait for one.
+    let _peer = TcpStream::connect(app.address).await.expect("it listens");
+    within(SOON, app.stop()).await;
 }
 
 /// Without this, grpcurl would show error details as bytes.

@@ -41,6 +41,7 @@ pub(crate) struct App {
     pub(crate) wechat: Simulator,
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
     host: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
@@ -113,7 +114,7 @@ impl App {
             .connect()
             .await
             .expect("the gateway listens");
-        Self { wechat, clock, channel, host, stop, served }
+        Self { wechat, clock, channel, address, host, stop, served }
     }
 
     /// Lets the calls to a path go wrong.
@@ -245,6 +246,15 @@ impl App {
         let answer =
             client.unary(request, PathAndQuery::try_from(path).expect("a path"), Raw).await?;
         Ok(answer.into_inner())
+    }
+
+    /// Calls a method that wants one message with none.
+    pub(crate) async fn without_message(&self) -> Result<(), Status> {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.expect("connected");
+        let request = Request::new(tokio_stream::empty::<Bytes>());
+        let path = PathAndQuery::from_static("/wechat.store.v1.CardService/GetStoreCard");
+        client.streaming(request, path, Raw).await.map(|_| ())
     }
 
     /// A read of a store that need not exist.

@@ -112,6 +112,32 @@ async fn an_account_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_recovers_after_any_number_of_failures() {
+    let app = App::start().await;
+    app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 40164, errmsg: None });
+    // Most of a day, and more failures than the tokens that may be fetched in one.
+    for _ in 0..1_100 {
+        let status = app.read().await.expect_err("there is no token");
+        assert_eq!(reason(&status), is(Code::FailedPrecondition, "IP_NOT_ALLOWED"));
+        app.clock.advance(Duration::from_secs(61));
+    }
+    app.wechat.control("DELETE", "faults", &serde_json::json!({})).expect("no faults");
+    accepted(app.read().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_beyond_all_bounds_is_an_ordinary_one() {
+    let app = App::start().await;
+    let forever = serde_json::json!({"access_token": "x", "expires_in": i64::MAX});
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Replace { body: forever }));
+    let status = app.read().await.expect_err("the simulator does not know this token");
+    assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_REFUSED"));
+    app.clock.advance(Duration::from_secs(7_200));
+    accepted(app.read().await);
+    assert_eq!(app.count(STABLE_TOKEN), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_token_endpoint_is_asked_again() {
     let app = App::start().await;
     app.wechat

@@ -45,7 +45,9 @@ const CORROBORATION: Duration = Duration::from_secs(60);
 const FORCE_PAUSE: Duration = Duration::from_secs(30);
 /// Of WeChat's 20 forced refreshes a day we take no more than this.
 const FORCE_BUDGET: u32 = 4;
-/// Of WeChat's 2,000 classic token calls a day (500,000 stable ones) we take no more than this.
+/// Of WeChat's 2,000 classic tokens a day (500,000 stable ones) we take no more than this. A failed
+/// fetch costs nothing, and pauses keep failures rare enough: after a day of them an account still
+/// recovers as soon as it can.
 const DAILY_BUDGET: u32 = 1_000;
 /// After a failure that only people can mend.
 const HUMAN_PAUSE: Duration = Duration::from_secs(60);
@@ -71,8 +73,8 @@ pub struct Token {
 /// Why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Today's share of token calls is used up.
-    #[error("today's budget of {DAILY_BUDGET} token calls is used up")]
+    /// Today's share of tokens is used up.
+    #[error("today's budget of {DAILY_BUDGET} tokens is used up")]
     BudgetSpent,
     /// None came before the caller's deadline.
     #[error("no access token came in time")]
@@ -206,6 +208,17 @@ struct Failure {
     retry_at: Instant,
 }
 
+impl Failure {
+    /// The error, as whoever asks later gets it.
+    fn told_at(&self, now: Instant) -> Error {
+        let mut error = self.error.clone();
+        if let Error::Unavailable { retry_after, .. } = &mut error {
+            *retry_after = self.retry_at - now;
+        }
+        error
+    }
+}
+
 /// A value that was refused.
 #[derive(Debug)]
 struct Suspect {
@@ -230,6 +243,11 @@ impl Budget {
         let left = self.spent < limit;
         self.spent += u32::from(left);
         left
+    }
+
+    /// Gives back what turned out to cost nothing.
+    fn refund(&mut self) {
+        self.spent = self.spent.saturating_sub(1);
     }
 }
 
@@ -354,7 +372,7 @@ impl Tokens {
         if let Some(failure) = &state.failure
             && now < failure.retry_at
         {
-            return Err(failure.error.clone());
+            return Err(failure.told_at(now));
         }
         if !state.budget.spend(now, DAILY_BUDGET) {
             return Err(Error::BudgetSpent);
@@ -425,6 +443,7 @@ impl Tokens {
     fn fail(&self, error: FetchError) -> Error {
         let passing = passing(&error);
         let mut state = self.lock();
+        state.budget.refund();
         let in_a_row = state.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
         let pause = if passing {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
