@@ -11,7 +11,7 @@ use wechat_store_gateway::{
 
 use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_is_answered_with_details_before_the_caller_gives_up() {
@@ -27,7 +27,7 @@ async fn a_deadline_is_answered_with_details_before_the_caller_gives_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_a_token_ends_with_the_deadline_and_the_call_is_not_sent() {
     let app = App::start().await;
-    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 2_000 }));
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 4_000 }));
     let request = pb::SetStoreCardRequest {
         poi_id: "1".to_owned(),
         card_id: "c".to_owned(),

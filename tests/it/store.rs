@@ -210,7 +210,7 @@ async fn a_write_that_was_sent_goes_on_when_its_caller_leaves() {
     app.wechat.fault(Fault::new("/card/storewxa/set", Kind::Hold));
     let request =
         pb::SetStoreCardRequest { poi_id, card_id: "pabc".to_owned(), ..Default::default() };
-    let patience = Duration::from_secs(1);
+    let patience = Duration::from_secs(3);
     let status =
         app.cards().set_store_card(patient(request, patience)).await.expect_err("no answer");
     assert_eq!(status.code(), Code::DeadlineExceeded);
