@@ -236,7 +236,7 @@ fn reshaped(status: &Status) -> Status {
         Code::InvalidArgument => (Code::InvalidArgument, R::MalformedRequest),
         Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
         Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
-        Code::Unavailable => (Code::Unavailable, R::Overloaded),
+        Code::ResourceExhausted | Code::Unavailable => (Code::ResourceExhausted, R::Overloaded),
         code => (code, R::Internal),
     };
     let message = match (reason, message) {
@@ -270,13 +270,12 @@ fn no_token(error: token::Error) -> Failure {
             Failure::new(Code::ResourceExhausted, ErrorReason::TokenBudgetSpent, message)
         }
         token::Error::Deadline => deadline("before a token came", Stage::Token),
-        token::Error::Refused { refusal } => {
-            let refused = Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message);
-            match refusal {
-                wechat::Error::Refused { code, message } => said(refused, code, &message),
-                _ => refused,
-            }
-        }
+        token::Error::Refused { path, refusal } => match refusal {
+            wechat::Error::Refused { code, message } => refused(path, code, &message),
+            _ => Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message)
+                .with("mender", Mender::Operator.as_str())
+                .with("path", path),
+        },
         token::Error::Secret(_) => {
             Failure::new(Code::FailedPrecondition, ErrorReason::AppSecretInvalid, message)
         }
@@ -395,6 +394,10 @@ fn until_next_minute() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        service::errcode::tests::{MENDER, between, contract},
+        telemetry::code_name,
+    };
 
     fn reason(status: &Status) -> (Code, String) {
         let info = status.get_details_error_info().expect("every status has an ErrorInfo");
@@ -456,13 +459,74 @@ mod tests {
         assert_eq!(lost(Safety::Once(wechat::Proof::Event)), Code::Unknown);
     }
 
-    #[test]
     #[expect(clippy::disallowed_methods, reason = "this is what tonic does")]
+    fn tonics_own(code: Code, message: &str) -> Status {
+        finished(Status::new(code, message), "4bf92f")
+    }
+
+    #[test]
     fn what_tonic_says_gets_our_shape_and_a_trace_id() {
-        let status = finished(Status::new(Code::Unimplemented, ""), "4bf92f");
+        let status = tonics_own(Code::Unimplemented, "");
         assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
         let info = status.get_details_request_info().expect("the trace");
         assert_eq!(info.request_id, "4bf92f");
+    }
+
+    /// Every failure that this service makes itself, where no errcode of WeChat's decides.
+    fn our_own_failures() -> Vec<Status> {
+        let token = |error| Error::Token { app_id: "wx1".to_owned().into(), error }.into();
+        let unavailable = |error| {
+            let (path, retry_after) = ("/cgi-bin/token", Duration::from_secs(1));
+            token(token::Error::Unavailable { path, error, retry_after })
+        };
+        let wechat = |safety, error| Error::WeChat { path: "/wxa/add_store", safety, error }.into();
+        let cause = String::new;
+        let lost = || wechat::Error::Lost { cause: cause() };
+        let unnamed = wechat::Error::Refused { code: Errcode(0), message: cause() };
+        let app_id = || "wx1".to_owned();
+        let needed = wechat::AccountKinds::Official;
+        vec![
+            internal("a handler panicked"),
+            deadline_exceeded(Duration::from_secs(1), Stage::WeChat),
+            page::Foreign.into(),
+            BadPicture::Kind("").into(),
+            BadPicture::Size("").into(),
+            BadPicture::Incomplete("").into(),
+            Error::Account(account::Error::NoDefault { needed }).into(),
+            Error::Account(account::Error::Unknown { app_id: app_id() }).into(),
+            Error::Account(account::Error::WrongKind { app_id: app_id(), needed }).into(),
+            Error::Deadline.into(),
+            Error::DistrictUnknown { district: cause() }.into(),
+            Error::LaneBusy { path: "/wxa/update_store" }.into(),
+            Error::Stopped.into(),
+            token(token::Error::BudgetSpent),
+            token(token::Error::Deadline),
+            token(token::Error::Refused { path: "/wxa/add_store", refusal: lost() }),
+            unavailable(lost()),
+            wechat(Safety::Read, wechat::Error::NotSent { cause: cause() }),
+            wechat(Safety::Read, wechat::Error::BadStatus { status: 502 }),
+            wechat(Safety::Read, wechat::Error::TimedOut { limit: Duration::ZERO }),
+            wechat(Safety::Read, wechat::Error::Unreadable { cause: cause() }),
+            wechat(Safety::Once(wechat::Proof::Event), lost()),
+            wechat(Safety::Read, unnamed),
+            refusal("/wxa/add_store", 99999, "brand new"),
+            tonics_own(Code::Unimplemented, ""),
+            tonics_own(Code::Internal, "failed to decode"),
+            tonics_own(Code::OutOfRange, "too large"),
+            tonics_own(Code::Unavailable, ""),
+        ]
+    }
+
+    #[test]
+    fn our_own_failures_have_the_code_and_the_mender_of_the_contract() {
+        let contract = contract();
+        for status in our_own_failures() {
+            let (code, reason) = reason(&status);
+            let told = &contract[format!("ERROR_REASON_{reason}").as_str()];
+            assert_eq!(between(told, "Code: ", "."), Some(code_name(code)), "{reason}");
+            let info = status.get_details_error_info().expect("checked above");
+            assert_eq!(between(told, MENDER, "\""), Some(&*info.metadata["mender"]), "{reason}");
+        }
     }
 
     #[test]

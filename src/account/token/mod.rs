@@ -80,7 +80,9 @@ pub enum Error {
     /// WeChat keeps refusing the token that it keeps giving out.
     #[error("WeChat refuses the access token and gives no other")]
     Refused {
-        /// WeChat's refusal of the call itself.
+        /// The call that it refuses.
+        path: &'static str,
+        /// What it said.
         refusal: wechat::Error,
     },
     /// The settings' secret file cannot be read.
@@ -295,12 +297,12 @@ impl Tokens {
             }
             match self.after_refusal(&mut state, token, path, now) {
                 Some(force) => self.refresh(&mut state, force)?,
-                None => return Err(Error::Refused { refusal }),
+                None => return Err(Error::Refused { path, refusal }),
             }
         };
         let fresh = self.wait(run, deadline).await?;
         if fresh.generation == token.generation {
-            return Err(Error::Refused { refusal });
+            return Err(Error::Refused { path, refusal });
         }
         Ok(fresh)
     }
