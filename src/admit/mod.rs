@@ -148,6 +148,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn our_answer_is_due_a_little_before_the_caller_gives_up() {
+        let limits =
+            Limits { default_deadline_ms: 7_000, max_deadline_ms: 9_000, ..Limits::default() };
+        let admit = Admit::new((), &limits, Clock::frozen(), Sampler::default());
+        for (asked, due) in [
+            (Some("500m"), 450),
+            (Some("1S"), 900),
+            (Some("5S"), 4_900),
+            (Some("1M"), 9_000),
+            (Some("nonsense"), 7_000),
+            (None, 7_000),
+        ] {
+            let value = asked.map(|value| value.parse().expect("ASCII"));
+            let headers = value.map(|value| (http::HeaderName::from_static("grpc-timeout"), value));
+            let patience = admit.patience(&headers.into_iter().collect());
+            assert_eq!(patience, Duration::from_millis(due), "{asked:?}");
+        }
+    }
+
+    #[test]
     fn grpc_timeouts_are_read_as_the_protocol_writes_them() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),

@@ -364,7 +364,9 @@ pub(super) mod tests {
             let told = &contract[row.reason.as_str_name()];
             let codes = between(told, "Code: ", ".").expect("a code");
             let mut codes = codes.split([' ', ';']);
-            assert!(codes.any(|code| code == code_name(row.status)), "{row:?}: {told}");
+            // The first one, or where the row is about one call the one that counts on it.
+            let most = if row.path.is_none() { 1 } else { usize::MAX };
+            assert!(codes.by_ref().take(most).any(|code| code == code_name(row.status)), "{row:?}");
             assert_eq!(between(told, MENDER, "\""), Some(row.mender.as_str()), "{row:?}");
         }
     }

@@ -420,7 +420,8 @@ mod tests {
             assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
         }
         let localized = status.get_details_localized_message().expect("Chinese text");
-        assert_eq!(localized.locale, "zh-CN");
+        assert_eq!((localized.locale.as_str(), status.message().is_ascii()), ("zh-CN", true));
+        assert!(!localized.message.is_ascii(), "{}", localized.message);
     }
 
     #[test]
@@ -437,6 +438,9 @@ mod tests {
         let status = refusal("/wxa/addnearbypoi", 48001, "api unauthorized");
         let failure = status.get_details_precondition_failure().expect("a precondition");
         assert!(failure.violations[0].description.contains("37"), "{failure:?}");
+        let status = refusal("/wxa/add_store", 48001, "api unauthorized");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert!(failure.violations[0].description.contains("[8, 9, 10, 13]"), "{failure:?}");
     }
 
     #[test]
@@ -446,6 +450,49 @@ mod tests {
         assert!(status.get_details_retry_info().is_some());
         assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
         assert!(status.get_details_quota_failure().is_some());
+    }
+
+    #[test]
+    fn what_has_to_be_mended_first_is_a_precondition() {
+        let status = refusal("/wxa/add_store", 40164, "invalid ip");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert_eq!(failure.violations[0].r#type, "IP_NOT_ALLOWED");
+        assert!(!failure.violations[0].description.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_by_its_kind() {
+        let unknown = Error::DistrictUnknown { district: "999999".to_owned() };
+        for (status, kind) in [
+            (refusal("/wxa/get_store_info", 65115, ""), "Store"),
+            (refusal("/cgi-bin/poi/delpoi", 65115, ""), "LegacyStore"),
+            (refusal("/wxa/delnearbypoi", 93010, ""), "NearbyPoi"),
+            (unknown.into(), "District"),
+        ] {
+            let info = status.get_details_resource_info().expect("a resource");
+            assert_eq!(info.resource_type, format!("wechat.store.v1.{kind}"));
+        }
+    }
+
+    #[test]
+    fn what_time_heals_says_how_long_to_wait() {
+        let unavailable = |error| {
+            let retry_after = Duration::from_secs(7);
+            let error = token::Error::Unavailable { path: "/cgi-bin/token", error, retry_after };
+            Status::from(Error::Token { app_id: "wx1".to_owned().into(), error })
+        };
+        let refused = wechat::Error::Refused { code: Errcode(40164), message: String::new() };
+        for (status, seconds) in [
+            (refusal("/wxa/get_store_list", -1, "busy"), 1),
+            (Error::LaneBusy { path: "/wxa/update_store" }.into(), 1),
+            (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
+            (unavailable(refused), 7),
+        ] {
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(wait, Some(Duration::from_secs(seconds)), "{status:?}");
+            let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("for clients");
+            assert_eq!(pushback, (seconds * 1_000).to_string().as_str());
+        }
     }
 
     #[test]
