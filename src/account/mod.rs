@@ -115,3 +115,40 @@ impl fmt::Display for AccountKinds {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Settings};
+
+    #[test]
+    fn where_both_kinds_serve_the_official_default_goes_first() {
+        let account = |app_id, kind, default| {
+            format!(
+                "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"{kind}\"\ndefault = {default}\n\
+                 secret = \"s\"\n"
+            )
+        };
+        let [official, mini] = ["wx00000000000000a1", "wx00000000000000b2"];
+        for (official_default, mini_default, expected) in [
+            (true, true, Some(official)),
+            (false, true, Some(mini)),
+            (true, false, Some(official)),
+            (false, false, None),
+        ] {
+            let file = account(mini, "mini_program", mini_default)
+                + &account(official, "official", official_default);
+            let settings = Settings::read(&file, &Environment::new()).expect("good settings");
+            let client = Client::new(&settings.wechat.host).expect("a client");
+            let registry = Registry::new(&settings.accounts, &client, &Clock::frozen());
+            let found = registry.find("", AccountKinds::Any).ok();
+            assert_eq!(found.map(|account| account.app_id.as_str()), expected);
+            for (needed, is_default) in [
+                (AccountKinds::Official, official_default),
+                (AccountKinds::MiniProgram, mini_default),
+            ] {
+                assert_eq!(registry.find("", needed).is_ok(), is_default, "{needed}");
+            }
+        }
+    }
+}

@@ -90,12 +90,126 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
     }
 }
 
+const ACCOUNT: &str =
+    "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"\n";
+
+#[test]
+fn every_rule_is_told_alone_where_it_alone_is_broken() {
+    let id = "app_id = \"wx0000000000000001\"";
+    let (kind, secret) = ("kind = \"official\"", "secret = \"s\"");
+    for (file, mistake) in [
+        (format!("[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"), "listen.grpc: beyond loopback"),
+        (format!("[wechat]\nhost = \"weixin\"\n{ACCOUNT}"), "wechat.host: \"weixin\" is no URL"),
+        (format!("[wechat]\nhost = \"https://a/wxa\"\n{ACCOUNT}"), "wechat.host: only scheme"),
+        (format!("[wechat]\nhost = \"https://a?b=c\"\n{ACCOUNT}"), "wechat.host: only scheme"),
+        (format!("[wechat]\nhost = \"https://b@a\"\n{ACCOUNT}"), "wechat.host: only scheme"),
+        (format!("[wechat]\nhost = \"http://a\"\n{ACCOUNT}"), "wechat.host: tokens would travel"),
+        (format!("[wechat]\nhost = \"ftp://a\"\n{ACCOUNT}"), "wechat.host: the scheme"),
+        (
+            format!("[limits]\ndefault_deadline_ms = 0\n{ACCOUNT}"),
+            "limits.default_deadline_ms: has to be from 1",
+        ),
+        (
+            format!("[limits]\nmax_deadline_ms = 14999\n{ACCOUNT}"),
+            "limits.default_deadline_ms: has to be from 1 to max",
+        ),
+        (
+            format!("[limits]\nmax_deadline_ms = 3600001\n{ACCOUNT}"),
+            "limits.max_deadline_ms: has to be at most",
+        ),
+        (format!("{ACCOUNT}[extra]"), "extra: no such section"),
+        (format!("[accounts]\n{id}\n{kind}\n{secret}"), "accounts: write it as [[accounts]]"),
+        (format!("[[accounts]]\n{kind}\n{secret}"), "accounts[0].app_id: missing"),
+        (
+            format!("[[accounts]]\napp_id = \"wx1\"\n{kind}\n{secret}"),
+            "accounts[0].app_id: has to be",
+        ),
+        (format!("[[accounts]]\n{id}\n{secret}"), "accounts[0].kind: missing"),
+        (
+            format!("[[accounts]]\n{id}\nkind = \"shop\"\n{secret}"),
+            "accounts[0].kind: unknown variant",
+        ),
+        (format!("[[accounts]]\n{id}\n{kind}"), "accounts[0].secret: missing"),
+        (format!("[[accounts]]\n{id}\n{kind}\nsecret = \" \""), "accounts[0].secret: empty"),
+        (
+            format!("[[accounts]]\n{id}\n{kind}\nsecret = {{ file = \"/no/such\" }}"),
+            "accounts[0].secret: /no/such: ",
+        ),
+        (
+            format!("{ACCOUNT}token = \"classic\"\nforce_refresh = true"),
+            "accounts[0].force_refresh: only with",
+        ),
+    ] {
+        let found = mistakes(&file, &[]);
+        assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?} in {file}");
+    }
+}
+
+#[test]
+fn every_rule_about_the_environment_is_told() {
+    let account = ("WECHAT_APP_ID", "wx0000000000000001");
+    let secret = ("WECHAT_APP_SECRET", "s");
+    for (variables, mistake) in [
+        (&[account][..], "accounts[0].secret: the environment has no WECHAT_APP_SECRET"),
+        (&[account, secret, ("WECHAT_ACCOUNT_KIND", "shop")], "WECHAT_ACCOUNT_KIND: has to be"),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN", "x")],
+            "WECHAT_STORE_GATEWAY__LISTEN: names a section but no key",
+        ),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN__GRCP", "x")],
+            "listen.grcp: unknown field",
+        ),
+    ] {
+        let found = mistakes("", variables);
+        assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?}");
+    }
+    let found = mistakes(ACCOUNT, &[("WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET", "x")]);
+    let mistake = "WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET: only keys of plain sections";
+    assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?}");
+}
+
+#[test]
+fn what_the_rules_allow_is_taken() {
+    for file in [
+        "[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n",
+        "[listen]\ngrpc = \"[::1]:1\"\n",
+        "[wechat]\nhost = \"http://localhost:8090\"\n",
+        "[wechat]\nhost = \"http://[::1]:8090/\"\n",
+        "[wechat]\nhost = \"http://api.weixin.qq.com\"\nallow_http = true\n",
+        "[limits]\ndefault_deadline_ms = 3600000\nmax_deadline_ms = 3600000\n",
+        "",
+    ] {
+        let read = Settings::read(&format!("{file}{ACCOUNT}"), &Environment::new());
+        assert!(read.is_ok(), "{file}: {read:?}");
+    }
+    let variables = [
+        ("WECHAT_APP_ID", "wx0123456789abcdef"),
+        ("WECHAT_APP_SECRET", "hush"),
+        ("WECHAT_ACCOUNT_KIND", "mini_program"),
+    ];
+    let settings = Settings::read("", &environment(&variables)).expect("good settings");
+    assert_eq!(settings.accounts[0].kind, AccountKind::MiniProgram);
+}
+
 #[test]
 fn two_defaults_of_a_kind_and_an_account_twice_are_mistakes() {
     let account = "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\n\
                    default = true\nsecret = \"s\"\n";
     let found = mistakes(&account.repeat(2), &[]);
     assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn a_secret_in_a_file_is_read_each_time_and_without_its_line_end() {
+    let file = std::env::temp_dir().join(format!("wechat-secret-{}", std::process::id()));
+    let source = SecretSource::File(file.clone());
+    for secret in ["first", "second"] {
+        std::fs::write(&file, format!("{secret}\n")).expect("a file");
+        assert_eq!(source.read().expect("readable").expose(), secret);
+    }
+    std::fs::remove_file(&file).expect("it was there");
+    assert!(source.read().is_err());
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
     match error {
         // After renewals: our trouble with the token, not the caller's with the call.
         wechat::Error::Refused { code, .. } if code.refuses_token() => {
-            let error = token::Error::Refused { refusal: error };
+            let error = token::Error::Refused { path: E::PATH, refusal: error };
             Error::Token { app_id: account.app_id.clone(), error }
         }
         error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },

@@ -267,10 +267,11 @@ static TABLE: &[Row] = &[
 ];
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::telemetry::code_name;
 
     /// Every code that WeChat's documents list for the calls that this service makes, for tokens and
     /// for all calls alike.
@@ -356,29 +357,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_contract_names_the_code_and_the_mender_of_every_row() {
+        let contract = contract();
+        for row in TABLE {
+            let told = &contract[row.reason.as_str_name()];
+            let codes = between(told, "Code: ", ".").expect("a code");
+            let mut codes = codes.split([' ', ';']);
+            // The first one, or where the row is about one call the one that counts on it.
+            let most = if row.path.is_none() { 1 } else { usize::MAX };
+            assert!(codes.by_ref().take(most).any(|code| code == code_name(row.status)), "{row:?}");
+            assert_eq!(between(told, MENDER, "\""), Some(row.mender.as_str()), "{row:?}");
+        }
+    }
+
     /// What the comments of error.proto list behind `Errcodes:`, by the value that follows.
     fn errcodes_in_contract() -> BTreeMap<&'static str, BTreeSet<String>> {
         let mut found = BTreeMap::new();
-        let mut listed: Option<String> = None;
-        for line in ERROR_PROTO.lines().map(str::trim) {
-            let comment = line.strip_prefix("//").map(str::trim);
-            match (comment, listed.take()) {
-                (Some(text), None) => {
-                    listed = text.strip_prefix("Errcodes: ").map(str::to_owned);
-                }
-                // The list goes on until its full stop.
-                (Some(text), Some(list)) if !list.ends_with('.') => {
-                    listed = Some(format!("{list} {text}"));
-                }
-                (Some(_), list) => listed = list,
-                (None, Some(list)) => {
-                    let value = line.split(' ').next().unwrap_or_default();
-                    let codes = list.trim_end_matches('.').split(", ").map(str::to_owned);
-                    found.insert(value, codes.collect());
-                }
-                (None, None) => {}
+        for (value, told) in contract() {
+            if let Some(codes) = between(&told, "Errcodes: ", ".") {
+                found.insert(value, codes.split(", ").map(str::to_owned).collect());
             }
         }
         found
+    }
+
+    /// In the examples of error.proto, what stands before the mender.
+    pub(in super::super) const MENDER: &str = "\"mender\": \"";
+
+    /// The comments of error.proto, each in one line, by the value that follows.
+    pub(in super::super) fn contract() -> BTreeMap<&'static str, String> {
+        let mut contract = BTreeMap::new();
+        let mut comment = String::new();
+        for line in ERROR_PROTO.lines().map(str::trim) {
+            match line.strip_prefix("//") {
+                Some(text) => comment.extend([text.trim(), " "]),
+                None => {
+                    let value = line.split(' ').next().unwrap_or_default();
+                    contract.insert(value, std::mem::take(&mut comment));
+                }
+            }
+        }
+        contract
+    }
+
+    /// The first piece of `text` between these two.
+    pub(in super::super) fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+        let (_, rest) = text.split_once(from)?;
+        rest.split_once(to).map(|(piece, _)| piece)
     }
 }

@@ -244,7 +244,7 @@ fn reshaped(status: &Status) -> Status {
         }
         Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
         Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
-        Code::Unavailable => (Code::Unavailable, R::Overloaded),
+        Code::ResourceExhausted | Code::Unavailable => (Code::ResourceExhausted, R::Overloaded),
         code => (code, R::Internal),
     };
     let message = match (reason, message) {
@@ -279,13 +279,12 @@ fn no_token(error: token::Error) -> Failure {
             Failure::new(Code::ResourceExhausted, ErrorReason::TokenBudgetSpent, message)
         }
         token::Error::Deadline => deadline("before a token came", Stage::Token),
-        token::Error::Refused { refusal } => {
-            let refused = Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message);
-            match refusal {
-                wechat::Error::Refused { code, message } => said(refused, code, &message),
-                _ => refused,
-            }
-        }
+        token::Error::Refused { path, refusal } => match refusal {
+            wechat::Error::Refused { code, message } => refused(path, code, &message),
+            _ => Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message)
+                .with("mender", Mender::Operator.as_str())
+                .with("path", path),
+        },
         token::Error::Secret(_) => {
             Failure::new(Code::FailedPrecondition, ErrorReason::AppSecretInvalid, message)
         }
@@ -404,6 +403,10 @@ fn until_next_minute() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        service::errcode::tests::{MENDER, between, contract},
+        telemetry::code_name,
+    };
 
     fn reason(status: &Status) -> (Code, String) {
         let info = status.get_details_error_info().expect("every status has an ErrorInfo");
@@ -426,7 +429,8 @@ mod tests {
             assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
         }
         let localized = status.get_details_localized_message().expect("Chinese text");
-        assert_eq!(localized.locale, "zh-CN");
+        assert_eq!((localized.locale.as_str(), status.message().is_ascii()), ("zh-CN", true));
+        assert!(!localized.message.is_ascii(), "{}", localized.message);
     }
 
     #[test]
@@ -443,6 +447,9 @@ mod tests {
         let status = refusal("/wxa/addnearbypoi", 48001, "api unauthorized");
         let failure = status.get_details_precondition_failure().expect("a precondition");
         assert!(failure.violations[0].description.contains("37"), "{failure:?}");
+        let status = refusal("/wxa/add_store", 48001, "api unauthorized");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert!(failure.violations[0].description.contains("[8, 9, 10, 13]"), "{failure:?}");
     }
 
     #[test]
@@ -452,6 +459,49 @@ mod tests {
         assert!(status.get_details_retry_info().is_some());
         assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
         assert!(status.get_details_quota_failure().is_some());
+    }
+
+    #[test]
+    fn what_has_to_be_mended_first_is_a_precondition() {
+        let status = refusal("/wxa/add_store", 40164, "invalid ip");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert_eq!(failure.violations[0].r#type, "IP_NOT_ALLOWED");
+        assert!(!failure.violations[0].description.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_by_its_kind() {
+        let unknown = Error::DistrictUnknown { district: "999999".to_owned() };
+        for (status, kind) in [
+            (refusal("/wxa/get_store_info", 65115, ""), "Store"),
+            (refusal("/cgi-bin/poi/delpoi", 65115, ""), "LegacyStore"),
+            (refusal("/wxa/delnearbypoi", 93010, ""), "NearbyPoi"),
+            (unknown.into(), "District"),
+        ] {
+            let info = status.get_details_resource_info().expect("a resource");
+            assert_eq!(info.resource_type, format!("wechat.store.v1.{kind}"));
+        }
+    }
+
+    #[test]
+    fn what_time_heals_says_how_long_to_wait() {
+        let unavailable = |error| {
+            let retry_after = Duration::from_secs(7);
+            let error = token::Error::Unavailable { path: "/cgi-bin/token", error, retry_after };
+            Status::from(Error::Token { app_id: "wx1".to_owned().into(), error })
+        };
+        let refused = wechat::Error::Refused { code: Errcode(40164), message: String::new() };
+        for (status, seconds) in [
+            (refusal("/wxa/get_store_list", -1, "busy"), 1),
+            (Error::LaneBusy { path: "/wxa/update_store" }.into(), 1),
+            (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
+            (unavailable(refused), 7),
+        ] {
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(wait, Some(Duration::from_secs(seconds)), "{status:?}");
+            let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("for clients");
+            assert_eq!(pushback, (seconds * 1_000).to_string().as_str());
+        }
     }
 
     #[test]
@@ -465,13 +515,74 @@ mod tests {
         assert_eq!(lost(Safety::Once(wechat::Proof::Event)), Code::Unknown);
     }
 
-    #[test]
     #[expect(clippy::disallowed_methods, reason = "this is what tonic does")]
+    fn tonics_own(code: Code, message: &str) -> Status {
+        finished(Status::new(code, message), "4bf92f")
+    }
+
+    #[test]
     fn what_tonic_says_gets_our_shape_and_a_trace_id() {
-        let status = finished(Status::new(Code::Unimplemented, ""), "4bf92f");
+        let status = tonics_own(Code::Unimplemented, "");
         assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
         let info = status.get_details_request_info().expect("the trace");
         assert_eq!(info.request_id, "4bf92f");
+    }
+
+    /// Every failure that this service makes itself, where no errcode of WeChat's decides.
+    fn our_own_failures() -> Vec<Status> {
+        let token = |error| Error::Token { app_id: "wx1".to_owned().into(), error }.into();
+        let unavailable = |error| {
+            let (path, retry_after) = ("/cgi-bin/token", Duration::from_secs(1));
+            token(token::Error::Unavailable { path, error, retry_after })
+        };
+        let wechat = |safety, error| Error::WeChat { path: "/wxa/add_store", safety, error }.into();
+        let cause = String::new;
+        let lost = || wechat::Error::Lost { cause: cause() };
+        let unnamed = wechat::Error::Refused { code: Errcode(0), message: cause() };
+        let app_id = || "wx1".to_owned();
+        let needed = wechat::AccountKinds::Official;
+        vec![
+            internal("a handler panicked"),
+            deadline_exceeded(Duration::from_secs(1), Stage::WeChat),
+            page::Foreign.into(),
+            BadPicture::Kind("").into(),
+            BadPicture::Size("").into(),
+            BadPicture::Incomplete("").into(),
+            Error::Account(account::Error::NoDefault { needed }).into(),
+            Error::Account(account::Error::Unknown { app_id: app_id() }).into(),
+            Error::Account(account::Error::WrongKind { app_id: app_id(), needed }).into(),
+            Error::Deadline.into(),
+            Error::DistrictUnknown { district: cause() }.into(),
+            Error::LaneBusy { path: "/wxa/update_store" }.into(),
+            Error::Stopped.into(),
+            token(token::Error::BudgetSpent),
+            token(token::Error::Deadline),
+            token(token::Error::Refused { path: "/wxa/add_store", refusal: lost() }),
+            unavailable(lost()),
+            wechat(Safety::Read, wechat::Error::NotSent { cause: cause() }),
+            wechat(Safety::Read, wechat::Error::BadStatus { status: 502 }),
+            wechat(Safety::Read, wechat::Error::TimedOut { limit: Duration::ZERO }),
+            wechat(Safety::Read, wechat::Error::Unreadable { cause: cause() }),
+            wechat(Safety::Once(wechat::Proof::Event), lost()),
+            wechat(Safety::Read, unnamed),
+            refusal("/wxa/add_store", 99999, "brand new"),
+            tonics_own(Code::Unimplemented, ""),
+            tonics_own(Code::Internal, "failed to decode"),
+            tonics_own(Code::OutOfRange, "too large"),
+            tonics_own(Code::Unavailable, ""),
+        ]
+    }
+
+    #[test]
+    fn our_own_failures_have_the_code_and_the_mender_of_the_contract() {
+        let contract = contract();
+        for status in our_own_failures() {
+            let (code, reason) = reason(&status);
+            let told = &contract[format!("ERROR_REASON_{reason}").as_str()];
+            assert_eq!(between(told, "Code: ", "."), Some(code_name(code)), "{reason}");
+            let info = status.get_details_error_info().expect("checked above");
+            assert_eq!(between(told, MENDER, "\""), Some(&*info.metadata["mender"]), "{reason}");
+        }
     }
 
     #[test]

@@ -143,3 +143,44 @@ impl Check {
         self.optional(field, url)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_may_have_lines_but_no_other_control_characters() {
+        for (text, good) in [
+            ("家常菜\r\n\t老店", true),
+            ("", true),
+            ("\u{0}", false),
+            ("a\u{1b}", false),
+            ("\u{7f}", false),
+            ("\u{85}", false),
+        ] {
+            let mut check = Check::default();
+            let kept = check.optional("field", text.to_owned());
+            assert_eq!((kept.as_str(), check.done(()).is_ok()), (text, good), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_required_is_more_than_blanks() {
+        for (text, good) in [("a", true), ("", false), (" \t\n", false), ("\u{3000}", false)] {
+            let mut check = Check::default();
+            check.required("field", text.to_owned());
+            assert_eq!(check.done(()).is_ok(), good, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pictures_are_addresses_of_either_scheme() {
+        for (url, good) in
+            [("http://a", true), ("https://a", true), ("a", false), ("ftp://a", false)]
+        {
+            let mut check = Check::default();
+            check.pictures("field", vec![url.to_owned()], 1);
+            assert_eq!(check.done(()).is_ok(), good, "{url}");
+        }
+    }
+}

@@ -31,3 +31,23 @@ pub(crate) fn submission(
         resubmit_after: awaits_admin.then(|| (now + CONFIRM_WITHIN).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_has_an_id_of_its_own_and_a_state_by_its_kind() {
+        let new = |kind| {
+            let reference = "shop-7".to_owned();
+            submission(kind, "1".to_owned().into(), reference, SystemTime::UNIX_EPOCH)
+        };
+        let store = new(SubmissionKind::Store);
+        assert_eq!((store.state(), store.resubmit_after), (AuditState::InReview, None));
+        assert_eq!((store.client_reference.as_str(), store.audit_id.as_str()), ("shop-7", "1"));
+        let merchant = new(SubmissionKind::Merchant);
+        assert_eq!(merchant.state(), AuditState::AwaitingAdmin);
+        assert_eq!(merchant.resubmit_after.map(|at| at.seconds), Some(24 * 3600));
+        assert_ne!(store.submission_id, merchant.submission_id);
+    }
+}

@@ -214,6 +214,9 @@ mod tests {
         let strings = r#"{"name":"7","total_count":"3","longitude":"113.5","photos":["1"],
             "data":"{\"poi_list\":[\"1\"]}","unknown":{"x":[]}}"#;
         assert_eq!(read(numbers), read(strings));
+        let flags = read(r#"{"name":true,"total_count":true}"#);
+        assert_eq!((flags.name.0.as_str(), flags.total_count), ("true", Int(Some(1))));
+        assert_eq!(read(r#"{"total_count":false}"#).total_count, Int(Some(0)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Cards on the pages of stores.
 
 use tonic::Code;
+use tonic_types::StatusExt;
 use wechat_store_gateway::pb;
 
 use crate::support::{App, is, reason};
@@ -28,4 +29,7 @@ async fn a_store_that_is_not_there_has_no_card() {
     let app = App::start().await;
     let status = app.read().await.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+    let info = status.get_details_error_info().expect("checked above");
+    let said = &info.metadata["errmsg"];
+    assert!(said.ends_with(&format!("rid: {}", info.metadata["rid"])), "{said}");
 }

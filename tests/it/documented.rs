@@ -4,9 +4,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tonic::Status;
 use wechat_store_gateway::{
     pb,
     simulator::{Fault, faults::Kind},
@@ -16,8 +17,7 @@ use crate::{contract::rpcs, support::App};
 
 /// RPCs without an example: the table of districts is too long to be one, the others make the call
 /// of an RPC that has one.
-const WITHOUT: [&str; 4] = [
-    "MapPoiService/ListDistricts",
+const WITHOUT: [&str; 3] = [
     "MapPoiService/ResolveDistrict",
     "NearbyService/ReplaceNearbyPoi",
     "StoreService/GetUpgradeProgress",
@@ -26,47 +26,52 @@ const WITHOUT: [&str; 4] = [
 /// One example.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Example {
+pub(crate) struct Example {
     /// Where WeChat shows it.
     #[serde(rename = "source")]
     _source: String,
     /// As in `StoreService/GetStore`.
     rpc: String,
     /// In the JSON of protobuf.
-    request: Value,
+    pub(crate) request: Value,
     /// Where it has to arrive.
-    path: String,
+    pub(crate) path: String,
     /// Fields that have to arrive; others may as well, but only empty.
     #[serde(default)]
     sent: Option<Value>,
     /// What WeChat answers.
-    reply: Value,
+    pub(crate) reply: Value,
     /// In the JSON of protobuf; ids and times of a submission are left out.
     response: Value,
 }
 
-fn message(descriptor: MessageDescriptor, json: &Value) -> DynamicMessage {
-    DynamicMessage::deserialize(descriptor, json).expect("the JSON of a message")
+impl Example {
+    fn method(&self) -> MethodDescriptor {
+        let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
+        let (service, method) = self.rpc.split_once('/').expect("Service/Method");
+        pool.get_service_by_name(&format!("wechat.store.v1.{service}"))
+            .and_then(|service| service.methods().find(|candidate| candidate.name() == method))
+            .unwrap_or_else(|| panic!("no {}", self.rpc))
+    }
+
+    /// Makes the call; answers in the JSON of protobuf.
+    pub(crate) async fn call(&self, app: &App) -> Result<Value, Status> {
+        let method = self.method();
+        let request = DynamicMessage::deserialize(method.input(), &self.request);
+        let request = request.expect("the JSON of a message").encode_to_vec();
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let answer = app.unary(&path, &request).await?;
+        let answer = DynamicMessage::decode(method.output(), answer).expect("a message");
+        Ok(serde_json::to_value(&answer).expect("JSON"))
+    }
 }
 
 async fn run(example: Example, name: &str) {
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
-    let (service, method) = example.rpc.split_once('/').expect("Service/Method");
-    let service = format!("wechat.store.v1.{service}");
-    let method = pool
-        .get_service_by_name(&service)
-        .and_then(|service| service.methods().find(|candidate| candidate.name() == method))
-        .unwrap_or_else(|| panic!("{name}: no {}", example.rpc));
-
     let app = App::start().await;
-    let reply = Kind::Replace { body: example.reply };
+    let reply = Kind::Replace { body: example.reply.clone() };
     app.wechat.fault(Fault::new(example.path.clone(), reply));
-    let request = message(method.input(), &example.request).encode_to_vec();
-    let path = format!("/{service}/{}", method.name());
-    let answer =
-        app.unary(&path, &request).await.unwrap_or_else(|status| panic!("{name}: {status:?}"));
-    let answer = DynamicMessage::decode(method.output(), answer).expect("a message");
-    let mut answer = serde_json::to_value(&answer).expect("JSON");
+    let answer = example.call(&app).await;
+    let mut answer = answer.unwrap_or_else(|status| panic!("{name}: {status:?}"));
     if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
         for own in ["submissionId", "createTime", "resubmitAfter"] {
             submission.remove(own);
@@ -88,10 +93,10 @@ async fn run(example: Example, name: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_documented_example_means_what_its_document_says() {
+/// All of them, each with the name of its file.
+pub(crate) fn examples() -> Vec<(String, Example)> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented"));
-    let mut shown = BTreeSet::new();
+    let mut examples = Vec::new();
     for family in fs::read_dir(folder).expect("examples") {
         for file in fs::read_dir(family.expect("a folder").path()).expect("a folder") {
             let file = file.expect("a file").path();
@@ -99,9 +104,18 @@ async fn every_documented_example_means_what_its_document_says() {
             let name = file.display().to_string();
             let example: Example =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
-            shown.insert(example.rpc.clone());
-            run(example, &name).await;
+            examples.push((name, example));
         }
+    }
+    examples
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_example_means_what_its_document_says() {
+    let mut shown = BTreeSet::new();
+    for (name, example) in examples() {
+        shown.insert(example.rpc.clone());
+        run(example, &name).await;
     }
     let without: Vec<_> = rpcs().into_iter().filter(|rpc| !shown.contains(rpc)).collect();
     assert_eq!(without, WITHOUT);

@@ -10,7 +10,7 @@ use tokio::{
 use tonic::Code;
 use wechat_store_gateway::simulator::{Fault, faults::Kind};
 
-use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, reason, within};
+use crate::support::{App, GET_CARD, SET_CARD, is, reason, within};
 
 const LONG: Duration = Duration::from_secs(40);
 
@@ -92,11 +92,22 @@ async fn a_repeatable_write_is_sent_again_after_a_lost_reply() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_endpoint_that_answers_nonsense_is_a_typed_status_too() {
-    for kind in [Kind::Html502, Kind::Empty, Kind::Replace { body: json!({"expires_in": 7200}) }] {
-        let app = App::start().await;
-        app.fault(STABLE_TOKEN, kind.clone());
-        let status = within(LONG, app.read()).await.expect_err("there is no token");
-        assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_UNAVAILABLE"), "{kind:?}");
+    let text = |body| Kind::Replace { body };
+    for kind in [
+        Kind::Html502,
+        Kind::Empty,
+        text(json!({"expires_in": 7200})),
+        text(json!({"access_token": "", "expires_in": 7200})),
+        text(json!({"access_token": "t"})),
+        text(json!({"access_token": "t", "expires_in": 0})),
+    ] {
+        for source in ["stable", "classic"] {
+            let app = App::with(&format!("default = true\ntoken = \"{source}\"")).await;
+            app.fault("*", kind.clone());
+            let status = within(LONG, app.read()).await.expect_err("there is no token");
+            assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_UNAVAILABLE"), "{kind:?}");
+            assert_eq!(app.count(GET_CARD), 0);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
-use wechat_store_gateway::service::SERVICES;
+use wechat_store_gateway::{pb, service::SERVICES};
 
 use crate::support::{App, within};
 
@@ -32,7 +32,9 @@ async fn health_speaks_of_the_process_and_of_every_service() {
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
     let request = HealthCheckRequest { service: "wechat.store.v1.Nothing".to_owned() };
-    assert_eq!(health.check(request).await.expect_err("unknown").code(), Code::NotFound);
+    let status = health.check(request).await.expect_err("unknown");
+    // It is the protocol's own answer, not one of ours.
+    assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +86,21 @@ async fn a_peer_that_never_speaks_http2_is_left() {
     // Nor does a stop wait for one.
     let _peer = TcpStream::connect(app.address).await.expect("it listens");
     within(SOON, app.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_stop_is_only_announced_new_callers_are_served() {
+    let app = App::with_sections("[limits]\nlame_duck_ms = 3600000").await;
+    app.announce_stop();
+    let mut health = HealthClient::new(app.channel.clone());
+    while health.check(HealthCheckRequest::default()).await.expect("known").into_inner().status()
+        == ServingStatus::Serving
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    let answer = app.timeless_cards().await.get_store_card(request).await;
+    assert_eq!(answer.expect_err("there is no such store").code(), Code::NotFound);
 }
 
 /// Without this, grpcurl would show error details as bytes.

@@ -10,6 +10,7 @@ mod card;
 mod contract;
 mod deadlines;
 mod documented;
+mod endpoints;
 mod hostile;
 mod lifecycle;
 mod map_poi;

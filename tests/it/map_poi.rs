@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use futures_util::future::join_all;
 use serde_json::json;
 use tonic::Code;
+use tonic_types::StatusExt;
 use wechat_store_gateway::{
     pb::{self, DistrictLevel, SubmissionKind},
     simulator::{Fault, faults::Kind},
@@ -134,10 +135,8 @@ async fn a_search_asks_with_a_number_and_answers_with_text() {
     assert_eq!(sent, &json!({"districtid": 440105, "keyword": "工厂"}));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_place_gets_its_names_from_its_district() {
-    let app = App::start().await;
-    let request = pb::CreateMapPoiRequest {
+fn new_place() -> pb::CreateMapPoiRequest {
+    pb::CreateMapPoiRequest {
         client_reference: "shop-7".to_owned(),
         name: "巷口小馆".to_owned(),
         district_id: "440105".to_owned(),
@@ -149,8 +148,13 @@ async fn a_new_place_gets_its_names_from_its_district() {
         licence_url: "http://mmbiz.qpic.cn/mmbiz_png/licence/0".to_owned(),
         introduction: "家常菜".to_owned(),
         ..Default::default()
-    };
-    let answer = app.map_pois().create_map_poi(request).await.expect("submitted").into_inner();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_place_gets_its_names_from_its_district() {
+    let app = App::start().await;
+    let answer = app.map_pois().create_map_poi(new_place()).await.expect("submitted").into_inner();
     let submission = answer.submission.expect("a submission");
     assert_eq!(submission.kind(), SubmissionKind::MapPoi);
     let sent = &app.wechat.calls("/wxa/create_map_poi")[0].body;
@@ -168,4 +172,31 @@ async fn a_new_place_gets_its_names_from_its_district() {
     }
     assert!(sent.get("poi_id").is_none(), "only when migrating");
     app.approve(&submission);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_for_a_migration_names_the_old_store() {
+    let app = App::start().await;
+    let request = pb::CreateMapPoiRequest { legacy_poi_id: "271262077".to_owned(), ..new_place() };
+    // Whether the simulator knows it or not.
+    let _ = app.map_pois().create_map_poi(request).await;
+    assert_eq!(app.wechat.calls("/wxa/create_map_poi")[0].body["poi_id"], "271262077");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tencent_maps_refuses_is_no_success() {
+    let app = App::start().await;
+    let body = json!({"status": 311, "message": "key格式错误"});
+    app.wechat.fault(Fault::new(GET_DISTRICT, Kind::Replace { body }));
+    let status = app.map_pois().list_districts(children("")).await.expect_err("refused");
+    assert_eq!(reason(&status), is(Code::Unavailable, "MAP_SERVICE_FAILED"));
+    let info = status.get_details_error_info().expect("checked above");
+    assert_eq!(info.metadata["errmsg"], "key格式错误");
+
+    let body = json!({"error": "place refused", "data": null});
+    app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::Replace { body }));
+    let status = app.map_pois().create_map_poi(new_place()).await.expect_err("refused");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "MAP_POI_REFUSED"));
+    let info = status.get_details_error_info().expect("checked above");
+    assert_eq!(info.metadata["errmsg"], "\"place refused\"");
 }

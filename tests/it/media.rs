@@ -1,8 +1,10 @@
 //! Pictures.
 
-use wechat_store_gateway::pb;
+use serde_json::json;
+use tonic::Code;
+use wechat_store_gateway::{pb, simulator::faults::Kind};
 
-use crate::support::{App, png};
+use crate::support::{App, is, png, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_picture_says_when_it_ends() {
@@ -42,4 +44,18 @@ async fn a_picture_of_ten_megabytes_passes() {
         ..Default::default()
     };
     app.media().upload_temporary_image(request).await.expect("taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_brings_nothing_is_no_success() {
+    let app = App::start().await;
+    for path in ["/cgi-bin/media/upload", "/cgi-bin/media/uploadimg"] {
+        app.fault(path, Kind::Replace { body: json!({"errcode": 0, "errmsg": "ok"}) });
+    }
+    let request = pb::UploadTemporaryImageRequest { content: png().into(), ..Default::default() };
+    let status = app.media().upload_temporary_image(request).await.expect_err("no id");
+    assert_eq!(reason(&status), is(Code::Internal, "WECHAT_BAD_REPLY"));
+    let request = pb::UploadImageRequest { content: png().into(), ..Default::default() };
+    let status = app.media().upload_image(request).await.expect_err("no address");
+    assert_eq!(reason(&status), is(Code::Internal, "WECHAT_BAD_REPLY"));
 }

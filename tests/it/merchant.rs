@@ -6,7 +6,7 @@ use serde_json::json;
 use tonic::Code;
 use wechat_store_gateway::{
     pb::{self, AuditState},
-    simulator::OFFICIAL_APP_ID,
+    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
 };
 
 use crate::support::{App, is, reason};
@@ -118,4 +118,15 @@ async fn a_change_leaves_what_is_absent_as_it_is() {
         let status = app.merchants().update_merchant(request).await.expect_err("no change");
         assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_account_has_categories_of_its_own() {
+    let app = App::start().await;
+    for app_id in [OFFICIAL_APP_ID, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID] {
+        let request = pb::ListCategoriesRequest { app_id: app_id.to_owned() };
+        app.merchants().list_categories(request).await.expect("categories");
+    }
+    let callers: Vec<_> = app.wechat.calls(CATEGORIES).into_iter().map(|c| c.app_id).collect();
+    assert_eq!(callers, [OFFICIAL_APP_ID, MINI_PROGRAM_APP_ID]);
 }

@@ -74,7 +74,7 @@ async fn a_place_is_sent_with_json_inside_strings() {
     });
     profile.customer_service = Some(pb::CustomerService {
         open: true,
-        avatar_url: String::new(),
+        avatar_url: "http://mmbiz.qpic.cn/mmbiz_png/waiter/0".to_owned(),
         name: "小二".to_owned(),
     });
     let request = pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() };
@@ -85,7 +85,12 @@ async fn a_place_is_sent_with_json_inside_strings() {
         serde_json::from_str(sent[field].as_str().expect("a string")).expect("JSON")
     };
     assert_eq!(nested("pic_list"), json!({"list": ["http://mmbiz.qpic.cn/mmbiz_png/first/0"]}));
-    assert_eq!(nested("kf_info")["kf_name"], "小二");
+    let waiter = json!({
+        "open_kf": true,
+        "kf_headimg": "http://mmbiz.qpic.cn/mmbiz_png/waiter/0",
+        "kf_name": "小二"
+    });
+    assert_eq!(nested("kf_info"), waiter);
     let labels = nested("service_infos");
     let labels = labels["service_infos"].as_array().expect("a list");
     assert_eq!((&labels[0]["id"], &labels[0]["type"]), (&json!(1), &json!(1)));
@@ -156,4 +161,18 @@ async fn places_come_page_by_page() {
         request.page_token = page.next_page_token;
     }
     assert_eq!(ids.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_only_repeats_itself_comes_to_an_end() {
+    let app = App::start().await;
+    let rows: Vec<_> = (1..=1_000).map(|id| json!({"poi_id": id})).collect();
+    let data = json!({"data": json!({"poi_list": rows}).to_string()});
+    app.fault("/wxa/getnearbypoilist", Kind::Replace { body: json!({"data": data}) });
+    let mut request = pb::ListNearbyPoisRequest { page_size: 1_000, ..Default::default() };
+    let page = app.nearby().list_nearby_pois(request.clone()).await.expect("a page").into_inner();
+    request.page_token = page.next_page_token;
+    let status = app.nearby().list_nearby_pois(request).await.expect_err("no end");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "PAGE_TOKEN_INVALID"));
+    assert_eq!(app.count("/wxa/getnearbypoilist"), 11);
 }

@@ -194,3 +194,39 @@ async fn null_for_every_field_is_an_answer_or_a_typed_status() {
     let told = every_rpc(&app).await;
     assert!(told.values().all(|told| !told.contains("\"INTERNAL\"")), "{told:#?}");
 }
+
+/// Fields that are empty, missing or undocumented in WeChat's samples.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_samples_leave_out_is_read_all_the_same() {
+    let app = App::start().await;
+    let answers = |path: &str, body| app.wechat.fault(Fault::new(path, Kind::Replace { body }));
+    let item = json!([{"pic_urls": ["http://a"]}]);
+    answers("/wxa/search_map_poi", json!({"errcode": 0, "data": {"item": item}}));
+    let request = pb::SearchMapPoisRequest {
+        district_id: "440105".to_owned(),
+        keyword: "工厂".to_owned(),
+        ..Default::default()
+    };
+    let found = app.map_pois().search_map_pois(request).await.expect("places").into_inner();
+    assert_eq!(found.pois[0].picture_urls, ["http://a"]);
+
+    let rows = json!([{"base_info": {"categories": ["美食"], "update_status": 1}}]);
+    answers("/wxa/get_store_list", json!({"errcode": 0, "business_list": rows, "total_count": 1}));
+    assert_eq!(app.list_stores().await[0].categories, ["美食"]);
+    answers("/cgi-bin/poi/getpoilist", json!({"errcode": 0, "business_list": rows}));
+    let request = pb::ListLegacyStoresRequest::default();
+    let listed = app.stores().list_legacy_stores(request).await.expect("old stores").into_inner();
+    assert!(listed.stores[0].update_in_review);
+
+    let added = json!({"audit_id": 1, "poi_id": 2, "related_credential": "3"});
+    answers("/wxa/addnearbypoi", json!({"errcode": 0, "data": added}));
+    let profile = Some(nearby_profile(PLACE));
+    let request = pb::AddNearbyPoiRequest { profile, ..Default::default() };
+    let added = app.nearby().add_nearby_poi(request).await.expect("submitted").into_inner();
+    assert_eq!((added.poi_id.as_str(), added.credential.as_str()), ("2", "3"));
+    let rows = json!({"poi_list": [{"audit_id": 4}]}).to_string();
+    answers("/wxa/getnearbypoilist", json!({"errcode": 0, "data": {"data": rows}}));
+    let request = pb::ListNearbyPoisRequest::default();
+    let listed = app.nearby().list_nearby_pois(request).await.expect("places").into_inner();
+    assert_eq!(listed.pois[0].audit_id, "4");
+}

@@ -1,12 +1,12 @@
 //! Stores: from the first submission to the last deletion.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tonic::Code;
 use wechat_store_gateway::{
@@ -14,7 +14,7 @@ use wechat_store_gateway::{
     simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
 };
 
-use crate::support::{App, hours, is, new_store, reason, within};
+use crate::support::{App, hours, is, new_store, patient, reason, within};
 
 const ADD: &str = "/wxa/add_store";
 const UPDATE: &str = "/wxa/update_store";
@@ -91,6 +91,7 @@ async fn an_update_leaves_what_is_absent_as_it_is() {
     let update = pb::UpdateStoreRequest {
         poi_id: poi_id.clone(),
         hours: Some(hours("08:00", "23:00")),
+        card_id: Some("pabc".to_owned()),
         ..Default::default()
     };
     let sent = app.stores().update_store(update).await.expect("updated").into_inner();
@@ -100,6 +101,7 @@ async fn an_update_leaves_what_is_absent_as_it_is() {
     let body = &app.wechat.calls(UPDATE)[0].body;
     assert_eq!(body["hour"], "08:00-23:00");
     assert_eq!(body["contract_phone"], "020-89190388");
+    assert_eq!(body["card_id"], "pabc");
     assert_eq!(body["pic_list"], r#"{"list":["http://mmbiz.qpic.cn/mmbiz_png/first/0"]}"#);
     let store = app.store(&poi_id).await;
     assert_eq!(store.hours.map(|hours| hours.text).as_deref(), Some("08:00-23:00"));
@@ -180,37 +182,66 @@ async fn a_refused_token_does_not_stop_a_write_that_may_happen_only_once() {
     assert_eq!(app.count(ADD), 2, "the first was refused before it was executed");
 }
 
-/// Gives out one token, then is gone.
+async fn answers_with_a_token(server: &TcpListener) {
+    let (mut socket, _) = server.accept().await.expect("the gateway comes");
+    let _ = socket.read(&mut [0; 4096]).await;
+    let body = r#"{"access_token":"t","expires_in":7200}"#;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = socket.write_all(answer.as_bytes()).await;
+}
+
+/// WeChat gives out one token, then is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_certainly_not_sent_is_said_to_be_so() {
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = server.local_addr().expect("bound");
-    tokio::spawn(async move {
-        let (mut socket, _) = server.accept().await.expect("the gateway comes");
-        drop(server);
-        let _ = socket.read(&mut [0; 4096]).await;
-        let body = r#"{"access_token":"t","expires_in":7200}"#;
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let _ = socket.write_all(answer.as_bytes()).await;
-    });
+    tokio::spawn(async move { answers_with_a_token(&server).await });
     let app = App::in_front_of(address).await;
     let store = new_store("2708071440732747189", "1");
     let status = app.stores().add_store(store).await.expect_err("nobody is there");
     assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
 }
 
+/// Gives out one token, then takes a call and leaves the answer to the test.
+async fn takes_a_call(server: TcpListener) -> TcpStream {
+    answers_with_a_token(&server).await;
+    let (mut call, _) = server.accept().await.expect("the gateway comes again");
+    let mut request = Vec::new();
+    while !String::from_utf8_lossy(&request).contains("card_id") {
+        call.read_buf(&mut request).await.expect("the call");
+    }
+    call
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_was_sent_is_followed_to_its_end_after_the_deadline() {
-    let app = App::with_sections("[limits]\ndefault_deadline_ms = 1000").await;
-    app.fault("/card/storewxa/set", Kind::Latency { ms: 4_000 });
-    let started = Instant::now();
-    let status = app.write().await.expect_err("no answer yet");
-    assert_eq!(reason(&status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
-    within(Duration::from_secs(30), app.stop()).await;
-    assert!(started.elapsed() >= Duration::from_secs(4), "the stop waits for WeChat's answer");
+async fn a_write_that_was_sent_goes_on_when_its_caller_leaves_and_a_stop_waits_for_it() {
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let app = App::in_front_of(server.local_addr().expect("bound")).await;
+    let call = tokio::spawn(takes_a_call(server));
+    let request = pb::SetStoreCardRequest {
+        poi_id: "1".to_owned(),
+        card_id: "pabc".to_owned(),
+        ..Default::default()
+    };
+    let patience = Duration::from_secs(1);
+    let mut cards = app.timeless_cards().await;
+    let status = cards.set_store_card(patient(request, patience)).await.expect_err("no answer");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    let mut call = call.await.expect("no panic");
+    let moment = Duration::from_millis(300);
+    let hung_up = tokio::time::timeout(moment, call.read(&mut [0])).await;
+    assert!(hung_up.is_err(), "{hung_up:?}");
+
+    let gateway = app.address;
+    let mut stop = tokio::spawn(app.stop());
+    assert!(tokio::time::timeout(moment, &mut stop).await.is_err(), "it did not wait");
+    TcpStream::connect(gateway).await.expect_err("nobody new is let in");
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"errcode\":0}";
+    call.write_all(answer).await.expect("the gateway listens");
+    within(Duration::from_secs(5), stop).await.expect("no panic");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,4 +332,99 @@ async fn a_migration_is_followed_to_its_end() {
     assert_eq!(app.progress().await.next_step(), UpgradeStep::Wait);
     app.approve(&answer.submission.expect("a submission"));
     assert!(app.progress().await.complete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_store_that_wechat_lists_twice_is_counted_once() {
+    let app = App::start().await;
+    let list = |ids: &mut dyn Iterator<Item = u32>| {
+        let rows: Vec<_> = ids.map(|id| json!({"base_info": {"poi_id": id}})).collect();
+        let body = json!({"errcode": 0, "business_list": rows, "total_count": 51});
+        app.wechat.fault(Fault::new("/cgi-bin/poi/getpoilist", Kind::Replace { body }));
+    };
+    list(&mut (1..=50));
+    // Meanwhile WeChat orders them anew, and none of the last ones is where it was.
+    list(&mut [7, 1, 51].into_iter());
+    list(&mut [7, 1, 51].into_iter());
+    assert_eq!(app.progress().await.total_count, 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_pictures_are_reviewed_is_what_the_flag_says() {
+    let app = App::start().await;
+    let update = pb::UpdateStoreRequest {
+        poi_id: "472671857".to_owned(),
+        contact_phone: Some("020-1".to_owned()),
+        hours: Some(hours("08:00", "23:00")),
+        picture_urls: Some(pb::PictureUrls { urls: vec![NEW_PICTURE.to_owned()] }),
+        ..Default::default()
+    };
+    for (data, audit_id) in [
+        (json!({"has_audit_id": 0, "audit_id": 7}), None),
+        (json!({"has_audit_id": 1}), Some("")),
+        (json!({"has_audit_id": "1", "audit_id": 7}), Some("7")),
+    ] {
+        let body = json!({"errcode": 0, "data": data});
+        app.wechat.fault(Fault::new(UPDATE, Kind::Replace { body }));
+        let answer = app.stores().update_store(update.clone()).await.expect("updated");
+        let submission = answer.into_inner().submission;
+        assert_eq!(submission.map(|it| it.audit_id).as_deref(), audit_id, "{data}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_whose_turn_would_come_too_late_is_not_sent() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Hold));
+    let update = pb::UpdateStoreRequest {
+        poi_id: "472671857".to_owned(),
+        contact_phone: Some("020-1".to_owned()),
+        ..Default::default()
+    };
+    let mut stores = app.stores();
+    let first = update.clone();
+    let first = tokio::spawn(async move { stores.update_store(first).await });
+    while app.count("/wxa/get_store_info") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut stores = app.timeless_stores().await;
+    let second = patient(update, Duration::from_secs(1));
+    let status = stores.update_store(second).await.expect_err("the first one is not done");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
+    let other = pb::UpdateStoreRequest {
+        poi_id: "472671858".to_owned(),
+        contact_phone: Some("020-1".to_owned()),
+        ..Default::default()
+    };
+    let status = app.stores().update_store(other).await.expect_err("there is no such store");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+    assert_eq!(app.count(UPDATE), 0);
+    first.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_token_is_good_for_one_list_of_one_account() {
+    let other = "wx00000000000000ff";
+    let app = App::with_sections(&format!(
+        "[[accounts]]\napp_id = \"{other}\"\nkind = \"official\"\nsecret = \"s\""
+    ))
+    .await;
+    for (index, place) in app.places(2).await.iter().enumerate() {
+        app.add_store(place, &index.to_string()).await;
+    }
+    let list = pb::ListStoresRequest { page_size: 1, ..Default::default() };
+    let page = app.stores().list_stores(list).await.expect("a page").into_inner();
+    let page_token = page.next_page_token;
+    assert!(!page_token.is_empty());
+    let invalid = is(Code::InvalidArgument, "PAGE_TOKEN_INVALID");
+    let request = pb::ListStoresRequest {
+        app_id: other.to_owned(),
+        page_token: page_token.clone(),
+        page_size: 1,
+    };
+    let status = app.stores().list_stores(request).await.expect_err("another account");
+    assert_eq!(reason(&status), invalid);
+    let request = pb::ListLegacyStoresRequest { page_token, ..Default::default() };
+    let status = app.stores().list_legacy_stores(request).await.expect_err("another list");
+    assert_eq!(reason(&status), invalid);
 }

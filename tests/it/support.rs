@@ -1,10 +1,18 @@
 //! What every test starts with: a gateway and a WeChat, wired together.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Buf, BufMut, Bytes};
-use http::uri::PathAndQuery;
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{Uri, uri::PathAndQuery};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -13,11 +21,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
+    body::Body,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
 };
 use tonic_types::StatusExt;
+use tower::Service;
 use wechat_store_gateway::{
     clock::Clock,
     config::{Environment, Settings},
@@ -127,9 +137,14 @@ impl App {
         self.wechat.calls(path).len()
     }
 
-    /// Stops the gateway as SIGTERM does and waits for its end.
-    pub(crate) async fn stop(self) {
+    /// Tells the gateway to stop, as SIGTERM does.
+    pub(crate) fn announce_stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Stops the gateway and waits for its end.
+    pub(crate) async fn stop(self) {
+        self.announce_stop();
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
     }
 
@@ -151,6 +166,30 @@ impl App {
 
     pub(crate) fn cards(&self) -> CardServiceClient<Channel> {
         CardServiceClient::new(self.channel.clone())
+    }
+
+    /// Cards over a connection that does not watch deadlines itself, as tonic's own does: so an
+    /// answer counts that is late because the machine is busy.
+    pub(crate) async fn timeless_cards(&self) -> CardServiceClient<Timeless> {
+        CardServiceClient::with_origin(self.timeless().await, self.origin())
+    }
+
+    /// The same for stores.
+    pub(crate) async fn timeless_stores(&self) -> StoreServiceClient<Timeless> {
+        StoreServiceClient::with_origin(self.timeless().await, self.origin())
+    }
+
+    async fn timeless(&self) -> Timeless {
+        let socket = TcpStream::connect(self.address).await.expect("the gateway listens");
+        let socket = TokioIo::new(socket);
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), socket).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        Timeless(sender)
+    }
+
+    fn origin(&self) -> Uri {
+        format!("http://{}", self.address).parse().expect("a URL")
     }
 
     pub(crate) fn stores(&self) -> StoreServiceClient<Channel> {
@@ -272,6 +311,24 @@ impl App {
             ..Default::default()
         };
         self.cards().set_store_card(request).await.map(|_| ())
+    }
+}
+
+/// A connection and nothing else.
+#[derive(Clone)]
+pub(crate) struct Timeless(http2::SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Timeless {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
     }
 }
 

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tonic::{Code, Status};
-use wechat_store_gateway::simulator::{Fault, faults::Kind};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    pb,
+    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
+};
 
-use crate::support::{App, CLASSIC_TOKEN, GET_CARD, STABLE_TOKEN, is, reason, within};
+use crate::support::{App, CLASSIC_TOKEN, GET_CARD, SET_CARD, STABLE_TOKEN, is, reason, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -14,6 +18,11 @@ const LONG: Duration = Duration::from_secs(30);
 fn accepted(result: Result<String, Status>) {
     let status = result.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+}
+
+fn card() -> pb::SetStoreCardRequest {
+    let (poi_id, card_id) = ("1".to_owned(), "pabc".to_owned());
+    pb::SetStoreCardRequest { poi_id, card_id, ..Default::default() }
 }
 
 async fn thousand_reads(app: &App) -> Vec<Result<String, Status>> {
@@ -40,6 +49,7 @@ async fn a_thousand_callers_on_an_expired_token_cause_one_token_call() {
         accepted(result);
     }
     assert_eq!(app.count(STABLE_TOKEN), 2);
+    assert_eq!(app.count(GET_CARD), 1_001, "nobody tried the old one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +73,62 @@ async fn a_thousand_refused_callers_cause_one_refresh() {
         accepted(result);
     }
     assert_eq!(app.count(CLASSIC_TOKEN), 3, "the first one, the other process's, one refresh");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_an_older_token_that_comes_late_refreshes_nothing() {
+    let app = App::with("default = true\ntoken = \"classic\"").await;
+    accepted(app.read().await);
+    app.take_classic_token().await;
+    app.clock.advance(Duration::from_secs(301));
+    // Refused at once, but told so only after somebody else has caused the refresh.
+    app.wechat.fault(Fault::new(SET_CARD, Kind::Latency { ms: 1_000 }));
+    let mut cards = app.cards();
+    let late = tokio::spawn(async move { cards.set_store_card(card()).await });
+    while app.count(SET_CARD) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    accepted(app.read().await);
+    // The new token has long settled.
+    app.clock.advance(Duration::from_secs(10));
+    let status = within(LONG, late).await.expect("no panic").expect_err("no such store");
+    assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
+    assert_eq!(app.count(CLASSIC_TOKEN), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_counts_from_the_moment_the_token_was_asked_for() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 500 }));
+    let mut cards = app.cards();
+    let early = tokio::spawn(async move { cards.set_store_card(card()).await });
+    while app.count(STABLE_TOKEN) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The answer is under way for nearly as long as the token lives.
+    app.clock.advance(Duration::from_secs(7_100));
+    early.await.expect("no panic").expect_err("its deadline has passed");
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(101));
+    accepted(app.read().await);
+    assert_eq!(app.count(GET_CARD), 2, "no call was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_have_a_budget_for_the_day() {
+    let app = App::start().await;
+    let body = json!({"access_token": "t", "expires_in": 1});
+    app.fault(STABLE_TOKEN, Kind::Replace { body });
+    app.fault(GET_CARD, Kind::Errcode { errcode: 65115, errmsg: None });
+    for _ in 0..1_000 {
+        accepted(app.read().await);
+        app.clock.advance(Duration::from_secs(2));
+    }
+    let status = app.read().await.expect_err("the budget is spent");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "TOKEN_BUDGET_SPENT"));
+    assert_eq!(app.count(STABLE_TOKEN), 1_000);
+    app.clock.advance(Duration::from_secs(24 * 3600));
+    accepted(app.read().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +209,9 @@ async fn a_busy_token_endpoint_is_asked_again() {
     app.wechat
         .fault(Fault::new(STABLE_TOKEN, Kind::Errcode { errcode: -1, errmsg: None }).times(2));
     accepted(app.read().await);
-    assert_eq!(app.count(STABLE_TOKEN), 3);
+    let asked = app.wechat.calls(STABLE_TOKEN);
+    assert_eq!(asked.len(), 3);
+    assert_eq!(asked[0].body["grant_type"], "client_credential");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,6 +220,17 @@ async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
     app.fault(GET_CARD, Kind::Errcode { errcode: 40001, errmsg: None });
+    let status = app.read().await.expect_err("every token is refused");
+    assert_eq!(app.count(GET_CARD), 2, "the same value is not tried again");
+    let info = status.get_details_error_info().expect("a reason");
+    for (key, value) in [
+        ("errcode", "40001"),
+        ("path", GET_CARD),
+        ("mender", "operator"),
+        ("app_id", OFFICIAL_APP_ID),
+    ] {
+        assert_eq!(info.metadata[key], value);
+    }
     for _ in 0..3 {
         for result in join_all((0..50).map(|_| app.read())).await {
             let status = result.expect_err("every token is refused");
@@ -184,13 +263,99 @@ async fn a_refresh_is_forced_only_when_allowed_and_two_endpoints_refuse() {
     }
 }
 
+/// How many token calls were forced.
+fn forced(app: &App) -> usize {
+    let calls = app.wechat.calls(STABLE_TOKEN);
+    calls.iter().filter(|call| call.body["force_refresh"] == true).count()
+}
+
+/// Two endpoints in turn, and neither takes the token.
+async fn both_refuse(app: &App) {
+    app.read().await.expect_err("refused");
+    app.write().await.expect_err("refused");
+}
+
+/// Lets every call but those for tokens be refused, in a minute from now.
+async fn refusing(app: &App) {
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(60));
+    app.fault("*", Kind::Errcode { errcode: 40001, errmsg: None });
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 1 }).times(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forced_refreshes_are_few_a_day() {
+    let app = App::with("default = true\nforce_refresh = true").await;
+    refusing(&app).await;
+    for _ in 0..8 {
+        both_refuse(&app).await;
+        app.clock.advance(Duration::from_secs(3_600));
+    }
+    assert_eq!(forced(&app), 4);
+    app.clock.advance(Duration::from_secs(24 * 3_600));
+    // The first one finds the token expired.
+    both_refuse(&app).await;
+    app.clock.advance(Duration::from_secs(60));
+    both_refuse(&app).await;
+    assert_eq!(forced(&app), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forced_refreshes_rest_in_between() {
+    let app = App::with("default = true\nforce_refresh = true").await;
+    refusing(&app).await;
+    both_refuse(&app).await;
+    assert_eq!(forced(&app), 1);
+    // Long enough for the new token to settle, and too soon to force another one.
+    app.clock.advance(Duration::from_secs(5));
+    both_refuse(&app).await;
+    assert_eq!(forced(&app), 1);
+    app.clock.advance(Duration::from_secs(30));
+    both_refuse(&app).await;
+    both_refuse(&app).await;
+    assert_eq!(forced(&app), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_endpoints_that_refuse_at_different_times_force_nothing() {
+    let app = App::with("default = true\nforce_refresh = true").await;
+    refusing(&app).await;
+    app.read().await.expect_err("refused");
+    app.clock.advance(Duration::from_secs(61));
+    app.write().await.expect_err("refused");
+    app.write().await.expect_err("refused");
+    assert_eq!(forced(&app), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_refresh_that_fails_is_not_repeated() {
+    let app = App::with("default = true\nforce_refresh = true").await;
+    accepted(app.read().await);
+    app.clock.advance(Duration::from_secs(60));
+    app.fault("*", Kind::Errcode { errcode: 40001, errmsg: None });
+    // One that brings the same value, and then the forced one.
+    app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 1 }));
+    app.fault(STABLE_TOKEN, Kind::Errcode { errcode: -1, errmsg: None });
+    both_refuse(&app).await;
+    assert_eq!(forced(&app), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn soon_after_a_refresh_a_refusal_is_tried_again_with_the_same_token() {
     let app = App::start().await;
     app.wechat.refuse_next(GET_CARD, 40001);
+    let started = app.clock.now();
     accepted(app.read().await);
+    assert!(app.clock.now() - started >= Duration::from_millis(400), "WeChat has time to learn");
     assert_eq!(app.count(STABLE_TOKEN), 1);
     assert_eq!(app.count(GET_CARD), 2);
+
+    app.fault(GET_CARD, Kind::Errcode { errcode: 40001, errmsg: None });
+    let status = app.read().await.expect_err("refused three times");
+    assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_REFUSED"));
+    let info = status.get_details_error_info().expect("checked above");
+    assert_eq!(info.metadata["app_id"], OFFICIAL_APP_ID);
+    assert_eq!(app.count(GET_CARD), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,9 @@ pub enum Error {
     /// WeChat keeps refusing the token that it keeps giving out.
     #[error("WeChat refuses the access token and gives no other")]
     Refused {
-        /// WeChat's refusal of the call itself.
+        /// The call that it refuses.
+        path: &'static str,
+        /// What it said.
         refusal: wechat::Error,
     },
     /// The settings' secret file cannot be read.
@@ -313,12 +315,12 @@ impl Tokens {
             }
             match self.after_refusal(&mut state, token, path, now) {
                 Some(force) => self.refresh(&mut state, force)?,
-                None => return Err(Error::Refused { refusal }),
+                None => return Err(Error::Refused { path, refusal }),
             }
         };
         let fresh = self.wait(run, deadline).await?;
         if fresh.generation == token.generation {
-            return Err(Error::Refused { refusal });
+            return Err(Error::Refused { path, refusal });
         }
         Ok(fresh)
     }
@@ -490,5 +492,99 @@ fn passing(error: &FetchError) -> bool {
             matches!(*code, Errcode::BUSY | Errcode::MINUTE_QUOTA)
         }
         FetchError::WeChat(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AccountKind, SecretSource};
+
+    fn tokens(clock: &Clock) -> Arc<Tokens> {
+        let settings = config::Account {
+            app_id: "wx0000000000000001".to_owned().into(),
+            kind: AccountKind::Official,
+            default: true,
+            secret: SecretSource::Value("hush".to_owned().into()),
+            token: TokenKind::Stable,
+            force_refresh: false,
+        };
+        let client = Client::new("http://127.0.0.1:1").expect("a client");
+        Tokens::new(&settings, cache(), client, clock.clone())
+    }
+
+    fn fetched(value: &str, life: u64) -> Fetched {
+        Fetched { value: value.to_owned().into(), life: Duration::from_secs(life) }
+    }
+
+    #[test]
+    fn a_late_answer_never_replaces_a_newer_token() {
+        let clock = Clock::frozen();
+        let tokens = tokens(&clock);
+        tokens.store(2, fetched("newer", 7_200), clock.now());
+        let kept = tokens.store(1, fetched("older", 7_200), clock.now());
+        assert_eq!(kept.value.expose(), "newer");
+        assert_eq!(tokens.current().expect("a token").value.expose(), "newer");
+    }
+
+    #[test]
+    fn a_life_counts_from_the_request_and_is_renewed_at_its_end() {
+        let clock = Clock::frozen();
+        let tokens = tokens(&clock);
+        let sent_at = clock.now();
+        clock.advance(Duration::from_secs(100));
+        for (number, life, ahead) in [(1, 7_200, 240..=300), (2, 60, 0..=30)] {
+            let token = tokens.store(number, fetched("t", life), sent_at);
+            assert_eq!(token.expires_at, sent_at + Duration::from_secs(life));
+            let left = (token.expires_at - token.renew_at).as_secs();
+            assert!(ahead.contains(&left), "{left} s before the end of {life} s");
+        }
+        let renewals: Vec<_> =
+            (3..9).map(|n| tokens.store(n, fetched("t", 7_200), sent_at).renew_at).collect();
+        assert!(renewals.iter().any(|at| *at != renewals[0]), "replicas renew apart");
+    }
+
+    #[test]
+    fn the_same_value_again_is_no_new_token() {
+        let clock = Clock::frozen();
+        let tokens = tokens(&clock);
+        let first = tokens.store(1, fetched("t", 7_200), clock.now());
+        clock.advance(Duration::from_secs(60));
+        let again = tokens.store(2, fetched("t", 7_140), clock.now());
+        assert_eq!((again.generation, again.fetched_at), (first.generation, first.fetched_at));
+        let other = tokens.store(3, fetched("u", 7_200), clock.now());
+        assert_eq!((other.generation, other.fetched_at), (first.generation + 1, clock.now()));
+    }
+
+    #[test]
+    fn pauses_after_failures_grow_and_end_with_a_success() {
+        let clock = Clock::frozen();
+        let tokens = tokens(&clock);
+        let refused = |code| {
+            let (code, message) = (Errcode(code), String::new());
+            FetchError::WeChat(wechat::Error::Refused { code, message })
+        };
+        let pause = |error| {
+            tokens.fail(error);
+            let state = tokens.lock();
+            (state.failure.as_ref().expect("a failure").retry_at - clock.now()).as_secs()
+        };
+        let lost = || FetchError::WeChat(wechat::Error::Lost { cause: String::new() });
+        assert_eq!([(); 7].map(|()| pause(lost())), [1, 2, 4, 8, 16, 30, 30]);
+        for mended_by_people in [refused(40164), FetchError::Secret(SecretUnreadable("?".into()))] {
+            assert_eq!(pause(mended_by_people), 60);
+        }
+        tokens.store(1, fetched("t", 7_200), clock.now());
+        assert_eq!([pause(refused(-1)), pause(refused(45011))], [1, 2]);
+    }
+
+    #[test]
+    fn a_budget_is_spent_once_a_day() {
+        let now = Clock::frozen().now();
+        let mut budget = Budget::default();
+        let spent = |budget: &mut Budget, now| (0..5).filter(|_| budget.spend(now, 3)).count();
+        assert_eq!(spent(&mut budget, now), 3);
+        assert_eq!(spent(&mut budget, now + DAY - Duration::from_secs(1)), 0);
+        assert_eq!(spent(&mut budget, now + DAY), 3);
     }
 }
