@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
@@ -187,14 +188,14 @@ async fn an_account_recovers_after_any_number_of_failures() {
         assert_eq!(reason(&status), is(Code::FailedPrecondition, "IP_NOT_ALLOWED"));
         app.clock.advance(Duration::from_secs(61));
     }
-    app.wechat.control("DELETE", "faults", &serde_json::json!({})).expect("no faults");
+    app.wechat.control("DELETE", "faults", &json!({})).expect("no faults");
     accepted(app.read().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_life_beyond_all_bounds_is_an_ordinary_one() {
     let app = App::start().await;
-    let forever = serde_json::json!({"access_token": "x", "expires_in": i64::MAX});
+    let forever = json!({"access_token": "x", "expires_in": i64::MAX});
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Replace { body: forever }));
     let status = app.read().await.expect_err("the simulator does not know this token");
     assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_REFUSED"));
