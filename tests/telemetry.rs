@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
     common::v1::any_value::Value,
-    trace::v1::{Span, span::SpanKind},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -153,6 +153,10 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
     }
 }
 
+fn is_failed(span: &Span) -> bool {
+    span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -198,6 +202,7 @@ async fn one_call_is_one_trace_from_the_caller_to_wechat() {
         (rpc, "rpc.system.name", "grpc"),
         (rpc, "rpc.method", "wechat.store.v1.CardService/GetStoreCard"),
         (rpc, "rpc.response.status_code", "NOT_FOUND"),
+        (rpc, "error.type", "NOT_FOUND"),
         (http, "http.request.method", "POST"),
         (http, "http.response.status_code", "200"),
         (http, "server.address", "127.0.0.1"),
@@ -206,6 +211,8 @@ async fn one_call_is_one_trace_from_the_caller_to_wechat() {
     ] {
         assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
     }
+    assert!(!is_failed(rpc), "it is the caller's mistake");
+    assert!(is_failed(http));
     let url = attribute(http, "url.full").expect("a URL");
     assert!(url.ends_with("/card/storewxa/get?access_token=REDACTED"), "{url}");
     assert!(log.contains(TRACE_ID), "the log of a failed call names its trace: {log}");
@@ -279,6 +286,17 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
     said.push(simulator.stop());
     let spans = receiver.spans();
     assert!(spans.len() > 20, "{} spans", spans.len());
+    for (key, value, failed) in [
+        ("error.type", "bad_status", true),
+        ("http.request.resend_count", "2", true),
+        ("rpc.response.status_code", "INVALID_ARGUMENT", false),
+        ("rpc.response.status_code", "UNKNOWN", true),
+        ("wechat.errcode", "0", false),
+    ] {
+        let span = spans.iter().find(|span| attribute(span, key).as_deref() == Some(value));
+        let span = span.unwrap_or_else(|| panic!("no {key} is {value}"));
+        assert_eq!(is_failed(span), failed, "{key} {value}: {span:?}");
+    }
     said.push(format!("{spans:?}"));
     let all = said.concat();
     assert!(all.contains("access_token=REDACTED"), "the scan sees the traces");

@@ -307,3 +307,27 @@ pub(super) fn multipart(name: &str, file_name: &str, kind: &str, content: Bytes)
         ..Payload::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_one_part_with_its_name_and_length() {
+        let content = Bytes::from_static(b"picture");
+        let Payload { content_type, body, query } =
+            multipart("media", "picture.png", "image/png", content.clone());
+        assert!(query.is_empty());
+        let content_type = content_type.expect("a kind");
+        let boundary = content_type.strip_prefix("multipart/form-data; boundary=").expect("one");
+        assert_eq!(
+            String::from_utf8(body.concat()).expect("UTF-8"),
+            format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"media\"; \
+                 filename=\"picture.png\"; filelength=7\r\nContent-Type: image/png\r\n\r\n\
+                 picture\r\n--{boundary}--\r\n"
+            )
+        );
+        assert_eq!(body[1].as_ptr(), content.as_ptr(), "the picture is not copied");
+    }
+}

@@ -222,6 +222,12 @@ async fn statuses_that_tonic_makes_look_like_ours() {
         app.cards().get_store_card(patient(request, patience)).await.expect_err("too long");
     assert_eq!(reason(&status), is(Code::OutOfRange, "MESSAGE_TOO_LARGE"));
 
+    let content = vec![0; 11 << 20].into();
+    let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
+    let request = patient(request, patience);
+    let status = app.media().upload_temporary_image(request).await.expect_err("too long");
+    assert_eq!(reason(&status), is(Code::OutOfRange, "MESSAGE_TOO_LARGE"));
+
     let status = app.unary("/wechat.store.v1.CardService/Nothing", &[]).await.expect_err("unknown");
     assert_eq!(reason(&status), is(Code::Unimplemented, "METHOD_UNKNOWN"));
     let status = app.unary("/no.such.Service/Nothing", &[]).await.expect_err("unknown");

@@ -96,7 +96,9 @@ async fn a_stop_waits_for_a_running_call() {
     while app.count(GET_CARD) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let (clock, called) = (app.clock.clone(), app.clock.now());
     app.stop().await;
+    assert!(clock.now() - called > Duration::from_millis(500), "it ended before the call");
     let status = call.await.expect("no panic").expect_err("there is no such store");
     assert_eq!(status.code(), Code::NotFound);
 }

@@ -8,6 +8,7 @@ use tokio::{
     net::TcpListener,
 };
 use tonic::Code;
+use tonic_types::StatusExt;
 use wechat_store_gateway::simulator::{Fault, faults::Kind};
 
 use crate::support::{App, GET_CARD, SET_CARD, is, reason, within};
@@ -42,6 +43,18 @@ async fn every_broken_answer_becomes_a_typed_status() {
         assert_eq!(&reason(&status), expected, "{kind:?}");
         assert_eq!(app.count(GET_CARD), 3, "a read is safe to repeat: {kind:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_not_followed_for_it_would_take_the_token_along() {
+    let app = App::start().await;
+    let location = "/wxa/get_merchant_category".to_owned();
+    app.fault(GET_CARD, Kind::Redirect { location: location.clone() });
+    let status = within(LONG, app.read()).await.expect_err("no answer");
+    assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+    let info = status.get_details_error_info().expect("checked above");
+    assert_eq!(info.metadata["http_status"], "302");
+    assert_eq!(app.count(&location), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
