@@ -25,7 +25,7 @@ use crate::{
     config::{self, TokenKind},
     flight::{Flight, Run},
     id::{AppId, Secret},
-    wechat::{self, Attempt, Client, Errcode, token::TokenReply},
+    wechat::{self, Attempt, Client, Endpoint, Errcode, token::TokenReply},
 };
 
 mod classic;
@@ -123,9 +123,21 @@ trait Source: fmt::Debug + Send + Sync {
     fn fetch<'a>(
         &'a self,
         client: &'a Client,
-        attempt: Attempt<'a>,
+        resend_count: u32,
         force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
+}
+
+/// Asks a token endpoint once.
+async fn ask<E: Endpoint<Reply = TokenReply>>(
+    client: &Client,
+    call: E,
+    resend_count: u32,
+) -> Result<Fetched, FetchError> {
+    // A refresh serves many calls, so it belongs to the trace of none.
+    let parent = &Span::none();
+    let attempt = Attempt { token: None, limit: E::REPLY_LIMIT, resend_count, parent };
+    Ok(client.send(&call, attempt).await?.into())
 }
 
 struct Fetched {
@@ -389,14 +401,7 @@ impl Tokens {
         loop {
             tries += 1;
             let sent_at = self.clock.now();
-            let attempt = Attempt {
-                token: None,
-                limit: <wechat::token::StableToken as wechat::Endpoint>::REPLY_LIMIT,
-                resend_count: tries - 1,
-                // A refresh serves many calls, so it belongs to the trace of none.
-                parent: &Span::none(),
-            };
-            match self.source.fetch(&self.client, attempt, force).await {
+            match self.source.fetch(&self.client, tries - 1, force).await {
                 Ok(fetched) => return Ok(self.store(number, fetched, sent_at)),
                 Err(error) if tries < TRIES && passing(&error) && !force => {
                     self.clock.sleep(Duration::from_millis(200) * tries).await;

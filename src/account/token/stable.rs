@@ -2,11 +2,11 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{Fetched, SecretUnreadable, Source};
+use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
 use crate::{
     config::SecretSource,
     id::AppId,
-    wechat::{Attempt, Client, Endpoint, token::StableToken},
+    wechat::{Client, Endpoint, token::StableToken},
 };
 
 /// The default source: safe for any number of replicas.
@@ -28,13 +28,13 @@ impl Source for Stable {
     fn fetch<'a>(
         &'a self,
         client: &'a Client,
-        attempt: Attempt<'a>,
+        resend_count: u32,
         force: bool,
-    ) -> BoxFuture<'a, Result<Fetched, super::FetchError>> {
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         async move {
             let secret = self.secret.read().map_err(SecretUnreadable::from)?;
             let call = StableToken::new(self.app_id.clone(), secret, force);
-            Ok(client.send(&call, attempt).await?.into())
+            ask(client, call, resend_count).await
         }
         .boxed()
     }
