@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use opentelemetry::{global, trace::TracerProvider};
+use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::SpanExporter;
-use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace as sdk};
+use opentelemetry_sdk::{Resource, trace as sdk};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -61,7 +61,6 @@ impl Telemetry {
                 .with_filter(Targets::new().with_target(TRACE, tracing::Level::INFO))
         });
         tracing_subscriber::registry().with(logs).with(spans).try_init()?;
-        global::set_text_map_propagator(TraceContextPropagator::new());
         let sampler = provider.as_ref().map(|_| sampler(environment)).transpose()?;
         Ok(Self { provider, sampler: Sampler::new(sampler) })
     }
