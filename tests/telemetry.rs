@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -32,6 +31,11 @@ use wechat_store_gateway::{
     },
     simulator::MINI_PROGRAM_APP_ID,
 };
+
+use self::forms::forms;
+
+#[path = "it/forms.rs"]
+mod forms;
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
@@ -321,19 +325,6 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
             }
         }
     }
-}
-
-/// A secret as it may be written: plain, in a URL, in base64 at any of the three alignments, in hex.
-fn forms(secret: &str) -> Vec<String> {
-    let url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    let mut forms = vec![secret.to_owned(), url, hex(secret.as_bytes())];
-    for offset in 0..3 {
-        let text = [&vec![0; offset], secret.as_bytes()].concat();
-        let encoded = BASE64_STANDARD_NO_PAD.encode(text);
-        // The ends depend on what stands beside the secret.
-        forms.push(encoded[4..encoded.len() - 4].to_owned());
-    }
-    forms
 }
 
 /// Success, refusal, faults of the transport and of the token endpoint; answers what was said.

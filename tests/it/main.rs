@@ -11,6 +11,7 @@ mod contract;
 mod deadlines;
 mod documented;
 mod endpoints;
+mod forms;
 mod hostile;
 mod lifecycle;
 mod map_poi;

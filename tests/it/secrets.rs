@@ -3,16 +3,11 @@
 
 use std::io;
 
-use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::OnceCell,
-};
+use tokio::{net::TcpListener, sync::OnceCell};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-use wechat_store_gateway::simulator::{
-    self, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
-};
+use wechat_store_gateway::simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
+
+use crate::{forms::forms, support::take_classic_token};
 
 /// A token for every refresh that a test may cause.
 const TOKENS: usize = 20;
@@ -40,32 +35,10 @@ async fn tokens() -> Vec<String> {
     let running = tokio::spawn(wechat.run(listener, std::future::pending()));
     let mut tokens = Vec::new();
     for _ in 0..TOKENS {
-        let mut socket = TcpStream::connect(host).await.expect("WeChat listens");
-        let request = format!(
-            "GET /cgi-bin/token?grant_type=client_credential&appid={OFFICIAL_APP_ID}\
-             &secret={OFFICIAL_SECRET} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
-        );
-        socket.write_all(request.as_bytes()).await.expect("WeChat reads");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.expect("WeChat answers");
-        let body = answer.split("\r\n\r\n").nth(1).expect("a body");
-        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        tokens.push(body["access_token"].as_str().expect("a token").to_owned());
+        tokens.push(take_classic_token(host).await);
     }
     running.abort();
     tokens
-}
-
-/// Plain, in a URL, and in base64 at any of the three alignments.
-fn forms(secret: &str) -> Vec<String> {
-    let url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    let mut forms = vec![secret.to_owned(), url];
-    for offset in 0..3 {
-        let encoded = BASE64_STANDARD_NO_PAD.encode([&vec![0; offset], secret.as_bytes()].concat());
-        // The ends depend on what stands beside the secret.
-        forms.push(encoded[4..encoded.len() - 4].to_owned());
-    }
-    forms
 }
 
 /// Ends the process at the first secret that it is to write; writes nothing.
