@@ -17,6 +17,8 @@
 
 pub mod account;
 pub mod admit;
+pub mod audit;
+pub mod callback;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -25,9 +27,11 @@ mod flight;
 pub mod id;
 pub mod operation;
 pub mod pb;
+pub mod seal;
 pub mod server;
 pub mod service;
 pub mod simulator;
+pub mod state;
 pub mod telemetry;
 pub mod translate;
 pub mod wechat;

@@ -4,7 +4,10 @@ use std::{collections::HashSet, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Environment, Mistakes};
+use super::{
+    AccountCallback, Environment, Mistakes,
+    callback::{self, CallbackMode},
+};
 use crate::id::{AppId, Secret};
 
 /// One of `[[accounts]]`.
@@ -23,6 +26,8 @@ pub struct Account {
     /// Allows a forced refresh of a stable token that WeChat keeps refusing. It ends the token of
     /// everybody who shares the account.
     pub force_refresh: bool,
+    /// What it takes to receive what WeChat pushes; `None` where nothing is received.
+    pub callback: Option<AccountCallback>,
 }
 
 /// What an account is.
@@ -86,11 +91,12 @@ pub(super) struct Written {
     secret: Option<WrittenSecret>,
     token: TokenKind,
     force_refresh: bool,
+    callback: Option<callback::Written>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "write \"…\", { env = \"NAME\" } or { file = \"PATH\" }")]
-enum WrittenSecret {
+pub(super) enum WrittenSecret {
     Literal(Secret),
     Env { env: String },
     File { file: PathBuf },
@@ -116,7 +122,7 @@ pub(super) fn check(
     let mut accounts = Vec::new();
     for (index, account) in written.into_iter().enumerate() {
         let at = |key: &str| format!("accounts[{index}].{key}");
-        let Written { app_id, kind, default, secret, token, force_refresh } = account;
+        let Written { app_id, kind, default, secret, token, force_refresh, callback } = account;
         if app_id.is_empty() {
             mistakes.add(at("app_id"), "missing");
         } else if !is_app_id(&app_id) {
@@ -131,6 +137,9 @@ pub(super) fn check(
         if force_refresh && token != TokenKind::Stable {
             mistakes.add(at("force_refresh"), "only with token = \"stable\"");
         }
+        let callback = callback.and_then(|callback| {
+            callback::check_account(callback, environment, &at("callback"), mistakes)
+        });
         let (Some(kind), Some(secret)) = (kind, secret) else { continue };
         if default && defaults.contains(&kind) {
             mistakes.add(at("default"), "there is another default account of this kind");
@@ -143,12 +152,14 @@ pub(super) fn check(
             secret,
             token,
             force_refresh,
+            callback,
         });
     }
     accounts
 }
 
-/// `WECHAT_APP_ID` and `WECHAT_APP_SECRET` are enough for one default account.
+/// `WECHAT_APP_ID` and `WECHAT_APP_SECRET` are enough for one default account; with
+/// `WECHAT_CALLBACK_TOKEN` it receives pushes, sealed ones with `WECHAT_CALLBACK_AES_KEY`.
 fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Option<Written> {
     let app_id = environment.get("WECHAT_APP_ID")?.clone();
     let kind = match environment.get("WECHAT_ACCOUNT_KIND").map(String::as_str) {
@@ -159,11 +170,21 @@ fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Optio
             return None;
         }
     };
-    let secret = Some(WrittenSecret::Env { env: "WECHAT_APP_SECRET".to_owned() });
-    Some(Written { app_id, kind: Some(kind), default: true, secret, ..Written::default() })
+    let variable = |name: &str| Some(WrittenSecret::Env { env: name.to_owned() });
+    let secret = variable("WECHAT_APP_SECRET");
+    let callback = environment.contains_key("WECHAT_CALLBACK_TOKEN").then(|| {
+        let sealed = environment.contains_key("WECHAT_CALLBACK_AES_KEY");
+        callback::Written {
+            token: variable("WECHAT_CALLBACK_TOKEN"),
+            aes_key: variable("WECHAT_CALLBACK_AES_KEY").filter(|_| sealed),
+            mode: if sealed { CallbackMode::Safe } else { CallbackMode::Plain },
+            ..callback::Written::default()
+        }
+    });
+    Some(Written { app_id, kind: Some(kind), default: true, secret, callback, ..Written::default() })
 }
 
-fn resolve(
+pub(super) fn resolve(
     written: Option<WrittenSecret>,
     environment: &Environment,
     key: &str,

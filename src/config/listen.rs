@@ -1,4 +1,4 @@
-//! `[listen]`: where callers are served.
+//! `[listen]`: where callers, WeChat and operators are served.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,6 +12,10 @@ use super::Mistakes;
 pub struct Listen {
     /// The gRPC address. Port 0 takes any free one.
     pub grpc: SocketAddr,
+    /// The HTTP address that WeChat pushes to, for accounts with a `callback`.
+    pub callback: SocketAddr,
+    /// The HTTP address for operators: `/livez`, `/readyz`.
+    pub admin: SocketAddr,
     /// `"behind-a-mesh"` allows gRPC without TLS beyond loopback.
     pub plaintext: Option<Plaintext>,
 }
@@ -26,7 +30,13 @@ pub enum Plaintext {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)), plaintext: None }
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            grpc: loopback(50051),
+            callback: loopback(8080),
+            admin: loopback(9464),
+            plaintext: None,
+        }
     }
 }
 

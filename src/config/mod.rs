@@ -10,14 +10,20 @@ use toml::{Table, Value};
 
 pub use self::{
     account::{Account, AccountKind, SecretSource, TokenKind},
+    audit::Audit,
+    callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     limits::Limits,
     listen::Listen,
+    state::{State, StateUrl},
     wechat::WeChat,
 };
 
 mod account;
+mod audit;
+mod callback;
 mod limits;
 mod listen;
+mod state;
 mod wechat;
 
 /// Environment variables with this prefix override the file: the path of a key in capitals, its
@@ -36,6 +42,12 @@ pub struct Settings {
     pub wechat: WeChat,
     /// `[limits]`
     pub limits: Limits,
+    /// `[state]`
+    pub state: State,
+    /// `[callback]`
+    pub callback: Callback,
+    /// `[audit]`
+    pub audit: Audit,
     /// `[[accounts]]`
     pub accounts: Vec<Account>,
 }
@@ -68,16 +80,24 @@ impl Settings {
         let listen = listen::check(section(&mut table, "listen", &mut mistakes), &mut mistakes);
         let wechat = wechat::check(section(&mut table, "wechat", &mut mistakes), &mut mistakes);
         let limits = limits::check(section(&mut table, "limits", &mut mistakes), &mut mistakes);
+        let state = state::check(section(&mut table, "state", &mut mistakes), &mut mistakes);
+        let callback =
+            callback::check(section(&mut table, "callback", &mut mistakes), &mut mistakes);
+        let audit = audit::check(section(&mut table, "audit", &mut mistakes), &mut mistakes);
         let accounts = account::check(
             sections(&mut table, "accounts", &mut mistakes),
             environment,
             &mut mistakes,
         );
         for key in table.keys() {
-            mistakes.add(key, "no such section; known are listen, wechat, limits and accounts");
+            mistakes.add(
+                key,
+                "no such section; known are listen, wechat, limits, state, callback, audit and \
+                 accounts",
+            );
         }
         if mistakes.0.is_empty() {
-            Ok(Self { listen, wechat, limits, accounts })
+            Ok(Self { listen, wechat, limits, state, callback, audit, accounts })
         } else {
             Err(mistakes.0)
         }

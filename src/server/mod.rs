@@ -23,10 +23,11 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::{
-    account::Registry, admit::Admit, clock::Clock, config::Settings, operation::Operations,
-    service, telemetry::Sampler, wechat::Client,
+    account::Registry, admit::Admit, audit::Audits, callback::Receiver, clock::Clock,
+    config::Settings, operation::Operations, service, state, telemetry::Sampler, wechat::Client,
 };
 
+mod admin;
 mod health;
 mod reflection;
 
@@ -46,12 +47,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listeners {
     /// For gRPC.
     pub grpc: TcpListener,
+    /// For WeChat's pushes, where an account receives them.
+    pub callback: Option<TcpListener>,
+    /// For operators.
+    pub admin: TcpListener,
 }
 
 impl Listeners {
     /// Binds what the settings name. An error names the key.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        Ok(Self { grpc: listen("listen.grpc", settings.listen.grpc).await? })
+        let receives = settings.accounts.iter().any(|account| account.callback.is_some());
+        Ok(Self {
+            grpc: listen("listen.grpc", settings.listen.grpc).await?,
+            callback: match receives {
+                true => Some(listen("listen.callback", settings.listen.callback).await?),
+                false => None,
+            },
+            admin: listen("listen.admin", settings.listen.admin).await?,
+        })
     }
 }
 
@@ -73,6 +86,9 @@ pub async fn run(
     sampler: Sampler,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let state = state::open(&settings.state, clock.clone()).await?;
+    let audits = Audits::new(state);
+    let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat.host)?;
     let registry = Registry::new(&settings.accounts, &client, &clock);
     let ops = Operations::new(registry, client, clock.clone());
@@ -82,6 +98,10 @@ pub async fn run(
     let routes = reflection::add_to(routes, &connections.go_away)?.prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
+    let receiving = CancellationToken::new();
+    if let (Some(receiver), Some(listener)) = (receiver, listeners.callback) {
+        connections.tasks.spawn(receiver.run(listener, receiving.clone()));
+    }
     tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
@@ -91,7 +111,8 @@ pub async fn run(
             tokio::time::sleep(settings.limits.lame_duck()).await;
         } => {}
     }
-    drop(listeners);
+    drop(listeners.grpc);
+    receiving.cancel();
     health.end_watches().await;
     connections.go_away.cancel();
     connections.tasks.close();

@@ -29,6 +29,7 @@ pub(crate) fn submission(
         state: state.into(),
         create_time: Some(now.into()),
         resubmit_after: awaits_admin.then(|| (now + CONFIRM_WITHIN).into()),
+        ..Submission::default()
     }
 }
 

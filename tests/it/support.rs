@@ -93,6 +93,8 @@ impl App {
             r#"
             [listen]
             grpc = "127.0.0.1:0"
+            callback = "127.0.0.1:0"
+            admin = "127.0.0.1:0"
             [wechat]
             host = "http://{host}"
             {sections}

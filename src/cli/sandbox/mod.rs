@@ -81,10 +81,15 @@ impl Sandbox {
             simulator::Settings { seed: self.seed, clock: clock.clone(), ..Default::default() };
         let settings = settings(grpc.local_addr()?, places.simulator)?;
 
+        let listeners = Listeners {
+            grpc,
+            callback: Some(bind("--callback", ANYWHERE).await?),
+            admin: bind("--admin", ANYWHERE).await?,
+        };
         let mut result = Ok(());
         let until = async { result = self.attend(places, stop).await };
         tokio::select! {
-            served = server::run(settings, Listeners { grpc }, clock, sampler, until) => served?,
+            served = server::run(settings, listeners, clock, sampler, until) => served?,
             // It has to be there until the service has ended.
             () = Simulator::new(world).run(wechat, future::pending()) => {}
         }

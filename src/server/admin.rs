@@ -1,0 +1,1 @@
+//! For operators, by HTTP: `/livez` and `/readyz`.

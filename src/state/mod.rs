@@ -1,0 +1,389 @@
+//! What outlives a process, or is agreed between replicas: the log of events, submissions, leases,
+//! tokens.
+//!
+//! A [`State`] is a set of verbs of this domain. Each is atomic and durable when it returns; none
+//! hands out a transaction, and there is no key-value access, so that both backends can do all of
+//! them well: [`sqlite`], a file beside one process, and [`redis`], shared by several. Time is the
+//! backend's own, for replicas' clocks differ.
+//!
+//! Messages are kept as the contract's own types, encoded: the contract only grows, so what one
+//! version wrote every later one reads. What verbs look at stands beside them.
+//!
+//! A verb whose future is dropped may still take effect.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    clock::Clock,
+    config,
+    id::{AppId, AuditId, MapPoiId, PoiId, Secret},
+    pb::{AuditState, SubmissionKind},
+};
+
+pub mod redis;
+pub mod sqlite;
+
+/// Opens what the settings name, and brings an older schema up to date.
+///
+/// Fails where it cannot be opened, belongs to another process, or was written by a newer version.
+pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn State>, Error> {
+    Ok(match &settings.url {
+        config::StateUrl::Redis(url) => Arc::new(redis::Redis::open(url).await?),
+        config::StateUrl::Sqlite(path) => Arc::new(sqlite::Sqlite::open(path, clock)?),
+    })
+}
+
+/// What both backends can do.
+#[tonic::async_trait]
+pub trait State: fmt::Debug + Send + Sync {
+    // === The log of events ===
+
+    /// Adds an event to the log, or finds that it is there already, by its key. In the same step
+    /// links it to its submission, settles that, and says which of two results of one review counts.
+    ///
+    /// The submission is the one with the event's audit id, of the same account and kind; for a
+    /// merchant, whose submissions have none at first, otherwise the newest one without, which then
+    /// has this one. Of two results the later pushed one counts, by `event_time`, or by arrival
+    /// where they are equal; what was pushed counts more than what was asked for, whenever it was.
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error>;
+
+    /// The events after a position that fit, in order.
+    ///
+    /// Looks at a bounded number of events at most, so a page may have fewer than `limit`, even
+    /// none; [`EventPage::seen`] says how far it looked, and is the log's end only if it reached it.
+    async fn events(&self, query: EventQuery) -> Result<EventPage, Error>;
+
+    /// Ends when the log may have events after `position`; also sometimes for nothing, and after 30
+    /// seconds at the latest.
+    async fn newer(&self, position: u64) -> Result<(), Error>;
+
+    /// What the log is and where it ends.
+    async fn log(&self) -> Result<Log, Error>;
+
+    /// Forgets events that were received, and submissions that were settled, more than `age` ago; a
+    /// bounded number of them. The newest event always stays. Says how many are gone.
+    async fn prune(&self, age: Duration) -> Result<u64, Error>;
+
+    // === Submissions ===
+
+    /// Remembers a submission. If the event about its review came first, the two are linked now.
+    /// Again with the same id: does nothing.
+    async fn remember(&self, submission: NewSubmission) -> Result<(), Error>;
+
+    /// A submission by its id.
+    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error>;
+
+    /// The newest submission of pictures for a store.
+    async fn pictures(
+        &self,
+        app_id: &AppId,
+        poi_id: &PoiId,
+    ) -> Result<Option<Submission>, Error>;
+
+    /// The submissions after a number that fit, in order; bounded as [`State::events`].
+    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error>;
+
+    /// Takes open submissions whose time to be asked about has come, and puts that time off by
+    /// `again`: no two takers get the same one, and one that is lost comes again.
+    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error>;
+
+    // === Leases ===
+
+    /// Takes a lease for `term`, if nobody has it and its rest is over. Its fence is higher than
+    /// that of every lease on this name before it.
+    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error>;
+
+    /// Prolongs a lease to `term` from now; false if it was lost.
+    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error>;
+
+    /// Gives a lease back; nobody gets it before `rest` is over. Does nothing if it was lost.
+    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error>;
+
+    // === Tokens ===
+
+    /// The token of an account, while it lives.
+    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error>;
+
+    /// Stores a token, if the one before is of generation `before` (0: there is none, or its life
+    /// is over) and answers what is stored now: this one, or the newer one that came first. The
+    /// generation grows by one if the value is another, and never starts again.
+    async fn put_token(
+        &self,
+        app_id: &AppId,
+        before: u64,
+        value: &Secret,
+        life: Duration,
+    ) -> Result<SharedToken, Error>;
+
+    /// Counts something that may be done `limit` times within `window`, which begins with the first;
+    /// false if it was done so often already.
+    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error>;
+
+    /// Takes back what turned out to cost nothing.
+    async fn refund(&self, counter: &str) -> Result<(), Error>;
+
+    // === The state itself ===
+
+    /// Writes something durably, to see whether that works.
+    async fn probe(&self) -> Result<(), Error>;
+}
+
+/// Why a verb did not happen. Where the future of a verb ended with an error it may have happened
+/// nevertheless, as with any connection that breaks; all verbs can be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// What is stored is not what this version writes.
+    #[error("the state is damaged: {0}")]
+    Damaged(String),
+    /// No space is left.
+    #[error("the disk is full")]
+    Full,
+    /// Somebody else holds it.
+    #[error("the state is locked by another process")]
+    Locked,
+    /// It was written by a newer version.
+    #[error("the state has schema {found}, this version knows {known}")]
+    Newer {
+        /// Of the file.
+        found: i64,
+        /// Of this version.
+        known: i64,
+    },
+    /// It cannot be reached or used now.
+    #[error("the state cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// Names an event: a hash of what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventKey(pub [u8; 32]);
+
+/// How an event became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// WeChat pushed it.
+    Pushed,
+    /// WeChat was asked about this submission. Such an event is not appended to a submission that
+    /// is settled.
+    Reconciled {
+        /// Its id.
+        submission_id: String,
+    },
+}
+
+/// An event for the log.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Two with the same key are the same.
+    pub key: EventKey,
+    /// Names it for readers.
+    pub event_id: String,
+    /// The account.
+    pub app_id: AppId,
+    /// What was reviewed; unspecified for what is no review.
+    pub kind: SubmissionKind,
+    /// The review; may be empty.
+    pub audit_id: AuditId,
+    /// How it ended.
+    pub state: AuditState,
+    /// Why.
+    pub reason: String,
+    /// The store or nearby place that came of it; may be empty.
+    pub poi_id: PoiId,
+    /// The map place that came of it; may be empty.
+    pub map_poi_id: MapPoiId,
+    /// When it happened, in seconds since 1970.
+    pub event_time: u64,
+    /// How it became known.
+    pub origin: Origin,
+    /// A [`pb::AuditEvent`](crate::pb::AuditEvent), encoded, without what the log finds out.
+    pub message: Bytes,
+}
+
+/// What became of an event for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is new and stands at this position.
+    New(u64),
+    /// It was there already, at this position.
+    Known(u64),
+    /// The submission that was asked about is settled, or gone; nothing was appended.
+    Settled,
+}
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the log. The first has 1, and there are no gaps.
+    pub position: u64,
+    /// Its key.
+    pub key: EventKey,
+    /// When it was appended, in milliseconds since 1970.
+    pub received: u64,
+    /// What was appended.
+    pub message: Bytes,
+    /// The `event_id` of the event that it replaces; may be empty.
+    pub amends: String,
+    /// The `event_id` of the event that counts instead; may be empty.
+    pub superseded_by: String,
+    /// What was remembered of its submission, as in [`NewSubmission::message`].
+    pub submission: Option<Bytes>,
+}
+
+/// Which events are wanted. What is empty or `None` leaves nothing out.
+#[derive(Clone, Debug, Default)]
+pub struct EventQuery {
+    /// Only those after this position.
+    pub after: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// Only of this account.
+    pub app_id: Option<AppId>,
+    /// Only of these kinds.
+    pub kinds: Vec<SubmissionKind>,
+    /// Only about this submission.
+    pub submission_id: Option<String>,
+    /// Only those received then or later, in milliseconds since 1970.
+    pub from: Option<u64>,
+    /// Only those received before then, in milliseconds since 1970.
+    pub until: Option<u64>,
+}
+
+/// Some events.
+#[derive(Clone, Debug, Default)]
+pub struct EventPage {
+    /// Those that fit.
+    pub events: Vec<Event>,
+    /// Nothing up to this position that fits is missing. At least the query's `after`.
+    pub seen: u64,
+    /// Whether there is nothing after `seen`, for now.
+    pub at_end: bool,
+}
+
+/// A log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Names this log; another one, begun anew, has another name.
+    pub epoch: u64,
+    /// The last event that is no longer kept, or position 0.
+    pub pruned: Mark,
+    /// The newest event, or position 0.
+    pub newest: Mark,
+}
+
+/// A place in the log, and which event stands there: should the log lose its end, the same position
+/// is given out again to another event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The place.
+    pub position: u64,
+    /// The key of its event; zeros at position 0.
+    pub key: EventKey,
+}
+
+/// A submission to be remembered.
+#[derive(Clone, Debug)]
+pub struct NewSubmission {
+    /// Its id.
+    pub submission_id: String,
+    /// The account.
+    pub app_id: AppId,
+    /// What was submitted.
+    pub kind: SubmissionKind,
+    /// The review; may be empty.
+    pub audit_id: AuditId,
+    /// The store or nearby place, where it is known; may be empty.
+    pub poi_id: PoiId,
+    /// The caller's own number for the shop; may be empty.
+    pub client_reference: String,
+    /// Where it begins.
+    pub state: AuditState,
+    /// When WeChat is to be asked about it; `None` where it cannot be.
+    pub ask_after: Option<Duration>,
+    /// A [`pb::Submission`](crate::pb::Submission), encoded, as it was at first.
+    pub message: Bytes,
+}
+
+/// A submission as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// Counts submissions; the first has 1.
+    pub number: u64,
+    /// What was remembered, as in [`NewSubmission::message`].
+    pub message: Bytes,
+    /// When it was remembered, in milliseconds since 1970.
+    pub created: u64,
+    /// The review; may be empty.
+    pub audit_id: AuditId,
+    /// Where it stands.
+    pub state: AuditState,
+    /// Why, if it failed.
+    pub reason: String,
+    /// The store or nearby place; may be empty.
+    pub poi_id: PoiId,
+    /// The map place that came of it; may be empty.
+    pub map_poi_id: MapPoiId,
+    /// The event that settled it; empty while it is open.
+    pub event_id: String,
+    /// When it was settled, in milliseconds since 1970; 0 while it is open.
+    pub settled: u64,
+}
+
+/// Which submissions are wanted. What is empty or `None` leaves nothing out.
+#[derive(Clone, Debug, Default)]
+pub struct SubmissionQuery {
+    /// Only those after this number.
+    pub after: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// Only of this account.
+    pub app_id: Option<AppId>,
+    /// Only of these kinds.
+    pub kinds: Vec<SubmissionKind>,
+    /// Only in these states.
+    pub states: Vec<AuditState>,
+    /// Only those remembered before then, in milliseconds since 1970.
+    pub until: Option<u64>,
+    /// Only with this number of the caller's.
+    pub client_reference: Option<String>,
+}
+
+/// Some submissions.
+#[derive(Clone, Debug, Default)]
+pub struct SubmissionPage {
+    /// Those that fit.
+    pub submissions: Vec<Submission>,
+    /// Nothing up to this number that fits is missing.
+    pub seen: u64,
+    /// Whether there is nothing after `seen`, for now.
+    pub at_end: bool,
+}
+
+/// What became of the wish for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is ours, with this fence.
+    Lease(u64),
+    /// Somebody has it, or it rests, for so long unless it is given back earlier.
+    Taken(Duration),
+}
+
+/// A token that replicas share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedToken {
+    /// The token itself.
+    pub value: Secret,
+    /// Counts changes of value.
+    pub generation: u64,
+    /// How long it still lives.
+    pub life: Duration,
+    /// How long ago its value was first stored.
+    pub age: Duration,
+}
+
+/// Whether a review is still going on.
+pub(crate) const fn is_open(state: AuditState) -> bool {
+    matches!(state, AuditState::AwaitingAdmin | AuditState::InReview)
+}
