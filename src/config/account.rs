@@ -181,7 +181,14 @@ fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Optio
             ..callback::Written::default()
         }
     });
-    Some(Written { app_id, kind: Some(kind), default: true, secret, callback, ..Written::default() })
+    Some(Written {
+        app_id,
+        kind: Some(kind),
+        default: true,
+        secret,
+        callback,
+        ..Written::default()
+    })
 }
 
 pub(super) fn resolve(

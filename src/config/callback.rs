@@ -88,9 +88,11 @@ impl ForwardTo {
 fn place<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     let secret = url.query().is_some() || url.password().is_some() || !url.username().is_empty();
     match (secret, url.host_str()) {
-        (true, Some(host)) => {
-            serializer.collect_str(&format_args!("{}://{host}{} [hidden]", url.scheme(), url.path()))
-        }
+        (true, Some(host)) => serializer.collect_str(&format_args!(
+            "{}://{host}{} [hidden]",
+            url.scheme(),
+            url.path()
+        )),
         _ => serializer.collect_str(url),
     }
 }

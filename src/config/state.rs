@@ -84,7 +84,9 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> State {
         mistakes.add("state.retention_days", "has to be from 1 to 3650");
     }
     let url = match url.split_once(':') {
-        Some(("sqlite", path)) if !Path::new(path).file_name().is_none_or(|name| name.is_empty()) => {
+        Some(("sqlite", path))
+            if !Path::new(path).file_name().is_none_or(|name| name.is_empty()) =>
+        {
             StateUrl::Sqlite(path.into())
         }
         Some(("redis" | "redis+unix", _)) if redis::parse_redis_url(&url).is_some() => {

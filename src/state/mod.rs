@@ -76,11 +76,7 @@ pub trait State: fmt::Debug + Send + Sync {
     async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error>;
 
     /// The newest submission of pictures for a store.
-    async fn pictures(
-        &self,
-        app_id: &AppId,
-        poi_id: &PoiId,
-    ) -> Result<Option<Submission>, Error>;
+    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error>;
 
     /// The submissions after a number that fit, in order; bounded as [`State::events`].
     async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error>;

@@ -13,6 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http::{Uri, uri::PathAndQuery};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -46,13 +47,26 @@ use wechat_store_gateway::{
 
 use crate::secrets;
 
+/// What pushes to both accounts are signed with.
+pub(crate) const CALLBACK_TOKEN: &str = "callback-token";
+/// What pushes to the official account are sealed with. Its last character has bits to spare.
+pub(crate) const OFFICIAL_AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+/// What pushes to the mini program are sealed with.
+pub(crate) const MINI_PROGRAM_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefA";
+
 /// A gateway, a WeChat behind it, and a client's connection in front.
 pub(crate) struct App {
     pub(crate) wechat: Simulator,
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
+    /// Where WeChat pushes to.
+    pub(crate) callback: SocketAddr,
+    /// Where operators ask.
+    pub(crate) admin: SocketAddr,
     host: SocketAddr,
+    /// Holds the state; gone with the test.
+    _folder: TempDir,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
 }
@@ -89,6 +103,8 @@ impl App {
         // WeChat outlives the gateway.
         tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
 
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state.db");
         let settings = format!(
             r#"
             [listen]
@@ -97,22 +113,30 @@ impl App {
             admin = "127.0.0.1:0"
             [wechat]
             host = "http://{host}"
+            [state]
+            url = "sqlite:{state}"
             {sections}
             [[accounts]]
             app_id = "{OFFICIAL_APP_ID}"
             kind = "official"
             secret = "{OFFICIAL_SECRET}"
+            callback = {{ token = "{CALLBACK_TOKEN}", aes_key = "{OFFICIAL_AES_KEY}" }}
             {account}
             [[accounts]]
             app_id = "{MINI_PROGRAM_APP_ID}"
             kind = "mini_program"
             secret = "{MINI_PROGRAM_SECRET}"
+            callback = {{ token = "{CALLBACK_TOKEN}", aes_key = "{MINI_PROGRAM_AES_KEY}" }}
             {account}
-            "#
+            "#,
+            state = state.display(),
         );
         let settings = Settings::read(&settings, &Environment::new()).expect("good settings");
         let listeners = Listeners::bind(&settings).await.expect("free ports");
         let address = listeners.grpc.local_addr().expect("bound");
+        let callback = listeners.callback.as_ref().expect("accounts have one");
+        let callback = callback.local_addr().expect("bound");
+        let admin = listeners.admin.local_addr().expect("bound");
         let shutdown = stop.clone().cancelled_owned();
         let served = tokio::spawn(server::run(
             settings,
@@ -126,7 +150,8 @@ impl App {
             .connect()
             .await
             .expect("the gateway listens");
-        Self { wechat, clock, channel, address, host, stop, served }
+        let _folder = folder;
+        Self { wechat, clock, channel, address, callback, admin, host, _folder, stop, served }
     }
 
     /// Lets the calls to a path go wrong.

@@ -513,6 +513,7 @@ mod tests {
             secret: SecretSource::Value("hush".to_owned().into()),
             token: TokenKind::Stable,
             force_refresh: false,
+            callback: None,
         };
         let client = Client::new("http://127.0.0.1:1").expect("a client");
         Tokens::new(&settings, cache(), client, clock.clone())

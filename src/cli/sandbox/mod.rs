@@ -3,6 +3,7 @@
 use std::{
     future,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
 
 use super::{
@@ -79,7 +80,10 @@ impl Sandbox {
         let clock = Clock::system();
         let world =
             simulator::Settings { seed: self.seed, clock: clock.clone(), ..Default::default() };
-        let settings = settings(grpc.local_addr()?, places.simulator)?;
+        // Nothing is kept: gone with this value.
+        let folder = tempfile::tempdir()?;
+        let state = folder.path().join("state.db");
+        let settings = settings(grpc.local_addr()?, places.simulator, &state)?;
 
         let listeners = Listeners {
             grpc,
@@ -113,7 +117,7 @@ impl Sandbox {
 }
 
 /// The settings of a service for the simulator's two accounts.
-fn settings(grpc: SocketAddr, simulator: SocketAddr) -> Result<Settings, Failure> {
+fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Settings, Failure> {
     // Whoever lets others in lets them play; there is nothing to keep from anybody.
     let text = format!(
         r#"
@@ -124,6 +128,9 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr) -> Result<Settings, Failure
         [wechat]
         host = "http://{simulator}"
         allow_http = true
+
+        [state]
+        url = "sqlite:{state}"
 
         [[accounts]]
         app_id = "{OFFICIAL_APP_ID}"
@@ -136,7 +143,8 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr) -> Result<Settings, Failure
         kind = "mini_program"
         default = true
         secret = "{MINI_PROGRAM_SECRET}"
-        "#
+        "#,
+        state = state.display(),
     );
     Settings::read(&text, &Environment::new()).map_err(|mistakes| {
         Failure::new(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -163,7 +171,9 @@ mod tests {
             [("127.0.0.1:1", "127.0.0.1:2"), ("0.0.0.0:1", "0.0.0.0:2"), ("[::]:1", "10.0.0.1:2")]
         {
             let address = |text: &str| text.parse::<SocketAddr>().expect(text);
-            let settings = settings(address(grpc), reachable(address(simulator))).expect(grpc);
+            let settings =
+                settings(address(grpc), reachable(address(simulator)), Path::new("state.db"));
+            let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
             assert!(!settings.wechat.host.contains("0.0.0.0:"));
         }
