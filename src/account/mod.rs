@@ -6,6 +6,7 @@ use crate::{
     clock::Clock,
     config::{self, AccountKind},
     id::AppId,
+    state::State,
     wechat::{AccountKinds, Client},
 };
 
@@ -57,7 +58,12 @@ pub enum Error {
 
 impl Registry {
     /// Takes the accounts over from the settings; asks WeChat nothing yet.
-    pub fn new(settings: &[config::Account], client: &Client, clock: &Clock) -> Self {
+    pub fn new(
+        settings: &[config::Account],
+        client: &Client,
+        state: &Arc<dyn State>,
+        clock: &Clock,
+    ) -> Self {
         let cache = token::cache();
         let mut registry =
             Self { accounts: HashMap::new(), default_official: None, default_mini_program: None };
@@ -65,7 +71,13 @@ impl Registry {
             let account = Arc::new(Account {
                 app_id: settings.app_id.clone(),
                 kind: settings.kind,
-                tokens: token::Tokens::new(settings, cache.clone(), client.clone(), clock.clone()),
+                tokens: token::Tokens::new(
+                    settings,
+                    cache.clone(),
+                    client.clone(),
+                    state.clone(),
+                    clock.clone(),
+                ),
             });
             if settings.default {
                 *match settings.kind {

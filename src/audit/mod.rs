@@ -1,24 +1,174 @@
-//! Reviews: the log of events, and who follows it.
+//! Reviews: the log of their events, who follows it, and what is done where no event comes.
+//!
+//! * [`Audits`] is the log as the rest of the service sees it.
+//! * `watch` gives the log to any number of watchers: new events from memory, older ones from the
+//!   state, in one order.
+//! * `cursor` says where a watcher is, and notices a log that is another one or lost its end.
+//! * `reconcile` asks WeChat about reviews of which no push came.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use crate::state::{self, Appended, NewEvent, State};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    cursor::{Cursor, Mark},
+    watch::Tail,
+};
+pub(crate) use self::{
+    reconcile::reconcile,
+    watch::{Start, Watched, Watcher},
+};
+use crate::{
+    clock::Clock,
+    config,
+    pb::{self, AuditEvent},
+    state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
+    translate::{self, Remembered, audit::Filter},
+};
+
+mod cursor;
+mod reconcile;
+mod watch;
+
+/// How often what is too old is looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// After a failure of the state.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The log and what is done with it. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
-pub struct Audits {
+pub struct Audits(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     state: Arc<dyn State>,
+    clock: Clock,
+    settings: config::Audit,
+    retention: Duration,
+    tail: Tail,
+    stop: CancellationToken,
+}
+
+/// Why a reader gets no further.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// What followed the cursor is gone, or it is of another log.
+    #[error("the cursor leads nowhere in this log")]
+    Expired,
+    /// It is no cursor.
+    #[error("not a cursor")]
+    Malformed,
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The process is ending.
+    #[error("shutting down")]
+    Stopped,
+}
+
+/// Some events, and where reading goes on.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) events: Vec<AuditEvent>,
+    /// What [`EventQuery::after`] is for the next page; `None` after the last.
+    pub(crate) next: Option<u64>,
+    /// Where a watcher goes on.
+    pub(crate) cursor: String,
 }
 
 impl Audits {
-    /// Over a state.
-    pub fn new(state: Arc<dyn State>) -> Self {
-        Self { state }
+    /// Over a state. Watchers end when `stop` comes.
+    pub fn new(
+        state: Arc<dyn State>,
+        settings: &config::Settings,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Self {
+        let (settings, retention) = (settings.audit.clone(), settings.state.retention());
+        Self(Arc::new(Inner { state, clock, settings, retention, tail: Tail::default(), stop }))
     }
 
     /// Takes an event into the log; durable when this returns. Its future may be dropped, but then
     /// nobody knows whether it is.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, state::Error> {
-        self.state.append(event).await
+        self.0.state.append(event).await
+    }
+
+    /// Follows the log for the watchers and forgets what is too old, until the process ends.
+    pub(crate) async fn run(&self) {
+        tokio::select! {
+            () = self.follow() => {}
+            () = self.prune() => {}
+            () = self.0.stop.cancelled() => {}
+        }
+    }
+
+    /// Begins to watch.
+    pub(crate) async fn watch(&self, start: Start, filter: Filter) -> Result<Watcher, Error> {
+        Watcher::new(self.clone(), start, filter).await
+    }
+
+    /// Some events.
+    pub(crate) async fn list(&self, query: EventQuery) -> Result<Page, Error> {
+        let log = self.0.state.log().await?;
+        let page = self.0.state.events(query).await?;
+        let events = page.events.iter().map(translate::audit::event).collect::<Result<_, _>>()?;
+        let mark = match page.events.last() {
+            Some(last) if last.position == page.seen => Mark::from(last),
+            _ => self.mark(page.seen).await?,
+        };
+        let cursor = Cursor { epoch: log.epoch, mark }.text();
+        Ok(Page { events, next: (!page.at_end).then_some(page.seen), cursor })
+    }
+
+    /// A submission.
+    pub(crate) async fn submission(
+        &self,
+        submission_id: &str,
+    ) -> Result<Option<pb::Submission>, Error> {
+        let stored = self.0.state.submission(submission_id).await?;
+        Ok(stored.map(|stored| self.shown(stored)).transpose()?)
+    }
+
+    /// Some submissions, and where the next page begins.
+    pub(crate) async fn submissions(
+        &self,
+        query: SubmissionQuery,
+    ) -> Result<(Vec<pb::Submission>, Option<u64>), Error> {
+        let page = self.0.state.submissions(query).await?;
+        let submissions = page.submissions.into_iter().map(|stored| self.shown(stored));
+        Ok((submissions.collect::<Result<_, _>>()?, (!page.at_end).then_some(page.seen)))
+    }
+
+    fn shown(&self, stored: state::Submission) -> Result<pb::Submission, state::Error> {
+        let Inner { clock, settings, .. } = &*self.0;
+        Ok(Remembered::from_state(stored, clock.wall(), settings.overdue_after())?.submission)
+    }
+
+    /// The mark at a position that was just looked at.
+    async fn mark(&self, position: u64) -> Result<Mark, Error> {
+        let query = EventQuery { after: position.saturating_sub(1), limit: 1, ..Default::default() };
+        let page = self.0.state.events(query).await?;
+        match page.events.first() {
+            Some(event) if event.position == position => Ok(Mark::from(event)),
+            // Gone meanwhile, or before the first event: from the oldest that is kept.
+            _ => Ok(self.0.state.log().await?.pruned.into()),
+        }
+    }
+
+    async fn prune(&self) {
+        let Inner { state, clock, retention, .. } = &*self.0;
+        loop {
+            match state.prune(*retention).await {
+                Ok(0) => {}
+                // There may be more.
+                Ok(pruned) => {
+                    tracing::debug!(pruned, "old events and submissions were forgotten");
+                    continue;
+                }
+                Err(error) => tracing::warn!("what is too old cannot be forgotten: {error}"),
+            }
+            clock.sleep(PRUNE_EVERY).await;
+        }
     }
 }

@@ -42,10 +42,10 @@ impl Operations {
         &self,
         ctx: &Context,
         mut call: CreateMapPoi,
-    ) -> Result<CreateMapPoiReply, Error> {
+    ) -> Result<(CreateMapPoiReply, pb::Submission), Error> {
         let districts = self.districts(&ctx.beforehand()).await?;
         [call.province, call.city, call.district] = districts.address(call.districtid.as_str())?;
-        self.write(ctx, call).await
+        self.submit(ctx, call).await
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     context::{Context, Stage},
     id::AppId,
     pb,
+    state::{self, State},
     translate::Invalid,
     wechat::{self, Attempt, Client, Endpoint, Safety},
 };
@@ -26,6 +27,7 @@ mod merchant;
 mod nearby;
 mod retry;
 mod store;
+mod submission;
 mod turns;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.
@@ -43,6 +45,9 @@ struct Inner {
     writes: TaskTracker,
     categories: Cached<AppId, pb::ListCategoriesResponse>,
     districts: Cached<(), district::Districts>,
+    state: Arc<dyn State>,
+    /// After which time WeChat is asked about a review.
+    ask_after: Option<Duration>,
     updates: turns::Turns<store::Store>,
     pictures: store::Pictures,
 }
@@ -92,6 +97,9 @@ pub enum Error {
         /// What happened.
         error: wechat::Error,
     },
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
     /// The process is ending.
     #[error("shutting down")]
     Stopped,
@@ -99,10 +107,18 @@ pub enum Error {
 
 impl Operations {
     /// Runs calls for the accounts of `registry`.
-    pub fn new(registry: Registry, client: Client, clock: Clock) -> Self {
+    pub fn new(
+        registry: Registry,
+        client: Client,
+        state: Arc<dyn State>,
+        ask_after: Option<Duration>,
+        clock: Clock,
+    ) -> Self {
         Self(Arc::new(Inner {
             registry,
             client,
+            state,
+            ask_after,
             writes: TaskTracker::new(),
             categories: Cached::new(clock.clone()),
             districts: Cached::new(clock.clone()),

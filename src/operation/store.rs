@@ -12,9 +12,12 @@ use super::{Error, Operations, turns::Turn};
 use crate::{
     account::Account,
     context::Context,
-    id::{AppId, AuditId, PoiId},
-    pb::AuditState,
-    translate::{change::Change, store::state},
+    id::{AppId, PoiId},
+    pb::{self, AuditState},
+    translate::{
+        change::{Change, pictures_review},
+        store::state,
+    },
     wechat::{
         Endpoint, Int,
         store::{GetStoreInfo, StoreInfo, UpdateStore},
@@ -39,7 +42,7 @@ pub(crate) struct Updated {
     /// What was sent.
     pub(crate) sent: UpdateStore,
     /// The review of new pictures, if there is one.
-    pub(crate) audit_id: Option<AuditId>,
+    pub(crate) submission: Option<pb::Submission>,
 }
 
 impl Operations {
@@ -61,7 +64,12 @@ impl Operations {
             // A flag, whatever its name says.
             let reviewed = data.has_audit_id == Int(Some(1));
             ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
-            Ok(Updated { sent: call, audit_id: reviewed.then_some(data.audit_id) })
+            if !reviewed {
+                return Ok(Updated { sent: call, submission: None });
+            }
+            let review = pictures_review(&call, data.audit_id);
+            let submission = ops.remember(&account.app_id, &ctx, review).await;
+            Ok(Updated { sent: call, submission: Some(submission) })
         })
         .await
     }

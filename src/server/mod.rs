@@ -18,12 +18,16 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tonic::body::Body;
 use tower::Service;
 
+use self::admin::Admin;
 use crate::{
-    account::Registry, admit::Admit, audit::Audits, callback::Receiver, clock::Clock,
+    account::Registry, admit::Admit, audit::{Audits, reconcile}, callback::Receiver, clock::Clock,
     config::Settings, operation::Operations, service, state, telemetry::Sampler, wechat::Client,
 };
 
@@ -87,14 +91,16 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let state = state::open(&settings.state, clock.clone()).await?;
-    let audits = Audits::new(state);
+    let connections = Connections::default();
+    let stop = connections.go_away.clone();
+    let audits = Audits::new(state.clone(), &settings, clock.clone(), stop);
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat.host)?;
-    let registry = Registry::new(&settings.accounts, &client, &clock);
-    let ops = Operations::new(registry, client, clock.clone());
+    let registry = Registry::new(&settings.accounts, &client, &state, &clock);
+    let ask_after = settings.audit.ask_after();
+    let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
     let (health, health_service) = health::service().await;
-    let routes = service::routes(&ops).add_service(health_service);
-    let connections = Connections::default();
+    let routes = service::routes(&ops, audits.clone()).add_service(health_service);
     let routes = reflection::add_to(routes, &connections.go_away)?.prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
@@ -102,11 +108,18 @@ pub async fn run(
     if let (Some(receiver), Some(listener)) = (receiver, listeners.callback) {
         connections.tasks.spawn(receiver.run(listener, receiving.clone()));
     }
+    let leaving = CancellationToken::new();
+    let admin = Admin { state, leaving: leaving.clone() };
+    tokio::spawn(reconcile(audits.clone(), ops.clone()));
+    tokio::spawn(async move { audits.run().await });
     tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
+    // Until the very end: operators want to see that, too.
+    let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(listeners.admin)));
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
         () = async {
             shutdown.await;
+            leaving.cancel();
             health.not_serving().await;
             tokio::time::sleep(settings.limits.lame_duck()).await;
         } => {}

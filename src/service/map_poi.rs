@@ -5,11 +5,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     context::Context,
     operation::Operations,
-    pb::{self, SubmissionKind, map_poi_service_server::MapPoiService},
-    translate::{
-        self,
-        map_poi::{Names, WantedDistricts},
-    },
+    pb::{self, map_poi_service_server::MapPoiService},
+    translate::map_poi::{Names, WantedDistricts},
     wechat::map_poi::{CreateMapPoi, SearchMapPoi},
 };
 
@@ -57,13 +54,8 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::CreateMapPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = CreateMapPoi::try_from(request)?;
-        let reply = self.ops.create_map_poi(&ctx, call).await?;
-        let submission = Some(translate::submission(
-            SubmissionKind::MapPoi,
-            reply.data.unwrap_or_default().base_id,
-            ctx.client_reference,
-            self.ops.clock().wall(),
-        ));
+        let (_, submission) = self.ops.create_map_poi(&ctx, call).await?;
+        let submission = Some(submission);
         Ok(Response::new(pb::CreateMapPoiResponse { submission, settled: false }))
     }
 }

@@ -6,10 +6,8 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     context::Context,
-    id::AuditId,
     operation::Operations,
     pb::{self, merchant_service_server::MerchantService},
-    translate::submission,
     wechat::{
         Done,
         merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
@@ -39,9 +37,7 @@ impl MerchantService for Merchant {
     ) -> Result<Response<pb::ApplyMerchantResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = ApplyMerchant::try_from(request)?;
-        let Done {} = self.ops.write(&ctx, call).await?;
-        let (kind, now) = (pb::SubmissionKind::Merchant, self.ops.clock().wall());
-        let submission = submission(kind, AuditId::default(), ctx.client_reference, now);
+        let (Done {}, submission) = self.ops.submit(&ctx, call).await?;
         let submission = Some(submission);
         Ok(Response::new(pb::ApplyMerchantResponse { submission, settled: false }))
     }

@@ -2,8 +2,9 @@
 
 use tonic::service::Routes;
 
-use crate::{operation::Operations, pb};
+use crate::{audit::Audits, operation::Operations, pb};
 
+mod audit;
 mod card;
 mod errcode;
 mod map_poi;
@@ -13,16 +14,18 @@ mod nearby;
 pub(crate) mod status;
 mod store;
 
-/// All services, over one set of operations.
-pub fn routes(ops: &Operations) -> Routes {
+/// All services, over one set of operations and one log.
+pub fn routes(ops: &Operations, audits: Audits) -> Routes {
     use pb::{
+        audit_service_server::AuditServiceServer,
         card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
         media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
         nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
     };
 
     let ops = || ops.clone();
-    Routes::new(CardServiceServer::new(card::Card { ops: ops() }))
+    Routes::new(AuditServiceServer::new(audit::Audit { audits }))
+        .add_service(CardServiceServer::new(card::Card { ops: ops() }))
         .add_service(MapPoiServiceServer::new(map_poi::MapPoi { ops: ops() }))
         .add_service(
             MediaServiceServer::new(media::Media { ops: ops() })
@@ -35,6 +38,7 @@ pub fn routes(ops: &Operations) -> Routes {
 
 /// The full names of all services.
 pub const SERVICES: &[&str] = &[
+    pb::audit_service_server::SERVICE_NAME,
     pb::card_service_server::SERVICE_NAME,
     pb::map_poi_service_server::SERVICE_NAME,
     pb::media_service_server::SERVICE_NAME,

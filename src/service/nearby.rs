@@ -27,8 +27,8 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::AddNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = AddNearbyPoi::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(added(reply, ctx.client_reference, self.ops.clock().wall())))
+        let (reply, submission) = self.ops.submit(&ctx, call).await?;
+        Ok(Response::new(added(reply, submission)))
     }
 
     async fn replace_nearby_poi(
@@ -37,8 +37,8 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::ReplaceNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = AddNearbyPoi::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(replaced(reply, ctx.client_reference, self.ops.clock().wall())))
+        let (reply, submission) = self.ops.submit(&ctx, call).await?;
+        Ok(Response::new(replaced(reply, submission)))
     }
 
     async fn list_nearby_pois(

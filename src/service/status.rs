@@ -15,9 +15,11 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::errcode::{self, Mender};
 use crate::{
     account::{self, token},
+    audit,
     context::Stage,
     operation::Error,
     pb::ErrorReason,
+    state,
     translate::{BadPicture, Invalid, page},
     wechat::{self, Errcode, Safety},
 };
@@ -27,6 +29,8 @@ pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
 /// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
 const LONGEST_TEXT: usize = 512;
+/// A state that failed is worth another try after this.
+const STATE_PAUSE: Duration = Duration::from_secs(1);
 /// So many mistakes of a request are named one by one; more would not fit either.
 const MOST_VIOLATIONS: usize = 20;
 
@@ -143,9 +147,23 @@ impl From<Error> for Status {
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path } => lane_busy(path),
             Error::PageToken => return page::Foreign.into(),
+            Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
             Error::Token { app_id, error } => no_token(error).with("app_id", app_id),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
+        }
+        .into()
+    }
+}
+
+impl From<audit::Error> for Status {
+    fn from(error: audit::Error) -> Self {
+        match error {
+            audit::Error::Expired => cursor(Code::OutOfRange, &error),
+            audit::Error::Malformed => cursor(Code::InvalidArgument, &error)
+                .violation("cursor", "has to be the cursor of an earlier response"),
+            audit::Error::State(error) => no_state(&error),
+            audit::Error::Stopped => stopped(),
         }
         .into()
     }
@@ -213,6 +231,25 @@ fn lane_busy(path: &'static str) -> Failure {
         .with("mender", Mender::Wait.as_str())
         .with("path", path)
         .retry_after(Duration::from_secs(1))
+}
+
+fn cursor(code: Code, error: &audit::Error) -> Failure {
+    Failure::new(code, ErrorReason::CursorExpired, format!("{error}"))
+}
+
+fn no_state(error: &state::Error) -> Failure {
+    Failure::new(Code::Unavailable, ErrorReason::StateUnavailable, format!("{error}"))
+        .with("mender", Mender::Operator.as_str())
+        .retry_after(STATE_PAUSE)
+}
+
+/// This service remembers no such submission.
+pub(super) fn submission_not_found(submission_id: &str) -> Status {
+    let message = format!("no submission {submission_id} is remembered");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::SubmissionNotFound, message);
+    let what = "wechat.store.v1.Submission";
+    failure.details.set_resource_info(what, submission_id, "", "not remembered");
+    failure.into()
 }
 
 fn stopped() -> Failure {

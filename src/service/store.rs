@@ -5,9 +5,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     context::Context,
     operation::Operations,
-    pb::{self, SubmissionKind, store_service_server::StoreService},
+    pb::{self, store_service_server::StoreService},
     translate::{
-        self,
         change::{Change, updated},
         store::WantedRows,
     },
@@ -33,13 +32,8 @@ impl StoreService for Store {
             self.ops.account::<AddStore>(&ctx)?;
             return Ok(Response::new(pb::AddStoreResponse::default()));
         }
-        let reply = self.ops.write(&ctx, call).await?;
-        let submission = Some(translate::submission(
-            SubmissionKind::Store,
-            reply.data.unwrap_or_default().audit_id,
-            ctx.client_reference,
-            self.ops.clock().wall(),
-        ));
+        let (_, submission) = self.ops.submit(&ctx, call).await?;
+        let submission = Some(submission);
         Ok(Response::new(pb::AddStoreResponse { submission, settled: false }))
     }
 
@@ -50,11 +44,7 @@ impl StoreService for Store {
         let (ctx, request) = Context::split(request)?;
         let change = Change::try_from(request)?;
         let reply = self.ops.update_store(&ctx, change).await?;
-        let submission = reply.audit_id.map(|audit_id| {
-            let (kind, now) = (SubmissionKind::StorePictures, self.ops.clock().wall());
-            translate::submission(kind, audit_id, ctx.client_reference, now)
-        });
-        Ok(Response::new(updated(reply.sent, submission)))
+        Ok(Response::new(updated(reply.sent, reply.submission)))
     }
 
     async fn get_store(

@@ -14,6 +14,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::{
     clock::Clock,
@@ -155,6 +156,20 @@ pub enum Error {
 /// Names an event: a hash of what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventKey(pub [u8; 32]);
+
+impl EventKey {
+    /// The `event_id` that an event of this key has: a UUID of version 8 (RFC 9562).
+    pub(crate) fn event_id(&self) -> String {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.0[..16]);
+        Uuid::new_v8(bytes).to_string()
+    }
+
+    /// Its first bytes: enough to notice that two are not the same.
+    pub(crate) fn tag(&self) -> u64 {
+        self.0[..8].iter().fold(0, |tag, byte| tag << 8 | u64::from(*byte))
+    }
+}
 
 /// How an event became known.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
 
 use super::{
-    Check, Invalid,
+    Check, Invalid, Review,
     store::{pictures, quoted, store},
 };
 use crate::{
-    id::{CardId, MapPoiId, PoiId},
-    pb::{self, OpeningHours},
+    id::{AuditId, CardId, MapPoiId, PoiId},
+    pb::{self, OpeningHours, SubmissionKind},
     wechat::{
         PicList, Quoted,
         store::{StoreInfo, UpdateStore},
@@ -109,6 +109,18 @@ impl Change {
             && pictures.is_none()
             && card_id.is_empty()
             && map_poi_id.is_none()
+    }
+}
+
+/// What WeChat reviews of an update.
+pub(crate) fn pictures_review(call: &UpdateStore, audit_id: AuditId) -> Review {
+    let Quoted(PicList { list }) = &call.pic_list;
+    Review {
+        kind: SubmissionKind::StorePictures,
+        audit_id,
+        poi_id: call.poi_id.clone(),
+        picture_urls: list.clone(),
+        ..Review::default()
     }
 }
 

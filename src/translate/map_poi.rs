@@ -1,10 +1,10 @@
 //! Places of Tencent Maps.
 
-use super::{Check, Invalid, store::texts};
+use super::{Check, Invalid, Review, Reviewed, store::texts};
 use crate::{
     id::DistrictId,
-    pb,
-    wechat::map_poi::{CreateMapPoi, FoundPlace, SearchMapPoi, SearchMapPoiReply},
+    pb::{self, SubmissionKind},
+    wechat::map_poi::{CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply},
 };
 
 /// Areas per page where the caller names no number, and at most.
@@ -162,6 +162,13 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
             districtid,
             poi_id: Some(poi_id).filter(|id| !id.is_empty()).map(Into::into),
         })
+    }
+}
+
+impl Reviewed for CreateMapPoi {
+    fn review(&self, CreateMapPoiReply { data }: &CreateMapPoiReply) -> Review {
+        let audit_id = data.as_ref().map(|data| data.base_id.clone()).unwrap_or_default();
+        Review { kind: SubmissionKind::MapPoi, audit_id, ..Review::default() }
     }
 }
 

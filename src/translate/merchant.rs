@@ -1,8 +1,8 @@
 //! The store mini program itself.
 
-use super::{Check, Invalid};
+use super::{Check, Invalid, Review, Reviewed};
 use crate::{
-    pb::{self, AuditState},
+    pb::{self, AuditState, SubmissionKind},
     wechat::{
         Done, Int, List, Text,
         merchant::{
@@ -101,6 +101,12 @@ fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
             check.refuse(field, "has to be the id of a category, as ListCategories gives it");
             0
         }
+    }
+}
+
+impl Reviewed for ApplyMerchant {
+    fn review(&self, Done {}: &Done) -> Review {
+        Review { kind: SubmissionKind::Merchant, ..Review::default() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! silent loss. Checked is what translating needs and what WeChat documents as fixed form; its
 //! business rules are its own, and its refusals are typed.
 
+pub(crate) mod audit;
 mod card;
 pub(crate) mod change;
 mod check;
@@ -22,4 +23,4 @@ mod submission;
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
 pub use picture::BadPicture;
-pub(crate) use submission::submission;
+pub(crate) use submission::{Evidence, Remembered, Review, Reviewed};

@@ -1,8 +1,6 @@
 //! Places at which a mini program appears nearby.
 
-use std::time::SystemTime;
-
-use super::{Check, Invalid, page::Cursor, submission};
+use super::{Check, Invalid, Review, Reviewed, page::Cursor};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
@@ -186,14 +184,28 @@ fn chat(check: &mut Check, chat: Option<pb::CustomerService>) -> KfInfo {
     KfInfo { open_kf: open, kf_headimg: open.then_some(avatar), kf_name: open.then_some(name) }
 }
 
-/// What a caller gets for a new place that WeChat took at `now`.
+impl Reviewed for AddNearbyPoi {
+    fn review(&self, AddNearbyPoiReply { data }: &AddNearbyPoiReply) -> Review {
+        let (audit_id, new) = match data {
+            Some(data) => (data.audit_id.clone(), data.poi_id.clone()),
+            None => Default::default(),
+        };
+        Review {
+            kind: SubmissionKind::NearbyPoi,
+            audit_id,
+            poi_id: if new.is_empty() { self.poi_id.clone() } else { new },
+            map_poi_id: self.map_poi_id.clone(),
+            ..Review::default()
+        }
+    }
+}
+
+/// What a caller gets for a new place.
 pub(crate) fn added(
     AddNearbyPoiReply { data }: AddNearbyPoiReply,
-    client_reference: String,
-    now: SystemTime,
+    submission: pb::Submission,
 ) -> pb::AddNearbyPoiResponse {
-    let AddedNearbyPoi { audit_id, poi_id, related_credential } = data.unwrap_or_default();
-    let submission = submission(SubmissionKind::NearbyPoi, audit_id, client_reference, now);
+    let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data.unwrap_or_default();
     pb::AddNearbyPoiResponse {
         submission: Some(submission),
         settled: false,
@@ -202,14 +214,13 @@ pub(crate) fn added(
     }
 }
 
-/// What a caller gets for a replaced place that WeChat took at `now`.
+/// What a caller gets for a replaced place.
 pub(crate) fn replaced(
     reply: AddNearbyPoiReply,
-    client_reference: String,
-    now: SystemTime,
+    submission: pb::Submission,
 ) -> pb::ReplaceNearbyPoiResponse {
     let pb::AddNearbyPoiResponse { submission, settled, poi_id: _, credential } =
-        added(reply, client_reference, now);
+        added(reply, submission);
     pb::ReplaceNearbyPoiResponse { submission, settled, credential }
 }
 

@@ -1,14 +1,15 @@
 //! Stores. Partial updates are in `change`, stores of the older 门店管理 in `legacy`.
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::{Check, Invalid};
+use super::{Check, Evidence, Invalid, Review, Reviewed};
 use crate::{
     id::PoiId,
-    pb::{self, AuditState, OpeningHours},
+    pb::{self, AuditState, OpeningHours, SubmissionKind},
     wechat::{
         Done, Int, List, PicList, Quoted,
-        store::{AddStore, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo},
+        store::{AddStore, AddStoreReply, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo},
     },
 };
 
@@ -71,6 +72,38 @@ impl From<GetStoreInfoReply> for pb::GetStoreResponse {
     fn from(GetStoreInfoReply { business }: GetStoreInfoReply) -> Self {
         Self { store: Some(business.base_info.into()) }
     }
+}
+
+impl Reviewed for AddStore {
+    fn review(&self, AddStoreReply { data }: &AddStoreReply) -> Review {
+        let Quoted(PicList { list }) = &self.pic_list;
+        let pictures = list.iter().map(String::as_str).collect();
+        let fingerprint = hash(&self.credential, &self.contract_phone, &self.hour, pictures);
+        Review {
+            kind: SubmissionKind::Store,
+            audit_id: data.as_ref().map(|data| data.audit_id.clone()).unwrap_or_default(),
+            map_poi_id: self.map_poi_id.clone(),
+            evidence: Evidence { fingerprint, legacy_poi_id: self.poi_id.to_string() },
+            ..Review::default()
+        }
+    }
+}
+
+/// What a listed store looks like, as [`Evidence::fingerprint`] has it.
+pub(crate) fn fingerprint(store: &pb::Store) -> Vec<u8> {
+    let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
+    let pictures = store.picture_urls.iter().map(String::as_str).collect();
+    hash(&store.credential, &store.contact_phone, hours, pictures)
+}
+
+fn hash(credential: &str, phone: &str, hours: &str, mut pictures: Vec<&str>) -> Vec<u8> {
+    pictures.sort_unstable();
+    let mut hash = Sha256::new();
+    for part in [credential, phone, hours].into_iter().chain(pictures) {
+        hash.update(part);
+        hash.update([0]);
+    }
+    hash.finalize().to_vec()
 }
 
 impl From<StoreInfo> for pb::Store {

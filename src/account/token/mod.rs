@@ -7,7 +7,10 @@
 //! * A token is renewed ahead of its end; where that fails, the last good one is used to its end.
 //! * A late answer never replaces a newer token, and a token's life counts from the moment the
 //!   request for it was sent.
-//! * Every account has a budget, and a failure is remembered for a while, so that nothing loops.
+//! * Replicas share tokens through the [`State`](crate::state): who needs one looks there first, and
+//!   one of them at a time asks WeChat. Where the state fails each asks for itself.
+//! * Every account has a budget, which the replicas share, and a failure is remembered for a while,
+//!   so that nothing loops.
 
 use std::{
     fmt,
@@ -25,6 +28,7 @@ use crate::{
     config::{self, TokenKind},
     flight::{Flight, Run},
     id::{AppId, Secret},
+    state::{self, Acquired, SharedToken},
     wechat::{self, Attempt, Client, Endpoint, Errcode, token::TokenReply},
 };
 
@@ -57,6 +61,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Tries within one refresh where WeChat is busy or out of reach.
 const TRIES: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long other replicas leave a fetch to this one: more than one try takes.
+const LEASE: Duration = Duration::from_secs(15);
+/// How often it is looked whether another replica has ended its fetch.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A shared token that lives no longer than this is left alone.
+const LEAST_LIFE: Duration = Duration::from_secs(5);
 
 /// A usable access token.
 #[derive(Clone, Debug)]
@@ -196,6 +206,7 @@ pub struct Tokens {
     client: Client,
     clock: Clock,
     cache: TokenCache,
+    shared: Arc<dyn state::State>,
     state: Mutex<State>,
 }
 
@@ -209,8 +220,6 @@ struct State {
     flight: Flight<Result<Arc<Token>, Error>>,
     failure: Option<Failure>,
     suspect: Option<Suspect>,
-    budget: Budget,
-    forced: Budget,
     forced_at: Option<Instant>,
 }
 
@@ -242,34 +251,12 @@ struct Suspect {
     ask_again_at: Option<Instant>,
 }
 
-/// Counts what may be done only so often a day.
-#[derive(Debug, Default)]
-struct Budget {
-    day_started: Option<Instant>,
-    spent: u32,
-}
-
-impl Budget {
-    fn spend(&mut self, now: Instant, limit: u32) -> bool {
-        if self.day_started.is_none_or(|start| now.duration_since(start) >= DAY) {
-            *self = Self { day_started: Some(now), spent: 0 };
-        }
-        let left = self.spent < limit;
-        self.spent += u32::from(left);
-        left
-    }
-
-    /// Gives back what turned out to cost nothing.
-    fn refund(&mut self) {
-        self.spent = self.spent.saturating_sub(1);
-    }
-}
-
 impl Tokens {
     pub(super) fn new(
         settings: &config::Account,
         cache: TokenCache,
         client: Client,
+        shared: Arc<dyn state::State>,
         clock: Clock,
     ) -> Arc<Self> {
         let (app_id, secret) = (settings.app_id.clone(), settings.secret.clone());
@@ -284,6 +271,7 @@ impl Tokens {
             client,
             clock,
             cache,
+            shared,
             state: Mutex::default(),
         })
     }
@@ -365,8 +353,7 @@ impl Tokens {
         let force = self.force_allowed
             && self.source.can_force()
             && corroborated
-            && rested
-            && state.forced.spend(now, FORCE_BUDGET);
+            && rested;
         if force {
             state.forced_at = Some(now);
         }
@@ -388,27 +375,103 @@ impl Tokens {
         {
             return Err(failure.told_at(now));
         }
-        if !state.budget.spend(now, DAILY_BUDGET) {
-            return Err(Error::BudgetSpent);
-        }
         state.started += 1;
         let (tokens, number) = (self.clone(), state.started);
         Ok(state.flight.start(async move { tokens.run(number, force).await }))
     }
 
-    async fn run(self: Arc<Self>, number: u64, force: bool) -> Result<Arc<Token>, Error> {
+    async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
+        let force = wants_force && self.may_force().await;
+        let (lease, before) = loop {
+            let shared = self.shared.token(&self.app_id).await.ok().flatten();
+            if let Some(token) = shared.as_ref().and_then(|shared| self.adopt(number, shared)) {
+                return Ok(token);
+            }
+            let before = shared.map_or(0, |shared| shared.generation);
+            match self.shared.acquire(&self.lease(), LEASE).await {
+                Ok(Acquired::Lease(fence)) => break (Some(fence), before),
+                Ok(Acquired::Taken(rest)) => self.clock.sleep(rest.min(LOOK_AGAIN)).await,
+                // What replicas share cannot be had now, but tokens can.
+                Err(_) => break (None, before),
+            }
+        };
+        let result = self.fetch(number, force, lease, before).await;
+        if let Some(fence) = lease {
+            // At the latest it ends by itself.
+            let _ = self.shared.free(&self.lease(), fence, Duration::ZERO).await;
+        }
+        result
+    }
+
+    /// Asks WeChat, and tells the other replicas.
+    async fn fetch(
+        &self,
+        number: u64,
+        force: bool,
+        lease: Option<u64>,
+        before: u64,
+    ) -> Result<Arc<Token>, Error> {
+        let budget = format!("tokens/{}", self.app_id);
+        if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
+            return Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE));
+        }
         let mut tries = 0;
         loop {
             tries += 1;
             let sent_at = self.clock.now();
             match self.source.fetch(&self.client, tries - 1, force).await {
-                Ok(fetched) => return Ok(self.store(number, fetched, sent_at)),
+                Ok(fetched) => {
+                    let Fetched { value, life } = &fetched;
+                    let put = self.shared.put_token(&self.app_id, before, value, *life).await;
+                    return Ok(match put {
+                        Ok(shared) if shared.value != *value => {
+                            self.adopt(number, &shared).unwrap_or_else(|| {
+                                self.store(number, fetched, sent_at)
+                            })
+                        }
+                        _ => self.store(number, fetched, sent_at),
+                    });
+                }
                 Err(error) if tries < TRIES && passing(&error) && !force => {
                     self.clock.sleep(Duration::from_millis(200) * tries).await;
+                    if let Some(fence) = lease {
+                        let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
+                    }
                 }
-                Err(error) => return Err(self.fail(error)),
+                Err(error) => {
+                    let _ = self.shared.refund(&budget).await;
+                    return Err(self.fail(error));
+                }
             }
         }
+    }
+
+    /// Whether a new value may be forced now: rarely, whichever replica does it.
+    async fn may_force(&self) -> bool {
+        let spend = async |what: &str, limit, window| {
+            let counter = format!("{what}/{}", self.app_id);
+            self.shared.spend(&counter, limit, window).await.is_ok_and(|left| left)
+        };
+        spend("force", 1, FORCE_PAUSE).await && spend("forces", FORCE_BUDGET, DAY).await
+    }
+
+    /// Takes over what another replica has, if that is of use here.
+    fn adopt(&self, number: u64, shared: &SharedToken) -> Option<Arc<Token>> {
+        let now = self.clock.now();
+        let newer = self.current().is_none_or(|current| {
+            current.value != shared.value || now + shared.life > current.expires_at + LEAST_LIFE
+        });
+        if !newer || shared.life <= LEAST_LIFE {
+            return None;
+        }
+        let (value, age) = (shared.value.clone(), shared.age);
+        let fetched_at = now.checked_sub(age).unwrap_or(now);
+        let life = shared.life + (now - fetched_at);
+        Some(self.store(number, Fetched { value, life }, fetched_at))
+    }
+
+    fn lease(&self) -> String {
+        format!("token/{}", self.app_id)
     }
 
     fn store(&self, number: u64, fetched: Fetched, sent_at: Instant) -> Arc<Token> {
@@ -449,9 +512,7 @@ impl Tokens {
 
     fn fail(&self, error: FetchError) -> Error {
         let passing = passing(&error);
-        let mut state = self.lock();
-        state.budget.refund();
-        let in_a_row = state.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
+        let in_a_row = self.lock().failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
         let pause = if passing {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
         } else {
@@ -462,9 +523,14 @@ impl Tokens {
             FetchError::Secret(error) => Error::Secret(error),
             FetchError::WeChat(error) => Error::Unavailable { path, error, retry_after: pause },
         };
+        self.remember(error, in_a_row, pause)
+    }
+
+    /// Until after the pause this error is the answer.
+    fn remember(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
         tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
         let retry_at = self.clock.now() + pause;
-        state.failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
+        self.lock().failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
         error
     }
 
@@ -582,15 +648,5 @@ mod tests {
         }
         tokens.store(1, fetched("t", 7_200), clock.now());
         assert_eq!([pause(refused(-1)), pause(refused(45011))], [1, 2]);
-    }
-
-    #[test]
-    fn a_budget_is_spent_once_a_day() {
-        let now = Clock::frozen().now();
-        let mut budget = Budget::default();
-        let spent = |budget: &mut Budget, now| (0..5).filter(|_| budget.spend(now, 3)).count();
-        assert_eq!(spent(&mut budget, now), 3);
-        assert_eq!(spent(&mut budget, now + DAY - Duration::from_secs(1)), 0);
-        assert_eq!(spent(&mut budget, now + DAY), 3);
     }
 }

@@ -1,0 +1,373 @@
+//! Any number of watchers of one log.
+//!
+//! One task follows the log and keeps its end in memory. A watcher takes what it has not seen from
+//! there, at its own pace, as often as its connection has room; one that is further behind reads
+//! from the state until it has caught up. So nobody waits for anybody, and a watcher costs no more
+//! than its place in the log.
+//!
+//! Every step from one event to the next is checked: whoever reads asks again for the last event
+//! that it knows. A log that lost its end and grew anew is noticed that way, and never silently
+//! skipped over.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::watch;
+
+use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
+use crate::{
+    pb::{AuditEvent, WatchPosition},
+    state::{self, EventQuery},
+    translate::{self, audit::Filter},
+};
+
+/// How many events are kept in memory …
+const MOST_EVENTS: usize = 1024;
+/// … and how many bytes of them, roughly.
+const MOST_BYTES: usize = 4 << 20;
+/// How many events are read at once.
+const BATCH: usize = 64;
+
+/// Where a watcher starts.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// After this one.
+    Cursor(String),
+    /// At an end of the log.
+    End(WatchPosition),
+}
+
+/// What a watcher gets.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// How far it has come.
+    Checkpoint(String),
+    /// An event, and how far it has then come.
+    Event(String, Arc<Entry>),
+}
+
+/// An event in memory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    mark: Mark,
+    size: usize,
+    /// As callers see it.
+    pub(crate) event: AuditEvent,
+}
+
+/// The end of the log, in memory.
+#[derive(Debug)]
+pub(super) struct Tail {
+    recent: Mutex<Recent>,
+    changed: watch::Sender<Change>,
+}
+
+/// Told to all watchers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Change {
+    /// How far the log goes.
+    newest: u64,
+    /// Counts how often it was found to have lost its end: whoever watches looks where it stands.
+    breaks: u64,
+}
+
+/// Events without a gap.
+#[derive(Debug, Default)]
+struct Recent {
+    /// The event before the first of them; none before the log was looked at.
+    base: Option<Mark>,
+    entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
+}
+
+/// What memory knows of what comes after a mark.
+enum Found {
+    /// These.
+    Events(Vec<Arc<Entry>>),
+    /// Nothing yet.
+    End,
+    /// It is too far back, or not where it was.
+    Unknown,
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { recent: Mutex::default(), changed: watch::Sender::new(Change::default()) }
+    }
+}
+
+impl Tail {
+    fn after(&self, mark: Mark) -> Found {
+        let recent = self.lock();
+        let Some(base) = recent.base else { return Found::Unknown };
+        let Some(offset) = mark.position.checked_sub(base.position) else { return Found::Unknown };
+        let Ok(offset) = usize::try_from(offset) else { return Found::End };
+        // Whoever reads from the state may be ahead of what is in memory.
+        if offset > recent.entries.len() {
+            return Found::End;
+        }
+        let here = offset.checked_sub(1).map_or(base, |before| recent.entries[before].mark);
+        if here != mark {
+            return Found::Unknown;
+        }
+        match recent.entries.len() - offset {
+            0 => Found::End,
+            _ => Found::Events(recent.entries.iter().skip(offset).take(BATCH).cloned().collect()),
+        }
+    }
+
+    fn push(&self, entries: Vec<Arc<Entry>>) {
+        let mut recent = self.lock();
+        for entry in entries {
+            recent.bytes += entry.size;
+            recent.entries.push_back(entry);
+        }
+        while recent.entries.len() > MOST_EVENTS || recent.bytes > MOST_BYTES {
+            let Some(oldest) = recent.entries.pop_front() else { break };
+            recent.bytes -= oldest.size;
+            recent.base = Some(oldest.mark);
+        }
+        let newest = recent.newest();
+        drop(recent);
+        if let Some(Mark { position, .. }) = newest {
+            self.changed.send_modify(|change| change.newest = position);
+        }
+    }
+
+    /// Begins anew after an event.
+    fn restart(&self, base: Mark) {
+        let before = mem::replace(
+            &mut *self.lock(),
+            Recent { base: Some(base), ..Recent::default() },
+        );
+        let broke = before.base.is_some();
+        self.changed.send_modify(|change| {
+            change.newest = base.position;
+            change.breaks += u64::from(broke);
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        // Every change is complete before anything can panic.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn newest(&self) -> Option<Mark> {
+        self.entries.back().map(|entry| entry.mark).or(self.base)
+    }
+}
+
+impl Audits {
+    /// Keeps the end of the log in memory, for ever.
+    pub(super) async fn follow(&self) {
+        let Inner { state, clock, tail, .. } = &*self.0;
+        let mut failing = false;
+        loop {
+            let step = self.step().await;
+            match step {
+                Ok(()) if mem::take(&mut failing) => tracing::info!("the log can be read again"),
+                Ok(()) => {}
+                Err(Error::Expired) => {
+                    tracing::error!("the log of events has lost its end, and events with it");
+                    match state.log().await {
+                        Ok(log) => tail.restart(log.newest.into()),
+                        Err(_) => clock.sleep(PAUSE).await,
+                    }
+                }
+                Err(error) => {
+                    if !mem::replace(&mut failing, true) {
+                        tracing::warn!("the log of events cannot be followed: {error}");
+                    }
+                    clock.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads what is new, or waits for it.
+    async fn step(&self) -> Result<(), Error> {
+        let Inner { state, tail, .. } = &*self.0;
+        let newest = tail.lock().newest();
+        let Some(mark) = newest else {
+            tail.restart(state.log().await?.newest.into());
+            return Ok(());
+        };
+        let entries = self.after(mark).await?;
+        if entries.is_empty() {
+            state.newer(mark.position).await?;
+        } else {
+            tail.push(entries);
+        }
+        Ok(())
+    }
+
+    /// The next events after a mark, from the state. Fails if the log does not go on from there.
+    async fn after(&self, mark: Mark) -> Result<Vec<Arc<Entry>>, Error> {
+        let state = &self.0.state;
+        let query = EventQuery {
+            after: mark.position.saturating_sub(1),
+            limit: BATCH + 1,
+            ..EventQuery::default()
+        };
+        let mut events = state.events(query).await?.events;
+        match events.first() {
+            Some(first) if Mark::from(first) == mark => drop(events.remove(0)),
+            first => {
+                // Nothing stands at position 0, nor where the log was pruned.
+                let goes_on = first.is_none_or(|first| first.position == mark.position + 1);
+                if !goes_on || Mark::from(state.log().await?.pruned) != mark {
+                    return Err(Error::Expired);
+                }
+            }
+        }
+        let entries = events.iter().map(|stored| {
+            let event = translate::audit::event(stored)?;
+            // The message holds most of it.
+            let size = stored.message.len() + mem::size_of::<Entry>();
+            Ok(Arc::new(Entry { mark: stored.into(), size, event }))
+        });
+        Ok(entries.collect::<Result<_, state::Error>>()?)
+    }
+}
+
+/// One who watches.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    audits: Audits,
+    filter: Filter,
+    epoch: u64,
+    at: Mark,
+    ready: VecDeque<Arc<Entry>>,
+    changed: watch::Receiver<Change>,
+    breaks: u64,
+    checkpoint_at: Instant,
+    greeted: bool,
+    end: End,
+}
+
+/// How far a watcher's end has come.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    No,
+    /// It got a last checkpoint.
+    Told,
+    Over,
+}
+
+impl Watcher {
+    pub(super) async fn new(audits: Audits, start: Start, filter: Filter) -> Result<Self, Error> {
+        let changed = audits.0.tail.changed.subscribe();
+        let log = audits.0.state.log().await?;
+        let at = match start {
+            Start::End(WatchPosition::Latest) => log.newest.into(),
+            Start::End(_) => log.pruned.into(),
+            Start::Cursor(text) => {
+                let Cursor { epoch, mark } = Cursor::read(&text).ok_or(Error::Malformed)?;
+                if epoch != log.epoch {
+                    return Err(Error::Expired);
+                }
+                // Told now rather than in the stream.
+                audits.after(mark).await?;
+                mark
+            }
+        };
+        let breaks = changed.borrow().breaks;
+        let checkpoint_at = audits.0.clock.now();
+        Ok(Self {
+            audits,
+            filter,
+            epoch: log.epoch,
+            at,
+            ready: VecDeque::new(),
+            changed,
+            breaks,
+            checkpoint_at,
+            greeted: false,
+            end: End::No,
+        })
+    }
+
+    /// What comes next, as soon as there is something; after an error, nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Watched, Error>> {
+        let next = match self.end {
+            End::No => self.advance().await,
+            End::Told => Err(Error::Stopped),
+            End::Over => return None,
+        };
+        self.end = match (&next, self.end) {
+            (Ok(_), end) => end,
+            // Where to go on, before the end.
+            (Err(Error::Stopped), End::No) => {
+                self.end = End::Told;
+                return Some(Ok(Watched::Checkpoint(self.cursor())));
+            }
+            (Err(_), _) => End::Over,
+        };
+        Some(next)
+    }
+
+    async fn advance(&mut self) -> Result<Watched, Error> {
+        if !mem::replace(&mut self.greeted, true) {
+            return Ok(self.checkpoint());
+        }
+        let stop = self.audits.0.stop.clone();
+        loop {
+            while let Some(entry) = self.ready.pop_front() {
+                self.at = entry.mark;
+                if self.filter.wants(&entry.event) {
+                    self.put_off_checkpoint();
+                    return Ok(Watched::Event(self.cursor(), entry));
+                }
+            }
+            if stop.is_cancelled() {
+                return Err(Error::Stopped);
+            }
+            let breaks = self.changed.borrow_and_update().breaks;
+            let found = match self.audits.0.tail.after(self.at) {
+                found if breaks == self.breaks => found,
+                _ => Found::Unknown,
+            };
+            let found = match found {
+                Found::Events(entries) => entries,
+                Found::End => Vec::new(),
+                Found::Unknown => {
+                    let entries = self.audits.after(self.at).await?;
+                    self.breaks = breaks;
+                    entries
+                }
+            };
+            if !found.is_empty() {
+                self.ready.extend(found);
+                continue;
+            }
+            tokio::select! {
+                // The sender lives as long as the log.
+                _ = self.changed.changed() => {}
+                () = stop.cancelled() => {}
+                () = self.audits.0.clock.sleep_until(self.checkpoint_at) => {
+                    return Ok(self.checkpoint());
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Watched {
+        self.put_off_checkpoint();
+        Watched::Checkpoint(self.cursor())
+    }
+
+    fn put_off_checkpoint(&mut self) {
+        let Inner { clock, settings, .. } = &*self.audits.0;
+        self.checkpoint_at = clock.now() + settings.checkpoint();
+    }
+
+    fn cursor(&self) -> String {
+        Cursor { epoch: self.epoch, mark: self.at }.text()
+    }
+}

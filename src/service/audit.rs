@@ -1,0 +1,124 @@
+//! `AuditService`.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt, stream};
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::{
+    audit::{Audits, Page, Start, Watched, Watcher},
+    context::Context,
+    pb::{
+        self, WatchPosition, audit_service_server::AuditService,
+        watch_audit_events_request as watch_request,
+    },
+    translate::{
+        Check, Invalid,
+        audit::{
+            Filter, page_token, read_page_token, wanted_events, wanted_submission,
+            wanted_submissions,
+        },
+    },
+};
+
+/// The lists here, as page tokens name them.
+const EVENTS: &str = "events";
+const SUBMISSIONS: &str = "submissions";
+
+/// Serves what became of reviews.
+#[derive(Clone, Debug)]
+pub(super) struct Audit {
+    pub(super) audits: Audits,
+}
+
+#[tonic::async_trait]
+impl AuditService for Audit {
+    type WatchAuditEventsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchAuditEventsResponse, Status>> + Send>>;
+
+    async fn watch_audit_events(
+        &self,
+        request: Request<pb::WatchAuditEventsRequest>,
+    ) -> Result<Response<Self::WatchAuditEventsStream>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let pb::WatchAuditEventsRequest { app_id: _, start: from, kinds } = request;
+        let (start, filter) = (start(from)?, Filter::new(ctx.app_id, &kinds)?);
+        let watcher = self.audits.watch(start, filter).await?;
+        let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
+            let next = watcher.next().await?;
+            Some((next.map(watched).map_err(Status::from), watcher))
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+
+    async fn list_audit_events(
+        &self,
+        request: Request<pb::ListAuditEventsRequest>,
+    ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let after = read_page_token(EVENTS, &request.page_token)?;
+        let mut query = wanted_events(ctx.app_id, request)?;
+        query.after = after;
+        let Page { events, next, cursor } = self.audits.list(query).await?;
+        let next_page_token = next.map(|after| page_token(EVENTS, after)).unwrap_or_default();
+        Ok(Response::new(pb::ListAuditEventsResponse { events, next_page_token, cursor }))
+    }
+
+    async fn get_submission(
+        &self,
+        request: Request<pb::GetSubmissionRequest>,
+    ) -> Result<Response<pb::GetSubmissionResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let submission_id = wanted_submission(request)?;
+        let found = self.audits.submission(&submission_id).await?;
+        let submission = found
+            .filter(|found| ctx.app_id.is_empty() || ctx.app_id == found.app_id)
+            .ok_or_else(|| status::submission_not_found(&submission_id))?;
+        Ok(Response::new(pb::GetSubmissionResponse { submission: Some(submission) }))
+    }
+
+    async fn list_submissions(
+        &self,
+        request: Request<pb::ListSubmissionsRequest>,
+    ) -> Result<Response<pb::ListSubmissionsResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let after = read_page_token(SUBMISSIONS, &request.page_token)?;
+        let mut query = wanted_submissions(ctx.app_id, ctx.client_reference, request)?;
+        query.after = after;
+        let (submissions, next) = self.audits.submissions(query).await?;
+        let next_page_token = next.map(|after| page_token(SUBMISSIONS, after)).unwrap_or_default();
+        Ok(Response::new(pb::ListSubmissionsResponse { submissions, next_page_token }))
+    }
+}
+
+/// Where to start.
+fn start(start: Option<watch_request::Start>) -> Result<Start, Invalid> {
+    let mut check = Check::default();
+    let start = match start {
+        Some(watch_request::Start::Cursor(cursor)) => Start::Cursor(cursor),
+        Some(watch_request::Start::Position(position)) => match WatchPosition::try_from(position) {
+            Ok(position @ (WatchPosition::Earliest | WatchPosition::Latest)) => {
+                Start::End(position)
+            }
+            _ => {
+                check.refuse("position", "has to be EARLIEST or LATEST");
+                Start::End(WatchPosition::Latest)
+            }
+        },
+        None => {
+            check.refuse("cursor", "required, or a position");
+            Start::End(WatchPosition::Latest)
+        }
+    };
+    check.done(start)
+}
+
+fn watched(watched: Watched) -> pb::WatchAuditEventsResponse {
+    match watched {
+        Watched::Checkpoint(cursor) => pb::WatchAuditEventsResponse { cursor, event: None },
+        Watched::Event(cursor, entry) => {
+            pb::WatchAuditEventsResponse { cursor, event: Some(entry.event.clone()) }
+        }
+    }
+}

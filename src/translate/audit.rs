@@ -1,0 +1,230 @@
+//! Events and submissions, from the state to the caller.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use prost::Message;
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    Check, Invalid,
+    page::Foreign,
+    submission::{Remembered, damaged, time},
+};
+use crate::{
+    id::AppId,
+    pb::{self, AuditState, SubmissionKind, audit_event::Detail},
+    state::{self, Event, EventQuery, SubmissionQuery},
+};
+
+/// The most rows of a page.
+const MOST_ROWS: u32 = 1000;
+/// How many rows a page has where the caller names no number.
+const ROWS: u32 = 100;
+
+/// An event of the log as a caller sees it: with what the log and the submission know.
+pub(crate) fn event(stored: &Event) -> Result<pb::AuditEvent, state::Error> {
+    let mut event = pb::AuditEvent::decode(&*stored.message).map_err(damaged)?;
+    event.receive_time = Some(time(stored.received).into());
+    event.amends.clone_from(&stored.amends);
+    event.superseded_by.clone_from(&stored.superseded_by);
+    let Some(message) = &stored.submission else { return Ok(event) };
+    let submission = Remembered::read(message)?.submission;
+    event.submission_id = submission.submission_id;
+    event.client_reference = submission.client_reference;
+    event.request_id = submission.request_id;
+    match &mut event.detail {
+        Some(Detail::Store(store)) => store.map_poi_id = submission.map_poi_id,
+        Some(Detail::StorePictures(pictures)) => pictures.poi_id = submission.poi_id,
+        _ => {}
+    }
+    Ok(event)
+}
+
+/// The detail of an event that was asked for instead of pushed, and its name.
+pub(crate) fn reconciled(kind: SubmissionKind, poi_id: String) -> (Option<Detail>, &'static str) {
+    match kind {
+        SubmissionKind::Merchant => {
+            (Some(Detail::Merchant(pb::MerchantAudit {})), "apply_merchant_audit_info")
+        }
+        SubmissionKind::MapPoi => {
+            (Some(Detail::MapPoi(pb::MapPoiAudit::default())), "create_map_poi_audit_info")
+        }
+        SubmissionKind::Store => {
+            let store = pb::StoreAudit { poi_id, ..pb::StoreAudit::default() };
+            (Some(Detail::Store(store)), "add_store_audit_info")
+        }
+        SubmissionKind::StorePictures => {
+            let pictures = pb::StorePicturesAudit { poi_id };
+            (Some(Detail::StorePictures(pictures)), "modify_store_audit_info")
+        }
+        SubmissionKind::NearbyPoi => {
+            (Some(Detail::NearbyPoi(pb::NearbyPoiAudit { poi_id })), "add_nearby_poi_audit_info")
+        }
+        SubmissionKind::Unspecified => (None, ""),
+    }
+}
+
+/// Which events a watcher wants.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    app_id: String,
+    kinds: Vec<SubmissionKind>,
+}
+
+impl Filter {
+    /// Reads a caller's wish.
+    pub(crate) fn new(app_id: String, kinds: &[i32]) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let kinds = check.kinds(kinds);
+        check.done(Self { app_id, kinds })
+    }
+
+    /// Whether the watcher wants this one.
+    pub(crate) fn wants(&self, event: &pb::AuditEvent) -> bool {
+        (self.app_id.is_empty() || self.app_id == event.app_id)
+            && (self.kinds.is_empty() || self.kinds.contains(&event.kind()))
+    }
+}
+
+/// Which events a caller wants to have listed.
+pub(crate) fn wanted_events(
+    app_id: String,
+    request: pb::ListAuditEventsRequest,
+) -> Result<EventQuery, Invalid> {
+    let pb::ListAuditEventsRequest {
+        app_id: _,
+        kinds,
+        submission_id,
+        start_time,
+        end_time,
+        page_size,
+        page_token: _,
+    } = request;
+    let mut check = Check::default();
+    let query = EventQuery {
+        after: 0,
+        limit: check.rows(page_size),
+        app_id: account(app_id),
+        kinds: check.kinds(&kinds),
+        submission_id: check.submission_id(submission_id),
+        from: check.moment("start_time", start_time),
+        until: check.moment("end_time", end_time),
+    };
+    check.done(query)
+}
+
+/// Which submissions a caller wants to have listed.
+pub(crate) fn wanted_submissions(
+    app_id: String,
+    client_reference: String,
+    request: pb::ListSubmissionsRequest,
+) -> Result<SubmissionQuery, Invalid> {
+    let pb::ListSubmissionsRequest {
+        app_id: _,
+        kinds,
+        states,
+        created_before,
+        client_reference: _,
+        page_size,
+        page_token: _,
+    } = request;
+    let mut check = Check::default();
+    let query = SubmissionQuery {
+        after: 0,
+        limit: check.rows(page_size),
+        app_id: account(app_id),
+        kinds: check.kinds(&kinds),
+        states: check.states(&states),
+        until: check.moment("created_before", created_before),
+        client_reference: Some(client_reference).filter(|reference| !reference.is_empty()),
+    };
+    check.done(query)
+}
+
+/// Which submission a caller wants.
+pub(crate) fn wanted_submission(request: pb::GetSubmissionRequest) -> Result<String, Invalid> {
+    let pb::GetSubmissionRequest { app_id: _, submission_id } = request;
+    let mut check = Check::default();
+    let submission_id = check.required("submission_id", submission_id);
+    let submission_id = check.submission_id(submission_id).unwrap_or_default();
+    check.done(submission_id)
+}
+
+/// A `page_token`: where the page begins, of which list.
+pub(crate) fn page_token(list: &str, after: u64) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{list}/{after}"))
+}
+
+/// Reads a caller's `page_token`; empty means the beginning.
+pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
+    if token.is_empty() {
+        return Ok(0);
+    }
+    let text = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| Foreign)?;
+    let text = String::from_utf8(text).map_err(|_| Foreign)?;
+    let (of, after) = text.rsplit_once('/').ok_or(Foreign)?;
+    if of == list { after.parse().map_err(|_| Foreign) } else { Err(Foreign) }
+}
+
+fn account(app_id: String) -> Option<AppId> {
+    Some(app_id).filter(|app_id| !app_id.is_empty()).map(Into::into)
+}
+
+impl Check {
+    fn rows(&mut self, page_size: i32) -> usize {
+        self.page_size(page_size, ROWS, MOST_ROWS).try_into().unwrap_or(usize::MAX)
+    }
+
+    fn kinds(&mut self, kinds: &[i32]) -> Vec<SubmissionKind> {
+        let known = |kind: &i32| match SubmissionKind::try_from(*kind) {
+            Ok(SubmissionKind::Unspecified) | Err(_) => None,
+            Ok(kind) => Some(kind),
+        };
+        self.each("kinds", kinds, known)
+    }
+
+    fn states(&mut self, states: &[i32]) -> Vec<AuditState> {
+        self.each("states", states, |state| AuditState::try_from(*state).ok())
+    }
+
+    fn each<T>(&mut self, field: &str, values: &[i32], known: fn(&i32) -> Option<T>) -> Vec<T> {
+        let mut read = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            match known(value) {
+                Some(value) => read.push(value),
+                None => self.refuse(format!("{field}[{index}]"), "has to be one of its values"),
+            }
+        }
+        read
+    }
+
+    fn submission_id(&mut self, id: String) -> Option<String> {
+        if id.is_empty() {
+            return None;
+        }
+        match Uuid::parse_str(&id) {
+            // As it was given out, however the caller writes it.
+            Ok(id) => Some(id.to_string()),
+            Err(_) => {
+                self.refuse("submission_id", "has to be a UUID");
+                None
+            }
+        }
+    }
+
+    /// A moment, in milliseconds since 1970.
+    fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
+        let moment = moment?;
+        let since = std::time::SystemTime::try_from(moment)
+            .ok()
+            .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
+            .map(|since: Duration| since.as_millis())
+            .and_then(|millis| u64::try_from(millis).ok());
+        if since.is_none() {
+            self.refuse(field, "has to be a time after 1970");
+        }
+        since
+    }
+}
