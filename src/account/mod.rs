@@ -131,7 +131,10 @@ impl fmt::Display for AccountKinds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Environment, Settings};
+    use crate::{
+        config::{Environment, Settings},
+        state,
+    };
 
     #[test]
     fn where_both_kinds_serve_the_official_default_goes_first() {
@@ -152,7 +155,9 @@ mod tests {
                 + &account(official, "official", official_default);
             let settings = Settings::read(&file, &Environment::new()).expect("good settings");
             let client = Client::new(&settings.wechat.host).expect("a client");
-            let registry = Registry::new(&settings.accounts, &client, &Clock::frozen());
+            let clock = Clock::frozen();
+            let (_folder, state) = state::temporary(&clock);
+            let registry = Registry::new(&settings.accounts, &client, &state, &clock);
             let found = registry.find("", AccountKinds::Any).ok();
             assert_eq!(found.map(|account| account.app_id.as_str()), expected);
             for (needed, is_default) in [

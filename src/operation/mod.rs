@@ -247,7 +247,9 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_panics_is_not_taken_for_a_stop() {
         let (client, clock) = (Client::new("http://127.0.0.1:1").expect("a URL"), Clock::frozen());
-        let ops = Operations::new(Registry::new(&[], &client, &clock), client, clock);
+        let (_folder, state) = state::temporary(&clock);
+        let registry = Registry::new(&[], &client, &state, &clock);
+        let ops = Operations::new(registry, client, state, None, clock);
         let ctx = Context::internal(ops.clock().now());
         let write = tokio::spawn(async move {
             ops.detached(&ctx, |_, _, _| async { panic!("on purpose") }).await

@@ -2,7 +2,7 @@
 //!
 //! WeChat replaces all pictures with every update, and while new ones are in review it shows the
 //! old ones. Sending those back would withdraw the new ones, so pictures that WeChat reviews are
-//! remembered and sent instead. The memory is this process's own and lost when it ends.
+//! sent instead: as this process remembers them, or else as they were submitted, by the state.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,9 @@ use crate::{
     context::Context,
     id::{AppId, PoiId},
     pb::{self, AuditState},
+    state::is_open,
     translate::{
+        Remembered,
         change::{Change, pictures_review},
         store::state,
     },
@@ -86,6 +88,15 @@ impl Operations {
         }
     }
 
+    /// The pictures that were last submitted for a store, if their review is not known to have ended.
+    async fn submitted(&self, (app_id, poi_id): &Store) -> Result<Option<Vec<String>>, Error> {
+        let Some(stored) = self.0.state.pictures(app_id, poi_id).await? else { return Ok(None) };
+        if !is_open(stored.state) {
+            return Ok(None);
+        }
+        Ok(Some(Remembered::read(&stored.message)?.submission.picture_urls))
+    }
+
     /// The whole update that a change means.
     async fn completed(
         &self,
@@ -103,14 +114,20 @@ impl Operations {
         let reads = left.run_until_cancelled(self.attempts(account, &ctx, &call, None));
         let shown = reads.await.unwrap_or(Err(Error::Deadline))?.business.base_info;
         let store = (app_id.clone(), poi_id.clone());
-        let in_review = self.0.pictures.in_review(&store, shown.status, self.clock().now());
+        let known = self.0.pictures.in_review(&store, shown.status, self.clock().now());
+        let in_review = match known {
+            Some(known) => known,
+            None if state(shown.status) == AuditState::InReview => self.submitted(&store).await?,
+            None => None,
+        };
         change.over(shown, in_review).map_err(Error::Invalid)
     }
 }
 
-/// The pictures that WeChat reviews, as far as this process sent them.
+/// The pictures that WeChat reviews, as far as this process sent them. What it knows of a store is
+/// none where it sent others since.
 #[derive(Debug)]
-pub(super) struct Pictures(moka::sync::Cache<Store, Awaited>);
+pub(super) struct Pictures(moka::sync::Cache<Store, Option<Awaited>>);
 
 #[derive(Clone, Debug)]
 struct Awaited {
@@ -126,9 +143,10 @@ impl Default for Pictures {
 }
 
 impl Pictures {
-    /// The pictures of a store that are in review, going by what WeChat shows of the store now.
-    fn in_review(&self, store: &Store, status: Int, now: Instant) -> Option<Vec<String>> {
-        let Awaited { pictures, sent_at } = self.0.get(store)?;
+    /// The pictures of a store that are in review, if that is known, going by what WeChat shows of
+    /// the store now.
+    fn in_review(&self, store: &Store, status: Int, now: Instant) -> Option<Option<Vec<String>>> {
+        let Some(Awaited { pictures, sent_at }) = self.0.get(store)? else { return Some(None) };
         let age = now.saturating_duration_since(sent_at);
         let awaited = match state(status) {
             AuditState::InReview => age < REVIEW_LIMIT,
@@ -139,18 +157,19 @@ impl Pictures {
         if !awaited {
             self.0.invalidate(store);
         }
-        awaited.then_some(pictures)
+        Some(awaited.then_some(pictures))
     }
 
     /// Notes which pictures were sent, and whether WeChat began a review.
     fn note(&self, store: Store, sent: &[String], reviewed: bool, now: Instant) {
         if reviewed {
-            self.0.insert(store, Awaited { pictures: sent.to_vec(), sent_at: now });
+            self.0.insert(store, Some(Awaited { pictures: sent.to_vec(), sent_at: now }));
             return;
         }
         // Those in review sent again begin no other review; others end theirs.
-        if self.0.get(&store).is_some_and(|awaited| awaited.pictures != sent) {
-            self.0.invalidate(&store);
+        let known = self.0.get(&store);
+        if known.is_none_or(|known| known.is_none_or(|awaited| awaited.pictures != sent)) {
+            self.0.insert(store, None);
         }
     }
 }
@@ -182,28 +201,28 @@ mod tests {
     fn pictures_are_remembered_until_their_review_ends() {
         for ended in [SHOWN, REJECTED, Int(None)] {
             let (pictures, now) = a_day_after();
-            assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(new()));
-            assert_eq!(pictures.in_review(&store(), ended, now), None);
+            assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(Some(new())));
+            assert_eq!(pictures.in_review(&store(), ended, now), Some(None));
             assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), None, "forgotten");
         }
         let (pictures, now) = a_day_after();
-        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now + REVIEW_LIMIT), None);
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now + REVIEW_LIMIT), Some(None));
     }
 
     #[test]
     fn a_store_read_at_once_may_look_as_it_did_before() {
         let (pictures, now) = (Pictures::default(), Instant::now());
         pictures.note(store(), &new(), true, now);
-        assert_eq!(pictures.in_review(&store(), SHOWN, now), Some(new()));
-        assert_eq!(pictures.in_review(&store(), SHOWN, now + READ_LAG), None);
+        assert_eq!(pictures.in_review(&store(), SHOWN, now), Some(Some(new())));
+        assert_eq!(pictures.in_review(&store(), SHOWN, now + READ_LAG), Some(None));
     }
 
     #[test]
     fn other_pictures_end_the_review_and_the_same_do_not() {
         let (pictures, now) = a_day_after();
         pictures.note(store(), &new(), false, now);
-        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(new()));
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(Some(new())));
         pictures.note(store(), &["http://old".to_owned()], false, now);
-        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), None);
+        assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(None));
     }
 }

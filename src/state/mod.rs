@@ -398,3 +398,11 @@ pub struct SharedToken {
 pub(crate) const fn is_open(state: AuditState) -> bool {
     matches!(state, AuditState::AwaitingAdmin | AuditState::InReview)
 }
+
+/// A state for a unit test, and the folder that it lives in.
+#[cfg(test)]
+pub(crate) fn temporary(clock: &Clock) -> (tempfile::TempDir, Arc<dyn State>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = sqlite::Sqlite::open(&folder.path().join("state.db"), clock.clone());
+    (folder, Arc::new(state.expect("a state")))
+}

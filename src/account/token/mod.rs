@@ -568,10 +568,12 @@ fn passing(error: &FetchError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
     use crate::config::{AccountKind, SecretSource};
 
-    fn tokens(clock: &Clock) -> Arc<Tokens> {
+    fn tokens(clock: &Clock) -> (TempDir, Arc<Tokens>) {
         let settings = config::Account {
             app_id: "wx0000000000000001".to_owned().into(),
             kind: AccountKind::Official,
@@ -582,7 +584,8 @@ mod tests {
             callback: None,
         };
         let client = Client::new("http://127.0.0.1:1").expect("a client");
-        Tokens::new(&settings, cache(), client, clock.clone())
+        let (folder, shared) = state::temporary(clock);
+        (folder, Tokens::new(&settings, cache(), client, shared, clock.clone()))
     }
 
     fn fetched(value: &str, life: u64) -> Fetched {
@@ -592,7 +595,7 @@ mod tests {
     #[test]
     fn a_late_answer_never_replaces_a_newer_token() {
         let clock = Clock::frozen();
-        let tokens = tokens(&clock);
+        let (_folder, tokens) = tokens(&clock);
         tokens.store(2, fetched("newer", 7_200), clock.now());
         let kept = tokens.store(1, fetched("older", 7_200), clock.now());
         assert_eq!(kept.value.expose(), "newer");
@@ -602,7 +605,7 @@ mod tests {
     #[test]
     fn a_life_counts_from_the_request_and_is_renewed_at_its_end() {
         let clock = Clock::frozen();
-        let tokens = tokens(&clock);
+        let (_folder, tokens) = tokens(&clock);
         let sent_at = clock.now();
         clock.advance(Duration::from_secs(100));
         for (number, life, ahead) in [(1, 7_200, 240..=300), (2, 60, 0..=30)] {
@@ -619,7 +622,7 @@ mod tests {
     #[test]
     fn the_same_value_again_is_no_new_token() {
         let clock = Clock::frozen();
-        let tokens = tokens(&clock);
+        let (_folder, tokens) = tokens(&clock);
         let first = tokens.store(1, fetched("t", 7_200), clock.now());
         clock.advance(Duration::from_secs(60));
         let again = tokens.store(2, fetched("t", 7_140), clock.now());
@@ -631,7 +634,7 @@ mod tests {
     #[test]
     fn pauses_after_failures_grow_and_end_with_a_success() {
         let clock = Clock::frozen();
-        let tokens = tokens(&clock);
+        let (_folder, tokens) = tokens(&clock);
         let refused = |code| {
             let (code, message) = (Errcode(code), String::new());
             FetchError::WeChat(wechat::Error::Refused { code, message })
