@@ -1,0 +1,167 @@
+//! The messages that WeChat pushes: XML or JSON, as the account chose, and flat but for a few.
+
+use std::{collections::BTreeMap, fmt};
+
+use quick_xml::{
+    escape::resolve_xml_entity,
+    events::{BytesRef, Event},
+    reader::Reader,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess},
+};
+use serde_json::value::RawValue;
+
+/// Deeper than any message of WeChat's; those with lists in them have four levels.
+const DEPTH: usize = 16;
+
+/// A message: its fields, all as text, for what is a number in one is text in the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    text: String,
+    fields: Fields,
+}
+
+/// Why something is no message. Quotes nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(super) &'static str);
+
+/// Reads a message. Takes any bytes, and time and memory in proportion to them.
+///
+/// Of a field that is there twice the first counts, in either form: WeChat sends none, and a
+/// refusal would only lose the message. What is nested is no field of its own: its parent has the
+/// JSON, or in XML the text beside it.
+pub fn read(bytes: &[u8]) -> Result<Message, Malformed> {
+    let text = str::from_utf8(bytes).map_err(|_| Malformed("not UTF-8"))?;
+    let inner = text.trim_start_matches('\u{feff}').trim();
+    let fields = match inner.as_bytes().first() {
+        Some(b'<') => xml(inner)?,
+        Some(b'{') => serde_json::from_str(inner).map_err(|_| Malformed("broken JSON"))?,
+        _ => return Err(Malformed("neither XML nor JSON")),
+    };
+    Ok(Message { text: text.to_owned(), fields })
+}
+
+impl Message {
+    /// The whole message, as it came.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A field, without the blanks around it; empty where there is none.
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.0.get(name).map_or("", |value| value.trim())
+    }
+
+    /// What the settings call it: an event by its name, another message by its type. What comes
+    /// without a type are notices to third-party platforms and probes.
+    pub fn name(&self) -> &str {
+        let event = self.field("Event");
+        match self.field("MsgType") {
+            "event" | "" if !event.is_empty() => event,
+            "" if !self.field("InfoType").is_empty() => self.field("InfoType"),
+            "" => self.field("action"),
+            kind => kind,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Fields(BTreeMap<String, String>);
+
+impl Fields {
+    fn add(&mut self, name: String, value: String) {
+        self.0.entry(name).or_insert(value);
+    }
+}
+
+/// Reads `<xml>` and its children. Knows no entity but the five that XML has; a document type, which
+/// could define more, is refused.
+fn xml(text: &str) -> Result<Fields, Malformed> {
+    let mut reader = Reader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    let mut fields = Fields::default();
+    let (mut name, mut value) = (String::new(), String::new());
+    let (mut depth, mut begun) = (0, false);
+    loop {
+        let event = reader.read_event().map_err(|_| Malformed("broken XML"))?;
+        let piece = match event {
+            Event::Start(tag) => {
+                depth += 1;
+                match depth {
+                    1 if begun || tag.name().as_ref() != "xml" => {
+                        return Err(Malformed("XML with another root"));
+                    }
+                    1 => begun = true,
+                    2 => (name, value) = (tag.name().as_ref().to_owned(), String::new()),
+                    ..=DEPTH => {}
+                    _ => return Err(Malformed("XML that is nested too deeply")),
+                }
+                continue;
+            }
+            Event::End(_) => {
+                if depth == 2 {
+                    fields.add(std::mem::take(&mut name), std::mem::take(&mut value));
+                }
+                depth -= 1;
+                continue;
+            }
+            Event::Text(text) => text.xml10_content().into_owned(),
+            Event::CData(text) => text.xml10_content().into_owned(),
+            Event::GeneralRef(reference) => resolved(&reference)?,
+            // Empty elements come as a start and an end, as was asked for.
+            Event::Comment(_) | Event::Decl(_) | Event::Empty(_) => continue,
+            Event::DocType(_) => return Err(Malformed("XML with a document type")),
+            Event::PI(_) => return Err(Malformed("XML with instructions")),
+            Event::Eof if begun && depth == 0 => return Ok(fields),
+            Event::Eof => return Err(Malformed("XML that is cut off")),
+        };
+        match depth {
+            0 if !piece.trim().is_empty() => return Err(Malformed("XML with text around it")),
+            2 => value.push_str(&piece),
+            _ => {}
+        }
+    }
+}
+
+fn resolved(reference: &BytesRef<'_>) -> Result<String, Malformed> {
+    match reference.resolve_char_ref() {
+        Ok(Some(character)) => Ok(character.to_string()),
+        Ok(None) => resolve_xml_entity(reference)
+            .map(str::to_owned)
+            .ok_or(Malformed("XML with an unknown entity")),
+        Err(_) => Err(Malformed("XML with a broken reference")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a message")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    fields.add(name, scalar(value.get()).map_err(de::Error::custom)?);
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// A value as text. Numbers stay as they are written, so that none is rounded.
+fn scalar(json: &str) -> serde_json::Result<String> {
+    match json {
+        "null" => Ok(String::new()),
+        text if text.starts_with('"') => serde_json::from_str(text),
+        other => Ok(other.to_owned()),
+    }
+}
