@@ -1,12 +1,13 @@
 //! Reviews: every audited write opens one, and somebody, or time, decides it.
 //!
-//! `decide` is the only place where a review ends, so what is to be pushed then starts there.
+//! `end` is the only place where a review ends, and `decide` the one where its account is told.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{map_poi, merchant, nearby, store, world::World};
+use super::{map_poi, merchant, nearby, push, store, world::World};
 
 /// How long the administrator of an account has to confirm that a merchant applies.
 pub(super) const CONFIRMATION: Duration = Duration::from_secs(24 * 3600);
@@ -86,6 +87,17 @@ pub enum Decision {
     Reject,
 }
 
+/// What the end of a review made, and how its event tells it.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// The id that an approval made.
+    pub(super) result: Option<String>,
+    /// The number that stands for the decision; the same means different things in other events.
+    pub(super) status: i64,
+    /// The fields after audit_id and status, as WeChat spells and types them.
+    pub(super) fields: Vec<(&'static str, Value)>,
+}
+
 impl State {
     pub(super) const fn is_open(self) -> bool {
         matches!(self, Self::AwaitingAdmin | Self::Pending)
@@ -115,6 +127,8 @@ pub(super) fn open(world: &mut World, app_id: &str, kind: Kind, subject: &str) -
         result: None,
     };
     world.audits.insert(audit_id, audit);
+    // It may pass by itself, which nobody would notice who sleeps until the one before does.
+    world.outbox.wake();
     audit_id
 }
 
@@ -127,13 +141,27 @@ pub(super) fn withdraw(world: &mut World, audit_id: u64) {
     }
 }
 
-/// Decides a review and lets the decision take effect.
+/// Decides a review, lets the decision take effect, and has its account told.
 pub(super) fn decide(
     world: &mut World,
     audit_id: u64,
     decision: Decision,
     reason: String,
 ) -> Result<Audit, String> {
+    let (audit, ending) = end(world, audit_id, decision, reason)?;
+    if let Some(ending) = ending {
+        push::tell(world, &audit, ending);
+    }
+    Ok(audit)
+}
+
+/// Decides a review and lets the decision take effect.
+pub(super) fn end(
+    world: &mut World,
+    audit_id: u64,
+    decision: Decision,
+    reason: String,
+) -> Result<(Audit, Option<Ending>), String> {
     let audit = world.audits.get_mut(&audit_id).ok_or(format!("there is no audit {audit_id}"))?;
     if !audit.state.is_open() {
         return Err(format!("audit {audit_id} is closed: {:?}", audit.state));
@@ -150,19 +178,20 @@ pub(super) fn decide(
     audit.reason = reason;
     let decided = audit.clone();
     if decided.state.is_open() {
-        return Ok(decided);
+        return Ok((decided, None));
     }
-    let result = match decided.kind {
+    let ending = match decided.kind {
         Kind::AddNearbyPoi => nearby::decided(world, &decided),
         Kind::AddStore => store::added(world, &decided),
         Kind::ApplyMerchant => merchant::decided(world, &decided),
         Kind::CreateMapPoi => map_poi::decided(world, &decided),
         Kind::ModifyStore => store::pictures_decided(world, &decided),
     };
+    let result = ending.as_ref().and_then(|ending| ending.result.clone());
     if let Some(audit) = world.audits.get_mut(&audit_id) {
         audit.result.clone_from(&result);
     }
-    Ok(Audit { result, ..decided })
+    Ok((Audit { result, ..decided }, ending))
 }
 
 /// Decides what time has decided: reviews past the delay pass, waiting applications lapse.
@@ -181,6 +210,13 @@ pub(super) fn settle_due(world: &mut World) {
             audit.state = State::Lapsed;
         }
     }
+}
+
+/// When the next review passes by itself.
+pub(super) fn next_due(world: &World) -> Option<Instant> {
+    let delay = world.rules.audit_delay?;
+    let open = world.audits.values().filter(|audit| audit.state.is_open());
+    open.filter_map(|audit| audit.since.checked_add(delay)).min()
 }
 
 #[cfg(test)]

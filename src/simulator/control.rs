@@ -8,13 +8,14 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Account, Fault, Simulator,
     audit::{self, Decision},
     legacy::LegacyStore,
     merchant::Merchant,
+    push::{self, Callback, Format, Mode},
     world::{Reply, Tenant, World},
 };
 
@@ -22,6 +23,12 @@ use super::{
 const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/", "this list"),
     ("POST /_simulator/reset", "start over; only time goes on"),
+    (
+        "POST /_simulator/callback",
+        "{app_id, url, token, encoding_aes_key?, mode?: safe|compatible|plain, format?: xml|json, \
+         verify?}: where an account's pushes go, once the address has answered WeChat's question, or \
+         without asking if verify is false; {app_id, url: null} for nowhere",
+    ),
     ("GET /_simulator/clock", "the time, in seconds since 1970"),
     ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),
     ("GET /_simulator/accounts", "the accounts and what they have"),
@@ -32,7 +39,8 @@ const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/audits", "every review, open and decided"),
     (
         "POST /_simulator/audits/{audit_id}",
-        "{decision: approve|reject|confirm|decline, reason?}: decide a review",
+        "{decision: approve|reject|confirm|decline, reason?, push?}: decide a review; with push \
+         false the account is not told",
     ),
     ("GET /_simulator/faults", "the faults that wait"),
     (
@@ -54,26 +62,41 @@ const HELP: &[(&str, &str)] = &[
          migrate",
     ),
     ("POST /_simulator/merchant", "{app_id, exists}: give or take an account's merchant"),
+    ("GET /_simulator/pushes", "every push, and what became of it"),
+    (
+        "POST /_simulator/pushes",
+        "{app_id, event: {Event, …}} or {app_id, text}: push anything now; an event gets the fields \
+         that all have, where they are missing",
+    ),
     ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
     ("GET /_simulator/settings", "what can be set"),
     (
         "POST /_simulator/settings",
         "{audit_delay_seconds?, nearby_pause_ms?, store_limit?, nearby_limit?, \
-         classic_tokens_a_day?}: set it; a null delay leaves reviews open",
+         classic_tokens_a_day?, push_timeout_ms?, push_retries?, push_retry_pause_ms?, \
+         push_delay_ms?, push_shuffle_ms?, push_duplicates?, push_lose_every?}: set it; a null delay \
+         leaves reviews open, shuffle adds a delay by chance, duplicates come after an answer, every \
+         n-th push is lost",
     ),
     ("GET /_simulator/tokens", "today's token calls, by account"),
     ("DELETE /_simulator/tokens", "make every token invalid at once"),
 ];
 
 /// Answers one control request that came by HTTP; `path` is what follows `/_simulator`.
-pub(super) fn answer(
+pub(super) async fn answer(
     simulator: &Simulator,
     method: &Method,
     path: &str,
     query: &BTreeMap<String, String>,
     body: &[u8],
 ) -> Reply {
-    match act(simulator, method.as_str(), path, query, body) {
+    let answer = async {
+        if (method, path.trim_matches('/')) == (&Method::POST, "callback") {
+            ask_callback(simulator, body).await?;
+        }
+        act(simulator, method.as_str(), path, query, body)
+    };
+    match answer.await {
         Ok(answer) => Reply::json(&answer),
         Err(Problem { status, text }) => {
             let body = Bytes::from(json!({ "error": text }).to_string());
@@ -101,10 +124,12 @@ pub(super) fn act(
         ("GET", "journal") => {
             Ok(json!({ "calls": world.journal.read(query.get("path").map(String::as_str)) }))
         }
-        ("GET", "settings") => Ok(settings(world)),
+        ("GET", "pushes") => Ok(json!({ "pushes": world.outbox.list() })),
+        ("GET", "settings") => Ok(json!(world.rules)),
         ("GET", "tokens") => Ok(world.tokens.counts(world.moment())),
         ("POST", "clock") => advance(world, body),
         ("POST", "legacy_stores") => legacy_stores(world, body),
+        ("POST", "pushes") => push(world, body),
         ("POST", "settings") => set(world, body),
         ("POST", path) if path.starts_with("audits/") => decide(world, &path[7..], body),
         (method, path) => change(world, method, path, body).map(|()| json!({})),
@@ -115,6 +140,7 @@ pub(super) fn act(
 fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<(), Problem> {
     match (method, path) {
         ("POST", "accounts") => world.add_account(read::<Account>(body)?),
+        ("POST", "callback") => set_callback(world, body)?,
         ("POST", "faults") => world.faults.add(read::<Fault>(body)?),
         ("POST", "merchant") => merchant(world, body)?,
         ("POST", "quota") => quota(world, body)?,
@@ -139,6 +165,11 @@ pub(super) struct Problem {
 impl Problem {
     fn bad(text: impl ToString) -> Self {
         Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
+    }
+
+    /// What was asked for makes sense, but not now.
+    const fn conflict(text: String) -> Self {
+        Self { status: StatusCode::CONFLICT, text }
     }
 }
 
@@ -188,12 +219,17 @@ fn decide(world: &mut World, audit_id: &str, body: &[u8]) -> Result<Value, Probl
         decision: Decision,
         #[serde(default)]
         reason: String,
+        #[serde(default = "yes")]
+        push: bool,
     }
-    let Verdict { decision, reason } = read(body)?;
+    let Verdict { decision, reason, push } = read(body)?;
     let audit_id = audit_id.parse().map_err(Problem::bad)?;
-    let audit = audit::decide(world, audit_id, decision, reason);
-    let status = StatusCode::CONFLICT;
-    audit.map(|audit| json!(audit)).map_err(|text| Problem { status, text })
+    let audit = if push {
+        audit::decide(world, audit_id, decision, reason)
+    } else {
+        audit::end(world, audit_id, decision, reason).map(|(audit, _)| audit)
+    };
+    audit.map(|audit| json!(audit)).map_err(Problem::conflict)
 }
 
 fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
@@ -242,45 +278,80 @@ fn tenant<'a>(world: &'a mut World, app_id: &str) -> Result<&'a mut Tenant, Prob
     world.tenant(app_id).map_err(|_| Problem::bad(format!("there is no account {app_id}")))
 }
 
-fn settings(world: &World) -> Value {
-    let rules = &world.rules;
-    json!({
-        "audit_delay_seconds": rules.audit_delay.map(|delay| delay.as_secs_f64()),
-        "nearby_pause_ms": u64::try_from(rules.nearby_pause.as_millis()).unwrap_or(u64::MAX),
-        "store_limit": rules.store_limit,
-        "nearby_limit": rules.nearby_limit,
-        "classic_tokens_a_day": rules.classic_tokens_a_day,
-    })
-}
-
-fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
+fn push(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Change {
-        #[serde(default, deserialize_with = "present")]
-        audit_delay_seconds: Option<Option<f64>>,
-        nearby_pause_ms: Option<u64>,
-        store_limit: Option<usize>,
-        nearby_limit: Option<usize>,
-        classic_tokens_a_day: Option<u64>,
+    struct New {
+        app_id: String,
+        event: Option<Map<String, Value>>,
+        text: Option<String>,
     }
-    let change: Change = read(body)?;
-    let rules = &mut world.rules;
-    if let Some(delay) = change.audit_delay_seconds {
-        let delay = delay.map(Duration::try_from_secs_f64).transpose();
-        rules.audit_delay = delay.map_err(Problem::bad)?;
-    }
-    if let Some(pause) = change.nearby_pause_ms {
-        rules.nearby_pause = Duration::from_millis(pause);
-    }
-    rules.store_limit = change.store_limit.unwrap_or(rules.store_limit);
-    rules.nearby_limit = change.nearby_limit.unwrap_or(rules.nearby_limit);
-    let tokens = change.classic_tokens_a_day;
-    rules.classic_tokens_a_day = tokens.unwrap_or(rules.classic_tokens_a_day);
-    Ok(settings(world))
+    let New { app_id, event, text } = read(body)?;
+    let id = match (event, text) {
+        (Some(event), None) => push::event(world, &app_id, event),
+        (None, Some(text)) => push::text(world, &app_id, text),
+        _ => return Err(Problem::bad("either event or text is needed")),
+    };
+    id.map(|id| json!({ "id": id })).map_err(Problem::conflict)
 }
 
-/// Tells null from absent.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<f64>>, D::Error> {
-    Option::deserialize(value).map(Some)
+/// A callback as control is told of it. Without a URL there is none from then on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCallback {
+    app_id: String,
+    url: Option<String>,
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    encoding_aes_key: String,
+    #[serde(default)]
+    mode: Mode,
+    #[serde(default)]
+    format: Format,
+    #[serde(default = "yes")]
+    verify: bool,
+}
+
+impl NewCallback {
+    fn callback(&self) -> Result<Option<Callback>, Problem> {
+        let Self { url, token, encoding_aes_key, mode, format, .. } = self;
+        let Some(url) = url.clone() else { return Ok(None) };
+        let (token, encoding_aes_key) = (token.clone(), encoding_aes_key.clone());
+        let callback = Callback { url, token, encoding_aes_key, mode: *mode, format: *format };
+        callback.check().map_err(Problem::bad)?;
+        Ok(Some(callback))
+    }
+}
+
+/// Asks a new callback WeChat's question, if it is to be asked.
+async fn ask_callback(simulator: &Simulator, body: &[u8]) -> Result<(), Problem> {
+    let new: NewCallback = read(body)?;
+    match new.callback()? {
+        Some(callback) if new.verify => {
+            push::verify(simulator, &new.app_id, &callback).await.map_err(Problem::conflict)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn set_callback(world: &mut World, body: &[u8]) -> Result<(), Problem> {
+    let new: NewCallback = read(body)?;
+    tenant(world, &new.app_id)?.callback = new.callback()?;
+    Ok(())
+}
+
+/// Changes what is named and leaves the rest.
+fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
+    let mut rules = json!(world.rules);
+    for (name, value) in read::<Map<String, Value>>(body)? {
+        rules[name] = value;
+    }
+    world.rules = serde_path_to_error::deserialize(rules).map_err(Problem::bad)?;
+    world.outbox.wake();
+    Ok(json!(world.rules))
+}
+
+const fn yes() -> bool {
+    true
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    audit::{self, Audit, Kind, State},
+    audit::{self, Audit, Ending, Kind, State},
     districts,
     endpoint::{Bearer, Call, Endpoint, done_with, is_picture},
     error::Refusal,
@@ -125,21 +125,34 @@ fn legacy_id(call: &Call) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// What the end of a place's review changes; answers the id of the place.
-pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<String> {
+/// What the end of a place's review changes: the place has an id then, and is found.
+///
+/// Its event says 0 for yes and 1 for no. The document has 纬度 and 经度 the wrong way round, and
+/// does not say what stands in the fields of a place that was refused; here that is what was asked
+/// for, without an id.
+pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let tenant = world.accounts.get_mut(&audit.app_id)?;
     let Requested { mut place, legacy } = tenant.requested_places.remove(&audit.audit_id)?;
-    if audit.state != State::Approved {
-        return None;
+    let approved = audit.state == State::Approved;
+    let map_poi_id = if approved { world.mint.map_poi_id() } else { String::new() };
+    let fields = vec![
+        ("map_poi_id", json!(map_poi_id)),
+        ("name", json!(place.branch_name)),
+        ("address", json!(place.address)),
+        ("latitude", json!(place.latitude.to_string())),
+        ("longitude", json!(place.longitude.to_string())),
+        ("sh_remark", json!(audit.reason)),
+    ];
+    if !approved {
+        return Some(Ending { result: None, status: 1, fields });
     }
-    let map_poi_id = world.mint.map_poi_id();
     let mut stores = tenant.stores.legacy.iter_mut();
     if let Some(store) = stores.find(|store| Some(&store.poi_id) == legacy.as_ref()) {
         store.mapid.clone_from(&map_poi_id);
     }
     place.map_poi_id.clone_from(&map_poi_id);
     world.places.push(place);
-    Some(map_poi_id)
+    Some(Ending { result: Some(map_poi_id), status: 0, fields })
 }
 
 /// The place with this id.

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::{
-    audit::{self, Audit, Kind, State},
+    audit::{self, Audit, Ending, Kind, State},
     endpoint::{Bearer, Call, Endpoint, done, done_with},
     error::Refusal,
     media,
@@ -235,13 +235,14 @@ fn modify(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 }
 
 /// What the end of a merchant's review changes.
-pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<String> {
+pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let merchant = &mut world.accounts.get_mut(&audit.app_id)?.merchant;
     if audit.state == State::Approved {
         let Applied { nickname, intro } = merchant.applied.take()?;
         (merchant.nickname, merchant.intro, merchant.exists) = (nickname, intro, true);
     }
-    None
+    let fields = vec![("reason", json!(audit.reason))];
+    Some(Ending { result: None, status: status(audit.state), fields })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Each purpose counts for itself, so a token more does not change the ids of stores: two runs that
 //! do the same things get the same answers, whatever else happened in between.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Makes everything that looks random.
 #[derive(Debug)]
@@ -42,6 +42,24 @@ impl Mint {
     pub(super) fn rid(&mut self) -> String {
         let mut random = self.random("rid");
         format!("6{:07x}-{:08x}-{:08x}", random.u32(..1 << 28), random.u32(..), random.u32(..))
+    }
+
+    /// Any number below the limit.
+    pub(super) fn below(&mut self, purpose: &'static str, limit: u64) -> u64 {
+        self.random(purpose).u64(..limit)
+    }
+
+    /// Any part of a time, to the millisecond.
+    pub(super) fn part(&mut self, purpose: &'static str, whole: Duration) -> Duration {
+        let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.below(purpose, whole.saturating_add(1)))
+    }
+
+    /// Any bytes.
+    pub(super) fn bytes<const N: usize>(&mut self, purpose: &'static str) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random(purpose).fill(&mut bytes);
+        bytes
     }
 
     /// True with the given probability.

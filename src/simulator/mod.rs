@@ -13,7 +13,8 @@
 //! * `token`, `merchant`, `map_poi`, `store` and `legacy`, `nearby`, `card`, `media` and `account`
 //!   are the families. Each is a table of endpoints and the functions behind them, which see the
 //!   world and a checked call and know nothing of HTTP.
-//! * `audit` decides what was submitted, `faults` and `spoil` make things go wrong.
+//! * `audit` decides what was submitted, `push` tells the account, and sends whatever else is to be
+//!   pushed. `faults` and `spoil` make things go wrong.
 //!
 //! # What it does not imitate
 //!
@@ -21,7 +22,10 @@
 //!   picture decent. Reviews pass or fail because somebody says so.
 //! * Undocumented reactions. Where a document is silent the choice is noted at the function; do not
 //!   take it for WeChat's.
-//! * Pushes: reviews are decided, but nobody is told yet.
+//! * Pushes other than of reviews, unless somebody asks for one; what a server answers to them other
+//!   than `success` (被动回复); HTTPS addresses; any order. Nobody is told of an application that
+//!   lapses. When WeChat sends again what was refused at once is not known: here it is as late as
+//!   after a timeout.
 //! * Third-party platforms, cloud hosting tokens, address lists (`40164` comes by a fault only),
 //!   TLS, HTTP/2, and speed.
 //! * Cards themselves: any `card_id` is taken. Pictures: any address at WeChat's host is taken.
@@ -43,6 +47,7 @@ mod merchant;
 mod mint;
 mod nearby;
 mod places;
+pub mod push;
 mod serve;
 mod spoil;
 mod store;
@@ -65,9 +70,10 @@ use self::{
     endpoint::Endpoint,
     faults::Kind,
     journal::Entry,
+    push::Push,
     world::World,
 };
-pub use self::{faults::Fault, nearby::COMPANY};
+pub use self::{faults::Fault, nearby::COMPANY, push::Callback};
 use crate::clock::Clock;
 
 /// The official account that a simulator has unless it is told otherwise.
@@ -78,6 +84,14 @@ pub const OFFICIAL_SECRET: &str = "official-secret";
 pub const MINI_PROGRAM_APP_ID: &str = "wx0000000000000002";
 /// The secret of [`MINI_PROGRAM_APP_ID`].
 pub const MINI_PROGRAM_SECRET: &str = "mini-program-secret";
+
+/// What pushes to either account are signed with, where somebody has to choose.
+pub const CALLBACK_TOKEN: &str = "callback-token";
+/// What pushes to [`OFFICIAL_APP_ID`] are sealed with. As in many real keys, the last character has
+/// bits to spare.
+pub const OFFICIAL_AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+/// What pushes to [`MINI_PROGRAM_APP_ID`] are sealed with.
+pub const MINI_PROGRAM_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefA";
 
 /// Every family's endpoints. A new family is one line here.
 const FAMILIES: &[&[Endpoint]] = &[
@@ -122,6 +136,9 @@ pub struct Account {
     pub secret: String,
     /// What it is.
     pub kind: AccountKind,
+    /// Where it is told of what happens; `None` for nowhere.
+    #[serde(default)]
+    pub callback: Option<Callback>,
 }
 
 /// What an account is. Store APIs want the one kind, nearby APIs the other.
@@ -140,6 +157,7 @@ impl Default for Settings {
             app_id: app_id.to_owned(),
             secret: secret.to_owned(),
             kind,
+            callback: None,
         };
         Self {
             seed: 1,
@@ -160,9 +178,12 @@ impl Simulator {
         Self { clock, world: Arc::new(Mutex::new(World::new(settings))) }
     }
 
-    /// Answers on `listener` until `shutdown`, then drops every connection.
+    /// Answers on `listener`, and pushes, until `shutdown`; then drops every connection.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        serve::run(self, listener, shutdown).await;
+        tokio::select! {
+            () = serve::run(self.clone(), listener, shutdown) => {}
+            () = push::run(self) => {}
+        }
     }
 
     /// Refuses the next call to `path` with `errcode`.
@@ -176,7 +197,7 @@ impl Simulator {
     }
 
     /// Does what the same request under `/_simulator/` would do: `control("POST", "legacy_stores",
-    /// &json!({ … }))`. The error says what was wrong with it.
+    /// &json!({ … }))`. The error says what was wrong with it. Only a callback is not asked first.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string();
         let answer = control::act(self, method, path, &BTreeMap::new(), body.as_bytes());
@@ -200,9 +221,46 @@ impl Simulator {
         self.decide(audit_id, Decision::Reject, reason).map(drop)
     }
 
-    /// Decides what was submitted.
+    /// Decides what was submitted, and tells the account if it has a callback.
     pub fn decide(&self, audit_id: u64, decision: Decision, reason: &str) -> Result<Audit, String> {
         audit::decide(&mut self.world(), audit_id, decision, reason.to_owned())
+    }
+
+    /// Decides what was submitted, and tells nobody.
+    pub fn decide_silently(
+        &self,
+        audit_id: u64,
+        decision: Decision,
+        reason: &str,
+    ) -> Result<Audit, String> {
+        let ended = audit::end(&mut self.world(), audit_id, decision, reason.to_owned());
+        ended.map(|(audit, _)| audit)
+    }
+
+    /// From now on pushes to the account go there, or nowhere. The address is not asked.
+    pub fn set_callback(
+        &self,
+        app_id: &str,
+        callback: impl Into<Option<Callback>>,
+    ) -> Result<(), String> {
+        let callback = callback.into();
+        callback.iter().try_for_each(Callback::check)?;
+        let mut world = self.world();
+        let tenant = world.accounts.get_mut(app_id);
+        tenant.ok_or(format!("there is no account {app_id}"))?.callback = callback;
+        Ok(())
+    }
+
+    /// Pushes any event, such as `&json!({ "Event": "subscribe" })`, and answers its number. Fields
+    /// that all events have are added where they are missing.
+    pub fn push(&self, app_id: &str, event: &Value) -> Result<u64, String> {
+        let fields = event.as_object().ok_or("an event has to be an object")?;
+        push::event(&mut self.world(), app_id, fields.clone())
+    }
+
+    /// Every push so far, in order.
+    pub fn pushes(&self) -> Vec<Push> {
+        self.world().outbox.list()
     }
 
     /// The calls to `path` so far, in order.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{
-    audit::{self, Audit, Kind, State},
+    audit::{self, Audit, Ending, Kind, State},
     endpoint::{Bearer, Call, Endpoint, done, done_with},
     error::Refusal,
     map_poi, media,
@@ -304,16 +304,19 @@ fn position(pois: &[Poi], poi_id: &str) -> Result<usize, Refusal> {
 }
 
 /// What the end of a place's review changes; answers its id. A place that passes is shown.
-pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<String> {
+///
+/// Its event says 3 for yes and 2 for no, where the list says 5 and 4.
+pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let pois = &mut world.accounts.get_mut(&audit.app_id)?.nearby.pois;
     let poi = pois.iter_mut().find(|poi| poi.audit_id == audit.audit_id)?;
+    let fields = vec![("reason", json!(audit.reason)), ("poi_id", json!(poi.poi_id))];
     if audit.state == State::Approved {
         (poi.audit_status, poi.shown) = (Poi::PASSED, true);
-        Some(poi.poi_id.to_string())
+        Some(Ending { result: Some(poi.poi_id.to_string()), status: 3, fields })
     } else {
         (poi.audit_status, poi.shown) = (Poi::FAILED, false);
         audit.reason.clone_into(&mut poi.refuse_reason);
-        None
+        Some(Ending { result: None, status: 2, fields })
     }
 }
 

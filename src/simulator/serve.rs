@@ -93,7 +93,7 @@ async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Resp
     let query = form_urlencoded::parse(query).into_owned().collect();
     let control = path.strip_prefix("/_simulator");
     if let Some(rest) = control.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-        let reply = control::answer(&simulator, &head.method, rest, &query, &bytes);
+        let reply = control::answer(&simulator, &head.method, rest, &query, &bytes).await;
         return Ok(respond(&reply, whole(reply.body.clone())));
     }
     let content_type = head.headers.get(header::CONTENT_TYPE);

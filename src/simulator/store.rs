@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    audit::{self, Audit, Kind, State},
+    audit::{self, Audit, Ending, Kind, State},
     districts,
     endpoint::{Bearer, Call, Endpoint, done, done_with},
     error::Refusal,
@@ -301,25 +301,35 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done())
 }
 
-/// What the end of a store's first review changes; answers the id of the store.
-pub(super) fn added(world: &mut World, audit: &Audit) -> Option<String> {
+/// What the end of a store's first review changes.
+///
+/// Its event has `poiid`, “valid” only where the store passed; otherwise it is 0 here.
+pub(super) fn added(world: &mut World, audit: &Audit) -> Option<Ending> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores;
     let at = stores.current.iter().position(|store| store.audit_id == audit.audit_id)?;
     let approved = audit.state == State::Approved;
     let store = &mut stores.current[at];
     (store.accepted, store.status) = (approved, if approved { 1 } else { 3 });
-    let poi_id = store.poi_id.clone();
+    let (status, poi_id) = (store.status, store.poi_id.clone());
+    let number = poi_id.parse().unwrap_or(0);
+    let fields = vec![
+        ("reason", json!(audit.reason)),
+        ("is_upgrade", json!(u8::from(store.migrated))),
+        ("poiid", json!(if approved { number } else { 0 })),
+    ];
     if store.migrated {
         stores.migrated(&poi_id, approved, &audit.reason);
         if !approved {
             stores.current.remove(at);
         }
     }
-    approved.then_some(poi_id)
+    Some(Ending { result: approved.then_some(poi_id), status, fields })
 }
 
 /// What the end of a review of pictures changes.
-pub(super) fn pictures_decided(world: &mut World, audit: &Audit) -> Option<String> {
+///
+/// Its event names no store.
+pub(super) fn pictures_decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores.current;
     let store = stores.iter_mut().find(|store| store.audit_id == audit.audit_id)?;
     let awaited = store.awaited.take()?;
@@ -327,5 +337,6 @@ pub(super) fn pictures_decided(world: &mut World, audit: &Audit) -> Option<Strin
     if audit.state == State::Approved {
         (store.pictures, store.status) = (awaited.pictures, 1);
     }
-    None
+    let fields = vec![("reason", json!(audit.reason))];
+    Some(Ending { result: None, status: store.status, fields })
 }

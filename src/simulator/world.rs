@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
     mint::Mint,
     nearby::Nearby,
     places::{self, Place},
+    push::{Callback, Outbox},
     spoil,
     store::Stores,
     token::{Moment, Tokens},
@@ -41,14 +43,18 @@ pub(super) struct World {
     pub(super) tokens: Tokens,
     pub(super) faults: Faults,
     pub(super) journal: Journal,
+    pub(super) outbox: Outbox,
 }
 
 /// What can be set while the simulator runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Rules {
     /// After which time audits pass by themselves; `None` means never.
+    #[serde(rename = "audit_delay_seconds", with = "seconds")]
     pub(super) audit_delay: Option<Duration>,
     /// How long addnearbypoi rests after an answer (“使用时间隔1s进行串行调用”).
+    #[serde(rename = "nearby_pause_ms", with = "milliseconds")]
     pub(super) nearby_pause: Duration,
     /// How many stores an account may have. WeChat publishes no number.
     pub(super) store_limit: usize,
@@ -56,6 +62,25 @@ pub(super) struct Rules {
     pub(super) nearby_limit: usize,
     /// Calls a day to `/cgi-bin/token`.
     pub(super) classic_tokens_a_day: u64,
+    /// How long a push may go unanswered.
+    #[serde(rename = "push_timeout_ms", with = "milliseconds")]
+    pub(super) push_timeout: Duration,
+    /// How often a push that was not taken is sent again.
+    pub(super) push_retries: u64,
+    /// The time from one sending to the next. WeChat publishes none; where the answer does not
+    /// come, the next follows the timeout.
+    #[serde(rename = "push_retry_pause_ms", with = "milliseconds")]
+    pub(super) push_retry_pause: Duration,
+    /// The time from a push's cause to its first sending.
+    #[serde(rename = "push_delay_ms", with = "milliseconds")]
+    pub(super) push_delay: Duration,
+    /// Up to so much is added to that delay, by chance, so that pushes overtake each other.
+    #[serde(rename = "push_shuffle_ms", with = "milliseconds")]
+    pub(super) push_shuffle: Duration,
+    /// How often a push that was taken is sent again all the same.
+    pub(super) push_duplicates: u64,
+    /// Every push with an id divisible by this is never sent; 0 for none.
+    pub(super) push_lose_every: u64,
 }
 
 /// What one account has at WeChat.
@@ -70,6 +95,11 @@ pub(super) struct Tenant {
     pub(super) media: HashMap<String, Media>,
     /// Places that are in review, by their base_id.
     pub(super) requested_places: BTreeMap<u64, Requested>,
+    pub(super) callback: Option<Callback>,
+    /// The id by which pushes call the account (原始ID), `gh_…`.
+    pub(super) original_id: String,
+    /// The person whom pushes name as their sender.
+    pub(super) open_id: String,
 }
 
 /// A request as it came in.
@@ -111,6 +141,13 @@ impl World {
                 store_limit: 1000,
                 nearby_limit: 10,
                 classic_tokens_a_day: 2000,
+                push_timeout: Duration::from_secs(5),
+                push_retries: 3,
+                push_retry_pause: Duration::from_secs(5),
+                push_delay: Duration::ZERO,
+                push_shuffle: Duration::ZERO,
+                push_duplicates: 0,
+                push_lose_every: 0,
             },
             accounts: BTreeMap::new(),
             places: places::places(),
@@ -118,6 +155,7 @@ impl World {
             tokens: Tokens::default(),
             faults: Faults::default(),
             journal: Journal::default(),
+            outbox: Outbox::default(),
             settings,
         };
         for account in world.settings.accounts.clone() {
@@ -128,14 +166,17 @@ impl World {
 
     /// Starts over. Only time goes on.
     pub(super) fn reset(&mut self) {
-        *self = Self::new(self.settings.clone());
+        let outbox = self.outbox.reset();
+        *self = Self { outbox, ..Self::new(self.settings.clone()) };
     }
 
-    /// Adds an account, or gives one that is there another secret and kind.
+    /// Adds an account, or gives one that is there another secret and kind, and another callback if
+    /// there is one.
     pub(super) fn add_account(&mut self, account: Account) {
-        let Account { app_id, secret, kind } = account;
+        let Account { app_id, secret, kind, callback } = account;
         if let Some(tenant) = self.accounts.get_mut(&app_id) {
             (tenant.secret, tenant.kind) = (secret, kind);
+            tenant.callback = callback.or(tenant.callback.take());
             return;
         }
         let tenant = Tenant {
@@ -147,6 +188,9 @@ impl World {
             quota: Quota::default(),
             media: HashMap::new(),
             requested_places: BTreeMap::new(),
+            callback,
+            original_id: format!("gh_{:012x}", self.mint.below("original_id", 1 << 48)),
+            open_id: format!("o{}", self.mint.text("open_id", 27)),
         };
         self.accounts.insert(app_id, tenant);
     }
@@ -158,6 +202,12 @@ impl World {
 
     pub(super) fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn moment(&self) -> Moment {
@@ -263,7 +313,6 @@ impl World {
     }
 
     fn entry(&self, request: &Incoming) -> Entry {
-        let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let body = journal::describe_body(&request.bytes, request.part.as_ref());
         let bearer =
             request.query.get("access_token").and_then(|token| self.tokens.made_for(token));
@@ -271,7 +320,7 @@ impl World {
         let asking = asking.or_else(|| body["appid"].as_str()).unwrap_or_default();
         Entry {
             seq: 0,
-            at_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            at_unix_ms: self.unix_ms(),
             method: request.method.to_string(),
             path: request.path.clone(),
             app_id: bearer.unwrap_or(asking).to_owned(),
@@ -328,6 +377,42 @@ fn parse(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(fields)) => Ok(fields),
         _ => Err(Refusal::new(47001)),
+    }
+}
+
+/// A time that people write in milliseconds.
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+/// A time that people write in seconds, or null for never.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(from)?;
+        seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)
     }
 }
 
