@@ -1,7 +1,17 @@
-//! Redis: shared by several processes.
+//! Redis, from 6.2 on: shared by several processes.
+//!
+//! Every verb is one script in Lua, a file beside the one that calls it, and so one round trip.
+//! `prelude.lua` says what is stored where.
+
+mod connection;
+mod event;
+mod lease;
+mod submission;
+mod token;
 
 use std::time::Duration;
 
+use self::connection::Connection;
 use crate::{
     id::{AppId, PoiId, Secret},
     state::{
@@ -12,75 +22,94 @@ use crate::{
 
 /// The state at a Redis.
 #[derive(Debug)]
-pub struct Redis;
+pub struct Redis {
+    connection: Connection,
+}
 
 impl Redis {
-    /// Connects.
-    pub async fn open(_: &str) -> Result<Self, Error> {
-        Ok(Self)
+    /// Connects, and warns if this Redis may lose what it was given.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        Ok(Self { connection: Connection::open(url).await? })
     }
 }
 
 #[tonic::async_trait]
 impl State for Redis {
-    async fn append(&self, _: NewEvent) -> Result<Appended, Error> {
-        unimplemented!()
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        event::append(&self.connection, event).await
     }
-    async fn events(&self, _: EventQuery) -> Result<EventPage, Error> {
-        unimplemented!()
+
+    async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
+        event::events(&self.connection, query).await
     }
-    async fn newer(&self, _: u64) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn newer(&self, position: u64) -> Result<(), Error> {
+        event::newer(&self.connection, position).await
     }
+
     async fn log(&self) -> Result<Log, Error> {
-        unimplemented!()
+        event::log(&self.connection).await
     }
-    async fn prune(&self, _: Duration) -> Result<u64, Error> {
-        unimplemented!()
+
+    async fn prune(&self, age: Duration) -> Result<u64, Error> {
+        event::prune(&self.connection, age).await
     }
-    async fn remember(&self, _: NewSubmission) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
+        submission::remember(&self.connection, submission).await
     }
-    async fn submission(&self, _: &str) -> Result<Option<Submission>, Error> {
-        unimplemented!()
+
+    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
+        submission::submission(&self.connection, submission_id).await
     }
-    async fn pictures(&self, _: &AppId, _: &PoiId) -> Result<Option<Submission>, Error> {
-        unimplemented!()
+
+    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
+        submission::pictures(&self.connection, app_id, poi_id).await
     }
-    async fn submissions(&self, _: SubmissionQuery) -> Result<SubmissionPage, Error> {
-        unimplemented!()
+
+    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
+        submission::submissions(&self.connection, query).await
     }
-    async fn take_due(&self, _: Duration, _: usize) -> Result<Vec<Submission>, Error> {
-        unimplemented!()
+
+    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
+        submission::take_due(&self.connection, again, limit).await
     }
-    async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {
-        unimplemented!()
+
+    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
+        lease::acquire(&self.connection, name, term).await
     }
-    async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool, Error> {
-        unimplemented!()
+
+    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
+        lease::renew(&self.connection, name, fence, term).await
     }
-    async fn free(&self, _: &str, _: u64, _: Duration) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
+        lease::free(&self.connection, name, fence, rest).await
     }
-    async fn token(&self, _: &AppId) -> Result<Option<SharedToken>, Error> {
-        unimplemented!()
+
+    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
+        token::token(&self.connection, app_id).await
     }
+
     async fn put_token(
         &self,
-        _: &AppId,
-        _: u64,
-        _: &Secret,
-        _: Duration,
+        app_id: &AppId,
+        before: u64,
+        value: &Secret,
+        life: Duration,
     ) -> Result<SharedToken, Error> {
-        unimplemented!()
+        token::put(&self.connection, app_id, before, value, life).await
     }
-    async fn spend(&self, _: &str, _: u32, _: Duration) -> Result<bool, Error> {
-        unimplemented!()
+
+    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
+        token::spend(&self.connection, counter, limit, window).await
     }
-    async fn refund(&self, _: &str) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn refund(&self, counter: &str) -> Result<(), Error> {
+        token::refund(&self.connection, counter).await
     }
+
     async fn probe(&self) -> Result<(), Error> {
-        unimplemented!()
+        self.connection.probe().await
     }
 }

@@ -1,0 +1,69 @@
+-- Adds an event. ARGV: its fields, each after its name.
+local event = named(ARGV)
+
+local known = call('HGET', POSITIONS, event.key)
+if known then
+  return { 'known', tonumber(known) }
+end
+
+-- Its submission.
+local review = review_of(event)
+local id = ''
+if event.asked_about ~= PUSHED then
+  if not call('ZSCORE', OPEN, event.asked_about) then
+    return { 'settled', 0 }
+  end
+  id = event.asked_about
+elseif review then
+  id = call('HGET', review_key(review), 'submission') or ''
+end
+if id == '' and event.kind == MERCHANT then
+  id = call('ZREVRANGE', nameless_key(event.app_id), 0, 0)[1] or ''
+end
+if id ~= '' and review and call('HGET', submission_key(id), 'audit_id') == '' then
+  call('HSET', submission_key(id), 'audit_id', event.audit_id)
+  call('HSET', review_key(review), 'submission', id)
+  call('ZREM', nameless_key(event.app_id), id)
+end
+
+-- The result so far, and which of the two counts. What settles nothing is no result.
+event.amends, event.superseded_by = '', ''
+local counts = event.settles == '1'
+if counts then
+  local position = id ~= '' and call('HGET', submission_key(id), 'position')
+    or review and call('HGET', review_key(review), 'position')
+  local other = position and event_at(position)
+  if other then
+    local pushed, other_pushed = event.asked_about == PUSHED, other.asked_about == PUSHED
+    if pushed == other_pushed then
+      counts = tonumber(event.event_time) >= tonumber(other.event_time)
+    else
+      counts = pushed
+    end
+    event[counts and 'amends' or 'superseded_by'] = other.event_id
+  end
+end
+
+local time = now()
+local position = call('INCR', LAST)
+-- Always the same fields in the same order: Redis then stores their names once.
+call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,
+  'app_id', event.app_id, 'kind', event.kind, 'audit_id', event.audit_id, 'state', event.state,
+  'reason', event.reason, 'poi_id', event.poi_id, 'map_poi_id', event.map_poi_id,
+  'event_time', event.event_time, 'asked_about', event.asked_about, 'submission', id,
+  'amends', event.amends, 'superseded_by', event.superseded_by, 'message', event.message)
+call('HSET', POSITIONS, event.key, position)
+if id ~= '' then
+  call('ZADD', events_key(id), position, position)
+elseif review then
+  call('ZADD', unclaimed_key(review), position, position)
+end
+if counts then
+  if review then
+    call('HSET', review_key(review), 'position', position)
+  end
+  if id ~= '' then
+    settle(id, event, position, time)
+  end
+end
+return { 'new', position }

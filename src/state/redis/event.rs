@@ -1,0 +1,121 @@
+//! The log of events: one stream, whose entries have their positions as ids.
+
+use std::{sync::LazyLock, time::Duration};
+
+use ::redis::Script;
+
+use super::connection::{Connection, damaged, lua, millis};
+use crate::{
+    pb::{AuditState, SubmissionKind},
+    state::{
+        Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
+        is_open,
+    },
+};
+
+static APPEND: LazyLock<Script> = lua!("append.lua");
+static EVENTS: LazyLock<Script> = lua!("events.lua");
+static LOG: LazyLock<Script> = lua!("log.lua");
+static PRUNE: LazyLock<Script> = lua!("prune.lua");
+
+/// An event as `events.lua` writes it: position, key, received, message, amends, superseded by, and
+/// its submission's message.
+type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
+
+pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
+    let NewEvent {
+        key,
+        event_id,
+        app_id,
+        kind,
+        audit_id,
+        state,
+        reason,
+        poi_id,
+        map_poi_id,
+        event_time,
+        origin,
+        message,
+    } = event;
+    let asked_about = match &origin {
+        Origin::Pushed => "",
+        Origin::Reconciled { submission_id } => submission_id,
+    };
+    let settles = !is_open(state) && state != AuditState::Unspecified;
+    let mut call = redis.call(&APPEND);
+    call.arg("key").arg(&key.0[..]);
+    call.arg("event_id").arg(event_id);
+    call.arg("app_id").arg(app_id.as_str());
+    call.arg("kind").arg(kind as i32);
+    call.arg("audit_id").arg(audit_id.as_str());
+    call.arg("state").arg(state as i32);
+    call.arg("settles").arg(u8::from(settles));
+    call.arg("reason").arg(reason);
+    call.arg("poi_id").arg(poi_id.as_str());
+    call.arg("map_poi_id").arg(map_poi_id.as_str());
+    call.arg("event_time").arg(event_time);
+    call.arg("asked_about").arg(asked_about);
+    call.arg("message").arg(&message[..]);
+    let (what, position): (String, u64) = redis.run(&call).await?;
+    match what.as_str() {
+        "new" => Ok(Appended::New(position)),
+        "known" => Ok(Appended::Known(position)),
+        "settled" => Ok(Appended::Settled),
+        _ => Err(damaged("word")),
+    }
+}
+
+pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<EventPage, Error> {
+    let EventQuery { after, limit, app_id, kinds, submission_id, from, until } = query;
+    let mut call = redis.call(&EVENTS);
+    call.arg(after).arg(limit);
+    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+    call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
+    call.arg(submission_id.unwrap_or_default());
+    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX));
+    let (seen, at_end, events): (u64, bool, Vec<Written>) = redis.run(&call).await?;
+    let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
+    Ok(EventPage { events, seen: seen.max(after), at_end })
+}
+
+pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error> {
+    redis.wait("log", &format!("{position}-0")).await
+}
+
+pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
+    type Place = Option<(u64, Vec<u8>)>;
+    let call = &mut redis.call(&LOG);
+    let (epoch, pruned, newest): (u64, Place, Place) =
+        redis.run(call.arg(fastrand::u64(1..))).await?;
+    let mark = |place: Place| {
+        let (position, found) = place.unwrap_or((0, vec![0; 32]));
+        Ok(Mark { position, key: key(found)? })
+    };
+    Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
+}
+
+pub(super) async fn prune(redis: &Connection, age: Duration) -> Result<u64, Error> {
+    redis.run(redis.call(&PRUNE).arg(millis(age))).await
+}
+
+/// Numbers as scripts get them, with a comma on each side.
+pub(super) fn set(numbers: impl Iterator<Item = i32>) -> String {
+    numbers.fold(",".to_owned(), |set, number| format!("{set}{number},"))
+}
+
+fn event(written: Written) -> Result<Event, Error> {
+    let (position, found, received, message, amends, superseded_by, submission) = written;
+    Ok(Event {
+        position,
+        key: key(found)?,
+        received,
+        message: message.into(),
+        amends,
+        superseded_by,
+        submission: submission.map(Into::into),
+    })
+}
+
+fn key(found: Vec<u8>) -> Result<EventKey, Error> {
+    found.try_into().map(EventKey).map_err(|_| damaged("key"))
+}

@@ -1,0 +1,2 @@
+-- Writes something.
+call('SET', key('probe'), now())

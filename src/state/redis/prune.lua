@@ -1,0 +1,52 @@
+-- Forgets events and submissions that are older than ARGV[1] milliseconds; a bounded number.
+local before = now() - tonumber(ARGV[1])
+local LOOK = 500 -- of each
+
+-- Events, from the oldest on, so that no gap comes.
+local last = tonumber(call('GET', LAST) or 0)
+local events, gone = 0, nil
+for _, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', LOOK)) do
+  local position, event = tonumber(entry[1]:match('^%d+')), named(entry[2])
+  if position == last or tonumber(event.received) >= before then
+    break
+  end
+  call('HDEL', POSITIONS, event.key)
+  local id = event.submission
+  if id == '' then
+    id = call('HGET', LATE, position) or ''
+    call('HDEL', LATE, position)
+  end
+  local review = review_of(event)
+  if id ~= '' then
+    call('ZREM', events_key(id), position)
+  elseif review then
+    call('ZREM', unclaimed_key(review), position)
+  end
+  if review and call('HGET', review_key(review), 'position') == tostring(position) then
+    call('HDEL', review_key(review), 'position')
+  end
+  events, gone = events + 1, { position = position, key = event.key }
+end
+if gone then
+  call('HSET', PRUNED, 'position', gone.position, 'key', gone.key)
+  call('XTRIM', LOG, 'MINID', (gone.position + 1) .. '-0')
+end
+
+-- Submissions, from the one settled first on.
+local old = call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. before, 'LIMIT', 0, LOOK)
+for _, id in ipairs(old) do
+  local about = named(call('HGETALL', submission_key(id)))
+  local review = review_of(about)
+  if review and call('HGET', review_key(review), 'submission') == id then
+    call('HDEL', review_key(review), 'submission')
+  end
+  local pictures = pictures_key(about.app_id, about.poi_id)
+  if call('GET', pictures) == id then
+    call('DEL', pictures)
+  end
+  call('ZREM', nameless_key(about.app_id), id)
+  call('ZREM', ALL, id)
+  call('ZREM', SETTLED, id)
+  call('DEL', submission_key(id))
+end
+return events + #old

@@ -1,0 +1,5 @@
+-- Counts the counter ARGV[1] down, if it still counts.
+local counter = key('spent', ARGV[1])
+if tonumber(call('GET', counter) or 0) > 0 then
+  call('DECR', counter)
+end

@@ -1,0 +1,123 @@
+//! Submissions: a hash each, found by number, by review, and by when they are due.
+
+use std::{sync::LazyLock, time::Duration};
+
+use ::redis::Script;
+
+use super::{
+    connection::{Connection, damaged, lua, millis},
+    event::set,
+};
+use crate::{
+    id::{AppId, PoiId},
+    pb::{AuditState, SubmissionKind},
+    state::{Error, NewSubmission, Submission, SubmissionPage, SubmissionQuery, is_open},
+};
+
+static REMEMBER: LazyLock<Script> = lua!("remember.lua");
+static SUBMISSION: LazyLock<Script> = lua!("submission.lua");
+static PICTURES: LazyLock<Script> = lua!("pictures.lua");
+static SUBMISSIONS: LazyLock<Script> = lua!("submissions.lua");
+static TAKE_DUE: LazyLock<Script> = lua!("take_due.lua");
+
+/// A submission as `prelude.lua` writes it: number, message, created, audit id, state, reason, poi
+/// id, map poi id, event id, settled.
+type Written = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
+
+pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> Result<(), Error> {
+    let NewSubmission {
+        submission_id,
+        app_id,
+        kind,
+        audit_id,
+        poi_id,
+        client_reference,
+        state,
+        ask_after,
+        message,
+    } = submission;
+    let mut call = redis.call(&REMEMBER);
+    call.arg("submission_id").arg(submission_id);
+    call.arg("app_id").arg(app_id.as_str());
+    call.arg("kind").arg(kind as i32);
+    call.arg("audit_id").arg(audit_id.as_str());
+    call.arg("poi_id").arg(poi_id.as_str());
+    call.arg("client_reference").arg(client_reference);
+    call.arg("state").arg(state as i32);
+    call.arg("open").arg(u8::from(is_open(state)));
+    call.arg("ask_after").arg(ask_after.map_or(String::new(), |after| millis(after).to_string()));
+    call.arg("message").arg(&message[..]);
+    redis.run(&call).await
+}
+
+pub(super) async fn submission(redis: &Connection, id: &str) -> Result<Option<Submission>, Error> {
+    let found: Option<Written> = redis.run(redis.call(&SUBMISSION).arg(id)).await?;
+    found.map(read).transpose()
+}
+
+pub(super) async fn pictures(
+    redis: &Connection,
+    app_id: &AppId,
+    poi_id: &PoiId,
+) -> Result<Option<Submission>, Error> {
+    let call = &mut redis.call(&PICTURES);
+    let found: Option<Written> =
+        redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
+    found.map(read).transpose()
+}
+
+pub(super) async fn submissions(
+    redis: &Connection,
+    query: SubmissionQuery,
+) -> Result<SubmissionPage, Error> {
+    let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } = query;
+    let only_open = !states.is_empty() && states.iter().all(|&state| is_open(state));
+    let mut call = redis.call(&SUBMISSIONS);
+    call.arg(after).arg(limit);
+    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+    call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
+    call.arg(set(states.into_iter().map(AuditState::into)));
+    call.arg(until.unwrap_or(u64::MAX));
+    call.arg(client_reference.unwrap_or_default());
+    call.arg(u8::from(only_open));
+    let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
+    let submissions = found.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(SubmissionPage { submissions, seen, at_end })
+}
+
+pub(super) async fn take_due(
+    redis: &Connection,
+    again: Duration,
+    limit: usize,
+) -> Result<Vec<Submission>, Error> {
+    let call = &mut redis.call(&TAKE_DUE);
+    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit)).await?;
+    found.into_iter().map(read).collect()
+}
+
+fn read(written: Written) -> Result<Submission, Error> {
+    let (
+        number,
+        message,
+        created,
+        audit_id,
+        state,
+        reason,
+        poi_id,
+        map_poi_id,
+        event_id,
+        settled,
+    ) = written;
+    Ok(Submission {
+        number,
+        message: message.into(),
+        created,
+        audit_id: audit_id.into(),
+        state: AuditState::try_from(state).map_err(|_| damaged("state of a review"))?,
+        reason,
+        poi_id: poi_id.into(),
+        map_poi_id: map_poi_id.into(),
+        event_id,
+        settled,
+    })
+}

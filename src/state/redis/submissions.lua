@@ -1,0 +1,25 @@
+-- Reads submissions. ARGV: after, limit, app_id, kinds as ',1,2,', states likewise, until,
+-- client_reference, whether only open ones can fit. Answers { seen, at_end, submissions }.
+local after, limit, app_id, kinds, states = unpack(ARGV)
+local to, client_reference = tonumber(ARGV[6]), ARGV[7]
+limit = tonumber(limit)
+local LOOK = 1000
+
+local all = ARGV[8] == '1' and OPEN or ALL
+local seen, found = after, {}
+for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
+  if #found >= limit then
+    break
+  end
+  local number, its_app, kind, state, created, reference = unpack(call('HMGET', submission_key(id),
+    'number', 'app_id', 'kind', 'state', 'created', 'client_reference'))
+  if (app_id == '' or its_app == app_id)
+    and (kinds == ',' or kinds:find(',' .. kind .. ',', 1, true))
+    and (states == ',' or states:find(',' .. state .. ',', 1, true))
+    and tonumber(created) < to
+    and (client_reference == '' or reference == client_reference) then
+    found[#found + 1] = submission(id)
+  end
+  seen = number
+end
+return { seen, call('ZCOUNT', all, '(' .. seen, '+inf') == 0 and 1 or 0, found }

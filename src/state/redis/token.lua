@@ -1,0 +1,18 @@
+-- The token of the account ARGV[1]: { value, generation, life, age }, or nothing. With more
+-- arguments stores one before: the generation it follows, its value, its life in milliseconds.
+local app_id, before, value, life = unpack(ARGV)
+local token, time = key('token', app_id), now()
+-- `since` is when the value was first stored, `over` when its life is.
+local old, generation, since, over = unpack(call('HMGET', token, 'value', 'generation', 'since', 'over'))
+generation, since, over = tonumber(generation or 0), tonumber(since or 0), tonumber(over or 0)
+
+if value and (over <= time or generation == tonumber(before)) then
+  over = time + tonumber(life)
+  if old ~= value then
+    old, generation, since = value, generation + 1, time
+  end
+  call('HSET', token, 'value', old, 'generation', generation, 'since', since, 'over', over)
+elseif over <= time then
+  return false
+end
+return { old, generation, over - time, time - since }

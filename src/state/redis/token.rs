@@ -1,0 +1,62 @@
+//! Tokens, a hash each, and counters of what is done rarely.
+
+use std::{sync::LazyLock, time::Duration};
+
+use ::redis::Script;
+
+use super::connection::{Connection, lua, millis};
+use crate::{
+    id::{AppId, Secret},
+    state::{Error, SharedToken},
+};
+
+static TOKEN: LazyLock<Script> = lua!("token.lua");
+static SPEND: LazyLock<Script> = lua!("spend.lua");
+static REFUND: LazyLock<Script> = lua!("refund.lua");
+
+/// A token as `token.lua` writes it: value, generation, life, age.
+type Written = (String, u64, u64, u64);
+
+pub(super) async fn token(
+    redis: &Connection,
+    app_id: &AppId,
+) -> Result<Option<SharedToken>, Error> {
+    let found: Option<Written> = redis.run(redis.call(&TOKEN).arg(app_id.as_str())).await?;
+    Ok(found.map(read))
+}
+
+pub(super) async fn put(
+    redis: &Connection,
+    app_id: &AppId,
+    before: u64,
+    value: &Secret,
+    life: Duration,
+) -> Result<SharedToken, Error> {
+    let call = &mut redis.call(&TOKEN);
+    call.arg(app_id.as_str()).arg(before).arg(value.expose()).arg(millis(life));
+    redis.run(call).await.map(read)
+}
+
+pub(super) async fn spend(
+    redis: &Connection,
+    counter: &str,
+    limit: u32,
+    window: Duration,
+) -> Result<bool, Error> {
+    // Redis knows no expiry at once.
+    let window = millis(window).max(1);
+    redis.run(redis.call(&SPEND).arg(counter).arg(limit).arg(window)).await
+}
+
+pub(super) async fn refund(redis: &Connection, counter: &str) -> Result<(), Error> {
+    redis.run(redis.call(&REFUND).arg(counter)).await
+}
+
+fn read((value, generation, life, age): Written) -> SharedToken {
+    SharedToken {
+        value: value.into(),
+        generation,
+        life: Duration::from_millis(life),
+        age: Duration::from_millis(age),
+    }
+}
