@@ -89,7 +89,7 @@ pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
         redis.run(call.arg(fastrand::u64(1..))).await?;
     let mark = |place: Place| {
         let (position, found) = place.unwrap_or((0, vec![0; 32]));
-        Ok(Mark { position, key: key(found)? })
+        Ok::<_, Error>(Mark { position, key: key(found)? })
     };
     Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
 }
