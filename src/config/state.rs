@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use redis::IntoConnectionInfo;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::Mistakes;
@@ -89,7 +90,7 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> State {
         {
             StateUrl::Sqlite(path.into())
         }
-        Some(("redis" | "redis+unix", _)) if redis::parse_redis_url(&url).is_some() => {
+        Some(("redis" | "redis+unix", _)) if url.as_str().into_connection_info().is_ok() => {
             StateUrl::Redis(url)
         }
         // What was written may contain a password.

@@ -286,3 +286,81 @@ fn the_example_shows_every_setting_with_its_default() {
         assert!(example.contains(&key), "{key} is not in settings.example.toml");
     }
 }
+
+const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+
+/// The good settings with this as the second account's callback.
+fn with_callback(callback: &str) -> String {
+    format!("{GOOD}\ncallback = {callback}\n")
+}
+
+#[test]
+fn a_callback_is_safe_unless_it_says_otherwise() {
+    let file = with_callback(&format!(r#"{{ token = "push-token", aes_key = "{KEY}" }}"#));
+    let settings = Settings::read(&file, &environment(&[("BRAND_A", "hush")])).expect("good");
+    assert!(settings.accounts[0].callback.is_none());
+    let callback = settings.accounts[1].callback.as_ref().expect("a callback");
+    assert_eq!(callback.mode, CallbackMode::Safe);
+    let printed = toml::to_string(&settings).expect("settings print");
+    for secret in ["push-token", KEY] {
+        assert!(!printed.contains(secret) && !format!("{settings:?}").contains(secret));
+    }
+}
+
+#[test]
+fn mistakes_in_a_callback_are_told_with_their_keys() {
+    let wrong = |callback: &str| mistakes(&with_callback(callback), &[("BRAND_A", "hush")]);
+    for (callback, expected) in [
+        (r#"{ token = "t" }"#.to_owned(), "accounts[1].callback.aes_key: missing"),
+        (r#"{ token = "t", aes_key = "short" }"#.to_owned(), "accounts[1].callback.aes_key: has"),
+        (format!(r#"{{ aes_key = "{KEY}" }}"#), "accounts[1].callback.token: missing"),
+        (r#"{ token = "t", mode = "open" }"#.to_owned(), "accounts[1].callback.mode: "),
+        (
+            r#"{ token = "t", mode = "plain", forward_to = [{ url = "ftp://a" }] }"#.to_owned(),
+            "accounts[1].callback.forward_to[0].url: ",
+        ),
+    ] {
+        let found = wrong(&callback);
+        assert!(found.iter().any(|mistake| mistake.starts_with(expected)), "{found:#?}");
+    }
+}
+
+#[test]
+fn variables_are_enough_for_a_callback_too() {
+    let account = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
+    for (more, mode) in [
+        (vec![], None),
+        (vec![("WECHAT_CALLBACK_TOKEN", "t")], Some(CallbackMode::Plain)),
+        (
+            vec![("WECHAT_CALLBACK_TOKEN", "t"), ("WECHAT_CALLBACK_AES_KEY", KEY)],
+            Some(CallbackMode::Safe),
+        ),
+    ] {
+        let variables: Vec<_> = account.into_iter().chain(more).collect();
+        let settings = Settings::read("", &environment(&variables)).expect("enough");
+        let callback = settings.accounts[0].callback.as_ref();
+        assert_eq!(callback.map(|callback| callback.mode), mode);
+    }
+}
+
+#[test]
+fn the_state_is_a_file_or_a_redis_whose_password_is_not_shown() {
+    let read = |url: &str| {
+        let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\n");
+        Settings::read(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
+    };
+    for (url, shown) in [
+        ("sqlite:/var/lib/state.db", "sqlite:/var/lib/state.db"),
+        ("sqlite:state.db", "sqlite:state.db"),
+        ("redis://redis:6379/0", "redis://redis:6379/0"),
+        ("redis://:hush@redis", "redis://[hidden]@redis"),
+        ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+    ] {
+        assert_eq!(read(url).expect(url).url.to_string(), shown);
+    }
+    for wrong in ["", "sqlite:", "sqlite:/", "/state.db", "http://redis", "redis:hush"] {
+        let found = read(wrong).expect_err(wrong);
+        assert_eq!(found.len(), 1, "{wrong}");
+        assert!(found[0].key == "state.url" && !found[0].message.contains("hush"), "{wrong}");
+    }
+}
