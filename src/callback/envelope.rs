@@ -12,3 +12,23 @@ pub fn read(bytes: &[u8]) -> Result<String, Malformed> {
         sealed => Ok(sealed.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_has_something_sealed() {
+        let sealed = |text: &str| read(text.as_bytes()).map_err(|error| error.to_string());
+        for envelope in [
+            "<xml><ToUserName><![CDATA[gh]]></ToUserName><Encrypt><![CDATA[ab+/=]]></Encrypt></xml>",
+            "<xml><AppId>wx</AppId><Encrypt>\nab+/=\n</Encrypt></xml>",
+            r#"{"ToUserName":"gh","Encrypt":"ab+\/=","Event":"add_store_audit_info"}"#,
+        ] {
+            assert_eq!(sealed(envelope).as_deref(), Ok("ab+/="), "{envelope}");
+        }
+        for plain in ["<xml><Event>a</Event></xml>", "{}", r#"{"Encrypt":""}"#] {
+            assert_eq!(sealed(plain), Err("nothing sealed in it".to_owned()), "{plain}");
+        }
+    }
+}

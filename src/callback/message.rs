@@ -165,3 +165,115 @@ fn scalar(json: &str) -> serde_json::Result<String> {
         other => Ok(other.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields<const N: usize>(text: &str, names: [&str; N]) -> [String; N] {
+        let message = read(text.as_bytes()).expect(text);
+        names.map(|name| message.field(name).to_owned())
+    }
+
+    fn refused(text: impl AsRef<[u8]>) -> String {
+        let error = read(text.as_ref()).expect_err("no message");
+        error.to_string()
+    }
+
+    #[test]
+    fn xml_and_json_say_the_same() {
+        let xml = "\u{feff}<?xml version=\"1.0\"?>\n<!-- --><xml a='b'>\n<MsgType><![CDATA[event]]></MsgType>
+            <poi_id> 5938314494307741153\n</poi_id><reason>\n<![CDATA[ 门头<不>&清 ]]>\n</reason>
+            <is_upgrade/><status></status></xml>\n";
+        let json = r#" {"MsgType":"event","poi_id":5938314494307741153,"reason":"门头<不>&清",
+            "is_upgrade":null,"status":""} "#;
+        let names = ["MsgType", "poi_id", "reason", "is_upgrade", "status", "missing"];
+        assert_eq!(fields(xml, names), fields(json, names));
+        assert_eq!(fields(json, ["poi_id", "reason"]), ["5938314494307741153", "门头<不>&清"]);
+        assert_eq!(read(xml.as_bytes()).expect("a message").text(), xml);
+    }
+
+    #[test]
+    fn no_number_is_rounded() {
+        let json = r#"{"a":59383144943077411530000,"b":113.32375335700000001,"c":-0,"d":true}"#;
+        let numbers = ["59383144943077411530000", "113.32375335700000001", "-0", "true"];
+        assert_eq!(fields(json, ["a", "b", "c", "d"]), numbers);
+    }
+
+    #[test]
+    fn references_are_resolved_and_only_those_of_xml() {
+        let xml = "<xml><a>&lt;&amp;&gt;&quot;&apos;&#38;&#x5BA1;<![CDATA[&amp;]]></a></xml>";
+        assert_eq!(fields(xml, ["a"]), ["<&>\"'&审&amp;"]);
+        assert_eq!(refused("<xml><a>&nbsp;</a></xml>"), "XML with an unknown entity");
+        for number in ["#0", "#xD800", "#x110000", "#", "#-1"] {
+            let broken = refused(format!("<xml><a>&{number};</a></xml>"));
+            assert_eq!(broken, "XML with a broken reference", "{number}");
+        }
+    }
+
+    #[test]
+    fn what_is_nested_does_no_harm() {
+        let xml = "<xml><SendLocationInfo><Location_X>23</Location_X><status>9</status>
+            </SendLocationInfo><status>1</status></xml>";
+        assert_eq!(fields(xml, ["SendLocationInfo", "Location_X", "status"]), ["", "", "1"]);
+        let json = r#"{"list":[{"status":9}],"status":1}"#;
+        assert_eq!(fields(json, ["list", "status"]), [r#"[{"status":9}]"#, "1"]);
+        let deep =
+            |levels: usize| format!("<xml>{}{}</xml>", "<a>".repeat(levels), "</a>".repeat(levels));
+        assert!(read(deep(DEPTH - 1).as_bytes()).is_ok());
+        assert_eq!(refused(deep(DEPTH)), "XML that is nested too deeply");
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(read(deep.as_bytes()).is_ok(), "there is no stack to overflow");
+    }
+
+    #[test]
+    fn of_a_doubled_field_the_first_counts() {
+        assert_eq!(fields("<xml><a>1</a><a>2</a></xml>", ["a"]), ["1"]);
+        assert_eq!(fields(r#"{"a":1,"a":2}"#, ["a"]), ["1"]);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for entity in ["<!ENTITY x SYSTEM 'file:///etc/passwd'>", "<!ENTITY x 'x'>", ""] {
+            let xml = format!("<!DOCTYPE xml [{entity}]><xml><a>&x;</a></xml>");
+            assert_eq!(refused(xml), "XML with a document type");
+        }
+        for (text, why) in [
+            ("", "neither XML nor JSON"),
+            ("[1]", "neither XML nor JSON"),
+            ("null", "neither XML nor JSON"),
+            ("{", "broken JSON"),
+            (r#"{"a":1} {}"#, "broken JSON"),
+            (r#"{"a":"\ud800"}"#, "broken JSON"),
+            ("<", "broken XML"),
+            ("<xml>", "XML that is cut off"),
+            ("<xml><a>1</a>", "XML that is cut off"),
+            ("<xml></a></xml>", "broken XML"),
+            ("<xml><a></b></xml>", "broken XML"),
+            ("<xml></xml></xml>", "broken XML"),
+            ("<xml></xml><xml></xml>", "XML with another root"),
+            ("<xml></xml>text", "XML with text around it"),
+            ("<html></html>", "XML with another root"),
+            ("<?php ?><xml></xml>", "XML with instructions"),
+            ("<?xml version='1.0'?>", "XML that is cut off"),
+        ] {
+            assert_eq!(refused(text), why, "{text}");
+        }
+        assert_eq!(refused(b"<xml><a>\xff</a></xml>"), "not UTF-8");
+    }
+
+    #[test]
+    fn a_message_goes_by_the_name_of_its_event_or_else_its_type() {
+        for (json, name) in [
+            (r#"{"MsgType":"event","Event":"subscribe"}"#, "subscribe"),
+            (r#"{"Event":"subscribe"}"#, "subscribe"),
+            (r#"{"MsgType":"event"}"#, "event"),
+            (r#"{"MsgType":"text","Event":"subscribe"}"#, "text"),
+            (r#"{"InfoType":"authorized"}"#, "authorized"),
+            (r#"{"action":"CheckContainerPath"}"#, "CheckContainerPath"),
+            ("{}", ""),
+        ] {
+            assert_eq!(read(json.as_bytes()).expect(json).name(), name);
+        }
+    }
+}

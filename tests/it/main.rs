@@ -5,6 +5,7 @@
 mod secrets;
 mod support;
 
+mod callback;
 mod callers;
 mod card;
 mod contract;

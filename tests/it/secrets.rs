@@ -7,7 +7,10 @@ use tokio::{net::TcpListener, sync::OnceCell};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use wechat_store_gateway::simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
 
-use crate::{forms::forms, support::take_classic_token};
+use crate::{
+    forms::forms,
+    support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, take_classic_token},
+};
 
 /// A token for every refresh that a test may cause.
 const TOKENS: usize = 20;
@@ -19,7 +22,9 @@ pub(crate) async fn watch() {
 }
 
 async fn start() {
-    let mut secrets = vec![OFFICIAL_SECRET.to_owned(), MINI_PROGRAM_SECRET.to_owned()];
+    let callback = [CALLBACK_TOKEN, OFFICIAL_AES_KEY, MINI_PROGRAM_AES_KEY];
+    let app = [OFFICIAL_SECRET, MINI_PROGRAM_SECRET];
+    let mut secrets = app.into_iter().chain(callback).map(str::to_owned).collect::<Vec<_>>();
     secrets.extend(tokens().await);
     let forms = secrets.iter().flat_map(|secret| forms(secret)).collect::<Vec<_>>();
     let watch = Watch(forms.leak());

@@ -1,0 +1,826 @@
+//! What WeChat pushes, as bytes on a socket, and what becomes of it.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use prost::Message;
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use wechat_store_gateway::{
+    audit::Audits,
+    callback::Receiver,
+    clock::Clock,
+    config::{Environment, Settings},
+    id::{AppId, PoiId, Secret},
+    pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
+    seal::{self, Key},
+    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
+    state::{
+        Acquired, Appended, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
+        SharedToken, State, Submission, SubmissionPage, SubmissionQuery,
+    },
+};
+
+use crate::{
+    forms::forms,
+    support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, within},
+};
+
+const LONG: Duration = Duration::from_secs(15);
+const NONCE: &str = "415670741";
+/// Stands in every message; must stand in no log.
+const OPENID: &str = "od1P50M-fNQI5Gcq-trm4a7apsU8";
+const SAFE: &str = "";
+
+const FAILED: &str = "<xml><FromUserName><![CDATA[od1P50M-fNQI5Gcq-trm4a7apsU8]]></FromUserName>\
+    <CreateTime>1488856741</CreateTime><MsgType><![CDATA[event]]></MsgType>\
+    <Event><![CDATA[add_store_audit_info]]></Event><audit_id>416620525</audit_id>\
+    <status>3</status><reason><![CDATA[门头不清]]></reason></xml>";
+const FAILED_JSON: &str = r#"{"FromUserName":"od1P50M-fNQI5Gcq-trm4a7apsU8",
+    "CreateTime":1488856741,"MsgType":"event","Event":"add_store_audit_info",
+    "audit_id":416620525,"status":3,"reason":"门头不清"}"#;
+const TEXT: &str = r#"{"FromUserName":"od1P50M-fNQI5Gcq-trm4a7apsU8","CreateTime":1488856741,
+    "MsgType":"text","Content":"你好","MsgId":23456789012345678}"#;
+
+/// A receiver whose log is a list.
+struct Gateway {
+    address: SocketAddr,
+    log: Arc<List>,
+    lines: Lines,
+    _captured: DefaultGuard,
+    stop: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// The official account receives, with these further settings; the mini program does not.
+    async fn start(callback: &str) -> Self {
+        Self::with_key(callback, &format!("\"{OFFICIAL_AES_KEY}\"")).await
+    }
+
+    async fn with_key(callback: &str, key: &str) -> Self {
+        let settings = format!(
+            r#"
+            [[accounts]]
+            app_id = "{MINI_PROGRAM_APP_ID}"
+            kind = "mini_program"
+            secret = "secret"
+            [[accounts]]
+            app_id = "{OFFICIAL_APP_ID}"
+            kind = "official"
+            secret = "secret"
+            [accounts.callback]
+            token = "{CALLBACK_TOKEN}"
+            aes_key = {key}
+            {callback}
+            "#
+        );
+        let settings = Settings::read(&settings, &Environment::new()).expect("good settings");
+        let lines = Lines::default();
+        let filter = EnvFilter::new("debug,wechat_store_gateway=trace");
+        let subscriber = tracing_subscriber::fmt().json().with_env_filter(filter);
+        let subscriber = subscriber.with_writer(lines.clone()).finish();
+        let captured = tracing::subscriber::set_default(subscriber);
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let log = Arc::new(List::default());
+        let receiver = Receiver::new(&settings, Audits::new(log.clone()), Clock::system());
+        let receiver = receiver.expect("good secrets").expect("one account receives");
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(receiver.run(listener, stop.clone()));
+        Self { address, log, lines, _captured: captured, stop, served }
+    }
+
+    async fn send(&self, request: impl AsRef<[u8]>) -> Answer {
+        within(LONG, send(self.address, request.as_ref())).await
+    }
+
+    async fn push(&self, push: Push) -> Answer {
+        self.send(push.post()).await
+    }
+
+    fn events(&self) -> Vec<AuditEvent> {
+        let events = self.log.events.lock().expect("no panic");
+        let decoded = |event: &NewEvent| AuditEvent::decode(event.message.clone());
+        events.iter().map(|event| decoded(event).expect("a message")).collect()
+    }
+}
+
+impl Drop for Gateway {
+    /// Whatever happened, nobody's secret is in the log, and nothing of a message.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let text = self.lines.text();
+        let secrets = [CALLBACK_TOKEN, OFFICIAL_AES_KEY, MINI_PROGRAM_AES_KEY, OPENID];
+        for secret in secrets.iter().flat_map(|secret| forms(secret)) {
+            assert!(!text.contains(&secret), "{secret} was logged: {text}");
+        }
+    }
+}
+
+/// What comes back on a connection that ends after it.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn is_success(&self) -> bool {
+        (self.status, self.body.as_str()) == (200, "success")
+    }
+}
+
+async fn send(address: SocketAddr, request: &[u8]) -> Answer {
+    let stream = TcpStream::connect(address).await.expect("a listener");
+    let (mut reader, mut writer) = stream.into_split();
+    // An answer may come before all is sent.
+    let sent = async {
+        let _ = writer.write_all(request).await;
+    };
+    let mut answer = Vec::new();
+    let received = async {
+        let _ = reader.read_to_end(&mut answer).await;
+    };
+    tokio::join!(sent, received);
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+/// A push, as WeChat makes it.
+#[derive(Clone)]
+struct Push {
+    account: String,
+    timestamp: String,
+    token: &'static str,
+    /// Parameters beside those about signatures.
+    further: String,
+    body: Vec<u8>,
+    /// What `msg_signature` covers, if there is one.
+    sealed: Option<String>,
+}
+
+impl Push {
+    fn plain(message: impl Into<Vec<u8>>) -> Self {
+        Self {
+            account: OFFICIAL_APP_ID.to_owned(),
+            timestamp: Clock::system().unix().to_string(),
+            token: CALLBACK_TOKEN,
+            further: format!("&openid={OPENID}"),
+            body: message.into(),
+            sealed: None,
+        }
+    }
+
+    fn sealed(message: impl AsRef<[u8]>) -> Self {
+        Self::with(OFFICIAL_AES_KEY, OFFICIAL_APP_ID, message)
+    }
+
+    fn with(key: &str, app_id: &str, message: impl AsRef<[u8]>) -> Self {
+        let key = Key::read(&Secret::from(key.to_owned())).expect("a key");
+        Self::around(key.seal(message.as_ref(), app_id, [7; 16]))
+    }
+
+    fn around(sealed: String) -> Self {
+        let further = format!("&openid={OPENID}&encrypt_type=aes");
+        let body = format!("<xml><ToUserName>gh</ToUserName><Encrypt>{sealed}</Encrypt></xml>");
+        Self { further, sealed: Some(sealed), ..Self::plain(body) }
+    }
+
+    fn at(mut self, timestamp: impl ToString) -> Self {
+        self.timestamp = timestamp.to_string();
+        self
+    }
+
+    fn to(mut self, account: &str) -> Self {
+        account.clone_into(&mut self.account);
+        self
+    }
+
+    fn signed_with(mut self, token: &'static str) -> Self {
+        self.token = token;
+        self
+    }
+
+    fn in_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    fn query(&self) -> String {
+        let Self { timestamp, further, .. } = self;
+        let token = Secret::from(self.token.to_owned());
+        let signature = seal::sign(&token, &[timestamp, NONCE]);
+        let mut query = format!("signature={signature}&timestamp={timestamp}&nonce={NONCE}");
+        query += further;
+        if let Some(sealed) = &self.sealed {
+            query += "&msg_signature=";
+            query += &seal::sign(&token, &[timestamp, NONCE, sealed]);
+        }
+        query
+    }
+
+    fn target(&self) -> String {
+        format!("/wechat/callback/{}?{}", self.account, self.query())
+    }
+
+    fn post(&self) -> Vec<u8> {
+        self.request("POST", &self.target())
+    }
+
+    fn request(&self, verb: &str, target: &str) -> Vec<u8> {
+        let length = self.body.len();
+        let mut request = format!(
+            "{verb} {target} HTTP/1.1\r\nHost: gateway\r\nContent-Type: text/xml; x=y\r\n\
+             Connection: close\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .into_bytes();
+        request.extend(&self.body);
+        request
+    }
+}
+
+#[tokio::test]
+async fn every_mode_takes_xml_and_json() {
+    for message in [FAILED, FAILED_JSON] {
+        let sealed = Push::sealed(message);
+        let inner = sealed.sealed.clone().expect("sealed");
+        let json = json!({"ToUserName": "gh", "Encrypt": inner}).to_string();
+        // Anybody could have written the plain part, and here somebody did.
+        let forged = format!(
+            "<xml><MsgType>event</MsgType><Event>add_store_audit_info</Event><status>1</status>\
+             <poiid>666</poiid><Encrypt>{inner}</Encrypt></xml>"
+        );
+        for (mode, push) in [
+            ("mode = \"plain\"", Push::plain(message)),
+            ("mode = \"safe\"", sealed.clone()),
+            ("mode = \"safe\"", sealed.clone().in_body(json.clone())),
+            ("mode = \"compatible\"", sealed.clone().in_body(json)),
+            ("mode = \"compatible\"", sealed.clone().in_body(forged)),
+        ] {
+            let gateway = Gateway::start(mode).await;
+            let answer = gateway.push(push.clone()).await;
+            assert!(answer.is_success(), "{mode}: {answer:?}");
+            assert!(answer.head.contains("content-type: text/plain"));
+            let [event] = &gateway.events()[..] else { panic!("{mode}: not one event") };
+            assert_eq!(event.wechat_message, message);
+            assert_eq!(event.kind(), SubmissionKind::Store);
+            assert_eq!(event.state(), AuditState::Rejected);
+            assert_eq!((event.audit_id.as_str(), event.reason.as_str()), ("416620525", "门头不清"));
+            assert!(matches!(&event.detail, Some(Detail::Store(store)) if store.poi_id.is_empty()));
+            assert!(gateway.push(push).await.is_success(), "again");
+            assert_eq!(gateway.events().len(), 1, "the same is the same");
+            assert_eq!(gateway.lines.warnings(), Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_not_wechats_is_refused_without_a_word() {
+    let good = Push::sealed(FAILED);
+    let now = Clock::system().unix();
+    let encrypted = good.sealed.clone().expect("sealed");
+    let bytes = BASE64_STANDARD.decode(&encrypted).expect("base64");
+    let truncated = BASE64_STANDARD.encode(&bytes[..bytes.len() - 32]);
+    let mut padding = bytes.clone();
+    padding[bytes.len() - 20] ^= 0xFF;
+    let padding = BASE64_STANDARD.encode(padding);
+    let laughs = (0..9).fold(String::from("<!ENTITY l0 \"ha\">"), |laughs, level| {
+        laughs + &format!("<!ENTITY l{} \"{}\">", level + 1, format!("&l{level};").repeat(10))
+    });
+    let laughs = format!("<!DOCTYPE xml [{laughs}]><xml><Encrypt>&l9;</Encrypt></xml>");
+    let file = "<!DOCTYPE xml [<!ENTITY f SYSTEM \"file:///etc/passwd\">]><xml><a>&f;</a></xml>";
+    let get = |push: &Push| Push::plain("").request("GET", &push.target());
+    let no_msg_signature = good.target().replace("msg_signature", "no_signature");
+    let swapped = no_msg_signature.replace("?signature", "?msg_signature");
+    let upper = Push { body: Vec::new(), ..good.clone() }.target().to_uppercase();
+    let upper = upper.replace("/WECHAT/CALLBACK/WX", "/wechat/callback/wx");
+    let ten = vec![b'x'; 10 << 20];
+    let mut chunked = good.request("POST", &good.target());
+    let head = chunked.windows(15).position(|part| part == b"Content-Length:").expect("there");
+    chunked.truncate(head);
+    chunked.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..10 {
+        chunked.extend(format!("{:x}\r\n", 1 << 20).bytes());
+        chunked.extend(&ten[..1 << 20]);
+        chunked.extend(b"\r\n");
+    }
+    chunked.extend(b"0\r\n\r\n");
+
+    let gateway = Gateway::start(SAFE).await;
+    for (what, request, status) in [
+        ("another token", good.clone().signed_with("another").post(), 403),
+        ("no token", good.clone().signed_with("").post(), 403),
+        ("an upper-case query", good.request("POST", &upper), 403),
+        ("no msg_signature", good.request("POST", &no_msg_signature), 403),
+        ("signature for it", good.request("POST", &swapped), 403),
+        ("another body", good.clone().in_body(Push::sealed(TEXT).body).post(), 403),
+        ("no query", good.request("POST", &format!("/wechat/callback/{OFFICIAL_APP_ID}")), 403),
+        ("old", good.clone().at(now - 700).post(), 403),
+        ("from the future", good.clone().at(now + 700).post(), 403),
+        ("without a time", good.clone().at("").post(), 403),
+        ("at no time", good.clone().at("99999999999999999999999").post(), 403),
+        ("for another", Push::with(OFFICIAL_AES_KEY, MINI_PROGRAM_APP_ID, FAILED).post(), 403),
+        ("another key", Push::with(MINI_PROGRAM_AES_KEY, OFFICIAL_APP_ID, FAILED).post(), 403),
+        ("truncated", Push::around(truncated).post(), 403),
+        ("wrong padding", Push::around(padding).post(), 403),
+        ("not base64", Push::around("!".repeat(64)).post(), 403),
+        ("plain", Push::plain(FAILED).post(), 400),
+        ("plain JSON", Push::plain(FAILED_JSON).post(), 400),
+        ("nothing", Push::plain("").post(), 400),
+        ("garbage", Push::plain(vec![0xFF; 1000]).post(), 400),
+        ("laughs around it", Push::plain(laughs.clone()).post(), 400),
+        ("laughs in it", Push::sealed(&laughs).post(), 400),
+        ("a file around it", Push::plain(file).post(), 400),
+        ("a file in it", Push::sealed(file).post(), 400),
+        ("garbage in it", Push::sealed([0xFF; 1000]).post(), 400),
+        ("nothing in it", Push::sealed("").post(), 400),
+        ("too much", Push::plain(ten).post(), 413),
+        ("too much in chunks", chunked, 413),
+        ("to nobody", good.clone().to("wx0000000000000000").post(), 404),
+        ("to one without callback", good.clone().to(MINI_PROGRAM_APP_ID).post(), 404),
+        ("to no account", good.clone().to("").post(), 404),
+        ("deeper", good.clone().to(&format!("{OFFICIAL_APP_ID}/")).post(), 404),
+        ("elsewhere", good.request("POST", "/"), 404),
+        ("deleting", good.request("DELETE", &good.target()), 405),
+        ("putting", good.request("PUT", &good.target()), 405),
+        ("another's question", get(&good.clone().signed_with("another")), 403),
+        ("an old question", get(&good.clone().at(now - 700)), 403),
+    ] {
+        gateway.lines.clear();
+        let answer = gateway.send(request).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{what}");
+        assert_eq!(gateway.events(), [], "{what}");
+        let warnings = gateway.lines.warnings();
+        assert_eq!(warnings.len(), 1, "{what}: {warnings:?}");
+        assert_eq!(warnings[0].contains(OFFICIAL_APP_ID), status != 404, "{what}: {warnings:?}");
+        let text = gateway.lines.text();
+        for part in ["signature=", "416620525", "callback/", "laughs", &encrypted[..20]] {
+            assert!(!text.contains(part), "{what}: {part} was logged: {text}");
+        }
+    }
+    assert!(gateway.push(good).await.is_success(), "and it still receives");
+}
+
+#[tokio::test]
+async fn a_url_is_verified_by_its_echo() {
+    for mode in ["mode = \"plain\"", "mode = \"safe\"", "mode = \"compatible\""] {
+        let gateway = Gateway::start(mode).await;
+        let mut question = Push::plain("");
+        question.further = "&echostr=%3Cb%3E1+2%22%E5%AE%A1".to_owned();
+        let answer = gateway.send(question.request("GET", &question.target())).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "<b>1 2\"审"), "{mode}");
+        assert!(answer.head.contains("content-type: text/plain"), "not for a browser to show");
+        assert_eq!(gateway.events(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_window_of_zero_takes_any_time() {
+    let gateway = Gateway::start("[callback]\ntimestamp_window_seconds = 0").await;
+    assert!(gateway.push(Push::sealed(FAILED).at(1_488_856_741)).await.is_success());
+    assert_eq!(gateway.events().len(), 1);
+}
+
+#[tokio::test]
+async fn the_previous_key_still_opens() {
+    let previous = format!("previous_aes_key = \"{MINI_PROGRAM_AES_KEY}\"");
+    let gateway = Gateway::start(&previous).await;
+    let old = Push::with(MINI_PROGRAM_AES_KEY, OFFICIAL_APP_ID, FAILED);
+    assert!(gateway.push(old).await.is_success());
+    assert!(gateway.push(Push::sealed(FAILED_JSON)).await.is_success());
+    assert_eq!(gateway.events().len(), 2);
+}
+
+#[tokio::test]
+async fn a_key_in_a_file_can_be_changed_at_any_time() {
+    let mut file = NamedTempFile::new().expect("a file");
+    file.write_all(OFFICIAL_AES_KEY.as_bytes()).expect("written");
+    let source = format!("{{ file = \"{}\" }}", file.path().display());
+    let gateway = Gateway::with_key("", &source).await;
+    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+
+    std::fs::write(file.path(), "").expect("emptied");
+    assert_eq!(gateway.push(Push::sealed(FAILED)).await.status, 503, "it comes again");
+    std::fs::write(file.path(), MINI_PROGRAM_AES_KEY).expect("changed");
+    let new = Push::with(MINI_PROGRAM_AES_KEY, OFFICIAL_APP_ID, FAILED_JSON);
+    assert!(gateway.push(new).await.is_success());
+    assert_eq!(gateway.push(Push::sealed(FAILED)).await.status, 403);
+}
+
+#[tokio::test]
+async fn what_is_not_stored_is_not_a_success() {
+    let target = Target::start(OK).await;
+    let gateway = Gateway::start(&forward_to(&[&target.entry("")])).await;
+    for health in [Health::Full, Health::Hangs] {
+        *gateway.log.health.lock().expect("no panic") = health;
+        gateway.lines.clear();
+        let begun = Instant::now();
+        let answer = gateway.push(Push::sealed(FAILED)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (503, ""));
+        assert!(begun.elapsed() < Duration::from_secs(3), "WeChat waits for five");
+        assert_eq!(gateway.lines.warnings().len(), 1);
+        assert!(gateway.push(Push::sealed(TEXT)).await.is_success(), "there is nothing to store");
+    }
+    assert_eq!(target.requests().len(), 2, "nobody hears of it before it is stored");
+
+    *gateway.log.health.lock().expect("no panic") = Health::Works;
+    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert_eq!(gateway.events().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_holds_a_connection_by_being_slow() {
+    let gateway = Gateway::start(SAFE).await;
+    let push = Push::sealed(FAILED).post();
+    let slow = |begin: Vec<u8>, drip: &'static str| {
+        let address = gateway.address;
+        async move {
+            let mut stream = TcpStream::connect(address).await.expect("a listener");
+            stream.write_all(&begin).await.expect("open");
+            let begun = Instant::now();
+            let mut answer = [0; 1024];
+            loop {
+                tokio::select! {
+                    _ = stream.read(&mut answer) => return begun.elapsed(),
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {
+                        let _ = stream.write_all(drip.as_bytes()).await;
+                    }
+                }
+            }
+        }
+    };
+    let half = push[..push.len() - 100].to_vec();
+    let (silent, head, body, stuck) = within(LONG, async {
+        tokio::join!(
+            slow(Vec::new(), ""),
+            slow(b"POST / HTTP/1.1\r\n".to_vec(), "x: y\r\n"),
+            slow(half.clone(), "x"),
+            slow(half, "")
+        )
+    })
+    .await;
+    for time in [silent, head, body, stuck] {
+        assert!(time < Duration::from_secs(7), "{time:?}");
+    }
+    assert_eq!(gateway.events(), []);
+    assert!(gateway.send(push).await.is_success());
+}
+
+#[tokio::test]
+async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
+    let gateway = Gateway::start(SAFE).await;
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a listener");
+    for message in [FAILED, FAILED_JSON] {
+        let push = Push::sealed(message).post();
+        let push = String::from_utf8(push).expect("text").replace("Connection: close\r\n", "");
+        stream.write_all(push.as_bytes()).await.expect("open");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"success") {
+            assert_ne!(within(LONG, stream.read_buf(&mut answer)).await.expect("open"), 0);
+        }
+    }
+    assert_eq!(gateway.events().len(), 2);
+    let begun = Instant::now();
+    let silent = TcpStream::connect(gateway.address).await.expect("a listener");
+    tokio::task::yield_now().await;
+    gateway.stop.cancel();
+    let mut rest = Vec::new();
+    within(LONG, stream.read_to_end(&mut rest)).await.expect("an orderly end");
+    while !gateway.served.is_finished() {
+        assert!(begun.elapsed() < Duration::from_secs(1), "drained at once");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(silent);
+    assert!(TcpStream::connect(gateway.address).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_hung_up_on() {
+    let gateway = Gateway::start(SAFE).await;
+    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\n"]
+    {
+        let mut stream = TcpStream::connect(gateway.address).await.expect("a listener");
+        stream.write_all(garbage).await.expect("open");
+        let _ = within(LONG, stream.read_to_end(&mut Vec::new())).await;
+    }
+    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+}
+
+// === Who else gets the pushes ===
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsuccess";
+const ECHO: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/xml; a=b\r\nContent-Length: 12\r\n\r\n<xml>1</xml>";
+const HELLO: &str = "HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhello";
+const BROKEN: &str = "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n";
+const MOVED: &str = "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n";
+const CUT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n<xml>";
+/// Never answers.
+const HANGS: &str = "";
+
+/// Somebody who gets pushes, and always answers the same.
+struct Target {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Target {
+    async fn start(answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let requests = Arc::default();
+        let target = Self { address, requests: Arc::clone(&requests) };
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let (answer, requests) = (answer.clone(), requests.clone());
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    while !is_whole(&request) {
+                        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    let request = String::from_utf8(request).expect("text");
+                    requests.lock().expect("no panic").push(request);
+                    if answer == HANGS {
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        target
+    }
+
+    /// An entry of `forward_to`.
+    fn entry(&self, further: &str) -> String {
+        format!("{{ url = \"http://{}/in?key=own\"{further} }}", self.address)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("no panic").clone()
+    }
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_lowercase();
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+    let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    request.len() >= head.len() + 4 + length
+}
+
+fn forward_to(entries: &[&str]) -> String {
+    format!("forward_to = [{}]", entries.join(", "))
+}
+
+#[tokio::test]
+async fn a_push_is_passed_on_as_it_came() {
+    let target = Target::start(OK).await;
+    let gateway = Gateway::start(&forward_to(&[&target.entry("")])).await;
+    let mut push = Push::sealed(TEXT);
+    push.further += "&odd=%2B+%2f~%E5&odd=&&=";
+    assert!(gateway.push(push.clone()).await.is_success());
+    let requests = target.requests();
+    let [request] = &requests[..] else { panic!("{requests:?}") };
+    let (head, body) = request.split_once("\r\n\r\n").expect("a request");
+    assert_eq!(body.as_bytes(), push.body);
+    let line = format!("POST /in?key=own&{} HTTP/1.1", push.query());
+    assert_eq!(head.lines().next(), Some(line.as_str()));
+    assert!(head.contains("content-type: text/xml; x=y"), "{head}");
+    assert_eq!(gateway.events(), [], "followers' messages are not ours to keep");
+
+    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert_eq!(target.requests().len(), 2);
+    assert_eq!(gateway.events().len(), 1, "what is ours is passed on, too");
+}
+
+#[tokio::test]
+async fn targets_get_what_they_want() {
+    let all = Target::start(OK).await;
+    let texts = Target::start(OK).await;
+    let rest = Target::start(OK).await;
+    let entries = [
+        all.entry(""),
+        texts.entry(", only = [\"text\"]"),
+        rest.entry(", except = [\"text\", \"subscribe\"]"),
+    ];
+    let gateway = Gateway::start(&forward_to(&entries.each_ref().map(String::as_str))).await;
+    for message in [TEXT, FAILED, r#"{"MsgType":"event","Event":"subscribe"}"#] {
+        assert!(gateway.push(Push::sealed(message)).await.is_success());
+    }
+    let counts = [&all, &texts, &rest].map(|target| target.requests().len());
+    assert_eq!(counts, [3, 1, 1]);
+}
+
+#[tokio::test]
+async fn the_first_targets_reply_that_says_something_is_passed_back() {
+    let long = "x".repeat(70_000);
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{long}", long.len());
+    let empty = OK.replace("7\r\n\r\nsuccess", "0\r\n\r\n");
+    let xml = (200, "<xml>1</xml>", "content-type: text/xml; a=b");
+    let success = (200, "success", "content-type: text/plain");
+    for (answers, expected) in [
+        (vec![OK, &empty, ECHO, HELLO], xml),
+        (vec![&long, ECHO], xml),
+        (vec![HELLO, ECHO], (200, "hello", "content-type: text/plain")),
+        (vec![OK, &empty, &long], success),
+        (vec![], success),
+        (vec![ECHO, BROKEN], (502, "", "")),
+    ] {
+        let mut entries = Vec::new();
+        for answer in &answers {
+            entries.push(Target::start(*answer).await.entry(""));
+        }
+        let entries = entries.iter().map(String::as_str).collect::<Vec<_>>();
+        let gateway = Gateway::start(&forward_to(&entries)).await;
+        let answer = gateway.push(Push::sealed(TEXT)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (expected.0, expected.1), "{answers:?}");
+        assert!(answer.head.contains(expected.2), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_target_does_not_take_comes_again_and_is_stored_once() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let closed = format!("{{ url = \"http://{}/\" }}", closed.local_addr().expect("bound"));
+    let mut entries = vec![closed];
+    for answer in [BROKEN, MOVED, CUT, "nonsense", HANGS] {
+        entries.push(Target::start(answer).await.entry(""));
+    }
+    for entry in entries {
+        let good = Target::start(OK).await;
+        let gateway = Gateway::start(&forward_to(&[&entry, &good.entry("")])).await;
+        for attempt in 1..=2 {
+            gateway.lines.clear();
+            let begun = Instant::now();
+            let answer = gateway.push(Push::sealed(FAILED)).await;
+            assert_eq!((answer.status, answer.body.as_str()), (502, ""), "{entry}");
+            assert!(begun.elapsed() < Duration::from_secs(4), "WeChat waits for five: {entry}");
+            assert_eq!(gateway.events().len(), 1, "{entry}");
+            assert_eq!(good.requests().len(), attempt, "{entry}");
+            assert_eq!(gateway.lines.warnings().len(), 1, "{entry}");
+            assert!(!gateway.lines.text().contains("key=own"), "{entry}");
+        }
+    }
+}
+
+// === The log of events, and the log ===
+
+/// How the log of events fares.
+#[derive(Clone, Copy, Debug, Default)]
+enum Health {
+    #[default]
+    Works,
+    Full,
+    Hangs,
+}
+
+/// A log of events that is a list. Nothing else of a state works.
+#[derive(Debug, Default)]
+struct List {
+    events: Mutex<Vec<NewEvent>>,
+    health: Mutex<Health>,
+}
+
+#[tonic::async_trait]
+impl State for List {
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        let health = *self.health.lock().expect("no panic");
+        match health {
+            Health::Works => {}
+            Health::Full => return Err(Error::Full),
+            Health::Hangs => std::future::pending().await,
+        }
+        let mut events = self.events.lock().expect("no panic");
+        let known = events.iter().position(|known| known.key == event.key);
+        Ok(match known {
+            Some(index) => Appended::Known(index as u64 + 1),
+            None => {
+                events.push(event);
+                Appended::New(events.len() as u64)
+            }
+        })
+    }
+
+    async fn events(&self, _: EventQuery) -> Result<EventPage, Error> {
+        unimplemented!()
+    }
+    async fn newer(&self, _: u64) -> Result<(), Error> {
+        unimplemented!()
+    }
+    async fn log(&self) -> Result<Log, Error> {
+        unimplemented!()
+    }
+    async fn prune(&self, _: Duration) -> Result<u64, Error> {
+        unimplemented!()
+    }
+    async fn remember(&self, _: NewSubmission) -> Result<(), Error> {
+        unimplemented!()
+    }
+    async fn submission(&self, _: &str) -> Result<Option<Submission>, Error> {
+        unimplemented!()
+    }
+    async fn pictures(&self, _: &AppId, _: &PoiId) -> Result<Option<Submission>, Error> {
+        unimplemented!()
+    }
+    async fn submissions(&self, _: SubmissionQuery) -> Result<SubmissionPage, Error> {
+        unimplemented!()
+    }
+    async fn take_due(&self, _: Duration, _: usize) -> Result<Vec<Submission>, Error> {
+        unimplemented!()
+    }
+    async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {
+        unimplemented!()
+    }
+    async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn free(&self, _: &str, _: u64, _: Duration) -> Result<(), Error> {
+        unimplemented!()
+    }
+    async fn token(&self, _: &AppId) -> Result<Option<SharedToken>, Error> {
+        unimplemented!()
+    }
+    async fn put_token(
+        &self,
+        _: &AppId,
+        _: u64,
+        _: &Secret,
+        _: Duration,
+    ) -> Result<SharedToken, Error> {
+        unimplemented!()
+    }
+    async fn spend(&self, _: &str, _: u32, _: Duration) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn refund(&self, _: &str) -> Result<(), Error> {
+        unimplemented!()
+    }
+    async fn probe(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+}
+
+/// What this test's thread logs.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+
+    /// Those that an operator would see.
+    fn warnings(&self) -> Vec<String> {
+        let is_ours = |line: &&str| {
+            !line.contains(r#""level":"DEBUG""#) && !line.contains(r#""level":"TRACE""#)
+        };
+        self.text().lines().filter(is_ours).map(str::to_owned).collect()
+    }
+
+    fn clear(&self) {
+        self.0.lock().expect("no panic").clear();
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
