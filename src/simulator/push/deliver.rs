@@ -69,7 +69,7 @@ pub(in crate::simulator) async fn verify(
 
 /// An account's address with a query.
 pub(super) fn address(callback: &Callback, app_id: &str, query: &str) -> Result<Uri, String> {
-    let url = callback.url.replace("{app_id}", app_id);
+    let url = callback.address(app_id);
     let separator = if url.contains('?') { '&' } else { '?' };
     let uri = format!("{url}{separator}{query}").parse::<Uri>();
     let uri = uri.ok().filter(|uri| uri.scheme_str() == Some("http"));

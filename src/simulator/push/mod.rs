@@ -166,6 +166,11 @@ struct Stamp {
 }
 
 impl Callback {
+    /// The address for an account.
+    pub(crate) fn address(&self, app_id: &str) -> String {
+        self.url.replace("{app_id}", app_id)
+    }
+
     /// What is wrong with it, if anything is.
     pub(crate) fn check(&self) -> Result<(), String> {
         deliver::address(self, "", "")?;
