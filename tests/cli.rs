@@ -208,8 +208,10 @@ fn the_tour_goes_well() {
 
 #[test]
 fn what_the_sandbox_tells_to_try_works() {
-    let both = ["--grpc", "127.0.0.1:0", "--simulator", "127.0.0.1:0"];
-    let mut sandbox = Daemon::start(&[&["sandbox"], &both[..]].concat());
+    let ports = ["--grpc", "--simulator", "--callback", "--admin"];
+    let anywhere = ports.iter().flat_map(|port| [*port, "127.0.0.1:0"]);
+    let arguments: Vec<_> = std::iter::once("sandbox").chain(anywhere).collect();
+    let mut sandbox = Daemon::start(&arguments);
     let (_, lines) = sandbox.read_until("Ctrl-C");
     let tries = lines.iter().map(|line| line.trim());
     let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");

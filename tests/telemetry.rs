@@ -187,6 +187,10 @@ async fn one_call_is_one_trace_from_the_caller_to_wechat() {
             &format!("127.0.0.1:{grpc}"),
             "--simulator",
             &format!("127.0.0.1:{wechat}"),
+            "--callback",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
         ],
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}"))],
     );

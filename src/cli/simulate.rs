@@ -9,7 +9,10 @@ use std::{
 use tokio::net::TcpListener;
 
 use super::{Failure, print, signal};
-use crate::simulator::{Settings, Simulator};
+use crate::simulator::{
+    Callback, Settings, Simulator,
+    push::{Format, Mode},
+};
 
 /// Where the simulator listens unless it is told otherwise.
 pub(super) const ADDRESS: SocketAddr =
@@ -27,13 +30,50 @@ pub struct Simulate {
     /// Reviews pass by themselves after this time; without it they stay open
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     audit_delay: Option<Duration>,
+    #[command(flatten)]
+    pushes: Pushes,
+}
+
+/// Where the accounts are told of reviews.
+#[derive(Debug, clap::Args)]
+struct Pushes {
+    /// Where pushes go, such as http://127.0.0.1:8080/wechat/callback/{app_id}
+    #[arg(long, value_name = "URL", requires = "callback_token")]
+    callback_url: Option<String>,
+    /// What pushes are signed with
+    #[arg(long, value_name = "TOKEN", requires = "callback_url")]
+    callback_token: Option<String>,
+    /// What pushes are sealed with, unless they are plain
+    #[arg(long, value_name = "KEY", requires = "callback_url")]
+    callback_aes_key: Option<String>,
+    /// How pushes are sealed
+    #[arg(long, default_value = "safe", requires = "callback_url")]
+    callback_mode: Mode,
+}
+
+impl Pushes {
+    fn callback(self) -> Result<Option<Callback>, Failure> {
+        let Self { callback_url, callback_token, callback_aes_key, callback_mode: mode } = self;
+        let Some(url) = callback_url else { return Ok(None) };
+        let token = callback_token.unwrap_or_default();
+        let encoding_aes_key = callback_aes_key.unwrap_or_default();
+        let callback = Callback { url, token, encoding_aes_key, mode, format: Format::Xml };
+        callback
+            .check()
+            .map_err(|problem| Failure::usage(format_args!("--callback: {problem}")))?;
+        Ok(Some(callback))
+    }
 }
 
 impl Simulate {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        let Self { listen, seed, audit_delay } = self;
-        let settings = Settings { seed, audit_delay, ..Settings::default() };
+        let Self { listen, seed, audit_delay, pushes } = self;
+        let mut settings = Settings { seed, audit_delay, ..Settings::default() };
+        let callback = pushes.callback()?;
+        for account in &mut settings.accounts {
+            account.callback.clone_from(&callback);
+        }
         let stop = signal::stop()?;
         let listener = bind("--listen", listen).await?;
         let guide = Guide { address: listener.local_addr()?, settings: &settings }.to_string();
@@ -71,6 +111,9 @@ impl fmt::Display for Guide<'_> {
         for account in &settings.accounts {
             let kind = format!("{:?}", account.kind);
             writeln!(f, "  {}  secret {:<20} {kind}", account.app_id, account.secret)?;
+            if let Some(callback) = &account.callback {
+                writeln!(f, "  {:18}  told at {}", "", callback.address(&account.app_id))?;
+            }
         }
         let account = settings.accounts.first();
         let (app_id, secret) =

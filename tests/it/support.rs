@@ -29,6 +29,10 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 use tower::Service;
+/// What pushes to the accounts are signed and sealed with.
+pub(crate) use wechat_store_gateway::simulator::{
+    CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY,
+};
 use wechat_store_gateway::{
     clock::Clock,
     config::{Environment, Settings},
@@ -39,20 +43,15 @@ use wechat_store_gateway::{
     },
     server::{self, Listeners},
     simulator::{
-        self, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET,
-        Simulator, faults::Kind,
+        self, Callback, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID,
+        OFFICIAL_SECRET, Simulator,
+        faults::Kind,
+        push::{Format, Mode},
     },
     telemetry::Sampler,
 };
 
 use crate::secrets;
-
-/// What pushes to both accounts are signed with.
-pub(crate) const CALLBACK_TOKEN: &str = "callback-token";
-/// What pushes to the official account are sealed with. Its last character has bits to spare.
-pub(crate) const OFFICIAL_AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
-/// What pushes to the mini program are sealed with.
-pub(crate) const MINI_PROGRAM_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefA";
 
 /// A gateway, a WeChat behind it, and a client's connection in front.
 pub(crate) struct App {
@@ -137,6 +136,19 @@ impl App {
         let callback = listeners.callback.as_ref().expect("accounts have one");
         let callback = callback.local_addr().expect("bound");
         let admin = listeners.admin.local_addr().expect("bound");
+        for (app_id, key, format) in [
+            (OFFICIAL_APP_ID, OFFICIAL_AES_KEY, Format::Xml),
+            (MINI_PROGRAM_APP_ID, MINI_PROGRAM_AES_KEY, Format::Json),
+        ] {
+            let pushes = Callback {
+                url: format!("http://{callback}/wechat/callback/{{app_id}}"),
+                token: CALLBACK_TOKEN.to_owned(),
+                encoding_aes_key: key.to_owned(),
+                mode: Mode::Safe,
+                format,
+            };
+            wechat.set_callback(app_id, pushes).expect("a good callback");
+        }
         let shutdown = stop.clone().cancelled_owned();
         let served = tokio::spawn(server::run(
             settings,

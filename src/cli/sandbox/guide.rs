@@ -4,7 +4,7 @@ use super::{GRPC, Places};
 use crate::simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 
 /// The text, with this program called as the reader called it.
-pub(super) fn text(Places { grpc, simulator }: Places) -> String {
+pub(super) fn text(Places { grpc, simulator, callback }: Places) -> String {
     let program = std::env::args_os().next();
     let program = program.as_ref().map_or("wechat-store-gateway".into(), |it| it.to_string_lossy());
     let call = match grpc {
@@ -14,6 +14,7 @@ pub(super) fn text(Places { grpc, simulator }: Places) -> String {
     format!(
         r#"The service     {grpc} (gRPC without TLS, with reflection)
 Its WeChat      http://{simulator} (simulated)
+Its callbacks   http://{callback}/wechat/callback/{{app_id}}, where its WeChat tells how reviews end
 Its accounts    {OFFICIAL_APP_ID}, official: the default for stores, cards, maps and pictures
                 {MINI_PROGRAM_APP_ID}, mini program: the default for nearby places
 

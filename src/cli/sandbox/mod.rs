@@ -15,7 +15,9 @@ use crate::{
     config::{Environment, Settings},
     server::{self, Listeners},
     simulator::{
-        self, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+        self, AccountKind, CALLBACK_TOKEN, Callback, MINI_PROGRAM_AES_KEY, MINI_PROGRAM_APP_ID,
+        MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+        push::{Format, Mode},
     },
     telemetry::{Sampler, Telemetry},
 };
@@ -26,6 +28,10 @@ mod tour;
 
 /// Where the service listens unless it is told otherwise, as without settings.
 const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+/// Where the service hears from WeChat, likewise.
+const CALLBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where it is asked by operators, likewise.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// Any free port, on loopback.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -43,16 +49,25 @@ pub struct Sandbox {
     /// Where the simulator listens [default: 127.0.0.1:8090, or any free port with --tour]
     #[arg(long, value_name = "ADDRESS")]
     simulator: Option<SocketAddr>,
+    /// Where the service hears from the simulator [default: 127.0.0.1:8080, or any free port with
+    /// --tour]
+    #[arg(long, value_name = "ADDRESS")]
+    callback: Option<SocketAddr>,
+    /// Where the service is asked by operators [default: 127.0.0.1:9464, or any free port with
+    /// --tour]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// Decides every id and token that the simulator makes up
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
 }
 
-/// Where the two are reached.
+/// Where the two are reached, and where the one reaches the other.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     grpc: SocketAddr,
     simulator: SocketAddr,
+    callback: SocketAddr,
 }
 
 impl Sandbox {
@@ -72,24 +87,26 @@ impl Sandbox {
         let wechat = self.simulator.unwrap_or(or(simulate::ADDRESS));
         let wechat = bind("--simulator", wechat).await?;
         let grpc = bind("--grpc", self.grpc.unwrap_or(or(GRPC))).await?;
+        let callback = bind("--callback", self.callback.unwrap_or(or(CALLBACK))).await?;
+        let admin = bind("--admin", self.admin.unwrap_or(or(ADMIN))).await?;
         let places = Places {
             grpc: reachable(grpc.local_addr()?),
             simulator: reachable(wechat.local_addr()?),
+            callback: reachable(callback.local_addr()?),
         };
         // One clock, so that who advances the simulator's advances the service's.
         let clock = Clock::system();
-        let world =
+        let mut world =
             simulator::Settings { seed: self.seed, clock: clock.clone(), ..Default::default() };
+        for account in &mut world.accounts {
+            account.callback = Some(pushes(account.kind, places.callback));
+        }
         // Nothing is kept: gone with this value.
         let folder = tempfile::tempdir()?;
         let state = folder.path().join("state.db");
         let settings = settings(grpc.local_addr()?, places.simulator, &state)?;
 
-        let listeners = Listeners {
-            grpc,
-            callback: Some(bind("--callback", ANYWHERE).await?),
-            admin: bind("--admin", ANYWHERE).await?,
-        };
+        let listeners = Listeners { grpc, callback: Some(callback), admin };
         let mut result = Ok(());
         let until = async { result = self.attend(places, stop).await };
         tokio::select! {
@@ -116,6 +133,21 @@ impl Sandbox {
     }
 }
 
+/// Where the simulator's accounts are told of reviews. Between them, both formats and two modes.
+fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
+    let (encoding_aes_key, mode, format) = match kind {
+        AccountKind::MiniProgram => (MINI_PROGRAM_AES_KEY, Mode::Compatible, Format::Json),
+        AccountKind::Official => (OFFICIAL_AES_KEY, Mode::Safe, Format::Xml),
+    };
+    Callback {
+        url: format!("http://{service}/wechat/callback/{{app_id}}"),
+        token: CALLBACK_TOKEN.to_owned(),
+        encoding_aes_key: encoding_aes_key.to_owned(),
+        mode,
+        format,
+    }
+}
+
 /// The settings of a service for the simulator's two accounts.
 fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Settings, Failure> {
     // Whoever lets others in lets them play; there is nothing to keep from anybody.
@@ -137,12 +169,18 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Set
         kind = "official"
         default = true
         secret = "{OFFICIAL_SECRET}"
+        callback = {{ token = "{CALLBACK_TOKEN}", aes_key = "{OFFICIAL_AES_KEY}" }}
 
         [[accounts]]
         app_id = "{MINI_PROGRAM_APP_ID}"
         kind = "mini_program"
         default = true
         secret = "{MINI_PROGRAM_SECRET}"
+
+        [accounts.callback]
+        token = "{CALLBACK_TOKEN}"
+        aes_key = "{MINI_PROGRAM_AES_KEY}"
+        mode = "compatible"
         "#,
         state = state.display(),
     );
@@ -175,6 +213,7 @@ mod tests {
                 settings(address(grpc), reachable(address(simulator)), Path::new("state.db"));
             let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
+            assert!(settings.accounts.iter().all(|account| account.callback.is_some()));
             assert!(!settings.wechat.host.contains("0.0.0.0:"));
         }
     }

@@ -69,7 +69,7 @@ pub(in crate::simulator) async fn verify(
 
 /// An account's address with a query.
 pub(super) fn address(callback: &Callback, app_id: &str, query: &str) -> Result<Uri, String> {
-    let url = callback.url.replace("{app_id}", app_id);
+    let url = callback.address(app_id);
     let separator = if url.contains('?') { '&' } else { '?' };
     let uri = format!("{url}{separator}{query}").parse::<Uri>();
     let uri = uri.ok().filter(|uri| uri.scheme_str() == Some("http"));
@@ -119,8 +119,8 @@ async fn exchange(mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Byte
         let socket = TcpStream::connect(&host).await?;
         let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
         tokio::spawn(connection);
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = path.parse()?;
+        let query = uri.query().unwrap_or_default();
+        *request.uri_mut() = format!("{}?{query}", uri.path()).parse()?;
         request.headers_mut().insert(header::HOST, host.parse()?);
         let answer = http.send_request(request).await?;
         let status = answer.status();
@@ -134,4 +134,315 @@ async fn exchange(mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Byte
 fn told(status: StatusCode, body: &[u8]) -> String {
     let body: String = String::from_utf8_lossy(body).chars().take(100).collect();
     format!("answered {} {body:?}", status.as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        convert::Infallible,
+        net::SocketAddr,
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use http::Response;
+    use hyper::{body::Incoming, service::service_fn};
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        seal,
+        simulator::{
+            CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
+            audit::Kind,
+            control,
+            push::{Mode, State},
+        },
+    };
+
+    /// What an account's server got.
+    #[derive(Clone, Debug)]
+    struct Got {
+        query: BTreeMap<String, String>,
+        body: String,
+    }
+
+    /// An account's server.
+    #[derive(Clone)]
+    struct Server {
+        address: SocketAddr,
+        got: Arc<Mutex<Vec<Got>>>,
+    }
+
+    impl Server {
+        /// `answer` is told how many requests came before; `None` never answers.
+        async fn start(answer: fn(usize, &Got) -> Option<(u16, String)>) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("bound");
+            let server = Self { address, got: Arc::default() };
+            tokio::spawn(server.clone().run(listener, answer));
+            server
+        }
+
+        async fn run(
+            self,
+            listener: TcpListener,
+            answer: fn(usize, &Got) -> Option<(u16, String)>,
+        ) {
+            loop {
+                let (socket, _) = listener.accept().await.expect("a connection");
+                let server = self.clone();
+                let service = service_fn(move |request| server.clone().take(request, answer));
+                let http = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(http.serve_connection(TokioIo::new(socket), service));
+            }
+        }
+
+        async fn take(
+            self,
+            request: Request<Incoming>,
+            answer: fn(usize, &Got) -> Option<(u16, String)>,
+        ) -> Result<Response<Full<Bytes>>, Infallible> {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let got = Got { query, body: String::from_utf8_lossy(&body).into_owned() };
+            let answer = {
+                let mut all = self.got.lock().expect("whole");
+                all.push(got.clone());
+                answer(all.len() - 1, &got)
+            };
+            let Some((status, body)) = answer else { return std::future::pending().await };
+            let mut response = Response::new(Full::from(body));
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            Ok(response)
+        }
+
+        fn got(&self) -> Vec<Got> {
+            self.got.lock().expect("whole").clone()
+        }
+
+        fn callback(&self, mode: Mode) -> Callback {
+            Callback {
+                url: format!("http://{}/push/{{app_id}}?tenant=1", self.address),
+                token: CALLBACK_TOKEN.to_owned(),
+                encoding_aes_key: OFFICIAL_AES_KEY.to_owned(),
+                mode,
+                format: Format::Json,
+            }
+        }
+    }
+
+    fn taken() -> Option<(u16, String)> {
+        Some((200, "success".to_owned()))
+    }
+
+    /// A running simulator on a clock that stands still, with these callbacks.
+    fn start(callbacks: &[(&str, &Server)]) -> Simulator {
+        let settings = Settings { clock: Clock::frozen(), ..Settings::default() };
+        let simulator = Simulator::new(settings);
+        for (app_id, server) in callbacks {
+            simulator.set_callback(app_id, server.callback(Mode::Safe)).expect("good");
+        }
+        tokio::spawn(run(simulator.clone()));
+        simulator
+    }
+
+    fn event(simulator: &Simulator, app_id: &str) -> u64 {
+        simulator.push(app_id, &json!({ "Event": "test", "地": "海珠" })).expect("a callback")
+    }
+
+    fn set(simulator: &Simulator, settings: Value) {
+        simulator.control("POST", "settings", &settings).expect("known");
+    }
+
+    async fn until(what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    async fn until_attempts(simulator: &Simulator, count: usize) {
+        let tried = || simulator.pushes()[0].attempts.len() == count;
+        until(&format!("{count} attempts"), tried).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_comes_again_in_a_new_envelope() {
+        let server = Server::start(|before, _| match before {
+            0 => Some((500, "success".to_owned())),
+            1 => Some((200, "\"success\"".to_owned())),
+            _ => Some((200, String::new())),
+        })
+        .await;
+        let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
+        event(&simulator, OFFICIAL_APP_ID);
+        for attempt in 1..=3 {
+            until_attempts(&simulator, attempt).await;
+            simulator.clock().advance(Duration::from_secs(5));
+        }
+        let push = simulator.pushes().remove(0);
+        assert_eq!(push.state, State::Delivered);
+        let outcomes: Vec<_> = push.attempts.iter().map(|one| one.outcome.as_str()).collect();
+        assert_eq!(
+            outcomes,
+            ["answered 500 \"success\"", "answered 200 \"\\\"success\\\"\"", "taken"]
+        );
+
+        let got = server.got();
+        let key = server.callback(Mode::Safe).key().expect("a key");
+        let envelope = |got: &Got| serde_json::from_str::<Value>(&got.body).expect("JSON");
+        for one in &got {
+            let query = |name: &str| one.query[name].as_str();
+            let envelope = envelope(one);
+            let sealed = envelope["Encrypt"].as_str().expect("sealed");
+            let opened = key.open(sealed, OFFICIAL_APP_ID).expect("ours");
+            assert_eq!(String::from_utf8(opened).expect("text"), push.message);
+            let parts = [query("timestamp"), query("nonce"), sealed];
+            let token = CALLBACK_TOKEN.to_owned().into();
+            assert!(seal::verify(&token, &parts, query("msg_signature")));
+            assert!(seal::verify(&token, &parts[..2], query("signature")));
+            assert_eq!(query("tenant"), "1");
+        }
+        for pair in got.windows(2) {
+            assert_ne!(pair[0].query["nonce"], pair[1].query["nonce"]);
+            assert_ne!(pair[0].query["timestamp"], pair[1].query["timestamp"]);
+            assert_ne!(envelope(&pair[0])["Encrypt"], envelope(&pair[1])["Encrypt"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_in_five_seconds_comes_again_at_once_three_times() {
+        let server = Server::start(|_, _| None).await;
+        let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
+        event(&simulator, OFFICIAL_APP_ID);
+        for sent in 1..=4 {
+            until("it is sent", || server.got().len() == sent).await;
+            simulator.clock().advance(Duration::from_millis(4999));
+            tokio::task::yield_now().await;
+            assert_eq!(simulator.pushes()[0].attempts.len(), sent - 1);
+            simulator.clock().advance(Duration::from_millis(1));
+            until_attempts(&simulator, sent).await;
+        }
+        let push = simulator.pushes().remove(0);
+        assert_eq!(push.state, State::GivenUp);
+        assert!(push.attempts.iter().all(|one| one.outcome == "timeout" && one.status.is_none()));
+        simulator.clock().advance(Duration::from_secs(3600));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(server.got().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_holds_up_nobody_else() {
+        let dead = Server::start(|_, _| None).await;
+        let alive = Server::start(|_, _| taken()).await;
+        let simulator = start(&[(OFFICIAL_APP_ID, &dead), (MINI_PROGRAM_APP_ID, &alive)]);
+        for _ in 0..100 {
+            event(&simulator, OFFICIAL_APP_ID);
+        }
+        until("so many at once", || dead.got().len() == 32).await;
+        for _ in 0..100 {
+            event(&simulator, MINI_PROGRAM_APP_ID);
+        }
+        let delivered =
+            || simulator.pushes()[100..].iter().all(|push| push.state == State::Delivered);
+        until("the others arrive", delivered).await;
+        assert_eq!(dead.got().len(), 32);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_can_come_again_all_the_same() {
+        let server = Server::start(|_, _| taken()).await;
+        let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
+        set(&simulator, json!({ "push_duplicates": 2 }));
+        event(&simulator, OFFICIAL_APP_ID);
+        let delivered = || simulator.pushes()[0].state == State::Delivered;
+        until("it is delivered", delivered).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(server.got().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_review_passes_by_itself_without_anybody_asking() {
+        let simulator = start(&[]);
+        set(&simulator, json!({ "audit_delay_seconds": 60 }));
+        let idle = || tokio::time::sleep(Duration::from_millis(20));
+        idle().await;
+        let audit_id = audit::open(&mut simulator.world(), "wx1", Kind::CreateMapPoi, "");
+        idle().await;
+        simulator.clock().advance(Duration::from_secs(60));
+        let approved = || simulator.world().audits[&audit_id].state == audit::State::Approved;
+        until("it passes", approved).await;
+    }
+
+    #[tokio::test]
+    async fn after_a_reset_nobody_speaks_of_what_was_before() {
+        let server = Server::start(|_, _| None).await;
+        let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
+        event(&simulator, OFFICIAL_APP_ID);
+        until("it is sent", || server.got().len() == 1).await;
+        simulator.reset();
+        assert!(simulator.pushes().is_empty());
+        simulator.set_callback(OFFICIAL_APP_ID, server.callback(Mode::Plain)).expect("good");
+        simulator.clock().advance(Duration::from_secs(5));
+        event(&simulator, OFFICIAL_APP_ID);
+        until("the next is sent", || server.got().len() == 2).await;
+        assert!(simulator.pushes()[0].attempts.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_address_has_to_answer_wechats_question_before_it_is_taken() {
+        let honest = Server::start(|_, got| Some((200, got.query["echostr"].clone()))).await;
+        let quoting =
+            Server::start(|_, got| Some((200, format!("{:?}", got.query["echostr"])))).await;
+        let simulator = start(&[]);
+        let post = async |server: &Server, verify: bool| {
+            let body = json!({
+                "app_id": OFFICIAL_APP_ID, "url": format!("http://{}", server.address),
+                "token": CALLBACK_TOKEN, "mode": "plain", "verify": verify,
+            });
+            let (body, query) = (body.to_string(), BTreeMap::new());
+            let body = body.as_bytes();
+            let reply = control::answer(&simulator, &Method::POST, "/callback", &query, body).await;
+            (reply.status.as_u16(), String::from_utf8_lossy(&reply.body).into_owned())
+        };
+        let event = json!({ "Event": "test" });
+
+        let (status, text) = post(&quoting, true).await;
+        assert_eq!(status, 409);
+        assert!(text.contains("not the echostr"), "{text}");
+        assert!(simulator.push(OFFICIAL_APP_ID, &event).is_err());
+
+        assert_eq!(post(&honest, true).await.0, 200);
+        assert!(simulator.push(OFFICIAL_APP_ID, &event).is_ok());
+        let asked = honest.got().remove(0).query;
+        let parts = [asked["timestamp"].as_str(), &asked["nonce"]];
+        let token = CALLBACK_TOKEN.to_owned().into();
+        assert!(seal::verify(&token, &parts, &asked["signature"]));
+        assert_eq!(post(&quoting, false).await.0, 200);
+        let nowhere = json!({ "app_id": OFFICIAL_APP_ID, "url": null });
+        simulator.control("POST", "callback", &nowhere).expect("taken away");
+        assert!(simulator.push(OFFICIAL_APP_ID, &event).is_err());
+    }
+
+    #[test]
+    fn a_callback_that_cannot_work_is_refused() {
+        let callback = |url: &str, key: &str, mode| {
+            let (url, token) = (url.to_owned(), CALLBACK_TOKEN.to_owned());
+            let format = Format::Xml;
+            Callback { url, token, encoding_aes_key: key.to_owned(), mode, format }.check()
+        };
+        assert!(callback("http://127.0.0.1:1/{app_id}", OFFICIAL_AES_KEY, Mode::Safe).is_ok());
+        assert!(callback("http://127.0.0.1:1", "", Mode::Plain).is_ok());
+        assert!(callback("http://127.0.0.1:1", "", Mode::Compatible).is_err());
+        assert!(callback("https://127.0.0.1:1", OFFICIAL_AES_KEY, Mode::Safe).is_err());
+        assert!(callback("127.0.0.1:1", OFFICIAL_AES_KEY, Mode::Safe).is_err());
+    }
 }

@@ -166,6 +166,11 @@ struct Stamp {
 }
 
 impl Callback {
+    /// The address for an account.
+    pub(crate) fn address(&self, app_id: &str) -> String {
+        self.url.replace("{app_id}", app_id)
+    }
+
     /// What is wrong with it, if anything is.
     pub(crate) fn check(&self) -> Result<(), String> {
         deliver::address(self, "", "")?;
@@ -350,5 +355,95 @@ fn settle(world: &mut World, letter: &Letter, attempt: Attempt) {
     match again {
         Some(due) => drop(lane.waiting.insert((due, letter.push))),
         None => push.state = if taken { State::Delivered } else { State::GivenUp },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        simulator::{
+            CALLBACK_TOKEN, OFFICIAL_APP_ID, Settings,
+            audit::{self, Decision, Kind},
+        },
+    };
+
+    fn world(seed: u64) -> World {
+        let mut settings = Settings { seed, clock: Clock::frozen(), ..Settings::default() };
+        settings.accounts[0].callback = Some(Callback {
+            url: "http://127.0.0.1".to_owned(),
+            token: CALLBACK_TOKEN.to_owned(),
+            encoding_aes_key: String::new(),
+            mode: Mode::Plain,
+            format: Format::Json,
+        });
+        World::new(settings)
+    }
+
+    fn push_some(world: &mut World, count: u64) {
+        for number in 1..=count {
+            let fields = json!({ "Event": "test", "number": number });
+            event(world, OFFICIAL_APP_ID, fields.as_object().cloned().expect("fields"))
+                .expect("a callback");
+        }
+    }
+
+    /// The order in which pushes leave, and the nonces that they leave with.
+    fn shuffled(seed: u64) -> Vec<(u64, String)> {
+        let mut world = world(seed);
+        world.rules.push_shuffle = Duration::from_secs(1);
+        push_some(&mut world, 20);
+        let steps = (0..=1000).flat_map(|_| {
+            let letters = take(&mut world);
+            world.clock.advance(Duration::from_millis(1));
+            letters.into_iter().map(|letter| (letter.push, letter.stamp.nonce))
+        });
+        steps.collect()
+    }
+
+    #[test]
+    fn the_seed_decides_who_overtakes_whom() {
+        let order = shuffled(1);
+        assert_eq!(order.len(), 20);
+        assert_eq!(order, shuffled(1));
+        assert_ne!(order, shuffled(2));
+        assert!(!order.is_sorted_by_key(|(push, _)| *push), "nobody overtook anybody");
+    }
+
+    #[test]
+    fn a_push_waits_for_its_delay_and_some_are_lost() {
+        let mut world = world(1);
+        world.rules.push_delay = Duration::from_secs(60);
+        world.rules.push_lose_every = 2;
+        push_some(&mut world, 4);
+        world.clock.advance(Duration::from_secs(59));
+        assert!(take(&mut world).is_empty());
+        world.clock.advance(Duration::from_secs(1));
+        let sent: Vec<_> = take(&mut world).iter().map(|letter| letter.push).collect();
+        assert_eq!(sent, [1, 3]);
+        let states: Vec<_> = world.outbox.list().iter().map(|push| push.state).collect();
+        assert_eq!(states, [State::Waiting, State::Lost, State::Waiting, State::Lost]);
+    }
+
+    #[test]
+    fn nothing_is_pushed_in_silence_or_to_nobody() {
+        let mut world = world(1);
+        let mut rejected = |app_id: &str, silently: bool| {
+            let audit_id = audit::open(&mut world, app_id, Kind::ApplyMerchant, "");
+            if silently {
+                audit::end(&mut world, audit_id, Decision::Reject, String::new()).expect("open");
+            } else {
+                audit::decide(&mut world, audit_id, Decision::Reject, String::new()).expect("open");
+            }
+            world.outbox.list().len()
+        };
+        assert_eq!(rejected(OFFICIAL_APP_ID, true), 0);
+        assert_eq!(rejected(crate::simulator::MINI_PROGRAM_APP_ID, false), 0);
+        assert_eq!(rejected(OFFICIAL_APP_ID, false), 1);
+        let nobody = text(&mut world, crate::simulator::MINI_PROGRAM_APP_ID, String::new());
+        assert!(nobody.expect_err("no callback").contains("has no callback"));
     }
 }
