@@ -98,9 +98,10 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let log = Arc::new(List::default());
-        let receiver = Receiver::new(&settings, Audits::new(log.clone()), Clock::system());
+        let (clock, stop) = (Clock::system(), CancellationToken::new());
+        let audits = Audits::new(log.clone(), &settings, clock.clone(), stop.clone());
+        let receiver = Receiver::new(&settings, audits, clock);
         let receiver = receiver.expect("good secrets").expect("one account receives");
-        let stop = CancellationToken::new();
         let served = tokio::spawn(receiver.run(listener, stop.clone()));
         Self { address, log, lines, _captured: captured, stop, served }
     }

@@ -77,7 +77,7 @@ fn every_rpc_has_a_request_and_a_response_of_its_own() {
 fn every_request_names_its_account_and_every_write_itself() {
     for service in files().iter().flat_map(FileDescriptor::services) {
         for method in service.methods() {
-            let reads = ["Get", "List", "Search", "Resolve"];
+            let reads = ["Get", "List", "Search", "Resolve", "Watch"];
             let reads = reads.iter().any(|verb| method.name().starts_with(verb));
             let number = |message: &MessageDescriptor, name: &str| {
                 message.get_field_by_name(name).map(|field| field.number())

@@ -5,6 +5,7 @@
 mod secrets;
 mod support;
 
+mod audit;
 mod callback;
 mod callers;
 mod card;

@@ -37,7 +37,7 @@ use wechat_store_gateway::{
     clock::Clock,
     config::{Environment, Settings},
     pb::{
-        self, card_service_client::CardServiceClient, map_poi_service_client::MapPoiServiceClient,
+        self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient, map_poi_service_client::MapPoiServiceClient,
         media_service_client::MediaServiceClient, merchant_service_client::MerchantServiceClient,
         nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
     },
@@ -190,6 +190,10 @@ impl App {
     /// Makes a classic token as another process would.
     pub(crate) async fn take_classic_token(&self) {
         take_classic_token(self.host).await;
+    }
+
+    pub(crate) fn audits(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn cards(&self) -> CardServiceClient<Channel> {
