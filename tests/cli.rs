@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tempfile::TempDir;
+
 /// Far more than anything here takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -243,6 +245,8 @@ fn run(arguments: &[&str]) -> Output {
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"));
     command.args(arguments).env_clear().stdin(Stdio::null());
+    // Tests run side by side.
+    command.env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0");
     command
 }
 
@@ -280,12 +284,16 @@ impl Drop for File {
 /// line by line.
 struct Daemon {
     child: Child,
+    /// Where it keeps what it keeps.
+    _folder: TempDir,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let mut child = command(arguments)
+            .current_dir(&folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -304,7 +312,7 @@ impl Daemon {
                     .all(|line| tell.send(line).is_ok())
             });
         }
-        Self { child, lines }
+        Self { child, _folder: folder, lines }
     }
 
     /// Reads until a line contains `mark`; answers that line and all before it.

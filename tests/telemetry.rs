@@ -22,6 +22,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::Channel};
 use wechat_store_gateway::{
@@ -84,6 +85,8 @@ impl Receiver {
 /// A process that is ended when the test ends.
 struct Process {
     child: Child,
+    /// Where it keeps what it keeps.
+    _folder: TempDir,
     log: std::path::PathBuf,
 }
 
@@ -92,15 +95,18 @@ impl Process {
         let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
         let log = folder.join(format!("{name}-{}.log", std::process::id()));
         let file = std::fs::File::create(&log).expect("a log file");
+        let own = tempfile::tempdir().expect("a folder");
         let child = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
             .args(arguments)
+            .current_dir(&own)
+            .env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
             .spawn()
             .expect("our own binary");
-        Self { child, log }
+        Self { child, _folder: own, log }
     }
 
     /// Ends it as a supervisor would, and gives everything that it said.

@@ -140,10 +140,8 @@ impl Tail {
 
     /// Begins anew after an event.
     fn restart(&self, base: Mark) {
-        let before = mem::replace(
-            &mut *self.lock(),
-            Recent { base: Some(base), ..Recent::default() },
-        );
+        let before =
+            mem::replace(&mut *self.lock(), Recent { base: Some(base), ..Recent::default() });
         let broke = before.base.is_some();
         self.changed.send_modify(|change| {
             change.newest = base.position;

@@ -27,8 +27,16 @@ use tower::Service;
 
 use self::admin::Admin;
 use crate::{
-    account::Registry, admit::Admit, audit::{Audits, reconcile}, callback::Receiver, clock::Clock,
-    config::Settings, operation::Operations, service, state, telemetry::Sampler, wechat::Client,
+    account::Registry,
+    admit::Admit,
+    audit::{Audits, reconcile},
+    callback::Receiver,
+    clock::Clock,
+    config::Settings,
+    operation::Operations,
+    service, state,
+    telemetry::Sampler,
+    wechat::Client,
 };
 
 mod admin;
@@ -104,6 +112,14 @@ pub async fn run(
     let routes = reflection::add_to(routes, &connections.go_away)?.prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
+    let callback = listeners.callback.as_ref().map(TcpListener::local_addr).transpose()?;
+    tracing::info!(
+        grpc = %listeners.grpc.local_addr()?,
+        callback = callback.map(display),
+        admin = %listeners.admin.local_addr()?,
+        state = %settings.state.url,
+        "serving"
+    );
     let receiving = CancellationToken::new();
     if let (Some(receiver), Some(listener)) = (receiver, listeners.callback) {
         connections.tasks.spawn(receiver.run(listener, receiving.clone()));
@@ -112,7 +128,6 @@ pub async fn run(
     let admin = Admin { state, leaving: leaving.clone() };
     tokio::spawn(reconcile(audits.clone(), ops.clone()));
     tokio::spawn(async move { audits.run().await });
-    tracing::info!(grpc = %listeners.grpc.local_addr()?, "serving");
     // Until the very end: operators want to see that, too.
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(listeners.admin)));
     tokio::select! {

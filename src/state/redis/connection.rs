@@ -170,8 +170,7 @@ async fn adopt(connection: &mut ConnectionManager) -> Result<(), Error> {
     let key = format!("{PREFIX}schema");
     let mut schema = pipe();
     schema.cmd("SET").arg(&key).arg(SCHEMA).arg("NX").ignore();
-    let (found,): (i64,) =
-        in_time(schema.cmd("GET").arg(&key).query_async(connection)).await?;
+    let (found,): (i64,) = in_time(schema.cmd("GET").arg(&key).query_async(connection)).await?;
     if found > SCHEMA {
         return Err(Error::Newer { found, known: SCHEMA });
     }
@@ -287,7 +286,8 @@ mod tests {
         let unknown = "unknown command 'EVALSHA', with args beginning with: 'hush'".to_owned();
         let unknown = error(::redis::make_extension_error("ERR".to_owned(), Some(unknown)));
         assert!(!unknown.to_string().contains("hush"), "{unknown}");
-        let other: RedisError = (ErrorKind::UnexpectedReturnType, "not a number", "hush".to_owned()).into();
+        let other: RedisError =
+            (ErrorKind::UnexpectedReturnType, "not a number", "hush".to_owned()).into();
         assert!(!error(other).to_string().contains("hush"));
     }
 }
