@@ -19,5 +19,7 @@ mod media;
 mod merchant;
 mod nearby;
 mod odd;
+mod state;
+mod state_sqlite;
 mod store;
 mod tokens;
