@@ -21,5 +21,7 @@ mod media;
 mod merchant;
 mod nearby;
 mod odd;
+mod state;
+mod state_sqlite;
 mod store;
 mod tokens;
