@@ -382,6 +382,21 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
 }
 
 #[tokio::test]
+async fn plain_mode_asks_for_a_signature_of_the_address_at_least() {
+    let gateway = Gateway::start("mode = \"plain\"").await;
+    let good = Push::plain(FAILED);
+    let old = good.clone().at(Clock::system().unix() - 700);
+    for push in [good.clone().signed_with("another"), old] {
+        assert_eq!(gateway.push(push).await.status, 403);
+    }
+    let unsigned = format!("/wechat/callback/{OFFICIAL_APP_ID}");
+    assert_eq!(gateway.send(good.request("POST", &unsigned)).await.status, 403);
+    assert_eq!(gateway.push(Push::plain("nonsense")).await.status, 400);
+    assert_eq!(gateway.events(), []);
+    assert_eq!(gateway.lines.warnings().len(), 4);
+}
+
+#[tokio::test]
 async fn a_url_is_verified_by_its_echo() {
     for mode in ["mode = \"plain\"", "mode = \"safe\"", "mode = \"compatible\""] {
         let gateway = Gateway::start(mode).await;
@@ -488,7 +503,7 @@ async fn nobody_holds_a_connection_by_being_slow() {
 
 #[tokio::test]
 async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
-    let gateway = Gateway::start(SAFE).await;
+    let mut gateway = Gateway::start(SAFE).await;
     let mut stream = TcpStream::connect(gateway.address).await.expect("a listener");
     for message in [FAILED, FAILED_JSON] {
         let push = Push::sealed(message).post();
@@ -506,10 +521,8 @@ async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
     gateway.stop.cancel();
     let mut rest = Vec::new();
     within(LONG, stream.read_to_end(&mut rest)).await.expect("an orderly end");
-    while !gateway.served.is_finished() {
-        assert!(begun.elapsed() < Duration::from_secs(1), "drained at once");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    within(LONG, &mut gateway.served).await.expect("no panic");
+    assert!(begun.elapsed() < Duration::from_secs(1), "drained at once");
     drop(silent);
     assert!(TcpStream::connect(gateway.address).await.is_err());
 }
