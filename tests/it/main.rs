@@ -19,5 +19,6 @@ mod media;
 mod merchant;
 mod nearby;
 mod odd;
+mod redis;
 mod store;
 mod tokens;

@@ -18,6 +18,9 @@ static EVENTS: LazyLock<Script> = lua!("events.lua");
 static LOG: LazyLock<Script> = lua!("log.lua");
 static PRUNE: LazyLock<Script> = lua!("prune.lua");
 
+/// Beyond this a script's numbers, which are floats, would be another position.
+const EXACT: u64 = 1 << 53;
+
 /// An event as `events.lua` writes it: position, key, received, message, amends, superseded by, and
 /// its submission's message.
 type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
@@ -68,7 +71,7 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
 pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<EventPage, Error> {
     let EventQuery { after, limit, app_id, kinds, submission_id, from, until } = query;
     let mut call = redis.call(&EVENTS);
-    call.arg(after).arg(limit);
+    call.arg(after.min(EXACT)).arg(limit);
     call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
     call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
     call.arg(submission_id.unwrap_or_default());

@@ -61,8 +61,7 @@ pub(super) async fn pictures(
     poi_id: &PoiId,
 ) -> Result<Option<Submission>, Error> {
     let call = &mut redis.call(&PICTURES);
-    let found: Option<Written> =
-        redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
+    let found: Option<Written> = redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
     found.map(read).transpose()
 }
 
@@ -96,18 +95,8 @@ pub(super) async fn take_due(
 }
 
 fn read(written: Written) -> Result<Submission, Error> {
-    let (
-        number,
-        message,
-        created,
-        audit_id,
-        state,
-        reason,
-        poi_id,
-        map_poi_id,
-        event_id,
-        settled,
-    ) = written;
+    let (number, message, created, audit_id, state, reason, poi_id, map_poi_id, event_id, settled) =
+        written;
     Ok(Submission {
         number,
         message: message.into(),
