@@ -20,5 +20,7 @@ mod merchant;
 mod nearby;
 mod odd;
 mod redis;
+mod state;
+mod state_sqlite;
 mod store;
 mod tokens;

@@ -1,9 +1,30 @@
 //! SQLite: a file beside one process.
+//!
+//! One thread writes ([`writer`]), a few connections read ([`reader`]). What the verbs do stands in
+//! a file per concern, as functions over a connection in a transaction. Times are milliseconds since
+//! 1970.
 
-use std::{path::Path, time::Duration};
+mod event;
+mod lease;
+mod reader;
+mod schema;
+mod submission;
+mod token;
+mod writer;
 
-use crate::clock::Clock;
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use self::{reader::Readers, writer::Writer};
 use crate::{
+    clock::Clock,
     id::{AppId, PoiId, Secret},
     state::{
         Acquired, Appended, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
@@ -11,77 +32,298 @@ use crate::{
     },
 };
 
+/// How long SQLite waits for a lock that another process has. That of an operator with a shell is
+/// short, or too long for any caller.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How many prepared statements a connection keeps; more than there are.
+const STATEMENTS: usize = 64;
+
+/// At how many rows a page looks at most.
+const SCAN: u64 = 5000;
+
+/// How many rows are forgotten at once: writing stands still meanwhile.
+const PRUNE: u64 = 1000;
+
+/// How long [`State::newer`] waits at most.
+const WAIT: Duration = Duration::from_secs(30);
+
 /// The state in a file.
 #[derive(Debug)]
-pub struct Sqlite;
+pub struct Sqlite {
+    // Fields are dropped in this order: nobody else gets the lock before the file is closed.
+    readers: Readers,
+    writer: Writer,
+    clock: Clock,
+    _lock: File,
+}
 
 impl Sqlite {
-    /// Opens the file, or makes it.
-    pub fn open(_: &Path, _: Clock) -> Result<Self, Error> {
-        Ok(Self)
+    /// Opens the file, or makes it. Its folder has to be there.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, Error> {
+        let mut lock_path = OsString::from(path);
+        lock_path.push(".lock");
+        let lock = open_private(Path::new(&lock_path))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Error::Locked,
+            TryLockError::Error(error) => unusable(path, &error),
+        })?;
+        // SQLite itself would make it readable for everybody.
+        open_private(path)?;
+        let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        schema::prepare(&mut db)?;
+        Ok(Self {
+            readers: Readers::new(path),
+            writer: Writer::start(db, clock.clone())?,
+            clock,
+            _lock: lock,
+        })
     }
 }
 
 #[tonic::async_trait]
 impl State for Sqlite {
-    async fn append(&self, _: NewEvent) -> Result<Appended, Error> {
-        unimplemented!()
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        self.writer.write(move |db, now| event::append(db, now, &event)).await
     }
-    async fn events(&self, _: EventQuery) -> Result<EventPage, Error> {
-        unimplemented!()
+
+    async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
+        self.readers.read(move |db| event::page(db, &query)).await
     }
-    async fn newer(&self, _: u64) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn newer(&self, position: u64) -> Result<(), Error> {
+        let mut newest = self.writer.newest();
+        match tokio::time::timeout(WAIT, newest.wait_for(|newest| *newest > position)).await {
+            Ok(Err(_)) => Err(writer::ended()),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
     }
+
     async fn log(&self) -> Result<Log, Error> {
-        unimplemented!()
+        self.readers.read(event::log).await
     }
-    async fn prune(&self, _: Duration) -> Result<u64, Error> {
-        unimplemented!()
+
+    async fn prune(&self, age: Duration) -> Result<u64, Error> {
+        self.writer
+            .write(move |db, now| {
+                let before = now.saturating_sub(millis(age));
+                let events = event::prune(db, before, PRUNE)?;
+                Ok(events + submission::prune(db, before, PRUNE - events)?)
+            })
+            .await
     }
-    async fn remember(&self, _: NewSubmission) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
+        self.writer.write(move |db, now| submission::remember(db, now, &submission)).await
     }
-    async fn submission(&self, _: &str) -> Result<Option<Submission>, Error> {
-        unimplemented!()
+
+    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
+        let submission_id = submission_id.to_owned();
+        self.readers.read(move |db| submission::by_id(db, &submission_id)).await
     }
-    async fn pictures(&self, _: &AppId, _: &PoiId) -> Result<Option<Submission>, Error> {
-        unimplemented!()
+
+    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
+        let (app_id, poi_id) = (app_id.clone(), poi_id.clone());
+        self.readers.read(move |db| submission::pictures(db, &app_id, &poi_id)).await
     }
-    async fn submissions(&self, _: SubmissionQuery) -> Result<SubmissionPage, Error> {
-        unimplemented!()
+
+    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
+        self.readers.read(move |db| submission::page(db, &query)).await
     }
-    async fn take_due(&self, _: Duration, _: usize) -> Result<Vec<Submission>, Error> {
-        unimplemented!()
+
+    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
+        self.writer.write(move |db, now| submission::take_due(db, now, again, limit)).await
     }
-    async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {
-        unimplemented!()
+
+    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
+        let name = name.to_owned();
+        self.writer.write(move |db, now| lease::acquire(db, now, &name, term)).await
     }
-    async fn renew(&self, _: &str, _: u64, _: Duration) -> Result<bool, Error> {
-        unimplemented!()
+
+    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
+        let name = name.to_owned();
+        self.writer.write(move |db, now| lease::renew(db, now, &name, fence, term)).await
     }
-    async fn free(&self, _: &str, _: u64, _: Duration) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.writer.write(move |db, now| lease::free(db, now, &name, fence, rest)).await
     }
-    async fn token(&self, _: &AppId) -> Result<Option<SharedToken>, Error> {
-        unimplemented!()
+
+    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
+        let (app_id, now) = (app_id.clone(), now(&self.clock));
+        self.readers.read(move |db| token::living(db, now, &app_id)).await
     }
+
     async fn put_token(
         &self,
-        _: &AppId,
-        _: u64,
-        _: &Secret,
-        _: Duration,
+        app_id: &AppId,
+        before: u64,
+        value: &Secret,
+        life: Duration,
     ) -> Result<SharedToken, Error> {
-        unimplemented!()
+        let (app_id, value) = (app_id.clone(), value.clone());
+        self.writer.write(move |db, now| token::put(db, now, &app_id, before, &value, life)).await
     }
-    async fn spend(&self, _: &str, _: u32, _: Duration) -> Result<bool, Error> {
-        unimplemented!()
+
+    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
+        let counter = counter.to_owned();
+        self.writer.write(move |db, now| token::spend(db, now, &counter, limit, window)).await
     }
-    async fn refund(&self, _: &str) -> Result<(), Error> {
-        unimplemented!()
+
+    async fn refund(&self, counter: &str) -> Result<(), Error> {
+        let counter = counter.to_owned();
+        self.writer.write(move |db, now| token::refund(db, now, &counter)).await
     }
+
     async fn probe(&self) -> Result<(), Error> {
-        unimplemented!()
+        self.writer.write(|db, _| schema::probe(db)).await
+    }
+}
+
+/// Opens a file, and makes it for its owner alone.
+fn open_private(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map_err(|error| unusable(path, &error))
+}
+
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
+    // Without a mutex of SQLite's: a connection is used by one thread at a time.
+    let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(PATIENCE)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(db)
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Error {
+    Error::Unusable(match path.parent() {
+        Some(folder) if error.kind() == io::ErrorKind::NotFound => {
+            format!("there is no folder {}", folder.display())
+        }
+        _ => format!("{}: {error}", path.display()),
+    })
+}
+
+/// Says what went wrong, without what is stored.
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error() {
+            Some(error) => match error.code {
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
+                ErrorCode::DiskFull => Self::Full,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+                    Self::Damaged(error.to_string())
+                }
+                _ => Self::Unusable(error.to_string()),
+            },
+            None => Self::Damaged("a value has a wrong type".to_owned()),
+        }
+    }
+}
+
+fn now(clock: &Clock) -> u64 {
+    millis(clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn later(now: u64, by: Duration) -> u64 {
+    storable(now.saturating_add(millis(by)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    storable(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// SQLite's numbers have a sign. What is too large for them is out of reach anyway.
+fn storable(number: u64) -> u64 {
+    number.min(i64::MAX.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, Sqlite) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = Sqlite::open(&folder.path().join("state.db"), Clock::frozen()).expect("opened");
+        (folder, state)
+    }
+
+    fn fill(db: &Connection) -> Result<(), Error> {
+        db.execute("INSERT INTO leases VALUES (hex(randomblob(100000)), 1, 0, 0)", [])?;
+        Ok(())
+    }
+
+    fn dawdle(_: &Connection, _: u64) -> Result<(), Error> {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_until_there_is_space() {
+        let (_folder, state) = state();
+        let limit = |pages: u32| {
+            state.writer.write(move |db, _| Ok(db.pragma_update(None, "max_page_count", pages)?))
+        };
+        limit(30).await.expect("limited");
+        assert_eq!(state.writer.write(|db, _| fill(db)).await, Err(Error::Full));
+        state.probe().await.expect("this needs no space");
+        limit(1000).await.expect("limited");
+        assert_eq!(state.writer.write(|db, _| fill(db)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_verb_that_fails_leaves_nothing_and_the_others_alone() {
+        let (_folder, state) = state();
+        let writer = &state.writer;
+        // The first holds up the thread, so that the others share a transaction.
+        let (_, before, failed, after) = tokio::join!(
+            writer.write(dawdle),
+            writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX)),
+            writer.write(|db, now| {
+                lease::acquire(db, now, "b", Duration::MAX)?;
+                Err::<(), _>(Error::Damaged("on purpose".to_owned()))
+            }),
+            writer.write(|db, now| lease::acquire(db, now, "c", Duration::MAX)),
+        );
+        assert_eq!((before, after), (Ok(Acquired::Lease(1)), Ok(Acquired::Lease(1))));
+        assert_eq!(failed, Err(Error::Damaged("on purpose".to_owned())));
+        let again = state.acquire("b", Duration::MAX).await;
+        assert_eq!(again, Ok(Acquired::Lease(1)), "nobody has it");
+    }
+
+    #[tokio::test]
+    async fn a_verb_that_nobody_waits_for_is_left_out() {
+        let (_folder, state) = state();
+        let writer = &state.writer;
+        let slow = writer.write(dawdle);
+        let left = async {
+            let acquire = state.acquire("a", Duration::MAX);
+            assert!(tokio::time::timeout(Duration::from_millis(1), acquire).await.is_err());
+        };
+        let (slow, ()) = tokio::join!(slow, left);
+        slow.expect("done");
+        assert_eq!(state.acquire("a", Duration::MAX).await, Ok(Acquired::Lease(1)));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panicked_is_an_error() {
+        let (_folder, state) = state();
+        let broken = state.writer.write(|_, _| -> Result<(), Error> { panic!("on purpose") }).await;
+        assert_eq!(broken, Err(writer::ended()));
+        assert_eq!(state.probe().await, Err(writer::ended()));
+        assert_eq!(state.newer(0).await, Err(writer::ended()));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panicked_is_replaced() {
+        let (_folder, state) = state();
+        for _ in 0..10 {
+            let broken = state.readers.read(|_| -> Result<(), Error> { panic!("on purpose") });
+            assert!(matches!(broken.await, Err(Error::Unusable(_))));
+        }
+        assert_eq!(state.submission("s").await, Ok(None));
     }
 }

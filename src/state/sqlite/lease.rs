@@ -1,0 +1,69 @@
+//! Leases. A row stays for ever, for its fence.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::later;
+use crate::state::{Acquired, Error};
+
+pub(super) fn acquire(
+    db: &Connection,
+    now: u64,
+    name: &str,
+    term: Duration,
+) -> Result<Acquired, Error> {
+    let taken: Option<u64> = db
+        .prepare_cached("SELECT until - ?2 FROM leases WHERE name = ?1 AND until > ?2")?
+        .query_row(params![name, now], |row| row.get(0))
+        .optional()?;
+    if let Some(left) = taken {
+        return Ok(Acquired::Taken(Duration::from_millis(left)));
+    }
+    let fence = db
+        .prepare_cached(
+            "INSERT INTO leases (name, fence, held, until) VALUES (?1, 1, TRUE, ?2)
+             ON CONFLICT DO UPDATE SET fence = fence + 1, held = TRUE, until = excluded.until
+             RETURNING fence",
+        )?
+        .query_row(params![name, later(now, term)], |row| row.get(0))?;
+    Ok(Acquired::Lease(fence))
+}
+
+pub(super) fn renew(
+    db: &Connection,
+    now: u64,
+    name: &str,
+    fence: u64,
+    term: Duration,
+) -> Result<bool, Error> {
+    until(db, now, name, fence, true, later(now, term))
+}
+
+pub(super) fn free(
+    db: &Connection,
+    now: u64,
+    name: &str,
+    fence: u64,
+    rest: Duration,
+) -> Result<(), Error> {
+    until(db, now, name, fence, false, later(now, rest)).map(drop)
+}
+
+/// Changes a lease, unless it was lost: one whose term is over is.
+fn until(
+    db: &Connection,
+    now: u64,
+    name: &str,
+    fence: u64,
+    held: bool,
+    until: u64,
+) -> Result<bool, Error> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE leases SET held = ?4, until = ?5
+             WHERE name = ?1 AND fence = ?2 AND held AND until > ?3",
+        )?
+        .execute(params![name, fence, now, held, until])?;
+    Ok(changed > 0)
+}

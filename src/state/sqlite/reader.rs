@@ -1,0 +1,67 @@
+//! A few connections that read, off the async runtime.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::{sync::Semaphore, task};
+
+use super::connect;
+use crate::state::Error;
+
+/// How many read at once.
+const READERS: usize = 4;
+
+/// Reads. A reader sees one moment, and neither waits for the writer nor holds it up.
+#[derive(Debug)]
+pub(super) struct Readers {
+    idle: Arc<Idle>,
+    places: Arc<Semaphore>,
+}
+
+/// The connections that nobody uses; made when first needed.
+#[derive(Debug)]
+struct Idle {
+    path: PathBuf,
+    connections: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path) -> Self {
+        let idle = Idle { path: path.to_owned(), connections: Mutex::default() };
+        Self { idle: Arc::new(idle), places: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// Runs a verb that changes nothing.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let lost = || Error::Unusable("a reader was lost".to_owned());
+        let place = self.places.clone().acquire_owned().await.map_err(|_| lost())?;
+        let idle = self.idle.clone();
+        let read = task::spawn_blocking(move || {
+            // Kept here, for a caller that leaves does not end this.
+            let _place = place;
+            let db = idle.take()?;
+            let result = verb(&*db.unchecked_transaction()?);
+            idle.lock().push(db);
+            result
+        });
+        read.await.map_err(|_| lost())?
+    }
+}
+
+impl Idle {
+    fn take(&self) -> Result<Connection, Error> {
+        let idle = self.lock().pop();
+        idle.map_or_else(|| connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY), Ok)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+        // Taking one and putting it back are complete before anything can panic.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,33 @@
+//! The tables, and how a file of an older version gets them.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::state::Error;
+
+/// What leads from each version to the next; a file's is its `user_version`. Only ever appended to.
+const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
+
+/// Brings a file up to date.
+pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
+    // Readers do not wait; a commit is on the disk when it returns.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(Error::Newer { found, known });
+    }
+    let applied = usize::try_from(found).unwrap_or_default();
+    for step in STEPS.iter().skip(applied) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    Ok(transaction.commit()?)
+}
+
+/// Writes what is different each time, for SQLite does not write what is there already.
+pub(super) fn probe(db: &Connection) -> Result<(), Error> {
+    db.prepare_cached("UPDATE log SET probes = probes + 1")?.execute([])?;
+    Ok(())
+}

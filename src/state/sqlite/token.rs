@@ -1,0 +1,95 @@
+//! Tokens, and what may be done only so often.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::later;
+use crate::{
+    id::{AppId, Secret},
+    state::{Error, SharedToken},
+};
+
+/// The token of an account, unless its life is over.
+pub(super) fn living(
+    db: &Connection,
+    now: u64,
+    app_id: &AppId,
+) -> Result<Option<SharedToken>, Error> {
+    let token = db
+        .prepare_cached(
+            "SELECT value, generation, until - ?2, max(?2 - since, 0) FROM tokens
+             WHERE app_id = ?1 AND until > ?2",
+        )?
+        .query_row(params![app_id.as_str(), now], |row| {
+            Ok(SharedToken {
+                value: row.get::<_, String>(0)?.into(),
+                generation: row.get(1)?,
+                life: Duration::from_millis(row.get(2)?),
+                age: Duration::from_millis(row.get(3)?),
+            })
+        })
+        .optional()?;
+    Ok(token)
+}
+
+pub(super) fn put(
+    db: &Connection,
+    now: u64,
+    app_id: &AppId,
+    before: u64,
+    value: &Secret,
+    life: Duration,
+) -> Result<SharedToken, Error> {
+    if let Some(token) = living(db, now, app_id)?.filter(|token| token.generation != before) {
+        return Ok(token);
+    }
+    let (generation, since) = db
+        .prepare_cached(
+            "INSERT INTO tokens (app_id, value, generation, since, until)
+             VALUES (?1, ?2, 1, ?3, ?4)
+             ON CONFLICT DO UPDATE SET
+               generation = generation + (value <> excluded.value),
+               since = iif(value = excluded.value, since, excluded.since),
+               value = excluded.value,
+               until = excluded.until
+             RETURNING generation, since",
+        )?
+        .query_row(params![app_id.as_str(), value.expose(), now, later(now, life)], |row| {
+            Ok((row.get(0)?, row.get::<_, u64>(1)?))
+        })?;
+    let age = Duration::from_millis(now.saturating_sub(since));
+    Ok(SharedToken { value: value.clone(), generation, life, age })
+}
+
+pub(super) fn spend(
+    db: &Connection,
+    now: u64,
+    counter: &str,
+    limit: u32,
+    window: Duration,
+) -> Result<bool, Error> {
+    let spent = db
+        .prepare_cached("SELECT spent FROM counters WHERE name = ?1 AND until > ?2")?
+        .query_row(params![counter, now], |row| row.get::<_, u32>(0))
+        .optional()?;
+    if spent.unwrap_or_default() >= limit {
+        return Ok(false);
+    }
+    db.prepare_cached(
+        "INSERT INTO counters (name, spent, until) VALUES (?1, 1, ?3)
+         ON CONFLICT DO UPDATE SET
+           spent = iif(until > ?2, spent + 1, 1),
+           until = iif(until > ?2, until, excluded.until)",
+    )?
+    .execute(params![counter, now, later(now, window)])?;
+    Ok(true)
+}
+
+pub(super) fn refund(db: &Connection, now: u64, counter: &str) -> Result<(), Error> {
+    db.prepare_cached(
+        "UPDATE counters SET spent = spent - 1 WHERE name = ?1 AND until > ?2 AND spent > 0",
+    )?
+    .execute(params![counter, now])?;
+    Ok(())
+}
