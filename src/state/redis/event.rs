@@ -25,6 +25,9 @@ const EXACT: u64 = 1 << 53;
 /// its submission's message.
 type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
 
+/// A place in the log as `log.lua` writes it.
+type Place = Option<(u64, Vec<u8>)>;
+
 pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
     let NewEvent {
         key,
@@ -86,14 +89,9 @@ pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error
 }
 
 pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
-    type Place = Option<(u64, Vec<u8>)>;
     let call = &mut redis.call(&LOG);
     let (epoch, pruned, newest): (u64, Place, Place) =
         redis.run(call.arg(fastrand::u64(1..))).await?;
-    let mark = |place: Place| {
-        let (position, found) = place.unwrap_or((0, vec![0; 32]));
-        Ok(Mark { position, key: key(found)? })
-    };
     Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
 }
 
@@ -117,6 +115,11 @@ fn event(written: Written) -> Result<Event, Error> {
         superseded_by,
         submission: submission.map(Into::into),
     })
+}
+
+fn mark(place: Place) -> Result<Mark, Error> {
+    let (position, found) = place.unwrap_or((0, vec![0; 32]));
+    Ok(Mark { position, key: key(found)? })
 }
 
 fn key(found: Vec<u8>) -> Result<EventKey, Error> {
