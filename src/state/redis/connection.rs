@@ -77,15 +77,16 @@ impl Connection {
         Ok(Self { shared, client, waited: Mutex::default() })
     }
 
-    /// Runs a script made with [`Connection::call`].
+    /// Runs a script, made with [`Connection::call`]; again if the connection breaks.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, Error> {
         in_time(async {
             match call.invoke_async(&mut self.shared.clone()).await {
-                // May be long ago: the last attempt to connect is remembered. Nothing was sent.
-                Err(error) if error.is_connection_refusal() => {
+                // Maybe long ago: how the last attempt to connect ended is remembered. Where the
+                // verb did happen, that is as if the caller had repeated it.
+                Err(error) if error.is_io_error() => {
                     call.invoke_async(&mut self.shared.clone()).await
                 }
                 answer => answer,
