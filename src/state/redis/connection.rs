@@ -77,15 +77,16 @@ impl Connection {
         Ok(Self { shared, client, waited: Mutex::default() })
     }
 
-    /// Runs a script made with [`Connection::call`].
+    /// Runs a script, made with [`Connection::call`]; again if the connection breaks.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, Error> {
         in_time(async {
             match call.invoke_async(&mut self.shared.clone()).await {
-                // May be long ago: the last attempt to connect is remembered. Nothing was sent.
-                Err(error) if error.is_connection_refusal() => {
+                // Maybe long ago: how the last attempt to connect ended is remembered. Where the
+                // verb did happen, that is as if the caller had repeated it.
+                Err(error) if error.is_io_error() => {
                     call.invoke_async(&mut self.shared.clone()).await
                 }
                 answer => answer,
@@ -231,7 +232,7 @@ fn error(error: RedisError) -> Error {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return damaged("type"),
         _ => {}
     }
-    let text = error.to_string();
+    let text = text(&error);
     // Redis 6 reports what happened to a command in a script inside of another error.
     if text.contains("OOM command not allowed") || text.contains("No space left on device") {
         return Error::Full;
@@ -240,10 +241,17 @@ fn error(error: RedisError) -> Error {
 }
 
 fn unusable(error: RedisError) -> Error {
-    let text = error.to_string();
+    let text = text(&error);
     // Of a command that it does not know Redis repeats the beginning.
     let said = text.split("with args beginning").next().unwrap_or_default();
     Error::Unusable(format!("Redis: {said}"))
+}
+
+fn text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]

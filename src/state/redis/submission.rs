@@ -20,6 +20,9 @@ static PICTURES: LazyLock<Script> = lua!("pictures.lua");
 static SUBMISSIONS: LazyLock<Script> = lua!("submissions.lua");
 static TAKE_DUE: LazyLock<Script> = lua!("take_due.lua");
 
+/// How many are taken at once at most.
+const MOST: usize = 1000;
+
 /// A submission as `prelude.lua` writes it: number, message, created, audit id, state, reason, poi
 /// id, map poi id, event id, settled.
 type Written = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
@@ -90,7 +93,7 @@ pub(super) async fn take_due(
     limit: usize,
 ) -> Result<Vec<Submission>, Error> {
     let call = &mut redis.call(&TAKE_DUE);
-    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit)).await?;
+    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
     found.into_iter().map(read).collect()
 }
 
