@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod context;
 mod flight;
+mod http1;
 pub mod id;
 pub mod operation;
 pub mod pb;

@@ -9,7 +9,6 @@ use std::{
 };
 
 use prost::Message;
-use sha2::{Digest, Sha256};
 
 use super::{Audits, Inner, PAUSE};
 use crate::{
@@ -272,11 +271,8 @@ async fn migrated(
 fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
     let Finding { state, wechat_status, reason, audit_id, poi_id } = finding;
     let audit_id = if audit_id.is_empty() { submission.audit_id.clone() } else { audit_id };
-    let key = Sha256::new()
-        .chain_update("reconciled")
-        .chain_update(&submission.submission_id)
-        .chain_update(i32::from(state).to_be_bytes());
-    let key = EventKey(key.finalize().into());
+    let parts = ["reconciled", &submission.submission_id, state.as_str_name()];
+    let key = EventKey::of(parts.map(str::as_bytes));
     let kind = submission.kind();
     let (detail, wechat_event) = reconciled(kind, poi_id.clone());
     let event_id = key.event_id();

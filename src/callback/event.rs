@@ -4,7 +4,6 @@
 
 use prost::Message as _;
 use prost_types::Timestamp;
-use sha2::{Digest, Sha256};
 
 use super::message::Message;
 use crate::{
@@ -31,9 +30,9 @@ pub fn read(app_id: &AppId, message: &Message, keep: &[String], now: u64) -> Opt
         return None;
     }
     let review = review.unwrap_or_default();
-    let key = key(app_id, message);
-    let id = key.0.first_chunk().copied().unwrap_or_default();
-    let event_id = uuid::Builder::from_custom_bytes(id).into_uuid().to_string();
+    // The same message is the same event, however often it comes.
+    let key = EventKey::of([app_id.as_str(), message.text()].map(str::as_bytes));
+    let event_id = key.event_id();
     let seconds = number(message, "CreateTime").filter(|time| (1..=LAST_SECOND).contains(time));
     let event_time = seconds.unwrap_or(now);
     let encoded = AuditEvent {
@@ -188,15 +187,6 @@ fn location(message: &Message) -> Option<LatLng> {
 /// A field as a number, if it is one of this size.
 fn number<T: std::str::FromStr>(message: &Message, name: &str) -> Option<T> {
     message.field(name).parse().ok()
-}
-
-/// The same message is the same event, however often it comes.
-fn key(app_id: &AppId, message: &Message) -> EventKey {
-    let mut hash = Sha256::new();
-    hash.update(app_id.as_str());
-    hash.update([0]);
-    hash.update(message.text());
-    EventKey(hash.finalize().into())
 }
 
 #[cfg(test)]

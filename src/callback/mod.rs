@@ -22,6 +22,7 @@ use crate::{
     audit::Audits,
     clock::Clock,
     config::{AccountCallback, CallbackMode, SecretSource, Settings},
+    http1,
     id::{AppId, Secret},
     seal,
     state::{Appended, NewEvent},
@@ -31,7 +32,6 @@ pub mod envelope;
 pub mod event;
 pub mod message;
 mod relay;
-mod serve;
 
 /// The account's id follows.
 const PATH: &str = "/wechat/callback/";
@@ -90,7 +90,7 @@ impl Receiver {
             let inner = self.0.clone();
             async move { inner.answer(request).await }
         };
-        serve::run(listener, stop, answer).await;
+        http1::run(listener, stop, answer).await;
     }
 }
 

@@ -4,23 +4,18 @@
 //! WeChat's health is no part of it. gRPC health is another question, whether calls are taken at
 //! all; many need no state.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::ACCEPT_PAUSE;
-use crate::state::State;
+use crate::{http1, state::State};
 
 /// A state that takes longer is not ready.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For a request's head.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Answers operators.
 #[derive(Clone, Debug)]
@@ -31,31 +26,16 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    /// Answers for ever.
-    pub(super) async fn run(self, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(self.clone().serve(socket))),
-                Err(error) => {
-                    tracing::warn!("no connection of an operator could be accepted: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+    /// Answers until `stop`.
+    pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let answer = move |request| {
+            let admin = self.clone();
+            async move { admin.answer(request).await }
+        };
+        http1::run(listener, stop, answer).await;
     }
 
-    async fn serve(self, socket: TcpStream) {
-        let service = service_fn(|request| self.answer(request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .serve_connection(TokioIo::new(socket), service);
-        if let Err(error) = connection.await {
-            tracing::debug!("a connection of an operator ended: {error}");
-        }
-    }
-
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let (status, text) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
             (&Method::GET | &Method::HEAD, "/readyz") => match self.ready().await {
@@ -66,7 +46,7 @@ impl Admin {
         };
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
-        Ok(response)
+        response
     }
 
     async fn ready(&self) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io::{self, Cursor},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,10 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower::Service;
 
@@ -34,7 +32,8 @@ use crate::{
     clock::Clock,
     config::Settings,
     operation::Operations,
-    service, state,
+    service,
+    state::{self, State},
     telemetry::Sampler,
     wechat::Client,
 };
@@ -90,7 +89,7 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// no connection is accepted and every client is told to go away; running calls and writes go on
 /// for at most the drain time.
 ///
-/// Fails if the settings' host cannot be used.
+/// Fails if the state cannot be opened or the settings' host cannot be used.
 pub async fn run(
     settings: Settings,
     listeners: Listeners,
@@ -98,10 +97,10 @@ pub async fn run(
     sampler: Sampler,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let state = state::open(&settings.state, clock.clone()).await?;
+    let state = open(&settings, &clock).await?;
     let connections = Connections::default();
-    let stop = connections.go_away.clone();
-    let audits = Audits::new(state.clone(), &settings, clock.clone(), stop);
+    let Connections { go_away, tasks } = &connections;
+    let audits = Audits::new(state.clone(), &settings, clock.clone(), go_away.clone());
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat.host)?;
     let registry = Registry::new(&settings.accounts, &client, &state, &clock);
@@ -109,7 +108,7 @@ pub async fn run(
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
     let (health, health_service) = health::service().await;
     let routes = service::routes(&ops, audits.clone()).add_service(health_service);
-    let routes = reflection::add_to(routes, &connections.go_away)?.prepare();
+    let routes = reflection::add_to(routes, go_away)?.prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
     let callback = listeners.callback.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -120,16 +119,17 @@ pub async fn run(
         state = %settings.state.url,
         "serving"
     );
-    let receiving = CancellationToken::new();
+    // They end when every client is told to go away.
     if let (Some(receiver), Some(listener)) = (receiver, listeners.callback) {
-        connections.tasks.spawn(receiver.run(listener, receiving.clone()));
+        tasks.spawn(receiver.run(listener, go_away.clone()));
     }
-    let leaving = CancellationToken::new();
-    let admin = Admin { state, leaving: leaving.clone() };
-    tokio::spawn(reconcile(audits.clone(), ops.clone()));
-    tokio::spawn(async move { audits.run().await });
+    tasks.spawn(reconcile(audits.clone(), ops.clone()));
+    tasks.spawn(async move { audits.run().await });
     // Until the very end: operators want to see that, too.
-    let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(listeners.admin)));
+    let (leaving, ended) = (CancellationToken::new(), CancellationToken::new());
+    let admin = Admin { state, leaving: leaving.clone() };
+    let _ends_with_this = ended.clone().drop_guard();
+    tokio::spawn(admin.run(listeners.admin, ended));
     tokio::select! {
         () = accept(&listeners.grpc, service.clone(), &connections) => {}
         () = async {
@@ -140,7 +140,6 @@ pub async fn run(
         } => {}
     }
     drop(listeners.grpc);
-    receiving.cancel();
     health.end_watches().await;
     connections.go_away.cancel();
     connections.tasks.close();
@@ -154,7 +153,15 @@ pub async fn run(
     Ok(())
 }
 
-/// The open connections, each in a task of its own, so that each can be told to go away.
+/// Opens the state. An error names the key.
+async fn open(settings: &Settings, clock: &Clock) -> anyhow::Result<Arc<dyn State>> {
+    let url = &settings.state.url;
+    let state = state::open(&settings.state, clock.clone()).await;
+    state.map_err(|error| anyhow::anyhow!("state.url: {url}: {error}"))
+}
+
+/// The open connections, each in a task of its own, so that each can be told to go away; and what
+/// else has to end in time.
 #[derive(Debug, Default)]
 struct Connections {
     go_away: CancellationToken,

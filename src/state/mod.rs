@@ -14,6 +14,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
@@ -158,6 +159,16 @@ pub enum Error {
 pub struct EventKey(pub [u8; 32]);
 
 impl EventKey {
+    /// The key of an event that these parts say all about.
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
     /// The `event_id` that an event of this key has: a UUID of version 8 (RFC 9562).
     pub(crate) fn event_id(&self) -> String {
         let mut bytes = [0; 16];

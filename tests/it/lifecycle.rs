@@ -154,3 +154,35 @@ async fn the_older_reflection_serves_older_tools() {
         assert!(found, "{symbol}");
     }
 }
+
+/// Asks the operators' port; answers the status and the text.
+async fn ask(app: &App, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(app.admin).await.expect("the gateway listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("it answers");
+    let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, answer.split("\r\n\r\n").nth(1).expect("a body").to_owned())
+}
+
+#[tokio::test]
+async fn operators_see_whether_it_lives_and_is_ready() {
+    let app = App::start().await;
+    assert_eq!(ask(&app, "/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(ask(&app, "/readyz").await, (200, "ok\n".to_owned()));
+    assert_eq!(ask(&app, "/metrics").await.0, 404);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_about_to_end_lives_and_is_not_ready() {
+    let app = App::with_sections("[limits]\nlame_duck_ms = 2000").await;
+    app.announce_stop();
+    within(SOON, async {
+        while ask(&app, "/readyz").await != (503, "shutting down\n".to_owned()) {}
+    })
+    .await;
+    assert_eq!(ask(&app, "/livez").await.0, 200);
+    app.stop().await;
+}

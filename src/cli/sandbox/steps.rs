@@ -10,6 +10,7 @@ use crate::simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 /// A picture of one pixel (PNG).
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgP5gA\
                        AAH7ASk597QeAAAAAElFTkSuQmCC";
+const WATCH: &str = "AuditService/WatchAuditEvents";
 const REFERENCE: &str = "shop-0001";
 const CREDENTIAL: &str = "91440105MA5911XQ0T";
 const PHONE: &str = "020-89190388";
@@ -17,10 +18,31 @@ const CARD: &str = "pabcedfg1234567hijklmn";
 
 /// The whole tour.
 pub(super) fn all() -> Vec<Step> {
-    [find_the_place(), add_the_store(), change_the_store(), show_it_nearby(), give_it_a_card()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        begin_to_watch(),
+        find_the_place(),
+        add_the_store(),
+        change_the_store(),
+        show_it_nearby(),
+        give_it_a_card(),
+        look_back(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn begin_to_watch() -> Vec<Step> {
+    vec![
+        Step::call(
+            "begin to watch, where nothing has happened",
+            WATCH,
+            json!({
+                "position": "WATCH_POSITION_LATEST"
+            }),
+        )
+        .keep("/cursor", "start"),
+    ]
 }
 
 fn find_the_place() -> Vec<Step> {
@@ -64,7 +86,20 @@ fn add_the_store() -> Vec<Step> {
             .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
             .expect("/submission/clientReference", json!(REFERENCE))
             .keep("/submission/auditId", "audit_id"),
-        approve("WeChat approves the store").keep("/result", "poi_id"),
+        approve("WeChat approves the store"),
+        Step::watch(
+            "hear of it, with one's own number for the shop",
+            WATCH,
+            json!({
+                "cursor": "$start"
+            }),
+        )
+        .expect("/event/wechatEvent", json!("add_store_audit_info"))
+        .expect("/event/state", json!("AUDIT_STATE_APPROVED"))
+        .expect("/event/auditId", json!("$audit_id"))
+        .expect("/event/clientReference", json!(REFERENCE))
+        .keep("/event/store/poiId", "poi_id")
+        .keep("/cursor", "after_the_store"),
         Step::call("find the store in the list", "StoreService/ListStores", json!({}))
             .expect_count("/stores", 1)
             .expect("/totalSize", json!(1))
@@ -131,6 +166,23 @@ fn give_it_a_card() -> Vec<Step> {
         Step::call("put a card on the store's page", "CardService/SetStoreCard", card),
         Step::call("read the card", "CardService/GetStoreCard", json!({ "poiId": "$poi_id" }))
             .expect("/cardId", json!(CARD)),
+    ]
+}
+
+fn look_back() -> Vec<Step> {
+    let open = json!({ "states": ["AUDIT_STATE_AWAITING_ADMIN", "AUDIT_STATE_IN_REVIEW"] });
+    vec![
+        Step::watch(
+            "go on where one was, and hear of the nearby place",
+            WATCH,
+            json!({ "cursor": "$after_the_store" }),
+        )
+        .expect("/event/wechatEvent", json!("add_nearby_poi_audit_info"))
+        .expect("/event/state", json!("AUDIT_STATE_APPROVED"))
+        .expect("/event/clientReference", json!(REFERENCE))
+        .expect("/event/nearbyPoi/poiId", json!("$nearby_poi_id")),
+        Step::call("see that nothing is pending", "AuditService/ListSubmissions", open)
+            .expect_count("/submissions", 0),
     ]
 }
 

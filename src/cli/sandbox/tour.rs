@@ -1,6 +1,6 @@
 //! `--tour`: walks the steps as any caller would, by gRPC over a socket, and looks at every answer.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -20,6 +20,9 @@ use crate::cli::{
     target::Target,
 };
 
+/// Everything here happens at once, or not at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// One step: what is asked, what has to come back, and what later steps need of it.
 #[derive(Debug)]
 pub(super) struct Step {
@@ -33,8 +36,10 @@ pub(super) struct Step {
 
 #[derive(Debug)]
 enum Way {
-    /// A method of the service.
+    /// A method of the service; of a stream, its first response.
     Call(&'static str),
+    /// A method of the service: the first response with an event.
+    Watch(&'static str),
     /// A path of the simulator's control.
     Control(&'static str),
 }
@@ -49,6 +54,11 @@ impl Step {
     /// Calls a method of the service.
     pub(super) fn call(name: &'static str, method: &'static str, request: Value) -> Self {
         Self::new(name, Way::Call(method), request)
+    }
+
+    /// Waits for an event.
+    pub(super) fn watch(name: &'static str, method: &'static str, request: Value) -> Self {
+        Self::new(name, Way::Watch(method), request)
     }
 
     /// Does something to the simulator, which in life others do at WeChat.
@@ -195,8 +205,8 @@ impl Walker {
     async fn take(&mut self, step: &Step) -> anyhow::Result<()> {
         let request = self.memory.fill(&step.request);
         let (call, request, answer) = match step.way {
-            Way::Call(method) => {
-                let (request, answer) = self.call(method, &request).await?;
+            Way::Call(method) | Way::Watch(method) => {
+                let (request, answer) = self.call(method, &request, &step.way).await?;
                 (method.to_owned(), Json::Message(request), answer)
             }
             Way::Control(path) => {
@@ -224,13 +234,21 @@ impl Walker {
         &self,
         method: &str,
         request: &Value,
+        way: &Way,
     ) -> anyhow::Result<(DynamicMessage, Answer)> {
         let method = self.client.method(method)?;
         let message = call::read(method.input(), &request.to_string())?;
         let answer = async {
-            self.client.start(&method, Request::new(message.clone())).await?.message().await
+            let mut answers = self.client.start(&method, Request::new(message.clone())).await?;
+            loop {
+                let answer = answers.message().await?;
+                let is_event = |answer: &DynamicMessage| answer.has_field_by_name("event");
+                if !matches!(way, Way::Watch(_)) || answer.as_ref().is_none_or(is_event) {
+                    return Ok(answer);
+                }
+            }
         };
-        let answer = match answer.await {
+        let answer = match tokio::time::timeout(PATIENCE, answer).await? {
             Ok(Some(response)) => Answer::Response(Json::Message(response)),
             Ok(None) => anyhow::bail!("expected a response, and there was none"),
             Err(status) => Answer::Error(Refusal::from(&status)),
@@ -314,7 +332,7 @@ mod tests {
     fn every_step_fits_the_contract() {
         let types = DescriptorPool::decode(pb::DESCRIPTORS).expect("the contract");
         for step in steps::all() {
-            let Way::Call(name) = step.way else { continue };
+            let (Way::Call(name) | Way::Watch(name)) = step.way else { continue };
             let (service, method) = name.split_once('/').expect(name);
             let service = types.get_service_by_name(&format!("wechat.store.v1.{service}"));
             let mut methods = service.as_ref().expect(name).methods();

@@ -1,4 +1,5 @@
-//! Connections from WeChat, or from whoever else finds this port: it is open to the world.
+//! HTTP/1 for WeChat's pushes and for operators. The first of these ports is open to the world, so
+//! nobody gets more of it than a push needs: time, memory, connections.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,13 +11,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Further ones wait to be accepted.
 const CONNECTIONS: usize = 512;
-/// Many times what WeChat sends as the head of a request, in bytes.
+/// Many times what anybody here sends as the head of a request, in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
 /// For the head of a request, and between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then ends what it has begun.
-pub(super) async fn run<F>(
+pub(crate) async fn run<F>(
     listener: TcpListener,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -50,7 +51,7 @@ pub(super) async fn run<F>(
                 }
                 Err(error) => {
                     tracing::warn!("no connection could be accepted: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -84,7 +85,7 @@ async fn serve<F>(
     let ended = tokio::select! {
         result = &mut connection => Some(result),
         () = stop.cancelled() => None,
-        () = tokio::time::sleep(CONNECTION_LIMIT) => None,
+        () = sleep(CONNECTION_LIMIT) => None,
     };
     let ended = match ended {
         Some(result) => result,
