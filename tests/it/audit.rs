@@ -13,7 +13,7 @@ use wechat_store_gateway::{
     simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, audit::Decision},
 };
 
-use crate::support::{App, is, nearby_profile, new_store, reason, within};
+use crate::support::{App, STABLE_TOKEN, hours, is, nearby_profile, new_store, reason, within};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -353,5 +353,93 @@ async fn a_submission_repeated_by_wechat_is_one_event() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(app.events(pb::ListAuditEventsRequest::default()).await.len(), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_known_is_known_after_a_restart() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("0001").await;
+    let mut watch = Watch::begin(&app, earliest()).await;
+    let (event, cursor) = watch.event().await;
+    let pending = app.add_store(&app.places(1).await[0], "0002").await;
+    let urls = vec!["http://mmbiz.qpic.cn/mmbiz_png/new/0".to_owned()];
+    let pictures = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        picture_urls: Some(pb::PictureUrls { urls: urls.clone() }),
+        ..Default::default()
+    };
+    app.stores().update_store(pictures).await.expect("submitted");
+    let tokens = app.count(STABLE_TOKEN);
+
+    let app = app.restart().await;
+    // The same push again is no other event.
+    let [push] = &app.wechat.pushes()[..] else { panic!("one push") };
+    let again = json!({ "app_id": OFFICIAL_APP_ID, "text": push.message });
+    app.wechat.control("POST", "pushes", &again).expect("pushed");
+    app.approve(&pending);
+    let mut watch = Watch::begin(&app, Start::Cursor(cursor)).await;
+    let (next, _) = watch.event().await;
+    assert_eq!(next.client_reference, "shop-0002");
+    let known = app.events(pb::ListAuditEventsRequest::default()).await;
+    assert_eq!(known, [event, next]);
+
+    // WeChat still shows the old pictures; sending those would withdraw the new ones.
+    let hours = pb::UpdateStoreRequest {
+        poi_id,
+        hours: Some(hours("09:00", "20:00")),
+        ..Default::default()
+    };
+    let updated = app.stores().update_store(hours).await.expect("updated").into_inner();
+    assert_eq!(updated.picture_urls, urls);
+    assert_eq!(app.count(STABLE_TOKEN), tokens, "the token lives on");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_result_amends_the_first_and_an_older_one_is_superseded() {
+    let app = App::start().await;
+    let mut watch = Watch::begin(&app, latest()).await;
+    let submission = app.add_store("2708071440732747189", "0001").await;
+    app.approve(&submission);
+    let (first, _) = watch.event().await;
+    let seconds = first.event_time.expect("a time").seconds;
+    let push = |status: i64, seconds: i64| {
+        let event = json!({
+            "Event": "add_store_audit_info", "CreateTime": seconds, "status": status,
+            "audit_id": submission.audit_id, "reason": "违规",
+        });
+        app.wechat.push(OFFICIAL_APP_ID, &event).expect("a push");
+    };
+    push(3, seconds + 60);
+    let (second, _) = watch.event().await;
+    assert_eq!((second.amends, second.superseded_by.as_str()), (first.event_id, ""));
+    push(3, seconds - 60);
+    let (late, _) = watch.event().await;
+    assert_eq!((late.amends.as_str(), &late.superseded_by), ("", &second.event_id));
+    let settled = app.submission(&submission.submission_id).await;
+    assert_eq!((settled.state(), settled.event_id), (AuditState::Rejected, second.event_id));
+    assert!(!settled.poi_id.is_empty(), "what is known stays known");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_submitted_elsewhere_is_told_too_and_other_messages_are_not_kept() {
+    let app = App::start().await;
+    let mut watch = Watch::begin(&app, latest()).await;
+    let push = |event| app.wechat.push(OFFICIAL_APP_ID, &event).expect("a push");
+    push(json!({ "MsgType": "text", "Content": "在吗" }));
+    push(json!({ "Event": "subscribe" }));
+    push(json!({ "Event": "poi_check_notify", "result": "succ" }));
+    let (raw, _) = watch.event().await;
+    assert_eq!(
+        (raw.kind(), raw.wechat_event.as_str()),
+        (SubmissionKind::Unspecified, "poi_check_notify")
+    );
+    push(json!({ "Event": "create_map_poi_audit_info", "audit_id": 7, "status": 1, "name": "店" }));
+    let (event, _) = watch.event().await;
+    assert_eq!((event.kind(), event.state()), (SubmissionKind::MapPoi, AuditState::Rejected));
+    assert_eq!((event.audit_id.as_str(), event.submission_id.as_str()), ("7", ""));
+    assert_eq!(app.events(pb::ListAuditEventsRequest::default()).await.len(), 2);
     app.stop().await;
 }

@@ -65,8 +65,9 @@ pub(crate) struct App {
     /// Where operators ask.
     pub(crate) admin: SocketAddr,
     host: SocketAddr,
+    settings: String,
     /// Holds the state; gone with the test.
-    _folder: TempDir,
+    folder: TempDir,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
 }
@@ -99,7 +100,6 @@ impl App {
         let wechat = Simulator::new(settings);
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let host = host.unwrap_or_else(|| upstream.local_addr().expect("bound"));
-        let stop = CancellationToken::new();
         // WeChat outlives the gateway.
         tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
 
@@ -131,7 +131,18 @@ impl App {
             "#,
             state = state.display(),
         );
-        let settings = Settings::read(&settings, &Environment::new()).expect("good settings");
+        Self::serve(wechat, clock, host, settings, folder).await
+    }
+
+    /// Starts the gateway.
+    async fn serve(
+        wechat: Simulator,
+        clock: Clock,
+        host: SocketAddr,
+        text: String,
+        folder: TempDir,
+    ) -> Self {
+        let settings = Settings::read(&text, &Environment::new()).expect("good settings");
         let listeners = Listeners::bind(&settings).await.expect("free ports");
         let address = listeners.grpc.local_addr().expect("bound");
         let callback = listeners.callback.as_ref().expect("accounts have one");
@@ -150,6 +161,7 @@ impl App {
             };
             wechat.set_callback(app_id, pushes).expect("a good callback");
         }
+        let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
         let served = tokio::spawn(server::run(
             settings,
@@ -163,8 +175,35 @@ impl App {
             .connect()
             .await
             .expect("the gateway listens");
-        let _folder = folder;
-        Self { wechat, clock, channel, address, callback, admin, host, _folder, stop, served }
+        let settings = text;
+        Self {
+            wechat,
+            clock,
+            channel,
+            address,
+            callback,
+            admin,
+            host,
+            settings,
+            folder,
+            stop,
+            served,
+        }
+    }
+
+    /// Stops the gateway and starts another one with the same settings and what the first one kept.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { wechat, clock, host, settings, folder, stop, served, .. } = self;
+        stop.cancel();
+        within(Duration::from_secs(30), served).await.expect("no panic").expect("a clean end");
+        // Tasks that end a moment later may still hold what only one can have.
+        let file = folder.path().join("state.db.lock");
+        let lock = std::fs::File::open(file).expect("the lock's file");
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(lock);
+        Self::serve(wechat, clock, host, settings, folder).await
     }
 
     /// Lets the calls to a path go wrong.
