@@ -10,7 +10,7 @@ use wechat_store_gateway::{
         self, AuditState, EventOrigin, SubmissionKind, WatchPosition,
         watch_audit_events_request::Start,
     },
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, audit::Decision},
+    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
 };
 
 use crate::support::{App, STABLE_TOKEN, hours, is, nearby_profile, new_store, reason, within};
@@ -18,10 +18,10 @@ use crate::support::{App, STABLE_TOKEN, hours, is, nearby_profile, new_store, re
 const SOON: Duration = Duration::from_secs(20);
 
 /// Someone who watches.
-struct Watch(Streaming<pb::WatchAuditEventsResponse>);
+pub(crate) struct Watch(Streaming<pb::WatchAuditEventsResponse>);
 
 impl Watch {
-    async fn begin(app: &App, start: Start) -> Self {
+    pub(crate) async fn begin(app: &App, start: Start) -> Self {
         Self::filtered(app, start, "", &[]).await
     }
 
@@ -34,12 +34,12 @@ impl Watch {
         Self(app.audits().watch_audit_events(request).await.expect("a stream").into_inner())
     }
 
-    async fn next(&mut self) -> pb::WatchAuditEventsResponse {
+    pub(crate) async fn next(&mut self) -> pb::WatchAuditEventsResponse {
         within(SOON, self.0.next()).await.expect("no end").expect("no error")
     }
 
     /// The next event, and the cursor after it.
-    async fn event(&mut self) -> (pb::AuditEvent, String) {
+    pub(crate) async fn event(&mut self) -> (pb::AuditEvent, String) {
         loop {
             let response = self.next().await;
             if let Some(event) = response.event {
@@ -49,23 +49,23 @@ impl Watch {
     }
 }
 
-fn earliest() -> Start {
+pub(crate) fn earliest() -> Start {
     Start::Position(WatchPosition::Earliest.into())
 }
 
-fn latest() -> Start {
+pub(crate) fn latest() -> Start {
     Start::Position(WatchPosition::Latest.into())
 }
 
 impl App {
-    async fn submission(&self, submission_id: &str) -> pb::Submission {
+    pub(crate) async fn submission(&self, submission_id: &str) -> pb::Submission {
         let submission_id = submission_id.to_owned();
         let request = pb::GetSubmissionRequest { submission_id, ..Default::default() };
         let answer = self.audits().get_submission(request).await.expect("remembered");
         answer.into_inner().submission.expect("a submission")
     }
 
-    async fn events(&self, request: pb::ListAuditEventsRequest) -> Vec<pb::AuditEvent> {
+    pub(crate) async fn events(&self, request: pb::ListAuditEventsRequest) -> Vec<pb::AuditEvent> {
         self.audits().list_audit_events(request).await.expect("events").into_inner().events
     }
 }
@@ -296,35 +296,6 @@ async fn a_stop_tells_watchers_where_to_go_on() {
     assert_eq!((last.event, last.cursor), (None, start));
     let end = within(SOON, watch.0.next()).await.expect("a status").expect_err("an end");
     assert_eq!(reason(&end), is(Code::Unavailable, "SHUTTING_DOWN"));
-    app.stop().await;
-}
-
-#[tokio::test]
-async fn where_no_push_comes_wechat_is_asked() {
-    let app =
-        App::with_sections("[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001").await;
-    let mut watch = Watch::begin(&app, latest()).await;
-    let store = app.add_store("2708071440732747189", "0001").await;
-    let audit_id = store.audit_id.parse().expect("a number");
-    let made = app.wechat.decide_silently(audit_id, Decision::Approve, "").expect("an open review");
-    let (event, _) = watch.event().await;
-    assert_eq!((event.origin(), event.state()), (EventOrigin::Reconciled, AuditState::Approved));
-    assert_eq!(event.client_reference, "shop-0001");
-    let Some(pb::audit_event::Detail::Store(detail)) = &event.detail else { panic!("a store") };
-    assert_eq!(detail.poi_id, app.list_stores().await[0].poi_id);
-    let settled = app.submission(&store.submission_id).await;
-    assert_eq!((settled.state(), &settled.event_id), (AuditState::Approved, &event.event_id));
-
-    // The push comes after all.
-    let push = json!({
-        "Event": "add_store_audit_info", "audit_id": audit_id, "status": 1, "poiid": made.result,
-    });
-    app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
-    let (late, _) = watch.event().await;
-    assert_eq!((late.origin(), &late.amends), (EventOrigin::Pushed, &event.event_id));
-    assert_eq!(late.submission_id, store.submission_id);
-    let settled = app.submission(&store.submission_id).await;
-    assert_eq!(settled.event_id, late.event_id);
     app.stop().await;
 }
 

@@ -21,6 +21,7 @@ mod media;
 mod merchant;
 mod nearby;
 mod odd;
+mod reconcile;
 mod redis;
 mod state;
 mod state_sqlite;

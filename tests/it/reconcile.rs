@@ -1,0 +1,232 @@
+//! Reviews of which no push comes: WeChat is asked, and what it shows is an event, or is not.
+
+use std::time::Duration;
+
+use serde_json::json;
+use wechat_store_gateway::{
+    pb::{self, AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
+    simulator::{OFFICIAL_APP_ID, audit::Decision, faults::Kind},
+};
+
+use crate::{
+    audit::{Watch, latest},
+    support::{App, nearby_profile, new_store},
+};
+
+/// Asks after a fifth of a second, and then every third.
+const EAGER: &str = "[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001";
+const PLACE: &str = "2708071440732747189";
+
+/// A gateway that soon asks, and someone who watches.
+async fn eager() -> (App, Watch) {
+    let app = App::with_sections(EAGER).await;
+    let watch = Watch::begin(&app, latest()).await;
+    (app, watch)
+}
+
+impl App {
+    /// Decides a review and tells nobody; answers the id that this made.
+    fn decide_silently(&self, audit_id: &str, decision: Decision) -> String {
+        let audit_id = audit_id.parse().expect("a number");
+        let decided = self.wechat.decide_silently(audit_id, decision, "资料不全");
+        decided.expect("an open review").result.unwrap_or_default()
+    }
+
+    /// Time enough to ask several times.
+    async fn asked(&self, path: &str, times: usize) {
+        let before = self.count(path);
+        while self.count(path) < before + times {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The next event, which WeChat was asked for.
+async fn found(watch: &mut Watch, submission: &pb::Submission) -> AuditEvent {
+    let (event, _) = watch.event().await;
+    assert_eq!(event.origin(), EventOrigin::Reconciled);
+    assert_eq!(event.kind(), submission.kind());
+    assert_eq!(event.submission_id, submission.submission_id);
+    assert_eq!(event.client_reference, submission.client_reference);
+    assert_eq!(event.wechat_message, "");
+    event
+}
+
+#[tokio::test]
+async fn a_new_store_is_found_by_what_it_looks_like() {
+    let (app, mut watch) = eager().await;
+    let store = app.add_store(PLACE, "0001").await;
+    app.asked("/wxa/get_store_list", 2).await;
+    assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
+    let poi_id = app.decide_silently(&store.audit_id, Decision::Approve);
+    let event = found(&mut watch, &store).await;
+    assert_eq!((event.state(), event.wechat_status), (AuditState::Approved, Some(1)));
+    assert_eq!(event.wechat_event, "add_store_audit_info");
+    let Some(Detail::Store(detail)) = &event.detail else { panic!("a store") };
+    assert_eq!((&detail.poi_id, detail.map_poi_id.as_str()), (&poi_id, PLACE));
+    let settled = app.submission(&store.submission_id).await;
+    assert_eq!((settled.state(), &settled.event_id), (AuditState::Approved, &event.event_id));
+
+    // The push comes after all.
+    let push = json!({
+        "Event": "add_store_audit_info", "audit_id": store.audit_id, "status": 1, "poiid": poi_id,
+    });
+    app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
+    let (late, _) = watch.event().await;
+    assert_eq!((late.origin(), &late.amends), (EventOrigin::Pushed, &event.event_id));
+    assert_eq!(late.submission_id, store.submission_id);
+    let settled = app.submission(&store.submission_id).await;
+    assert_eq!(settled.event_id, late.event_id);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn stores_that_look_alike_prove_nothing() {
+    let (app, mut watch) = eager().await;
+    let store = app.add_store(PLACE, "0001").await;
+    let listed = |poi_ids: &[u64]| {
+        let row = |poi_id: &u64| {
+            json!({ "base_info": {
+                "poi_id": poi_id, "status": 1, "telephone": "020-89190388",
+                "open_time": "10:00-21:30", "qualification_num": "91440105MA590001",
+                "photo_list": [{ "photo_url": "http://mmbiz.qpic.cn/mmbiz_png/first/0" }],
+            } })
+        };
+        let rows: Vec<_> = poi_ids.iter().map(row).collect();
+        let body = json!({ "errcode": 0, "business_list": rows, "total_count": rows.len() });
+        app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+        app.fault("/wxa/get_store_list", Kind::Replace { body });
+    };
+    listed(&[7, 8]);
+    app.asked("/wxa/get_store_list", 2).await;
+    assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
+
+    // As soon as one of them is known to be another's, the other is what is left.
+    let other = app.add_store(&app.places(1).await[0], "0002").await;
+    let push = json!({
+        "Event": "add_store_audit_info", "audit_id": other.audit_id, "status": 1, "poiid": 7,
+    });
+    app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
+    assert_eq!(watch.event().await.0.origin(), EventOrigin::Pushed);
+    let event = found(&mut watch, &store).await;
+    let Some(Detail::Store(detail)) = &event.detail else { panic!("a store") };
+    assert_eq!(detail.poi_id, "8");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_migration_shows_in_the_list_of_old_stores() {
+    let (app, mut watch) = eager().await;
+    let old = json!([{ "poi_id": "271262077", "upgrade_status": 0, "available_state": 3 }]);
+    let body = json!({ "app_id": OFFICIAL_APP_ID, "stores": old });
+    app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
+    let request =
+        pb::AddStoreRequest { legacy_poi_id: "271262077".to_owned(), ..new_store(PLACE, "0001") };
+    let answer = app.stores().add_store(request).await.expect("submitted").into_inner();
+    let submission = answer.submission.expect("a submission");
+    app.decide_silently(&submission.audit_id, Decision::Reject);
+    let event = found(&mut watch, &submission).await;
+    assert_eq!((event.state(), event.wechat_status), (AuditState::Rejected, None));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn new_pictures_end_with_the_state_of_their_store() {
+    let (app, mut watch) = eager().await;
+    let poi_id = app.approved_store("0001").await;
+    watch.event().await;
+    let change = async |picture: &str| {
+        let urls = vec![format!("http://mmbiz.qpic.cn/mmbiz_png/{picture}/0")];
+        let request = pb::UpdateStoreRequest {
+            poi_id: poi_id.clone(),
+            picture_urls: Some(pb::PictureUrls { urls }),
+            ..Default::default()
+        };
+        let answer = app.stores().update_store(request).await.expect("submitted").into_inner();
+        answer.submission.expect("a review")
+    };
+    let (_older, newer) = (change("older").await, change("newer").await);
+    app.decide_silently(&newer.audit_id, Decision::Reject);
+    let event = found(&mut watch, &newer).await;
+    assert_eq!((event.state(), event.wechat_status), (AuditState::Rejected, Some(3)));
+    let Some(Detail::StorePictures(detail)) = &event.detail else { panic!("pictures") };
+    assert_eq!(detail.poi_id, poi_id);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_nearby_place_is_listed_with_its_state() {
+    let (app, mut watch) = eager().await;
+    let request = pb::AddNearbyPoiRequest {
+        client_reference: "shop-8".to_owned(),
+        profile: Some(nearby_profile(PLACE)),
+        ..Default::default()
+    };
+    let answer = app.nearby().add_nearby_poi(request).await.expect("submitted").into_inner();
+    let submission = answer.submission.expect("a submission");
+    app.decide_silently(&submission.audit_id, Decision::Reject);
+    let event = found(&mut watch, &submission).await;
+    assert_eq!((event.state(), event.wechat_status), (AuditState::Rejected, Some(4)));
+    assert_eq!(event.reason, "资料不全");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn wechat_says_where_an_application_stands() {
+    let (app, mut watch) = eager().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let categories = app.merchants().list_categories(pb::ListCategoriesRequest::default()).await;
+    let categories = categories.expect("categories").into_inner().categories;
+    let category = categories.into_iter().find(|one| one.level == 2 && !one.sensitive);
+    let category = category.expect("one without documents");
+    let request = pb::ApplyMerchantRequest {
+        client_reference: "brand-1".to_owned(),
+        first_category_id: category.parent_id,
+        second_category_id: category.id,
+        avatar_media_id: app.upload().await,
+        name: "巷口小馆".to_owned(),
+        introduction: "家常菜".to_owned(),
+        ..Default::default()
+    };
+    let answer = app.merchants().apply_merchant(request).await.expect("submitted").into_inner();
+    let submission = answer.submission.expect("a submission");
+    let audit_id = app.wechat.audits()[0].audit_id.to_string();
+    app.asked("/wxa/get_merchant_audit_info", 2).await;
+    app.decide_silently(&audit_id, Decision::Decline);
+    let event = found(&mut watch, &submission).await;
+    assert_eq!((event.state(), event.wechat_status), (AuditState::DeclinedByAdmin, Some(4)));
+    assert_eq!(event.audit_id, audit_id, "nobody had told it before");
+    assert_eq!(app.submission(&submission.submission_id).await.audit_id, audit_id);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_can_be_asked_about_a_place_on_the_map() {
+    let overdue = "overdue_after_hours = 24";
+    let app = App::with_sections(&format!("{EAGER}\n{overdue}")).await;
+    let request = pb::CreateMapPoiRequest {
+        name: "巷口小馆".to_owned(),
+        district_id: "440105".to_owned(),
+        address: "新港中路397号".to_owned(),
+        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
+        category: "美食:中餐厅".to_owned(),
+        telephones: vec!["020-89190388".to_owned()],
+        photo_url: "http://mmbiz.qpic.cn/a".to_owned(),
+        licence_url: "http://mmbiz.qpic.cn/b".to_owned(),
+        introduction: "家常菜".to_owned(),
+        ..Default::default()
+    };
+    let answer = app.map_pois().create_map_poi(request).await.expect("submitted").into_inner();
+    let place = answer.submission.expect("a submission");
+    app.decide_silently(&place.audit_id, Decision::Approve);
+    // Whoever comes later has been asked about twice.
+    app.add_store(PLACE, "0001").await;
+    app.asked("/wxa/get_store_list", 2).await;
+    app.clock.advance(Duration::from_secs(24 * 3600));
+    let open = app.submission(&place.submission_id).await;
+    assert_eq!((open.kind(), open.state()), (SubmissionKind::MapPoi, AuditState::InReview));
+    assert!(open.overdue);
+    assert_eq!(app.events(pb::ListAuditEventsRequest::default()).await, []);
+    app.stop().await;
+}
