@@ -414,3 +414,45 @@ async fn what_was_submitted_elsewhere_is_told_too_and_other_messages_are_not_kep
     assert_eq!(app.events(pb::ListAuditEventsRequest::default()).await.len(), 2);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_that_cannot_be_remembered_at_once_is_remembered_later() {
+    let app = App::start().await;
+    app.read().await.expect_err("there is no such store, but now a token");
+    let lock = app.lock_state();
+    let submission = app.add_store("2708071440732747189", "0001").await;
+    assert!(!submission.submission_id.is_empty(), "WeChat took it, so the caller has to know");
+    drop(lock);
+    within(SOON, async {
+        let request = pb::GetSubmissionRequest {
+            submission_id: submission.submission_id.clone(),
+            ..Default::default()
+        };
+        while app.audits().get_submission(request.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    app.approve(&submission);
+    let (event, _) = Watch::begin(&app, earliest()).await.event().await;
+    assert_eq!(event.client_reference, "shop-0001");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_before_its_submission_is_linked_when_that_is_remembered() {
+    let app = App::start().await;
+    // WeChat's numbers are the simulator's, and the next one is known.
+    let audit_id = 414_569_001;
+    let push = json!({ "Event": "add_store_audit_info", "audit_id": audit_id, "status": 3 });
+    app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
+    let (event, _) = Watch::begin(&app, earliest()).await.event().await;
+    assert_eq!(event.submission_id, "");
+    let submission = app.add_store("2708071440732747189", "0001").await;
+    assert_eq!(submission.audit_id, audit_id.to_string());
+    let [event] = &app.events(pb::ListAuditEventsRequest::default()).await[..] else { panic!() };
+    assert_eq!(event.submission_id, submission.submission_id);
+    let settled = app.submission(&submission.submission_id).await;
+    assert_eq!((settled.state(), &settled.event_id), (AuditState::Rejected, &event.event_id));
+    app.stop().await;
+}

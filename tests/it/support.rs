@@ -227,6 +227,13 @@ impl App {
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
     }
 
+    /// Nobody can write the state until this is dropped.
+    pub(crate) fn lock_state(&self) -> rusqlite::Connection {
+        let lock = rusqlite::Connection::open(self.folder.path().join("state.db")).expect("a file");
+        lock.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+        lock
+    }
+
     /// Makes a classic token as another process would.
     pub(crate) async fn take_classic_token(&self) {
         take_classic_token(self.host).await;
