@@ -4,13 +4,13 @@
 //! the review stays open and, in time, becomes overdue.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, hash_map::Entry},
     time::{Duration, SystemTime},
 };
 
 use prost::Message;
 
-use super::{Audits, Inner, PAUSE};
+use super::{Audits, Inner};
 use crate::{
     context::Context,
     id::MapPoiId,
@@ -58,73 +58,115 @@ pub(crate) async fn reconcile(audits: Audits, ops: Operations) {
     let rest = (settings.ask_again() / 4).clamp(LEAST_REST, LONGEST_REST);
     let ask_for_ever = async {
         loop {
-            let pause = match audits.ask(&ops).await {
-                Ok(BATCH) => Duration::ZERO,
-                Ok(_) => rest,
-                Err(error) => {
-                    tracing::warn!("overdue reviews cannot be looked up: {error}");
-                    rest.max(PAUSE)
-                }
-            };
-            clock.sleep(pause).await;
+            if let Err(error) = Round::new(&audits, &ops).run().await {
+                tracing::warn!("reviews without a push cannot be looked up: {error}");
+            }
+            clock.sleep(rest).await;
         }
     };
     stop.run_until_cancelled(ask_for_ever).await;
 }
 
-impl Audits {
-    /// Asks about those whose time has come; how many they were.
-    async fn ask(&self, ops: &Operations) -> Result<usize, super::Error> {
-        let Inner { state, clock, settings, .. } = &*self.0;
-        let due = state.take_due(settings.ask_again(), BATCH).await?;
-        let count = due.len();
-        for stored in due {
-            let Remembered { submission, evidence } =
-                Remembered::from_state(stored, clock.wall(), settings.overdue_after())?;
-            let mut ctx = Context::internal(clock.now() + PATIENCE);
-            ctx.app_id.clone_from(&submission.app_id);
-            match self.find(ops, &ctx, &submission, &evidence).await {
-                Ok(Some(finding)) => {
-                    let event = event(&submission, finding, clock.unix());
-                    if let Appended::New(_) = state.append(event).await? {
-                        tracing::info!(
-                            submission_id = submission.submission_id,
-                            "no push came, but WeChat shows how the review ended"
-                        );
-                    }
-                }
-                Ok(None) if submission.overdue => tracing::warn!(
-                    submission_id = submission.submission_id,
-                    kind = submission.kind().as_str_name(),
-                    "a review is overdue, and WeChat does not show how it ended"
-                ),
-                Ok(None) => {}
-                // It comes again.
-                Err(error) => tracing::warn!(
-                    submission_id = submission.submission_id,
-                    "WeChat cannot be asked about a review: {error}"
-                ),
+/// Asks about all whose time has come. What WeChat lists is asked for once, however many reviews it
+/// is about: a list may take hundreds of calls.
+struct Round<'a> {
+    audits: &'a Audits,
+    ops: &'a Operations,
+    merchants: ByAccount<GetMerchantAuditResponse>,
+    stores: ByAccount<Vec<pb::Store>>,
+    legacy_stores: ByAccount<Vec<LegacyStore>>,
+    nearby_pois: ByAccount<Vec<pb::NearbyPoi>>,
+}
+
+/// What WeChat shows of each account, or why it does not.
+type ByAccount<T> = HashMap<String, Result<T, Error>>;
+
+/// What is shown of the account; asked for if it is not known yet.
+async fn once<'a, T>(
+    known: &'a mut ByAccount<T>,
+    ctx: &Context,
+    ask: impl Future<Output = Result<T, Error>>,
+) -> Result<&'a T, Error> {
+    match known.entry(ctx.app_id.clone()) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(ask.await),
+    }
+    .as_ref()
+    .map_err(Error::clone)
+}
+
+impl<'a> Round<'a> {
+    fn new(audits: &'a Audits, ops: &'a Operations) -> Self {
+        Self {
+            audits,
+            ops,
+            merchants: HashMap::new(),
+            stores: HashMap::new(),
+            legacy_stores: HashMap::new(),
+            nearby_pois: HashMap::new(),
+        }
+    }
+
+    async fn run(mut self) -> Result<(), super::Error> {
+        let Inner { state, settings, .. } = &*self.audits.0;
+        loop {
+            let due = state.take_due(settings.ask_again(), BATCH).await?;
+            let count = due.len();
+            for stored in due {
+                self.look_up(stored).await?;
+            }
+            if count < BATCH {
+                return Ok(());
             }
         }
-        Ok(count)
+    }
+
+    /// Asks about one. It comes again unless it is settled now.
+    async fn look_up(&mut self, stored: state::Submission) -> Result<(), super::Error> {
+        let Inner { state, clock, settings, .. } = &*self.audits.0;
+        let Remembered { submission, evidence } =
+            Remembered::from_state(stored, clock.wall(), settings.overdue_after())?;
+        let mut ctx = Context::internal(clock.now() + PATIENCE);
+        ctx.app_id.clone_from(&submission.app_id);
+        let submission_id = &submission.submission_id;
+        match self.find(&ctx, &submission, &evidence).await {
+            Ok(Some(finding)) => {
+                let event = event(&submission, finding, clock.unix());
+                if let Appended::New(_) = state.append(event).await? {
+                    tracing::info!(submission_id, "no push came, but WeChat shows the result");
+                }
+            }
+            Ok(None) if submission.overdue => {
+                let kind = submission.kind().as_str_name();
+                tracing::warn!(
+                    submission_id,
+                    kind,
+                    "a review is overdue, and WeChat shows no result"
+                );
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(submission_id, "WeChat cannot be asked about a review: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// How the review ended, if WeChat shows that it did.
     async fn find(
-        &self,
-        ops: &Operations,
+        &mut self,
         ctx: &Context,
         submission: &pb::Submission,
         evidence: &Evidence,
     ) -> Result<Option<Finding>, Error> {
         let found = match submission.kind() {
-            SubmissionKind::Merchant => merchant(ops, ctx).await?,
-            SubmissionKind::NearbyPoi => nearby_poi(ops, ctx, submission).await?,
+            SubmissionKind::Merchant => self.merchant(ctx, submission).await?,
+            SubmissionKind::NearbyPoi => self.nearby_poi(ctx, submission).await?,
             SubmissionKind::Store if evidence.legacy_poi_id.is_empty() => {
-                self.store(ops, ctx, submission, evidence).await?
+                self.store(ctx, submission, &evidence.fingerprint).await?
             }
-            SubmissionKind::Store => migrated(ops, ctx, &evidence.legacy_poi_id).await?,
-            SubmissionKind::StorePictures => self.pictures(ops, ctx, submission).await?,
+            SubmissionKind::Store => self.migrated_store(ctx, &evidence.legacy_poi_id).await?,
+            SubmissionKind::StorePictures => self.pictures(ctx, submission).await?,
             // Nobody can be asked about a place.
             SubmissionKind::MapPoi | SubmissionKind::Unspecified => None,
         };
@@ -134,74 +176,96 @@ impl Audits {
         Ok(found.filter(|finding| ended(finding.state)))
     }
 
-    /// A new store: the only listed one that looks as it was submitted, and that no other
-    /// submission has become.
-    async fn store(
-        &self,
-        ops: &Operations,
+    /// A merchant: WeChat says where the newest application stands, and of no other.
+    async fn merchant(
+        &mut self,
         ctx: &Context,
         submission: &pb::Submission,
-        evidence: &Evidence,
     ) -> Result<Option<Finding>, Error> {
-        let mut alike = Vec::new();
-        for info in ops.all::<GetStoreList>(ctx).await? {
-            let store = pb::Store::from(info);
-            if fingerprint(&store) == evidence.fingerprint {
-                alike.push(store);
-            }
+        let ops = self.ops;
+        let ask = async { Ok(ops.read(ctx, GetMerchantAuditInfo {}).await?.into()) };
+        let shown = once(&mut self.merchants, ctx, ask).await?.clone();
+        let all = self.audits.all_submissions(submission).await?;
+        let newest = all.last().map(|last| Remembered::read(&last.message)).transpose()?;
+        if newest.is_none_or(|newest| newest.submission.submission_id != submission.submission_id) {
+            return Ok(None);
         }
+        Ok(Some(Finding {
+            state: shown.state(),
+            wechat_status: shown.wechat_status,
+            reason: shown.reason,
+            audit_id: shown.audit_id,
+            poi_id: String::new(),
+        }))
+    }
+
+    /// A new store: the only listed one that looks as it was submitted, and that no other submission
+    /// has become.
+    async fn store(
+        &mut self,
+        ctx: &Context,
+        submission: &pb::Submission,
+        looks: &[u8],
+    ) -> Result<Option<Finding>, Error> {
+        let ops = self.ops;
+        let ask = async {
+            let listed = ops.all::<GetStoreList>(ctx).await?;
+            Ok(listed.into_iter().map(pb::Store::from).collect())
+        };
+        let listed = once(&mut self.stores, ctx, ask).await?;
+        let mut alike = Vec::from_iter(listed.iter().filter(|store| fingerprint(store) == looks));
         if alike.is_empty() {
             return Ok(None);
         }
-        let taken = self.stores_of_others(submission).await?;
-        alike.retain(|store| !taken.contains(&store.poi_id));
-        let [store] = &mut alike[..] else { return Ok(None) };
+        let others = self.audits.all_submissions(submission).await?;
+        let taken: HashSet<_> = others.iter().map(|other| other.poi_id.as_str()).collect();
+        alike.retain(|store| !taken.contains(&*store.poi_id));
+        let [store] = alike[..] else { return Ok(None) };
         Ok(Some(Finding {
             state: store.state(),
             wechat_status: store.wechat_status,
-            poi_id: std::mem::take(&mut store.poi_id),
+            poi_id: store.poi_id.clone(),
             ..Finding::default()
         }))
     }
 
-    /// The stores that the account's other submissions have become.
-    async fn stores_of_others(
-        &self,
-        submission: &pb::Submission,
-    ) -> Result<HashSet<String>, state::Error> {
-        let mut query = SubmissionQuery {
-            limit: 1000,
-            app_id: Some(submission.app_id.clone().into()),
-            kinds: vec![SubmissionKind::Store],
-            ..SubmissionQuery::default()
+    /// A store that migrates: the old store is listed with how far it is.
+    async fn migrated_store(
+        &mut self,
+        ctx: &Context,
+        legacy_poi_id: &str,
+    ) -> Result<Option<Finding>, Error> {
+        let ops = self.ops;
+        let ask = async {
+            let listed = ops.all::<GetPoiList>(ctx).await?;
+            Ok(listed.into_iter().map(LegacyStore::from).collect())
         };
-        let mut taken = HashSet::new();
-        loop {
-            let page = self.0.state.submissions(query.clone()).await?;
-            taken.extend(page.submissions.into_iter().map(|other| String::from(other.poi_id)));
-            if page.at_end {
-                return Ok(taken);
-            }
-            query.after = page.seen;
-        }
+        let listed = once(&mut self.legacy_stores, ctx, ask).await?;
+        let found = listed.iter().find(|store| store.poi_id == legacy_poi_id);
+        Ok(found.map(|store| {
+            let state = match store.upgrade_state() {
+                UpgradeState::Migrated => AuditState::Approved,
+                UpgradeState::Failed => AuditState::Rejected,
+                _ => AuditState::InReview,
+            };
+            Finding { state, reason: store.upgrade_comment.clone(), ..Finding::default() }
+        }))
     }
 
     /// New pictures: the state of their store, if no newer ones were submitted.
     async fn pictures(
         &self,
-        ops: &Operations,
         ctx: &Context,
         submission: &pb::Submission,
     ) -> Result<Option<Finding>, Error> {
         let poi_id = submission.poi_id.clone().into();
-        let newest = self.0.state.pictures(&submission.app_id.clone().into(), &poi_id).await?;
+        let state = &self.audits.0.state;
+        let newest = state.pictures(&submission.app_id.clone().into(), &poi_id).await?;
         let newest = newest.map(|stored| Remembered::read(&stored.message)).transpose()?;
-        let is_newest = newest
-            .is_some_and(|newest| newest.submission.submission_id == submission.submission_id);
-        if !is_newest {
+        if newest.is_none_or(|newest| newest.submission.submission_id != submission.submission_id) {
             return Ok(None);
         }
-        let shown = ops.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
+        let shown = self.ops.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
         let shown = pb::Store::from(shown);
         Ok(Some(Finding {
             state: shown.state(),
@@ -210,61 +274,58 @@ impl Audits {
             ..Finding::default()
         }))
     }
+
+    /// A nearby place: it is listed with its state.
+    async fn nearby_poi(
+        &mut self,
+        ctx: &Context,
+        submission: &pb::Submission,
+    ) -> Result<Option<Finding>, Error> {
+        let ops = self.ops;
+        let ask =
+            async { Ok(ops.nearby_pois(ctx, &Cursor::start("nearby"), MOST_PLACES).await?.pois) };
+        let listed = once(&mut self.nearby_pois, ctx, ask).await?;
+        let same = |one: &str, other: &str| !one.is_empty() && one == other;
+        let found = listed.iter().find(|place| {
+            // A replaced place keeps its id, but has a review for each time.
+            if place.audit_id.is_empty() || submission.audit_id.is_empty() {
+                same(&place.poi_id, &submission.poi_id)
+            } else {
+                same(&place.audit_id, &submission.audit_id)
+            }
+        });
+        Ok(found.map(|place| Finding {
+            state: place.state(),
+            wechat_status: place.wechat_status,
+            reason: place.reason.clone(),
+            audit_id: String::new(),
+            poi_id: place.poi_id.clone(),
+        }))
+    }
 }
 
-/// A merchant: WeChat says where the newest application stands.
-async fn merchant(ops: &Operations, ctx: &Context) -> Result<Option<Finding>, Error> {
-    let shown = GetMerchantAuditResponse::from(ops.read(ctx, GetMerchantAuditInfo {}).await?);
-    Ok(Some(Finding {
-        state: shown.state(),
-        wechat_status: shown.wechat_status,
-        reason: shown.reason,
-        audit_id: shown.audit_id,
-        poi_id: String::new(),
-    }))
-}
-
-/// A nearby place: it is listed with its state.
-async fn nearby_poi(
-    ops: &Operations,
-    ctx: &Context,
-    submission: &pb::Submission,
-) -> Result<Option<Finding>, Error> {
-    let listed = ops.nearby_pois(ctx, &Cursor::start("nearby"), MOST_PLACES).await?.pois;
-    let same = |one: &str, other: &str| !one.is_empty() && one == other;
-    let found = listed.into_iter().find(|place| {
-        // A replaced place keeps its id, but has a review for each time.
-        if place.audit_id.is_empty() || submission.audit_id.is_empty() {
-            same(&place.poi_id, &submission.poi_id)
-        } else {
-            same(&place.audit_id, &submission.audit_id)
-        }
-    });
-    Ok(found.map(|place| Finding {
-        state: place.state(),
-        wechat_status: place.wechat_status,
-        reason: place.reason,
-        audit_id: String::new(),
-        poi_id: place.poi_id,
-    }))
-}
-
-/// A store that migrates: the old store is listed with how far it is.
-async fn migrated(
-    ops: &Operations,
-    ctx: &Context,
-    legacy_poi_id: &str,
-) -> Result<Option<Finding>, Error> {
-    let listed = ops.all::<GetPoiList>(ctx).await?.into_iter().map(LegacyStore::from);
-    let found = listed.into_iter().find(|store| store.poi_id == legacy_poi_id);
-    Ok(found.map(|store| {
-        let state = match store.upgrade_state() {
-            UpgradeState::Migrated => AuditState::Approved,
-            UpgradeState::Failed => AuditState::Rejected,
-            _ => AuditState::InReview,
+impl Audits {
+    /// All submissions of the same kind and account, in order.
+    async fn all_submissions(
+        &self,
+        like: &pb::Submission,
+    ) -> Result<Vec<state::Submission>, state::Error> {
+        let mut query = SubmissionQuery {
+            limit: 1000,
+            app_id: Some(like.app_id.clone().into()),
+            kinds: vec![like.kind()],
+            ..SubmissionQuery::default()
         };
-        Finding { state, reason: store.upgrade_comment, ..Finding::default() }
-    }))
+        let mut all = Vec::new();
+        loop {
+            let page = self.0.state.submissions(query.clone()).await?;
+            all.extend(page.submissions);
+            if page.at_end {
+                return Ok(all);
+            }
+            query.after = page.seen;
+        }
+    }
 }
 
 /// The event that should have come.
