@@ -21,5 +21,8 @@ mod media;
 mod merchant;
 mod nearby;
 mod odd;
+mod redis;
+mod state;
+mod state_sqlite;
 mod store;
 mod tokens;

@@ -6,6 +6,8 @@ if known then
   return { 'known', tonumber(known) }
 end
 
+local time = now()
+
 -- Its submission.
 local review = review_of(event)
 local id = ''
@@ -22,29 +24,21 @@ if id == '' and event.kind == MERCHANT then
 end
 if id ~= '' and review and call('HGET', submission_key(id), 'audit_id') == '' then
   call('HSET', submission_key(id), 'audit_id', event.audit_id)
-  call('HSET', review_key(review), 'submission', id)
   call('ZREM', nameless_key(event.app_id), id)
+  claim(review, id, time)
 end
 
 -- The result so far, and which of the two counts. What settles nothing is no result.
 event.amends, event.superseded_by = '', ''
 local counts = event.settles == '1'
 if counts then
-  local position = id ~= '' and call('HGET', submission_key(id), 'position')
-    or review and call('HGET', review_key(review), 'position')
-  local other = position and event_at(position)
+  local other = id ~= '' and result(submission_key(id)) or review and result(review_key(review))
   if other then
-    local pushed, other_pushed = event.asked_about == PUSHED, other.asked_about == PUSHED
-    if pushed == other_pushed then
-      counts = tonumber(event.event_time) >= tonumber(other.event_time)
-    else
-      counts = pushed
-    end
+    counts = beats(event, other)
     event[counts and 'amends' or 'superseded_by'] = other.event_id
   end
 end
 
-local time = now()
 local position = call('INCR', LAST)
 -- Always the same fields in the same order: Redis then stores their names once.
 call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,

@@ -77,15 +77,16 @@ impl Connection {
         Ok(Self { shared, client, waited: Mutex::default() })
     }
 
-    /// Runs a script made with [`Connection::call`].
+    /// Runs a script, made with [`Connection::call`]; again if the connection breaks.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, Error> {
         in_time(async {
             match call.invoke_async(&mut self.shared.clone()).await {
-                // May be long ago: the last attempt to connect is remembered. Nothing was sent.
-                Err(error) if error.is_connection_refusal() => {
+                // Maybe long ago: how the last attempt to connect ended is remembered. Where the
+                // verb did happen, that is as if the caller had repeated it.
+                Err(error) if error.is_io_error() => {
                     call.invoke_async(&mut self.shared.clone()).await
                 }
                 answer => answer,
@@ -170,8 +171,7 @@ async fn adopt(connection: &mut ConnectionManager) -> Result<(), Error> {
     let key = format!("{PREFIX}schema");
     let mut schema = pipe();
     schema.cmd("SET").arg(&key).arg(SCHEMA).arg("NX").ignore();
-    let (found,): (i64,) =
-        in_time(schema.cmd("GET").arg(&key).query_async(connection)).await?;
+    let (found,): (i64,) = in_time(schema.cmd("GET").arg(&key).query_async(connection)).await?;
     if found > SCHEMA {
         return Err(Error::Newer { found, known: SCHEMA });
     }
@@ -232,7 +232,7 @@ fn error(error: RedisError) -> Error {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return damaged("type"),
         _ => {}
     }
-    let text = error.to_string();
+    let text = text(&error);
     // Redis 6 reports what happened to a command in a script inside of another error.
     if text.contains("OOM command not allowed") || text.contains("No space left on device") {
         return Error::Full;
@@ -241,10 +241,17 @@ fn error(error: RedisError) -> Error {
 }
 
 fn unusable(error: RedisError) -> Error {
-    let text = error.to_string();
+    let text = text(&error);
     // Of a command that it does not know Redis repeats the beginning.
     let said = text.split("with args beginning").next().unwrap_or_default();
     Error::Unusable(format!("Redis: {said}"))
+}
+
+fn text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -287,7 +294,8 @@ mod tests {
         let unknown = "unknown command 'EVALSHA', with args beginning with: 'hush'".to_owned();
         let unknown = error(::redis::make_extension_error("ERR".to_owned(), Some(unknown)));
         assert!(!unknown.to_string().contains("hush"), "{unknown}");
-        let other: RedisError = (ErrorKind::UnexpectedReturnType, "not a number", "hush".to_owned()).into();
+        let other: RedisError =
+            (ErrorKind::UnexpectedReturnType, "not a number", "hush".to_owned()).into();
         assert!(!error(other).to_string().contains("hush"));
     }
 }

@@ -18,9 +18,15 @@ static EVENTS: LazyLock<Script> = lua!("events.lua");
 static LOG: LazyLock<Script> = lua!("log.lua");
 static PRUNE: LazyLock<Script> = lua!("prune.lua");
 
+/// Beyond this a script's numbers, which are floats, would be another position.
+const EXACT: u64 = 1 << 53;
+
 /// An event as `events.lua` writes it: position, key, received, message, amends, superseded by, and
 /// its submission's message.
 type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
+
+/// A place in the log as `log.lua` writes it.
+type Place = Option<(u64, Vec<u8>)>;
 
 pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
     let NewEvent {
@@ -68,7 +74,7 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
 pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<EventPage, Error> {
     let EventQuery { after, limit, app_id, kinds, submission_id, from, until } = query;
     let mut call = redis.call(&EVENTS);
-    call.arg(after).arg(limit);
+    call.arg(after.min(EXACT)).arg(limit);
     call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
     call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
     call.arg(submission_id.unwrap_or_default());
@@ -83,14 +89,9 @@ pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error
 }
 
 pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
-    type Place = Option<(u64, Vec<u8>)>;
     let call = &mut redis.call(&LOG);
     let (epoch, pruned, newest): (u64, Place, Place) =
         redis.run(call.arg(fastrand::u64(1..))).await?;
-    let mark = |place: Place| {
-        let (position, found) = place.unwrap_or((0, vec![0; 32]));
-        Ok::<_, Error>(Mark { position, key: key(found)? })
-    };
     Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
 }
 
@@ -114,6 +115,11 @@ fn event(written: Written) -> Result<Event, Error> {
         superseded_by,
         submission: submission.map(Into::into),
     })
+}
+
+fn mark(place: Place) -> Result<Mark, Error> {
+    let (position, found) = place.unwrap_or((0, vec![0; 32]));
+    Ok(Mark { position, key: key(found)? })
 }
 
 fn key(found: Vec<u8>) -> Result<EventKey, Error> {

@@ -14,6 +14,7 @@ local POSITIONS = key('log', 'keys')   -- where the event with a key stands
 local LATE = key('log', 'late')        -- position -> submission that was remembered after the event
 local PRUNED = key('log', 'pruned')    -- position and key of the last event that is gone
 local ALL = key('submissions')         -- submissions by number
+local LAST_NUMBER = key('submissions', 'last')
 local OPEN = key('submissions', 'open')       -- those of them that are open
 local DUE = key('submissions', 'due')         -- open ones by when they are to be asked about
 local SETTLED = key('submissions', 'settled') -- the others by when they were settled
@@ -72,14 +73,39 @@ local function nameless_key(app_id)
   return key('nameless', app_id)
 end
 
--- The newest submission of pictures for a store.
+-- The submissions of pictures for a store, by number.
 local function pictures_key(app_id, poi_id)
   return key('pictures', app_id, poi_id)
+end
+
+-- The submissions with a number of the caller's, by number.
+local function reference_key(client_reference)
+  return key('reference', client_reference)
+end
+
+-- Whether a result counts more than one that was there before.
+local function beats(event, other)
+  local pushed, other_pushed = event.asked_about == PUSHED, other.asked_about == PUSHED
+  if pushed ~= other_pushed then
+    return pushed
+  end
+  return tonumber(event.event_time) >= tonumber(other.event_time)
+end
+
+-- The result of a submission or review that counts, and its position.
+local function result(of)
+  local position = call('HGET', of, 'position')
+  return position and event_at(position), position
 end
 
 -- Says what became of a submission.
 local function settle(id, event, position, time)
   local submission = submission_key(id)
+  if event.kind == PICTURES and event.poi_id ~= '' then
+    local number, poi_id = unpack(call('HMGET', submission, 'number', 'poi_id'))
+    call('ZREM', pictures_key(event.app_id, poi_id), id)
+    call('ZADD', pictures_key(event.app_id, event.poi_id), number, id)
+  end
   call('HSET', submission, 'state', event.state, 'reason', event.reason,
     'event_id', event.event_id, 'position', position, 'settled', time)
   for _, name in ipairs({ 'poi_id', 'map_poi_id' }) do
@@ -90,6 +116,21 @@ local function settle(id, event, position, time)
   call('ZREM', OPEN, id)
   call('ZREM', DUE, id)
   call('ZADD', SETTLED, time, id)
+end
+
+-- Links a review to a submission, with all that came about it before.
+local function claim(review, id, time)
+  call('HSET', review_key(review), 'submission', id)
+  for _, position in ipairs(call('ZRANGE', unclaimed_key(review), 0, -1)) do
+    call('HSET', LATE, position, id)
+    call('ZADD', events_key(id), position, position)
+  end
+  call('DEL', unclaimed_key(review))
+  local event, position = result(review_key(review))
+  local other = result(submission_key(id))
+  if event and not (other and beats(other, event)) then
+    settle(id, event, position, time)
+  end
 end
 
 -- A submission in the order that submission.rs reads it in.

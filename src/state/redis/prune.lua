@@ -40,10 +40,8 @@ for _, id in ipairs(old) do
   if review and call('HGET', review_key(review), 'submission') == id then
     call('HDEL', review_key(review), 'submission')
   end
-  local pictures = pictures_key(about.app_id, about.poi_id)
-  if call('GET', pictures) == id then
-    call('DEL', pictures)
-  end
+  call('ZREM', pictures_key(about.app_id, about.poi_id), id)
+  call('ZREM', reference_key(about.client_reference), id)
   call('ZREM', nameless_key(about.app_id), id)
   call('ZREM', ALL, id)
   call('ZREM', SETTLED, id)

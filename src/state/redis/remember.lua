@@ -7,11 +7,11 @@ if call('EXISTS', submission_key(id)) == 1 then
 end
 
 local time = now()
-local number = call('INCR', key('submissions', 'last'))
+local number = call('INCR', LAST_NUMBER)
 call('HSET', submission_key(id), 'number', number, 'message', new.message, 'created', time,
   'app_id', new.app_id, 'kind', new.kind, 'audit_id', new.audit_id, 'poi_id', new.poi_id,
   'client_reference', new.client_reference, 'state', new.state, 'reason', '', 'map_poi_id', '',
-  'event_id', '', 'settled', 0)
+  'event_id', '', 'settled', new.open == '1' and 0 or time)
 call('ZADD', ALL, number, id)
 if new.open == '1' then
   call('ZADD', OPEN, number, id)
@@ -23,30 +23,16 @@ else
   call('ZADD', SETTLED, time, id)
 end
 if new.kind == PICTURES and new.poi_id ~= '' then
-  call('SET', pictures_key(new.app_id, new.poi_id), id)
+  call('ZADD', pictures_key(new.app_id, new.poi_id), number, id)
+end
+if new.client_reference ~= '' then
+  call('ZADD', reference_key(new.client_reference), number, id)
 end
 if new.kind == MERCHANT and new.audit_id == '' then
   call('ZADD', nameless_key(new.app_id), number, id)
 end
 
 local review = review_of(new)
-if not review then
-  return
-end
-call('HSET', review_key(review), 'submission', id)
-
--- What came about it before.
-local unclaimed = unclaimed_key(review)
-local early = call('ZRANGE', unclaimed, 0, -1)
-if #early == 0 then
-  return
-end
-call('RENAME', unclaimed, events_key(id))
-for _, position in ipairs(early) do
-  call('HSET', LATE, position, id)
-end
-local position = call('HGET', review_key(review), 'position')
-local event = position and event_at(position)
-if event then
-  settle(id, event, position, time)
+if review then
+  claim(review, id, time)
 end

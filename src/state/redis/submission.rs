@@ -20,6 +20,9 @@ static PICTURES: LazyLock<Script> = lua!("pictures.lua");
 static SUBMISSIONS: LazyLock<Script> = lua!("submissions.lua");
 static TAKE_DUE: LazyLock<Script> = lua!("take_due.lua");
 
+/// How many are taken at once at most.
+const MOST: usize = 1000;
+
 /// A submission as `prelude.lua` writes it: number, message, created, audit id, state, reason, poi
 /// id, map poi id, event id, settled.
 type Written = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
@@ -61,8 +64,7 @@ pub(super) async fn pictures(
     poi_id: &PoiId,
 ) -> Result<Option<Submission>, Error> {
     let call = &mut redis.call(&PICTURES);
-    let found: Option<Written> =
-        redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
+    let found: Option<Written> = redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
     found.map(read).transpose()
 }
 
@@ -91,23 +93,13 @@ pub(super) async fn take_due(
     limit: usize,
 ) -> Result<Vec<Submission>, Error> {
     let call = &mut redis.call(&TAKE_DUE);
-    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit)).await?;
+    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
     found.into_iter().map(read).collect()
 }
 
 fn read(written: Written) -> Result<Submission, Error> {
-    let (
-        number,
-        message,
-        created,
-        audit_id,
-        state,
-        reason,
-        poi_id,
-        map_poi_id,
-        event_id,
-        settled,
-    ) = written;
+    let (number, message, created, audit_id, state, reason, poi_id, map_poi_id, event_id, settled) =
+        written;
     Ok(Submission {
         number,
         message: message.into(),

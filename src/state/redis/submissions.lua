@@ -5,21 +5,25 @@ local to, client_reference = tonumber(ARGV[6]), ARGV[7]
 limit = tonumber(limit)
 local LOOK = 1000
 
-local all = ARGV[8] == '1' and OPEN or ALL
+local all = client_reference ~= '' and reference_key(client_reference)
+  or ARGV[8] == '1' and OPEN or ALL
 local seen, found = after, {}
 for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
   if #found >= limit then
     break
   end
-  local number, its_app, kind, state, created, reference = unpack(call('HMGET', submission_key(id),
-    'number', 'app_id', 'kind', 'state', 'created', 'client_reference'))
+  local number, its_app, kind, state, created = unpack(call('HMGET', submission_key(id),
+    'number', 'app_id', 'kind', 'state', 'created'))
   if (app_id == '' or its_app == app_id)
     and (kinds == ',' or kinds:find(',' .. kind .. ',', 1, true))
     and (states == ',' or states:find(',' .. state .. ',', 1, true))
-    and tonumber(created) < to
-    and (client_reference == '' or reference == client_reference) then
+    and tonumber(created) < to then
     found[#found + 1] = submission(id)
   end
   seen = number
 end
-return { seen, call('ZCOUNT', all, '(' .. seen, '+inf') == 0 and 1 or 0, found }
+if call('ZCOUNT', all, '(' .. seen, '+inf') > 0 then
+  return { seen, 0, found }
+end
+local last = call('GET', LAST_NUMBER) or '0'
+return { tonumber(last) > tonumber(seen) and last or seen, 1, found }

@@ -240,3 +240,90 @@ fn millis(duration: Duration) -> u64 {
 fn storable(number: u64) -> u64 {
     number.min(i64::MAX.unsigned_abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, Sqlite) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = Sqlite::open(&folder.path().join("state.db"), Clock::frozen()).expect("opened");
+        (folder, state)
+    }
+
+    fn fill(db: &Connection) -> Result<(), Error> {
+        db.execute("INSERT INTO leases VALUES (hex(randomblob(100000)), 1, 0, 0)", [])?;
+        Ok(())
+    }
+
+    fn dawdle(_: &Connection, _: u64) -> Result<(), Error> {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_until_there_is_space() {
+        let (_folder, state) = state();
+        let limit = |pages: u32| {
+            state.writer.write(move |db, _| Ok(db.pragma_update(None, "max_page_count", pages)?))
+        };
+        limit(30).await.expect("limited");
+        assert_eq!(state.writer.write(|db, _| fill(db)).await, Err(Error::Full));
+        state.probe().await.expect("this needs no space");
+        limit(1000).await.expect("limited");
+        assert_eq!(state.writer.write(|db, _| fill(db)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_verb_that_fails_leaves_nothing_and_the_others_alone() {
+        let (_folder, state) = state();
+        let writer = &state.writer;
+        // The first holds up the thread, so that the others share a transaction.
+        let (_, before, failed, after) = tokio::join!(
+            writer.write(dawdle),
+            writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX)),
+            writer.write(|db, now| {
+                lease::acquire(db, now, "b", Duration::MAX)?;
+                Err::<(), _>(Error::Damaged("on purpose".to_owned()))
+            }),
+            writer.write(|db, now| lease::acquire(db, now, "c", Duration::MAX)),
+        );
+        assert_eq!((before, after), (Ok(Acquired::Lease(1)), Ok(Acquired::Lease(1))));
+        assert_eq!(failed, Err(Error::Damaged("on purpose".to_owned())));
+        let again = state.acquire("b", Duration::MAX).await;
+        assert_eq!(again, Ok(Acquired::Lease(1)), "nobody has it");
+    }
+
+    #[tokio::test]
+    async fn a_verb_that_nobody_waits_for_is_left_out() {
+        let (_folder, state) = state();
+        let writer = &state.writer;
+        let slow = writer.write(dawdle);
+        let left = async {
+            let acquire = state.acquire("a", Duration::MAX);
+            assert!(tokio::time::timeout(Duration::from_millis(1), acquire).await.is_err());
+        };
+        let (slow, ()) = tokio::join!(slow, left);
+        slow.expect("done");
+        assert_eq!(state.acquire("a", Duration::MAX).await, Ok(Acquired::Lease(1)));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panicked_is_an_error() {
+        let (_folder, state) = state();
+        let broken = state.writer.write(|_, _| -> Result<(), Error> { panic!("on purpose") }).await;
+        assert_eq!(broken, Err(writer::ended()));
+        assert_eq!(state.probe().await, Err(writer::ended()));
+        assert_eq!(state.newer(0).await, Err(writer::ended()));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panicked_is_replaced() {
+        let (_folder, state) = state();
+        for _ in 0..10 {
+            let broken = state.readers.read(|_| -> Result<(), Error> { panic!("on purpose") });
+            assert!(matches!(broken.await, Err(Error::Unusable(_))));
+        }
+        assert_eq!(state.submission("s").await, Ok(None));
+    }
+}

@@ -99,7 +99,6 @@ fn work(
 ) {
     for first in jobs {
         let mut batch: Vec<_> = iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
-        batch.retain(|job| job.wanted());
         let committed = transact(db, clock, &mut batch);
         if let (Ok(()), Ok(now)) = (&committed, event::newest(db)) {
             newest.send_if_modified(|newest| std::mem::replace(newest, now) != now);
@@ -111,10 +110,10 @@ fn work(
 }
 
 /// Runs all in one transaction, which rolls back unless it is committed. One verb that fails leaves
-/// the others alone.
+/// the others alone, and one that nobody waits for any more is left out.
 fn transact(db: &Connection, clock: &Clock, batch: &mut [Box<dyn Job>]) -> Result<(), Error> {
     let mut transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-    for job in batch {
+    for job in batch.iter_mut().filter(|job| job.wanted()) {
         let savepoint = transaction.savepoint()?;
         match job.run(&savepoint, now(clock)) {
             Ok(()) => savepoint.commit()?,

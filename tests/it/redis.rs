@@ -1,0 +1,383 @@
+//! A real Redis of the tests' own, and what only that backend has to do: to lose nothing when it
+//! dies, and to be missed without harm.
+
+use std::{
+    io,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::state::{Backend, conformance};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+use wechat_store_gateway::{
+    id::AppId,
+    pb::{AuditState, SubmissionKind},
+    state::{
+        Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, State,
+        redis::Redis,
+    },
+};
+
+/// A `redis-server` with data of its own. Both are gone when it is dropped.
+pub(crate) struct RedisServer {
+    port: u16,
+    durable: bool,
+    data: TempDir,
+    process: Child,
+}
+
+impl RedisServer {
+    /// Starts one that writes down what it did before it says so, or never.
+    pub(crate) async fn start(durable: bool) -> Self {
+        let data = tempfile::tempdir().expect("a directory for Redis");
+        // Somebody else may take a free port before Redis does.
+        for _ in 0..20 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .and_then(|listener| listener.local_addr())
+                .expect("a free port")
+                .port();
+            let mut process = run(port, durable, data.path());
+            if answers(port, &mut process).await {
+                return Self { port, durable, data, process };
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A client.
+    pub(crate) async fn open(&self) -> Arc<dyn State> {
+        Arc::new(Redis::open(&self.url()).await.expect("Redis runs"))
+    }
+
+    /// Kills it: it has no time to write anything down.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("ours");
+        self.process.wait().expect("killed");
+    }
+
+    /// Starts it again where it was, with what it had.
+    pub(crate) async fn restart(&mut self) {
+        self.process = run(self.port, self.durable, self.data.path());
+        assert!(answers(self.port, &mut self.process).await, "redis-server does not start again");
+    }
+
+    /// Sends a command past the gateway and returns the beginning of the answer.
+    pub(crate) async fn command(&self, command: &str) -> String {
+        ask(self.port, command).await.expect("Redis runs")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+conformance!(redis);
+
+struct Shared {
+    server: RedisServer,
+    state: Option<Arc<dyn State>>,
+}
+
+async fn redis() -> Shared {
+    let server = RedisServer::start(true).await;
+    let state = server.open().await;
+    Shared { server, state: Some(state) }
+}
+
+impl Backend for Shared {
+    fn state(&self) -> Arc<dyn State> {
+        self.state.clone().expect("open")
+    }
+
+    async fn pass(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    async fn reopen(&mut self) {
+        self.state = None;
+        self.server.kill();
+        self.server.restart().await;
+        self.state = Some(self.server.open().await);
+    }
+}
+
+fn run(port: u16, durable: bool, data: &Path) -> Child {
+    let append = if durable { "yes" } else { "no" };
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", append, "--appendfsync", "always"])
+        .arg("--dir")
+        .arg(data)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program redis-server is needed: scripts/test installs it")
+}
+
+/// Waits until it answers; false if it ends instead.
+async fn answers(port: u16, process: &mut Child) -> bool {
+    while process.try_wait().expect("ours").is_none() {
+        if ask(port, "PING").await.is_ok_and(|answer| answer.starts_with("+PONG")) {
+            return process.try_wait().expect("ours").is_none();
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+async fn ask(port: u16, command: &str) -> io::Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
+    connection.write_all(format!("{command}\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 1000];
+    let length = connection.read(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+fn event(number: u8) -> NewEvent {
+    NewEvent {
+        key: EventKey([number; 32]),
+        event_id: format!("event-{number}"),
+        app_id: AppId::from("wx0000000000000001".to_owned()),
+        kind: SubmissionKind::Unspecified,
+        audit_id: String::new().into(),
+        state: AuditState::Unspecified,
+        reason: String::new(),
+        poi_id: String::new().into(),
+        map_poi_id: String::new().into(),
+        event_time: 1_700_000_000,
+        origin: Origin::Pushed,
+        message: vec![number, 0, 0xff, b'\r', b'\n'].into(),
+    }
+}
+
+async fn positions(state: &dyn State) -> Vec<u64> {
+    let query = EventQuery { limit: 1000, ..EventQuery::default() };
+    let page = state.events(query).await.expect("Redis runs");
+    page.events.iter().map(|event| event.position).collect()
+}
+
+#[tokio::test]
+async fn what_a_redis_acknowledged_is_there_after_it_was_killed() {
+    let mut server = RedisServer::start(true).await;
+    let state = server.open().await;
+    for number in 1..=100 {
+        let appended = state.append(event(number)).await;
+        assert_eq!(appended, Ok(Appended::New(number.into())));
+    }
+    let Ok(Acquired::Lease(fence)) = state.acquire("turn", Duration::from_millis(1)).await else {
+        panic!("nobody has it");
+    };
+    let log = state.log().await.expect("Redis runs");
+
+    server.kill();
+    server.restart().await;
+    let state = server.open().await;
+    assert_eq!(positions(&*state).await, (1..=100).collect::<Vec<_>>());
+    let seventh = EventQuery { after: 6, limit: 1, ..EventQuery::default() };
+    let seventh = state.events(seventh).await.expect("Redis runs").events.remove(0);
+    assert_eq!(seventh.message, event(7).message, "byte by byte");
+    assert_eq!(state.log().await, Ok(log));
+    assert_eq!(state.append(event(7)).await, Ok(Appended::Known(7)));
+    assert_eq!(state.append(event(101)).await, Ok(Appended::New(101)));
+    assert_eq!(
+        state.acquire("turn", Duration::from_secs(1)).await,
+        Ok(Acquired::Lease(fence + 1)),
+        "a fence never comes again",
+    );
+}
+
+#[tokio::test]
+async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile() {
+    let server = RedisServer::start(false).await;
+    let (one, other) = (server.open().await, server.open().await);
+    let waiting = tokio::spawn({
+        let one = one.clone();
+        async move { one.newer(0).await.map(|()| Instant::now()) }
+    });
+    // One who leaves, and whose connection nobody may have after it.
+    let left = tokio::time::timeout(Duration::from_millis(50), one.newer(0)).await;
+    assert!(left.is_err(), "nothing is there yet");
+    let asked = Instant::now();
+    one.probe().await.expect("Redis runs");
+    assert!(asked.elapsed() < Duration::from_secs(1), "held up");
+    assert!(!waiting.is_finished());
+
+    let appended = Instant::now();
+    other.append(event(1)).await.expect("Redis runs");
+    let woken = waiting.await.expect("no panic").expect("Redis runs");
+    assert!(woken - appended < Duration::from_secs(1));
+    assert_eq!(positions(&*one).await, [1]);
+    let at_once = tokio::time::timeout(Duration::from_secs(1), one.newer(0)).await;
+    assert_eq!(at_once.expect("something is there"), Ok(()));
+    let later = tokio::time::timeout(Duration::from_millis(200), one.newer(1)).await;
+    assert!(later.is_err(), "nothing is newer");
+}
+
+#[tokio::test]
+async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back() {
+    let mut server = RedisServer::start(true).await;
+    let state = server.open().await;
+    let waiting = tokio::spawn({
+        let state = state.clone();
+        async move { state.newer(0).await }
+    });
+    sleep(Duration::from_millis(100)).await;
+    server.kill();
+    let woken = waiting.await.expect("no panic");
+    assert!(matches!(woken, Err(Error::Unusable(_))), "{woken:?}");
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let answer = state.append(event(1)).await;
+        assert!(matches!(answer, Err(Error::Unusable(_))), "{answer:?}");
+        assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
+    }
+    // Long enough for every attempt to connect to be over.
+    sleep(Duration::from_secs(1)).await;
+    server.restart().await;
+    let asked = Instant::now();
+    assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)), "the first who asks gets it");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(state.newer(0).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_is_an_error_in_time() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    server.command("CLIENT PAUSE 4000 ALL").await;
+    let asked = Instant::now();
+    let answer = state.probe().await;
+    assert!(matches!(answer, Err(Error::Unusable(_))), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_be_reached_or_used_is_an_error_at_start_that_shows_no_password() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent = nobody.local_addr().expect("bound");
+    let server = RedisServer::start(false).await;
+    server.command("CONFIG SET requirepass other").await;
+    for url in [
+        "redis://:hush@127.0.0.1:1".to_owned(),
+        format!("redis://:hush@{silent}"),
+        server.url().replace("//", "//:hush@"),
+        "redis+unix:///nowhere?pass=hush".to_owned(),
+    ] {
+        let asked = Instant::now();
+        let error = Redis::open(&url).await.expect_err(&url);
+        assert!(matches!(error, Error::Unusable(_)), "{url}: {error:?}");
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
+        assert!(asked.elapsed() < Duration::from_millis(2500), "{url}: {:?}", asked.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_full_redis_says_so_and_one_of_a_newer_version_is_left_alone() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    server.command("CONFIG SET maxmemory 1").await;
+    assert_eq!(state.append(event(1)).await, Err(Error::Full));
+    server.command("CONFIG SET maxmemory 0").await;
+    assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
+
+    server.command("SET {wechat-store-gateway}:schema 2").await;
+    let error = Redis::open(&server.url()).await.expect_err("newer");
+    assert_eq!(error, Error::Newer { found: 2, known: 1 });
+}
+
+#[tokio::test]
+async fn a_long_log_is_read_and_forgotten_in_bounded_steps() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    for number in 0..2500_u16 {
+        let [high, low] = number.to_be_bytes();
+        let mut key = [high; 32];
+        key[31] = low;
+        let appended = state.append(NewEvent { key: EventKey(key), ..event(0) }).await;
+        assert_eq!(appended, Ok(Appended::New(u64::from(number) + 1)));
+    }
+    let kinds = vec![SubmissionKind::Store];
+    let mut query = EventQuery { limit: 10, kinds, ..EventQuery::default() };
+    for (seen, at_end) in [(2000, false), (2500, true)] {
+        let page = state.events(query.clone()).await.expect("Redis runs");
+        assert_eq!((page.events.len(), page.seen, page.at_end), (0, seen, at_end));
+        query.after = page.seen;
+    }
+    sleep(Duration::from_millis(10)).await;
+    for gone in [500, 500, 500, 500, 499, 0] {
+        assert_eq!(state.prune(Duration::ZERO).await, Ok(gone));
+    }
+    assert_eq!(positions(&*state).await, [2500]);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_leaves_nothing() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    let review = |number, kind, audit_id: &str, poi_id: &str| NewEvent {
+        kind,
+        audit_id: audit_id.to_owned().into(),
+        poi_id: poi_id.to_owned().into(),
+        state: AuditState::Approved,
+        ..event(number)
+    };
+    let submission = |id: &str, kind, audit_id: &str| NewSubmission {
+        submission_id: id.to_owned(),
+        app_id: event(0).app_id,
+        kind,
+        audit_id: audit_id.to_owned().into(),
+        poi_id: "7".to_owned().into(),
+        client_reference: "shop".to_owned(),
+        state: AuditState::InReview,
+        ask_after: Some(Duration::ZERO),
+        message: id.to_owned().into(),
+    };
+    let (merchant, pictures) = (SubmissionKind::Merchant, SubmissionKind::StorePictures);
+    for new in [submission("a", pictures, "A"), submission("b", merchant, "")] {
+        state.remember(new).await.expect("Redis runs");
+    }
+    for new in [
+        review(1, pictures, "A", "8"),
+        review(2, pictures, "A", ""),
+        review(3, pictures, "C", ""),
+        review(4, pictures, "made elsewhere", ""),
+        NewEvent { event_time: 1, ..review(5, pictures, "made elsewhere", "") },
+        review(6, merchant, "B", ""),
+        NewEvent {
+            origin: Origin::Reconciled { submission_id: "d".to_owned() },
+            ..review(7, merchant, "", "")
+        },
+    ] {
+        if new.origin != Origin::Pushed {
+            state.remember(submission("d", merchant, "")).await.expect("Redis runs");
+        }
+        assert!(matches!(state.append(new).await, Ok(Appended::New(_))));
+    }
+    state.remember(submission("c", pictures, "C")).await.expect("Redis runs");
+    assert_eq!(state.take_due(Duration::ZERO, 9).await, Ok(vec![]), "all are settled");
+    state.append(event(8)).await.expect("Redis runs");
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(state.prune(Duration::ZERO).await, Ok(7 + 4));
+
+    let keys = server.command("KEYS *").await;
+    let mut keys: Vec<_> =
+        keys.lines().filter_map(|line| line.strip_prefix("{wechat-store-gateway}:")).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["log", "log:keys", "log:last", "log:pruned", "schema", "submissions:last"]);
+    assert!(server.command("HLEN {wechat-store-gateway}:log:keys").await.starts_with(":1"));
+}

@@ -1,0 +1,896 @@
+//! What every backend of the state does: one suite of cases, which `conformance!` runs on each.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use wechat_store_gateway::{
+    id::{AppId, Secret},
+    pb::{AuditState, SubmissionKind},
+    state::{
+        Acquired, Appended, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission, Origin,
+        State, Submission, SubmissionQuery,
+    },
+};
+
+/// A state that is empty when a case begins.
+pub(crate) trait Backend {
+    /// The state itself.
+    fn state(&self) -> Arc<dyn State>;
+    /// Lets so much of the backend's time pass. Cases are content with less than a second, for some
+    /// have to sleep.
+    async fn pass(&self, time: Duration);
+    /// Closes it and opens it again. Nobody else may have a part of it then.
+    async fn reopen(&mut self);
+}
+
+/// Runs every case on what a function opens, each as a test of its own. A case that is missing here
+/// is one that the compiler calls dead.
+macro_rules! conformance {
+    ($open:ident) => {
+        $crate::state::conformance! { $open:
+            an_event_is_appended_once
+            appends_at_once_leave_no_gap
+            events_are_read_in_pages_that_fit
+            whoever_waits_for_events_wakes_up
+            a_log_says_where_it_begins_and_ends
+            a_submission_is_remembered_once
+            submissions_are_read_in_pages_that_fit
+            the_newest_submission_of_pictures_is_found
+            an_event_settles_its_submission_whichever_comes_first
+            of_two_pushed_results_the_later_counts
+            of_two_results_at_once_the_second_counts
+            what_was_pushed_counts_more_than_what_was_asked_for
+            what_was_asked_for_is_appended_only_to_an_open_submission
+            an_event_without_a_result_settles_nothing_and_supersedes_nothing
+            a_merchants_submission_gets_the_audit_id_of_its_event
+            a_merchants_submission_is_not_settled_by_an_older_event
+            an_event_without_kind_or_audit_id_stands_alone
+            a_review_is_of_one_account_and_kind
+            a_store_that_is_known_is_not_forgotten
+            every_order_leads_to_the_same_submissions
+            a_due_submission_is_taken_by_one_and_comes_again
+            only_the_old_is_forgotten_and_the_newest_event_stays
+            open_submissions_are_not_forgotten
+            a_lease_has_one_holder_at_a_time
+            a_lease_that_is_not_renewed_is_lost
+            a_lease_rests_when_it_is_given_back
+            a_token_has_a_generation_and_a_life
+            the_first_of_two_new_tokens_is_kept
+            what_may_be_done_so_often_is_counted
+            everything_is_there_after_reopening
+            a_probe_works
+        }
+    };
+    ($open:ident: $($case:ident)+) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            $crate::state::$case(&mut $open().await).await;
+        }
+    )+};
+}
+pub(crate) use conformance;
+
+/// What counts as short and as long where a backend's time matters.
+const SHORT: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_secs(60);
+
+// === The log of events ===
+
+pub(crate) async fn an_event_is_appended_once(backend: &mut impl Backend) {
+    let state = backend.state();
+    assert_eq!(append(&state, event("a")).await, Appended::New(1));
+    assert_eq!(append(&state, event("b")).await, Appended::New(2));
+    let again = NewEvent { message: "other".into(), ..event("a") };
+    assert_eq!(append(&state, again).await, Appended::Known(1));
+
+    let events = all_events(&state).await;
+    assert_eq!(names(&events), ["a", "b"]);
+    let [Event { position, key, received, message: _, amends, superseded_by, submission }, _] =
+        &*events
+    else {
+        panic!("two events")
+    };
+    assert_eq!((*position, *key), (1, EventKey(key_of("a"))));
+    assert!(*received > 1_600_000_000_000, "milliseconds since 1970");
+    assert_eq!((&**amends, &**superseded_by, submission), ("", "", &None));
+}
+
+pub(crate) async fn appends_at_once_leave_no_gap(backend: &mut impl Backend) {
+    let state = backend.state();
+    let mut appends = JoinSet::new();
+    for n in 0..200 {
+        let state = state.clone();
+        // Every tenth is one that is there, or on its way, already.
+        let event = event(&format!("{}", if n % 10 == 9 { n - 1 } else { n }));
+        appends.spawn(async move { append(&state, event).await });
+    }
+    let appended = appends.join_all().await;
+    let mut new: Vec<u64> = appended
+        .iter()
+        .filter_map(|appended| match appended {
+            Appended::New(position) => Some(*position),
+            _ => None,
+        })
+        .collect();
+    new.sort_unstable();
+    assert_eq!(new, (1..=180).collect::<Vec<_>>());
+    let known = |appended: &&Appended| matches!(appended, Appended::Known(1..=180));
+    assert_eq!(appended.iter().filter(known).count(), 20);
+
+    let positions: Vec<_> = all_events(&state).await.iter().map(|event| event.position).collect();
+    assert_eq!(positions, new);
+}
+
+pub(crate) async fn events_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    append(&state, about("A", "a", 1)).await;
+    append(&state, NewEvent { app_id: app("wx2"), ..event("b") }).await;
+    append(&state, NewEvent { kind: SubmissionKind::MapPoi, ..event("c") }).await;
+    backend.pass(SHORT).await;
+    append(&state, event("d")).await;
+    let received = all_events(&state).await[3].received;
+
+    let all = EventQuery { limit: 10, ..EventQuery::default() };
+    let read = async |query| names(&state.events(query).await.expect("a page").events);
+    assert_eq!(read(EventQuery { app_id: Some(app("wx1")), ..all.clone() }).await, ["a", "c", "d"]);
+    let kinds = vec![SubmissionKind::MapPoi, SubmissionKind::Merchant];
+    assert_eq!(read(EventQuery { kinds, ..all.clone() }).await, ["c"]);
+    let submission_id = Some("s".to_owned());
+    assert_eq!(read(EventQuery { submission_id, ..all.clone() }).await, ["a"]);
+    let submission_id = Some("s".to_owned());
+    assert!(read(EventQuery { submission_id, after: 1, ..all.clone() }).await.is_empty());
+    assert_eq!(read(EventQuery { from: Some(received), ..all.clone() }).await, ["d"]);
+    assert_eq!(read(EventQuery { until: Some(received), ..all.clone() }).await, ["a", "b", "c"]);
+
+    let two = EventQuery { after: 1, limit: 2, ..EventQuery::default() };
+    let page = state.events(two).await.expect("a page");
+    assert_eq!((names(&page.events), page.seen, page.at_end), (named(&["b", "c"]), 3, false));
+    let rest = EventQuery { after: page.seen, limit: 1, ..EventQuery::default() };
+    let page = state.events(rest).await.expect("a page");
+    assert_eq!((names(&page.events), page.seen, page.at_end), (named(&["d"]), 4, true));
+    let none = EventQuery { kinds: vec![SubmissionKind::NearbyPoi], ..all.clone() };
+    let page = state.events(none).await.expect("a page");
+    assert_eq!((page.events.len(), page.seen, page.at_end), (0, 4, true));
+    for after in [9, u64::MAX] {
+        let beyond = EventQuery { after, ..all.clone() };
+        let page = state.events(beyond).await.expect("a page");
+        assert_eq!((page.events.len(), page.seen, page.at_end), (0, after, true));
+    }
+}
+
+pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend) {
+    let state = backend.state();
+    let waiter = tokio::spawn({
+        let state = state.clone();
+        async move { state.newer(0).await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiter.is_finished(), "nothing is newer");
+    append(&state, event("a")).await;
+    let soon = Duration::from_secs(5);
+    tokio::time::timeout(soon, waiter).await.expect("woken").expect("no panic").expect("no error");
+    tokio::time::timeout(soon, state.newer(0)).await.expect("there is one").expect("no error");
+}
+
+pub(crate) async fn a_log_says_where_it_begins_and_ends(backend: &mut impl Backend) {
+    let state = backend.state();
+    let nowhere = Mark { position: 0, key: EventKey([0; 32]) };
+    let log = state.log().await.expect("a log");
+    assert_eq!((log.pruned, log.newest), (nowhere, nowhere));
+    append(&state, event("a")).await;
+    append(&state, event("b")).await;
+    append(&state, event("a")).await;
+    let later = state.log().await.expect("a log");
+    assert_eq!((later.epoch, later.pruned), (log.epoch, nowhere));
+    assert_eq!(later.newest, Mark { position: 2, key: EventKey(key_of("b")) });
+}
+
+// === Submissions ===
+
+pub(crate) async fn a_submission_is_remembered_once(backend: &mut impl Backend) {
+    let state = backend.state();
+    let new = NewSubmission {
+        audit_id: "A".to_owned().into(),
+        poi_id: "7".to_owned().into(),
+        ..submission("s")
+    };
+    remember(&state, new).await;
+    remember(&state, NewSubmission { message: "other".into(), ..submission("s") }).await;
+    remember(&state, submission("t")).await;
+    let Submission {
+        number,
+        message,
+        created,
+        audit_id,
+        state: stands,
+        reason,
+        poi_id,
+        map_poi_id,
+        event_id,
+        settled,
+    } = find(&state, "s").await;
+    assert_eq!((number, message), (1, Bytes::from("s")));
+    assert!(created > 1_600_000_000_000, "milliseconds since 1970");
+    assert_eq!((audit_id.as_str(), poi_id.as_str(), map_poi_id.as_str()), ("A", "7", ""));
+    assert_eq!((stands, &*reason), (AuditState::InReview, ""));
+    assert_eq!((&*event_id, settled), ("", 0));
+    assert_eq!(find(&state, "t").await.number, 2);
+    assert_eq!(state.submission("u").await, Ok(None));
+}
+
+pub(crate) async fn submissions_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, NewSubmission { app_id: app("wx2"), ..submission("a") }).await;
+    remember(&state, NewSubmission { kind: SubmissionKind::MapPoi, ..submission("b") }).await;
+    remember(&state, NewSubmission { client_reference: "r".to_owned(), ..submission("c") }).await;
+    backend.pass(SHORT).await;
+    remember(&state, NewSubmission { state: AuditState::AwaitingAdmin, ..submission("d") }).await;
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("e") }).await;
+    append(&state, about("A", "x", 1)).await;
+    let created = find(&state, "d").await.created;
+
+    let all = SubmissionQuery { limit: 10, ..SubmissionQuery::default() };
+    let read = async |query| said(&state.submissions(query).await.expect("a page").submissions);
+    assert_eq!(read(all.clone()).await, ["a", "b", "c", "d", "e"]);
+    assert_eq!(read(SubmissionQuery { app_id: Some(app("wx2")), ..all.clone() }).await, ["a"]);
+    let kinds = vec![SubmissionKind::MapPoi, SubmissionKind::Merchant];
+    assert_eq!(read(SubmissionQuery { kinds, ..all.clone() }).await, ["b"]);
+    let client_reference = Some("r".to_owned());
+    assert_eq!(read(SubmissionQuery { client_reference, ..all.clone() }).await, ["c"]);
+    assert_eq!(
+        read(SubmissionQuery { until: Some(created), ..all.clone() }).await,
+        ["a", "b", "c"]
+    );
+    for (states, expected) in [
+        (vec![AuditState::AwaitingAdmin], vec!["d"]),
+        (vec![AuditState::AwaitingAdmin, AuditState::InReview], vec!["a", "b", "c", "d"]),
+        (vec![AuditState::Approved], vec!["e"]),
+        (vec![AuditState::Approved, AuditState::AwaitingAdmin], vec!["d", "e"]),
+    ] {
+        assert_eq!(read(SubmissionQuery { states, ..all.clone() }).await, expected);
+    }
+
+    let two = SubmissionQuery { after: 1, limit: 2, ..SubmissionQuery::default() };
+    let page = state.submissions(two).await.expect("a page");
+    assert_eq!((said(&page.submissions), page.seen, page.at_end), (named(&["b", "c"]), 3, false));
+    let open = vec![AuditState::AwaitingAdmin, AuditState::InReview];
+    let rest = SubmissionQuery { after: 3, states: open, ..all };
+    let page = state.submissions(rest).await.expect("a page");
+    assert_eq!((said(&page.submissions), page.seen, page.at_end), (named(&["d"]), 5, true));
+}
+
+pub(crate) async fn the_newest_submission_of_pictures_is_found(backend: &mut impl Backend) {
+    let state = backend.state();
+    let pictures = |id| NewSubmission {
+        kind: SubmissionKind::StorePictures,
+        poi_id: "7".to_owned().into(),
+        ..submission(id)
+    };
+    remember(&state, pictures("a")).await;
+    remember(&state, pictures("b")).await;
+    remember(&state, NewSubmission { poi_id: "8".to_owned().into(), ..pictures("c") }).await;
+    remember(&state, NewSubmission { app_id: app("wx2"), ..pictures("d") }).await;
+    remember(&state, NewSubmission { kind: SubmissionKind::Store, ..pictures("e") }).await;
+    let found = state.pictures(&app("wx1"), &"7".to_owned().into()).await.expect("no error");
+    assert_eq!(found.expect("one").message, "b");
+    assert_eq!(state.pictures(&app("wx1"), &"9".to_owned().into()).await, Ok(None));
+}
+
+pub(crate) async fn an_event_settles_its_submission_whichever_comes_first(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    for remembered_first in [true, false] {
+        let id = format!("{remembered_first}");
+        let new = NewSubmission { audit_id: id.clone().into(), ..submission(&id) };
+        let event = NewEvent {
+            state: AuditState::Rejected,
+            reason: "blurred".to_owned(),
+            map_poi_id: "5938314494307741153".to_owned().into(),
+            ..about(&id, &id, 1)
+        };
+        if remembered_first {
+            remember(&state, new).await;
+            append(&state, event).await;
+        } else {
+            append(&state, event).await;
+            assert_eq!(all_events(&state).await.last().expect("one").submission, None);
+            remember(&state, new).await;
+        }
+        let settled = find(&state, &id).await;
+        assert_eq!((settled.state, &*settled.reason), (AuditState::Rejected, "blurred"));
+        assert_eq!((settled.event_id, settled.audit_id.as_str()), (id.clone(), &*id));
+        assert_eq!(settled.map_poi_id.as_str(), "5938314494307741153");
+        assert!(settled.settled >= settled.created);
+        let linked = EventQuery { limit: 9, submission_id: Some(id.clone()), ..Default::default() };
+        let linked = state.events(linked).await.expect("a page").events;
+        assert_eq!(names(&linked), [&*id]);
+        assert_eq!(linked[0].submission, Some(id.into()));
+    }
+}
+
+pub(crate) async fn of_two_pushed_results_the_later_counts(backend: &mut impl Backend) {
+    let state = backend.state();
+    for audit_id in ["A", "B"] {
+        remember(
+            &state,
+            NewSubmission { audit_id: audit_id.to_owned().into(), ..submission(audit_id) },
+        )
+        .await;
+    }
+    append(&state, about("A", "a1", 1)).await;
+    append(&state, rejected(about("A", "a2", 2))).await;
+    append(&state, rejected(about("B", "b2", 2))).await;
+    append(&state, about("B", "b1", 1)).await;
+
+    assert_stands(&state, "A", AuditState::Rejected, "a2").await;
+    assert_stands(&state, "B", AuditState::Rejected, "b2").await;
+    let relations = relations(&state).await;
+    assert_eq!(
+        relations,
+        [("a1", "", ""), ("a2", "a1", ""), ("b2", "", ""), ("b1", "", "b2")].map(owned)
+    );
+
+    // So it is also where the submission was made elsewhere.
+    append(&state, about("C", "c2", 2)).await;
+    append(&state, about("C", "c1", 1)).await;
+    let last = self::relations(&state).await.pop();
+    assert_eq!(last, Some(owned(("c1", "", "c2"))));
+}
+
+pub(crate) async fn of_two_results_at_once_the_second_counts(backend: &mut impl Backend) {
+    let state = backend.state();
+    append(&state, about("A", "a", 1)).await;
+    append(&state, rejected(about("A", "b", 1))).await;
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    assert_stands(&state, "s", AuditState::Rejected, "b").await;
+    assert_eq!(relations(&state).await, [("a", "", ""), ("b", "a", "")].map(owned));
+    append(&state, about("A", "c", 1)).await;
+    assert_stands(&state, "s", AuditState::Approved, "c").await;
+}
+
+pub(crate) async fn what_was_pushed_counts_more_than_what_was_asked_for(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    append(&state, asked("s", event("asked"))).await;
+    assert_stands(&state, "s", AuditState::Approved, "asked").await;
+    append(&state, rejected(about("A", "pushed", 1))).await;
+    assert_stands(&state, "s", AuditState::Rejected, "pushed").await;
+    assert_eq!(relations(&state).await, [("asked", "", ""), ("pushed", "asked", "")].map(owned));
+}
+
+pub(crate) async fn what_was_asked_for_is_appended_only_to_an_open_submission(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Settled);
+    remember(&state, submission("s")).await;
+    assert_eq!(append(&state, asked("s", event("a"))).await, Appended::New(1));
+    assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Known(1));
+    assert_eq!(append(&state, asked("s", event("b"))).await, Appended::Settled);
+    assert_eq!(append(&state, event("c")).await, Appended::New(2));
+
+    let begun = NewSubmission { state: AuditState::Approved, ..submission("begun") };
+    remember(&state, begun).await;
+    assert_eq!(append(&state, asked("begun", event("d"))).await, Appended::Settled);
+    assert!(find(&state, "begun").await.settled > 0);
+}
+
+pub(crate) async fn an_event_without_a_result_settles_nothing_and_supersedes_nothing(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    for (id, without) in [("a", AuditState::Unspecified), ("b", AuditState::InReview)] {
+        append(&state, NewEvent { state: without, ..about("A", id, 9) }).await;
+        assert_stands(&state, "s", AuditState::InReview, "").await;
+    }
+    assert_eq!(append(&state, asked("s", event("c"))).await, Appended::New(3));
+    assert_stands(&state, "s", AuditState::Approved, "c").await;
+    append(&state, NewEvent { state: AuditState::Unspecified, ..about("A", "d", 9) }).await;
+    assert_stands(&state, "s", AuditState::Approved, "c").await;
+    let alone = |id| owned((id, "", ""));
+    assert_eq!(relations(&state).await, ["a", "b", "c", "d"].map(alone));
+    assert!(all_events(&state).await.iter().all(|event| event.submission.is_some()));
+}
+
+pub(crate) async fn a_merchants_submission_gets_the_audit_id_of_its_event(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let merchant = |id| NewSubmission { kind: SubmissionKind::Merchant, ..submission(id) };
+    let event = |audit_id, id, time| NewEvent {
+        kind: SubmissionKind::Merchant,
+        ..about(audit_id, id, time)
+    };
+    remember(&state, merchant("first")).await;
+    remember(&state, merchant("second")).await;
+    remember(&state, NewSubmission { app_id: app("wx2"), ..merchant("other") }).await;
+    append(&state, rejected(event("A", "a", 1))).await;
+    assert_stands(&state, "second", AuditState::Rejected, "a").await;
+    assert_eq!(find(&state, "second").await.audit_id.as_str(), "A");
+    // The same review again, and another one.
+    append(&state, event("A", "b", 2)).await;
+    assert_stands(&state, "second", AuditState::Approved, "b").await;
+    assert_stands(&state, "first", AuditState::InReview, "").await;
+    append(&state, event("B", "c", 3)).await;
+    assert_stands(&state, "first", AuditState::Approved, "c").await;
+    assert_stands(&state, "other", AuditState::InReview, "").await;
+
+    // WeChat may send none.
+    remember(&state, merchant("third")).await;
+    append(&state, event("", "d", 4)).await;
+    assert_stands(&state, "third", AuditState::Approved, "d").await;
+    // Asked for, then pushed: one review.
+    remember(&state, merchant("fourth")).await;
+    let question = NewEvent { kind: SubmissionKind::Merchant, ..self::event("e") };
+    append(&state, asked("fourth", question)).await;
+    append(&state, rejected(event("C", "f", 5))).await;
+    assert_stands(&state, "fourth", AuditState::Rejected, "f").await;
+    assert_eq!(relations(&state).await.pop(), Some(owned(("f", "e", ""))));
+}
+
+pub(crate) async fn a_merchants_submission_is_not_settled_by_an_older_event(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let event =
+        |audit_id, id| NewEvent { kind: SubmissionKind::Merchant, ..about(audit_id, id, 1) };
+    append(&state, rejected(event("A", "by hand"))).await;
+    append(&state, rejected(event("", "by hand, without an id"))).await;
+    remember(&state, NewSubmission { kind: SubmissionKind::Merchant, ..submission("s") }).await;
+    assert_stands(&state, "s", AuditState::InReview, "").await;
+    append(&state, event("B", "b")).await;
+    assert_stands(&state, "s", AuditState::Approved, "b").await;
+}
+
+pub(crate) async fn an_event_without_kind_or_audit_id_stands_alone(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, submission("without")).await;
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("with") }).await;
+    let unspecified = SubmissionKind::Unspecified;
+    append(&state, event("a")).await;
+    append(&state, event("b")).await;
+    append(&state, NewEvent { kind: unspecified, ..about("A", "c", 1) }).await;
+    append(&state, NewEvent { kind: unspecified, ..about("A", "d", 2) }).await;
+    assert_stands(&state, "without", AuditState::InReview, "").await;
+    assert_stands(&state, "with", AuditState::InReview, "").await;
+    assert_eq!(relations(&state).await, ["a", "b", "c", "d"].map(|id| owned((id, "", ""))));
+    assert!(all_events(&state).await.iter().all(|event| event.submission.is_none()));
+}
+
+pub(crate) async fn a_review_is_of_one_account_and_kind(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    append(&state, NewEvent { app_id: app("wx2"), ..about("A", "a", 1) }).await;
+    append(&state, NewEvent { kind: SubmissionKind::MapPoi, ..about("A", "b", 1) }).await;
+    assert_stands(&state, "s", AuditState::InReview, "").await;
+    append(&state, about("A", "c", 1)).await;
+    assert_stands(&state, "s", AuditState::Approved, "c").await;
+    assert_eq!(relations(&state).await, ["a", "b", "c"].map(|id| owned((id, "", ""))));
+}
+
+pub(crate) async fn a_store_that_is_known_is_not_forgotten(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
+    append(&state, NewEvent { poi_id: "7".to_owned().into(), ..about("A", "a", 1) }).await;
+    assert_eq!(find(&state, "s").await.poi_id.as_str(), "7");
+    append(&state, rejected(about("A", "b", 2))).await;
+    assert_eq!(find(&state, "s").await.poi_id.as_str(), "7");
+    append(&state, NewEvent { poi_id: "8".to_owned().into(), ..about("A", "c", 3) }).await;
+    let found = find(&state, "s").await;
+    assert_eq!((found.poi_id.as_str(), &*found.reason), ("8", ""));
+}
+
+/// A step of [`every_order_leads_to_the_same_submissions`].
+#[derive(Clone, Debug)]
+enum Step {
+    Append(NewEvent),
+    Remember(NewSubmission),
+}
+
+pub(crate) async fn every_order_leads_to_the_same_submissions(backend: &mut impl Backend) {
+    let state = backend.state();
+    for seed in 0..30 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        // Each round has its own account.
+        let app_id = app(&format!("wx{seed}"));
+        let mut steps = Vec::new();
+        let mut expected = Vec::new();
+        for audit_id in ["A", "B", "C"] {
+            let id = format!("{seed}{audit_id}");
+            let new = NewSubmission {
+                app_id: app_id.clone(),
+                audit_id: audit_id.to_owned().into(),
+                ..submission(&id)
+            };
+            steps.extend([Step::Remember(new.clone()), Step::Remember(new)]);
+            let results = rng.u64(1..=3);
+            for time in 1..=results {
+                let pushed = about(audit_id, &format!("{id}{time}"), time);
+                let pushed = if rng.bool() { rejected(pushed) } else { pushed };
+                if time == results {
+                    expected.push((id.clone(), pushed.state, pushed.event_id.clone()));
+                }
+                steps.push(Step::Append(NewEvent { app_id: app_id.clone(), ..pushed }));
+            }
+            let question = NewEvent { event_time: 99, ..event(&format!("{id} asked")) };
+            let undecided = about(audit_id, &format!("{id} undecided"), 99);
+            let undecided = NewEvent { state: AuditState::Unspecified, ..undecided };
+            for event in [asked(&id, question), undecided] {
+                steps.push(Step::Append(NewEvent { app_id: app_id.clone(), ..event }));
+            }
+        }
+        rng.shuffle(&mut steps);
+        for step in steps.clone() {
+            match step {
+                Step::Append(event) => drop(append(&state, event).await),
+                Step::Remember(submission) => remember(&state, submission).await,
+            }
+        }
+        for (id, stands, event_id) in expected {
+            let found = find(&state, &id).await;
+            assert_eq!((found.state, &found.event_id), (stands, &event_id), "{seed}: {steps:#?}");
+        }
+    }
+}
+
+pub(crate) async fn a_due_submission_is_taken_by_one_and_comes_again(backend: &mut impl Backend) {
+    let state = backend.state();
+    for n in 0..20 {
+        let ask_after = Some(SHORT);
+        remember(&state, NewSubmission { ask_after, ..submission(&format!("{n}")) }).await;
+    }
+    remember(&state, submission("cannot be asked")).await;
+    remember(&state, NewSubmission { ask_after: Some(LONG), ..submission("later") }).await;
+    let audit_id = "A".to_owned().into();
+    let settled = NewSubmission { ask_after: Some(SHORT), audit_id, ..submission("settled") };
+    remember(&state, settled).await;
+    append(&state, about("A", "a", 1)).await;
+    backend.pass(SHORT * 2).await;
+
+    let mut takers = JoinSet::new();
+    for _ in 0..4 {
+        let state = state.clone();
+        takers.spawn(async move { state.take_due(SHORT, 6).await.expect("no error") });
+    }
+    let taken: Vec<_> = takers.join_all().await.into_iter().flatten().collect();
+    assert_eq!(taken.len(), 20);
+    let numbers: HashSet<_> = taken.iter().map(|submission| submission.number).collect();
+    assert_eq!(numbers, (1..=20).collect());
+    assert_eq!(state.take_due(SHORT, 100).await, Ok(Vec::new()));
+
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.take_due(LONG, 100).await.map(|taken| taken.len()), Ok(20));
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.take_due(LONG, 100).await, Ok(Vec::new()));
+}
+
+pub(crate) async fn only_the_old_is_forgotten_and_the_newest_event_stays(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    assert_eq!(state.prune(SHORT).await, Ok(0));
+    append(&state, event("a")).await;
+    append(&state, event("b")).await;
+    backend.pass(SHORT * 2).await;
+    append(&state, event("c")).await;
+    assert_eq!(prune(&state, SHORT).await, 2);
+    assert_eq!(names(&all_events(&state).await), ["c"]);
+    let log = state.log().await.expect("a log");
+    assert_eq!(log.pruned, Mark { position: 2, key: EventKey(key_of("b")) });
+    assert_eq!(log.newest, Mark { position: 3, key: EventKey(key_of("c")) });
+
+    backend.pass(SHORT * 2).await;
+    assert_eq!(prune(&state, SHORT).await, 0, "the newest stays");
+    assert_eq!(state.log().await, Ok(log));
+    assert_eq!(append(&state, event("d")).await, Appended::New(4));
+    assert_eq!(append(&state, event("c")).await, Appended::Known(3));
+    assert_eq!(append(&state, event("a")).await, Appended::New(5), "nobody knows it any more");
+}
+
+pub(crate) async fn open_submissions_are_not_forgotten(backend: &mut impl Backend) {
+    let state = backend.state();
+    remember(&state, submission("open")).await;
+    for id in ["A", "B"] {
+        remember(&state, NewSubmission { audit_id: id.to_owned().into(), ..submission(id) }).await;
+    }
+    append(&state, about("A", "a", 1)).await;
+    backend.pass(SHORT * 2).await;
+    append(&state, about("B", "b", 1)).await;
+    assert_eq!(prune(&state, SHORT).await, 2, "an event and its submission");
+    assert_eq!(state.submission("A").await, Ok(None));
+    assert_stands(&state, "open", AuditState::InReview, "").await;
+    assert_stands(&state, "B", AuditState::Approved, "b").await;
+
+    // The newest event outlives its submission.
+    backend.pass(SHORT * 2).await;
+    assert_eq!(prune(&state, SHORT).await, 1);
+    assert_eq!(state.submission("B").await, Ok(None));
+    let events = all_events(&state).await;
+    assert_eq!((names(&events), &events[0].submission), (named(&["b"]), &None));
+    remember(&state, submission("new")).await;
+    assert_eq!(find(&state, "new").await.number, 4, "numbers are not given out again");
+}
+
+// === Leases ===
+
+pub(crate) async fn a_lease_has_one_holder_at_a_time(backend: &mut impl Backend) {
+    let state = backend.state();
+    let mut acquirers = JoinSet::new();
+    for _ in 0..8 {
+        let state = state.clone();
+        acquirers.spawn(async move { state.acquire("a", LONG).await.expect("no error") });
+    }
+    let acquired = acquirers.join_all().await;
+    let fences: Vec<_> = acquired.iter().filter_map(fence).collect();
+    assert_eq!(fences.len(), 1, "{acquired:?}");
+    assert!(acquired.iter().all(|acquired| match acquired {
+        Acquired::Lease(_) => true,
+        Acquired::Taken(left) => *left > LONG / 2 && *left <= LONG,
+    }));
+    assert!(matches!(state.acquire("b", LONG).await, Ok(Acquired::Lease(_))));
+
+    assert_eq!(state.renew("a", fences[0] + 1, LONG).await, Ok(false));
+    assert_eq!(state.renew("never", 1, LONG).await, Ok(false));
+    state.free("a", fences[0] + 1, Duration::ZERO).await.expect("does nothing");
+    assert_eq!(state.renew("a", fences[0], LONG * 2).await, Ok(true));
+    let taken = state.acquire("a", LONG).await.expect("no error");
+    assert!(matches!(taken, Acquired::Taken(left) if left > LONG), "{taken:?}");
+}
+
+pub(crate) async fn a_lease_that_is_not_renewed_is_lost(backend: &mut impl Backend) {
+    let state = backend.state();
+    let first = fence(&state.acquire("a", SHORT).await.expect("no error")).expect("free");
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.renew("a", first, LONG).await, Ok(false));
+    state.free("a", first, LONG).await.expect("does nothing");
+    let second = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
+    assert!(second > first);
+    assert_eq!(state.renew("a", first, LONG).await, Ok(false));
+    state.free("a", first, Duration::ZERO).await.expect("does nothing");
+    assert_eq!(state.renew("a", second, LONG).await, Ok(true));
+}
+
+pub(crate) async fn a_lease_rests_when_it_is_given_back(backend: &mut impl Backend) {
+    let state = backend.state();
+    let first = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
+    state.free("a", first, SHORT).await.expect("given back");
+    assert_eq!(state.renew("a", first, LONG).await, Ok(false));
+    let resting = state.acquire("a", LONG).await.expect("no error");
+    assert!(matches!(resting, Acquired::Taken(left) if left <= SHORT), "{resting:?}");
+    backend.pass(SHORT * 2).await;
+    let second = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
+    assert!(second > first);
+    state.free("a", second, Duration::ZERO).await.expect("given back");
+    let third = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
+    assert!(third > second);
+}
+
+// === Tokens ===
+
+pub(crate) async fn a_token_has_a_generation_and_a_life(backend: &mut impl Backend) {
+    let state = backend.state();
+    let wx1 = app("wx1");
+    assert_eq!(state.token(&wx1).await, Ok(None));
+    let first = state.put_token(&wx1, 0, &secret("one"), LONG).await.expect("stored");
+    assert_eq!((&first.value, first.generation), (&secret("one"), 1));
+    assert!(first.life > LONG / 2 && first.life <= LONG, "{first:?}");
+    assert!(first.age < SHORT, "{first:?}");
+    backend.pass(SHORT).await;
+    // The same value: it lives on, and gets older.
+    let same = state.put_token(&wx1, 1, &secret("one"), LONG * 2).await.expect("stored");
+    assert_eq!(same.generation, 1);
+    assert!(same.life > LONG && same.age >= SHORT, "{same:?}");
+    let second = state.put_token(&wx1, 1, &secret("two"), SHORT).await.expect("stored");
+    assert_eq!((&second.value, second.generation), (&secret("two"), 2));
+    assert!(second.age < SHORT, "{second:?}");
+    let found = state.token(&wx1).await.expect("no error").expect("it lives");
+    assert_eq!((found.value, found.generation), (secret("two"), 2));
+    assert!(found.life <= SHORT);
+    assert_eq!(state.token(&app("wx2")).await, Ok(None));
+
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.token(&wx1).await, Ok(None), "its life is over");
+    let third = state.put_token(&wx1, 0, &secret("three"), LONG).await.expect("stored");
+    assert_eq!((&third.value, third.generation), (&secret("three"), 3));
+}
+
+pub(crate) async fn the_first_of_two_new_tokens_is_kept(backend: &mut impl Backend) {
+    let state = backend.state();
+    let wx1 = app("wx1");
+    let mut putters = JoinSet::new();
+    for n in 0..4 {
+        let (state, wx1) = (state.clone(), wx1.clone());
+        putters.spawn(async move {
+            state.put_token(&wx1, 0, &secret(&format!("{n}")), LONG).await.expect("no error")
+        });
+    }
+    let mut answers = putters.join_all().await.into_iter().map(|token| token.value);
+    let first = answers.next().expect("an answer");
+    assert!(answers.all(|answer| answer == first), "all have the same one");
+    for before in [0, 2] {
+        let kept = state.put_token(&wx1, before, &secret("late"), LONG).await.expect("no error");
+        assert_eq!((kept.value, kept.generation), (first.clone(), 1));
+    }
+}
+
+pub(crate) async fn what_may_be_done_so_often_is_counted(backend: &mut impl Backend) {
+    let state = backend.state();
+    let spend = async |counter| state.spend(counter, 2, SHORT).await.expect("no error");
+    state.refund("a").await.expect("does nothing");
+    assert_eq!([spend("a").await, spend("a").await, spend("a").await], [true, true, false]);
+    assert!(spend("b").await);
+    state.refund("a").await.expect("taken back");
+    assert_eq!([spend("a").await, spend("a").await], [true, false]);
+    backend.pass(SHORT * 2).await;
+    state.refund("a").await.expect("does nothing, its window is over");
+    assert_eq!([spend("a").await, spend("a").await, spend("a").await], [true, true, false]);
+    assert_eq!(state.spend("never", 0, SHORT).await, Ok(false));
+}
+
+// === The state itself ===
+
+pub(crate) async fn everything_is_there_after_reopening(backend: &mut impl Backend) {
+    let state = backend.state();
+    let audit_id = "A".to_owned().into();
+    remember(&state, NewSubmission { audit_id, ..submission("s") }).await;
+    append(&state, about("A", "a", 1)).await;
+    let lease = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
+    let token = state.put_token(&app("wx1"), 0, &secret("one"), LONG).await.expect("stored");
+    assert_eq!(state.spend("a", 1, LONG).await, Ok(true));
+    let before = (state.log().await, find(&state, "s").await, all_events(&state).await);
+    drop(state);
+
+    backend.reopen().await;
+    let state = backend.state();
+    let after = (state.log().await, find(&state, "s").await, all_events(&state).await);
+    assert_eq!(after, before);
+    assert_eq!(state.renew("a", lease, LONG).await, Ok(true));
+    let found = state.token(&app("wx1")).await.expect("no error").expect("it lives");
+    assert_eq!((found.value, found.generation), (token.value, token.generation));
+    assert_eq!(state.spend("a", 1, LONG).await, Ok(false));
+    state.newer(0).await.expect("there is one");
+    assert_eq!(append(&state, event("b")).await, Appended::New(2));
+}
+
+pub(crate) async fn a_probe_works(backend: &mut impl Backend) {
+    for _ in 0..2 {
+        assert_eq!(backend.state().probe().await, Ok(()));
+    }
+}
+
+// === What cases are made of ===
+
+/// An approved store, about no review in particular.
+pub(crate) fn event(id: &str) -> NewEvent {
+    NewEvent {
+        key: EventKey(key_of(id)),
+        event_id: id.to_owned(),
+        app_id: app("wx1"),
+        kind: SubmissionKind::Store,
+        audit_id: String::new().into(),
+        state: AuditState::Approved,
+        reason: String::new(),
+        poi_id: String::new().into(),
+        map_poi_id: String::new().into(),
+        event_time: 1,
+        origin: Origin::Pushed,
+        message: id.to_owned().into(),
+    }
+}
+
+fn about(audit_id: &str, id: &str, event_time: u64) -> NewEvent {
+    NewEvent { audit_id: audit_id.to_owned().into(), event_time, ..event(id) }
+}
+
+fn rejected(event: NewEvent) -> NewEvent {
+    NewEvent { state: AuditState::Rejected, reason: "blurred".to_owned(), ..event }
+}
+
+fn asked(submission_id: &str, event: NewEvent) -> NewEvent {
+    let submission_id = submission_id.to_owned();
+    NewEvent { origin: Origin::Reconciled { submission_id }, event_time: 99, ..event }
+}
+
+/// A new store.
+fn submission(id: &str) -> NewSubmission {
+    NewSubmission {
+        submission_id: id.to_owned(),
+        app_id: app("wx1"),
+        kind: SubmissionKind::Store,
+        audit_id: String::new().into(),
+        poi_id: String::new().into(),
+        client_reference: String::new(),
+        state: AuditState::InReview,
+        ask_after: None,
+        message: id.to_owned().into(),
+    }
+}
+
+fn app(id: &str) -> AppId {
+    id.to_owned().into()
+}
+
+fn secret(value: &str) -> Secret {
+    value.to_owned().into()
+}
+
+fn key_of(id: &str) -> [u8; 32] {
+    let mut key = [b'.'; 32];
+    key[..id.len()].copy_from_slice(id.as_bytes());
+    key
+}
+
+fn fence(acquired: &Acquired) -> Option<u64> {
+    match acquired {
+        Acquired::Lease(fence) => Some(*fence),
+        Acquired::Taken(_) => None,
+    }
+}
+
+async fn append(state: &Arc<dyn State>, event: NewEvent) -> Appended {
+    state.append(event).await.expect("appended")
+}
+
+async fn remember(state: &Arc<dyn State>, submission: NewSubmission) {
+    state.remember(submission).await.expect("remembered");
+}
+
+async fn find(state: &Arc<dyn State>, submission_id: &str) -> Submission {
+    state.submission(submission_id).await.expect("no error").expect("remembered")
+}
+
+async fn assert_stands(state: &Arc<dyn State>, id: &str, stands: AuditState, event_id: &str) {
+    let found = find(state, id).await;
+    assert_eq!((found.state, &*found.event_id), (stands, event_id), "{id}");
+    assert_eq!(found.settled == 0, event_id.is_empty(), "{id}");
+}
+
+async fn all_events(state: &Arc<dyn State>) -> Vec<Event> {
+    let all = EventQuery { limit: usize::MAX, ..EventQuery::default() };
+    let page = state.events(all).await.expect("a page");
+    assert!(page.at_end);
+    page.events
+}
+
+/// Prunes until nothing is left to prune.
+async fn prune(state: &Arc<dyn State>, age: Duration) -> u64 {
+    let mut all = 0;
+    loop {
+        match state.prune(age).await.expect("pruned") {
+            0 => return all,
+            gone => all += gone,
+        }
+    }
+}
+
+fn names(events: &[Event]) -> Vec<String> {
+    events.iter().map(|event| text(&event.message)).collect()
+}
+
+fn said(submissions: &[Submission]) -> Vec<String> {
+    submissions.iter().map(|submission| text(&submission.message)).collect()
+}
+
+fn named(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn text(message: &Bytes) -> String {
+    String::from_utf8(message.to_vec()).expect("text")
+}
+
+/// Each event, what it amends and what supersedes it.
+async fn relations(state: &Arc<dyn State>) -> Vec<(String, String, String)> {
+    let events = all_events(state).await;
+    events.into_iter().map(|it| (text(&it.message), it.amends, it.superseded_by)).collect()
+}
+
+fn owned((event, amends, superseded_by): (&str, &str, &str)) -> (String, String, String) {
+    (event.to_owned(), amends.to_owned(), superseded_by.to_owned())
+}
