@@ -151,29 +151,3 @@ fn commits(database: &Path) -> usize {
     let log = fs::read(database.with_extension("db-wal")).expect("a write-ahead log");
     log[HEAD..].chunks_exact(FRAME).filter(|frame| frame[4..8] != [0; 4]).count()
 }
-
-/// Not a test of anything: how long an append takes, alone and among 64.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures"]
-#[expect(clippy::print_stderr, reason = "this is its result")]
-async fn measure() {
-    let file = sqlite().await;
-    let start = std::time::Instant::now();
-    for n in 0..200 {
-        file.state().append(event(&format!("{n}"))).await.expect("appended");
-    }
-    let alone = start.elapsed() / 200;
-    let start = std::time::Instant::now();
-    let mut appenders = JoinSet::new();
-    for n in 0..64 {
-        let state = file.state();
-        appenders.spawn(async move {
-            for m in 0..50 {
-                state.append(event(&format!("{n} {m}"))).await.expect("appended");
-            }
-        });
-    }
-    appenders.join_all().await;
-    let among = start.elapsed() / (64 * 50);
-    eprintln!("alone {alone:?}, among 64 {among:?}");
-}

@@ -119,7 +119,7 @@ pub(super) fn verdict(db: &Connection, review: &Review<'_>) -> Result<Option<Ver
         .prepare_cached(
             "SELECT event_id, state, reason, poi_id, map_poi_id, pushed, event_time FROM events
              WHERE decided AND (
-               (app_id = ?1 AND kind = ?2 AND audit_id = ?3 AND ?3 <> '') OR submission_id = ?4)
+               (app_id = ?1 AND kind = ?2 AND audit_id = nullif(?3, '')) OR submission_id = ?4)
              ORDER BY pushed DESC, event_time DESC, position DESC LIMIT 1",
         )?
         .query_row(

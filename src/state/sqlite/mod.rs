@@ -318,6 +318,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_looked_at_or_forgotten_at_once_is_bounded() {
+        let (_folder, state) = state();
+        let append = |db: &Connection, now| {
+            for n in 0..SCAN + 2 {
+                db.execute(
+                    "INSERT INTO events VALUES (?1, randomblob(32), '', ?2, 0, '', NULL, 0, 0, 1, '',
+                       '', '', 0, ?3, '', '', zeroblob(0))",
+                    (n + 1, if n < SCAN { "" } else { "wx1" }, now),
+                )?;
+            }
+            db.execute("UPDATE log SET newest = ?1", [SCAN + 2])?;
+            Ok(())
+        };
+        state.writer.write(append).await.expect("appended");
+        let app_id = Some("wx1".to_owned().into());
+        let query = EventQuery { limit: 9, app_id, ..EventQuery::default() };
+        let page = state.events(query.clone()).await.expect("a page");
+        assert_eq!((page.events.len(), page.seen, page.at_end), (0, SCAN, false));
+        let page = state.events(EventQuery { after: SCAN, ..query }).await.expect("a page");
+        assert_eq!((page.events.len(), page.seen, page.at_end), (2, SCAN + 2, true));
+
+        state.clock.advance(Duration::from_secs(2));
+        assert_eq!(state.prune(Duration::from_secs(1)).await, Ok(PRUNE));
+    }
+
+    #[tokio::test]
     async fn a_reader_that_panicked_is_replaced() {
         let (_folder, state) = state();
         for _ in 0..10 {
