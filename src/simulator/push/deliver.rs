@@ -7,7 +7,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-use super::{Attempt, Callback, Format, Letter, message, settle, stamp, take};
+use super::{
+    Attempt, Callback, Format, message,
+    outbox::{Letter, settle, stamp, take},
+};
 use crate::simulator::{Simulator, audit};
 
 /// The outcome of what needs no repetition.

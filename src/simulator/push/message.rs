@@ -3,7 +3,10 @@
 use serde::Serializer;
 use serde_json::Value;
 
-use super::{Callback, Format, Letter, Mode, Stamp};
+use super::{
+    Callback, Format, Mode,
+    outbox::{Letter, Stamp},
+};
 
 /// A message, its fields in this order.
 pub(super) fn write(fields: &[(String, Value)], format: Format) -> String {
@@ -98,7 +101,7 @@ mod tests {
             COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
             audit::{self, Decision, Kind},
             endpoint::Call,
-            push::take,
+            push::outbox::take,
             world::{World, endpoints},
         },
     };
