@@ -196,12 +196,8 @@ impl Inner {
 
 impl Account {
     fn check(&self) -> anyhow::Result<()> {
-        let AccountCallback { token, aes_key, previous_aes_key, .. } = &self.callback;
-        token.read().context("token")?;
-        for source in [aes_key, previous_aes_key].into_iter().flatten() {
-            key(source)?;
-        }
-        Ok(())
+        self.callback.token.read().context("token")?;
+        self.keys().try_for_each(|key| key.map(drop))
     }
 
     /// Read again each time, so that it can be changed while this runs; and the keys.
@@ -210,11 +206,16 @@ impl Account {
         self.callback.token.read().map_err(unreadable)
     }
 
-    /// With the key, or the one before it.
+    /// The key, and the one before it; each is read when it is its turn.
+    fn keys(&self) -> impl Iterator<Item = anyhow::Result<seal::Key>> {
+        let AccountCallback { aes_key, previous_aes_key, .. } = &self.callback;
+        let keys = [("aes_key", aes_key), ("previous_aes_key", previous_aes_key)];
+        keys.into_iter().filter_map(|(name, source)| Some(key(source.as_ref()?).context(name)))
+    }
+
     fn open(&self, sealed: &str) -> Result<Bytes, Refusal> {
-        let keys = [&self.callback.aes_key, &self.callback.previous_aes_key];
-        for source in keys.into_iter().flatten() {
-            let key = key(source).map_err(|error| Refusal::unavailable(format!("{error:#}")))?;
+        for key in self.keys() {
+            let key = key.map_err(|error| Refusal::unavailable(format!("{error:#}")))?;
             match key.open(sealed, self.app_id.as_str()) {
                 Ok(message) => return Ok(message.into()),
                 Err(seal::Error::Unreadable) => {}
@@ -228,7 +229,7 @@ impl Account {
 }
 
 fn key(source: &SecretSource) -> anyhow::Result<seal::Key> {
-    seal::Key::read(&source.read().context("aes_key")?).context("aes_key: no EncodingAESKey")
+    seal::Key::read(&source.read()?).context("no EncodingAESKey")
 }
 
 /// Reads the body, if it comes soon and is no longer than allowed.

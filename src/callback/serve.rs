@@ -16,6 +16,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Further ones wait to be accepted.
 const CONNECTIONS: usize = 512;
+/// Many times what WeChat sends as the head of a request, in bytes.
+const HEAD_SIZE: usize = 16 * 1024;
 /// For the head of a request, and between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// Nobody keeps one for longer, whether he sends or reads slowly.
@@ -76,6 +78,7 @@ async fn serve<F>(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -383,6 +383,21 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
 }
 
 #[tokio::test]
+async fn plain_mode_asks_for_a_signature_of_the_address_at_least() {
+    let gateway = Gateway::start("mode = \"plain\"").await;
+    let good = Push::plain(FAILED);
+    let old = good.clone().at(Clock::system().unix() - 700);
+    for push in [good.clone().signed_with("another"), old] {
+        assert_eq!(gateway.push(push).await.status, 403);
+    }
+    let unsigned = format!("/wechat/callback/{OFFICIAL_APP_ID}");
+    assert_eq!(gateway.send(good.request("POST", &unsigned)).await.status, 403);
+    assert_eq!(gateway.push(Push::plain("nonsense")).await.status, 400);
+    assert_eq!(gateway.events(), []);
+    assert_eq!(gateway.lines.warnings().len(), 4);
+}
+
+#[tokio::test]
 async fn a_url_is_verified_by_its_echo() {
     for mode in ["mode = \"plain\"", "mode = \"safe\"", "mode = \"compatible\""] {
         let gateway = Gateway::start(mode).await;
@@ -489,7 +504,7 @@ async fn nobody_holds_a_connection_by_being_slow() {
 
 #[tokio::test]
 async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
-    let gateway = Gateway::start(SAFE).await;
+    let mut gateway = Gateway::start(SAFE).await;
     let mut stream = TcpStream::connect(gateway.address).await.expect("a listener");
     for message in [FAILED, FAILED_JSON] {
         let push = Push::sealed(message).post();
@@ -507,10 +522,8 @@ async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
     gateway.stop.cancel();
     let mut rest = Vec::new();
     within(LONG, stream.read_to_end(&mut rest)).await.expect("an orderly end");
-    while !gateway.served.is_finished() {
-        assert!(begun.elapsed() < Duration::from_secs(1), "drained at once");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    within(LONG, &mut gateway.served).await.expect("no panic");
+    assert!(begun.elapsed() < Duration::from_secs(1), "drained at once");
     drop(silent);
     assert!(TcpStream::connect(gateway.address).await.is_err());
 }
@@ -524,6 +537,9 @@ async fn what_is_not_http_is_hung_up_on() {
         stream.write_all(garbage).await.expect("open");
         let _ = within(LONG, stream.read_to_end(&mut Vec::new())).await;
     }
+    let long = Push::sealed(FAILED).to(&"x".repeat(20_000));
+    assert_eq!(gateway.push(long).await.status, 431);
+    assert_eq!(gateway.events(), []);
     assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
 }
 
@@ -665,25 +681,36 @@ async fn the_first_targets_reply_that_says_something_is_passed_back() {
 
 #[tokio::test]
 async fn what_a_target_does_not_take_comes_again_and_is_stored_once() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let closed = format!("{{ url = \"http://{}/\" }}", closed.local_addr().expect("bound"));
-    let mut entries = vec![closed];
-    for answer in [BROKEN, MOVED, CUT, "nonsense", HANGS] {
-        entries.push(Target::start(answer).await.entry(""));
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let closed = Target { address: free.local_addr().expect("bound"), requests: Arc::default() };
+    drop(free);
+    let mut targets = vec![(closed, "cannot be reached")];
+    for (answer, cause) in [
+        (BROKEN, "answered 500"),
+        (MOVED, "answered 302"),
+        (CUT, "broke off"),
+        ("nonsense", "broke off"),
+        (HANGS, "took too long"),
+    ] {
+        targets.push((Target::start(answer).await, cause));
     }
-    for entry in entries {
+    for (target, cause) in targets {
+        let entry = target.entry("");
         let good = Target::start(OK).await;
         let gateway = Gateway::start(&forward_to(&[&entry, &good.entry("")])).await;
         for attempt in 1..=2 {
             gateway.lines.clear();
             let begun = Instant::now();
             let answer = gateway.push(Push::sealed(FAILED)).await;
-            assert_eq!((answer.status, answer.body.as_str()), (502, ""), "{entry}");
-            assert!(begun.elapsed() < Duration::from_secs(4), "WeChat waits for five: {entry}");
-            assert_eq!(gateway.events().len(), 1, "{entry}");
-            assert_eq!(good.requests().len(), attempt, "{entry}");
-            assert_eq!(gateway.lines.warnings().len(), 1, "{entry}");
-            assert!(!gateway.lines.text().contains("key=own"), "{entry}");
+            assert_eq!((answer.status, answer.body.as_str()), (502, ""), "{cause}");
+            assert!(begun.elapsed() < Duration::from_secs(4), "WeChat waits for five: {cause}");
+            assert_eq!(gateway.events().len(), 1, "{cause}");
+            assert_eq!(good.requests().len(), attempt, "{cause}");
+            assert!(target.requests().len() <= attempt, "nothing is repeated or followed: {cause}");
+            let warnings = gateway.lines.warnings();
+            assert_eq!(warnings.len(), 1, "{cause}");
+            assert!(warnings[0].contains(cause), "{warnings:?}");
+            assert!(!gateway.lines.text().contains("key=own"), "{cause}");
         }
     }
 }
