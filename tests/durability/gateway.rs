@@ -198,8 +198,9 @@ impl Gateway {
 
     pub(crate) async fn watch(&self, start: Start) -> Result<Watch, Status> {
         let request = pb::WatchAuditEventsRequest { start: Some(start), ..Default::default() };
-        let watch = timeout(PROMPT, self.audits().watch_audit_events(request));
-        let watch = watch.await.expect("watching does not hang")?;
+        let mut audits = self.audits();
+        let watch = timeout(PROMPT, audits.watch_audit_events(request)).await;
+        let watch = watch.expect("watching does not hang")?;
         Ok(watch.into_inner())
     }
 
@@ -221,12 +222,10 @@ impl Gateway {
 
     /// What listing comes to, in good time.
     pub(crate) async fn lists(&self) -> Result<usize, (Code, String)> {
-        let listed = self.audits();
-        let listed = timeout(PROMPT, async move {
-            let mut listed = listed;
-            listed.list_audit_events(pb::ListAuditEventsRequest::default()).await
-        });
-        let listed = listed.await.expect("a call does not hang");
+        let mut audits = self.audits();
+        let request = pb::ListAuditEventsRequest::default();
+        let listed = timeout(PROMPT, audits.list_audit_events(request)).await;
+        let listed = listed.expect("a call does not hang");
         listed.map(|page| page.into_inner().events.len()).map_err(|status| reason(&status))
     }
 }
