@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How often.
-const KILLS: u32 = 10;
+const KILLS: u32 = 16;
 /// How many pushes wait to be sent, 32 of them under way at once.
 const WAITING: usize = 200;
 
