@@ -14,7 +14,7 @@ use tonic::Code;
 use wechat_store_gateway::{clock::Clock, pb};
 
 use crate::{
-    gateway::{Gateway, event, earliest},
+    gateway::{Gateway, add_store, earliest, event},
     sender::{WeChat, send, success},
     tell,
 };
@@ -125,7 +125,7 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(told, (503, "the disk is full\n".to_owned()));
     assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
     // What WeChat took for review is remembered as soon as there is room.
-    let submission = add_store(&gateway).await;
+    let submission = add_store(&gateway).await.submission_id;
     let asked = find(&gateway, &submission).await;
     assert_eq!(asked, Err(Code::NotFound), "it cannot be remembered yet");
 
@@ -144,24 +144,6 @@ async fn a_full_disk_is_told_and_survived() {
     gateway.spawn();
     gateway.serves().await;
     assert_eq!(gateway.lists().await, Ok(2));
-}
-
-/// Submits a store; the submission's id.
-async fn add_store(gateway: &Gateway) -> String {
-    let store = pb::AddStoreRequest {
-        map_poi_id: "2708071440732747189".to_owned(),
-        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
-        contact_phone: "020-89190388".to_owned(),
-        hours: Some(pb::OpeningHours {
-            open: "10:00".to_owned(),
-            close: "21:30".to_owned(),
-            text: String::new(),
-        }),
-        credential: "91440105MA590001".to_owned(),
-        ..Default::default()
-    };
-    let answer = gateway.stores().add_store(store).await.expect("submitted").into_inner();
-    answer.submission.expect("a submission").submission_id
 }
 
 async fn find(gateway: &Gateway, submission_id: &str) -> Result<(), Code> {

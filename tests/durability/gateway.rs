@@ -265,6 +265,24 @@ pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
     }
 }
 
+/// Submits a store.
+pub(crate) async fn add_store(gateway: &Gateway) -> pb::Submission {
+    let store = pb::AddStoreRequest {
+        map_poi_id: "2708071440732747189".to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
+        contact_phone: "020-89190388".to_owned(),
+        hours: Some(pb::OpeningHours {
+            open: "10:00".to_owned(),
+            close: "21:30".to_owned(),
+            text: String::new(),
+        }),
+        credential: "91440105MA590001".to_owned(),
+        ..Default::default()
+    };
+    let answer = gateway.stores().add_store(store).await.expect("submitted").into_inner();
+    answer.submission.expect("a submission")
+}
+
 /// A port that is free and stays so: below those that the system gives out by itself, or a client's
 /// connection could take it while its owner is dead.
 pub(crate) fn free_port() -> SocketAddr {
