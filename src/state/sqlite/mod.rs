@@ -20,7 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use self::{reader::Readers, writer::Writer};
 use crate::{
@@ -215,6 +215,8 @@ impl From<rusqlite::Error> for Error {
             Some(error) => match error.code {
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
                 ErrorCode::DiskFull => Self::Full,
+                // So SQLite says of what lies beside the file.
+                _ if error.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Self::Damaged(error.to_string())
                 }
