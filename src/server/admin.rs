@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::ACCEPT_PAUSE;
 use crate::state::State;
 
-/// A state that takes longer is not ready.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A state that takes longer is not ready. Longer than a state itself waits for anything: it knows
+/// better what is wrong.
+const PATIENCE: Duration = Duration::from_millis(2500);
 /// For a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
