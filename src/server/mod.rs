@@ -27,8 +27,16 @@ use tower::Service;
 
 use self::admin::Admin;
 use crate::{
-    account::Registry, admit::Admit, audit::{Audits, reconcile}, callback::Receiver, clock::Clock,
-    config::Settings, operation::Operations, service, state, telemetry::Sampler, wechat::Client,
+    account::Registry,
+    admit::Admit,
+    audit::{Audits, reconcile},
+    callback::Receiver,
+    clock::Clock,
+    config::Settings,
+    operation::Operations,
+    service, state,
+    telemetry::Sampler,
+    wechat::Client,
 };
 
 mod admin;

@@ -10,11 +10,12 @@ use std::{
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 use wechat_store_gateway::{clock::Clock, pb};
 
 use crate::{
-    gateway::{Gateway, add_store, earliest, event},
+    gateway::{Gateway, LONG, MOMENT, add_store, earliest, event},
     sender::{WeChat, send, success},
     tell,
 };
@@ -85,7 +86,7 @@ async fn an_event_is_on_the_disk_before_it_is_answered() {
     gateway.serves().await;
     // What is seen below is seen because of the events.
     let idle = disk.syncs().len();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    sleep(Duration::from_millis(300)).await;
     assert_eq!(disk.syncs().len(), idle, "nothing is written for nothing");
 
     let mut events = Vec::new();
@@ -136,11 +137,21 @@ async fn a_full_disk_is_told_and_survived() {
     let audit_ids = [event(&mut watch).await.0.audit_id, event(&mut watch).await.0.audit_id];
     assert_eq!(audit_ids, ["1", "2"], "the stream went on");
     assert_eq!(gateway.lists().await, Ok(2), "each is there once");
-    while find(&gateway, &submission).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    // And it is all there after a kill.
+    let remembered = async {
+        while find(&gateway, &submission).await.is_err() {
+            sleep(MOMENT).await;
+        }
+    };
+    timeout(LONG, remembered).await.expect("it is remembered");
+    // And it is all there after a kill, though not before there is room.
     gateway.kill();
+    disk.fill();
+    gateway.spawn();
+    assert_eq!(gateway.ends().await, Some(1));
+    let said = gateway.said();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("the disk is full"), "{last}");
+    disk.make_room();
     gateway.spawn();
     gateway.serves().await;
     assert_eq!(gateway.lists().await, Ok(2));

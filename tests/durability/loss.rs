@@ -1,6 +1,9 @@
 //! A Redis that goes away, and one that comes back with less than it had.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -34,6 +37,11 @@ async fn a_redis_that_was_killed_is_told_and_survived() {
 
     redis.kill();
     refuses(&gateway, "Redis").await;
+    let mut another = Gateway::new(wechat.address, &redis.url());
+    another.spawn();
+    assert_eq!(another.ends().await, Some(1));
+    let said = another.said();
+    assert!(said.lines().count() == 1 && said.contains("Redis"), "{said}");
     redis.restart().await;
     recovers(&gateway, &mut watch).await;
 }
@@ -66,7 +74,9 @@ async fn refuses(gateway: &Gateway, why: &str) {
     assert_eq!(gateway.lists().await, Err(unavailable()));
     let listed = began.elapsed();
     assert_eq!(reason(&gateway.watch(earliest()).await.expect_err("no state")), unavailable());
-    tell(&format!("without Redis: {told:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"));
+    tell(&format!(
+        "without Redis: {told:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"
+    ));
 }
 
 /// What it does when Redis is back.
@@ -88,6 +98,61 @@ async fn watchers_of_a_redis_that_lost_everything_are_told() {
 #[tokio::test]
 async fn watchers_of_a_redis_that_lost_its_end_are_told() {
     lose(&[1, 2]).await;
+}
+
+#[tokio::test]
+async fn watchers_of_another_redis_at_the_same_place_are_told() {
+    let mut redis = Redis::start(false).await;
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, &redis.url()).await;
+    // Nothing has come yet, so that no event shows that this is another log.
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    redis.kill();
+    redis.restart().await;
+    gateway.says(200, "ok").await;
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+    assert_eq!(ends(&mut watch).await, expired());
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    let (_, cursor) = event(&mut watch).await;
+    assert_eq!(begins(&gateway, &cursor).await, Ok(()));
+}
+
+#[tokio::test]
+async fn watchers_of_a_file_from_a_backup_are_told() {
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::start(wechat.address, "sqlite:{folder}/state.db").await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    let mut cursors = Vec::new();
+    let file = |name: &str| gateway.folder().join(name);
+    let (now, then) = (file("state.db"), file("backup"));
+    for audit_id in 1..=5 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+        cursors.push(event(&mut watch).await.1);
+        if audit_id == 3 {
+            let db = rusqlite::Connection::open(&now).expect("opened");
+            db.execute("VACUUM INTO ?1", [then.to_str()]).expect("a backup");
+        }
+    }
+    gateway.kill();
+    for with in ["-wal", "-shm"] {
+        fs::remove_file(gateway.folder().join(format!("state.db{with}"))).expect("there");
+    }
+    fs::rename(then, now).expect("put back");
+    gateway.spawn();
+    gateway.serves().await;
+    let all = async || {
+        let mut begun = Vec::new();
+        for cursor in &cursors {
+            begun.push(begins(&gateway, cursor).await.is_ok());
+        }
+        begun
+    };
+    let expected = [true, true, true, false, false];
+    assert_eq!(all().await, expected);
+    for audit_id in 11..=15 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+    }
+    assert_eq!(all().await, expected, "though their positions are taken again");
 }
 
 /// A Redis that has five events, of which it wrote down some, is killed and begins again.

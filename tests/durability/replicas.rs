@@ -70,8 +70,7 @@ async fn watchers_of_two_gateways_see_one_order_and_may_change_over() {
             assert_eq!(answer.expect("an answer"), success());
         }
     }
-    let log: Vec<_> =
-        other.log_of_events().await.into_iter().map(|event| event.event_id).collect();
+    let log: Vec<_> = other.log_of_events().await.into_iter().map(|event| event.event_id).collect();
     assert_eq!(log.len() as u64, events, "each is there once");
     for watcher in watchers {
         let seen = watcher.finish(log.len(), LONG).await;

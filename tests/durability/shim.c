@@ -68,8 +68,6 @@ WRITES(ssize_t, writev, (int fd, const struct iovec *data, int count), (fd, data
 WRITES(ssize_t, pwrite, (int fd, const void *data, size_t length, off_t at), (fd, data, length, at))
 WRITES(ssize_t, pwrite64, (int fd, const void *data, size_t length, off64_t at),
        (fd, data, length, at))
-WRITES(int, ftruncate, (int fd, off_t length), (fd, length))
-WRITES(int, ftruncate64, (int fd, off64_t length), (fd, length))
 WRITES(int, fallocate, (int fd, int mode, off_t from, off_t length), (fd, mode, from, length))
 WRITES(int, fallocate64, (int fd, int mode, off64_t from, off64_t length), (fd, mode, from, length))
 
