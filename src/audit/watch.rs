@@ -78,13 +78,13 @@ struct Change {
 /// Events without a gap.
 #[derive(Debug, Default)]
 struct Recent {
-    /// The event before the first of them; none before the log was looked at.
-    base: Option<Mark>,
+    /// The place before the first of them; none before the log was looked at.
+    base: Option<Cursor>,
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
 }
 
-/// What memory knows of what comes after a mark.
+/// What memory knows of what comes after a place.
 enum Found {
     /// These.
     Events(Vec<Arc<Entry>>),
@@ -101,17 +101,18 @@ impl Default for Tail {
 }
 
 impl Tail {
-    fn after(&self, mark: Mark) -> Found {
+    fn after(&self, at: Cursor) -> Found {
         let recent = self.lock();
         let Some(base) = recent.base else { return Found::Unknown };
-        let Some(offset) = mark.position.checked_sub(base.position) else { return Found::Unknown };
+        let offset = at.mark.position.checked_sub(base.mark.position);
+        let Some(offset) = offset else { return Found::Unknown };
         let Ok(offset) = usize::try_from(offset) else { return Found::End };
         // Whoever reads from the state may be ahead of what is in memory.
         if offset > recent.entries.len() {
             return Found::End;
         }
-        let here = offset.checked_sub(1).map_or(base, |before| recent.entries[before].mark);
-        if here != mark {
+        let here = offset.checked_sub(1).map_or(base.mark, |before| recent.entries[before].mark);
+        if here != at.mark || base.epoch != at.epoch {
             return Found::Unknown;
         }
         match recent.entries.len() - offset {
@@ -129,22 +130,25 @@ impl Tail {
         while recent.entries.len() > MOST_EVENTS || recent.bytes > MOST_BYTES {
             let Some(oldest) = recent.entries.pop_front() else { break };
             recent.bytes -= oldest.size;
-            recent.base = Some(oldest.mark);
+            if let Some(base) = &mut recent.base {
+                base.mark = oldest.mark;
+            }
         }
         let newest = recent.newest();
         drop(recent);
-        if let Some(Mark { position, .. }) = newest {
-            self.changed.send_modify(|change| change.newest = position);
+        if let Some(Cursor { mark, .. }) = newest {
+            self.changed.send_modify(|change| change.newest = mark.position);
         }
     }
 
-    /// Begins anew after an event.
-    fn restart(&self, base: Mark) {
+    /// Begins anew at the end of a log.
+    fn restart(&self, log: &state::Log) {
+        let base = Cursor { epoch: log.epoch, mark: log.newest.into() };
         let before =
             mem::replace(&mut *self.lock(), Recent { base: Some(base), ..Recent::default() });
         let broke = before.base.is_some();
         self.changed.send_modify(|change| {
-            change.newest = base.position;
+            change.newest = base.mark.position;
             change.breaks += u64::from(broke);
         });
     }
@@ -156,8 +160,9 @@ impl Tail {
 }
 
 impl Recent {
-    fn newest(&self) -> Option<Mark> {
-        self.entries.back().map(|entry| entry.mark).or(self.base)
+    fn newest(&self) -> Option<Cursor> {
+        let Cursor { epoch, mark } = self.base?;
+        Some(Cursor { epoch, mark: self.entries.back().map_or(mark, |entry| entry.mark) })
     }
 }
 
@@ -174,7 +179,7 @@ impl Audits {
                 Err(Error::Expired) => {
                     tracing::error!("the log of events has lost its end, and events with it");
                     match state.log().await {
-                        Ok(log) => tail.restart(log.newest.into()),
+                        Ok(log) => tail.restart(&log),
                         Err(_) => clock.sleep(PAUSE).await,
                     }
                 }
@@ -192,21 +197,21 @@ impl Audits {
     async fn step(&self) -> Result<(), Error> {
         let Inner { state, tail, .. } = &*self.0;
         let newest = tail.lock().newest();
-        let Some(mark) = newest else {
-            tail.restart(state.log().await?.newest.into());
+        let Some(at) = newest else {
+            tail.restart(&state.log().await?);
             return Ok(());
         };
-        let entries = self.after(mark).await?;
+        let entries = self.after(at).await?;
         if entries.is_empty() {
-            state.newer(mark.position).await?;
+            state.newer(at.mark.position).await?;
         } else {
             tail.push(entries);
         }
         Ok(())
     }
 
-    /// The next events after a mark, from the state. Fails if the log does not go on from there.
-    async fn after(&self, mark: Mark) -> Result<Vec<Arc<Entry>>, Error> {
+    /// The next events after a place, from the state. Fails if the log does not go on from there.
+    async fn after(&self, Cursor { epoch, mark }: Cursor) -> Result<Vec<Arc<Entry>>, Error> {
         let state = &self.0.state;
         let query = EventQuery {
             after: mark.position.saturating_sub(1),
@@ -214,15 +219,21 @@ impl Audits {
             ..EventQuery::default()
         };
         let mut events = state.events(query).await?.events;
-        match events.first() {
-            Some(first) if Mark::from(first) == mark => drop(events.remove(0)),
-            first => {
-                // Nothing stands at position 0, nor where the log was pruned.
-                let goes_on = first.is_none_or(|first| first.position == mark.position + 1);
-                if !goes_on || Mark::from(state.log().await?.pruned) != mark {
-                    return Err(Error::Expired);
-                }
+        // Last, so that events of another log, begun meanwhile, are not taken for this one's.
+        let log = state.log().await?;
+        let goes_on = match events.first() {
+            Some(first) if Mark::from(first) == mark => {
+                events.remove(0);
+                true
             }
+            // Nothing stands at position 0, nor where the log was pruned.
+            first => {
+                first.is_none_or(|first| first.position == mark.position + 1)
+                    && Mark::from(log.pruned) == mark
+            }
+        };
+        if !goes_on || log.epoch != epoch {
+            return Err(Error::Expired);
         }
         let entries = events.iter().map(|stored| {
             let event = translate::audit::event(stored)?;
@@ -239,8 +250,7 @@ impl Audits {
 pub(crate) struct Watcher {
     audits: Audits,
     filter: Filter,
-    epoch: u64,
-    at: Mark,
+    at: Cursor,
     ready: VecDeque<Arc<Entry>>,
     changed: watch::Receiver<Change>,
     breaks: u64,
@@ -263,16 +273,15 @@ impl Watcher {
         let changed = audits.0.tail.changed.subscribe();
         let log = audits.0.state.log().await?;
         let at = match start {
-            Start::End(WatchPosition::Latest) => log.newest.into(),
-            Start::End(_) => log.pruned.into(),
+            Start::End(WatchPosition::Latest) => {
+                Cursor { epoch: log.epoch, mark: log.newest.into() }
+            }
+            Start::End(_) => Cursor { epoch: log.epoch, mark: log.pruned.into() },
             Start::Cursor(text) => {
-                let Cursor { epoch, mark } = Cursor::read(&text).ok_or(Error::Malformed)?;
-                if epoch != log.epoch {
-                    return Err(Error::Expired);
-                }
+                let at = Cursor::read(&text).ok_or(Error::Malformed)?;
                 // Told now rather than in the stream.
-                audits.after(mark).await?;
-                mark
+                audits.after(at).await?;
+                at
             }
         };
         let breaks = changed.borrow().breaks;
@@ -280,7 +289,6 @@ impl Watcher {
         Ok(Self {
             audits,
             filter,
-            epoch: log.epoch,
             at,
             ready: VecDeque::new(),
             changed,
@@ -317,7 +325,7 @@ impl Watcher {
         let stop = self.audits.0.stop.clone();
         loop {
             while let Some(entry) = self.ready.pop_front() {
-                self.at = entry.mark;
+                self.at.mark = entry.mark;
                 if self.filter.wants(&entry.event) {
                     self.put_off_checkpoint();
                     return Ok(Watched::Event(self.cursor(), entry));
@@ -366,6 +374,6 @@ impl Watcher {
     }
 
     fn cursor(&self) -> String {
-        Cursor { epoch: self.epoch, mark: self.at }.text()
+        self.at.text()
     }
 }

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{http1, state::State};
 
-/// A state that takes longer is not ready.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A state that takes longer is not ready. Longer than a state itself waits for anything: it knows
+/// better what is wrong.
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Answers operators.
 #[derive(Clone, Debug)]

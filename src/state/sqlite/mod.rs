@@ -20,7 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use self::{reader::Readers, writer::Writer};
 use crate::{
@@ -33,8 +33,9 @@ use crate::{
 };
 
 /// How long SQLite waits for a lock that another process has. That of an operator with a shell is
-/// short, or too long for any caller.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// short, or too long for any caller. Who comes while others wait waits twice, and has to be told of
+/// the lock within a second.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// How many prepared statements a connection keeps; more than there are.
 const STATEMENTS: usize = 64;
@@ -214,6 +215,8 @@ impl From<rusqlite::Error> for Error {
             Some(error) => match error.code {
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
                 ErrorCode::DiskFull => Self::Full,
+                // So SQLite says of what lies beside the file.
+                _ if error.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Self::Damaged(error.to_string())
                 }

@@ -1,0 +1,212 @@
+//! A disk between the gateway and its file that counts what reaches it, and can be full; a file that
+//! somebody else holds.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+use wechat_store_gateway::{clock::Clock, pb};
+
+use crate::{
+    gateway::{Gateway, LONG, MOMENT, add_store, earliest, event},
+    sender::{WeChat, send, success},
+    tell,
+};
+
+const STATE: &str = "sqlite:{folder}/state.db";
+
+/// `shim.c`, and the files by which it is talked to.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/durability/shim.c");
+        let made = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", source, "-ldl", "-o"])
+            .arg(folder.path().join("shim.so"))
+            .status();
+        assert!(made.expect("cc").success(), "{source} cannot be compiled");
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Puts itself under a gateway that does not run yet.
+    fn carry(&self, gateway: &mut Gateway) {
+        gateway.set("LD_PRELOAD", &self.path("shim.so"));
+        gateway.set("SHIM_SYNCS", &self.path("syncs"));
+        gateway.set("SHIM_FULL", &self.path("full"));
+    }
+
+    /// Beginning and end of every sync so far, in nanoseconds since 1970.
+    fn syncs(&self) -> Vec<(u128, u128)> {
+        let written = fs::read(self.path("syncs")).expect("something was synced");
+        let time = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight")).into();
+        written.chunks_exact(16).map(|sync| (time(&sync[..8]), time(&sync[8..]))).collect()
+    }
+
+    fn fill(&self) {
+        File::create(self.path("full")).expect("a file");
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path("full")).expect("a file");
+    }
+}
+
+/// When an event was sent, and when it was answered `success`, in nanoseconds since 1970.
+async fn timed(gateway: &Gateway, audit_id: u64) -> (u128, u128) {
+    let now = || {
+        let now = Clock::system().wall().duration_since(SystemTime::UNIX_EPOCH);
+        now.expect("after 1970").as_nanos()
+    };
+    let sent = now();
+    let answer = send(gateway, audit_id).await.expect("an answer");
+    assert_eq!(answer, success());
+    (sent, now())
+}
+
+#[tokio::test]
+async fn an_event_is_on_the_disk_before_it_is_answered() {
+    let disk = Disk::new();
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::new(wechat.address, STATE);
+    disk.carry(&mut gateway);
+    gateway.spawn();
+    gateway.serves().await;
+    // What is seen below is seen because of the events.
+    let idle = disk.syncs().len();
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(disk.syncs().len(), idle, "nothing is written for nothing");
+
+    let mut events = Vec::new();
+    for audit_id in 1..=30 {
+        events.push(timed(&gateway, audit_id).await);
+    }
+    let alone = disk.syncs().len() - idle;
+    events.extend(join_all((31..=94).map(|audit_id| timed(&gateway, audit_id))).await);
+    let syncs = disk.syncs();
+    let together = syncs.len() - alone - idle;
+    tell(&format!("30 events one by one: {alone} syncs; 64 at once: {together} syncs"));
+    for (number, (sent, answered)) in events.iter().enumerate() {
+        let between = |(begun, ended): &&(u128, u128)| begun > sent && ended < answered;
+        let found = syncs.iter().find(between);
+        assert!(found.is_some(), "event {number} was answered before it was synced");
+    }
+    assert!((1..64).contains(&together), "a sync is for several events");
+    assert_eq!(gateway.log_of_events().await.len(), events.len());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_survived() {
+    let disk = Disk::new();
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::new(wechat.address, STATE);
+    disk.carry(&mut gateway);
+    gateway.spawn();
+    gateway.serves().await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+
+    disk.fill();
+    for _ in 0..3 {
+        assert_eq!(send(&gateway, 2).await.expect("an answer"), (503, String::new()));
+    }
+    let told = gateway.readyz().await.expect("it runs");
+    assert_eq!(told, (503, "the disk is full\n".to_owned()));
+    assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
+    // What WeChat took for review is remembered as soon as there is room.
+    let submission = add_store(&gateway).await.submission_id;
+    let asked = find(&gateway, &submission).await;
+    assert_eq!(asked, Err(Code::NotFound), "it cannot be remembered yet");
+
+    disk.make_room();
+    gateway.says(200, "ok").await;
+    assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
+    assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
+    let audit_ids = [event(&mut watch).await.0.audit_id, event(&mut watch).await.0.audit_id];
+    assert_eq!(audit_ids, ["1", "2"], "the stream went on");
+    assert_eq!(gateway.lists().await, Ok(2), "each is there once");
+    let remembered = async {
+        while find(&gateway, &submission).await.is_err() {
+            sleep(MOMENT).await;
+        }
+    };
+    timeout(LONG, remembered).await.expect("it is remembered");
+    // And it is all there after a kill, though not before there is room.
+    gateway.kill();
+    disk.fill();
+    gateway.spawn();
+    assert_eq!(gateway.ends().await, Some(1));
+    let said = gateway.said();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("the disk is full"), "{last}");
+    disk.make_room();
+    gateway.spawn();
+    gateway.serves().await;
+    assert_eq!(gateway.lists().await, Ok(2));
+}
+
+async fn find(gateway: &Gateway, submission_id: &str) -> Result<(), Code> {
+    let submission_id = submission_id.to_owned();
+    let request = pb::GetSubmissionRequest { submission_id, ..Default::default() };
+    let found = gateway.audits().get_submission(request).await;
+    found.map(drop).map_err(|status| status.code())
+}
+
+#[tokio::test]
+async fn a_locked_file_is_told_and_survived() {
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, STATE).await;
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+
+    let lock = lock(&gateway.folder().join("state.db"));
+    // Several at once, so that there is always one that waits behind another.
+    let (first, second, third, told) =
+        tokio::join!(send(&gateway, 2), send(&gateway, 3), send(&gateway, 2), gateway.readyz());
+    for answer in [first, second, third] {
+        assert_eq!(answer.expect("an answer"), (503, String::new()));
+    }
+    let locked = "the state is locked by another process\n".to_owned();
+    assert_eq!(told.expect("it runs"), (503, locked));
+    assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
+
+    drop(lock);
+    gateway.says(200, "ok").await;
+    for audit_id in [2, 3] {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+    }
+    assert_eq!(gateway.lists().await, Ok(3), "each is there once");
+}
+
+/// Holds a file as an operator with a shell may; until it is dropped.
+fn lock(path: &Path) -> rusqlite::Connection {
+    let db = rusqlite::Connection::open(path).expect("opened");
+    db.busy_timeout(Duration::from_secs(5)).expect("set");
+    db.execute_batch("BEGIN EXCLUSIVE").expect("locked");
+    db
+}
+
+#[tokio::test]
+async fn a_second_gateway_on_one_file_says_so_and_ends() {
+    let wechat = WeChat::start().await;
+    let first = Gateway::start(wechat.address, STATE).await;
+    let file = first.folder().join("state.db");
+    let mut second = Gateway::new(wechat.address, &format!("sqlite:{}", file.display()));
+    second.spawn();
+    assert_eq!(second.ends().await, Some(1));
+    let said = second.said();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("locked by another process"), "{said}");
+    assert_eq!(send(&first, 1).await.expect("an answer"), success());
+}

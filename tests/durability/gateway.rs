@@ -1,0 +1,312 @@
+//! The binary, its settings, and the doors that it has.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    pb::{
+        self, AuditEvent, WatchPosition, audit_service_client::AuditServiceClient,
+        store_service_client::StoreServiceClient, watch_audit_events_request::Start,
+    },
+    simulator::{
+        CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY,
+        OFFICIAL_APP_ID, OFFICIAL_SECRET,
+    },
+};
+
+/// Far more than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// How long a call may take before it counts as hanging, on a machine that has more to do.
+pub(crate) const PROMPT: Duration = Duration::from_secs(6);
+/// Between two looks.
+pub(crate) const MOMENT: Duration = Duration::from_millis(20);
+
+/// A gateway's settings, folder and ports; and its process, if it runs.
+pub(crate) struct Gateway {
+    grpc: SocketAddr,
+    pub(crate) callback: SocketAddr,
+    admin: SocketAddr,
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+}
+
+impl Gateway {
+    /// One that does not run yet. `{folder}` in the state's URL is a folder of its own.
+    pub(crate) fn new(wechat: SocketAddr, state: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [grpc, callback, admin] = std::array::from_fn(|_| free_port());
+        let state = state.replace("{folder}", &folder.path().display().to_string());
+        let settings = format!(
+            r#"
+            [listen]
+            grpc = "{grpc}"
+            callback = "{callback}"
+            admin = "{admin}"
+            [wechat]
+            host = "http://{wechat}"
+            [state]
+            url = "{state}"
+            [audit]
+            checkpoint_seconds = 1.0
+            [[accounts]]
+            app_id = "{OFFICIAL_APP_ID}"
+            kind = "official"
+            default = true
+            secret = "{OFFICIAL_SECRET}"
+            callback = {{ token = "{CALLBACK_TOKEN}", aes_key = "{OFFICIAL_AES_KEY}" }}
+            [[accounts]]
+            app_id = "{MINI_PROGRAM_APP_ID}"
+            kind = "mini_program"
+            default = true
+            secret = "{MINI_PROGRAM_SECRET}"
+            callback = {{ token = "{CALLBACK_TOKEN}", mode = "plain" }}
+            "#
+        );
+        fs::write(folder.path().join("settings.toml"), settings).expect("a file");
+        Self { grpc, callback, admin, folder, environment: Vec::new(), process: None }
+    }
+
+    /// One that serves.
+    pub(crate) async fn start(wechat: SocketAddr, state: &str) -> Self {
+        let mut gateway = Self::new(wechat, state);
+        gateway.spawn();
+        gateway.serves().await;
+        gateway
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn set(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.display().to_string()));
+    }
+
+    /// Starts the process.
+    pub(crate) fn spawn(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let output = File::options().create(true).append(true).open(self.log()).expect("a file");
+        let process = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
+            .args(["serve", "--config"])
+            .arg(self.folder.path().join("settings.toml"))
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file"))
+            .stderr(output)
+            .spawn();
+        self.process = Some(process.expect("the binary starts"));
+    }
+
+    /// Waits until it takes pushes and calls.
+    pub(crate) async fn serves(&mut self) {
+        let end = Instant::now() + LONG;
+        // The last that it says before it serves; its ports are open a little earlier.
+        while self.readyz().await.is_err() {
+            let process = self.process.as_mut().expect("it runs");
+            let ended = process.try_wait().expect("its status");
+            assert!(ended.is_none() && Instant::now() < end, "it does not serve: {}", self.said());
+            sleep(MOMENT).await;
+        }
+    }
+
+    /// Kills it: it has no time for anything more.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("ours");
+            process.wait().expect("killed");
+        }
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub(crate) async fn ends(&mut self) -> Option<i32> {
+        let mut process = self.process.take().expect("it runs");
+        let end = Instant::now() + LONG;
+        while Instant::now() < end {
+            if let Some(status) = process.try_wait().expect("its status") {
+                return status.code();
+            }
+            sleep(MOMENT).await;
+        }
+        process.kill().expect("ours");
+        panic!("it does not end: {}", self.said());
+    }
+
+    /// What it said so far, on both outputs.
+    pub(crate) fn said(&self) -> String {
+        let mut said = Vec::new();
+        File::open(self.log()).and_then(|mut log| log.read_to_end(&mut said)).expect("its log");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// What it says to operators: `Err` if nobody is there.
+    pub(crate) async fn readyz(&self) -> io::Result<(u16, String)> {
+        exchange(self.admin, "GET /readyz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")
+            .await
+    }
+
+    /// Waits until operators are told this.
+    pub(crate) async fn says(&self, status: u16, text: &str) {
+        let end = Instant::now() + LONG;
+        loop {
+            let said = self.readyz().await.expect("it runs");
+            if said.0 == status && said.1.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < end, "it says {said:?} and not {status} {text}");
+            sleep(MOMENT).await;
+        }
+    }
+
+    /// A connection, which is made when it is needed.
+    fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
+        endpoint.connect_timeout(PROMPT).connect_lazy()
+    }
+
+    pub(crate) fn audits(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel())
+    }
+
+    pub(crate) async fn watch(&self, start: Start) -> Result<Watch, Status> {
+        let request = pb::WatchAuditEventsRequest { start: Some(start), ..Default::default() };
+        let mut audits = self.audits();
+        let watch = timeout(PROMPT, audits.watch_audit_events(request)).await;
+        let watch = watch.expect("watching does not hang")?;
+        Ok(watch.into_inner())
+    }
+
+    /// The whole log.
+    pub(crate) async fn log_of_events(&self) -> Vec<AuditEvent> {
+        let (mut events, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request =
+                pb::ListAuditEventsRequest { page_size: 1000, page_token, ..Default::default() };
+            let page = self.audits().list_audit_events(request).await.expect("a page");
+            let page = page.into_inner();
+            events.extend(page.events);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    /// What listing comes to, in good time.
+    pub(crate) async fn lists(&self) -> Result<usize, (Code, String)> {
+        let mut audits = self.audits();
+        let request = pb::ListAuditEventsRequest::default();
+        let listed = timeout(PROMPT, audits.list_audit_events(request)).await;
+        let listed = listed.expect("a call does not hang");
+        listed.map(|page| page.into_inner().events.len()).map_err(|status| reason(&status))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let said = self.said();
+            let lines: Vec<_> = said.lines().rev().take(20).collect();
+            crate::tell(&format!("the gateway said at last, newest first: {lines:#?}"));
+        }
+    }
+}
+
+/// A stream of events.
+pub(crate) type Watch = Streaming<pb::WatchAuditEventsResponse>;
+
+pub(crate) fn earliest() -> Start {
+    Start::Position(WatchPosition::Earliest.into())
+}
+
+/// The code and the reason of a failure.
+pub(crate) fn reason(status: &Status) -> (Code, String) {
+    let info = status.get_details_error_info();
+    (status.code(), info.map(|info| info.reason).unwrap_or_default())
+}
+
+/// The next event of a stream, and the cursor after it.
+pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
+    loop {
+        let next = timeout(LONG, watch.message()).await.expect("an event in time");
+        let next = next.expect("no error").expect("no end");
+        if let Some(event) = next.event {
+            return (event, next.cursor);
+        }
+    }
+}
+
+/// Submits a store.
+pub(crate) async fn add_store(gateway: &Gateway) -> pb::Submission {
+    let store = pb::AddStoreRequest {
+        map_poi_id: "2708071440732747189".to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
+        contact_phone: "020-89190388".to_owned(),
+        hours: Some(pb::OpeningHours {
+            open: "10:00".to_owned(),
+            close: "21:30".to_owned(),
+            text: String::new(),
+        }),
+        credential: "91440105MA590001".to_owned(),
+        ..Default::default()
+    };
+    let answer = gateway.stores().add_store(store).await.expect("submitted").into_inner();
+    answer.submission.expect("a submission")
+}
+
+/// A port that is free and stays so: below those that the system gives out by itself, or a client's
+/// connection could take it while its owner is dead.
+pub(crate) fn free_port() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 150).expect("small") * 100;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// One request over a connection of its own: status and body of the answer.
+pub(crate) async fn exchange(address: SocketAddr, request: &str) -> io::Result<(u16, String)> {
+    let exchange = async {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or(io::ErrorKind::InvalidData)?, body.to_owned()))
+    };
+    timeout(PROMPT, exchange).await.expect("an answer in time")
+}

@@ -1,0 +1,225 @@
+//! A Redis that goes away, and one that comes back with less than it had.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+use wechat_store_gateway::pb::watch_audit_events_request::Start;
+
+use crate::{
+    gateway::{Gateway, LONG, MOMENT, Watch, earliest, event, reason},
+    redis::Redis,
+    sender::{WeChat, send, success},
+    tell,
+};
+
+/// Within this operators are told, on a machine that has nothing else to do; twice that counts.
+const SOON: Duration = Duration::from_secs(2);
+
+fn expired() -> (Code, String) {
+    (Code::OutOfRange, "CURSOR_EXPIRED".to_owned())
+}
+
+fn unavailable() -> (Code, String) {
+    (Code::Unavailable, "STATE_UNAVAILABLE".to_owned())
+}
+
+#[tokio::test]
+async fn a_redis_that_was_killed_is_told_and_survived() {
+    let mut redis = Redis::start(true).await;
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, &redis.url()).await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+
+    redis.kill();
+    refuses(&gateway, "Redis").await;
+    let mut another = Gateway::new(wechat.address, &redis.url());
+    another.spawn();
+    assert_eq!(another.ends().await, Some(1));
+    let said = another.said();
+    assert!(said.lines().count() == 1 && said.contains("Redis"), "{said}");
+    redis.restart().await;
+    recovers(&gateway, &mut watch).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_silent_is_told_and_survived() {
+    let redis = Redis::start(true).await;
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, &redis.url()).await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+
+    redis.signal("STOP");
+    refuses(&gateway, "does not answer").await;
+    redis.signal("CONT");
+    recovers(&gateway, &mut watch).await;
+}
+
+/// What a gateway does without its Redis.
+async fn refuses(gateway: &Gateway, why: &str) {
+    let began = Instant::now();
+    let (status, told) = gateway.readyz().await.expect("it runs");
+    let (elapsed, began) = (began.elapsed(), Instant::now());
+    assert!(status == 503 && told.contains(why) && told.lines().count() == 1, "{told}");
+    assert!(elapsed < 2 * SOON, "{elapsed:?}");
+    assert_eq!(send(gateway, 2).await.expect("an answer"), (503, String::new()));
+    let pushed = began.elapsed();
+    assert!(pushed < 2 * SOON, "{pushed:?}");
+    let began = Instant::now();
+    assert_eq!(gateway.lists().await, Err(unavailable()));
+    let listed = began.elapsed();
+    assert_eq!(reason(&gateway.watch(earliest()).await.expect_err("no state")), unavailable());
+    tell(&format!(
+        "without Redis: {told:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"
+    ));
+}
+
+/// What it does when Redis is back.
+async fn recovers(gateway: &Gateway, watch: &mut Watch) {
+    gateway.says(200, "ok").await;
+    for _ in 0..2 {
+        assert_eq!(send(gateway, 2).await.expect("an answer"), success());
+    }
+    let audit_ids = [event(watch).await.0.audit_id, event(watch).await.0.audit_id];
+    assert_eq!(audit_ids, ["1", "2"], "the stream went on");
+    assert_eq!(gateway.lists().await, Ok(2), "each is there once");
+}
+
+#[tokio::test]
+async fn watchers_of_a_redis_that_lost_everything_are_told() {
+    lose(&[]).await;
+}
+
+#[tokio::test]
+async fn watchers_of_a_redis_that_lost_its_end_are_told() {
+    lose(&[1, 2]).await;
+}
+
+#[tokio::test]
+async fn watchers_of_another_redis_at_the_same_place_are_told() {
+    let mut redis = Redis::start(false).await;
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, &redis.url()).await;
+    // Nothing has come yet, so that no event shows that this is another log.
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    redis.kill();
+    redis.restart().await;
+    gateway.says(200, "ok").await;
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+    assert_eq!(ends(&mut watch).await, expired());
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    let (_, cursor) = event(&mut watch).await;
+    assert_eq!(begins(&gateway, &cursor).await, Ok(()));
+}
+
+#[tokio::test]
+async fn watchers_of_a_file_from_a_backup_are_told() {
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::start(wechat.address, "sqlite:{folder}/state.db").await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    let mut cursors = Vec::new();
+    let file = |name: &str| gateway.folder().join(name);
+    let (now, then) = (file("state.db"), file("backup"));
+    for audit_id in 1..=5 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+        cursors.push(event(&mut watch).await.1);
+        if audit_id == 3 {
+            let db = rusqlite::Connection::open(&now).expect("opened");
+            db.execute("VACUUM INTO ?1", [then.to_str()]).expect("a backup");
+        }
+    }
+    gateway.kill();
+    for with in ["-wal", "-shm"] {
+        fs::remove_file(gateway.folder().join(format!("state.db{with}"))).expect("there");
+    }
+    fs::rename(then, now).expect("put back");
+    gateway.spawn();
+    gateway.serves().await;
+    let all = async || {
+        let mut begun = Vec::new();
+        for cursor in &cursors {
+            begun.push(begins(&gateway, cursor).await.is_ok());
+        }
+        begun
+    };
+    let expected = [true, true, true, false, false];
+    assert_eq!(all().await, expected);
+    for audit_id in 11..=15 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+    }
+    assert_eq!(all().await, expected, "though their positions are taken again");
+}
+
+/// A Redis that has five events, of which it wrote down some, is killed and begins again.
+async fn lose(kept: &[u64]) {
+    let mut redis = Redis::start(false).await;
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::start(wechat.address, &redis.url()).await;
+    let mut watch = gateway.watch(earliest()).await.expect("a stream");
+    let mut cursors = Vec::new();
+    for audit_id in 1..=5 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+        cursors.push(event(&mut watch).await.1);
+        if kept.last() == Some(&audit_id) {
+            assert!(redis.command("SAVE").await.starts_with("+OK"));
+        }
+    }
+    redis.kill();
+    redis.restart().await;
+    gateway.says(200, "ok").await;
+    // Whoever watches is told, and so is whoever comes with a cursor from the part that is gone,
+    assert_eq!(ends(&mut watch).await, expired());
+    let lost = cursors.split_off(kept.len());
+    for cursor in &lost {
+        assert_eq!(begins(&gateway, cursor).await, Err(expired()));
+    }
+    // also when the same positions have other events, and at a process that knows nothing of it.
+    for audit_id in 11..=15 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+    }
+    for restart in [false, true] {
+        if restart {
+            gateway.kill();
+            gateway.spawn();
+            gateway.serves().await;
+        }
+        for cursor in &lost {
+            assert_eq!(begins(&gateway, cursor).await, Err(expired()));
+        }
+        // What was not lost goes on.
+        for (at, cursor) in cursors.iter().enumerate() {
+            let expected = kept[at + 1..].iter().copied().chain(11..=15);
+            let expected: Vec<_> = expected.map(|audit_id| audit_id.to_string()).collect();
+            let mut watch = gateway.watch(Start::Cursor(cursor.clone())).await.expect("a stream");
+            for audit_id in expected {
+                assert_eq!(event(&mut watch).await.0.audit_id, audit_id);
+            }
+        }
+        assert_eq!(gateway.lists().await, Ok(kept.len() + 5));
+    }
+}
+
+/// How watching after a cursor begins.
+async fn begins(gateway: &Gateway, cursor: &str) -> Result<(), (Code, String)> {
+    let watch = gateway.watch(Start::Cursor(cursor.to_owned())).await;
+    watch.map(drop).map_err(|status| reason(&status))
+}
+
+/// How a stream ends.
+async fn ends(watch: &mut Watch) -> (Code, String) {
+    let end = async {
+        loop {
+            match watch.message().await {
+                Ok(Some(_)) => sleep(MOMENT).await,
+                Ok(None) => panic!("an end without an error"),
+                Err(status) => return reason(&status),
+            }
+        }
+    };
+    timeout(LONG, end).await.expect("an end")
+}
