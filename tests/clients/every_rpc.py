@@ -20,7 +20,7 @@ import grpc
 STUBS, GATEWAY, SIMULATOR = sys.argv[1:4]
 sys.path.insert(0, STUBS)
 
-FAMILIES = ["card", "map_poi", "media", "merchant", "nearby", "store"]
+FAMILIES = ["audit", "card", "map_poi", "media", "merchant", "nearby", "store"]
 PB = {}
 SERVICES = {}
 for family in FAMILIES:
@@ -231,12 +231,55 @@ def nearby(map_poi_id, picture):
     assert not call("NearbyService/ListNearbyPois").pois
 
 
+def audits():
+    """What was decided above arrived by push, and is in the log."""
+    audit_pb = PB["audit"]
+    request = audit_pb.WatchAuditEventsRequest(position=audit_pb.WATCH_POSITION_EARLIEST)
+    watch = SERVICES["AuditService"](channel).WatchAuditEvents(request, timeout=20)
+    called.add("AuditService/WatchAuditEvents")
+    assert not next(watch).HasField("event"), "first where the stream starts"
+    seen, wanted = [], {"shop-1", "shop-2", "shop-9"}
+    while not wanted <= {response.event.client_reference for response in seen}:
+        seen += [response for response in [next(watch)] if response.HasField("event")]
+    watch.cancel()
+    event = next(r.event for r in seen if r.event.kind == types.SUBMISSION_KIND_STORE)
+    assert (event.client_reference, event.state) == ("shop-1", types.AUDIT_STATE_APPROVED)
+    assert event.store.poi_id and event.wechat_event == "add_store_audit_info"
+    assert event.origin == audit_pb.EVENT_ORIGIN_PUSHED and event.wechat_message
+
+    listed = call("AuditService/ListAuditEvents", kinds=[types.SUBMISSION_KIND_STORE], page_size=1)
+    assert list(listed.events) == [event] and listed.next_page_token
+    got = call("AuditService/GetSubmission", submission_id=event.submission_id).submission
+    assert (got.state, got.poi_id) == (types.AUDIT_STATE_APPROVED, event.store.poi_id)
+    assert got.event_id == event.event_id
+    pending = [types.AUDIT_STATE_AWAITING_ADMIN, types.AUDIT_STATE_IN_REVIEW]
+    unknown = "6f1f3f6e-9d3c-4a8e-8f6b-0d0c1b2a3948"
+    refused("AuditService/GetSubmission", "SUBMISSION_NOT_FOUND", submission_id=unknown)
+    waiting = call(
+        "MapPoiService/CreateMapPoi",
+        client_reference="shop-10",
+        name="巷口小馆(待审店)",
+        district_id="440105",
+        address="新港中路399号",
+        location={"latitude": 23.0974903107, "longitude": 113.323753357},
+        category="美食:中餐厅",
+        telephones=["020-89190388"],
+        photo_url="http://mmbiz.qpic.cn/mmbiz_png/first/0",
+        licence_url="http://mmbiz.qpic.cn/mmbiz_png/first/0",
+        introduction="家常菜",
+    ).submission
+    open_ones = call("AuditService/ListSubmissions", states=pending).submissions
+    assert waiting.submission_id in [one.submission_id for one in open_ones]
+    assert event.submission_id not in [one.submission_id for one in open_ones]
+
+
 def main():
     merchant()
     found, made, picture = place()
     migrate(found, picture)
     stores(made, picture)
     nearby(made, picture)
+    audits()
     wrong = refused("StoreService/GetStore", "INVALID_REQUEST")
     assert wrong.code() == grpc.StatusCode.INVALID_ARGUMENT
     missing = every - called

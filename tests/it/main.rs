@@ -14,6 +14,7 @@ mod deadlines;
 mod documented;
 mod endpoints;
 mod forms;
+mod fuzz;
 mod hostile;
 mod lifecycle;
 mod map_poi;

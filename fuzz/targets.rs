@@ -1,0 +1,221 @@
+//! What has to hold for any bytes that somebody sends as a push.
+//!
+//! The fuzzer calls these functions with what it makes up, and `tests/it/fuzz.rs` with the corpus and
+//! what it makes of that.
+
+use prost::Message as _;
+use wechat_store_gateway::{
+    callback::{
+        envelope, event,
+        message::{self, Message},
+    },
+    id::{AppId, Secret},
+    pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
+    seal::{self, Key},
+};
+
+/// Whom everything in the corpus is sealed for.
+const APP_ID: &str = "wxba5fad812f8e6fb9";
+/// In characters; an input of [`open`] begins with a key.
+const KEY_LENGTH: usize = 43;
+/// When a message is read, in seconds since 1970.
+const NOW: u64 = 1_700_000_000;
+/// The last second of the year 9999, beyond which protobuf has no time.
+const LAST_SECOND: i64 = 253_402_300_799;
+/// The fields that anything looks at.
+const FIELDS: [&str; 22] = [
+    "CreateTime",
+    "Encrypt",
+    "Event",
+    "FromUserName",
+    "InfoType",
+    "MsgType",
+    "ToUserName",
+    "action",
+    "address",
+    "audit_id",
+    "is_upgrade",
+    "latitude",
+    "longitude",
+    "map_poi_id",
+    "name",
+    "poi_id",
+    "poiid",
+    "reason",
+    "sh_remark",
+    "status",
+    "xml",
+    "",
+];
+/// What an event has beside what the message says, encoded, in bytes.
+const FRAME: usize = 512;
+
+/// The envelope around something sealed.
+pub fn envelope(input: &[u8]) {
+    let read = envelope::read(input);
+    assert_eq!(read, envelope::read(input), "read twice");
+    if let Ok(sealed) = &read {
+        assert!(!sealed.is_empty() && sealed.len() <= input.len());
+        let message = message::read(input).expect("an envelope is a message");
+        assert_eq!(message.field("Encrypt"), sealed);
+    }
+    // Whatever it is: around it goes an envelope, and off again.
+    let Ok(text) = str::from_utf8(input) else { return };
+    let expected = if text.trim().is_empty() { Err(()) } else { Ok(text.trim().to_owned()) };
+    for envelope in [in_xml("Encrypt", text), in_cdata("Encrypt", text), in_json("Encrypt", text)] {
+        // In CDATA nothing can be said of line ends, which XML makes one of (XML 1.0, 2.11).
+        if !(envelope.contains("CDATA") && text.contains('\r')) {
+            assert_eq!(envelope::read(envelope.as_bytes()).map_err(drop), expected, "{envelope:?}");
+        }
+    }
+}
+
+/// A message that somebody sends as XML.
+pub fn message_xml(input: &[u8]) {
+    any_message(input);
+    let Ok(text) = str::from_utf8(input) else { return };
+    let message = in_xml("reason", text);
+    let message = message::read(message.as_bytes()).expect("it was written well");
+    assert_eq!(message.field("reason"), text.trim());
+}
+
+/// A message that somebody sends as JSON.
+pub fn message_json(input: &[u8]) {
+    any_message(input);
+    let Ok(text) = str::from_utf8(input) else { return };
+    let message = in_json("reason", text);
+    let message = message::read(message.as_bytes()).expect("it was written well");
+    assert_eq!(message.field("reason"), text.trim());
+    // What serde_json takes for an object is a message, unless it is spoilt further down.
+    let object = text.trim_start_matches('\u{feff}').trim();
+    if let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(object) {
+        let message = message::read(input).expect("an object");
+        assert!(fields.contains_key("Event") || message.field("Event").is_empty());
+    }
+}
+
+/// Something sealed, after the key and a line end.
+pub fn open(input: &[u8]) {
+    let (key, rest) = input.split_at_checked(KEY_LENGTH).unwrap_or((input, &[]));
+    let (_, rest) = rest.split_first().unwrap_or((&0, &[]));
+    let Ok(key) = str::from_utf8(key) else { return };
+    let secret = Secret::from(key.to_owned());
+    let Some(key) = Key::read(&secret) else {
+        // None of the right length and characters is refused.
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
+        assert!(key.len() != KEY_LENGTH || !key.bytes().all(is_base64), "{key:?}");
+        return;
+    };
+    if let Ok(sealed) = str::from_utf8(rest) {
+        let opened = key.open(sealed, APP_ID);
+        assert_eq!(opened, key.open(sealed, APP_ID), "opened twice");
+        if let Ok(message) = &opened {
+            assert!(message.len() < sealed.len());
+            // For one account or for another, but never for both.
+            assert_eq!(key.open(sealed, "wx0000000000000000"), Err(seal::Error::Foreign));
+        }
+        let parts = ["1488856741", "415670741", sealed];
+        let signature = seal::sign(&secret, &parts);
+        assert_eq!(signature.len(), 40);
+        assert!(seal::verify(&secret, &parts, &signature));
+        assert!(!seal::verify(&secret, &parts[..2], &signature) || sealed.is_empty());
+    }
+    // Anything can be sealed, and what is sealed can be opened.
+    let mut random = [0; 16];
+    for (place, byte) in random.iter_mut().zip(rest) {
+        *place = *byte;
+    }
+    let sealed = key.seal(rest, APP_ID, random);
+    assert!(sealed.len() <= (rest.len() + 128) * 4 / 3 + 4);
+    assert_eq!(key.open(&sealed, APP_ID).as_deref(), Ok(rest));
+    assert_eq!(key.open(&sealed, &APP_ID[1..]), Err(seal::Error::Foreign));
+    assert_eq!(key.open(&sealed[1..], APP_ID), Err(seal::Error::Unreadable));
+}
+
+fn any_message(input: &[u8]) {
+    let read = message::read(input);
+    assert_eq!(read, message::read(input), "read twice");
+    let Ok(message) = read else { return };
+    assert_eq!(message.text().as_bytes(), input, "the whole message is kept");
+    // None is longer than what it was read from, nor are all together: all are parts of it.
+    let fields = FIELDS.map(|name| message.field(name));
+    assert!(fields.iter().map(|value| value.len()).sum::<usize>() <= input.len(), "{fields:?}");
+    assert!(fields.iter().all(|value| value.trim() == *value));
+    assert!(message.name().len() <= input.len());
+    let kept = any_event(&message, &[message.name().to_owned()]);
+    assert!(kept, "what is to be kept is kept");
+    any_event(&message, &[]);
+}
+
+/// The event that a message is; whether it is one.
+fn any_event(message: &Message, keep: &[String]) -> bool {
+    let read = |app_id: &str| event::read(&AppId::from(app_id.to_owned()), message, keep, NOW);
+    let Some(event) = read(APP_ID) else {
+        assert!(!message.name().ends_with("_audit_info") || !REVIEWS.contains(&message.name()));
+        return false;
+    };
+    let text = message.text();
+    assert!(event.message.len() <= 2 * text.len() + FRAME, "bounded by the message");
+    let again = read(APP_ID).expect("again");
+    assert_eq!(
+        (event.key, &event.event_id, &event.message),
+        (again.key, &again.event_id, &again.message)
+    );
+    assert_ne!(event.key, read("wx0000000000000000").expect("another's").key);
+
+    let pushed = AuditEvent::decode(event.message.clone()).expect("an event");
+    assert_eq!(pushed.wechat_message, text);
+    assert_eq!((pushed.app_id.as_str(), pushed.wechat_event.as_str()), (APP_ID, message.name()));
+    assert_eq!(pushed.origin(), EventOrigin::Pushed);
+    assert_eq!((pushed.kind(), pushed.state()), (event.kind, event.state));
+    assert_eq!(pushed.audit_id, event.audit_id.as_str());
+    assert_eq!((&pushed.event_id, &pushed.reason), (&event.event_id, &event.reason));
+    let time = pushed.event_time.expect("a time");
+    assert!((1..=LAST_SECOND).contains(&time.seconds) && time.nanos == 0);
+    // Nothing is known of what is no review, and no result without its number.
+    let is_review = REVIEWS.contains(&message.name());
+    assert_eq!(is_review, event.kind != SubmissionKind::Unspecified);
+    assert_eq!(is_review, pushed.detail.is_some());
+    assert!(is_review || (event.audit_id.is_empty() && event.reason.is_empty()));
+    assert!(event.state == AuditState::Unspecified || pushed.wechat_status.is_some());
+    match &pushed.detail {
+        Some(Detail::MapPoi(place)) => {
+            let is_number = |location: &_| {
+                let wechat_store_gateway::pb::LatLng { latitude, longitude } = location;
+                latitude.is_finite() && longitude.is_finite()
+            };
+            assert!(place.location.as_ref().is_none_or(is_number));
+            assert!(place.map_poi_id.is_empty() || event.state == AuditState::Approved);
+            assert_eq!(place.map_poi_id, event.map_poi_id.as_str());
+        }
+        Some(Detail::Store(store)) => {
+            assert!(store.poi_id.is_empty() || event.state == AuditState::Approved);
+            assert_eq!(store.poi_id, event.poi_id.as_str());
+        }
+        _ => {}
+    }
+    true
+}
+
+/// The events that tell how a review ended.
+const REVIEWS: [&str; 5] = [
+    "add_nearby_poi_audit_info",
+    "add_store_audit_info",
+    "apply_merchant_audit_info",
+    "create_map_poi_audit_info",
+    "modify_store_audit_info",
+];
+
+fn in_xml(name: &str, text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    format!("<xml><{name}>{}</{name}></xml>", text.replace('\r', "&#13;"))
+}
+
+fn in_cdata(name: &str, text: &str) -> String {
+    let text = text.replace("]]>", "]]]]><![CDATA[>");
+    format!("<xml><{name}><![CDATA[{text}]]></{name}></xml>")
+}
+
+fn in_json(name: &str, text: &str) -> String {
+    format!("{{\"{name}\":{}}}", serde_json::Value::from(text))
+}
