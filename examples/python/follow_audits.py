@@ -75,7 +75,8 @@ class Progress:
 
 
 def handle(what):
-    """Your part. If this process dies right after it, the same event comes again."""
+    """Your part: an event, or a submission whose event was missed. If this process dies right after
+    it, the same one comes again. An event with `superseded_by` is history: do nothing about it."""
     print(json.dumps(MessageToDict(what), ensure_ascii=False), flush=True)
 
 
@@ -114,7 +115,7 @@ def catch_up(audits, progress):
 
 
 def reason(error):
-    """Whether the log of this cursor is gone. The package grpcio-status reads the details whole."""
+    """What to act on. Whoever needs more reasons reads the details with the package grpcio-status."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
     return "CURSOR_EXPIRED" if b"CURSOR_EXPIRED" in details else error.code().name
 
