@@ -19,7 +19,8 @@ COPY build.rs ./
 COPY proto proto
 COPY src src
 RUN touch build.rs src/lib.rs src/main.rs \
-    && cargo build --locked --release
+    && cargo build --locked --release \
+    && mkdir /state
 
 # glibc and the certificate authorities that WeChat's certificates are checked against; no shell.
 FROM ${BASE_IMAGE}
@@ -28,12 +29,21 @@ LABEL org.opencontainers.image.title="wechat-store-gateway" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /build/target/release/wechat-store-gateway /usr/local/bin/
 
+# Where the default state.url leads. Its owner is the user below, and a new volume takes after it; there
+# is no shell here that could change that.
+COPY --from=build --chown=65532:65532 /state /var/lib/wechat-store-gateway
+WORKDIR /var/lib/wechat-store-gateway
+# Also where nobody mounts anything, and where everything else is read-only. Name your own: an unnamed
+# one is easily lost, and with it events that WeChat does not send again.
+VOLUME /var/lib/wechat-store-gateway
+
 # A number, because Kubernetes' runAsNonRoot cannot tell from a name who is root.
 USER 65532:65532
 
 # The settings have to say listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh": by default
-# the service listens on loopback, which in a container nobody else reaches.
-EXPOSE 50051
+# the service listens on loopback, which in a container nobody else reaches. So with listen.callback
+# (8080, for WeChat's pushes) and listen.admin (9464, for probes).
+EXPOSE 50051 8080 9464
 
 # It asks 127.0.0.1:50051 and gives up by itself after 2 s, saying why; the timeout lets it.
 HEALTHCHECK --interval=10s --timeout=4s --start-period=5s --retries=3 \

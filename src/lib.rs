@@ -13,6 +13,18 @@
 //!
 //! A family of calls has the same file name in every layer: `card.rs` is always about cards.
 //!
+//! # The story of one event
+//!
+//! What WeChat took for review it decides later, and tells once. An event goes straight up:
+//!
+//! 1. [`callback`] receives the push, checks with [`seal`] that it is WeChat's, opens it, reads it;
+//! 2. [`state`] appends it to the log, durably and once, and links it to the submission that
+//!    [`operation`] remembered; only then WeChat is told `success`;
+//! 3. [`audit`] gives it to everybody who watches, now or after any interruption;
+//! 4. [`service`] says it in the caller's words.
+//!
+//! Where no push comes, [`audit`] asks WeChat through [`operation`].
+//!
 //! Beside all this stands [`simulator`], a small WeChat that shares nothing with [`wechat`].
 
 pub mod account;

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Follows the results of WeChat's reviews, and misses none, whoever restarts in between.
+
+    follow_audits.py GATEWAY FOLDER
+
+GATEWAY is a host and port. FOLDER keeps how far this client has come: delete it to begin anew. Each
+result is printed as a line of JSON; `handle` is where yours goes. README.md says how to run it.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from wechat.store.v1 import audit_pb2 as pb
+from wechat.store.v1 import types_pb2 as types
+from wechat.store.v1.audit_pb2_grpc import AuditServiceStub
+
+# Without these a connection whose other end vanished looks like one on which nothing happens.
+OPTIONS = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+LONGEST_PAUSE = 10.0
+SETTLED = [
+    types.AUDIT_STATE_APPROVED,
+    types.AUDIT_STATE_REJECTED,
+    types.AUDIT_STATE_DECLINED_BY_ADMIN,
+]
+
+
+class Progress:
+    """How far this client has come: a cursor, and the ids of what was handled."""
+
+    def __init__(self, folder):
+        os.makedirs(folder, exist_ok=True)
+        self.folder = folder
+        self.cursor = self.read("cursor")
+        # A real client has this as a unique column beside what it does with an event.
+        self.handled = set(self.read("handled").split())
+        self.journal = open(os.path.join(folder, "handled"), "a", encoding="ascii")
+
+    def read(self, name):
+        try:
+            with open(os.path.join(self.folder, name), encoding="ascii") as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            return ""
+
+    def done(self, event_id):
+        self.journal.write(event_id + "\n")
+        self.journal.flush()
+        os.fsync(self.journal.fileno())
+        self.handled.add(event_id)
+
+    def store(self, cursor):
+        """Either the old cursor is there or the new one, even if the power fails."""
+        path = os.path.join(self.folder, "cursor")
+        with open(path + ".new", "w", encoding="ascii") as file:
+            file.write(cursor)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".new", path)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self.cursor = cursor
+
+
+def handle(what):
+    """Your part: an event, or a submission whose event was missed. If this process dies right after
+    it, the same one comes again. An event with `superseded_by` is history: do nothing about it."""
+    print(json.dumps(MessageToDict(what), ensure_ascii=False), flush=True)
+
+
+def once(progress, event_id, what):
+    if event_id not in progress.handled:
+        handle(what)
+        progress.done(event_id)
+
+
+def watch(audits, progress):
+    """Handles events until the stream ends, which it only does with an error."""
+    if progress.cursor:
+        request = pb.WatchAuditEventsRequest(cursor=progress.cursor)
+    else:
+        request = pb.WatchAuditEventsRequest(position=pb.WATCH_POSITION_EARLIEST)
+    for response in audits.WatchAuditEvents(request):
+        if response.HasField("event"):
+            once(progress, response.event.event_id, response.event)
+        # Only now, and for checkpoints, too: the other way round an event could be lost.
+        progress.store(response.cursor)
+        yield
+
+
+def catch_up(audits, progress):
+    """The log is not the one it was. What every submission has become is still known."""
+    request = pb.ListSubmissionsRequest(states=SETTLED, page_size=1000)
+    while True:
+        page = audits.ListSubmissions(request, timeout=30)
+        for submission in page.submissions:
+            once(progress, submission.event_id, submission)
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+    # What is left of the log begins at its oldest event; what was handled is known by its id.
+    progress.store("")
+
+
+def reason(error):
+    """What to act on. Whoever needs more reasons reads the details with the package grpcio-status."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    return "CURSOR_EXPIRED" if b"CURSOR_EXPIRED" in details else error.code().name
+
+
+def main(gateway, folder):
+    progress = Progress(folder)
+    pause = 0.0
+    with grpc.insecure_channel(gateway, options=OPTIONS) as channel:
+        audits = AuditServiceStub(channel)
+        expired = False
+        while True:
+            try:
+                if expired:
+                    catch_up(audits, progress)
+                    expired = False
+                for _ in watch(audits, progress):
+                    pause = 0.0
+            except grpc.RpcError as error:
+                why = reason(error)
+                expired = expired or why == "CURSOR_EXPIRED"
+                if why in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
+                    # Our fault, and no patience mends it.
+                    sys.exit(f"{why}: {error.details()}")
+                print(f"{why}: {error.details()}", file=sys.stderr, flush=True)
+            # Twice as long each time; at random, for all clients lost the same service at once.
+            pause = min(max(2 * pause, 0.25), LONGEST_PAUSE)
+            time.sleep(pause * random.uniform(0.5, 1.0))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: follow_audits.py GATEWAY FOLDER")
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        pass
