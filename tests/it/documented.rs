@@ -77,7 +77,7 @@ async fn run(example: Example, name: &str) {
     let answer = example.call(&app).await;
     let mut answer = answer.unwrap_or_else(|status| panic!("{name}: {status:?}"));
     if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
-        for own in ["submissionId", "createTime", "resubmitAfter"] {
+        for own in ["appId", "submissionId", "createTime", "resubmitAfter"] {
             submission.remove(own);
         }
     }

@@ -419,7 +419,8 @@ impl Tokens {
             match self.source.fetch(&self.client, tries - 1, force).await {
                 Ok(fetched) => {
                     let Fetched { value, life } = &fetched;
-                    let put = self.shared.put_token(&self.app_id, before, value, *life).await;
+                    let life = life.saturating_sub(self.clock.now() - sent_at);
+                    let put = self.shared.put_token(&self.app_id, before, value, life).await;
                     return Ok(match put {
                         Ok(shared) if shared.value != *value => self
                             .adopt(number, &shared)
