@@ -29,12 +29,12 @@ LABEL org.opencontainers.image.title="wechat-store-gateway" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /build/target/release/wechat-store-gateway /usr/local/bin/
 
-# Where the default state.url leads. Its owner is the user below, and a new volume takes after it; there
-# is no shell here that could change that.
+# Where the default state.url leads. Its owner is the user below, and a new volume takes after it;
+# there is no shell here that could change that.
 COPY --from=build --chown=65532:65532 /state /var/lib/wechat-store-gateway
 WORKDIR /var/lib/wechat-store-gateway
-# Also where nobody mounts anything, and where everything else is read-only. Name your own: an unnamed
-# one is easily lost, and with it events that WeChat does not send again.
+# So that it can be written even where everything else is read-only. Mount one of your own: this one
+# is easily lost, and with it events that WeChat does not send again.
 VOLUME /var/lib/wechat-store-gateway
 
 # A number, because Kubernetes' runAsNonRoot cannot tell from a name who is root.

@@ -115,7 +115,7 @@ def catch_up(audits, progress):
 
 
 def reason(error):
-    """What to act on. Whoever needs more reasons reads the details with the package grpcio-status."""
+    """What to act on. The package grpcio-status reads the details whole."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
     return "CURSOR_EXPIRED" if b"CURSOR_EXPIRED" in details else error.code().name
 

@@ -152,6 +152,9 @@ impl Inner {
         match account.callback.mode {
             CallbackMode::Plain => {
                 self.verify(&token, query, "signature", None)?;
+                if envelope::read(body).is_ok() {
+                    return Err(Refusal::forbidden("sealed, and the settings say it is not"));
+                }
                 Ok(body.clone())
             }
             CallbackMode::Compatible | CallbackMode::Safe => {

@@ -296,6 +296,14 @@ async fn every_mode_takes_xml_and_json() {
 }
 
 #[tokio::test]
+async fn a_sealed_push_to_a_plain_account_is_not_taken_for_a_message_without_events() {
+    let gateway = Gateway::start("mode = \"plain\"").await;
+    let answer = gateway.push(Push::sealed(FAILED)).await;
+    assert!(!answer.is_success(), "{answer:?}");
+    assert_eq!((gateway.events().len(), gateway.lines.warnings().len()), (0, 1));
+}
+
+#[tokio::test]
 async fn whatever_is_not_wechats_is_refused_without_a_word() {
     let good = Push::sealed(FAILED);
     let now = Clock::system().unix();
