@@ -65,7 +65,8 @@ pub trait State: fmt::Debug + Send + Sync {
     async fn log(&self) -> Result<Log, Error>;
 
     /// Forgets events that were received, and submissions that were settled, more than `age` ago; a
-    /// bounded number of them. The newest event always stays. Says how many are gone.
+    /// bounded number of them. The newest event always stays. Forgets finished writes after a day,
+    /// and never one whose outcome is not known. Says how many are gone.
     async fn prune(&self, age: Duration) -> Result<u64, Error>;
 
     // === Submissions ===
@@ -86,6 +87,32 @@ pub trait State: fmt::Debug + Send + Sync {
     /// Takes open submissions whose time to be asked about has come, and puts that time off by
     /// `again`: no two takers get the same one, and one that is lost comes again.
     async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error>;
+
+    // === The journal of writes ===
+
+    /// Claims a write for `term`, or says what is known of it. A write is recognised by its account,
+    /// method and request id; one without a request id is always new. A claim whose term is over is
+    /// given to whoever asks next, with a higher fence: nothing was sent under it.
+    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
+
+    /// Notes that a claimed write is about to be sent, again if it certainly was not the last time,
+    /// and that its outcome is known after `by` at the latest. False if the claim was lost: then it
+    /// must not be sent.
+    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error>;
+
+    /// Notes how a write ended. Does nothing if the claim was lost, but an outcome that is known
+    /// goes before one that is not.
+    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error>;
+
+    /// A write by its id.
+    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error>;
+
+    /// The writes after a number that fit, in order; bounded as [`State::events`].
+    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error>;
+
+    /// Settles a write whose outcome is not known; `executed` says that it took effect, otherwise
+    /// it is forgotten, so that a repeat is executed. Answers what it was, if it was unknown.
+    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error>;
 
     // === Leases ===
 
@@ -377,6 +404,123 @@ pub struct SubmissionQuery {
 pub struct SubmissionPage {
     /// Those that fit.
     pub submissions: Vec<Submission>,
+    /// Nothing up to this number that fits is missing.
+    pub seen: u64,
+    /// Whether there is nothing after `seen`, for now.
+    pub at_end: bool,
+}
+
+/// A write to be claimed.
+#[derive(Clone, Debug)]
+pub struct NewWrite {
+    /// Names it.
+    pub write_id: String,
+    /// The account.
+    pub app_id: AppId,
+    /// The RPC, as in `StoreService/AddStore`.
+    pub method: String,
+    /// The caller's name for it; `None` leaves only a record.
+    pub request_id: Option<String>,
+    /// A hash of the request: another request under the same name is another write.
+    pub fingerprint: [u8; 32],
+    /// The caller's own number for the shop; may be empty.
+    pub client_reference: String,
+}
+
+/// What is known of a write that somebody wants to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// Nothing was sent. It is claimed under this fence, and this is its id: the one of the claim
+    /// before, if there was one.
+    Claimed {
+        /// Its id.
+        write_id: String,
+        /// Of the claim.
+        fence: u64,
+    },
+    /// Another request has this name.
+    Other,
+    /// It is known already.
+    Known(Write),
+}
+
+/// How a write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was executed; this is the response, encoded.
+    Finished(Bytes),
+    /// It was certainly not executed: it is forgotten, so that a repeat is.
+    Released,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Where a write stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteState {
+    /// Nothing was sent yet.
+    Claimed,
+    /// It was executed.
+    Finished,
+    /// It was sent, and an answer may still come.
+    Sent,
+    /// It was sent, and nobody knows whether it was executed.
+    Unknown,
+}
+
+/// A write of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Counts writes; the first has 1.
+    pub number: u64,
+    /// Names it.
+    pub write_id: String,
+    /// The account.
+    pub app_id: AppId,
+    /// The RPC.
+    pub method: String,
+    /// The caller's name for it; empty if it has none.
+    pub request_id: String,
+    /// The caller's own number for the shop; may be empty.
+    pub client_reference: String,
+    /// Where it stands now: one that was sent is unknown as soon as its time is over.
+    pub state: WriteState,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// The response, if it finished; empty if that was found out otherwise.
+    pub reply: Option<Bytes>,
+    /// When it was claimed first, in milliseconds since 1970.
+    pub created: u64,
+    /// When it was sent last, in milliseconds since 1970; 0 if it was not.
+    pub sent: u64,
+    /// When it ended, in milliseconds since 1970; 0 while it has not.
+    pub ended: u64,
+    /// How long whoever has it may take until its state changes by itself.
+    pub rest: Duration,
+}
+
+/// Which writes are wanted. What is empty or `None` leaves nothing out.
+#[derive(Clone, Debug, Default)]
+pub struct WriteQuery {
+    /// Only those after this number.
+    pub after: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// Only of this account.
+    pub app_id: Option<AppId>,
+    /// Only in these states.
+    pub states: Vec<WriteState>,
+    /// Only with this name of the caller's.
+    pub request_id: Option<String>,
+    /// Only claimed before then, in milliseconds since 1970.
+    pub until: Option<u64>,
+}
+
+/// Some writes.
+#[derive(Clone, Debug, Default)]
+pub struct WritePage {
+    /// Those that fit.
+    pub writes: Vec<Write>,
     /// Nothing up to this number that fits is missing.
     pub seen: u64,
     /// Whether there is nothing after `seen`, for now.
