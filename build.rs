@@ -26,12 +26,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Says of every request which account and which write it names.
+/// Says of every request which account and which write it names, and of every response to a write
+/// how it looks where WeChat's was lost.
 fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error> {
     let mut code = String::new();
     let messages = descriptors.file.iter().flat_map(|file| &file.message_type);
-    for message in messages.filter(|message| message.name().ends_with("Request")) {
+    let services = || descriptors.file.iter().flat_map(|file| &file.service);
+    for message in messages {
         let name = message.name();
+        if message.field.iter().any(|field| field.name() == "settled") {
+            writeln!(
+                code,
+                "impl Settled for {name} {{
+                    fn settled() -> Self {{ Self {{ settled: true, ..Self::default() }} }}
+                }}"
+            )?;
+        }
+        let method = services().find_map(|service| {
+            let takes = format!(".wechat.store.v1.{name}");
+            let method = service.method.iter().find(|method| method.input_type() == takes)?;
+            Some(format!("{}/{}", service.name(), method.name()))
+        });
+        let Some(method) = method.filter(|_| name.ends_with("Request")) else { continue };
         let take = |field: &str| {
             let known = message.field.iter().any(|candidate| candidate.name() == field);
             if known {
@@ -43,6 +59,7 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
         writeln!(
             code,
             "impl Addressed for {name} {{
+                const METHOD: &'static str = {method:?};
                 fn take_app_id(&mut self) -> String {{ {} }}
                 fn take_request_id(&mut self) -> String {{ {} }}
                 fn take_client_reference(&mut self) -> String {{ {} }}

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sha2::{Digest, Sha256};
 use tonic::Request;
 use uuid::Uuid;
 
@@ -27,8 +28,12 @@ const LONGEST_REFERENCE: usize = 64;
 pub struct Context {
     /// The account that the request names; empty for the default.
     pub app_id: String,
+    /// The RPC, as in `StoreService/AddStore`.
+    pub method: &'static str,
     /// Names this write, so that a repeat is recognised.
     pub request_id: Option<Uuid>,
+    /// A hash of the request, if it names a write.
+    pub fingerprint: [u8; 32],
     /// The caller's own number for the shop that a submission is about; empty where there is none.
     pub client_reference: String,
     /// Until when an answer is of use.
@@ -60,16 +65,33 @@ impl Context {
         let mut check = Check::default();
         let app_id = message.take_app_id();
         let request_id = check.uuid("request_id", &message.take_request_id());
+        let fingerprint = match request_id {
+            Some(_) => Sha256::digest(message.encode_to_vec()).into(),
+            None => [0; 32],
+        };
         let client_reference =
             check.at_most("client_reference", message.take_client_reference(), LONGEST_REFERENCE);
-        check.done((Self { app_id, request_id, client_reference, deadline, trace, stage }, message))
+        let method = M::METHOD;
+        let ctx = Self {
+            app_id,
+            method,
+            request_id,
+            fingerprint,
+            client_reference,
+            deadline,
+            trace,
+            stage,
+        };
+        check.done((ctx, message))
     }
 
     /// The context of a call that serves no single caller, such as filling a cache.
     pub fn internal(deadline: Instant) -> Self {
         Self {
             app_id: String::new(),
+            method: "",
             request_id: None,
+            fingerprint: [0; 32],
             client_reference: String::new(),
             deadline,
             trace: Trace::none(),

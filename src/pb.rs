@@ -15,11 +15,19 @@ include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// What every request may name beside its own content.
-pub trait Addressed {
+pub trait Addressed: prost::Message {
+    /// The RPC that it asks for, as in `StoreService/AddStore`.
+    const METHOD: &'static str;
     /// Moves the account's id out; empty means the default account.
     fn take_app_id(&mut self) -> String;
     /// Moves the write's id out; empty where there is none.
     fn take_request_id(&mut self) -> String;
     /// Moves the caller's own number for the shop out; empty where there is none.
     fn take_client_reference(&mut self) -> String;
+}
+
+/// The response to a write.
+pub trait Settled: prost::Message + Default {
+    /// What is left to say where it is only known that the write got through.
+    fn settled() -> Self;
 }

@@ -13,7 +13,7 @@ use crate::{
     },
     wechat::{
         self, Endpoint,
-        map_poi::{CreateMapPoi, CreateMapPoiReply, DistrictNode, GetDistrict, GetDistrictReply},
+        map_poi::{CreateMapPoi, DistrictNode, GetDistrict, GetDistrictReply},
     },
 };
 
@@ -42,10 +42,14 @@ impl Operations {
         &self,
         ctx: &Context,
         mut call: CreateMapPoi,
-    ) -> Result<(CreateMapPoiReply, pb::Submission), Error> {
+    ) -> Result<pb::CreateMapPoiResponse, Error> {
         let districts = self.districts(&ctx.beforehand()).await?;
         [call.province, call.city, call.district] = districts.address(call.districtid.as_str())?;
-        self.submit(ctx, call).await
+        self.submit(ctx, call, |_, submission| pb::CreateMapPoiResponse {
+            submission: Some(submission),
+            settled: false,
+        })
+        .await
     }
 }
 

@@ -8,20 +8,21 @@ use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{cache::Cached, retry::Decision};
+use self::{cache::Cached, journal::Sending, retry::Decision};
 use crate::{
     account::{self, Account, Registry, token},
     clock::Clock,
     context::{Context, Stage},
     id::AppId,
-    pb,
+    pb::{self, Settled},
     state::{self, State},
     translate::Invalid,
-    wechat::{self, Attempt, Client, Endpoint, Safety},
+    wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety},
 };
 
 mod cache;
 mod district;
+mod journal;
 mod list;
 mod merchant;
 mod nearby;
@@ -76,6 +77,14 @@ pub enum Error {
         /// The endpoint.
         path: &'static str,
     },
+    /// A write of this name was sent, and nobody knows whether it was executed.
+    #[error("the outcome of write {write_id} is not known")]
+    OutcomeUnknown {
+        /// The endpoint.
+        path: &'static str,
+        /// The write.
+        write_id: String,
+    },
     /// The page token belongs to another list.
     #[error("not a page token of this list")]
     PageToken,
@@ -97,12 +106,38 @@ pub enum Error {
         /// What happened.
         error: wechat::Error,
     },
+    /// Another request has this name.
+    #[error("the request_id names another request")]
+    RequestIdReused,
     /// The state failed.
     #[error(transparent)]
     State(#[from] state::Error),
     /// The process is ending.
     #[error("shutting down")]
     Stopped,
+    /// The write of this name is still running.
+    #[error("write {write_id} is still running")]
+    WriteInProgress {
+        /// The write.
+        write_id: String,
+        /// Until when it will have ended.
+        rest: Duration,
+    },
+}
+
+impl Error {
+    /// Whether the write may have been executed all the same.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        let Self::WeChat { safety: Safety::Once(proof), error, .. } = self else { return false };
+        match error {
+            // On what makes something new it is no verdict.
+            wechat::Error::Refused { code: Errcode::BUSY, .. } => {
+                !matches!(proof, Proof::Gone | Proof::Values)
+            }
+            wechat::Error::Refused { .. } | wechat::Error::NotSent { .. } => false,
+            _ => true,
+        }
+    }
 }
 
 impl Operations {
@@ -144,12 +179,16 @@ impl Operations {
         self.attempts(account, ctx, &call, None).await
     }
 
-    /// Runs a call that changes something, in a task of its own. If the caller leaves before it was
-    /// sent, it is not sent; afterwards it runs to its end.
-    pub async fn write<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
-        let account = self.account::<E>(ctx)?.clone();
-        self.detached(ctx, |ops, ctx, left| async move {
-            ops.attempts(&account, &ctx, &call, Some(&left)).await
+    /// Runs a call that changes something, in a task of its own, and remembers what is answered. If
+    /// the caller leaves before it was sent, it is not sent; afterwards it runs to its end.
+    pub async fn write<E: Endpoint, R: Settled + 'static>(
+        &self,
+        ctx: &Context,
+        call: E,
+        answer: impl FnOnce(E::Reply) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
+            Ok(answer(ops.attempts(&account, &ctx, &call, Some(&sending)).await?))
         })
         .await
     }
@@ -187,7 +226,7 @@ impl Operations {
         account: &Account,
         ctx: &Context,
         call: &E,
-        left: Option<&CancellationToken>,
+        sending: Option<&Sending>,
     ) -> Result<E::Reply, Error> {
         let Inner { client, clock, .. } = &*self.0;
         ctx.stage.reach(Stage::Token);
@@ -195,7 +234,11 @@ impl Operations {
         let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
         let mut attempts = 0;
         loop {
-            if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
+            if let Some(sending) = sending {
+                sending.begin::<E>().await?;
+            }
+            let left = sending.is_some_and(|sending| sending.left.is_cancelled());
+            if left || ctx.time_left(clock).is_zero() {
                 return Err(Error::Deadline);
             }
             let attempt = Attempt {

@@ -17,7 +17,7 @@ use crate::{
     state::is_open,
     translate::{
         Remembered,
-        change::{Change, pictures_review},
+        change::{Change, pictures_review, updated},
         store::state,
     },
     wechat::{
@@ -38,15 +38,6 @@ const MOST_STORES: u64 = 100_000;
 /// A store of an account.
 pub(super) type Store = (AppId, PoiId);
 
-/// What an update sent, and what WeChat reviews of it.
-#[derive(Debug)]
-pub(crate) struct Updated {
-    /// What was sent.
-    pub(crate) sent: UpdateStore,
-    /// The review of new pictures, if there is one.
-    pub(crate) submission: Option<pb::Submission>,
-}
-
 impl Operations {
     /// Changes a store and leaves the rest as it is. Reads and writes in a task of its own, as
     /// [`Operations::write`] does; nothing is sent if the caller leaves before.
@@ -54,24 +45,23 @@ impl Operations {
         &self,
         ctx: &Context,
         change: Change,
-    ) -> Result<Updated, Error> {
-        let account = self.account::<UpdateStore>(ctx)?.clone();
-        self.detached(ctx, |ops, ctx, left| async move {
+    ) -> Result<pb::UpdateStoreResponse, Error> {
+        self.journaled::<UpdateStore, _, _>(ctx, |ops, account, ctx, sending| async move {
             let store = (account.app_id.clone(), change.poi_id.clone());
-            let waits = left.run_until_cancelled(ops.turn(&ctx, &store));
+            let waits = sending.left.run_until_cancelled(ops.turn(&ctx, &store));
             let _turn = waits.await.unwrap_or(Err(Error::Deadline))?;
-            let call = ops.completed(&account, &ctx, &store, change, &left).await?;
-            let reply = ops.attempts(&account, &ctx, &call, Some(&left)).await?;
+            let call = ops.completed(&account, &ctx, &store, change, &sending.left).await?;
+            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
             let data = reply.data.unwrap_or_default();
             // A flag, whatever its name says.
             let reviewed = data.has_audit_id == Int(Some(1));
             ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
             if !reviewed {
-                return Ok(Updated { sent: call, submission: None });
+                return Ok(updated(call, None));
             }
             let review = pictures_review(&call, data.audit_id);
             let submission = ops.remember(&account.app_id, &ctx, review).await;
-            Ok(Updated { sent: call, submission: Some(submission) })
+            Ok(updated(call, Some(submission)))
         })
         .await
     }

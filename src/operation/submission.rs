@@ -6,7 +6,7 @@ use super::{Error, Operations};
 use crate::{
     context::Context,
     id::AppId,
-    pb,
+    pb::{self, Settled},
     state::{self, NewSubmission},
     translate::{Remembered, Review, Reviewed},
 };
@@ -19,17 +19,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Operations {
     /// Runs a write that WeChat reviews, as [`Operations::write`] does, and remembers it.
-    pub(crate) async fn submit<E: Reviewed>(
+    pub(crate) async fn submit<E: Reviewed, R: Settled + 'static>(
         &self,
         ctx: &Context,
         call: E,
-    ) -> Result<(E::Reply, pb::Submission), Error> {
-        let account = self.account::<E>(ctx)?.clone();
-        self.detached(ctx, |ops, ctx, left| async move {
-            let reply = ops.attempts(&account, &ctx, &call, Some(&left)).await?;
+        answer: impl FnOnce(E::Reply, pb::Submission) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
+            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
             let review = call.review(&reply);
             let submission = ops.remember(&account.app_id, &ctx, review).await;
-            Ok((reply, submission))
+            Ok(answer(reply, submission))
         })
         .await
     }

@@ -33,7 +33,6 @@ impl CardService for Card {
     ) -> Result<Response<pb::SetStoreCardResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = SetCard::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 }

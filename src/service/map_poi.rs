@@ -54,8 +54,6 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::CreateMapPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = CreateMapPoi::try_from(request)?;
-        let (_, submission) = self.ops.create_map_poi(&ctx, call).await?;
-        let submission = Some(submission);
-        Ok(Response::new(pb::CreateMapPoiResponse { submission, settled: false }))
+        Ok(Response::new(self.ops.create_map_poi(&ctx, call).await?))
     }
 }

@@ -27,8 +27,9 @@ impl MediaService for Media {
     ) -> Result<Response<pb::UploadTemporaryImageResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = UploadTemporary::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(uploaded(reply, self.ops.clock().wall())))
+        let clock = self.ops.clock().clone();
+        let answer = move |reply| uploaded(reply, clock.wall());
+        Ok(Response::new(self.ops.write(&ctx, call, answer).await?))
     }
 
     async fn upload_image(
@@ -37,7 +38,6 @@ impl MediaService for Media {
     ) -> Result<Response<pb::UploadImageResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = UploadImg::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 }

@@ -8,10 +8,7 @@ use crate::{
     context::Context,
     operation::Operations,
     pb::{self, merchant_service_server::MerchantService},
-    wechat::{
-        Done,
-        merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
-    },
+    wechat::merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
 };
 
 /// Serves the store mini program itself.
@@ -37,9 +34,11 @@ impl MerchantService for Merchant {
     ) -> Result<Response<pb::ApplyMerchantResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = ApplyMerchant::try_from(request)?;
-        let (Done {}, submission) = self.ops.submit(&ctx, call).await?;
-        let submission = Some(submission);
-        Ok(Response::new(pb::ApplyMerchantResponse { submission, settled: false }))
+        let answer = |_, submission| pb::ApplyMerchantResponse {
+            submission: Some(submission),
+            settled: false,
+        };
+        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }
 
     async fn get_merchant_audit(
@@ -57,7 +56,6 @@ impl MerchantService for Merchant {
     ) -> Result<Response<pb::UpdateMerchantResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = ModifyMerchant::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 }

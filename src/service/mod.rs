@@ -1,8 +1,10 @@
 //! The caller's words: one file per service, a few lines per RPC.
 
+use std::sync::Arc;
+
 use tonic::service::Routes;
 
-use crate::{audit::Audits, operation::Operations, pb};
+use crate::{audit::Audits, operation::Operations, pb, state::State};
 
 mod audit;
 mod card;
@@ -13,14 +15,15 @@ mod merchant;
 mod nearby;
 pub(crate) mod status;
 mod store;
+mod write;
 
-/// All services, over one set of operations and one log.
-pub fn routes(ops: &Operations, audits: Audits) -> Routes {
+/// All services, over one set of operations, one log and one state.
+pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes {
     use pb::{
         audit_service_server::AuditServiceServer, card_service_server::CardServiceServer,
         map_poi_service_server::MapPoiServiceServer, media_service_server::MediaServiceServer,
         merchant_service_server::MerchantServiceServer, nearby_service_server::NearbyServiceServer,
-        store_service_server::StoreServiceServer,
+        store_service_server::StoreServiceServer, write_service_server::WriteServiceServer,
     };
 
     let ops = || ops.clone();
@@ -34,6 +37,7 @@ pub fn routes(ops: &Operations, audits: Audits) -> Routes {
         .add_service(MerchantServiceServer::new(merchant::Merchant { ops: ops() }))
         .add_service(NearbyServiceServer::new(nearby::Nearby { ops: ops() }))
         .add_service(StoreServiceServer::new(store::Store { ops: ops() }))
+        .add_service(WriteServiceServer::new(write::Write { state }))
 }
 
 /// The full names of all services.
@@ -45,4 +49,5 @@ pub const SERVICES: &[&str] = &[
     pb::merchant_service_server::SERVICE_NAME,
     pb::nearby_service_server::SERVICE_NAME,
     pb::store_service_server::SERVICE_NAME,
+    pb::write_service_server::SERVICE_NAME,
 ];

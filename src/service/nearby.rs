@@ -27,8 +27,7 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::AddNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = AddNearbyPoi::try_from(request)?;
-        let (reply, submission) = self.ops.submit(&ctx, call).await?;
-        Ok(Response::new(added(reply, submission)))
+        Ok(Response::new(self.ops.submit(&ctx, call, added).await?))
     }
 
     async fn replace_nearby_poi(
@@ -37,8 +36,7 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::ReplaceNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = AddNearbyPoi::try_from(request)?;
-        let (reply, submission) = self.ops.submit(&ctx, call).await?;
-        Ok(Response::new(replaced(reply, submission)))
+        Ok(Response::new(self.ops.submit(&ctx, call, replaced).await?))
     }
 
     async fn list_nearby_pois(
@@ -60,8 +58,7 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::DeleteNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelNearbyPoi::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 
     async fn set_nearby_poi_visibility(
@@ -70,7 +67,6 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::SetNearbyPoiVisibilityResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = SetNearbyPoiShowStatus::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 }

@@ -29,6 +29,10 @@ pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
 /// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
 const LONGEST_TEXT: usize = 512;
+/// A write that is still running is worth asking for after this …
+const LEAST_RETRY: Duration = Duration::from_millis(100);
+/// … and at the latest after this.
+const MOST_RETRY: Duration = Duration::from_secs(5);
 /// A state that failed is worth another try after this.
 const STATE_PAUSE: Duration = Duration::from_secs(1);
 /// So many mistakes of a request are named one by one; more would not fit either.
@@ -146,11 +150,14 @@ impl From<Error> for Status {
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path } => lane_busy(path),
+            Error::OutcomeUnknown { path, write_id } => outcome_unknown(path, &write_id),
             Error::PageToken => return page::Foreign.into(),
+            Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
             Error::Token { app_id, error } => no_token(error).with("app_id", app_id),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
+            Error::WriteInProgress { write_id, rest } => write_in_progress(&write_id, rest),
         }
         .into()
     }
@@ -250,6 +257,43 @@ pub(super) fn submission_not_found(submission_id: &str) -> Status {
     let what = "wechat.store.v1.Submission";
     failure.details.set_resource_info(what, submission_id, "", "not remembered");
     failure.into()
+}
+
+fn outcome_unknown(path: &'static str, write_id: &str) -> Failure {
+    let message = "a write with this request_id was sent before, and nobody knows whether it was \
+                   executed; it was not sent again";
+    Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message)
+        .with("path", path)
+        .with("write_id", write_id)
+}
+
+fn request_id_reused() -> Failure {
+    let rule = "names another request already";
+    Failure::new(Code::InvalidArgument, ErrorReason::RequestIdReused, format!("request_id: {rule}"))
+        .violation("request_id", rule)
+}
+
+fn write_in_progress(write_id: &str, rest: Duration) -> Failure {
+    let message = "the write with this request_id is still running";
+    Failure::new(Code::Aborted, ErrorReason::WriteInProgress, message)
+        .with("write_id", write_id)
+        .retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY))
+}
+
+/// This service remembers no such write.
+pub(super) fn write_not_found(name: &str) -> Status {
+    let message = format!("no write {name} is remembered");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::WriteNotFound, message);
+    failure.details.set_resource_info("wechat.store.v1.Write", name, "", "not remembered");
+    failure.into()
+}
+
+/// There is nothing to resolve.
+pub(super) fn write_not_unknown(write_id: &str) -> Status {
+    let message = format!("the outcome of write {write_id} is known, or an answer may still come");
+    Failure::new(Code::FailedPrecondition, ErrorReason::WriteNotUnknown, message)
+        .with("mender", Mender::Caller.as_str())
+        .into()
 }
 
 fn stopped() -> Failure {

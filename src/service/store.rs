@@ -6,10 +6,7 @@ use crate::{
     context::Context,
     operation::Operations,
     pb::{self, store_service_server::StoreService},
-    translate::{
-        change::{Change, updated},
-        store::WantedRows,
-    },
+    translate::{change::Change, store::WantedRows},
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
 };
 
@@ -32,9 +29,9 @@ impl StoreService for Store {
             self.ops.account::<AddStore>(&ctx)?;
             return Ok(Response::new(pb::AddStoreResponse::default()));
         }
-        let (_, submission) = self.ops.submit(&ctx, call).await?;
-        let submission = Some(submission);
-        Ok(Response::new(pb::AddStoreResponse { submission, settled: false }))
+        let answer =
+            |_, submission| pb::AddStoreResponse { submission: Some(submission), settled: false };
+        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }
 
     async fn update_store(
@@ -43,8 +40,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::UpdateStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let change = Change::try_from(request)?;
-        let reply = self.ops.update_store(&ctx, change).await?;
-        Ok(Response::new(updated(reply.sent, reply.submission)))
+        Ok(Response::new(self.ops.update_store(&ctx, change).await?))
     }
 
     async fn get_store(
@@ -77,8 +73,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::DeleteStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelStore::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 
     async fn list_legacy_stores(
@@ -112,8 +107,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::DeleteLegacyStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelPoi::try_from(request)?;
-        let reply = self.ops.write(&ctx, call).await?;
-        Ok(Response::new(reply.into()))
+        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
     }
 
     async fn get_upgrade_progress(

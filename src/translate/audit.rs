@@ -173,7 +173,7 @@ fn account(app_id: String) -> Option<AppId> {
 }
 
 impl Check {
-    fn rows(&mut self, page_size: i32) -> usize {
+    pub(super) fn rows(&mut self, page_size: i32) -> usize {
         self.page_size(page_size, ROWS, MOST_ROWS).try_into().unwrap_or(usize::MAX)
     }
 
@@ -189,7 +189,12 @@ impl Check {
         self.each("states", states, |state| AuditState::try_from(*state).ok())
     }
 
-    fn each<T>(&mut self, field: &str, values: &[i32], known: fn(&i32) -> Option<T>) -> Vec<T> {
+    pub(super) fn each<T>(
+        &mut self,
+        field: &str,
+        values: &[i32],
+        known: fn(&i32) -> Option<T>,
+    ) -> Vec<T> {
         let mut read = Vec::new();
         for (index, value) in values.iter().enumerate() {
             match known(value) {
@@ -215,7 +220,7 @@ impl Check {
     }
 
     /// A moment, in milliseconds since 1970.
-    fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
+    pub(super) fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
         let moment = moment?;
         let since = std::time::SystemTime::try_from(moment)
             .ok()

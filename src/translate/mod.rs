@@ -19,6 +19,7 @@ pub(crate) mod page;
 mod picture;
 pub(crate) mod store;
 mod submission;
+pub(crate) mod write;
 
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};

@@ -1,0 +1,90 @@
+//! `WriteService`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::{
+    context::Context,
+    operation::Error,
+    pb::{self, get_write_request::Name, write_service_server::WriteService},
+    state::{self, State, WriteQuery},
+    translate::{
+        audit::{page_token, read_page_token},
+        write::{resolution, wanted_write, wanted_writes, write},
+    },
+};
+
+/// The list here, as page tokens name it.
+const WRITES: &str = "writes";
+
+/// Serves what became of writes.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    pub(super) state: Arc<dyn State>,
+}
+
+#[tonic::async_trait]
+impl WriteService for Write {
+    async fn get_write(
+        &self,
+        request: Request<pb::GetWriteRequest>,
+    ) -> Result<Response<pb::GetWriteResponse>, Status> {
+        let (ctx, pb::GetWriteRequest { app_id: _, name }) = Context::split(request)?;
+        let name = wanted_write(name)?;
+        let found = match &name {
+            Name::WriteId(id) => self.state.write(id).await.map_err(Error::State)?,
+            Name::WriteRequestId(id) => {
+                let query = WriteQuery {
+                    limit: 100,
+                    request_id: Some(id.clone()),
+                    ..WriteQuery::default()
+                };
+                let page = self.state.writes(query).await.map_err(Error::State)?;
+                page.writes.into_iter().rfind(|write| belongs(write, &ctx))
+            }
+        };
+        let (Name::WriteId(id) | Name::WriteRequestId(id)) = name;
+        let found = found.filter(|write| belongs(write, &ctx));
+        let found = found.ok_or_else(|| status::write_not_found(&id))?;
+        Ok(Response::new(pb::GetWriteResponse { write: Some(write(found)) }))
+    }
+
+    async fn list_writes(
+        &self,
+        request: Request<pb::ListWritesRequest>,
+    ) -> Result<Response<pb::ListWritesResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let after = read_page_token(WRITES, &request.page_token)?;
+        let mut query = wanted_writes(ctx.app_id, request)?;
+        query.after = after;
+        let page = self.state.writes(query).await.map_err(Error::State)?;
+        let next_page_token = match page.at_end {
+            true => String::new(),
+            false => page_token(WRITES, page.seen),
+        };
+        let writes = page.writes.into_iter().map(write).collect();
+        Ok(Response::new(pb::ListWritesResponse { writes, next_page_token }))
+    }
+
+    async fn resolve_write(
+        &self,
+        request: Request<pb::ResolveWriteRequest>,
+    ) -> Result<Response<pb::ResolveWriteResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let (write_id, executed) = resolution(request)?;
+        let known = self.state.write(&write_id).await.map_err(Error::State)?;
+        if known.filter(|write| belongs(write, &ctx)).is_none() {
+            return Err(status::write_not_found(&write_id));
+        }
+        let before = self.state.resolve(&write_id, executed).await.map_err(Error::State)?;
+        let before = before.ok_or_else(|| status::write_not_unknown(&write_id))?;
+        tracing::info!(write_id, executed, "somebody said what became of a write");
+        Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
+    }
+}
+
+fn belongs(write: &state::Write, ctx: &Context) -> bool {
+    ctx.app_id.is_empty() || ctx.app_id == write.app_id.as_str()
+}

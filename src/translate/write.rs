@@ -1,0 +1,111 @@
+//! Writes of the journal, from the state to the caller.
+
+use prost_types::Any;
+
+use super::{Check, Invalid, submission::time};
+use crate::{
+    id::AppId,
+    pb::{self, get_write_request::Name},
+    state::{self, WriteQuery, WriteState},
+};
+
+/// A write as a caller sees it.
+pub(crate) fn write(write: state::Write) -> pb::Write {
+    let state::Write {
+        number: _,
+        write_id,
+        app_id,
+        method,
+        request_id,
+        client_reference,
+        state,
+        attempts,
+        reply,
+        created,
+        sent,
+        ended,
+        rest: _,
+    } = write;
+    let state = match state {
+        WriteState::Claimed => pb::WriteState::Claimed,
+        WriteState::Finished => pb::WriteState::Finished,
+        WriteState::Sent => pb::WriteState::Sent,
+        WriteState::Unknown => pb::WriteState::Unknown,
+    };
+    let moment = |millis| (millis > 0).then(|| time(millis).into());
+    let name = method.rsplit('/').next().unwrap_or_default();
+    let response = reply.map(|reply| Any {
+        type_url: format!("type.googleapis.com/wechat.store.v1.{name}Response"),
+        value: reply.into(),
+    });
+    pb::Write {
+        write_id,
+        app_id: app_id.into(),
+        method,
+        request_id,
+        client_reference,
+        state: state.into(),
+        attempts: attempts.try_into().unwrap_or(i32::MAX),
+        create_time: moment(created),
+        send_time: moment(sent),
+        end_time: moment(ended),
+        response,
+    }
+}
+
+/// How a caller names a write.
+pub(crate) fn wanted_write(name: Option<Name>) -> Result<Name, Invalid> {
+    let mut check = Check::default();
+    let mut uuid = |field, id: String| match check.uuid(field, &id) {
+        Some(id) => id.to_string(),
+        None => {
+            check.refuse(field, "required");
+            String::new()
+        }
+    };
+    let name = match name {
+        Some(Name::WriteRequestId(id)) => Name::WriteRequestId(uuid("write_request_id", id)),
+        Some(Name::WriteId(id)) => Name::WriteId(uuid("write_id", id)),
+        None => Name::WriteId(uuid("write_id", String::new())),
+    };
+    check.done(name)
+}
+
+/// Which writes a caller wants to have listed.
+pub(crate) fn wanted_writes(
+    app_id: String,
+    request: pb::ListWritesRequest,
+) -> Result<WriteQuery, Invalid> {
+    let pb::ListWritesRequest { app_id: _, states, created_before, page_size, page_token: _ } =
+        request;
+    let mut check = Check::default();
+    let states = check.each("states", &states, |state| match pb::WriteState::try_from(*state) {
+        Ok(pb::WriteState::Claimed) => Some(WriteState::Claimed),
+        Ok(pb::WriteState::Finished) => Some(WriteState::Finished),
+        Ok(pb::WriteState::Sent) => Some(WriteState::Sent),
+        Ok(pb::WriteState::Unknown) => Some(WriteState::Unknown),
+        Ok(pb::WriteState::Unspecified) | Err(_) => None,
+    });
+    let query = WriteQuery {
+        after: 0,
+        limit: check.rows(page_size),
+        app_id: Some(app_id).filter(|app_id| !app_id.is_empty()).map(AppId::from),
+        states,
+        request_id: None,
+        until: check.moment("created_before", created_before),
+    };
+    check.done(query)
+}
+
+/// Which write was resolved, and whether it was executed.
+pub(crate) fn resolution(request: pb::ResolveWriteRequest) -> Result<(String, bool), Invalid> {
+    let resolution = request.resolution();
+    let mut check = Check::default();
+    let write_id = match wanted_write(Some(Name::WriteId(request.write_id)))? {
+        Name::WriteId(id) | Name::WriteRequestId(id) => id,
+    };
+    if resolution == pb::WriteResolution::Unspecified {
+        check.refuse("resolution", "has to be EXECUTED or NOT_EXECUTED");
+    }
+    check.done((write_id, resolution == pb::WriteResolution::Executed))
+}
