@@ -40,7 +40,7 @@ use wechat_store_gateway::{
         self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
         map_poi_service_client::MapPoiServiceClient, media_service_client::MediaServiceClient,
         merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
-        store_service_client::StoreServiceClient,
+        store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
     server::{self, Listeners},
     simulator::{
@@ -241,6 +241,10 @@ impl App {
 
     pub(crate) fn audits(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn writes(&self) -> WriteServiceClient<Channel> {
+        WriteServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn cards(&self) -> CardServiceClient<Channel> {

@@ -1,0 +1,240 @@
+//! Writes under a name: what a repeat gets, and what is sent.
+
+use std::time::Duration;
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    pb::{self, WriteResolution, WriteState, get_write_request::Name},
+    simulator::{Fault, MINI_PROGRAM_APP_ID, faults::Kind},
+};
+
+use crate::support::{App, SET_CARD, is, new_store, patient, reason, within};
+
+const ADD_STORE: &str = "/wxa/add_store";
+const PLACE: &str = "2708071440732747189";
+const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+const OTHER: &str = "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a90";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A store that is submitted under a name.
+fn named(name: &str) -> pb::AddStoreRequest {
+    pb::AddStoreRequest { request_id: name.to_owned(), ..new_store(PLACE, "0001") }
+}
+
+impl App {
+    async fn add(&self, request: pb::AddStoreRequest) -> Result<pb::AddStoreResponse, Status> {
+        Ok(self.stores().add_store(request).await?.into_inner())
+    }
+
+    async fn get_write(&self, name: &str) -> Result<pb::Write, Status> {
+        let name = Some(Name::WriteRequestId(name.to_owned()));
+        let request = pb::GetWriteRequest { app_id: String::new(), name };
+        Ok(self.writes().get_write(request).await?.into_inner().write.expect("a write"))
+    }
+
+    async fn list_writes(&self, states: &[WriteState]) -> Vec<pb::Write> {
+        let states = states.iter().map(|state| (*state).into()).collect();
+        let request = pb::ListWritesRequest { states, ..Default::default() };
+        self.writes().list_writes(request).await.expect("writes").into_inner().writes
+    }
+
+    async fn resolve(
+        &self,
+        write_id: &str,
+        resolution: WriteResolution,
+    ) -> Result<pb::Write, Status> {
+        let (write_id, resolution) = (write_id.to_owned(), resolution.into());
+        let request = pb::ResolveWriteRequest { app_id: String::new(), write_id, resolution };
+        Ok(self.writes().resolve_write(request).await?.into_inner().write.expect("a write"))
+    }
+
+    /// A write whose reply is lost.
+    async fn lost(&self) -> pb::Write {
+        self.wechat.fault(Fault::new(ADD_STORE, Kind::ResetAfter));
+        let lost = self.add(named(NAME)).await.expect_err("no reply");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        let write = self.get_write(NAME).await.expect("remembered");
+        assert_eq!((write.state(), write.attempts), (WriteState::Unknown, 1));
+        write
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_answer_of_the_first() {
+    let app = App::start().await;
+    let first = app.add(named(NAME)).await.expect("submitted");
+    let again = app.add(named(NAME)).await.expect("known");
+    assert_eq!(again, first);
+    assert_eq!(app.count(ADD_STORE), 1);
+    let write = app.get_write(NAME).await.expect("remembered");
+    assert_eq!(
+        (write.state(), write.method.as_str()),
+        (WriteState::Finished, "StoreService/AddStore")
+    );
+    assert_eq!(write.client_reference, "shop-0001");
+    let response = write.response.expect("the response");
+    assert_eq!(response.type_url, "type.googleapis.com/wechat.store.v1.AddStoreResponse");
+    assert_eq!(pb::AddStoreResponse::decode(&*response.value).expect("a response"), first);
+
+    // Also after a restart.
+    let app = app.restart().await;
+    assert_eq!(app.add(named(NAME)).await.expect("known"), first);
+    assert_eq!(app.count(ADD_STORE), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn many_at_once_share_one_execution() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new(ADD_STORE, Kind::Latency { ms: 300 }));
+    let calls = (0..20).map(|_| app.add(named(NAME)));
+    let answers = futures_util::future::join_all(calls).await;
+    let first = answers[0].as_ref().expect("submitted");
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer == first)));
+    assert_eq!(app.count(ADD_STORE), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn another_request_under_a_name_is_refused() {
+    let app = App::start().await;
+    app.add(named(NAME)).await.expect("submitted");
+    let other = pb::AddStoreRequest { contact_phone: "020-1".to_owned(), ..named(NAME) };
+    let refused = app.add(other).await.expect_err("another one");
+    assert_eq!(reason(&refused), is(Code::InvalidArgument, "REQUEST_ID_REUSED"));
+    let violations = refused.get_details_bad_request().expect("fields").field_violations;
+    assert_eq!(violations[0].field, "request_id");
+    // Of another method it is another name.
+    let card = pb::SetStoreCardRequest {
+        request_id: NAME.to_owned(),
+        poi_id: "1".to_owned(),
+        card_id: "p".to_owned(),
+        ..Default::default()
+    };
+    let missing = app.cards().set_store_card(card).await.expect_err("no such store");
+    assert_eq!(reason(&missing), is(Code::NotFound, "STORE_NOT_FOUND"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_refused_or_not_sent_is_executed_by_a_repeat() {
+    let app = App::start().await;
+    app.wechat.refuse_next(ADD_STORE, 85038);
+    app.add(named(NAME)).await.expect_err("refused");
+    let unknown = app.get_write(NAME).await.expect_err("released");
+    assert_eq!(reason(&unknown), is(Code::NotFound, "WRITE_NOT_FOUND"));
+    app.add(named(NAME)).await.expect("submitted");
+    assert_eq!(app.count(ADD_STORE), 2);
+
+    // No token comes in time, so nothing is sent.
+    app.wechat.control("DELETE", "tokens", &serde_json::json!({})).expect("revoked");
+    app.fault("/cgi-bin/stable_token", Kind::Latency { ms: 3_000 });
+    let late = pb::AddStoreRequest { credential: "2".to_owned(), ..named(OTHER) };
+    let request = patient(late, Duration::from_millis(500));
+    let missed = app.stores().add_store(request).await.expect_err("too late");
+    assert_eq!(missed.code(), Code::DeadlineExceeded);
+    within(SOON, async {
+        while app.get_write(OTHER).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_not_followed_by_another_call() {
+    let app = App::start().await;
+    let write = app.lost().await;
+    let app = app.restart().await;
+    let again = app.add(named(NAME)).await.expect_err("nobody knows");
+    assert_eq!(reason(&again), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    let info = again.get_details_error_info().expect("a reason");
+    assert_eq!(info.metadata["write_id"], write.write_id);
+    assert_eq!(app.count(ADD_STORE), 1);
+    assert_eq!(app.list_writes(&[WriteState::Unknown]).await, [write]);
+    assert_eq!(app.list_writes(&[WriteState::Finished]).await, []);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn somebody_who_looked_settles_what_nobody_knew() {
+    let app = App::start().await;
+    let write = app.lost().await;
+    let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("settled");
+    assert_eq!(before, write);
+    let settled = app.add(named(NAME)).await.expect("executed");
+    assert_eq!(settled, pb::AddStoreResponse { submission: None, settled: true });
+    let done = app.resolve(&write.write_id, WriteResolution::NotExecuted).await;
+    let done = done.expect_err("it is known");
+    assert_eq!(reason(&done), is(Code::FailedPrecondition, "WRITE_NOT_UNKNOWN"));
+    assert_eq!(app.count(ADD_STORE), 1);
+    app.stop().await;
+
+    let app = App::start().await;
+    let write = app.lost().await;
+    let foreign = pb::ResolveWriteRequest {
+        app_id: MINI_PROGRAM_APP_ID.to_owned(),
+        write_id: write.write_id.clone(),
+        resolution: WriteResolution::NotExecuted.into(),
+    };
+    let foreign = app.writes().resolve_write(foreign).await.expect_err("another account's");
+    assert_eq!(reason(&foreign), is(Code::NotFound, "WRITE_NOT_FOUND"));
+    let unsaid = app.resolve(&write.write_id, WriteResolution::Unspecified).await;
+    assert_eq!(reason(&unsaid.expect_err("what?")), is(Code::InvalidArgument, "INVALID_REQUEST"));
+    app.resolve(&write.write_id, WriteResolution::NotExecuted).await.expect("settled");
+    // The simulator had taken it, whatever was said; that it is sent again is what counts.
+    app.add(named(NAME)).await.expect_err("it is there already");
+    assert_eq!(app.count(ADD_STORE), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_who_left_learns_what_became_of_it() {
+    let app = App::start().await;
+    app.read().await.expect_err("there is no such store, but now a token");
+    app.wechat.fault(Fault::new(ADD_STORE, Kind::Latency { ms: 1_500 }));
+    let request = patient(named(NAME), Duration::from_millis(700));
+    let left = app.stores().add_store(request).await.expect_err("too late");
+    assert_eq!(left.code(), Code::DeadlineExceeded);
+    let sent = app.get_write(NAME).await.expect("remembered");
+    assert_eq!((sent.state(), sent.attempts), (WriteState::Sent, 1));
+    let hasty = patient(named(NAME), Duration::from_millis(300));
+    let running = app.stores().add_store(hasty).await.expect_err("still running");
+    assert_eq!(reason(&running), is(Code::Aborted, "WRITE_IN_PROGRESS"));
+    assert!(running.get_details_retry_info().is_some());
+    // Who is patient gets it.
+    let answer = app.add(named(NAME)).await.expect("submitted");
+    let write = app.get_write(NAME).await.expect("remembered");
+    assert_eq!(write.state(), WriteState::Finished);
+    let response = write.response.expect("the response");
+    assert_eq!(pb::AddStoreResponse::decode(&*response.value).expect("a response"), answer);
+    assert_eq!(app.count(ADD_STORE), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_remembered_is_not_sent() {
+    let app = App::start().await;
+    app.read().await.expect_err("there is no such store, but now a token");
+    let lock = app.lock_state();
+    let refused = app.add(named(NAME)).await.expect_err("no state");
+    assert_eq!(reason(&refused), is(Code::Unavailable, "STATE_UNAVAILABLE"));
+    assert_eq!(app.count(ADD_STORE), 0);
+    drop(lock);
+    app.add(named(NAME)).await.expect("submitted");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_must_not_happen_twice_leaves_a_record_without_a_name() {
+    let app = App::start().await;
+    app.add(new_store(PLACE, "0001")).await.expect("submitted");
+    app.write().await.expect_err("there is no such store");
+    assert_eq!(app.count(SET_CARD), 1);
+    let [write] = &app.list_writes(&[]).await[..] else { panic!("one record") };
+    assert_eq!((write.method.as_str(), write.request_id.as_str()), ("StoreService/AddStore", ""));
+    app.stop().await;
+}
