@@ -27,16 +27,8 @@ use tower::Service;
 
 use self::admin::Admin;
 use crate::{
-    account::Registry,
-    admit::Admit,
-    audit::{Audits, reconcile},
-    callback::Receiver,
-    clock::Clock,
-    config::Settings,
-    operation::Operations,
-    service, state,
-    telemetry::Sampler,
-    wechat::Client,
+    account::Registry, admit::Admit, audit::{Audits, reconcile}, callback::Receiver, clock::Clock,
+    config::Settings, operation::Operations, service, state, telemetry::Sampler, wechat::Client,
 };
 
 mod admin;
