@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::state::{Backend, conformance};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,6 +24,38 @@ use wechat_store_gateway::{
         redis::Redis,
     },
 };
+
+use crate::state::{Backend, conformance};
+
+conformance!(redis);
+
+struct Shared {
+    server: RedisServer,
+    state: Option<Arc<dyn State>>,
+}
+
+async fn redis() -> Shared {
+    let server = RedisServer::start(true).await;
+    let state = server.open().await;
+    Shared { server, state: Some(state) }
+}
+
+impl Backend for Shared {
+    fn state(&self) -> Arc<dyn State> {
+        self.state.clone().expect("open")
+    }
+
+    async fn pass(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    async fn reopen(&mut self) {
+        self.state = None;
+        self.server.kill();
+        self.server.restart().await;
+        self.state = Some(self.server.open().await);
+    }
+}
 
 /// A `redis-server` with data of its own. Both are gone when it is dropped.
 pub(crate) struct RedisServer {
@@ -84,36 +115,6 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-conformance!(redis);
-
-struct Shared {
-    server: RedisServer,
-    state: Option<Arc<dyn State>>,
-}
-
-async fn redis() -> Shared {
-    let server = RedisServer::start(true).await;
-    let state = server.open().await;
-    Shared { server, state: Some(state) }
-}
-
-impl Backend for Shared {
-    fn state(&self) -> Arc<dyn State> {
-        self.state.clone().expect("open")
-    }
-
-    async fn pass(&self, time: Duration) {
-        sleep(time).await;
-    }
-
-    async fn reopen(&mut self) {
-        self.state = None;
-        self.server.kill();
-        self.server.restart().await;
-        self.state = Some(self.server.open().await);
     }
 }
 

@@ -1,4 +1,5 @@
--- Adds an event. ARGV: its fields, each after its name.
+-- Adds an event. ARGV: its fields, each after its name; beside them which submission WeChat was
+-- asked about, if it was, and whether it settles one. Answers what became of it, and its position.
 local event = named(ARGV)
 
 local known = call('HGET', POSITIONS, event.key)
@@ -11,7 +12,7 @@ local time = now()
 -- Its submission.
 local review = review_of(event)
 local id = ''
-if event.asked_about ~= PUSHED then
+if event.pushed == '0' then
   if not call('ZSCORE', OPEN, event.asked_about) then
     return { 'settled', 0 }
   end
@@ -44,7 +45,7 @@ local position = call('INCR', LAST)
 call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,
   'app_id', event.app_id, 'kind', event.kind, 'audit_id', event.audit_id, 'state', event.state,
   'reason', event.reason, 'poi_id', event.poi_id, 'map_poi_id', event.map_poi_id,
-  'event_time', event.event_time, 'asked_about', event.asked_about, 'submission', id,
+  'event_time', event.event_time, 'pushed', event.pushed, 'submission', id,
   'amends', event.amends, 'superseded_by', event.superseded_by, 'message', event.message)
 call('HSET', POSITIONS, event.key, position)
 if id ~= '' then

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -127,7 +127,7 @@ impl Connection {
         self.run(&self.call(&PROBE)).await
     }
 
-    fn waited(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
+    fn waited(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
         self.waited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -43,9 +43,9 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
         origin,
         message,
     } = event;
-    let asked_about = match &origin {
-        Origin::Pushed => "",
-        Origin::Reconciled { submission_id } => submission_id,
+    let (pushed, asked_about) = match &origin {
+        Origin::Pushed => (true, ""),
+        Origin::Reconciled { submission_id } => (false, submission_id.as_str()),
     };
     let settles = !is_open(state) && state != AuditState::Unspecified;
     let mut call = redis.call(&APPEND);
@@ -60,6 +60,7 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
     call.arg("poi_id").arg(poi_id.as_str());
     call.arg("map_poi_id").arg(map_poi_id.as_str());
     call.arg("event_time").arg(event_time);
+    call.arg("pushed").arg(u8::from(pushed));
     call.arg("asked_about").arg(asked_about);
     call.arg("message").arg(&message[..]);
     let (what, position): (String, u64) = redis.run(&call).await?;

@@ -1,6 +1,6 @@
 -- What every script begins with. KEYS[1] is what all keys begin with: its hash tag keeps them in
--- one slot of a cluster, so that scripts may make up the rest. A script either happens or does not:
--- Redis runs one at a time, and writes down what it did as one transaction.
+-- one slot of a cluster, so that scripts may make up the rest. Redis runs one script at a time, and
+-- writes down what it did as one transaction.
 
 local call = redis.call
 
@@ -19,7 +19,8 @@ local OPEN = key('submissions', 'open')       -- those of them that are open
 local DUE = key('submissions', 'due')         -- open ones by when they are to be asked about
 local SETTLED = key('submissions', 'settled') -- the others by when they were settled
 
-local PUSHED, MERCHANT, PICTURES, UNSPECIFIED = '', '1', '4', '0'
+-- Kinds of submissions, as the contract numbers them.
+local UNSPECIFIED, MERCHANT, PICTURES = '0', '1', '4'
 
 -- Milliseconds since 1970.
 local function now()
@@ -85,9 +86,8 @@ end
 
 -- Whether a result counts more than one that was there before.
 local function beats(event, other)
-  local pushed, other_pushed = event.asked_about == PUSHED, other.asked_about == PUSHED
-  if pushed ~= other_pushed then
-    return pushed
+  if event.pushed ~= other.pushed then
+    return event.pushed == '1'
   end
   return tonumber(event.event_time) >= tonumber(other.event_time)
 end

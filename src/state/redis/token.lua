@@ -3,7 +3,8 @@
 local app_id, before, value, life = unpack(ARGV)
 local token, time = key('token', app_id), now()
 -- `since` is when the value was first stored, `over` when its life is.
-local old, generation, since, over = unpack(call('HMGET', token, 'value', 'generation', 'since', 'over'))
+local stored = call('HMGET', token, 'value', 'generation', 'since', 'over')
+local old, generation, since, over = unpack(stored)
 generation, since, over = tonumber(generation or 0), tonumber(since or 0), tonumber(over or 0)
 
 if value and (over <= time or generation == tonumber(before)) then

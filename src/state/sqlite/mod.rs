@@ -1,6 +1,6 @@
 //! SQLite: a file beside one process.
 //!
-//! One thread writes ([`writer`]), a few connections read ([`reader`]). What the verbs do stands in
+//! One thread writes (`writer.rs`), a few connections read (`reader.rs`). What the verbs do stands in
 //! a file per concern, as functions over a connection in a transaction. Times are milliseconds since
 //! 1970.
 
