@@ -134,6 +134,15 @@ impl Gateway {
         }
     }
 
+    /// Starts it again, as a supervisor does, if it ended because its Redis was not there.
+    pub(crate) fn revive(&mut self) {
+        let process = self.process.as_mut().expect("it was started");
+        if process.try_wait().expect("its status").is_some() {
+            self.process = None;
+            self.spawn();
+        }
+    }
+
     /// Waits until it ends by itself; its exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
         let end = Instant::now() + LONG;
