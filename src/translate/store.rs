@@ -9,9 +9,7 @@ use crate::{
     pb::{self, AuditState, OpeningHours, SubmissionKind},
     wechat::{
         Done, Int, List, PicList, Quoted,
-        store::{
-            AddStore, AddStoreReply, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo,
-        },
+        store::{AddStore, AddStoreReply, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo},
     },
 };
 
