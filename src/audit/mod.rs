@@ -147,7 +147,8 @@ impl Audits {
 
     /// The mark at a position that was just looked at.
     async fn mark(&self, position: u64) -> Result<Mark, Error> {
-        let query = EventQuery { after: position.saturating_sub(1), limit: 1, ..Default::default() };
+        let query =
+            EventQuery { after: position.saturating_sub(1), limit: 1, ..Default::default() };
         let page = self.0.state.events(query).await?;
         match page.events.first() {
             Some(event) if event.position == position => Ok(Mark::from(event)),

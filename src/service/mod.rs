@@ -17,10 +17,10 @@ mod store;
 /// All services, over one set of operations and one log.
 pub fn routes(ops: &Operations, audits: Audits) -> Routes {
     use pb::{
-        audit_service_server::AuditServiceServer,
-        card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
-        media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
-        nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
+        audit_service_server::AuditServiceServer, card_service_server::CardServiceServer,
+        map_poi_service_server::MapPoiServiceServer, media_service_server::MediaServiceServer,
+        merchant_service_server::MerchantServiceServer, nearby_service_server::NearbyServiceServer,
+        store_service_server::StoreServiceServer,
     };
 
     let ops = || ops.clone();

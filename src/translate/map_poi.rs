@@ -4,7 +4,9 @@ use super::{Check, Invalid, Review, Reviewed, store::texts};
 use crate::{
     id::DistrictId,
     pb::{self, SubmissionKind},
-    wechat::map_poi::{CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply},
+    wechat::map_poi::{
+        CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply,
+    },
 };
 
 /// Areas per page where the caller names no number, and at most.

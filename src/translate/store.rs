@@ -9,7 +9,9 @@ use crate::{
     pb::{self, AuditState, OpeningHours, SubmissionKind},
     wechat::{
         Done, Int, List, PicList, Quoted,
-        store::{AddStore, AddStoreReply, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo},
+        store::{
+            AddStore, AddStoreReply, DelStore, GetStoreInfo, GetStoreInfoReply, Photo, StoreInfo,
+        },
     },
 };
 

@@ -84,7 +84,10 @@ async fn the_result_of_a_review_arrives_with_the_callers_own_number() {
     assert_eq!(event.client_reference, "shop-0001");
     assert_eq!(event.submission_id, submission.submission_id);
     assert_eq!(event.audit_id, submission.audit_id);
-    assert_eq!((event.wechat_event.as_str(), event.wechat_status), ("add_store_audit_info", Some(1)));
+    assert_eq!(
+        (event.wechat_event.as_str(), event.wechat_status),
+        ("add_store_audit_info", Some(1))
+    );
     assert_eq!(event.origin(), EventOrigin::Pushed);
     assert!(event.wechat_message.contains("add_store_audit_info"), "{}", event.wechat_message);
     let Some(pb::audit_event::Detail::Store(store)) = event.detail else { panic!("a store") };
@@ -119,7 +122,10 @@ async fn every_kind_of_review_tells_its_result() {
     let audit_id = submission.audit_id.parse().expect("a number");
     app.wechat.reject(audit_id, "图片不清晰").expect("open");
     let (event, _) = watch.event().await;
-    assert_eq!((event.kind(), event.state()), (SubmissionKind::StorePictures, AuditState::Rejected));
+    assert_eq!(
+        (event.kind(), event.state()),
+        (SubmissionKind::StorePictures, AuditState::Rejected)
+    );
     assert_eq!((event.client_reference.as_str(), event.reason.as_str()), ("shop-7", "图片不清晰"));
     let Some(pb::audit_event::Detail::StorePictures(detail)) = event.detail else { panic!() };
     assert_eq!(detail.poi_id, poi_id);
@@ -210,10 +216,8 @@ async fn filters_leave_out_what_is_not_wanted_and_checkpoints_pass_over_it() {
     assert_eq!(app.events(of(OFFICIAL_APP_ID, &[SubmissionKind::Store])).await.len(), 1);
     assert_eq!(app.events(of(MINI_PROGRAM_APP_ID, &[])).await.len(), 0);
     assert_eq!(app.events(of("", &[SubmissionKind::MapPoi])).await.len(), 0);
-    let about = |submission_id: String| pb::ListAuditEventsRequest {
-        submission_id,
-        ..Default::default()
-    };
+    let about =
+        |submission_id: String| pb::ListAuditEventsRequest { submission_id, ..Default::default() };
     assert_eq!(app.events(about(submission.submission_id)).await.len(), 1);
     let other = "6f1f3f6e-9d3c-4a8e-8f6b-0d0c1b2a3948".to_owned();
     assert_eq!(app.events(about(other)).await.len(), 0);

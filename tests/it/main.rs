@@ -28,3 +28,4 @@ mod state;
 mod state_sqlite;
 mod store;
 mod tokens;
+mod watchers;

@@ -37,9 +37,10 @@ use wechat_store_gateway::{
     clock::Clock,
     config::{Environment, Settings},
     pb::{
-        self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient, map_poi_service_client::MapPoiServiceClient,
-        media_service_client::MediaServiceClient, merchant_service_client::MerchantServiceClient,
-        nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+        self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
+        map_poi_service_client::MapPoiServiceClient, media_service_client::MediaServiceClient,
+        merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
+        store_service_client::StoreServiceClient,
     },
     server::{self, Listeners},
     simulator::{

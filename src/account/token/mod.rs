@@ -350,10 +350,7 @@ impl Tokens {
         // else's; so only if allowed, rarely, and not on the word of a single endpoint.
         let corroborated = suspect.refused_by.len() >= 2;
         let rested = state.forced_at.is_none_or(|at| now.duration_since(at) >= FORCE_PAUSE);
-        let force = self.force_allowed
-            && self.source.can_force()
-            && corroborated
-            && rested;
+        let force = self.force_allowed && self.source.can_force() && corroborated && rested;
         if force {
             state.forced_at = Some(now);
         }
@@ -425,11 +422,9 @@ impl Tokens {
                     let life = life.saturating_sub(self.clock.now() - sent_at);
                     let put = self.shared.put_token(&self.app_id, before, value, life).await;
                     return Ok(match put {
-                        Ok(shared) if shared.value != *value => {
-                            self.adopt(number, &shared).unwrap_or_else(|| {
-                                self.store(number, fetched, sent_at)
-                            })
-                        }
+                        Ok(shared) if shared.value != *value => self
+                            .adopt(number, &shared)
+                            .unwrap_or_else(|| self.store(number, fetched, sent_at)),
                         _ => self.store(number, fetched, sent_at),
                     });
                 }
