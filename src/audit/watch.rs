@@ -271,17 +271,17 @@ enum End {
 impl Watcher {
     pub(super) async fn new(audits: Audits, start: Start, filter: Filter) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
-        let log = audits.0.state.log().await?;
         let at = match start {
-            Start::End(WatchPosition::Latest) => {
-                Cursor { epoch: log.epoch, mark: log.newest.into() }
-            }
-            Start::End(_) => Cursor { epoch: log.epoch, mark: log.pruned.into() },
             Start::Cursor(text) => {
                 let at = Cursor::read(&text).ok_or(Error::Malformed)?;
                 // Told now rather than in the stream.
                 audits.after(at).await?;
                 at
+            }
+            Start::End(end) => {
+                let state::Log { epoch, pruned, newest } = audits.0.state.log().await?;
+                let latest = end == WatchPosition::Latest;
+                Cursor { epoch, mark: if latest { newest } else { pruned }.into() }
             }
         };
         let breaks = changed.borrow().breaks;

@@ -134,18 +134,27 @@ impl Gateway {
         }
     }
 
+    /// Starts it again, as a supervisor does, if it ended because its Redis was not there.
+    pub(crate) fn revive(&mut self) {
+        let process = self.process.as_mut().expect("it was started");
+        if process.try_wait().expect("its status").is_some() {
+            self.process = None;
+            self.spawn();
+        }
+    }
+
     /// Waits until it ends by itself; its exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
-        let mut process = self.process.take().expect("it runs");
         let end = Instant::now() + LONG;
-        while Instant::now() < end {
+        loop {
+            let process = self.process.as_mut().expect("it runs");
             if let Some(status) = process.try_wait().expect("its status") {
+                self.process = None;
                 return status.code();
             }
+            assert!(Instant::now() < end, "it does not end: {}", self.said());
             sleep(MOMENT).await;
         }
-        process.kill().expect("ours");
-        panic!("it does not end: {}", self.said());
     }
 
     /// What it said so far, on both outputs.

@@ -65,6 +65,7 @@ async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
             let end = Instant::now() + LONG;
             while answered(&wechat) == before {
                 assert!(Instant::now() < end, "nothing is answered: {:?}", gateway.readyz().await);
+                gateway.revive();
                 sleep(MOMENT).await;
             }
         }
@@ -83,6 +84,8 @@ async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
             }
         }
     }
+    gateway.kill();
+    gateway.spawn();
     gateway.serves().await;
     feeding.abort();
     let end = Instant::now() + LONG;

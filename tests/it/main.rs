@@ -28,4 +28,5 @@ mod state;
 mod state_sqlite;
 mod store;
 mod tokens;
+mod watchers;
 mod writes;

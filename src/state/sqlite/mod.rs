@@ -33,9 +33,8 @@ use crate::{
 };
 
 /// How long SQLite waits for a lock that another process has. That of an operator with a shell is
-/// short, or too long for any caller. Who comes while others wait waits twice, and has to be told of
-/// the lock within a second.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// short, or too long for any caller.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many prepared statements a connection keeps; more than there are.
 const STATEMENTS: usize = 64;
