@@ -37,6 +37,9 @@ pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn Stat
     })
 }
 
+/// How long a write is kept after it finished, and a claim after its term.
+const WRITES_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What both backends can do.
 #[tonic::async_trait]
 pub trait State: fmt::Debug + Send + Sync {
@@ -65,8 +68,9 @@ pub trait State: fmt::Debug + Send + Sync {
     async fn log(&self) -> Result<Log, Error>;
 
     /// Forgets events that were received, and submissions that were settled, more than `age` ago; a
-    /// bounded number of them. The newest event always stays. Forgets finished writes after a day,
-    /// and never one whose outcome is not known. Says how many are gone.
+    /// bounded number of them. The newest event always stays. Forgets finished writes, and claims
+    /// whose term is over, after a day, and never a write whose outcome is not known. Says how many
+    /// are gone.
     async fn prune(&self, age: Duration) -> Result<u64, Error>;
 
     // === Submissions ===
@@ -468,6 +472,24 @@ pub enum WriteState {
     Unknown,
 }
 
+impl WriteState {
+    /// What it is called where it is stored.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Finished => "finished",
+            Self::Sent => "sent",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The state of that name.
+    fn named(name: &str) -> Option<Self> {
+        let states = [Self::Claimed, Self::Finished, Self::Sent, Self::Unknown];
+        states.into_iter().find(|state| state.name() == name)
+    }
+}
+
 /// A write of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -493,9 +515,9 @@ pub struct Write {
     pub created: u64,
     /// When it was sent last, in milliseconds since 1970; 0 if it was not.
     pub sent: u64,
-    /// When it ended, in milliseconds since 1970; 0 while it has not.
+    /// When it finished, in milliseconds since 1970; 0 while it has not.
     pub ended: u64,
-    /// How long whoever has it may take until its state changes by itself.
+    /// How long whoever claimed or sent it still has it, unless it ends before.
     pub rest: Duration,
 }
 

@@ -29,8 +29,9 @@ use wechat_store_gateway::{
     seal::{self, Key},
     simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
     state::{
-        Acquired, Appended, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        SharedToken, State, Submission, SubmissionPage, SubmissionQuery,
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
+        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
+        WritePage, WriteQuery,
     },
 };
 
@@ -786,6 +787,24 @@ impl State for List {
         unimplemented!()
     }
     async fn take_due(&self, _: Duration, _: usize) -> Result<Vec<Submission>, Error> {
+        unimplemented!()
+    }
+    async fn begin(&self, _: NewWrite, _: Duration) -> Result<Begun, Error> {
+        unimplemented!()
+    }
+    async fn sent(&self, _: &str, _: u64, _: Duration) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn ended(&self, _: &str, _: u64, _: Outcome) -> Result<(), Error> {
+        unimplemented!()
+    }
+    async fn write(&self, _: &str) -> Result<Option<Write>, Error> {
+        unimplemented!()
+    }
+    async fn writes(&self, _: WriteQuery) -> Result<WritePage, Error> {
+        unimplemented!()
+    }
+    async fn resolve(&self, _: &str, _: bool) -> Result<Option<Write>, Error> {
         unimplemented!()
     }
     async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {

@@ -20,12 +20,12 @@ use wechat_store_gateway::{
     id::AppId,
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, State,
-        redis::Redis,
+        Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, Outcome,
+        State, WriteQuery, WriteState, redis::Redis,
     },
 };
 
-use crate::state::{Backend, conformance};
+use crate::state::{Backend, claim, conformance, finished, write};
 
 conformance!(redis);
 
@@ -47,6 +47,28 @@ impl Backend for Shared {
 
     async fn pass(&self, time: Duration) {
         sleep(time).await;
+    }
+
+    async fn pass_for_writes(&self, time: Duration) {
+        // Redis has no clock that one could set.
+        let earlier = r"
+            local prefix, time = '{wechat-store-gateway}:', -tonumber(ARGV[1])
+            for _, write in ipairs(redis.call('KEYS', prefix .. 'write:*')) do
+              for _, name in ipairs({ 'over', 'created', 'sent', 'ended' }) do
+                if redis.call('HGET', write, name) ~= '0' then
+                  redis.call('HINCRBY', write, name, time)
+                end
+              end
+            end
+            for _, name in ipairs({ 'writes:finished', 'writes:claims' }) do
+              for _, id in ipairs(redis.call('ZRANGE', prefix .. name, 0, -1)) do
+                redis.call('ZINCRBY', prefix .. name, time, id)
+              end
+            end
+            return 'earlier'"
+            .replace('\n', " ");
+        let earlier = format!("EVAL \"{earlier}\" 0 {}", time.as_millis());
+        assert!(self.server.command(&earlier).await.contains("earlier"));
     }
 
     async fn reopen(&mut self) {
@@ -372,13 +394,55 @@ async fn what_is_forgotten_leaves_nothing() {
     state.remember(submission("c", pictures, "C")).await.expect("Redis runs");
     assert_eq!(state.take_due(Duration::ZERO, 9).await, Ok(vec![]), "all are settled");
     state.append(event(8)).await.expect("Redis runs");
+    let minute = Duration::from_secs(60);
+    claim(&state, write("claimed", "r"), minute).await;
+    for (id, outcome) in [
+        ("finished", finished("reply")),
+        ("released", Outcome::Released),
+        ("executed", Outcome::Unknown),
+        ("not executed", Outcome::Unknown),
+    ] {
+        let fence = claim(&state, write(id, id), minute).await;
+        assert_eq!(state.sent(id, fence, minute).await, Ok(true));
+        state.ended(id, fence, outcome).await.expect("Redis runs");
+    }
+    for (id, executed) in [("executed", true), ("not executed", false)] {
+        assert!(state.resolve(id, executed).await.is_ok_and(|write| write.is_some()));
+    }
+    let shared = Shared { server, state: Some(state.clone()) };
+    shared.pass_for_writes(Duration::from_secs(2 * 24 * 60 * 60)).await;
+    let server = &shared.server;
     sleep(Duration::from_millis(10)).await;
-    assert_eq!(state.prune(Duration::ZERO).await, Ok(7 + 4));
+    assert_eq!(state.prune(Duration::ZERO).await, Ok(7 + 4 + 3));
 
     let keys = server.command("KEYS *").await;
     let mut keys: Vec<_> =
         keys.lines().filter_map(|line| line.strip_prefix("{wechat-store-gateway}:")).collect();
     keys.sort_unstable();
-    assert_eq!(keys, ["log", "log:keys", "log:last", "log:pruned", "schema", "submissions:last"]);
+    let last = ["schema", "submissions:last", "writes:last"];
+    assert_eq!(keys, [&["log", "log:keys", "log:last", "log:pruned"], &last[..]].concat());
     assert!(server.command("HLEN {wechat-store-gateway}:log:keys").await.starts_with(":1"));
+}
+
+#[tokio::test]
+async fn a_write_whose_outcome_is_not_known_is_found_at_once_among_many() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    let minute = Duration::from_secs(60);
+    for number in 1..=1100 {
+        let id = format!("{number}");
+        let fence = claim(&state, write(&id, &id), minute).await;
+        let outcome = if number == 1099 { Outcome::Unknown } else { finished("reply") };
+        state.ended(&id, fence, outcome).await.expect("Redis runs");
+    }
+    let all = WriteQuery { limit: 2000, ..WriteQuery::default() };
+    let page = state.writes(all.clone()).await.expect("Redis runs");
+    assert_eq!((page.writes.len(), page.seen, page.at_end), (1000, 1000, false));
+    let states = vec![WriteState::Unknown, WriteState::Sent];
+    let request_id = Some("1099".to_owned());
+    for query in [WriteQuery { states, ..all.clone() }, WriteQuery { request_id, ..all }] {
+        let page = state.writes(query).await.expect("Redis runs");
+        assert_eq!((page.writes.len(), page.seen, page.at_end), (1, 1100, true));
+        assert_eq!(page.writes[0].number, 1099);
+    }
 }

@@ -8,8 +8,9 @@ use wechat_store_gateway::{
     id::{AppId, Secret},
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission, Origin,
-        State, Submission, SubmissionQuery,
+        Acquired, Appended, Begun, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission,
+        NewWrite, Origin, Outcome, State, Submission, SubmissionQuery, Write, WriteQuery,
+        WriteState,
     },
 };
 
@@ -20,6 +21,8 @@ pub(crate) trait Backend {
     /// Lets so much of the backend's time pass. Cases are content with less than a second, for some
     /// have to sleep.
     async fn pass(&self, time: Duration);
+    /// Lets any time pass, but only for writes that are there already.
+    async fn pass_for_writes(&self, time: Duration);
     /// Closes it and opens it again. Nobody else may have a part of it then.
     async fn reopen(&mut self);
 }
@@ -52,6 +55,17 @@ macro_rules! conformance {
             a_due_submission_is_taken_by_one_and_comes_again
             only_the_old_is_forgotten_and_the_newest_event_stays
             open_submissions_are_not_forgotten
+            a_write_is_claimed_by_one
+            a_write_is_recognised_by_account_method_and_request_id
+            another_request_under_the_same_name_is_another_write
+            a_claim_whose_term_is_over_is_given_to_one_who_asks
+            a_write_is_sent_only_under_a_claim_that_lives
+            a_sent_write_is_unknown_as_soon_as_its_time_is_over
+            an_outcome_that_is_known_goes_before_one_that_is_not
+            a_released_write_is_forgotten
+            only_a_write_whose_outcome_is_not_known_is_settled
+            writes_are_read_in_pages_that_fit
+            writes_are_forgotten_after_a_day_but_not_what_is_unknown
             a_lease_has_one_holder_at_a_time
             a_lease_that_is_not_renewed_is_lost
             a_lease_rests_when_it_is_given_back
@@ -617,6 +631,443 @@ pub(crate) async fn open_submissions_are_not_forgotten(backend: &mut impl Backen
     assert_eq!(find(&state, "new").await.number, 4, "numbers are not given out again");
 }
 
+// === The journal of writes ===
+
+pub(crate) async fn a_write_is_claimed_by_one(backend: &mut impl Backend) {
+    let state = backend.state();
+    let mut begins = JoinSet::new();
+    for n in 0..8 {
+        let state = state.clone();
+        let new = NewWrite { client_reference: "shop".to_owned(), ..write(&format!("w{n}"), "r") };
+        begins.spawn(async move { begin(&state, new, LONG).await });
+    }
+    let mut begun = begins.join_all().await;
+    let first = begun.iter().position(|begun| matches!(begun, Begun::Claimed { .. }));
+    let Begun::Claimed { write_id, fence } = begun.remove(first.expect("one claims it")) else {
+        unreachable!()
+    };
+    assert!(fence > 0);
+    for begun in begun {
+        let Begun::Known(found) = begun else { panic!("claimed twice: {begun:?}") };
+        let created = found.created;
+        assert!(created > 1_600_000_000_000, "milliseconds since 1970");
+        assert!(found.rest > LONG / 2 && found.rest <= LONG, "{found:?}");
+        let expected = Write {
+            number: 1,
+            write_id: write_id.clone(),
+            app_id: app("wx1"),
+            method: "StoreService/AddStore".to_owned(),
+            request_id: "r".to_owned(),
+            client_reference: "shop".to_owned(),
+            state: WriteState::Claimed,
+            attempts: 0,
+            reply: None,
+            created,
+            sent: 0,
+            ended: 0,
+            rest: found.rest,
+        };
+        assert_eq!(found, expected);
+    }
+    assert_eq!(numbers(&state, WriteQuery::default()).await, [1]);
+    assert_eq!(state.write("never").await, Ok(None));
+}
+
+pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let method = "StoreService/UpdateStore".to_owned();
+    for (number, new) in (1..).zip([
+        write("a", "r"),
+        write("b", "s"),
+        NewWrite { app_id: app("wx2"), ..write("c", "r") },
+        NewWrite { method, ..write("d", "r") },
+        NewWrite { request_id: None, ..write("e", "") },
+        NewWrite { request_id: None, ..write("f", "") },
+        NewWrite { request_id: None, fingerprint: [2; 32], ..write("g", "") },
+    ]) {
+        let id = new.write_id.clone();
+        let expected = Begun::Claimed { write_id: id.clone(), fence: 1 };
+        assert_eq!(begin(&state, new.clone(), LONG).await, expected);
+        let found = find_write(&state, &id).await;
+        assert_eq!((found.number, found.request_id), (number, new.request_id.unwrap_or_default()));
+    }
+    let known = begin(&state, write("other", "r"), LONG).await;
+    assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
+}
+
+pub(crate) async fn another_request_under_the_same_name_is_another_write(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let other = NewWrite { fingerprint: [2; 32], ..write("other", "r") };
+    let is_other = async || {
+        assert_eq!(begin(&state, other.clone(), LONG).await, Begun::Other);
+        assert_eq!(begin(&state, other.clone(), SHORT).await, Begun::Other);
+    };
+    let fence = claim(&state, write("w", "r"), SHORT).await;
+    is_other().await;
+    backend.pass(SHORT * 2).await;
+    is_other().await;
+    let second = claim(&state, write("w2", "r"), LONG).await;
+    assert!(second > fence);
+    assert_eq!(state.sent("w", second, SHORT).await, Ok(true));
+    is_other().await;
+    backend.pass(SHORT * 2).await;
+    is_other().await;
+    state.ended("w", second, Outcome::Unknown).await.expect("noted");
+    is_other().await;
+    state.ended("w", second, finished("reply")).await.expect("noted");
+    is_other().await;
+    assert_eq!(find_write(&state, "w").await.reply, Some("reply".into()));
+    assert_eq!(state.write("other").await, Ok(None));
+}
+
+pub(crate) async fn a_claim_whose_term_is_over_is_given_to_one_who_asks(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let old = claim(&state, write("w", "r"), SHORT).await;
+    let created = find_write(&state, "w").await.created;
+    backend.pass(SHORT * 2).await;
+    let over = find_write(&state, "w").await;
+    assert_eq!((over.state, over.rest), (WriteState::Claimed, Duration::ZERO));
+
+    let mut begins = JoinSet::new();
+    for n in 0..8 {
+        let state = state.clone();
+        begins.spawn(async move { begin(&state, write(&format!("w{n}"), "r"), LONG).await });
+    }
+    let begun = begins.join_all().await;
+    let fences: Vec<_> = begun
+        .iter()
+        .filter_map(|begun| match begun {
+            Begun::Claimed { write_id, fence } if write_id == "w" => Some(*fence),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(fences.len(), 1, "{begun:?}");
+    assert!(fences[0] > old);
+    assert_eq!(begun.iter().filter(|begun| matches!(begun, Begun::Known(_))).count(), 7);
+
+    // Who had it before has it no longer, alive or sent.
+    for round in 0..2 {
+        let before = find_write(&state, "w").await;
+        assert_eq!((before.number, before.created), (1, created));
+        assert_eq!(state.sent("w", old, LONG).await, Ok(false));
+        assert_eq!(state.sent("w", fences[0] + 1, LONG).await, Ok(false));
+        for outcome in [finished("late"), Outcome::Released, Outcome::Unknown] {
+            state.ended("w", old, outcome.clone()).await.expect("does nothing");
+            state.ended("w", fences[0] + 1, outcome).await.expect("does nothing");
+        }
+        let after = find_write(&state, "w").await;
+        assert_eq!(Write { rest: before.rest, ..after }, before);
+        if round == 0 {
+            assert_eq!(state.sent("w", fences[0], LONG).await, Ok(true));
+        }
+    }
+    assert_eq!(numbers(&state, WriteQuery::default()).await, [1]);
+}
+
+pub(crate) async fn a_write_is_sent_only_under_a_claim_that_lives(backend: &mut impl Backend) {
+    let state = backend.state();
+    assert_eq!(state.sent("never", 1, LONG).await, Ok(false));
+    let fence = claim(&state, write("w", "r"), SHORT).await;
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.sent("w", fence, LONG).await, Ok(false), "its term is over");
+    assert_eq!(find_write(&state, "w").await.attempts, 0);
+
+    let fence = claim(&state, write("w", "r"), SHORT).await;
+    assert_eq!(state.sent("w", fence, LONG).await, Ok(true));
+    let first = find_write(&state, "w").await;
+    assert_eq!((first.state, first.attempts, first.ended), (WriteState::Sent, 1, 0));
+    assert!(first.sent >= first.created);
+    // No longer the claim's term counts, but the time until the outcome is known.
+    assert!(first.rest > LONG / 2 && first.rest <= LONG, "{first:?}");
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.sent("w", fence, LONG * 2).await, Ok(true));
+    let again = find_write(&state, "w").await;
+    assert_eq!((again.state, again.attempts), (WriteState::Sent, 2));
+    assert!(again.sent >= first.sent + 200 && again.rest > LONG, "{again:?}");
+    let begun = begin(&state, write("x", "r"), LONG).await;
+    assert!(matches!(&begun, Begun::Known(write) if write.state == WriteState::Sent), "{begun:?}");
+
+    assert_eq!(state.sent("w", fence, SHORT).await, Ok(true), "the time may also get shorter");
+    backend.pass(SHORT * 2).await;
+    assert_eq!(state.sent("w", fence, LONG).await, Ok(false), "its time is over");
+    for (id, outcome) in [("f", finished("")), ("u", Outcome::Unknown), ("g", Outcome::Released)] {
+        let fence = claim(&state, write(id, id), LONG).await;
+        assert_eq!(state.sent(id, fence, LONG).await, Ok(true));
+        state.ended(id, fence, outcome).await.expect("noted");
+        assert_eq!(state.sent(id, fence, LONG).await, Ok(false), "{id}");
+    }
+}
+
+pub(crate) async fn a_sent_write_is_unknown_as_soon_as_its_time_is_over(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let fence = claim(&state, write("w", "r"), LONG).await;
+    assert_eq!(state.sent("w", fence, SHORT).await, Ok(true));
+    let sent = find_write(&state, "w").await;
+    let of = |state| WriteQuery { states: vec![state], ..WriteQuery::default() };
+    assert_eq!(numbers(&state, of(WriteState::Sent)).await, [1]);
+    assert!(numbers(&state, of(WriteState::Unknown)).await.is_empty());
+
+    backend.pass(SHORT * 2).await;
+    let expected = Write { state: WriteState::Unknown, rest: Duration::ZERO, ..sent };
+    assert_eq!(find_write(&state, "w").await, expected);
+    assert_eq!(begin(&state, write("x", "r"), LONG).await, Begun::Known(expected.clone()));
+    assert!(numbers(&state, of(WriteState::Sent)).await.is_empty());
+    let page = WriteQuery { limit: 9, ..of(WriteState::Unknown) };
+    assert_eq!(state.writes(page).await.expect("a page").writes, [expected]);
+
+    state.ended("w", fence, finished("late")).await.expect("noted");
+    let found = find_write(&state, "w").await;
+    assert_eq!((found.state, found.reply), (WriteState::Finished, Some("late".into())));
+    assert!(numbers(&state, of(WriteState::Unknown)).await.is_empty());
+}
+
+pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let send = async |id| {
+        let fence = claim(&state, write(id, id), LONG).await;
+        assert_eq!(state.sent(id, fence, LONG).await, Ok(true));
+        fence
+    };
+    let end = async |id, fence, outcome| state.ended(id, fence, outcome).await.expect("noted");
+    let stands = async |id| {
+        let Write { state, reply, rest, ended, attempts, .. } = find_write(&state, id).await;
+        assert_eq!((rest, attempts), (Duration::ZERO, 1));
+        assert_eq!(ended > 1_600_000_000_000, state == WriteState::Finished, "{id}: {ended}");
+        (state, reply)
+    };
+    let executed = |reply: &'static str| (WriteState::Finished, Some(Bytes::from(reply)));
+
+    let a = send("a").await;
+    end("a", a, finished("reply")).await;
+    assert_eq!(stands("a").await, executed("reply"));
+    let ended = find_write(&state, "a").await;
+    backend.pass(SHORT).await;
+    for outcome in [Outcome::Unknown, Outcome::Released, finished("another")] {
+        end("a", a, outcome).await;
+        assert_eq!(find_write(&state, "a").await, ended);
+    }
+    assert_eq!(begin(&state, write("x", "a"), LONG).await, Begun::Known(ended));
+
+    let b = send("b").await;
+    end("b", b, Outcome::Unknown).await;
+    end("b", b, Outcome::Unknown).await;
+    assert_eq!(stands("b").await, (WriteState::Unknown, None));
+    let begun = begin(&state, write("x", "b"), SHORT).await;
+    assert_eq!(begun, Begun::Known(find_write(&state, "b").await));
+    end("b", b, finished("")).await;
+    assert_eq!(stands("b").await, executed(""));
+
+    let c = send("c").await;
+    end("c", c, Outcome::Unknown).await;
+    end("c", c, Outcome::Released).await;
+    assert_eq!(state.write("c").await, Ok(None));
+    end("never", 1, finished("reply")).await;
+    assert_eq!(state.write("never").await, Ok(None));
+}
+
+pub(crate) async fn a_released_write_is_forgotten(backend: &mut impl Backend) {
+    let state = backend.state();
+    for sent in [false, true] {
+        let fence = claim(&state, write("w", "r"), LONG).await;
+        if sent {
+            assert_eq!(state.sent("w", fence, LONG).await, Ok(true));
+        }
+        state.ended("w", fence, Outcome::Released).await.expect("noted");
+        assert_eq!(state.write("w").await, Ok(None));
+        let request_id = Some("r".to_owned());
+        for query in [
+            WriteQuery::default(),
+            WriteQuery { request_id, ..WriteQuery::default() },
+            WriteQuery { states: vec![WriteState::Claimed], ..WriteQuery::default() },
+        ] {
+            assert!(numbers(&state, query).await.is_empty());
+        }
+    }
+    // Its name is free, even for another request.
+    let other = NewWrite { fingerprint: [2; 32], ..write("x", "r") };
+    claim(&state, other, LONG).await;
+    let found = find_write(&state, "x").await;
+    assert_eq!((found.number, found.attempts), (3, 0), "numbers are not given out again");
+}
+
+pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: &mut impl Backend) {
+    let state = backend.state();
+    assert_eq!(state.resolve("never", true).await, Ok(None));
+    let fence = claim(&state, write("w", "r"), LONG).await;
+    let unmoved = async |id: &str| {
+        let before = find_write(&state, id).await;
+        for executed in [true, false] {
+            assert_eq!(state.resolve(id, executed).await, Ok(None));
+        }
+        assert_eq!(Write { rest: before.rest, ..find_write(&state, id).await }, before);
+    };
+    unmoved("w").await;
+    assert_eq!(state.sent("w", fence, LONG).await, Ok(true));
+    unmoved("w").await;
+    state.ended("w", fence, finished("reply")).await.expect("noted");
+    unmoved("w").await;
+
+    for (round, executed) in [true, false, true, false].into_iter().enumerate() {
+        let id = &*format!("{round}");
+        let fence = claim(&state, write(id, id), LONG).await;
+        assert_eq!(state.sent(id, fence, SHORT).await, Ok(true));
+        if round < 2 {
+            state.ended(id, fence, Outcome::Unknown).await.expect("noted");
+        } else {
+            backend.pass(SHORT * 2).await;
+        }
+        let before = find_write(&state, id).await;
+        assert_eq!(before.state, WriteState::Unknown);
+        assert_eq!(state.resolve(id, executed).await, Ok(Some(before.clone())));
+        assert_eq!(state.resolve(id, executed).await, Ok(None), "it is settled");
+        let begun = begin(&state, write("again", id), LONG).await;
+        if executed {
+            let after = find_write(&state, id).await;
+            assert!(after.ended >= after.sent, "{after:?}");
+            let (reply, ended) = (Some(Bytes::new()), after.ended);
+            let expected = Write { state: WriteState::Finished, reply, ended, ..before };
+            assert_eq!(after, expected);
+            assert_eq!(begun, Begun::Known(after.clone()));
+            state.ended(id, fence, finished("late")).await.expect("does nothing");
+            assert_eq!(find_write(&state, id).await, after);
+        } else {
+            assert_eq!(state.write(id).await, Ok(None));
+            assert_eq!(begun, Begun::Claimed { write_id: "again".to_owned(), fence: 1 });
+            state.ended(id, fence, finished("late")).await.expect("does nothing");
+            assert_eq!(state.write(id).await, Ok(None));
+            state.ended("again", 1, Outcome::Released).await.expect("noted");
+        }
+    }
+}
+
+pub(crate) async fn writes_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+    let state = backend.state();
+    let method = "StoreService/DeleteStore".to_owned();
+    claim(&state, write("claimed", "r"), LONG).await;
+    for (new, time, outcome) in [
+        (NewWrite { app_id: app("wx2"), ..write("finished", "r") }, LONG, Some(finished("reply"))),
+        (NewWrite { method, ..write("unknown", "r") }, LONG, Some(Outcome::Unknown)),
+        (NewWrite { request_id: None, ..write("late", "") }, SHORT, None),
+    ] {
+        let id = new.write_id.clone();
+        let fence = claim(&state, new, LONG).await;
+        assert_eq!(state.sent(&id, fence, time).await, Ok(true));
+        if let Some(outcome) = outcome {
+            state.ended(&id, fence, outcome).await.expect("noted");
+        }
+    }
+    backend.pass(SHORT * 2).await;
+    let fence = claim(&state, write("sent", "s"), LONG).await;
+    assert_eq!(state.sent("sent", fence, LONG).await, Ok(true));
+    let gone = claim(&state, write("gone", "t"), LONG).await;
+    state.ended("gone", gone, Outcome::Released).await.expect("noted");
+
+    let all = WriteQuery::default();
+    assert_eq!(numbers(&state, all.clone()).await, [1, 2, 3, 4, 5]);
+    let app_id = Some(app("wx2"));
+    assert_eq!(numbers(&state, WriteQuery { app_id, ..all.clone() }).await, [2]);
+    for (request_id, expected) in [("r", vec![1, 2, 3]), ("s", vec![5]), ("t", vec![])] {
+        let request_id = Some(request_id.to_owned());
+        let query = WriteQuery { request_id, ..all.clone() };
+        assert_eq!(numbers(&state, query.clone()).await, expected);
+        let expected: Vec<_> = expected.into_iter().filter(|number| *number > 1).collect();
+        assert_eq!(numbers(&state, WriteQuery { after: 1, ..query }).await, expected);
+    }
+    let until = Some(find_write(&state, "sent").await.created);
+    assert_eq!(numbers(&state, WriteQuery { until, ..all.clone() }).await, [1, 2, 3, 4]);
+    let (claimed, sent) = (WriteState::Claimed, WriteState::Sent);
+    let (finished, unknown) = (WriteState::Finished, WriteState::Unknown);
+    for (states, expected) in [
+        (vec![claimed], vec![1]),
+        (vec![finished], vec![2]),
+        (vec![sent], vec![5]),
+        (vec![unknown], vec![3, 4]),
+        (vec![unknown, sent], vec![3, 4, 5]),
+        (vec![unknown, finished], vec![2, 3, 4]),
+    ] {
+        let query = WriteQuery { states, ..all.clone() };
+        assert_eq!(numbers(&state, query).await, expected);
+    }
+    let request_id = Some("r".to_owned());
+    let both = WriteQuery { request_id, states: vec![unknown], ..all.clone() };
+    assert_eq!(numbers(&state, both).await, [3]);
+
+    let read = async |query| {
+        let page = state.writes(query).await.expect("a page");
+        let numbers: Vec<_> = page.writes.iter().map(|write| write.number).collect();
+        (numbers, page.seen, page.at_end)
+    };
+    let two = WriteQuery { after: 1, limit: 2, ..all.clone() };
+    assert_eq!(read(two).await, (vec![2, 3], 3, false));
+    let one = WriteQuery { limit: 1, states: vec![unknown], ..all.clone() };
+    assert_eq!(read(one.clone()).await, (vec![3], 3, false));
+    let (found, seen, at_end) = read(WriteQuery { after: 4, ..one }).await;
+    assert!(found.is_empty() && seen >= 5 && at_end, "{seen}");
+    assert_eq!(read(WriteQuery { after: 9, limit: 1, ..all }).await, (vec![], 9, true));
+}
+
+pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let day = Duration::from_secs(24 * 60 * 60);
+    claim(&state, write("claimed", "claimed"), LONG).await;
+    claim(&state, write("living", "living"), day * 2).await;
+    claim(&state, write("given again", "given again"), SHORT).await;
+    for (id, by, outcome) in [
+        ("finished", LONG, Some(finished("reply"))),
+        ("resolved", LONG, Some(Outcome::Unknown)),
+        ("unknown", LONG, Some(Outcome::Unknown)),
+        ("late", SHORT, None),
+        ("sent", day * 2, None),
+    ] {
+        let fence = claim(&state, write(id, id), LONG).await;
+        assert_eq!(state.sent(id, fence, by).await, Ok(true));
+        if let Some(outcome) = outcome {
+            state.ended(id, fence, outcome).await.expect("noted");
+        }
+    }
+    assert!(state.resolve("resolved", true).await.is_ok_and(|settled| settled.is_some()));
+    backend.pass(SHORT * 2).await;
+    assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
+
+    // A claim's term, and a minute more than a day.
+    backend.pass_for_writes(day + LONG * 2).await;
+    claim(&state, write("x", "given again"), SHORT).await;
+    backend.pass(SHORT * 2).await;
+    let fence = claim(&state, write("young", "young"), LONG).await;
+    state.ended("young", fence, finished("reply")).await.expect("noted");
+    // However long events are kept.
+    assert_eq!(prune(&state, day * 90).await, 3);
+    let all = WriteQuery { limit: 99, ..WriteQuery::default() };
+    let kept = state.writes(all).await.expect("a page").writes;
+    let kept: Vec<_> = kept.iter().map(|write| (&*write.write_id, write.state)).collect();
+    let expected = [
+        ("living", WriteState::Claimed),
+        ("given again", WriteState::Claimed),
+        ("unknown", WriteState::Unknown),
+        ("late", WriteState::Unknown),
+        ("sent", WriteState::Sent),
+        ("young", WriteState::Finished),
+    ];
+    assert_eq!(kept, expected);
+    for id in ["finished", "resolved", "claimed"] {
+        assert_eq!(state.write(id).await, Ok(None));
+        let other = NewWrite { fingerprint: [2; 32], ..write(&format!("new {id}"), id) };
+        assert_eq!(claim(&state, other, LONG).await, 1, "its name is free");
+    }
+}
+
 // === Leases ===
 
 pub(crate) async fn a_lease_has_one_holder_at_a_time(backend: &mut impl Backend) {
@@ -743,6 +1194,8 @@ pub(crate) async fn everything_is_there_after_reopening(backend: &mut impl Backe
     let lease = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
     let token = state.put_token(&app("wx1"), 0, &secret("one"), LONG).await.expect("stored");
     assert_eq!(state.spend("a", 1, LONG).await, Ok(true));
+    let write = claim(&state, write("w", "r"), LONG).await;
+    assert_eq!(state.sent("w", write, LONG).await, Ok(true));
     let before = (state.log().await, find(&state, "s").await, all_events(&state).await);
     drop(state);
 
@@ -751,6 +1204,9 @@ pub(crate) async fn everything_is_there_after_reopening(backend: &mut impl Backe
     let after = (state.log().await, find(&state, "s").await, all_events(&state).await);
     assert_eq!(after, before);
     assert_eq!(state.renew("a", lease, LONG).await, Ok(true));
+    assert_eq!(find_write(&state, "w").await.state, WriteState::Sent);
+    state.ended("w", write, finished("reply")).await.expect("noted");
+    assert_eq!(find_write(&state, "w").await.reply, Some("reply".into()));
     let found = state.token(&app("wx1")).await.expect("no error").expect("it lives");
     assert_eq!((found.value, found.generation), (token.value, token.generation));
     assert_eq!(state.spend("a", 1, LONG).await, Ok(false));
@@ -812,6 +1268,22 @@ fn submission(id: &str) -> NewSubmission {
     }
 }
 
+/// A new store, to be added under a caller's name for it.
+pub(crate) fn write(id: &str, request_id: &str) -> NewWrite {
+    NewWrite {
+        write_id: id.to_owned(),
+        app_id: app("wx1"),
+        method: "StoreService/AddStore".to_owned(),
+        request_id: Some(request_id.to_owned()),
+        fingerprint: [1; 32],
+        client_reference: String::new(),
+    }
+}
+
+pub(crate) fn finished(reply: &'static str) -> Outcome {
+    Outcome::Finished(reply.into())
+}
+
 fn app(id: &str) -> AppId {
     id.to_owned().into()
 }
@@ -843,6 +1315,29 @@ async fn remember(state: &Arc<dyn State>, submission: NewSubmission) {
 
 async fn find(state: &Arc<dyn State>, submission_id: &str) -> Submission {
     state.submission(submission_id).await.expect("no error").expect("remembered")
+}
+
+async fn begin(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> Begun {
+    state.begin(new, term).await.expect("no error")
+}
+
+/// The fence.
+pub(crate) async fn claim(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> u64 {
+    match begin(state, new, term).await {
+        Begun::Claimed { fence, .. } => fence,
+        begun => panic!("not claimed: {begun:?}"),
+    }
+}
+
+async fn find_write(state: &Arc<dyn State>, write_id: &str) -> Write {
+    state.write(write_id).await.expect("no error").expect("noted")
+}
+
+/// All that fit.
+async fn numbers(state: &Arc<dyn State>, query: WriteQuery) -> Vec<u64> {
+    let page = state.writes(WriteQuery { limit: usize::MAX, ..query }).await.expect("a page");
+    assert!(page.at_end);
+    page.writes.iter().map(|write| write.number).collect()
 }
 
 async fn assert_stands(state: &Arc<dyn State>, id: &str, stands: AuditState, event_id: &str) {

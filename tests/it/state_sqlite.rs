@@ -51,6 +51,10 @@ impl Backend for File {
         self.clock.advance(time);
     }
 
+    async fn pass_for_writes(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+
     async fn reopen(&mut self) {
         self.state = None;
         self.state = Some(Arc::new(self.open().expect("nobody else has it")));

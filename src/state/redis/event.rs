@@ -9,7 +9,7 @@ use crate::{
     pb::{AuditState, SubmissionKind},
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        is_open,
+        WRITES_KEPT, is_open,
     },
 };
 
@@ -97,7 +97,7 @@ pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
 }
 
 pub(super) async fn prune(redis: &Connection, age: Duration) -> Result<u64, Error> {
-    redis.run(redis.call(&PRUNE).arg(millis(age))).await
+    redis.run(redis.call(&PRUNE).arg(millis(age)).arg(millis(WRITES_KEPT))).await
 }
 
 /// Numbers as scripts get them, with a comma on each side.

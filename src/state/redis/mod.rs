@@ -8,6 +8,7 @@ mod event;
 mod lease;
 mod submission;
 mod token;
+mod write;
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use self::connection::Connection;
 use crate::{
     id::{AppId, PoiId, Secret},
     state::{
-        Acquired, Appended, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        SharedToken, State, Submission, SubmissionPage, SubmissionQuery,
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
+        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
+        WritePage, WriteQuery,
     },
 };
 
@@ -73,6 +75,30 @@ impl State for Redis {
 
     async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
         submission::take_due(&self.connection, again, limit).await
+    }
+
+    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
+        write::begin(&self.connection, write, term).await
+    }
+
+    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error> {
+        write::sent(&self.connection, write_id, fence, by).await
+    }
+
+    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
+        write::ended(&self.connection, write_id, fence, outcome).await
+    }
+
+    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
+        write::write(&self.connection, write_id).await
+    }
+
+    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
+        write::writes(&self.connection, query).await
+    }
+
+    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error> {
+        write::resolve(&self.connection, write_id, executed).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {

@@ -19,6 +19,12 @@ local OPEN = key('submissions', 'open')       -- those of them that are open
 local DUE = key('submissions', 'due')         -- open ones by when they are to be asked about
 local SETTLED = key('submissions', 'settled') -- the others by when they were settled
 
+local WRITES = key('writes')                    -- writes by number
+local LAST_WRITE = key('writes', 'last')
+local UNFINISHED = key('writes', 'unfinished')  -- those of them that have not finished
+local CLAIMS = key('writes', 'claims')          -- those that were not sent by when their terms end
+local FINISHED = key('writes', 'finished')      -- the finished ones by when they did
+
 -- Kinds of submissions, as the contract numbers them.
 local UNSPECIFIED, MERCHANT, PICTURES = '0', '1', '4'
 
@@ -137,5 +143,69 @@ end
 local function submission(id)
   return call('HMGET', submission_key(id), 'number', 'message', 'created', 'audit_id', 'state',
     'reason', 'poi_id', 'map_poi_id', 'event_id', 'settled')
+end
+
+local function write_key(id)
+  return key('write', id)
+end
+
+-- Which write has a caller's name.
+local function request_key(app_id, method, request_id)
+  return key('request', app_id, method, request_id)
+end
+
+-- The writes with the same name of callers', by number.
+local function requests_key(request_id)
+  return key('requests', request_id)
+end
+
+-- Where a write stands, whose term or time is `over` then, and how long it still does: one that was
+-- sent is unknown from then on.
+local function standing(state, over, time)
+  local rest = (state == 'claimed' or state == 'sent') and math.max(over - time, 0) or 0
+  return state == 'sent' and rest == 0 and 'unknown' or state, rest
+end
+
+-- A write as it stands, if there is one.
+local function write_at(id, time)
+  local write = named(call('HGETALL', write_key(id)))
+  if not write.number then
+    return nil
+  end
+  write.write_id = id
+  write.state, write.rest = standing(write.state, tonumber(write.over), time)
+  return write
+end
+
+-- A write in the order that write.rs reads it in.
+local function written(write)
+  return {
+    { write.number, write.write_id, write.app_id, write.method, write.request_id,
+      write.client_reference },
+    { write.state, write.attempts, write.reply or false, write.created, write.sent, write.ended,
+      write.rest },
+  }
+end
+
+-- Notes that a write was executed.
+local function finish_write(id, reply, time)
+  call('HSET', write_key(id), 'state', 'finished', 'reply', reply, 'ended', time)
+  call('ZREM', UNFINISHED, id)
+  call('ZREM', CLAIMS, id)
+  call('ZADD', FINISHED, time, id)
+end
+
+-- Leaves nothing of a write.
+local function forget_write(id)
+  local app_id, method, request_id =
+    unpack(call('HMGET', write_key(id), 'app_id', 'method', 'request_id'))
+  if request_id and request_id ~= '' then
+    call('DEL', request_key(app_id, method, request_id))
+    call('ZREM', requests_key(request_id), id)
+  end
+  for _, set in ipairs({ WRITES, UNFINISHED, CLAIMS, FINISHED }) do
+    call('ZREM', set, id)
+  end
+  call('DEL', write_key(id))
 end
 

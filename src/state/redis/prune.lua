@@ -1,5 +1,7 @@
--- Forgets events and submissions that are older than ARGV[1] milliseconds; a bounded number.
-local before = now() - tonumber(ARGV[1])
+-- Forgets events and submissions that are older than ARGV[1] milliseconds, and writes that finished
+-- or were claimed in vain more than ARGV[2] ago; a bounded number.
+local time = now()
+local before = time - tonumber(ARGV[1])
 local LOOK = 500 -- of each
 
 -- Events, from the oldest on, so that no gap comes.
@@ -47,4 +49,14 @@ for _, id in ipairs(old) do
   call('ZREM', SETTLED, id)
   call('DEL', submission_key(id))
 end
-return events + #old
+
+-- Writes. What was sent and did not finish is in neither set.
+local writes = 0
+for _, set in ipairs({ FINISHED, CLAIMS }) do
+  local over = '(' .. time - tonumber(ARGV[2])
+  for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', over, 'LIMIT', 0, LOOK)) do
+    forget_write(id)
+    writes = writes + 1
+  end
+end
+return events + #old + writes

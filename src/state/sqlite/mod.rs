@@ -10,6 +10,7 @@ mod reader;
 mod schema;
 mod submission;
 mod token;
+mod write;
 mod writer;
 
 use std::{
@@ -27,8 +28,9 @@ use crate::{
     clock::Clock,
     id::{AppId, PoiId, Secret},
     state::{
-        Acquired, Appended, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        SharedToken, State, Submission, SubmissionPage, SubmissionQuery,
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
+        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
+        WritePage, WriteQuery,
     },
 };
 
@@ -108,7 +110,8 @@ impl State for Sqlite {
             .write(move |db, now| {
                 let before = now.saturating_sub(millis(age));
                 let events = event::prune(db, before, PRUNE)?;
-                Ok(events + submission::prune(db, before, PRUNE - events)?)
+                let submissions = submission::prune(db, before, PRUNE - events)?;
+                Ok(events + submissions + write::prune(db, now, PRUNE - events - submissions)?)
             })
             .await
     }
@@ -133,6 +136,35 @@ impl State for Sqlite {
 
     async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
         self.writer.write(move |db, now| submission::take_due(db, now, again, limit)).await
+    }
+
+    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
+        self.writer.write(move |db, now| write::begin(db, now, &write, term)).await
+    }
+
+    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error> {
+        let write_id = write_id.to_owned();
+        self.writer.write(move |db, now| write::sent(db, now, &write_id, fence, by)).await
+    }
+
+    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
+        let write_id = write_id.to_owned();
+        self.writer.write(move |db, now| write::ended(db, now, &write_id, fence, &outcome)).await
+    }
+
+    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
+        let (write_id, now) = (write_id.to_owned(), now(&self.clock));
+        self.readers.read(move |db| write::by_id(db, now, &write_id)).await
+    }
+
+    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
+        let now = now(&self.clock);
+        self.readers.read(move |db| write::page(db, now, &query)).await
+    }
+
+    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error> {
+        let write_id = write_id.to_owned();
+        self.writer.write(move |db, now| write::resolve(db, now, &write_id, executed)).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
@@ -246,6 +278,7 @@ fn storable(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{WRITES_KEPT, WriteState};
 
     fn state() -> (tempfile::TempDir, Sqlite) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -343,6 +376,36 @@ mod tests {
 
         state.clock.advance(Duration::from_secs(2));
         assert_eq!(state.prune(Duration::from_secs(1)).await, Ok(PRUNE));
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_outcome_is_not_known_is_found_at_once_among_many() {
+        let (_folder, state) = state();
+        let note = |db: &Connection, now| {
+            for n in 0..SCAN + 2 {
+                let (stands, ended) = if n == SCAN { ("unknown", 0) } else { ("finished", now) };
+                db.execute(
+                    "INSERT INTO writes VALUES (?1, ?1, 'wx1', '', ?1, zeroblob(32), '', ?2, 1, 0,
+                       1, NULL, 0, 0, ?3)",
+                    (n + 1, stands, ended),
+                )?;
+            }
+            Ok(())
+        };
+        state.writer.write(note).await.expect("noted");
+        let all = WriteQuery { limit: usize::MAX, ..WriteQuery::default() };
+        let page = state.writes(all.clone()).await.expect("a page");
+        assert_eq!((page.writes.len() as u64, page.seen, page.at_end), (SCAN, SCAN, false));
+        let states = vec![WriteState::Unknown, WriteState::Sent];
+        let request_id = Some(format!("{}", SCAN + 1));
+        for query in [WriteQuery { states, ..all.clone() }, WriteQuery { request_id, ..all }] {
+            let page = state.writes(query).await.expect("a page");
+            assert_eq!((page.writes.len(), page.seen, page.at_end), (1, SCAN + 2, true));
+            assert_eq!(page.writes[0].number, SCAN + 1);
+        }
+
+        state.clock.advance(WRITES_KEPT + Duration::from_secs(1));
+        assert_eq!(state.prune(Duration::ZERO).await, Ok(PRUNE));
     }
 
     #[tokio::test]

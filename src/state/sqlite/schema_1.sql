@@ -67,6 +67,34 @@ CREATE INDEX submissions_with_reference ON submissions (client_reference);
 CREATE INDEX submissions_settled ON submissions (settled);
 CREATE INDEX submissions_due ON submissions (ask_at) WHERE settled = 0;
 
+CREATE TABLE writes (
+  -- Never given out again.
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  write_id TEXT NOT NULL UNIQUE,
+  app_id TEXT NOT NULL,
+  method TEXT NOT NULL,
+  -- NULL if the caller has no name for it.
+  request_id TEXT,
+  fingerprint BLOB NOT NULL,
+  client_reference TEXT NOT NULL,
+  -- 'claimed', 'sent', 'finished' or 'unknown'.
+  state TEXT NOT NULL,
+  fence INTEGER NOT NULL,
+  -- When the term of a claimed one ends, or the time of a sent one: it is unknown from then on.
+  until INTEGER NOT NULL,
+  attempts INTEGER NOT NULL,
+  reply BLOB,
+  created INTEGER NOT NULL,
+  -- 0 if it was not sent.
+  sent INTEGER NOT NULL,
+  -- 0 unless it finished.
+  ended INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX writes_with_request ON writes (request_id, app_id, method);
+CREATE INDEX writes_ended ON writes (ended);
+CREATE INDEX writes_claimed ON writes (until) WHERE state = 'claimed';
+
 CREATE TABLE leases (
   name TEXT PRIMARY KEY,
   fence INTEGER NOT NULL,

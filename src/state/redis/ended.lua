@@ -1,0 +1,15 @@
+-- Notes how the write ARGV[1] ended under the fence ARGV[2]: ARGV[3] is 'finished', with the reply
+-- ARGV[4], 'released' or 'unknown'.
+local id, fence, outcome, reply = unpack(ARGV)
+local state, its_fence = unpack(call('HMGET', write_key(id), 'state', 'fence'))
+if its_fence ~= fence or state == 'finished' then
+  return
+end
+if outcome == 'finished' then
+  finish_write(id, reply, now())
+elseif outcome == 'released' then
+  forget_write(id)
+else
+  call('HSET', write_key(id), 'state', 'unknown')
+  call('ZREM', CLAIMS, id)
+end

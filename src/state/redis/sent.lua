@@ -1,0 +1,12 @@
+-- Notes that the write ARGV[1] is about to be sent under the fence ARGV[2], and that its outcome is
+-- known after ARGV[3] milliseconds. Answers whether it may be.
+local id, fence, by = unpack(ARGV)
+local time = now()
+local write = write_at(id, time)
+if not write or write.fence ~= fence or write.rest == 0 then
+  return 0
+end
+call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(by))
+call('HINCRBY', write_key(id), 'attempts', 1)
+call('ZREM', CLAIMS, id)
+return 1

@@ -1,0 +1,123 @@
+//! The journal of writes: a hash each, found by the caller's name, by number, and by what has to be
+//! forgotten.
+
+use std::{sync::LazyLock, time::Duration};
+
+use ::redis::Script;
+
+use super::connection::{Connection, damaged, lua, millis};
+use crate::state::{Begun, Error, NewWrite, Outcome, Write, WritePage, WriteQuery, WriteState};
+
+static BEGIN: LazyLock<Script> = lua!("begin.lua");
+static SENT: LazyLock<Script> = lua!("sent.lua");
+static ENDED: LazyLock<Script> = lua!("ended.lua");
+static WRITE: LazyLock<Script> = lua!("write.lua");
+static WRITES: LazyLock<Script> = lua!("writes.lua");
+static RESOLVE: LazyLock<Script> = lua!("resolve.lua");
+
+/// A write as `prelude.lua` writes it: what it is, and where it stands.
+type Written = (About, Standing);
+
+/// Number, write id, app id, method, request id, client reference.
+type About = (u64, String, String, String, String, String);
+
+/// State, attempts, reply, created, sent, ended, rest.
+type Standing = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64);
+
+pub(super) async fn begin(
+    redis: &Connection,
+    write: NewWrite,
+    term: Duration,
+) -> Result<Begun, Error> {
+    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference } = write;
+    let mut call = redis.call(&BEGIN);
+    call.arg("write_id").arg(write_id);
+    call.arg("app_id").arg(app_id.as_str());
+    call.arg("method").arg(method);
+    call.arg("request_id").arg(request_id.unwrap_or_default());
+    call.arg("fingerprint").arg(&fingerprint[..]);
+    call.arg("client_reference").arg(client_reference);
+    call.arg("term").arg(millis(term));
+    let (what, write_id, fence, known): (String, String, u64, Option<Written>) =
+        redis.run(&call).await?;
+    match (what.as_str(), known) {
+        ("claimed", _) => Ok(Begun::Claimed { write_id, fence }),
+        ("other", _) => Ok(Begun::Other),
+        ("known", Some(written)) => Ok(Begun::Known(read(written)?)),
+        _ => Err(damaged("word")),
+    }
+}
+
+pub(super) async fn sent(
+    redis: &Connection,
+    write_id: &str,
+    fence: u64,
+    by: Duration,
+) -> Result<bool, Error> {
+    redis.run(redis.call(&SENT).arg(write_id).arg(fence).arg(millis(by))).await
+}
+
+pub(super) async fn ended(
+    redis: &Connection,
+    write_id: &str,
+    fence: u64,
+    outcome: Outcome,
+) -> Result<(), Error> {
+    let (outcome, reply) = match outcome {
+        Outcome::Finished(reply) => ("finished", reply),
+        Outcome::Released => ("released", Default::default()),
+        Outcome::Unknown => ("unknown", Default::default()),
+    };
+    let mut call = redis.call(&ENDED);
+    redis.run(call.arg(write_id).arg(fence).arg(outcome).arg(&reply[..])).await
+}
+
+pub(super) async fn write(redis: &Connection, write_id: &str) -> Result<Option<Write>, Error> {
+    let found: Option<Written> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
+    found.map(read).transpose()
+}
+
+pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<WritePage, Error> {
+    let WriteQuery { after, limit, app_id, states, request_id, until } = query;
+    let only_unfinished = !states.is_empty() && !states.contains(&WriteState::Finished);
+    let mut call = redis.call(&WRITES);
+    call.arg(after).arg(limit);
+    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+    call.arg(states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())));
+    call.arg(until.unwrap_or(u64::MAX));
+    call.arg(request_id.unwrap_or_default());
+    call.arg(u8::from(only_unfinished));
+    let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
+    let writes = found.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(WritePage { writes, seen, at_end })
+}
+
+pub(super) async fn resolve(
+    redis: &Connection,
+    write_id: &str,
+    executed: bool,
+) -> Result<Option<Write>, Error> {
+    let call = &mut redis.call(&RESOLVE);
+    let found: Option<Written> = redis.run(call.arg(write_id).arg(u8::from(executed))).await?;
+    found.map(read).transpose()
+}
+
+fn read((about, standing): Written) -> Result<Write, Error> {
+    let (number, write_id, app_id, method, request_id, client_reference) = about;
+    let (state, attempts, reply, created, sent, ended, rest) = standing;
+    Ok(Write {
+        number,
+        write_id,
+        app_id: app_id.into(),
+        method,
+        request_id,
+        client_reference,
+        state: WriteState::named(&state).ok_or_else(|| damaged("state of a write"))?,
+        attempts,
+        reply: reply.map(Into::into),
+        created,
+        sent,
+        ended,
+        rest: Duration::from_millis(rest),
+    })
+}

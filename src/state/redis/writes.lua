@@ -1,0 +1,29 @@
+-- Reads writes. ARGV: after, limit, app_id, states as ',sent,unknown,', until, request_id, whether
+-- only those can fit that have not finished. Answers { seen, at_end, writes }.
+local after, limit, app_id, states = unpack(ARGV)
+local to, request_id = tonumber(ARGV[5]), ARGV[6]
+limit = tonumber(limit)
+local LOOK = 1000
+
+local all = request_id ~= '' and requests_key(request_id) or ARGV[7] == '1' and UNFINISHED or WRITES
+local time = now()
+local seen, found = after, {}
+for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
+  if #found >= limit then
+    break
+  end
+  local number, its_app, state, over, created = unpack(call('HMGET', write_key(id), 'number',
+    'app_id', 'state', 'over', 'created'))
+  state = standing(state, tonumber(over), time)
+  if (app_id == '' or its_app == app_id)
+    and (states == ',' or states:find(',' .. state .. ',', 1, true))
+    and tonumber(created) < to then
+    found[#found + 1] = written(write_at(id, time))
+  end
+  seen = number
+end
+if call('ZCOUNT', all, '(' .. seen, '+inf') > 0 then
+  return { seen, 0, found }
+end
+local last = call('GET', LAST_WRITE) or '0'
+return { tonumber(last) > tonumber(seen) and last or seen, 1, found }

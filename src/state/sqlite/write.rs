@@ -1,0 +1,236 @@
+//! The journal of writes.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Params, Row, params};
+
+use super::{SCAN, later, millis, storable};
+use crate::state::{
+    Begun, Error, NewWrite, Outcome, WRITES_KEPT, Write, WritePage, WriteQuery, WriteState,
+};
+
+/// What [`read`] reads.
+const COLUMNS: &str =
+    "number, write_id, app_id, method, request_id, client_reference, state, until,
+    attempts, reply, created, sent, ended";
+
+pub(super) fn begin(
+    db: &Connection,
+    now: u64,
+    write: &NewWrite,
+    term: Duration,
+) -> Result<Begun, Error> {
+    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference } = write;
+    let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
+    let until = later(now, term);
+    let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
+    let known = match find(db, now, named, params![request_id, app_id.as_str(), method])? {
+        None => by_id(db, now, write_id)?,
+        named => named,
+    };
+    let Some(known) = known else {
+        db.prepare_cached(
+            "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
+               client_reference, state, fence, until, attempts, created, sent, ended)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, ?8, 0, 0)",
+        )?
+        .execute(params![
+            write_id,
+            app_id.as_str(),
+            method,
+            request_id,
+            fingerprint,
+            client_reference,
+            until,
+            now,
+        ])?;
+        return Ok(Begun::Claimed { write_id: write_id.clone(), fence: 1 });
+    };
+    let same: bool = db
+        .prepare_cached("SELECT fingerprint = ?2 FROM writes WHERE write_id = ?1")?
+        .query_row(params![known.write_id, fingerprint], |row| row.get(0))?;
+    if !same {
+        return Ok(Begun::Other);
+    }
+    // Nobody but the one who has it knows one without a name: it is asked for again.
+    let taken = !known.rest.is_zero() && !known.request_id.is_empty();
+    if known.state != WriteState::Claimed || taken {
+        return Ok(Begun::Known(known));
+    }
+    let fence = db
+        .prepare_cached(
+            "UPDATE writes SET fence = fence + 1, until = ?2 WHERE write_id = ?1 RETURNING fence",
+        )?
+        .query_row(params![known.write_id, until], |row| row.get(0))?;
+    Ok(Begun::Claimed { write_id: known.write_id, fence })
+}
+
+pub(super) fn sent(
+    db: &Connection,
+    now: u64,
+    write_id: &str,
+    fence: u64,
+    by: Duration,
+) -> Result<bool, Error> {
+    let changed = db
+        .prepare_cached(
+            "UPDATE writes SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4
+             WHERE write_id = ?1 AND fence = ?2 AND state IN ('claimed', 'sent') AND until > ?3",
+        )?
+        .execute(params![write_id, storable(fence), now, later(now, by)])?;
+    Ok(changed > 0)
+}
+
+pub(super) fn ended(
+    db: &Connection,
+    now: u64,
+    write_id: &str,
+    fence: u64,
+    outcome: &Outcome,
+) -> Result<(), Error> {
+    let fence = storable(fence);
+    match outcome {
+        Outcome::Finished(reply) => db
+            .prepare_cached(
+                "UPDATE writes SET state = 'finished', reply = ?3, ended = ?4
+                 WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
+            )?
+            .execute(params![write_id, fence, &**reply, now])?,
+        Outcome::Released => db
+            .prepare_cached(
+                "DELETE FROM writes WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
+            )?
+            .execute(params![write_id, fence])?,
+        Outcome::Unknown => db
+            .prepare_cached(
+                "UPDATE writes SET state = 'unknown'
+                 WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
+            )?
+            .execute(params![write_id, fence])?,
+    };
+    Ok(())
+}
+
+pub(super) fn by_id(db: &Connection, now: u64, write_id: &str) -> Result<Option<Write>, Error> {
+    find(db, now, "write_id = ?1", [write_id])
+}
+
+pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Error> {
+    // Those that have not finished are few among all.
+    let only_unfinished = !query.states.is_empty() && !query.states.contains(&WriteState::Finished);
+    let request_id = query.request_id.as_deref().filter(|request_id| !request_id.is_empty());
+    let narrowed = match request_id {
+        Some(_) => "INDEXED BY writes_with_request WHERE request_id = ?3",
+        None if only_unfinished => "INDEXED BY writes_ended WHERE ended = 0 AND ?3 IS NULL",
+        None => "WHERE ?3 IS NULL",
+    };
+    let sql =
+        format!("SELECT {COLUMNS} FROM writes {narrowed} AND number > ?1 ORDER BY number LIMIT ?2");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![storable(query.after), SCAN + 1, request_id])?;
+    let mut page = WritePage { writes: Vec::new(), seen: query.after, at_end: false };
+    for looked in 0.. {
+        let Some(row) = rows.next()? else { break };
+        if looked == SCAN || page.writes.len() == query.limit {
+            return Ok(page);
+        }
+        let write = read(row, now)?;
+        page.seen = write.number;
+        if fits(&write, query) {
+            page.writes.push(write);
+        }
+    }
+    Ok(WritePage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
+}
+
+fn fits(write: &Write, query: &WriteQuery) -> bool {
+    // The others are the statement's.
+    let WriteQuery { after: _, limit: _, app_id, states, request_id: _, until } = query;
+    app_id.as_ref().is_none_or(|app_id| *app_id == write.app_id)
+        && (states.is_empty() || states.contains(&write.state))
+        && until.is_none_or(|until| write.created < until)
+}
+
+/// The highest number that there is.
+fn newest(db: &Connection) -> Result<u64, Error> {
+    let newest: Option<u64> =
+        db.prepare_cached("SELECT max(number) FROM writes")?.query_row([], |row| row.get(0))?;
+    Ok(newest.unwrap_or_default())
+}
+
+pub(super) fn resolve(
+    db: &Connection,
+    now: u64,
+    write_id: &str,
+    executed: bool,
+) -> Result<Option<Write>, Error> {
+    let found = by_id(db, now, write_id)?.filter(|write| write.state == WriteState::Unknown);
+    let Some(write) = found else { return Ok(None) };
+    if executed {
+        db.prepare_cached(
+            "UPDATE writes SET state = 'finished', reply = zeroblob(0), ended = ?2
+             WHERE write_id = ?1",
+        )?
+        .execute(params![write_id, now])?;
+    } else {
+        db.prepare_cached("DELETE FROM writes WHERE write_id = ?1")?.execute([write_id])?;
+    }
+    Ok(Some(write))
+}
+
+/// Forgets what finished, and what was claimed in vain, long ago. What was sent stays until it has
+/// finished.
+pub(super) fn prune(db: &Connection, now: u64, limit: u64) -> Result<u64, Error> {
+    let before = now.saturating_sub(millis(WRITES_KEPT));
+    let finished = db
+        .prepare_cached(
+            "DELETE FROM writes WHERE number IN (
+               SELECT number FROM writes INDEXED BY writes_ended
+               WHERE ended > 0 AND ended < ?1 LIMIT ?2)",
+        )?
+        .execute([before, limit])?;
+    let finished = u64::try_from(finished).unwrap_or(u64::MAX);
+    let claimed = db
+        .prepare_cached(
+            "DELETE FROM writes WHERE number IN (
+               SELECT number FROM writes INDEXED BY writes_claimed
+               WHERE state = 'claimed' AND until < ?1 LIMIT ?2)",
+        )?
+        .execute([before, limit.saturating_sub(finished)])?;
+    Ok(finished.saturating_add(claimed.try_into().unwrap_or(u64::MAX)))
+}
+
+/// The write that a condition is true of.
+fn find(
+    db: &Connection,
+    now: u64,
+    condition: &str,
+    params: impl Params,
+) -> Result<Option<Write>, Error> {
+    let sql = format!("SELECT {COLUMNS} FROM writes WHERE {condition}");
+    db.prepare_cached(&sql)?.query(params)?.next()?.map(|row| read(row, now)).transpose()
+}
+
+fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
+    let stored = WriteState::named(row.get_ref("state")?.as_str().unwrap_or_default())
+        .ok_or_else(|| Error::Damaged("a write is in no known state".to_owned()))?;
+    let rest = match stored {
+        WriteState::Claimed | WriteState::Sent => row.get::<_, u64>("until")?.saturating_sub(now),
+        WriteState::Finished | WriteState::Unknown => 0,
+    };
+    Ok(Write {
+        number: row.get("number")?,
+        write_id: row.get("write_id")?,
+        app_id: row.get::<_, String>("app_id")?.into(),
+        method: row.get("method")?,
+        request_id: row.get::<_, Option<String>>("request_id")?.unwrap_or_default(),
+        client_reference: row.get("client_reference")?,
+        state: if stored == WriteState::Sent && rest == 0 { WriteState::Unknown } else { stored },
+        attempts: row.get("attempts")?,
+        reply: row.get::<_, Option<Vec<u8>>>("reply")?.map(Into::into),
+        created: row.get("created")?,
+        sent: row.get("sent")?,
+        ended: row.get("ended")?,
+        rest: Duration::from_millis(rest),
+    })
+}
