@@ -20,7 +20,7 @@ import grpc
 STUBS, GATEWAY, SIMULATOR = sys.argv[1:4]
 sys.path.insert(0, STUBS)
 
-FAMILIES = ["audit", "card", "map_poi", "media", "merchant", "nearby", "store"]
+FAMILIES = ["audit", "card", "map_poi", "media", "merchant", "nearby", "store", "write"]
 PB = {}
 SERVICES = {}
 for family in FAMILIES:
@@ -190,8 +190,22 @@ def stores(map_poi_id, picture):
     assert call("CardService/GetStoreCard", poi_id=poi_id).card_id == ""
     call("CardService/SetStoreCard", poi_id=poi_id, card_id="pabcedfg1234567hijklmn")
     assert call("CardService/GetStoreCard", poi_id=poi_id).card_id == "pabcedfg1234567hijklmn"
-    call("StoreService/DeleteStore", poi_id=poi_id)
+    delete(poi_id)
     refused("StoreService/GetStore", "STORE_NOT_FOUND", poi_id=poi_id)
+
+
+def delete(poi_id):
+    """Deletes a store, loses the reply, and says what became of it."""
+    name = request_id()
+    simulator("faults", {"path": "/wxa/del_store", "kind": "reset_after"})
+    refused("StoreService/DeleteStore", "OUTCOME_UNKNOWN", poi_id=poi_id, request_id=name)
+    write = call("WriteService/GetWrite", write_request_id=name).write
+    unknown = PB["write"].WRITE_STATE_UNKNOWN
+    assert write.state == unknown and write.method == "StoreService/DeleteStore"
+    assert list(call("WriteService/ListWrites", states=[unknown]).writes) == [write]
+    executed = PB["write"].WRITE_RESOLUTION_EXECUTED
+    assert call("WriteService/ResolveWrite", write_id=write.write_id, resolution=executed).write == write
+    assert call("StoreService/DeleteStore", poi_id=poi_id, request_id=name).settled
 
 
 def nearby(map_poi_id, picture):

@@ -17,7 +17,7 @@ use crate::{contract::rpcs, support::App};
 
 /// RPCs without an example: the table of districts is too long to be one, reviews are told by
 /// pushes, the others make the call of an RPC that has one.
-const WITHOUT: [&str; 7] = [
+const WITHOUT: [&str; 10] = [
     "AuditService/WatchAuditEvents",
     "AuditService/ListAuditEvents",
     "AuditService/GetSubmission",
@@ -25,6 +25,9 @@ const WITHOUT: [&str; 7] = [
     "MapPoiService/ResolveDistrict",
     "NearbyService/ReplaceNearbyPoi",
     "StoreService/GetUpgradeProgress",
+    "WriteService/GetWrite",
+    "WriteService/ListWrites",
+    "WriteService/ResolveWrite",
 ];
 
 /// One example.
