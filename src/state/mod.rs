@@ -104,8 +104,8 @@ pub trait State: fmt::Debug + Send + Sync {
     /// must not be sent.
     async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error>;
 
-    /// Notes how a write ended. Does nothing if the claim was lost, but an outcome that is known
-    /// goes before one that is not.
+    /// Notes how a write ended. Does nothing if somebody else has claimed it since, or it finished;
+    /// an outcome that is known goes before one that is not, however late it comes.
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error>;
 
     /// A write by its id.

@@ -873,6 +873,19 @@ pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
     assert_eq!(state.write("c").await, Ok(None));
     end("never", 1, finished("reply")).await;
     assert_eq!(state.write("never").await, Ok(None));
+
+    // So it is with a claim that is over, as long as nobody else has it.
+    for (id, outcome, expected) in [
+        ("d", finished("reply"), Some(WriteState::Finished)),
+        ("e", Outcome::Released, None),
+        ("f", Outcome::Unknown, Some(WriteState::Unknown)),
+    ] {
+        let fence = claim(&state, write(id, id), SHORT).await;
+        backend.pass(SHORT * 2).await;
+        end(id, fence, outcome).await;
+        let found = state.write(id).await.expect("no error");
+        assert_eq!(found.map(|write| (write.state, write.attempts)), expected.map(|it| (it, 0)));
+    }
 }
 
 pub(crate) async fn a_released_write_is_forgotten(backend: &mut impl Backend) {
