@@ -162,7 +162,8 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     }));
     call!(nearby.delete_nearby_poi(pb::DeleteNearbyPoiRequest { poi_id, ..Default::default() }));
     // These two ask WeChat nothing.
-    let asks = |rpc: &String| !rpc.starts_with("AuditService/") && !rpc.starts_with("WriteService/");
+    let asks =
+        |rpc: &String| !rpc.starts_with("AuditService/") && !rpc.starts_with("WriteService/");
     for rpc in rpcs().into_iter().filter(asks) {
         let (_, method) = rpc.split_once('/').expect("Service/Method");
         assert!(all.contains_key(&method.to_lowercase()), "{rpc} is not called here");
