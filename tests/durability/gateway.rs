@@ -145,6 +145,7 @@ impl Gateway {
             sleep(MOMENT).await;
         }
         process.kill().expect("ours");
+        process.wait().expect("killed");
         panic!("it does not end: {}", self.said());
     }
 
