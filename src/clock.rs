@@ -41,9 +41,12 @@ impl Clock {
         self.0.started + self.elapsed()
     }
 
-    /// The date and time of day.
+    /// The date and time of day. Goes wherever the machine's clock is set, even back: a service that
+    /// was started with a wrong one, or slept with its machine, is right again as soon as that is.
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub fn wall(&self) -> SystemTime {
-        self.0.started_wall + self.elapsed()
+        let real = if self.0.runs { SystemTime::now() } else { self.0.started_wall };
+        real + *self.0.advanced.borrow()
     }
 
     /// Seconds since 1970-01-01 UTC.
@@ -117,5 +120,16 @@ mod tests {
         sleeper.await.expect("the sleeper wakes");
         assert_eq!(clock.now() - start, Duration::from_secs(3600));
         assert_eq!(clock.wall().duration_since(wall).ok(), Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "compared with the one clock")]
+    fn the_time_of_day_is_the_machines_even_if_it_was_set_since_the_start() {
+        let mut clock = Clock::system();
+        let inner = Arc::get_mut(&mut clock.0).expect("only here");
+        inner.started_wall -= Duration::from_secs(3600);
+        clock.advance(Duration::from_secs(60));
+        let ahead = clock.wall().duration_since(SystemTime::now()).expect("ahead").as_secs();
+        assert!((59..=60).contains(&ahead), "{ahead} s");
     }
 }

@@ -27,8 +27,9 @@ use crate::{
     },
 };
 
-/// How often it is looked whether there is something to ask about …
-const LONGEST_REST: Duration = Duration::from_secs(60);
+/// How often it is looked whether there is something to ask about: each time may read whole lists,
+/// so that what comes due one by one has to be asked about together …
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// … and at least so much rest is in between.
 const LEAST_REST: Duration = Duration::from_millis(50);
 /// So many reviews are asked about before it is looked again.
@@ -186,8 +187,15 @@ impl<'a> Round<'a> {
         let ask = async { Ok(ops.read(ctx, GetMerchantAuditInfo {}).await?.into()) };
         let shown = once(&mut self.merchants, ctx, ask).await?.clone();
         let all = self.audits.all_submissions(submission).await?;
-        let newest = all.last().map(|last| Remembered::read(&last.message)).transpose()?;
-        if newest.is_none_or(|newest| newest.submission.submission_id != submission.submission_id) {
+        let Some((newest, older)) = all.split_last() else { return Ok(None) };
+        if Remembered::read(&newest.message)?.submission.submission_id != submission.submission_id {
+            return Ok(None);
+        }
+        // As long as an administrator has not confirmed it, the one before may be what is shown.
+        let of = |other: &state::Submission| other.audit_id.as_str() == shown.audit_id;
+        let known = !shown.audit_id.is_empty();
+        let renumbered = !newest.audit_id.is_empty() && !of(newest);
+        if known && (renumbered || older.iter().any(of)) {
             return Ok(None);
         }
         Ok(Some(Finding {
@@ -200,7 +208,7 @@ impl<'a> Round<'a> {
     }
 
     /// A new store: the only listed one that looks as it was submitted, and that no other submission
-    /// has become.
+    /// has become or may have become.
     async fn store(
         &mut self,
         ctx: &Context,
@@ -221,6 +229,15 @@ impl<'a> Round<'a> {
         let taken: HashSet<_> = others.iter().map(|other| other.poi_id.as_str()).collect();
         alike.retain(|store| !taken.contains(&*store.poi_id));
         let [store] = alike[..] else { return Ok(None) };
+        for other in others.iter().filter(|other| other.poi_id.is_empty()) {
+            let Remembered { submission: its, evidence } = Remembered::read(&other.message)?;
+            let twin =
+                its.submission_id != submission.submission_id && evidence.fingerprint == looks;
+            // It may be the other's, or have failed when the other did.
+            if twin && (is_open(other.state) || store.state() != AuditState::Approved) {
+                return Ok(None);
+            }
+        }
         Ok(Some(Finding {
             state: store.state(),
             wechat_status: store.wechat_status,
@@ -252,7 +269,8 @@ impl<'a> Round<'a> {
         }))
     }
 
-    /// New pictures: the state of their store, if no newer ones were submitted.
+    /// New pictures: the state of their store, if no newer ones were submitted; passed only if it
+    /// shows them.
     async fn pictures(
         &self,
         ctx: &Context,
@@ -267,6 +285,12 @@ impl<'a> Round<'a> {
         }
         let shown = self.ops.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
         let shown = pb::Store::from(shown);
+        // A store may well have passed before, with other pictures.
+        let pictures = |urls: &[String]| urls.iter().cloned().collect::<HashSet<_>>();
+        let others = pictures(&shown.picture_urls) != pictures(&submission.picture_urls);
+        if others && shown.state() == AuditState::Approved {
+            return Ok(None);
+        }
         Ok(Some(Finding {
             state: shown.state(),
             wechat_status: shown.wechat_status,

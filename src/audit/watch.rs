@@ -178,10 +178,11 @@ impl Audits {
                 Ok(()) => {}
                 Err(Error::Expired) => {
                     tracing::error!("the log of events has lost its end, and events with it");
-                    match state.log().await {
-                        Ok(log) => tail.restart(&log),
-                        Err(_) => clock.sleep(PAUSE).await,
+                    if let Ok(log) = state.log().await {
+                        tail.restart(&log);
                     }
+                    // One that was damaged by hand may go on to contradict itself.
+                    clock.sleep(PAUSE).await;
                 }
                 Err(error) => {
                     if !mem::replace(&mut failing, true) {
@@ -271,6 +272,8 @@ enum End {
 impl Watcher {
     pub(super) async fn new(audits: Audits, start: Start, filter: Filter) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
+        // First: where it breaks from here on, it has to be looked again.
+        let breaks = changed.borrow().breaks;
         let at = match start {
             Start::Cursor(text) => {
                 let at = Cursor::read(&text).ok_or(Error::Malformed)?;
@@ -284,7 +287,6 @@ impl Watcher {
                 Cursor { epoch, mark: if latest { newest } else { pruned }.into() }
             }
         };
-        let breaks = changed.borrow().breaks;
         let checkpoint_at = audits.0.clock.now();
         Ok(Self {
             audits,
@@ -324,6 +326,7 @@ impl Watcher {
         }
         let stop = self.audits.0.stop.clone();
         loop {
+            let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
                 self.at.mark = entry.mark;
                 if self.filter.wants(&entry.event) {
@@ -333,6 +336,11 @@ impl Watcher {
             }
             if stop.is_cancelled() {
                 return Err(Error::Stopped);
+            }
+            // On the way through much that the filter leaves out; after a step, so that one who
+            // seldom comes gets on, too.
+            if passed_over && self.audits.0.clock.now() >= self.checkpoint_at {
+                return Ok(self.checkpoint());
             }
             let breaks = self.changed.borrow_and_update().breaks;
             let found = match self.audits.0.tail.after(self.at) {
@@ -375,5 +383,56 @@ impl Watcher {
 
     fn cursor(&self) -> String {
         self.at.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        config::Settings,
+        pb::{AuditState, SubmissionKind},
+        state::{EventKey, NewEvent, Origin, temporary},
+    };
+
+    #[tokio::test]
+    async fn whoever_wants_nothing_of_a_long_log_hears_how_far_that_is_known() {
+        let clock = Clock::frozen();
+        let (_folder, state) = temporary(&clock);
+        for number in 0..200_u8 {
+            let event = NewEvent {
+                key: EventKey([number; 32]),
+                event_id: number.to_string(),
+                app_id: "wx1".to_owned().into(),
+                kind: SubmissionKind::Store,
+                audit_id: number.to_string().into(),
+                state: AuditState::Approved,
+                reason: String::new(),
+                poi_id: String::new().into(),
+                map_poi_id: String::new().into(),
+                event_time: 0,
+                origin: Origin::Pushed,
+                message: Default::default(),
+            };
+            state.append(event).await.expect("appended");
+        }
+        let environment = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = Settings::read("", &environment.into()).expect("good settings");
+        let audits = Audits::new(state, &settings, clock.clone(), Default::default());
+        let filter = Filter::new("wx2".to_owned(), &[]).expect("a filter");
+        let start = Start::End(WatchPosition::Earliest);
+        let mut watcher = Watcher::new(audits, start, filter).await.expect("a log");
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            let Some(Ok(Watched::Checkpoint(cursor))) = watcher.next().await else {
+                panic!("none")
+            };
+            places.push(Cursor::read(&cursor).expect("a cursor").mark.position);
+            clock.advance(settings.audit.checkpoint());
+        }
+        assert_eq!(places[0], 0);
+        assert!(places.is_sorted_by(|one, next| one < next) && places[2] < 200, "{places:?}");
     }
 }

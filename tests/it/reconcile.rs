@@ -32,6 +32,51 @@ impl App {
         decided.expect("an open review").result.unwrap_or_default()
     }
 
+    /// WeChat lists stores that look as the one with the credential `0001`, and no other.
+    fn list_alike(&self, poi_ids: &[u64], status: u32) {
+        let row = |poi_id: &u64| {
+            json!({ "base_info": {
+                "poi_id": poi_id, "status": status, "telephone": "020-89190388",
+                "open_time": "10:00-21:30", "qualification_num": "91440105MA590001",
+                "photo_list": [{ "photo_url": "http://mmbiz.qpic.cn/mmbiz_png/first/0" }],
+            } })
+        };
+        let rows: Vec<_> = poi_ids.iter().map(row).collect();
+        let body = json!({ "errcode": 0, "business_list": rows, "total_count": rows.len() });
+        self.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+        self.fault("/wxa/get_store_list", Kind::Replace { body });
+    }
+
+    async fn new_pictures(&self, poi_id: &str, picture: &str) -> pb::Submission {
+        let urls = vec![format!("http://mmbiz.qpic.cn/mmbiz_png/{picture}/0")];
+        let request = pb::UpdateStoreRequest {
+            poi_id: poi_id.to_owned(),
+            picture_urls: Some(pb::PictureUrls { urls }),
+            ..Default::default()
+        };
+        let answer = self.stores().update_store(request).await.expect("submitted").into_inner();
+        answer.submission.expect("a review")
+    }
+
+    async fn apply_merchant(&self) -> pb::Submission {
+        let categories =
+            self.merchants().list_categories(pb::ListCategoriesRequest::default()).await;
+        let categories = categories.expect("categories").into_inner().categories;
+        let category = categories.into_iter().find(|one| one.level == 2 && !one.sensitive);
+        let category = category.expect("one without documents");
+        let request = pb::ApplyMerchantRequest {
+            client_reference: "brand-1".to_owned(),
+            first_category_id: category.parent_id,
+            second_category_id: category.id,
+            avatar_media_id: self.upload().await,
+            name: "巷口小馆".to_owned(),
+            introduction: "家常菜".to_owned(),
+            ..Default::default()
+        };
+        let answer = self.merchants().apply_merchant(request).await.expect("submitted");
+        answer.into_inner().submission.expect("a submission")
+    }
+
     /// Time enough to ask several times.
     async fn asked(&self, path: &str, times: usize) {
         let before = self.count(path);
@@ -84,20 +129,7 @@ async fn a_new_store_is_found_by_what_it_looks_like() {
 async fn stores_that_look_alike_prove_nothing() {
     let (app, mut watch) = eager().await;
     let store = app.add_store(PLACE, "0001").await;
-    let listed = |poi_ids: &[u64]| {
-        let row = |poi_id: &u64| {
-            json!({ "base_info": {
-                "poi_id": poi_id, "status": 1, "telephone": "020-89190388",
-                "open_time": "10:00-21:30", "qualification_num": "91440105MA590001",
-                "photo_list": [{ "photo_url": "http://mmbiz.qpic.cn/mmbiz_png/first/0" }],
-            } })
-        };
-        let rows: Vec<_> = poi_ids.iter().map(row).collect();
-        let body = json!({ "errcode": 0, "business_list": rows, "total_count": rows.len() });
-        app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
-        app.fault("/wxa/get_store_list", Kind::Replace { body });
-    };
-    listed(&[7, 8]);
+    app.list_alike(&[7, 8], 1);
     app.asked("/wxa/get_store_list", 2).await;
     assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
 
@@ -111,6 +143,36 @@ async fn stores_that_look_alike_prove_nothing() {
     let event = found(&mut watch, &store).await;
     let Some(Detail::Store(detail)) = &event.detail else { panic!("a store") };
     assert_eq!(detail.poi_id, "8");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_may_be_another_submissions_proves_nothing() {
+    let (app, mut watch) = eager().await;
+    app.list_alike(&[], 1);
+    let one = app.add_store(PLACE, "0001").await;
+    app.decide_silently(&one.audit_id, Decision::Reject);
+    let two = app.add_store(PLACE, "0001").await;
+    app.list_alike(&[7], 1);
+    app.asked("/wxa/get_store_list", 3).await;
+    for submission in [&one, &two] {
+        let stands = app.submission(&submission.submission_id).await;
+        assert_eq!(stands.state(), AuditState::InReview, "which of the two is it?");
+    }
+
+    // The first failed, and the store that is listed as failed may well be that one.
+    let push = json!({
+        "Event": "add_store_audit_info", "audit_id": one.audit_id, "status": 3, "reason": "",
+    });
+    app.list_alike(&[7], 3);
+    app.asked("/wxa/get_store_list", 2).await;
+    app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
+    assert_eq!(watch.event().await.0.origin(), EventOrigin::Pushed);
+    app.asked("/wxa/get_store_list", 3).await;
+    assert_eq!(app.submission(&two.submission_id).await.state(), AuditState::InReview);
+
+    app.list_alike(&[7], 1);
+    assert_eq!(found(&mut watch, &two).await.state(), AuditState::Approved);
     app.stop().await;
 }
 
@@ -135,22 +197,34 @@ async fn new_pictures_end_with_the_state_of_their_store() {
     let (app, mut watch) = eager().await;
     let poi_id = app.approved_store("0001").await;
     watch.event().await;
-    let change = async |picture: &str| {
-        let urls = vec![format!("http://mmbiz.qpic.cn/mmbiz_png/{picture}/0")];
-        let request = pb::UpdateStoreRequest {
-            poi_id: poi_id.clone(),
-            picture_urls: Some(pb::PictureUrls { urls }),
-            ..Default::default()
-        };
-        let answer = app.stores().update_store(request).await.expect("submitted").into_inner();
-        answer.submission.expect("a review")
-    };
-    let (_older, newer) = (change("older").await, change("newer").await);
+    let _older = app.new_pictures(&poi_id, "older").await;
+    let newer = app.new_pictures(&poi_id, "newer").await;
     app.decide_silently(&newer.audit_id, Decision::Reject);
     let event = found(&mut watch, &newer).await;
     assert_eq!((event.state(), event.wechat_status), (AuditState::Rejected, Some(3)));
     let Some(Detail::StorePictures(detail)) = &event.detail else { panic!("pictures") };
     assert_eq!(detail.poi_id, poi_id);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_shows_other_pictures_proves_nothing_about_new_ones() {
+    let (app, mut watch) = eager().await;
+    let poi_id = app.approved_store("0001").await;
+    watch.event().await;
+    let submission = app.new_pictures(&poi_id, "newer").await;
+    let before = json!({ "poi_id": poi_id, "status": 1, "photo_list": [
+        { "photo_url": "http://mmbiz.qpic.cn/mmbiz_png/first/0" },
+    ] });
+    let body = json!({ "errcode": 0, "business": { "base_info": before } });
+    app.fault("/wxa/get_store_info", Kind::Replace { body });
+    app.asked("/wxa/get_store_info", 3).await;
+    let stands = app.submission(&submission.submission_id).await;
+    assert_eq!(stands.state(), AuditState::InReview, "maybe they failed, and the store did not");
+
+    app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+    app.decide_silently(&submission.audit_id, Decision::Approve);
+    assert_eq!(found(&mut watch, &submission).await.state(), AuditState::Approved);
     app.stop().await;
 }
 
@@ -176,21 +250,7 @@ async fn wechat_says_where_an_application_stands() {
     let (app, mut watch) = eager().await;
     let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
     app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
-    let categories = app.merchants().list_categories(pb::ListCategoriesRequest::default()).await;
-    let categories = categories.expect("categories").into_inner().categories;
-    let category = categories.into_iter().find(|one| one.level == 2 && !one.sensitive);
-    let category = category.expect("one without documents");
-    let request = pb::ApplyMerchantRequest {
-        client_reference: "brand-1".to_owned(),
-        first_category_id: category.parent_id,
-        second_category_id: category.id,
-        avatar_media_id: app.upload().await,
-        name: "巷口小馆".to_owned(),
-        introduction: "家常菜".to_owned(),
-        ..Default::default()
-    };
-    let answer = app.merchants().apply_merchant(request).await.expect("submitted").into_inner();
-    let submission = answer.submission.expect("a submission");
+    let submission = app.apply_merchant().await;
     let audit_id = app.wechat.audits()[0].audit_id.to_string();
     app.asked("/wxa/get_merchant_audit_info", 2).await;
     app.decide_silently(&audit_id, Decision::Decline);
@@ -198,6 +258,33 @@ async fn wechat_says_where_an_application_stands() {
     assert_eq!((event.state(), event.wechat_status), (AuditState::DeclinedByAdmin, Some(4)));
     assert_eq!(event.audit_id, audit_id, "nobody had told it before");
     assert_eq!(app.submission(&submission.submission_id).await.audit_id, audit_id);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_result_of_the_application_before_is_not_that_of_the_next() {
+    let (app, mut watch) = eager().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let first = app.apply_merchant().await;
+    let audit_id = app.wechat.audits()[0].audit_id;
+    app.decide_silently(&audit_id.to_string(), Decision::Reject);
+    found(&mut watch, &first).await;
+
+    // WeChat goes on showing it until an administrator confirms the next one.
+    let data = json!({ "audit_id": audit_id, "status": 3, "reason": "资料不全" });
+    let body = json!({ "errcode": 0, "data": data });
+    app.fault("/wxa/get_merchant_audit_info", Kind::Replace { body });
+    let next = app.apply_merchant().await;
+    app.asked("/wxa/get_merchant_audit_info", 3).await;
+    let stands = app.submission(&next.submission_id).await;
+    assert_eq!((stands.state(), &*stands.audit_id), (AuditState::AwaitingAdmin, ""));
+
+    app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+    let audits = app.wechat.audits();
+    let newest = audits.iter().map(|audit| audit.audit_id).max().expect("two");
+    app.decide_silently(&newest.to_string(), Decision::Approve);
+    assert_eq!(found(&mut watch, &next).await.state(), AuditState::Approved);
     app.stop().await;
 }
 

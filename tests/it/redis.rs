@@ -6,7 +6,10 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,7 +20,7 @@ use tokio::{
     time::sleep,
 };
 use wechat_store_gateway::{
-    id::AppId,
+    id::{AppId, Secret},
     pb::{AuditState, SubmissionKind},
     state::{
         Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, Outcome,
@@ -279,6 +282,34 @@ async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back
 }
 
 #[tokio::test]
+async fn an_address_that_leads_to_another_primary_is_followed() {
+    let (first, second) = (RedisServer::start(false).await, RedisServer::start(false).await);
+    let leads_to = Arc::new(AtomicU16::new(first.port));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn({
+        let leads_to = leads_to.clone();
+        async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let port = leads_to.load(Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        }
+    });
+    let state = Redis::open(&format!("redis://{address}")).await.expect("Redis runs");
+    assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
+
+    first.command(&format!("REPLICAOF 127.0.0.1 {}", second.port)).await;
+    leads_to.store(second.port, Ordering::Relaxed);
+    let refused = state.append(event(2)).await;
+    assert!(matches!(refused, Err(Error::Unusable(_))), "{refused:?}");
+    assert_eq!(state.append(event(2)).await, Ok(Appended::New(1)), "the second is new");
+}
+
+#[tokio::test]
 async fn a_redis_that_hangs_is_an_error_in_time() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
@@ -317,10 +348,26 @@ async fn a_full_redis_says_so_and_one_of_a_newer_version_is_left_alone() {
     assert_eq!(state.append(event(1)).await, Err(Error::Full));
     server.command("CONFIG SET maxmemory 0").await;
     assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
+    state.log().await.expect("a name");
+    server.command("CONFIG SET maxmemory 1").await;
+    assert_eq!(state.log().await.map(|log| log.newest.position), Ok(1), "it can still be read");
+    assert_eq!(positions(&*state).await, [1]);
+    server.command("CONFIG SET maxmemory 0").await;
 
     server.command("SET {wechat-store-gateway}:schema 2").await;
     let error = Redis::open(&server.url()).await.expect_err("newer");
     assert_eq!(error, Error::Newer { found: 2, known: 1 });
+}
+
+#[tokio::test]
+async fn a_token_is_shared_by_a_redis_whose_time_went_back() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    let (app_id, value) = (AppId::from("wx1".to_owned()), Secret::from("t".to_owned()));
+    state.put_token(&app_id, 0, &value, Duration::from_secs(60)).await.expect("stored");
+    server.command("HSET {wechat-store-gateway}:token:wx1 since 9999999999999").await;
+    let token = state.token(&app_id).await.expect("no error").expect("it lives");
+    assert_eq!((token.value, token.age), (value, Duration::ZERO));
 }
 
 #[tokio::test]

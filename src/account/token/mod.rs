@@ -387,9 +387,12 @@ impl Tokens {
             let before = shared.map_or(0, |shared| shared.generation);
             match self.shared.acquire(&self.lease(), LEASE).await {
                 Ok(Acquired::Lease(fence)) => break (Some(fence), before),
-                Ok(Acquired::Taken(rest)) => self.clock.sleep(rest.min(LOOK_AGAIN)).await,
-                // What replicas share cannot be had now, but tokens can.
-                Err(_) => break (None, before),
+                Ok(Acquired::Taken(rest)) if rest <= LEASE => {
+                    self.clock.sleep(rest.min(LOOK_AGAIN)).await;
+                }
+                // What replicas share cannot be had now, or was left by a clock that was set back
+                // since; but tokens can.
+                Ok(Acquired::Taken(_)) | Err(_) => break (None, before),
             }
         };
         let result = self.fetch(number, force, lease, before).await;
@@ -613,6 +616,17 @@ mod tests {
         let renewals: Vec<_> =
             (3..9).map(|n| tokens.store(n, fetched("t", 7_200), sent_at).renew_at).collect();
         assert!(renewals.iter().any(|at| *at != renewals[0]), "replicas renew apart");
+    }
+
+    #[tokio::test]
+    async fn a_lease_from_a_time_that_was_set_back_holds_up_nobody() {
+        let clock = Clock::system();
+        let (_folder, tokens) = tokens(&clock);
+        let year = 365 * DAY;
+        tokens.shared.acquire(&tokens.lease(), year).await.expect("a state");
+        let asked = tokio::time::timeout(DAY / 3600, tokens.get(clock.now() + year));
+        let answer = asked.await.expect("nobody waits for a year");
+        assert!(matches!(answer, Err(Error::Unavailable { .. })), "WeChat was asked: {answer:?}");
     }
 
     #[test]

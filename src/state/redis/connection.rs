@@ -89,6 +89,13 @@ impl Connection {
                 Err(error) if error.is_io_error() => {
                     call.invoke_async(&mut self.shared.clone()).await
                 }
+                // Where it was the primary, the address leads to another one by now: Redis closes
+                // this connection, and the next verb finds the way anew.
+                Err(error) if is_read_only(&error) => {
+                    let _: RedisResult<()> =
+                        cmd("QUIT").query_async(&mut self.shared.clone()).await;
+                    Err(error)
+                }
                 answer => answer,
             }
         })
@@ -238,6 +245,11 @@ fn error(error: RedisError) -> Error {
         return Error::Full;
     }
     unusable(error)
+}
+
+/// Whether it refuses to write. Redis 6 says so inside of another error.
+fn is_read_only(error: &RedisError) -> bool {
+    text(error).contains("READONLY You can't write against a read only replica")
 }
 
 fn unusable(error: RedisError) -> Error {

@@ -16,4 +16,5 @@ if value and (over <= time or generation == tonumber(before)) then
 elseif over <= time then
   return false
 end
-return { old, generation, over - time, time - since }
+-- Time may have gone back.
+return { old, generation, over - time, math.max(time - since, 0) }
