@@ -174,18 +174,7 @@ impl App {
             .await
             .expect("the gateway listens");
         let settings = text;
-        Self {
-            wechat,
-            clock,
-            channel,
-            address,
-            admin,
-            host,
-            settings,
-            folder,
-            stop,
-            served,
-        }
+        Self { wechat, clock, channel, address, admin, host, settings, folder, stop, served }
     }
 
     /// Stops the gateway and starts another one with the same settings and what the first one kept.
