@@ -60,6 +60,8 @@ pub(crate) struct App {
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
+    /// Where WeChat pushes to.
+    pub(crate) callback: SocketAddr,
     /// Where operators ask.
     pub(crate) admin: SocketAddr,
     host: SocketAddr,
@@ -179,6 +181,7 @@ impl App {
             clock,
             channel,
             address,
+            callback,
             admin,
             host,
             settings,
