@@ -31,6 +31,8 @@ impl Default for Audit {
     }
 }
 
+/// However small the number is, not everything is asked about all the time.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// Ten years; no wait is longer.
 const MOST_HOURS: f64 = 87_600.0;
 
@@ -42,7 +44,7 @@ impl Audit {
 
     /// The time between two questions about one review.
     pub fn ask_again(&self) -> Duration {
-        hours(self.ask_again_hours)
+        hours(self.ask_again_hours).max(LEAST_PAUSE)
     }
 
     /// After which time an open review counts as overdue.

@@ -10,7 +10,7 @@ use wechat_store_gateway::{
 
 use crate::{
     audit::{Watch, latest},
-    support::{App, nearby_profile, new_store},
+    support::{App, nearby_profile, new_store, within},
 };
 
 /// Asks after a fifth of a second, and then every third.
@@ -80,9 +80,12 @@ impl App {
     /// Time enough to ask several times.
     async fn asked(&self, path: &str, times: usize) {
         let before = self.count(path);
-        while self.count(path) < before + times {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        within(Duration::from_secs(20), async {
+            while self.count(path) < before + times {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct App {
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
+    /// Where WeChat pushes to.
+    pub(crate) callback: SocketAddr,
     /// Where operators ask.
     pub(crate) admin: SocketAddr,
     host: SocketAddr,
@@ -174,7 +176,23 @@ impl App {
             .await
             .expect("the gateway listens");
         let settings = text;
+<<<<<<< HEAD
         Self { wechat, clock, channel, address, admin, host, settings, folder, stop, served }
+=======
+        Self {
+            wechat,
+            clock,
+            channel,
+            address,
+            callback,
+            admin,
+            host,
+            settings,
+            folder,
+            stop,
+            served,
+        }
+>>>>>>> main
     }
 
     /// Stops the gateway and starts another one with the same settings and what the first one kept.
