@@ -97,6 +97,8 @@ pub enum Stage {
     Admitted,
     /// It waits for an access token.
     Token,
+    /// It waits for its turn among the calls of the account.
+    Queue,
     /// It was handed to the connection to WeChat.
     WeChat,
 }
@@ -116,6 +118,7 @@ impl StageCell {
         match self.0.load(Ordering::Relaxed) {
             0 => Stage::Admitted,
             1 => Stage::Token,
+            2 => Stage::Queue,
             _ => Stage::WeChat,
         }
     }
