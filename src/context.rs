@@ -123,3 +123,17 @@ impl StageCell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_told_as_it_was_reached() {
+        let cell = StageCell::default();
+        for stage in [Stage::Admitted, Stage::Token, Stage::Queue, Stage::WeChat] {
+            cell.reach(stage);
+            assert_eq!(cell.get(), stage);
+        }
+    }
+}

@@ -144,3 +144,27 @@ async fn who_waits_for_a_token_is_in_nobodys_way() {
     assert!(!refused.is_finished());
     refused.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_is_not_told_as_overload_when_its_retry_has_no_turn() {
+    let limits = "[limits]\naccount_concurrency = 1\ndefault_deadline_ms = 4000";
+    let app = App::with_sections(limits).await;
+    app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 1_000 }));
+    app.wechat.fault(Fault::new(GET_CARD, Kind::Hold));
+    app.wechat.fault(Fault::new(SET_CARD, Kind::ResetAfter));
+    // In line: a read, the write, and a read that holds on to the slot before the write's retry.
+    let first = reads(&app, 1, LONG);
+    arrived(&app, GET_CARD, 1).await;
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let held = reads(&app, 1, LONG);
+        first.into_iter().next().expect("it began").await.expect("no panic").expect_err("no store");
+        arrived(&app, GET_CARD, 2).await;
+        held
+    };
+    let (written, held) = tokio::join!(app.write(), others);
+    let status = written.expect_err("lost");
+    assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+    assert_eq!(app.count(SET_CARD), 1);
+    held.iter().for_each(JoinHandle::abort);
+}
