@@ -119,6 +119,8 @@ pub enum Stage {
     Admitted,
     /// It waits for an access token.
     Token,
+    /// It waits for its turn among the calls of the account.
+    Queue,
     /// It was handed to the connection to WeChat.
     WeChat,
 }
@@ -138,7 +140,22 @@ impl StageCell {
         match self.0.load(Ordering::Relaxed) {
             0 => Stage::Admitted,
             1 => Stage::Token,
+            2 => Stage::Queue,
             _ => Stage::WeChat,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_told_as_it_was_reached() {
+        let cell = StageCell::default();
+        for stage in [Stage::Admitted, Stage::Token, Stage::Queue, Stage::WeChat] {
+            cell.reach(stage);
+            assert_eq!(cell.get(), stage);
         }
     }
 }

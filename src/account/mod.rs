@@ -10,6 +10,8 @@ use crate::{
     wechat::{AccountKinds, Client},
 };
 
+pub mod quota;
+pub mod slots;
 pub mod token;
 
 /// One official account or mini program.
@@ -21,6 +23,10 @@ pub struct Account {
     pub kind: AccountKind,
     /// Its access token.
     pub tokens: Arc<token::Tokens>,
+    /// What it may not call for now.
+    pub quotas: quota::Quotas,
+    /// How many of its calls are at WeChat at a time.
+    pub slots: slots::Slots,
 }
 
 /// All accounts of the settings.
@@ -60,6 +66,7 @@ impl Registry {
     /// Takes the accounts over from the settings; asks WeChat nothing yet.
     pub fn new(
         settings: &[config::Account],
+        limits: &config::Limits,
         client: &Client,
         state: &Arc<dyn State>,
         clock: &Clock,
@@ -78,6 +85,8 @@ impl Registry {
                     state.clone(),
                     clock.clone(),
                 ),
+                quotas: quota::Quotas::default(),
+                slots: slots::Slots::new(limits.account_concurrency()),
             });
             if settings.default {
                 *match settings.kind {
@@ -157,7 +166,8 @@ mod tests {
             let client = Client::new(&settings.wechat.host).expect("a client");
             let clock = Clock::frozen();
             let (_folder, state) = state::temporary(&clock);
-            let registry = Registry::new(&settings.accounts, &client, &state, &clock);
+            let registry =
+                Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
             let found = registry.find("", AccountKinds::Any).ok();
             assert_eq!(found.map(|account| account.app_id.as_str()), expected);
             for (needed, is_default) in [

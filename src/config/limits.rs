@@ -14,6 +14,8 @@ pub struct Limits {
     pub default_deadline_ms: u64,
     /// The longest deadline that a caller can have, in milliseconds.
     pub max_deadline_ms: u64,
+    /// How many calls of one account are at WeChat at a time.
+    pub account_concurrency: u32,
     /// At a stop, how long health says NOT_SERVING before new connections are refused, in
     /// milliseconds: the time load balancers need to notice.
     pub lame_duck_ms: u64,
@@ -26,6 +28,7 @@ impl Default for Limits {
         Self {
             default_deadline_ms: 15_000,
             max_deadline_ms: 60_000,
+            account_concurrency: 64,
             lame_duck_ms: 0,
             drain_ms: 20_000,
         }
@@ -41,6 +44,11 @@ impl Limits {
     /// The longest deadline that a caller can have.
     pub fn max_deadline(&self) -> Duration {
         Duration::from_millis(self.max_deadline_ms)
+    }
+
+    /// How many calls of one account are at WeChat at a time.
+    pub fn account_concurrency(&self) -> usize {
+        usize::try_from(self.account_concurrency).unwrap_or(usize::MAX)
     }
 
     /// How long health says NOT_SERVING before new connections are refused.
@@ -60,6 +68,9 @@ pub(super) fn check(limits: Limits, mistakes: &mut Mistakes) -> Limits {
     }
     if limits.max_deadline_ms > 3_600_000 {
         mistakes.add("limits.max_deadline_ms", "has to be at most 3600000, an hour");
+    }
+    if !(1..=10_000).contains(&limits.account_concurrency) {
+        mistakes.add("limits.account_concurrency", "has to be from 1 to 10000");
     }
     limits
 }

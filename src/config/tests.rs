@@ -117,6 +117,14 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
             format!("[limits]\nmax_deadline_ms = 3600001\n{ACCOUNT}"),
             "limits.max_deadline_ms: has to be at most",
         ),
+        (
+            format!("[limits]\naccount_concurrency = 0\n{ACCOUNT}"),
+            "limits.account_concurrency: has to be from 1",
+        ),
+        (
+            format!("[limits]\naccount_concurrency = 10001\n{ACCOUNT}"),
+            "limits.account_concurrency: has to be from 1 to 10000",
+        ),
         (format!("{ACCOUNT}[extra]"), "extra: no such section"),
         (format!("[accounts]\n{id}\n{kind}\n{secret}"), "accounts: write it as [[accounts]]"),
         (format!("[[accounts]]\n{kind}\n{secret}"), "accounts[0].app_id: missing"),

@@ -10,7 +10,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{cache::Cached, journal::Sending, retry::Decision};
 use crate::{
-    account::{self, Account, Registry, token},
+    account::{
+        self, Account, Registry,
+        quota::{Spent, Trial},
+        slots::Slot,
+        token,
+    },
     clock::Clock,
     context::{Context, Stage},
     id::AppId,
@@ -85,9 +90,20 @@ pub enum Error {
         /// The write.
         write_id: String,
     },
+    /// The account has too many calls at WeChat, and the turn of this one would come too late.
+    #[error("the account has too many calls under way")]
+    Overloaded {
+        /// The account.
+        app_id: AppId,
+        /// The endpoint.
+        path: &'static str,
+    },
     /// The page token belongs to another list.
     #[error("not a page token of this list")]
     PageToken,
+    /// The quota of the call is spent: WeChat said so, now or before.
+    #[error(transparent)]
+    Quota(#[from] Spent),
     /// The account has no token.
     #[error("{error}")]
     Token {
@@ -229,18 +245,25 @@ impl Operations {
         sending: Option<&Sending>,
     ) -> Result<E::Reply, Error> {
         let Inner { client, clock, .. } = &*self.0;
+        // At once, where there is nothing to wait for.
+        account.quotas.check(E::PATH, clock.unix())?;
         ctx.stage.reach(Stage::Token);
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
         let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
         let mut attempts = 0;
+        let (mut trial, mut failed) = (None, None);
         loop {
-            if let Some(sending) = sending {
-                sending.begin::<E>().await?;
+            if ctx.stage.get() == Stage::Token {
+                ctx.stage.reach(Stage::Queue);
             }
-            let left = sending.is_some_and(|sending| sending.left.is_cancelled());
-            if left || ctx.time_left(clock).is_zero() {
-                return Err(Error::Deadline);
-            }
+            let slot = match self.enter::<E>(account, ctx, sending, &mut trial).await {
+                Ok(slot) => slot,
+                // What was sent before may have been executed, and nobody is told otherwise.
+                Err(error) => {
+                    return Err(failed.map_or(error, |failed| given_up::<E>(account, failed)));
+                }
+            };
+            token = account.tokens.newest(token);
             let attempt = Attempt {
                 token: Some(&token.value),
                 // Not less where the deadline comes first: a read is dropped then, and a write that
@@ -250,14 +273,22 @@ impl Operations {
                 parent: &ctx.trace.span,
             };
             ctx.stage.reach(Stage::WeChat);
-            let error = match client.send(call, attempt).await {
+            let sent_at = clock.unix();
+            let result = client.send(call, attempt).await;
+            drop(slot);
+            let error = result.as_ref().err();
+            account.quotas.learn(E::PATH, error, &mut trial, sent_at, clock.unix())?;
+            let error = match result {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
             attempts += 1;
             match retry::decide(E::SAFETY, &error, attempts, ctx.time_left(clock)) {
                 Decision::GiveUp => return Err(given_up::<E>(account, error)),
-                Decision::SendAgain(wait) => clock.sleep(wait).await,
+                Decision::SendAgain(wait) => {
+                    failed = Some(error);
+                    clock.sleep(wait).await;
+                }
                 Decision::RenewToken(wait) => {
                     ctx.stage.reach(Stage::Token);
                     let tokens = &account.tokens;
@@ -269,6 +300,35 @@ impl Operations {
                 }
             }
         }
+    }
+
+    /// Waits until a call may be sent. Where its quota is spent it has to be a trial.
+    async fn enter<'a, E: Endpoint>(
+        &self,
+        account: &'a Account,
+        ctx: &Context,
+        sending: Option<&Sending>,
+        trial: &mut Option<Trial<'a>>,
+    ) -> Result<Slot<'a>, Error> {
+        let clock = self.clock();
+        let left = sending.map(|sending| &sending.left);
+        let slot = account.slots.take(ctx.deadline, clock);
+        let slot = match left {
+            Some(left) => left.run_until_cancelled(slot).await.ok_or(Error::Deadline)?,
+            None => slot.await,
+        };
+        let busy = |_| Error::Overloaded { app_id: account.app_id.clone(), path: E::PATH };
+        let slot = slot.map_err(busy)?;
+        if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
+            return Err(Error::Deadline);
+        }
+        if trial.is_none() {
+            *trial = account.quotas.enter(E::PATH, clock.unix())?;
+        }
+        if let Some(sending) = sending {
+            sending.begin::<E>().await?;
+        }
+        Ok(slot)
     }
 }
 
@@ -286,12 +346,13 @@ fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     #[tokio::test]
     async fn a_write_that_panics_is_not_taken_for_a_stop() {
         let (client, clock) = (Client::new("http://127.0.0.1:1").expect("a URL"), Clock::frozen());
         let (_folder, state) = state::temporary(&clock);
-        let registry = Registry::new(&[], &client, &state, &clock);
+        let registry = Registry::new(&[], &Limits::default(), &client, &state, &clock);
         let ops = Operations::new(registry, client, state, None, clock);
         let ctx = Context::internal(ops.clock().now());
         let write = tokio::spawn(async move {

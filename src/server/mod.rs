@@ -103,7 +103,7 @@ pub async fn run(
     let audits = Audits::new(state.clone(), &settings, clock.clone(), go_away.clone());
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat.host)?;
-    let registry = Registry::new(&settings.accounts, &client, &state, &clock);
+    let registry = Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
     let ask_after = settings.audit.ask_after();
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
     let (health, health_service) = health::service().await;

@@ -4,17 +4,14 @@
 //! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
 //! [`errcode`](super::errcode).
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::errcode::{self, Mender};
 use crate::{
-    account::{self, token},
+    account::{self, quota::Spent, token},
     audit,
     context::Stage,
     operation::Error,
@@ -151,7 +148,11 @@ impl From<Error> for Status {
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path } => lane_busy(path),
             Error::OutcomeUnknown { path, write_id } => outcome_unknown(path, &write_id),
+            Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
+            Error::Quota(Spent { path, code, message, retry_after }) => {
+                refused(path, code, &message).retry_after(retry_after)
+            }
             Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
@@ -226,6 +227,7 @@ fn deadline(when: &str, stage: Stage) -> Failure {
     let (name, so) = match stage {
         Stage::Admitted => ("admitted", "WeChat was not asked to do it"),
         Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
+        Stage::Queue => ("queue", "while waiting for its turn; WeChat was not called"),
         Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
     };
     let message = format!("the deadline passed {when}, {so}");
@@ -236,6 +238,14 @@ fn lane_busy(path: &'static str) -> Failure {
     let message = "others are before this one, and its turn would come too late; nothing was sent";
     Failure::new(Code::ResourceExhausted, ErrorReason::LaneBusy, message)
         .with("mender", Mender::Wait.as_str())
+        .with("path", path)
+        .retry_after(Duration::from_secs(1))
+}
+
+fn overloaded(path: &'static str) -> Failure {
+    let message = "the account has as many calls under way as it may, and the turn of this one would \
+                   come too late; nothing was sent";
+    Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
         .with("path", path)
         .retry_after(Duration::from_secs(1))
 }
@@ -437,9 +447,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if matches!(code, Errcode::DAILY_QUOTA | Errcode::MINUTE_QUOTA) {
         failure.details.add_quota_failure_violation(path, row.en);
     }
-    if code == Errcode::MINUTE_QUOTA {
-        failure = failure.retry_after(until_next_minute());
-    } else if row.mender == Mender::Wait && row.status == Code::Unavailable {
+    if row.mender == Mender::Wait && row.status == Code::Unavailable {
         failure = failure.retry_after(Duration::from_secs(1));
     }
     said(failure, code, errmsg).with("path", path)
@@ -472,13 +480,6 @@ fn resource(path: &str) -> &'static str {
     } else {
         "wechat.store.v1.Store"
     }
-}
-
-/// WeChat counts by calendar minute.
-fn until_next_minute() -> Duration {
-    #[expect(clippy::disallowed_methods, reason = "WeChat's minute is real, whatever our clock")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Duration::from_secs(60 - now.as_secs() % 60)
 }
 
 #[cfg(test)]
@@ -535,11 +536,20 @@ mod tests {
 
     #[test]
     fn a_quota_says_when_to_come_back() {
-        let status = refusal("/wxa/get_store_list", 45011, "api minute-quota reach limit");
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.get_details_retry_info().is_some());
-        assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
-        assert!(status.get_details_quota_failure().is_some());
+        for (code, expected) in [(45009, "DAILY_QUOTA_SPENT"), (45011, "MINUTE_QUOTA_SPENT")] {
+            let status = Status::from(Error::Quota(Spent {
+                path: "/wxa/get_store_list",
+                code: Errcode(code),
+                message: "reach limit".to_owned(),
+                retry_after: Duration::from_secs(7),
+            }));
+            assert_eq!(reason(&status), (Code::ResourceExhausted, expected.to_owned()));
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(wait, Some(Duration::from_secs(7)));
+            assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+            let failure = status.get_details_quota_failure().expect("a quota");
+            assert_eq!(failure.violations[0].subject, "/wxa/get_store_list");
+        }
     }
 
     #[test]
@@ -575,6 +585,7 @@ mod tests {
         for (status, seconds) in [
             (refusal("/wxa/get_store_list", -1, "busy"), 1),
             (Error::LaneBusy { path: "/wxa/update_store" }.into(), 1),
+            (overloaded("/wxa/update_store").into(), 1),
             (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
             (unavailable(refused), 7),
         ] {
@@ -635,6 +646,7 @@ mod tests {
             Error::Deadline.into(),
             Error::DistrictUnknown { district: cause() }.into(),
             Error::LaneBusy { path: "/wxa/update_store" }.into(),
+            overloaded("/wxa/update_store").into(),
             Error::Stopped.into(),
             token(token::Error::BudgetSpent),
             token(token::Error::Deadline),

@@ -176,9 +176,6 @@ impl App {
             .await
             .expect("the gateway listens");
         let settings = text;
-<<<<<<< HEAD
-        Self { wechat, clock, channel, address, admin, host, settings, folder, stop, served }
-=======
         Self {
             wechat,
             clock,
@@ -192,7 +189,6 @@ impl App {
             stop,
             served,
         }
->>>>>>> main
     }
 
     /// Stops the gateway and starts another one with the same settings and what the first one kept.

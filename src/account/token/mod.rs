@@ -295,6 +295,11 @@ impl Tokens {
         self.wait(run, deadline).await
     }
 
+    /// What is current by now, after a wait with this one.
+    pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
+        self.current().unwrap_or(known)
+    }
+
     /// What to try next after WeChat refused `token` for a call to `path`: a newer token, or, soon
     /// after a refresh, the same one once more.
     pub async fn refused(
