@@ -1060,6 +1060,7 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
     }
     let fence = claim(&state, write("never sent", "never sent"), SHORT).await;
     state.ended("never sent", fence, Outcome::Unknown).await.expect("noted");
+    let found_out = claim(&state, write("found out", "found out"), SHORT).await;
     assert!(state.resolve("resolved", true).await.is_ok_and(|settled| settled.is_some()));
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
@@ -1070,6 +1071,7 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
     backend.pass(SHORT * 2).await;
     let fence = claim(&state, write("young", "young"), LONG).await;
     state.ended("young", fence, finished("reply")).await.expect("noted");
+    state.ended("found out", found_out, finished("reply")).await.expect("noted");
     // However long events are kept.
     assert_eq!(prune(&state, day * 90).await, 3);
     let all = WriteQuery { limit: 99, ..WriteQuery::default() };
@@ -1082,6 +1084,7 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
         ("late", WriteState::Unknown),
         ("sent", WriteState::Sent),
         ("never sent", WriteState::Unknown),
+        ("found out", WriteState::Finished),
         ("young", WriteState::Finished),
     ];
     assert_eq!(kept, expected);
