@@ -95,8 +95,9 @@ pub trait State: fmt::Debug + Send + Sync {
     // === The journal of writes ===
 
     /// Claims a write for `term`, or says what is known of it. A write is recognised by its account,
-    /// method and request id; one without a request id is always new. A claim whose term is over is
-    /// given to whoever asks next, with a higher fence: nothing was sent under it.
+    /// method and request id; one without a request id is always new, and claimed anew if the same
+    /// is asked for again. A claim whose term is over is given to whoever asks next, with a higher
+    /// fence: nothing was sent under it.
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
 
     /// Notes that a claimed write is about to be sent, again if it certainly was not the last time,

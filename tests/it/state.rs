@@ -693,6 +693,14 @@ pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
         let found = find_write(&state, &id).await;
         assert_eq!((found.number, found.request_id), (number, new.request_id.unwrap_or_default()));
     }
+    // After an error, say. Nobody else can have that claim.
+    let again = NewWrite { request_id: None, ..write("e", "") };
+    let expected = Begun::Claimed { write_id: "e".to_owned(), fence: 2 };
+    assert_eq!(begin(&state, again.clone(), LONG).await, expected);
+    assert_eq!(state.sent("e", 1, LONG).await, Ok(false));
+    assert_eq!(state.sent("e", 2, LONG).await, Ok(true));
+    assert!(matches!(begin(&state, again, LONG).await, Begun::Known(_)));
+    assert_eq!(numbers(&state, WriteQuery::default()).await.len(), 7);
     let known = begin(&state, write("other", "r"), LONG).await;
     assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
 }
@@ -1050,6 +1058,9 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
             state.ended(id, fence, outcome).await.expect("noted");
         }
     }
+    let fence = claim(&state, write("never sent", "never sent"), SHORT).await;
+    state.ended("never sent", fence, Outcome::Unknown).await.expect("noted");
+    let found_out = claim(&state, write("found out", "found out"), SHORT).await;
     assert!(state.resolve("resolved", true).await.is_ok_and(|settled| settled.is_some()));
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
@@ -1060,6 +1071,7 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
     backend.pass(SHORT * 2).await;
     let fence = claim(&state, write("young", "young"), LONG).await;
     state.ended("young", fence, finished("reply")).await.expect("noted");
+    state.ended("found out", found_out, finished("reply")).await.expect("noted");
     // However long events are kept.
     assert_eq!(prune(&state, day * 90).await, 3);
     let all = WriteQuery { limit: 99, ..WriteQuery::default() };
@@ -1071,6 +1083,8 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
         ("unknown", WriteState::Unknown),
         ("late", WriteState::Unknown),
         ("sent", WriteState::Sent),
+        ("never sent", WriteState::Unknown),
+        ("found out", WriteState::Finished),
         ("young", WriteState::Finished),
     ];
     assert_eq!(kept, expected);
