@@ -15,6 +15,7 @@ use crate::{
     id::AppId,
     pb::Settled,
     state::{self, Begun, NewWrite, Outcome, State, Write, WriteState},
+    translate::write::{kept, known},
     wechat::{Endpoint, Safety},
 };
 
@@ -82,13 +83,7 @@ impl Operations {
                 Begun::Claimed { write_id, fence } => {
                     Claim { state: ops.0.state.clone(), write_id, fence }
                 }
-                Begun::Known(Write { reply: Some(reply), .. }) if reply.is_empty() => {
-                    return Ok(R::settled());
-                }
-                Begun::Known(Write { reply: Some(reply), .. }) => {
-                    return R::decode(reply)
-                        .map_err(|error| Error::State(state::Error::Damaged(error.to_string())));
-                }
+                Begun::Known(Write { reply: Some(reply), .. }) => return Ok(read(&reply)?),
                 Begun::Known(Write { write_id, .. }) => {
                     return Err(Error::OutcomeUnknown { path: E::PATH, write_id });
                 }
@@ -97,7 +92,7 @@ impl Operations {
             let sending = Sending { left, claim: Some(claim.clone()) };
             let result = run(ops.clone(), account, ctx, sending).await;
             let outcome = match &result {
-                Ok(response) => Outcome::Finished(response.encode_to_vec().into()),
+                Ok(response) => Outcome::Finished(kept(response)),
                 Err(error) if error.leaves_doubt() => Outcome::Unknown,
                 Err(_) => Outcome::Released,
             };
@@ -149,6 +144,15 @@ impl Operations {
             tracing::error!(write_id, "the outcome of a write cannot be noted yet: {error}");
             self.clock().sleep(PAUSE).await;
         }
+    }
+}
+
+fn read<R: Settled>(reply: &[u8]) -> Result<R, state::Error> {
+    match known(reply) {
+        Some(response) => {
+            R::decode(response).map_err(|error| state::Error::Damaged(error.to_string()))
+        }
+        None => Ok(R::settled()),
     }
 }
 

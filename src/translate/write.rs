@@ -1,5 +1,7 @@
 //! Writes of the journal, from the state to the caller.
 
+use bytes::Bytes;
+use prost::Message;
 use prost_types::Any;
 
 use super::{Check, Invalid, submission::time};
@@ -8,6 +10,9 @@ use crate::{
     pb::{self, get_write_request::Name},
     state::{self, WriteQuery, WriteState},
 };
+
+/// Stands before a response that is known.
+const KNOWN: u8 = 1;
 
 /// A write as a caller sees it.
 pub(crate) fn write(write: state::Write) -> pb::Write {
@@ -34,9 +39,9 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
     };
     let moment = |millis| (millis > 0).then(|| time(millis).into());
     let name = method.rsplit('/').next().unwrap_or_default();
-    let response = reply.map(|reply| Any {
+    let response = reply.as_deref().and_then(known).map(|response| Any {
         type_url: format!("type.googleapis.com/wechat.store.v1.{name}Response"),
-        value: reply.into(),
+        value: response.to_vec(),
     });
     pb::Write {
         write_id,
@@ -51,6 +56,19 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         end_time: moment(ended),
         response,
     }
+}
+
+/// A response as the journal keeps it. What is empty there says only that there was one, so this is
+/// never empty.
+pub(crate) fn kept(response: &impl Message) -> Bytes {
+    let mut bytes = vec![KNOWN];
+    bytes.extend(response.encode_to_vec());
+    bytes.into()
+}
+
+/// The response that the journal keeps; `None` if it is only known that there was one.
+pub(crate) fn known(kept: &[u8]) -> Option<&[u8]> {
+    kept.strip_prefix(&[KNOWN])
 }
 
 /// How a caller names a write.

@@ -78,10 +78,22 @@ async fn a_repeat_gets_the_answer_of_the_first() {
     assert_eq!(response.type_url, "type.googleapis.com/wechat.store.v1.AddStoreResponse");
     assert_eq!(pb::AddStoreResponse::decode(&*response.value).expect("a response"), first);
 
-    // Also after a restart.
+    // Also after a restart, and where the response says nothing.
     let app = app.restart().await;
     assert_eq!(app.add(named(NAME)).await.expect("known"), first);
     assert_eq!(app.count(ADD_STORE), 1);
+    app.approve(&first.submission.expect("a submission"));
+    let card = pb::SetStoreCardRequest {
+        request_id: OTHER.to_owned(),
+        poi_id: app.list_stores().await[0].poi_id.clone(),
+        card_id: "pabcedfg1234567hijklmn".to_owned(),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let answer = app.cards().set_store_card(card.clone()).await.expect("set").into_inner();
+        assert!(!answer.settled);
+    }
+    assert_eq!(app.count(SET_CARD), 1);
     app.stop().await;
 }
 
