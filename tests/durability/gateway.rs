@@ -62,7 +62,7 @@ impl Gateway {
             callback = "{callback}"
             admin = "{admin}"
             [wechat]
-            host = "http://{wechat}"
+            hosts = ["http://{wechat}"]
             [state]
             url = "{state}"
             [audit]
