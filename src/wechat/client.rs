@@ -393,6 +393,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_an_object_is_an_answer_of_wechat() {
+        for body in [r#"{"errcode":-1}"#, " \r\n{}", "{"] {
+            assert_eq!(sign_of(body.as_bytes()), Sign::Answered, "{body}");
+        }
+        for body in ["", "<html>", "[{}]", "null"] {
+            assert_eq!(sign_of(body.as_bytes()), Sign::Doubtful, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_not_sent_or_not_let_in_cannot_have_arrived() {
+        let refused = |code| Error::Refused { code: Errcode(code), message: String::new() };
+        for error in [Error::NotSent { cause: String::new() }, refused(40001), refused(42001)] {
+            assert!(!may_have_arrived(&error), "{error}");
+        }
+        for error in [
+            Error::Lost { cause: String::new() },
+            Error::TimedOut { limit: TRIAL_LIMIT },
+            Error::BadStatus { status: 502 },
+            Error::Unreadable { cause: String::new() },
+            refused(-1),
+        ] {
+            assert!(may_have_arrived(&error), "{error}");
+        }
+    }
+
+    #[test]
     fn a_file_is_one_part_with_its_name_and_length() {
         let content = Bytes::from_static(b"picture");
         let Payload { content_type, body, query } =

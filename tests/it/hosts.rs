@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,9 +16,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tonic::Status;
-use wechat_store_gateway::simulator::{
-    Fault,
-    faults::Kind::{Html502, ResetAfter},
+use wechat_store_gateway::{
+    pb,
+    simulator::{
+        Fault,
+        faults::Kind::{Html502, ResetAfter},
+    },
 };
 
 use crate::support::{
@@ -41,6 +47,7 @@ struct Shared {
     upstream: OnceLock<SocketAddr>,
     /// The first lines of the requests, and the connections that were ended at once.
     seen: Mutex<Vec<String>>,
+    connections: AtomicUsize,
 }
 
 impl Shared {
@@ -84,6 +91,10 @@ impl Host {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
+    fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
     /// What it saw since the last look.
     fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.seen.lock().expect("no panic"))
@@ -107,6 +118,7 @@ fn socket(address: SocketAddr) -> TcpSocket {
 async fn run(listener: TcpListener, shared: Arc<Shared>, manner: Manner) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         match manner {
             Manner::HangsUp => shared.see("hung up"),
             Manner::PassesOn => drop(connections.spawn(pass_on(socket, shared.clone()))),
@@ -260,10 +272,7 @@ async fn a_caller_without_time_for_a_second_attempt_makes_no_trial() {
     first.starts(Manner::SaysNothing);
     app.clock.advance(PAUSE);
     second.seen();
-    let request = wechat_store_gateway::pb::GetStoreCardRequest {
-        poi_id: "1".to_owned(),
-        ..Default::default()
-    };
+    let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
     accepted(app.cards().get_store_card(patient(request, Duration::from_secs(4))).await);
     assert_eq!((first.seen().len(), second.seen().len()), (0, 1));
 }
@@ -315,6 +324,28 @@ async fn where_no_host_answers_the_caller_is_told_so_and_the_first_that_returns_
     second.starts(Manner::PassesOn);
     accepted(app.read().await);
     accepted(app.write().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_is_kept_for_ever_and_none_of_a_write_for_long() {
+    let (app, first, _second) = two().await;
+    accepted(app.write().await);
+    assert_eq!(first.connections(), 1, "for the token and the write");
+    accepted(app.read().await);
+    accepted(app.write().await);
+    accepted(app.read().await);
+    assert_eq!(first.connections(), 2, "and one for reads");
+    // Sockets have no other time than the real one.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    accepted(app.read().await);
+    assert_eq!(first.connections(), 2);
+    accepted(app.write().await);
+    assert_eq!(first.connections(), 3);
+    // Never idle, and yet the name may mean another address by now.
+    app.clock.advance(Duration::from_secs(300));
+    accepted(app.read().await);
+    accepted(app.read().await);
+    assert_eq!(first.connections(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
