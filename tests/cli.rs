@@ -31,7 +31,7 @@ fn wrong_settings_are_all_told_before_any_port_opens() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let listen = taken.local_addr().expect("its address");
     let file = File::new(&format!(
-        "[listen]\ngrpc = \"{listen}\"\n[wechat]\nhost = 7\n[limits]\ndrain_ms = \"long\"\n[[accounts]]\nkind = \"shop\"\n"
+        "[listen]\ngrpc = \"{listen}\"\n[wechat]\nhosts = [7]\n[limits]\ndrain_ms = \"long\"\n[[accounts]]\nkind = \"shop\"\n"
     ));
     for command in ["serve", "check"] {
         let output = run(&[command, "--config", file.path()]);
@@ -39,7 +39,7 @@ fn wrong_settings_are_all_told_before_any_port_opens() {
         let told = error(&output);
         let lines: Vec<_> = told.lines().collect();
         assert!(lines[0].starts_with(file.path()), "{told}");
-        let keys = ["wechat.host", "limits.drain_ms", "accounts[0].app_id", "accounts[0].kind"];
+        let keys = ["wechat.hosts[0]", "limits.drain_ms", "accounts[0].app_id", "accounts[0].kind"];
         for key in keys {
             let told_once = lines.iter().filter(|line| line.starts_with(&format!("{key}: ")));
             assert_eq!(told_once.count(), 1, "{key} in {told}");
@@ -94,7 +94,7 @@ fn a_service_is_served_asked_called_and_stopped() {
     let simulate = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
     let wechat = simulate.address_after("http://");
     let file = File::new(&format!(
-        "[listen]\ngrpc = \"127.0.0.1:0\"\n[wechat]\nhost = \"http://{wechat}\"\n{ACCOUNT}"
+        "[listen]\ngrpc = \"127.0.0.1:0\"\n[wechat]\nhosts = [\"http://{wechat}\"]\n{ACCOUNT}"
     ));
     let mut service = Daemon::start(&["serve", "--config", file.path()]);
     let grpc = service.address_after("\"grpc\":\"");

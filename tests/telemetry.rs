@@ -46,6 +46,9 @@ const CLASSIC_TOKEN: &str = "CANARY-classic-access-token_0123456789";
 const CLASSIC_SECRET: &str = "canary/secret+with=signs&more";
 const PHONE: &str = "13900007788";
 
+/// What many programs take a proxy from. This one does not.
+const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+
 /// Receives spans.
 #[derive(Clone, Default)]
 struct Receiver(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
@@ -100,6 +103,9 @@ impl Process {
             .args(arguments)
             .current_dir(&own)
             .env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0")
+            // Nobody listens there, and nobody may want to go through it.
+            .envs(PROXIES.map(|name| (name, "http://127.0.0.1:1")))
+            .env("NO_PROXY", "")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a second handle"))
@@ -265,7 +271,7 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
         [listen]
         grpc = "127.0.0.1:{grpc}"
         [wechat]
-        host = "http://127.0.0.1:{wechat}"
+        hosts = ["http://127.0.0.1:{wechat}"]
         [[accounts]]
         app_id = "{OFFICIAL_APP_ID}"
         kind = "official"

@@ -163,8 +163,8 @@ mod tests {
             let file = account(mini, "mini_program", mini_default)
                 + &account(official, "official", official_default);
             let settings = Settings::read(&file, &Environment::new()).expect("good settings");
-            let client = Client::new(&settings.wechat.host).expect("a client");
             let clock = Clock::frozen();
+            let client = Client::new(&settings.wechat, &clock).expect("a client");
             let (_folder, state) = state::temporary(&clock);
             let registry =
                 Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);

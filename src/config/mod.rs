@@ -15,7 +15,7 @@ pub use self::{
     limits::Limits,
     listen::Listen,
     state::{State, StateUrl},
-    wechat::WeChat,
+    wechat::{Proxy, WeChat},
 };
 
 mod account;

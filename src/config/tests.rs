@@ -5,7 +5,7 @@ const GOOD: &str = r#"
 grpc = "127.0.0.1:6000"
 
 [wechat]
-host = "http://127.0.0.1:8090"
+hosts = ["http://127.0.0.1:8090"]
 
 [[accounts]]
 app_id = "wx0000000000000001"
@@ -59,7 +59,8 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         grpc = "0.0.0.0:50051"
         grcp = 1
         [wechat]
-        host = "http://api.weixin.qq.com/wxa"
+        hosts = ["https://a", "http://api.weixin.qq.com/wxa"]
+        proxy = "proxy:3128"
         [limits]
         drain_ms = "long"
         default_deadline_ms = 0
@@ -76,7 +77,8 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
     for key in [
         "listen.grpc:",
         "listen.grcp:",
-        "wechat.host:",
+        "wechat.hosts[1]:",
+        "wechat.proxy:",
         "limits.drain_ms:",
         "limits.default_deadline_ms:",
         "accounts[0].app_id:",
@@ -99,12 +101,24 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
     let (kind, secret) = ("kind = \"official\"", "secret = \"s\"");
     for (file, mistake) in [
         (format!("[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"), "listen.grpc: beyond loopback"),
-        (format!("[wechat]\nhost = \"weixin\"\n{ACCOUNT}"), "wechat.host: \"weixin\" is no URL"),
-        (format!("[wechat]\nhost = \"https://a/wxa\"\n{ACCOUNT}"), "wechat.host: only scheme"),
-        (format!("[wechat]\nhost = \"https://a?b=c\"\n{ACCOUNT}"), "wechat.host: only scheme"),
-        (format!("[wechat]\nhost = \"https://b@a\"\n{ACCOUNT}"), "wechat.host: only scheme"),
-        (format!("[wechat]\nhost = \"http://a\"\n{ACCOUNT}"), "wechat.host: tokens would travel"),
-        (format!("[wechat]\nhost = \"ftp://a\"\n{ACCOUNT}"), "wechat.host: the scheme"),
+        (
+            format!("[wechat]\nhosts = [\"weixin\"]\n{ACCOUNT}"),
+            "wechat.hosts[0]: \"weixin\" is no URL",
+        ),
+        (
+            format!("[wechat]\nhosts = [\"https://a/wxa\"]\n{ACCOUNT}"),
+            "wechat.hosts[0]: only scheme",
+        ),
+        (
+            format!("[wechat]\nhosts = [\"https://a?b=c\"]\n{ACCOUNT}"),
+            "wechat.hosts[0]: only scheme",
+        ),
+        (format!("[wechat]\nhosts = [\"https://b@a\"]\n{ACCOUNT}"), "wechat.hosts[0]: only scheme"),
+        (
+            format!("[wechat]\nhosts = [\"http://a\"]\n{ACCOUNT}"),
+            "wechat.hosts[0]: tokens would travel",
+        ),
+        (format!("[wechat]\nhosts = [\"ftp://a\"]\n{ACCOUNT}"), "wechat.hosts[0]: the scheme"),
         (
             format!("[limits]\ndefault_deadline_ms = 0\n{ACCOUNT}"),
             "limits.default_deadline_ms: has to be from 1",
@@ -125,6 +139,12 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
             format!("[limits]\naccount_concurrency = 10001\n{ACCOUNT}"),
             "limits.account_concurrency: has to be from 1 to 10000",
         ),
+        (format!("[wechat]\nhosts = []\n{ACCOUNT}"), "wechat.hosts: empty"),
+        (
+            format!("[wechat]\nhosts = [\"https://a\", 7]\n{ACCOUNT}"),
+            "wechat.hosts[1]: invalid type",
+        ),
+        (format!("[wechat]\nhost = \"https://a\"\n{ACCOUNT}"), "wechat.host: unknown field"),
         (format!("{ACCOUNT}[extra]"), "extra: no such section"),
         (format!("[accounts]\n{id}\n{kind}\n{secret}"), "accounts: write it as [[accounts]]"),
         (format!("[[accounts]]\n{kind}\n{secret}"), "accounts[0].app_id: missing"),
@@ -182,9 +202,9 @@ fn what_the_rules_allow_is_taken() {
     for file in [
         "[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n",
         "[listen]\ngrpc = \"[::1]:1\"\n",
-        "[wechat]\nhost = \"http://localhost:8090\"\n",
-        "[wechat]\nhost = \"http://[::1]:8090/\"\n",
-        "[wechat]\nhost = \"http://api.weixin.qq.com\"\nallow_http = true\n",
+        "[wechat]\nhosts = [\"http://localhost:8090\"]\n",
+        "[wechat]\nhosts = [\"http://[::1]:8090/\"]\n",
+        "[wechat]\nhosts = [\"http://api.weixin.qq.com\"]\nallow_http = true\n",
         "[limits]\ndefault_deadline_ms = 3600000\nmax_deadline_ms = 3600000\n",
         "",
     ] {
@@ -248,7 +268,53 @@ fn a_host_is_scheme_host_and_port() {
     for host in ["a/b", "user@a", ":password@a", "a?b", "a#b"] {
         let file = GOOD.replace("http://127.0.0.1:8090", &format!("https://{host}"));
         let found = mistakes(&file, &[("BRAND_A", "hush")]);
-        assert!(found[0].starts_with("wechat.host: only scheme"), "{host}: {found:#?}");
+        assert!(found[0].starts_with("wechat.hosts[0]: only scheme"), "{host}: {found:#?}");
+    }
+}
+
+#[test]
+fn every_host_has_its_own_mistake() {
+    let hosts = r#"hosts = ["https://a", "ftp://b", "weixin", "https://A:443/", "https://c"]"#;
+    let found = mistakes(&format!("[wechat]\n{hosts}\n{ACCOUNT}"), &[]);
+    let keys: Vec<_> = found.iter().map(|mistake| mistake.split(':').next()).collect();
+    let expected = [1, 2, 3].map(|index| format!("wechat.hosts[{index}]"));
+    assert_eq!(keys, expected.each_ref().map(|key| Some(key.as_str())), "{found:#?}");
+    assert!(found[2].ends_with("is there twice"), "{found:#?}");
+}
+
+#[test]
+fn hosts_and_proxy_can_come_from_the_environment() {
+    let environment = environment(&[
+        ("BRAND_A", "hush"),
+        ("WECHAT_STORE_GATEWAY__WECHAT__HOSTS", r#"["https://a", "https://b"]"#),
+        ("WECHAT_STORE_GATEWAY__WECHAT__PROXY", "http://proxy:3128"),
+    ]);
+    let wechat = Settings::read(GOOD, &environment).expect("good settings").wechat;
+    assert_eq!(wechat.hosts, ["https://a", "https://b"]);
+    assert_eq!(wechat.proxy.expect("a proxy").to_string(), "http://proxy:3128");
+}
+
+#[test]
+fn a_proxy_is_a_url_whose_password_is_not_shown() {
+    let read = |proxy: &str| {
+        let file = GOOD.replace("[wechat]", &format!("[wechat]\nproxy = \"{proxy}\""));
+        Settings::read(&file, &environment(&[("BRAND_A", "quiet")]))
+    };
+    for (proxy, shown) in [
+        ("http://10.0.0.1:3128", "http://10.0.0.1:3128"),
+        ("https://proxy/", "https://proxy"),
+        ("http://me:hush@proxy:3128", "http://[hidden]@proxy:3128"),
+        ("http://hush@proxy", "http://[hidden]@proxy"),
+    ] {
+        let settings = read(proxy).expect(proxy);
+        let printed = toml::to_string(&settings).expect("settings print");
+        assert!(printed.contains(&format!("proxy = \"{shown}\"")), "{printed}");
+        assert!(!printed.contains("hush") && !format!("{settings:?}").contains("hush"));
+    }
+    for wrong in ["", "proxy:3128", "socks5://me:hush@proxy", "http://me:hush@proxy/a", "http://"] {
+        let found = read(wrong).expect_err(wrong);
+        assert_eq!(found.len(), 1, "{wrong}");
+        assert!(found[0].key == "wechat.proxy" && !found[0].message.contains("hush"), "{wrong}");
     }
 }
 
@@ -284,7 +350,7 @@ fn the_example_shows_every_setting_with_its_default() {
     };
     assert_eq!(sections(&shown), sections(&unset), "the example changes a default");
 
-    let mut keys: Vec<String> = ["plaintext", "app_id"].map(str::to_owned).to_vec();
+    let mut keys: Vec<String> = ["plaintext", "proxy", "app_id"].map(str::to_owned).to_vec();
     for (section, value) in Table::try_from(&unset).expect("settings are a table") {
         keys.push(format!("[{section}]"));
         let table = value.as_table().or_else(|| value[0].as_table());

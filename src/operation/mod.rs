@@ -22,7 +22,7 @@ use crate::{
     pb::{self, Settled},
     state::{self, State},
     translate::Invalid,
-    wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety},
+    wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
 mod cache;
@@ -250,7 +250,7 @@ impl Operations {
         ctx.stage.reach(Stage::Token);
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
         let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
-        let mut attempts = 0;
+        let mut tries = Tries::default();
         let (mut trial, mut failed) = (None, None);
         loop {
             if ctx.stage.get() == Stage::Token {
@@ -269,7 +269,8 @@ impl Operations {
                 // Not less where the deadline comes first: a read is dropped then, and a write that
                 // was sent is followed to its end.
                 limit: E::REPLY_LIMIT,
-                resend_count: attempts,
+                time_left: ctx.time_left(clock),
+                tries: &mut tries,
                 parent: &ctx.trace.span,
             };
             ctx.stage.reach(Stage::WeChat);
@@ -282,8 +283,8 @@ impl Operations {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            attempts += 1;
-            match retry::decide(E::SAFETY, &error, attempts, ctx.time_left(clock)) {
+            let (attempts, time_left) = (tries.count(), ctx.time_left(clock));
+            match retry::decide(E::SAFETY, &error, attempts, client.hosts(), time_left) {
                 Decision::GiveUp => return Err(given_up::<E>(account, error)),
                 Decision::SendAgain(wait) => {
                     failed = Some(error);
@@ -346,11 +347,12 @@ fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
+    use crate::config::{Limits, WeChat};
 
     #[tokio::test]
     async fn a_write_that_panics_is_not_taken_for_a_stop() {
-        let (client, clock) = (Client::new("http://127.0.0.1:1").expect("a URL"), Clock::frozen());
+        let clock = Clock::frozen();
+        let client = Client::new(&WeChat::default(), &clock).expect("a client");
         let (_folder, state) = state::temporary(&clock);
         let registry = Registry::new(&[], &Limits::default(), &client, &state, &clock);
         let ops = Operations::new(registry, client, state, None, clock);

@@ -21,15 +21,20 @@ pub(super) enum Decision {
 }
 
 /// Decides by the endpoint's safety, what went wrong, how many attempts were made (1 after the
-/// first) and how much time is left.
+/// first), how many hosts WeChat has, and how much time is left.
 pub(super) fn decide(
     safety: Safety,
     error: &Error,
     attempts: u32,
+    hosts: u32,
     time_left: Duration,
 ) -> Decision {
     let repeatable = !matches!(safety, Safety::Once(_));
-    let wait = FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1);
+    let wait = match error {
+        // The next attempt is at a host that was not asked yet.
+        Error::NotSent { .. } if attempts < hosts => Duration::ZERO,
+        _ => FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1),
+    };
     if attempts >= ATTEMPTS || wait >= time_left {
         return Decision::GiveUp;
     }
@@ -90,7 +95,7 @@ mod tests {
             (refused(85038), [GiveUp, GiveUp, GiveUp]),
         ] {
             let decided = [Safety::Read, Safety::Repeatable, Safety::Once(Proof::Event)]
-                .map(|safety| decide(safety, &error, 1, LONG));
+                .map(|safety| decide(safety, &error, 1, 1, LONG));
             assert_eq!(decided, [read, repeatable, once], "{error}");
         }
     }
@@ -98,9 +103,20 @@ mod tests {
     #[test]
     fn attempts_end_by_number_and_by_time() {
         let error = refused(-1);
-        let decide = |attempts, left| decide(Safety::Read, &error, attempts, left);
+        let decide = |attempts, left| decide(Safety::Read, &error, attempts, 2, left);
         assert_eq!(decide(2, LONG), Decision::SendAgain(FIRST_WAIT * 2));
         assert_eq!(decide(ATTEMPTS, LONG), Decision::GiveUp);
         assert_eq!(decide(1, FIRST_WAIT), Decision::GiveUp);
+    }
+
+    #[test]
+    fn what_was_not_sent_goes_to_the_next_host_at_once_if_there_is_one() {
+        let error = Error::NotSent { cause: String::new() };
+        for (attempts, hosts, wait) in [(1, 1, 1), (1, 2, 0), (2, 2, 2), (2, 3, 0), (1, 9, 0)] {
+            let decided = decide(Safety::Once(Proof::Event), &error, attempts, hosts, LONG);
+            assert_eq!(decided, Decision::SendAgain(FIRST_WAIT * wait), "{attempts} of {hosts}");
+        }
+        assert_eq!(decide(Safety::Read, &error, ATTEMPTS, 9, LONG), Decision::GiveUp);
+        assert_eq!(decide(Safety::Read, &error, 1, 2, Duration::ZERO), Decision::GiveUp);
     }
 }

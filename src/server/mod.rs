@@ -89,7 +89,7 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// no connection is accepted and every client is told to go away; running calls and writes go on
 /// for at most the drain time.
 ///
-/// Fails if the state cannot be opened or the settings' host cannot be used.
+/// Fails if the state cannot be opened or the settings' hosts cannot be used.
 pub async fn run(
     settings: Settings,
     listeners: Listeners,
@@ -102,7 +102,7 @@ pub async fn run(
     let Connections { go_away, tasks } = &connections;
     let audits = Audits::new(state.clone(), &settings, clock.clone(), go_away.clone());
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
-    let client = Client::new(&settings.wechat.host)?;
+    let client = Client::new(&settings.wechat, &clock)?;
     let registry = Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
     let ask_after = settings.audit.ask_after();
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());

@@ -9,106 +9,155 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use http_body::{Frame, SizeHint};
 use tracing::{Span, field::Empty};
 
-use super::{Endpoint, Errcode, Error, Payload, envelope};
-use crate::id::Secret;
+use super::{
+    Endpoint, Errcode, Error, Payload, Safety, envelope,
+    hosts::{Choice, Host, Hosts, Sign},
+    pools::Pools,
+};
+use crate::{clock::Clock, config, id::Secret};
 
-/// Until the TCP and TLS handshakes are through.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// WeChat closes idle connections; leaving first keeps that race rare.
-const IDLE_LIMIT: Duration = Duration::from_secs(15);
+/// The longest wait for a host that was out: another attempt has to fit in after it.
+const TRIAL_LIMIT: Duration = Duration::from_secs(3);
 /// Quotes no value, so that logs and spans can carry it.
 const REDACTED: &str = "REDACTED";
 
-/// Sends calls to WeChat. Cheap to clone; clones share their connections.
+/// Sends calls to WeChat. Cheap to clone; clones share their connections and the current host.
 #[derive(Clone, Debug)]
-pub struct Client {
-    http: reqwest::Client,
-    host: Arc<Host>,
-}
+pub struct Client(Arc<Inner>);
 
 #[derive(Debug)]
-struct Host {
-    base: String,
-    address: String,
-    port: u16,
+struct Inner {
+    hosts: Hosts,
+    pools: Pools,
 }
 
 /// What one attempt needs beside the call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Attempt<'a> {
     /// The access token; none for the token endpoints.
     pub token: Option<&'a Secret>,
     /// The longest wait for the whole reply.
     pub limit: Duration,
-    /// How many attempts went before.
-    pub resend_count: u32,
+    /// How long somebody waits for the call, further attempts included.
+    pub time_left: Duration,
+    /// The attempts that went before; this one is added.
+    pub tries: &'a mut Tries,
     /// The span of the RPC; disabled where the trace is not sampled.
     pub parent: &'a Span,
 }
 
+/// The attempts of one call so far.
+#[derive(Debug, Default)]
+pub struct Tries {
+    count: u32,
+    /// The host where the call may have arrived, if it changes something.
+    stays_at: Option<usize>,
+}
+
+impl Tries {
+    /// How many there were.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
 impl Client {
-    /// A client for one host, such as `https://api.weixin.qq.com`.
+    /// A client for the hosts of the settings.
     ///
-    /// Fails where the system has no usable TLS roots or the host is no URL.
-    pub fn new(host: &str) -> anyhow::Result<Self> {
-        // A second installation is refused and harmless: it is the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = reqwest::Url::parse(host)?;
-        // WeChat's answer is the verdict, so nothing may be followed, repeated or rerouted unseen.
-        #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(CONNECT_LIMIT)
-            .pool_idle_timeout(IDLE_LIMIT)
-            .tcp_nodelay(true)
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("wechat.host: no certificate authorities are installed on this system")?;
-        let host = Host {
-            base: url.as_str().trim_end_matches('/').to_owned(),
-            address: url.host_str().unwrap_or_default().to_owned(),
-            port: url.port_or_known_default().unwrap_or_default(),
+    /// Fails where the system has no usable TLS roots, or the settings were not checked.
+    pub fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
+        let host = |text: &String| {
+            let url = reqwest::Url::parse(text)?;
+            anyhow::Ok(Host {
+                base: url.as_str().trim_end_matches('/').to_owned(),
+                address: url.host_str().unwrap_or_default().to_owned(),
+                port: url.port_or_known_default().unwrap_or_default(),
+            })
         };
-        Ok(Self { http, host: Arc::new(host) })
+        let hosts: Vec<_> = settings.hosts.iter().map(host).collect::<Result<_, _>>()?;
+        anyhow::ensure!(!hosts.is_empty(), "wechat.hosts: empty");
+        let pools = Pools::new(settings.proxy.clone(), clock.clone())?;
+        Ok(Self(Arc::new(Inner { hosts: Hosts::new(hosts, clock.clone()), pools })))
     }
 
-    /// Sends a call once.
+    /// How many hosts there are.
+    pub fn hosts(&self) -> u32 {
+        u32::try_from(self.0.hosts.count()).unwrap_or(u32::MAX)
+    }
+
+    /// When calls last began to go to another host.
+    pub fn host_changed_at(&self) -> Option<Instant> {
+        self.0.hosts.changed_at()
+    }
+
+    /// Sends a call once, to the current host or, as a trial, to one that was out.
     pub async fn send<E: Endpoint>(
         &self,
         call: &E,
-        attempt: Attempt<'_>,
+        mut attempt: Attempt<'_>,
     ) -> Result<E::Reply, Error> {
-        let span = self.span::<E>(&attempt);
-        let result = self.exchange(call, attempt, &span).await;
+        let choice = self.choose::<E>(&attempt);
+        if choice.is_trial() {
+            attempt.limit = attempt.limit.min(TRIAL_LIMIT);
+        }
+        let at = choice.index();
+        let span = span::<E>(choice.host(), &attempt);
+        let result = match self.exchange(call, &attempt, choice.host(), &span).await {
+            Ok(body) => {
+                choice.tell(sign_of(&body));
+                read_reply::<E>(&body)
+            }
+            Err(Failed { error, sign }) => {
+                choice.tell(sign);
+                Err(error)
+            }
+        };
+        let tries = attempt.tries;
+        tries.count += 1;
+        // Another token may be made anywhere: it is asked for, and not for one host.
+        let changes = E::SAFETY != Safety::Read && attempt.token.is_some();
+        if changes && result.as_ref().is_err_and(may_have_arrived) {
+            tries.stays_at = Some(at);
+        }
         if !span.is_disabled() {
             record(&span, result.as_ref().err());
         }
         result
     }
 
+    fn choose<E: Endpoint>(&self, attempt: &Attempt<'_>) -> Choice<'_> {
+        let Attempt { token, tries, time_left, .. } = attempt;
+        if let Some(index) = tries.stays_at {
+            return self.0.hosts.stay(index);
+        }
+        // Many wait for a token, so it takes no chances.
+        let alone = token.is_some() && E::SAFETY == Safety::Read;
+        self.0.hosts.choose(alone && tries.count == 0 && *time_left >= 2 * TRIAL_LIMIT)
+    }
+
     async fn exchange<E: Endpoint>(
         &self,
         call: &E,
-        Attempt { token, limit, .. }: Attempt<'_>,
+        &Attempt { token, limit, .. }: &Attempt<'_>,
+        host: &Host,
         span: &Span,
-    ) -> Result<E::Reply, Error> {
-        let payload =
-            call.payload().map_err(|error| Error::NotSent { cause: error.to_string() })?;
-        let url = self.url(E::PATH, token, &payload);
+    ) -> Result<Bytes, Failed> {
+        let payload = call.payload().map_err(|error| Failed {
+            error: Error::NotSent { cause: error.to_string() },
+            sign: Sign::Nothing,
+        })?;
+        let url = url(host, E::PATH, token, &payload);
         let started = Arc::new(AtomicBool::new(false));
-        let mut request = self.http.request(E::METHOD, url).timeout(limit);
+        let http = self.0.pools.pool(E::SAFETY);
+        let mut request = http.request(E::METHOD, url).timeout(limit);
         if let Some(content_type) = payload.content_type {
             request = request
                 .header(header::CONTENT_TYPE, content_type)
@@ -124,59 +173,88 @@ impl Client {
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if !status.is_success() {
-            return Err(Error::BadStatus { status: status.as_u16() });
+            let error = Error::BadStatus { status: status.as_u16() };
+            // Others are about the call.
+            let sign = if status.is_server_error() { Sign::Doubtful } else { Sign::Nothing };
+            return Err(Failed { error, sign });
         }
-        let body = read(response, E::MAX_REPLY, limit).await?;
-        let reply = envelope::open(E::ENVELOPE, &body)?;
-        if !E::is_whole(&reply) {
-            let cause = "a success without what was asked for".to_owned();
-            return Err(Error::Unreadable { cause });
-        }
-        Ok(reply)
+        read(response, E::MAX_REPLY, limit).await
     }
+}
 
-    fn url(&self, path: &str, token: Option<&Secret>, payload: &Payload) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        if let Some(token) = token {
-            query.append_pair("access_token", token.expose());
-        }
-        query.extend_pairs(&payload.query);
-        let query = query.finish();
-        let separator = if query.is_empty() { "" } else { "?" };
-        format!("{}{path}{separator}{query}", self.host.base)
-    }
+/// Why there is no reply, and what that says about the host.
+struct Failed {
+    error: Error,
+    sign: Sign,
+}
 
-    /// The span of one attempt, named and filled as OpenTelemetry's HTTP conventions say.
-    fn span<E: Endpoint>(&self, attempt: &Attempt<'_>) -> Span {
-        if attempt.parent.is_disabled() {
-            return Span::none();
-        }
-        let mut url = format!("{}{}", self.host.base, E::PATH);
-        if attempt.token.is_some() {
-            let _ = write!(url, "?access_token={REDACTED}");
-        }
-        let span = tracing::info_span!(
-            target: crate::telemetry::TRACE,
-            parent: attempt.parent,
-            "wechat",
-            otel.name = format!("{} {}", E::METHOD, E::PATH),
-            otel.kind = "client",
-            otel.status_code = Empty,
-            "http.request.method" = E::METHOD.as_str(),
-            "http.request.resend_count" = Empty,
-            "http.response.status_code" = Empty,
-            "server.address" = self.host.address,
-            "server.port" = self.host.port,
-            "url.full" = url,
-            "url.template" = E::PATH,
-            "wechat.errcode" = Empty,
-            "error.type" = Empty,
-        );
-        if attempt.resend_count > 0 {
-            span.record("http.request.resend_count", attempt.resend_count);
-        }
-        span
+/// WeChat answers with an object. Anything else is somebody's on the way.
+fn sign_of(body: &[u8]) -> Sign {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Sign::Answered,
+        _ => Sign::Doubtful,
     }
+}
+
+fn read_reply<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
+    let reply = envelope::open(E::ENVELOPE, body)?;
+    if !E::is_whole(&reply) {
+        let cause = "a success without what was asked for".to_owned();
+        return Err(Error::Unreadable { cause });
+    }
+    Ok(reply)
+}
+
+/// Whether WeChat may have executed the call, or may yet.
+fn may_have_arrived(error: &Error) -> bool {
+    match error {
+        Error::NotSent { .. } => false,
+        Error::Refused { code, .. } => !code.refuses_token(),
+        _ => true,
+    }
+}
+
+fn url(host: &Host, path: &str, token: Option<&Secret>, payload: &Payload) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if let Some(token) = token {
+        query.append_pair("access_token", token.expose());
+    }
+    query.extend_pairs(&payload.query);
+    let query = query.finish();
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("{}{path}{separator}{query}", host.base)
+}
+
+/// The span of one attempt, named and filled as OpenTelemetry's HTTP conventions say.
+fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
+    if attempt.parent.is_disabled() {
+        return Span::none();
+    }
+    let mut url = format!("{}{}", host.base, E::PATH);
+    if attempt.token.is_some() {
+        let _ = write!(url, "?access_token={REDACTED}");
+    }
+    let span = tracing::info_span!(
+        target: crate::telemetry::TRACE,
+        parent: attempt.parent,
+        "wechat",
+        otel.name = format!("{} {}", E::METHOD, E::PATH),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        "http.request.method" = E::METHOD.as_str(),
+        "http.request.resend_count" = Empty,
+        "http.response.status_code" = Empty,
+        "server.address" = host.address,
+        "server.port" = host.port,
+        "url.full" = url,
+        "url.template" = E::PATH,
+        "wechat.errcode" = Empty,
+        "error.type" = Empty,
+    );
+    if attempt.tries.count > 0 {
+        span.record("http.request.resend_count", attempt.tries.count);
+    }
+    span
 }
 
 /// Says on the span how the attempt ended.
@@ -205,14 +283,14 @@ async fn read(
     mut response: reqwest::Response,
     most: usize,
     limit: Duration,
-) -> Result<Bytes, Error> {
+) -> Result<Bytes, Failed> {
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {
             Ok(None) => return Ok(body.freeze()),
             Ok(Some(chunk)) if body.len() + chunk.len() > most => {
                 let cause = format!("longer than {most} bytes");
-                return Err(Error::Unreadable { cause });
+                return Err(Failed { error: Error::Unreadable { cause }, sign: Sign::Nothing });
             }
             Ok(Some(chunk))
                 if body.is_empty() && response.content_length() == Some(chunk.len() as u64) =>
@@ -225,21 +303,23 @@ async fn read(
     }
 }
 
-fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Error {
+fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Failed {
     // The URL carries the token.
     let error = error.without_url();
-    if !maybe_sent || error.is_connect() {
-        return Error::NotSent { cause: causes(&error) };
-    }
-    if error.is_timeout() {
-        return Error::TimedOut { limit };
+    if error.is_connect() {
+        return Failed { error: Error::NotSent { cause: causes(&error) }, sign: Sign::Unreachable };
     }
     // A body that ends too early is "decoding" to reqwest as well, but the connection's fault.
     let of_the_connection = sources(&error).any(|cause| cause.is::<hyper::Error>());
-    if error.is_decode() && !of_the_connection {
-        return Error::Unreadable { cause: causes(&error) };
-    }
-    Error::Lost { cause: causes(&error) }
+    let (timed_out, undecodable) = (error.is_timeout(), error.is_decode() && !of_the_connection);
+    let cause = causes(&error);
+    let error = match maybe_sent {
+        false => Error::NotSent { cause },
+        true if timed_out => Error::TimedOut { limit },
+        true if undecodable => Error::Unreadable { cause },
+        true => Error::Lost { cause },
+    };
+    Failed { error, sign: Sign::Doubtful }
 }
 
 /// The error and what caused it, in one line.
@@ -311,6 +391,33 @@ pub(super) fn multipart(name: &str, file_name: &str, kind: &str, content: Bytes)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_object_is_an_answer_of_wechat() {
+        for body in [r#"{"errcode":-1}"#, " \r\n{}", "{"] {
+            assert_eq!(sign_of(body.as_bytes()), Sign::Answered, "{body}");
+        }
+        for body in ["", "<html>", "[{}]", "null"] {
+            assert_eq!(sign_of(body.as_bytes()), Sign::Doubtful, "{body}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_not_sent_or_not_let_in_cannot_have_arrived() {
+        let refused = |code| Error::Refused { code: Errcode(code), message: String::new() };
+        for error in [Error::NotSent { cause: String::new() }, refused(40001), refused(42001)] {
+            assert!(!may_have_arrived(&error), "{error}");
+        }
+        for error in [
+            Error::Lost { cause: String::new() },
+            Error::TimedOut { limit: TRIAL_LIMIT },
+            Error::BadStatus { status: 502 },
+            Error::Unreadable { cause: String::new() },
+            refused(-1),
+        ] {
+            assert!(may_have_arrived(&error), "{error}");
+        }
+    }
 
     #[test]
     fn a_file_is_one_part_with_its_name_and_length() {

@@ -7,6 +7,8 @@ mod client;
 mod endpoint;
 mod envelope;
 mod error;
+mod hosts;
+mod pools;
 mod quoted;
 mod tolerant;
 
@@ -18,7 +20,7 @@ pub mod nearby;
 pub mod store;
 pub mod token;
 
-pub use client::{Attempt, Client};
+pub use client::{Attempt, Client, Tries};
 pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
 pub use envelope::Done;
 pub use error::{Errcode, Error};

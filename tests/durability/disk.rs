@@ -10,12 +10,12 @@ use std::{
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::Code;
 use wechat_store_gateway::{clock::Clock, pb};
 
 use crate::{
-    gateway::{Gateway, LONG, MOMENT, add_store, earliest, event},
+    gateway::{Gateway, add_store, earliest, event, reason},
     sender::{WeChat, send, success},
     tell,
 };
@@ -125,24 +125,20 @@ async fn a_full_disk_is_told_and_survived() {
     let told = gateway.readyz().await.expect("it runs");
     assert_eq!(told, (503, "the disk is full\n".to_owned()));
     assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
-    // What WeChat took for review is remembered as soon as there is room.
-    let submission = add_store(&gateway).await.submission_id;
-    let asked = find(&gateway, &submission).await;
-    assert_eq!(asked, Err(Code::NotFound), "it cannot be remembered yet");
+    // What could not be remembered is not sent.
+    let refused = add_store(&gateway).await.expect_err("it cannot be remembered");
+    assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
+    assert_eq!(wechat.simulator.calls("/wxa/add_store").len(), 0);
 
     disk.make_room();
     gateway.says(200, "ok").await;
+    let submission = add_store(&gateway).await.expect("submitted").submission_id;
     assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
     assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
     let audit_ids = [event(&mut watch).await.0.audit_id, event(&mut watch).await.0.audit_id];
     assert_eq!(audit_ids, ["1", "2"], "the stream went on");
     assert_eq!(gateway.lists().await, Ok(2), "each is there once");
-    let remembered = async {
-        while find(&gateway, &submission).await.is_err() {
-            sleep(MOMENT).await;
-        }
-    };
-    timeout(LONG, remembered).await.expect("it is remembered");
+    assert_eq!(find(&gateway, &submission).await, Ok(()));
     // And it is all there after a kill, though not before there is room.
     gateway.kill();
     disk.fill();

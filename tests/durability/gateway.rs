@@ -62,7 +62,7 @@ impl Gateway {
             callback = "{callback}"
             admin = "{admin}"
             [wechat]
-            host = "http://{wechat}"
+            hosts = ["http://{wechat}"]
             [state]
             url = "{state}"
             [audit]
@@ -275,7 +275,7 @@ pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
 }
 
 /// Submits a store.
-pub(crate) async fn add_store(gateway: &Gateway) -> pb::Submission {
+pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Status> {
     let store = pb::AddStoreRequest {
         map_poi_id: "2708071440732747189".to_owned(),
         picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
@@ -288,8 +288,8 @@ pub(crate) async fn add_store(gateway: &Gateway) -> pb::Submission {
         credential: "91440105MA590001".to_owned(),
         ..Default::default()
     };
-    let answer = gateway.stores().add_store(store).await.expect("submitted").into_inner();
-    answer.submission.expect("a submission")
+    let answer = gateway.stores().add_store(store).await?.into_inner();
+    Ok(answer.submission.expect("a submission"))
 }
 
 /// A port that is free and stays so: below those that the system gives out by itself, or a client's

@@ -38,7 +38,7 @@ async fn what_one_gateway_submitted_and_the_other_heard_is_linked() {
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
     wechat.push_to(&other);
-    let submission = add_store(&one).await;
+    let submission = add_store(&one).await.expect("submitted");
     let mut watch = one.watch(earliest()).await.expect("a stream");
     wechat.simulator.approve(submission.audit_id.parse().expect("a number")).expect("open");
     let (told, _) = event(&mut watch).await;

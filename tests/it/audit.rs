@@ -10,7 +10,7 @@ use wechat_store_gateway::{
         self, AuditState, EventOrigin, SubmissionKind, WatchPosition,
         watch_audit_events_request::Start,
     },
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
+    simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind},
 };
 
 use crate::support::{App, STABLE_TOKEN, hours, is, nearby_profile, new_store, reason, within};
@@ -419,8 +419,16 @@ async fn what_was_submitted_elsewhere_is_told_too_and_other_messages_are_not_kep
 async fn a_submission_that_cannot_be_remembered_at_once_is_remembered_later() {
     let app = App::start().await;
     app.read().await.expect_err("there is no such store, but now a token");
-    let lock = app.lock_state();
-    let submission = app.add_store("2708071440732747189", "0001").await;
+    // The state fails while WeChat has the write.
+    app.wechat.fault(Fault::new("/wxa/add_store", Kind::Latency { ms: 500 }));
+    let lock = async {
+        while app.count("/wxa/add_store") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        app.lock_state()
+    };
+    let added = app.add_store("2708071440732747189", "0001");
+    let (lock, submission) = tokio::join!(lock, added);
     assert!(!submission.submission_id.is_empty(), "WeChat took it, so the caller has to know");
     drop(lock);
     within(SOON, async {

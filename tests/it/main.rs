@@ -16,6 +16,7 @@ mod endpoints;
 mod forms;
 mod fuzz;
 mod hostile;
+mod hosts;
 mod lifecycle;
 mod map_poi;
 mod media;

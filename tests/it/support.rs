@@ -64,7 +64,8 @@ pub(crate) struct App {
     pub(crate) callback: SocketAddr,
     /// Where operators ask.
     pub(crate) admin: SocketAddr,
-    host: SocketAddr,
+    /// Where WeChat is.
+    pub(crate) host: SocketAddr,
     settings: String,
     /// Holds the state; gone with the test.
     folder: TempDir,
@@ -90,16 +91,23 @@ impl App {
 
     /// In front of another server than the simulator.
     pub(crate) async fn in_front_of(host: SocketAddr) -> Self {
-        Self::launch("default = true", "", Some(host)).await
+        Self::reaching(&format!("hosts = [\"http://{host}\"]")).await
     }
 
-    async fn launch(account: &str, sections: &str, host: Option<SocketAddr>) -> Self {
+    /// With other settings of `[wechat]`.
+    pub(crate) async fn reaching(wechat: &str) -> Self {
+        Self::launch("default = true", "", Some(wechat)).await
+    }
+
+    async fn launch(account: &str, sections: &str, reaching: Option<&str>) -> Self {
         secrets::watch().await;
         let clock = Clock::system();
         let settings = simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let host = host.unwrap_or_else(|| upstream.local_addr().expect("bound"));
+        let host = upstream.local_addr().expect("bound");
+        let straight = format!("hosts = [\"http://{host}\"]");
+        let reaching = reaching.unwrap_or(&straight);
         // WeChat outlives the gateway.
         tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
 
@@ -112,7 +120,7 @@ impl App {
             callback = "127.0.0.1:0"
             admin = "127.0.0.1:0"
             [wechat]
-            host = "http://{host}"
+            {reaching}
             [state]
             url = "sqlite:{state}"
             {sections}

@@ -6,7 +6,7 @@ use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
 use crate::{
     config::SecretSource,
     id::AppId,
-    wechat::{Client, Endpoint, token::ClassicToken},
+    wechat::{Client, Endpoint, Tries, token::ClassicToken},
 };
 
 /// For accounts whose other systems use this kind too and that one process refreshes alone.
@@ -28,13 +28,13 @@ impl Source for Classic {
     fn fetch<'a>(
         &'a self,
         client: &'a Client,
-        resend_count: u32,
+        tries: &'a mut Tries,
         _force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         async move {
             let secret = self.secret.read().map_err(SecretUnreadable::from)?;
             let call = ClassicToken { appid: self.app_id.clone(), secret };
-            ask(client, call, resend_count).await
+            ask(client, call, tries).await
         }
         .boxed()
     }

@@ -29,7 +29,7 @@ use crate::{
     flight::{Flight, Run},
     id::{AppId, Secret},
     state::{self, Acquired, SharedToken},
-    wechat::{self, Attempt, Client, Endpoint, Errcode, token::TokenReply},
+    wechat::{self, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
 };
 
 mod classic;
@@ -39,7 +39,8 @@ mod stable;
 const RENEW_AHEAD: Duration = Duration::from_secs(300);
 /// So that replicas do not renew in the same second.
 const RENEW_JITTER: Duration = Duration::from_secs(60);
-/// WeChat's machines take a moment to learn of a new token: until then a refusal proves nothing.
+/// WeChat's machines take a moment to learn of a new token, and those of another host perhaps a
+/// moment longer: so long after a refresh or a change of host a refusal proves nothing.
 const SETTLING: Duration = Duration::from_secs(3);
 /// How long a fetch that brought back the refused value is not repeated.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
@@ -133,7 +134,7 @@ trait Source: fmt::Debug + Send + Sync {
     fn fetch<'a>(
         &'a self,
         client: &'a Client,
-        resend_count: u32,
+        tries: &'a mut Tries,
         force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
 }
@@ -142,11 +143,12 @@ trait Source: fmt::Debug + Send + Sync {
 async fn ask<E: Endpoint<Reply = TokenReply>>(
     client: &Client,
     call: E,
-    resend_count: u32,
+    tries: &mut Tries,
 ) -> Result<Fetched, FetchError> {
     // A refresh serves many calls, so it belongs to the trace of none.
     let parent = &Span::none();
-    let attempt = Attempt { token: None, limit: E::REPLY_LIMIT, resend_count, parent };
+    let limit = E::REPLY_LIMIT;
+    let attempt = Attempt { token: None, limit, time_left: limit, tries, parent };
     Ok(client.send(&call, attempt).await?.into())
 }
 
@@ -301,7 +303,7 @@ impl Tokens {
     }
 
     /// What to try next after WeChat refused `token` for a call to `path`: a newer token, or, soon
-    /// after a refresh, the same one once more.
+    /// after a refresh or a change of host, the same one once more.
     pub async fn refused(
         self: &Arc<Self>,
         token: &Token,
@@ -313,7 +315,11 @@ impl Tokens {
             let mut state = self.lock();
             let now = self.clock.now();
             if let Some(current) = self.current() {
-                let settling = now.duration_since(current.fetched_at) < SETTLING;
+                let moved_at = self.client.host_changed_at();
+                let settling = [Some(current.fetched_at), moved_at]
+                    .into_iter()
+                    .flatten()
+                    .any(|at| now.duration_since(at) < SETTLING);
                 if current.generation != token.generation || settling {
                     return Ok(current);
                 }
@@ -420,11 +426,10 @@ impl Tokens {
         if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
             return Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE));
         }
-        let mut tries = 0;
+        let mut tries = Tries::default();
         loop {
-            tries += 1;
             let sent_at = self.clock.now();
-            match self.source.fetch(&self.client, tries - 1, force).await {
+            match self.source.fetch(&self.client, &mut tries, force).await {
                 Ok(fetched) => {
                     let Fetched { value, life } = &fetched;
                     let life = life.saturating_sub(self.clock.now() - sent_at);
@@ -436,8 +441,8 @@ impl Tokens {
                         _ => self.store(number, fetched, sent_at),
                     });
                 }
-                Err(error) if tries < TRIES && passing(&error) && !force => {
-                    self.clock.sleep(Duration::from_millis(200) * tries).await;
+                Err(error) if tries.count() < TRIES && passing(&error) && !force => {
+                    self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
                     if let Some(fence) = lease {
                         let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
                     }
@@ -587,7 +592,7 @@ mod tests {
             force_refresh: false,
             callback: None,
         };
-        let client = Client::new("http://127.0.0.1:1").expect("a client");
+        let client = Client::new(&config::WeChat::default(), clock).expect("a client");
         let (folder, shared) = state::temporary(clock);
         (folder, Tokens::new(&settings, cache(), client, shared, clock.clone()))
     }

@@ -6,7 +6,7 @@ use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
 use crate::{
     config::SecretSource,
     id::AppId,
-    wechat::{Client, Endpoint, token::StableToken},
+    wechat::{Client, Endpoint, Tries, token::StableToken},
 };
 
 /// The default source: safe for any number of replicas.
@@ -28,13 +28,13 @@ impl Source for Stable {
     fn fetch<'a>(
         &'a self,
         client: &'a Client,
-        resend_count: u32,
+        tries: &'a mut Tries,
         force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         async move {
             let secret = self.secret.read().map_err(SecretUnreadable::from)?;
             let call = StableToken::new(self.app_id.clone(), secret, force);
-            ask(client, call, resend_count).await
+            ask(client, call, tries).await
         }
         .boxed()
     }

@@ -158,7 +158,7 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Set
         plaintext = "behind-a-mesh"
 
         [wechat]
-        host = "http://{simulator}"
+        hosts = ["http://{simulator}"]
         allow_http = true
 
         [state]
@@ -214,7 +214,7 @@ mod tests {
             let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
             assert!(settings.accounts.iter().all(|account| account.callback.is_some()));
-            assert!(!settings.wechat.host.contains("0.0.0.0:"));
+            assert!(!settings.wechat.hosts[0].contains("0.0.0.0:"));
         }
     }
 }

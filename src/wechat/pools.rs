@@ -1,0 +1,115 @@
+//! The connections to WeChat.
+//!
+//! A connection that is kept keeps the address that its host's name once had, and whether the peer
+//! closes it just now nobody knows. Therefore none is kept that was idle for long, and none for
+//! ever: after a while everybody begins anew, with the addresses that the names have then.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::Safety;
+use crate::{clock::Clock, config::Proxy};
+
+/// Until the TCP and TLS handshakes are through.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A read that meets the end of its connection is sent again. Shorter than the minute after which
+/// many servers close.
+const READ_IDLE: Duration = Duration::from_secs(30);
+/// A write that meets the end of its connection may have arrived, and nobody knows. So nearly each
+/// one that comes alone has a connection of its own.
+const WRITE_IDLE: Duration = Duration::from_secs(5);
+/// How long new calls join connections that are never idle, HTTP/2's above all.
+const LIFE: Duration = Duration::from_secs(300);
+
+/// The pools of connections that calls take theirs from.
+#[derive(Debug)]
+pub(super) struct Pools {
+    proxy: Option<Proxy>,
+    clock: Clock,
+    current: Mutex<Current>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    reads: reqwest::Client,
+    writes: reqwest::Client,
+    until: Instant,
+}
+
+impl Pools {
+    pub(super) fn new(proxy: Option<Proxy>, clock: Clock) -> anyhow::Result<Self> {
+        // A second installation is refused and harmless: it is the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let current = Current::new(proxy.as_ref(), clock.now())?;
+        Ok(Self { proxy, clock, current: Mutex::new(current) })
+    }
+
+    /// The pool for a call of this safety.
+    pub(super) fn pool(&self, safety: Safety) -> reqwest::Client {
+        let now = self.clock.now();
+        let old = {
+            let mut current = self.lock();
+            if now < current.until {
+                return current.pool(safety);
+            }
+            // Meanwhile others go on with the old ones.
+            current.until = now + LIFE;
+            current.clone()
+        };
+        match Current::new(self.proxy.as_ref(), now) {
+            Ok(new) => {
+                let pool = new.pool(safety);
+                // Calls under way end on their old connections.
+                *self.lock() = new;
+                pool
+            }
+            Err(error) => {
+                tracing::warn!("connections to WeChat are kept on: {error:#}");
+                old.pool(safety)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        // Every change is complete before anything can panic.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn new(proxy: Option<&Proxy>, now: Instant) -> anyhow::Result<Self> {
+        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(proxy, idle));
+        Ok(Self { reads: reads?, writes: writes?, until: now + LIFE })
+    }
+
+    fn pool(&self, safety: Safety) -> reqwest::Client {
+        match safety {
+            Safety::Read => self.reads.clone(),
+            Safety::Repeatable | Safety::Once(_) => self.writes.clone(),
+        }
+    }
+}
+
+/// WeChat's answer is the verdict, so nothing may be followed, repeated or rerouted unseen.
+fn client(proxy: Option<&Proxy>, idle: Duration) -> anyhow::Result<reqwest::Client> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        // Neither one of the environment's nor any exception of it.
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT_LIMIT)
+        .pool_idle_timeout(idle)
+        .tcp_nodelay(true)
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+    if let Some(proxy) = proxy {
+        let proxy = reqwest::Proxy::all(proxy.url().clone());
+        builder = builder.proxy(proxy.map_err(|_| anyhow::anyhow!("wechat.proxy: no proxy"))?);
+    }
+    builder.build().context("wechat.hosts: no certificate authorities are installed on this system")
+}
