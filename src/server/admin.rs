@@ -2,7 +2,7 @@
 //!
 //! Ready is who can keep what it is given: the state can be written, and the process is not ending.
 //! WeChat's health is no part of it. gRPC health is another question, whether calls are taken at
-//! all; many need no state.
+//! all; reads need no state.
 
 use std::{sync::Arc, time::Duration};
 
