@@ -1,14 +1,15 @@
 //! `[[accounts]]`: on whose behalf WeChat is called.
 
-use std::{collections::HashSet, io, path::PathBuf};
+use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountCallback, Environment, Mistakes,
+    AccountCallback, Environment, Mistakes, SecretSource,
     callback::{self, CallbackMode},
+    secret::{WrittenSecret, resolve},
 };
-use crate::id::{AppId, Secret};
+use crate::id::AppId;
 
 /// One of `[[accounts]]`.
 #[derive(Clone, Debug, Serialize)]
@@ -51,36 +52,6 @@ pub enum TokenKind {
     Stable,
 }
 
-/// Where a secret is.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SecretSource {
-    /// In a file, which is read again whenever the secret is needed.
-    File(PathBuf),
-    /// Known.
-    #[serde(serialize_with = "hidden")]
-    Value(Secret),
-}
-
-impl SecretSource {
-    /// The secret, without the line's end that editors and secret stores add. Never empty: a file
-    /// is, for a moment, while somebody writes it.
-    pub fn read(&self) -> io::Result<Secret> {
-        let path = match self {
-            Self::File(path) => path,
-            Self::Value(secret) => return Ok(secret.clone()),
-        };
-        match std::fs::read_to_string(path)?.trim() {
-            "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
-            secret => Ok(secret.to_owned().into()),
-        }
-    }
-}
-
-fn hidden<S: serde::Serializer>(_: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("[hidden]")
-}
-
 /// As written in the file.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -92,14 +63,6 @@ pub(super) struct Written {
     token: TokenKind,
     force_refresh: bool,
     callback: Option<callback::Written>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "write \"…\", { env = \"NAME\" } or { file = \"PATH\" }")]
-pub(super) enum WrittenSecret {
-    Literal(Secret),
-    Env { env: String },
-    File { file: PathBuf },
 }
 
 pub(super) fn check(
@@ -189,41 +152,6 @@ fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Optio
         callback,
         ..Written::default()
     })
-}
-
-pub(super) fn resolve(
-    written: Option<WrittenSecret>,
-    environment: &Environment,
-    key: &str,
-    mistakes: &mut Mistakes,
-) -> Option<SecretSource> {
-    let secret = match written {
-        None => {
-            mistakes.add(key, "missing");
-            return None;
-        }
-        Some(WrittenSecret::File { file }) => {
-            let name = file.display().to_string();
-            let source = SecretSource::File(file);
-            if let Err(error) = source.read() {
-                mistakes.add(key, format!("{name}: {error}"));
-            }
-            return Some(source);
-        }
-        Some(WrittenSecret::Literal(secret)) => secret,
-        Some(WrittenSecret::Env { env }) => match environment.get(&env) {
-            Some(secret) => secret.clone().into(),
-            None => {
-                mistakes.add(key, format!("the environment has no {env}"));
-                return None;
-            }
-        },
-    };
-    let secret = secret.expose().trim();
-    if secret.is_empty() {
-        mistakes.add(key, "empty");
-    }
-    Some(SecretSource::Value(secret.to_owned().into()))
 }
 
 fn is_app_id(text: &str) -> bool {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     Environment, Mistakes, SecretSource,
-    account::{WrittenSecret, resolve},
+    secret::{WrittenSecret, resolve},
 };
 use crate::seal;
 

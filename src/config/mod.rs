@@ -9,11 +9,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 pub use self::{
-    account::{Account, AccountKind, SecretSource, TokenKind},
+    account::{Account, AccountKind, TokenKind},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     limits::Limits,
     listen::Listen,
+    secret::SecretSource,
     state::{State, StateUrl},
     wechat::{Proxy, WeChat},
 };
@@ -23,6 +24,7 @@ mod audit;
 mod callback;
 mod limits;
 mod listen;
+mod secret;
 mod state;
 mod wechat;
 
