@@ -28,6 +28,7 @@ use crate::{
 mod cache;
 mod district;
 mod journal;
+mod lane;
 mod list;
 mod merchant;
 mod nearby;
@@ -54,7 +55,7 @@ struct Inner {
     state: Arc<dyn State>,
     /// After which time WeChat is asked about a review.
     ask_after: Option<Duration>,
-    updates: turns::Turns<store::Store>,
+    lanes: turns::Turns<String>,
     pictures: store::Pictures,
 }
 
@@ -81,6 +82,8 @@ pub enum Error {
     LaneBusy {
         /// The endpoint.
         path: &'static str,
+        /// How long that takes.
+        wait: Duration,
     },
     /// A write of this name was sent, and nobody knows whether it was executed.
     #[error("the outcome of write {write_id} is not known")]
@@ -173,7 +176,7 @@ impl Operations {
             writes: TaskTracker::new(),
             categories: Cached::new(clock.clone()),
             districts: Cached::new(clock.clone()),
-            updates: turns::Turns::default(),
+            lanes: turns::Turns::default(),
             pictures: store::Pictures::default(),
             clock,
         }))

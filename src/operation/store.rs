@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Operations, turns::Turn};
+use super::{Error, Operations};
 use crate::{
     account::Account,
     context::Context,
@@ -21,13 +21,11 @@ use crate::{
         store::state,
     },
     wechat::{
-        Endpoint, Int,
+        Int,
         store::{GetStoreInfo, StoreInfo, UpdateStore},
     },
 };
 
-/// A turn that comes later than this before the deadline comes too late for an answer.
-const LEAST_TIME: Duration = Duration::from_millis(100);
 /// No review of pictures was heard of that took longer.
 const REVIEW_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// So long a store may still be shown as it was before an update.
@@ -48,10 +46,17 @@ impl Operations {
     ) -> Result<pb::UpdateStoreResponse, Error> {
         self.journaled::<UpdateStore, _, _>(ctx, |ops, account, ctx, sending| async move {
             let store = (account.app_id.clone(), change.poi_id.clone());
-            let waits = sending.left.run_until_cancelled(ops.turn(&ctx, &store));
-            let _turn = waits.await.unwrap_or(Err(Error::Deadline))?;
-            let call = ops.completed(&account, &ctx, &store, change, &sending.left).await?;
-            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
+            let lane = format!("lane/update_store/{}/{}", store.0, store.1);
+            let left = &sending.left;
+            let lane = ops.enter_lane::<UpdateStore>(&ctx, lane, Duration::ZERO, left).await?;
+            let sent = async {
+                let call = ops.completed(&account, &ctx, &store, change, left).await?;
+                let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
+                Ok((call, reply))
+            };
+            let sent = sent.await;
+            lane.leave(sent.as_ref().is_err_and(Error::leaves_doubt)).await;
+            let (call, reply) = sent?;
             let data = reply.data.unwrap_or_default();
             // A flag, whatever its name says.
             let reviewed = data.has_audit_id == Int(Some(1));
@@ -64,18 +69,6 @@ impl Operations {
             Ok(updated(call, Some(submission)))
         })
         .await
-    }
-
-    /// Waits until no other update of the store is under way.
-    async fn turn(&self, ctx: &Context, store: &Store) -> Result<Turn<Store>, Error> {
-        let too_late = ctx.deadline.checked_sub(LEAST_TIME).unwrap_or(ctx.deadline);
-        tokio::select! {
-            biased;
-            turn = self.0.updates.take(store.clone()) => Ok(turn),
-            () = self.clock().sleep_until(too_late) => {
-                Err(Error::LaneBusy { path: UpdateStore::PATH })
-            }
-        }
     }
 
     /// The pictures that were last submitted for a store, if their review is not known to have ended.

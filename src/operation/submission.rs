@@ -26,7 +26,18 @@ impl Operations {
         answer: impl FnOnce(E::Reply, pb::Submission) -> R + Send + 'static,
     ) -> Result<R, Error> {
         self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
-            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
+            let lane = match E::PACE {
+                Some(pace) => {
+                    let lane = format!("lane{}/{}", E::PATH, account.app_id);
+                    Some(ops.enter_lane::<E>(&ctx, lane, pace, &sending.left).await?)
+                }
+                None => None,
+            };
+            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await;
+            if let Some(lane) = lane {
+                lane.leave(reply.as_ref().is_err_and(Error::leaves_doubt)).await;
+            }
+            let reply = reply?;
             let review = call.review(&reply);
             let submission = ops.remember(&account.app_id, &ctx, review).await;
             Ok(answer(reply, submission))

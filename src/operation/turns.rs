@@ -34,6 +34,12 @@ struct Place<K: Eq + Hash> {
 }
 
 impl<K: Clone + Eq + Hash> Turns<K> {
+    /// How many have or await a turn.
+    pub(super) fn people(&self, key: &K) -> u32 {
+        let people = self.lock().get(key).map_or(0, |queue| queue.people);
+        people.try_into().unwrap_or(u32::MAX)
+    }
+
     /// Waits for a turn. A waiter that is dropped leaves the queue.
     pub(super) async fn take(&self, key: K) -> Turn<K> {
         let lane = {
@@ -63,6 +69,12 @@ impl<K> Default for Turns<K> {
 impl<K> fmt::Debug for Turns<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turns").field("keys", &self.lock().len()).finish()
+    }
+}
+
+impl<K: Eq + Hash> fmt::Debug for Turn<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Turn")
     }
 }
 

@@ -146,7 +146,7 @@ impl From<Error> for Status {
             Error::Deadline => deadline("before the call was sent", Stage::Admitted),
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
-            Error::LaneBusy { path } => lane_busy(path),
+            Error::LaneBusy { path, wait } => lane_busy(path, wait),
             Error::OutcomeUnknown { path, write_id } => outcome_unknown(path, &write_id),
             Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
@@ -234,12 +234,12 @@ fn deadline(when: &str, stage: Stage) -> Failure {
     Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
 }
 
-fn lane_busy(path: &'static str) -> Failure {
+fn lane_busy(path: &'static str, wait: Duration) -> Failure {
     let message = "others are before this one, and its turn would come too late; nothing was sent";
     Failure::new(Code::ResourceExhausted, ErrorReason::LaneBusy, message)
         .with("mender", Mender::Wait.as_str())
         .with("path", path)
-        .retry_after(Duration::from_secs(1))
+        .retry_after(wait.max(Duration::from_secs(1)))
 }
 
 fn overloaded(path: &'static str) -> Failure {
@@ -584,7 +584,11 @@ mod tests {
         let refused = wechat::Error::Refused { code: Errcode(40164), message: String::new() };
         for (status, seconds) in [
             (refusal("/wxa/get_store_list", -1, "busy"), 1),
-            (Error::LaneBusy { path: "/wxa/update_store" }.into(), 1),
+            (
+                Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }
+                    .into(),
+                1,
+            ),
             (overloaded("/wxa/update_store").into(), 1),
             (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
             (unavailable(refused), 7),
@@ -645,7 +649,7 @@ mod tests {
             Error::Account(account::Error::WrongKind { app_id: app_id(), needed }).into(),
             Error::Deadline.into(),
             Error::DistrictUnknown { district: cause() }.into(),
-            Error::LaneBusy { path: "/wxa/update_store" }.into(),
+            Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
             overloaded("/wxa/update_store").into(),
             Error::Stopped.into(),
             token(token::Error::BudgetSpent),

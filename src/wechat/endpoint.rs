@@ -18,6 +18,9 @@ pub trait Endpoint: Serialize + Send + Sync + 'static {
     const SAFETY: Safety;
     /// How this endpoint reports failure.
     const ENVELOPE: Envelope = Envelope::Errcode;
+    /// Set where WeChat takes the calls of an account one at a time: how long after an answer the
+    /// next may follow.
+    const PACE: Option<Duration> = None;
     /// The longest wait for the whole reply.
     const REPLY_LIMIT: Duration = Duration::from_secs(10);
     /// The longest reply that is read, in bytes. It bounds what a call can cost in memory.

@@ -1,5 +1,7 @@
 //! Places at which a mini program appears nearby (附近的小程序).
 
+use std::time::Duration;
+
 use http::Method;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +112,8 @@ impl Endpoint for AddNearbyPoi {
     const PATH: &'static str = "/wxa/addnearbypoi";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::ListedNearbyPoi);
+    // 使用时间隔1s进行串行调用
+    const PACE: Option<Duration> = Some(Duration::from_secs(1));
     type Reply = AddNearbyPoiReply;
 }
 

@@ -17,6 +17,7 @@ mod forms;
 mod fuzz;
 mod hostile;
 mod hosts;
+mod lanes;
 mod lifecycle;
 mod map_poi;
 mod media;

@@ -1,0 +1,84 @@
+//! Writes that WeChat wants one after another.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    pb,
+    simulator::{Fault, faults::Kind},
+};
+
+use crate::support::{App, is, nearby_profile, patient, reason, within};
+
+const ADD: &str = "/wxa/addnearbypoi";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A place that is one of many.
+fn place(map_poi_id: &str, credential: usize) -> pb::AddNearbyPoiRequest {
+    let profile = pb::NearbyPoiProfile {
+        credential: format!("15671819351828{credential}"),
+        ..nearby_profile(map_poi_id)
+    };
+    pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() }
+}
+
+async fn add(app: &App, place: pb::AddNearbyPoiRequest, patience: Duration) -> Result<(), Status> {
+    app.nearby().add_nearby_poi(patient(place, patience)).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_added_one_at_a_time_and_a_second_apart() {
+    let app = App::start().await;
+    let places = app.places(3).await;
+    let calls = places.iter().enumerate().map(|(n, id)| add(&app, place(id, n), SOON));
+    for added in join_all(calls).await {
+        added.expect("submitted");
+    }
+    let times: Vec<_> = app.wechat.calls(ADD).iter().map(|call| call.at_unix_ms).collect();
+    assert_eq!(times.len(), 3, "none was refused");
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 1_000), "{times:?}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
+    let app = App::start().await;
+    let places = app.places(6).await;
+    let patience = Duration::from_millis(2_500);
+    let calls = places.iter().enumerate().map(|(n, id)| add(&app, place(id, n), patience));
+    let (mut added, mut told) = (0, 0);
+    for answer in join_all(calls).await {
+        match answer {
+            Ok(()) => added += 1,
+            Err(status) => {
+                assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
+                let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+                assert!(retry.is_some_and(|wait| wait >= Duration::from_secs(1)));
+                told += 1;
+            }
+        }
+    }
+    assert!(added >= 1 && told >= 2 && added + told == 6, "{added} added, {told} told");
+    assert_eq!(app.count(ADD), added, "who was told was not sent");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_reply_the_lane_waits_until_the_call_cannot_arrive_any_more() {
+    let app = App::start().await;
+    let places = app.places(2).await;
+    app.wechat.fault(Fault::new(ADD, Kind::ResetBefore));
+    let lost = add(&app, place(&places[0], 1), SOON).await.expect_err("no reply");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    let next = add(&app, place(&places[1], 2), Duration::from_secs(40));
+    let wait = async {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(app.count(ADD), 1, "it may still arrive");
+        app.clock.advance(Duration::from_secs(9));
+    };
+    let (next, ()) = tokio::join!(within(SOON, next), wait);
+    next.expect("submitted");
+    app.stop().await;
+}
