@@ -19,7 +19,7 @@ use crate::{
         self, AuditEvent, AuditState, EventOrigin, GetMerchantAuditResponse, LegacyStore,
         SubmissionKind, UpgradeState,
     },
-    state::{self, Appended, EventKey, NewEvent, Origin, SubmissionQuery, is_open},
+    state::{self, Appended, EventKey, NewEvent, Origin, SubmissionQuery, is_decided, is_open},
     translate::{Evidence, Remembered, audit::reconciled, page::Cursor, store::fingerprint},
     wechat::{
         merchant::GetMerchantAuditInfo,
@@ -171,9 +171,7 @@ impl<'a> Round<'a> {
             // Nobody can be asked about a place.
             SubmissionKind::MapPoi | SubmissionKind::Unspecified => None,
         };
-        let ended = |state| {
-            !is_open(state) && !matches!(state, AuditState::Unspecified | AuditState::NotSubmitted)
-        };
+        let ended = |state| is_decided(state) && state != AuditState::NotSubmitted;
         Ok(found.filter(|finding| ended(finding.state)))
     }
 

@@ -572,6 +572,11 @@ pub struct SharedToken {
     pub age: Duration,
 }
 
+/// Whether a result in this state ends a review.
+pub(crate) const fn is_decided(state: AuditState) -> bool {
+    !is_open(state) && !matches!(state, AuditState::Unspecified)
+}
+
 /// Whether a review is still going on.
 pub(crate) const fn is_open(state: AuditState) -> bool {
     matches!(state, AuditState::AwaitingAdmin | AuditState::InReview)

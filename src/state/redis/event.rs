@@ -6,10 +6,10 @@ use ::redis::Script;
 
 use super::connection::{Connection, damaged, lua, millis};
 use crate::{
-    pb::{AuditState, SubmissionKind},
+    pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        WRITES_KEPT, is_open,
+        WRITES_KEPT, is_decided,
     },
 };
 
@@ -47,7 +47,6 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
         Origin::Pushed => (true, ""),
         Origin::Reconciled { submission_id } => (false, submission_id.as_str()),
     };
-    let settles = !is_open(state) && state != AuditState::Unspecified;
     let mut call = redis.call(&APPEND);
     call.arg("key").arg(&key.0[..]);
     call.arg("event_id").arg(event_id);
@@ -55,7 +54,7 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
     call.arg("kind").arg(kind as i32);
     call.arg("audit_id").arg(audit_id.as_str());
     call.arg("state").arg(state as i32);
-    call.arg("settles").arg(u8::from(settles));
+    call.arg("settles").arg(u8::from(is_decided(state)));
     call.arg("reason").arg(reason);
     call.arg("poi_id").arg(poi_id.as_str());
     call.arg("map_poi_id").arg(map_poi_id.as_str());

@@ -5,10 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{SCAN, storable, submission};
 use crate::{
     id::AppId,
-    pb::{AuditState, SubmissionKind},
+    pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        is_open,
+        is_decided,
     },
 };
 
@@ -54,7 +54,7 @@ pub(super) fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<Appe
     };
     link(db, &review)?;
 
-    let decided = event.state != AuditState::Unspecified && !is_open(event.state);
+    let decided = is_decided(event.state);
     let pushed = event.origin == Origin::Pushed;
     let event_time = storable(event.event_time);
     let (mut amends, mut superseded_by) = (String::new(), String::new());
