@@ -23,6 +23,9 @@ use crate::{
 /// In characters, as `proto/` says.
 const LONGEST_REFERENCE: usize = 64;
 
+/// An answer that is begun later than this before the deadline comes too late.
+const LEAST_TIME: Duration = Duration::from_millis(100);
+
 /// What every call carries along.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -103,6 +106,11 @@ impl Context {
     /// call has come.
     pub fn beforehand(&self) -> Self {
         Self { stage: StageCell::default(), ..self.clone() }
+    }
+
+    /// How long this can still wait for others: what comes later comes too late for an answer.
+    pub fn patience(&self, clock: &Clock) -> Duration {
+        self.time_left(clock).saturating_sub(LEAST_TIME)
     }
 
     /// How long an answer is still of use.

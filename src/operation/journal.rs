@@ -25,8 +25,6 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 const SEND_MARGIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody else has ended the write.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// So long before the deadline there is still an answer.
-const LEAST_TIME: Duration = Duration::from_millis(100);
 /// Whoever waits for an answer waits no longer for the end to be noted.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure of the state.
@@ -130,7 +128,7 @@ impl Operations {
             let write_id = running.write_id.clone();
             let mut rest = running.rest;
             while is_running(state.write(&write_id).await?, &mut rest) {
-                if ctx.time_left(self.clock()) <= LEAST_TIME || left.is_cancelled() {
+                if ctx.patience(self.clock()).is_zero() || left.is_cancelled() {
                     return Err(Error::WriteInProgress { write_id, rest });
                 }
                 self.clock().sleep(LOOK_AGAIN).await;

@@ -11,8 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Operations, turns::Turn};
 use crate::{context::Context, state::Acquired, wechat::Endpoint};
 
-/// A turn that comes later than this before the deadline comes too late for an answer.
-const LEAST_TIME: Duration = Duration::from_millis(100);
 /// How often it is looked whether another replica has left the lane.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Beyond the deadline and WeChat's time to answer: then the call is over in any case.
@@ -51,7 +49,7 @@ impl Operations {
         pace: Duration,
     ) -> Result<Lane, Error> {
         let busy = |wait| Error::LaneBusy { path: E::PATH, wait };
-        let patience = || ctx.time_left(self.clock()).saturating_sub(LEAST_TIME);
+        let patience = || ctx.patience(self.clock());
         let before_us = pace * self.0.lanes.people(&name);
         if before_us >= patience() {
             return Err(busy(before_us));
