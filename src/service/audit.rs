@@ -15,10 +15,8 @@ use crate::{
     },
     translate::{
         Check, Invalid,
-        audit::{
-            Filter, page_token, read_page_token, wanted_events, wanted_submission,
-            wanted_submissions,
-        },
+        audit::{Filter, wanted_events, wanted_submission, wanted_submissions},
+        page::{page_token, read_page_token},
     },
 };
 

@@ -11,7 +11,7 @@ use crate::{
     pb::{self, get_write_request::Name, write_service_server::WriteService},
     state::{self, State, WriteQuery},
     translate::{
-        audit::{page_token, read_page_token},
+        page::{page_token, read_page_token},
         write::{resolution, wanted_write, wanted_writes, write},
     },
 };

@@ -1,15 +1,10 @@
 //! Events and submissions, from the state to the caller.
 
-use std::time::{Duration, UNIX_EPOCH};
-
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use prost::Message;
-use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::{
     Check, Invalid,
-    page::Foreign,
     submission::{Remembered, damaged, time},
 };
 use crate::{
@@ -17,11 +12,6 @@ use crate::{
     pb::{self, AuditState, SubmissionKind, audit_event::Detail},
     state::{self, Event, EventQuery, SubmissionQuery},
 };
-
-/// The most rows of a page.
-const MOST_ROWS: u32 = 1000;
-/// How many rows a page has where the caller names no number.
-const ROWS: u32 = 100;
 
 /// An event of the log as a caller sees it: with what the log and the submission know.
 pub(crate) fn event(stored: &Event) -> Result<pb::AuditEvent, state::Error> {
@@ -152,31 +142,11 @@ pub(crate) fn wanted_submission(request: pb::GetSubmissionRequest) -> Result<Str
     check.done(submission_id)
 }
 
-/// A `page_token`: where the page begins, of which list.
-pub(crate) fn page_token(list: &str, after: u64) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(format!("{list}/{after}"))
-}
-
-/// Reads a caller's `page_token`; empty means the beginning.
-pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
-    if token.is_empty() {
-        return Ok(0);
-    }
-    let text = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| Foreign)?;
-    let text = String::from_utf8(text).map_err(|_| Foreign)?;
-    let (of, after) = text.rsplit_once('/').ok_or(Foreign)?;
-    if of == list { after.parse().map_err(|_| Foreign) } else { Err(Foreign) }
-}
-
 fn account(app_id: String) -> Option<AppId> {
     Some(app_id).filter(|app_id| !app_id.is_empty()).map(Into::into)
 }
 
 impl Check {
-    pub(super) fn rows(&mut self, page_size: i32) -> usize {
-        self.page_size(page_size, ROWS, MOST_ROWS).try_into().unwrap_or(usize::MAX)
-    }
-
     fn kinds(&mut self, kinds: &[i32]) -> Vec<SubmissionKind> {
         let known = |kind: &i32| match SubmissionKind::try_from(*kind) {
             Ok(SubmissionKind::Unspecified) | Err(_) => None,
@@ -187,22 +157,6 @@ impl Check {
 
     fn states(&mut self, states: &[i32]) -> Vec<AuditState> {
         self.each("states", states, |state| AuditState::try_from(*state).ok())
-    }
-
-    pub(super) fn each<T>(
-        &mut self,
-        field: &str,
-        values: &[i32],
-        known: fn(&i32) -> Option<T>,
-    ) -> Vec<T> {
-        let mut read = Vec::new();
-        for (index, value) in values.iter().enumerate() {
-            match known(value) {
-                Some(value) => read.push(value),
-                None => self.refuse(format!("{field}[{index}]"), "has to be one of its values"),
-            }
-        }
-        read
     }
 
     fn submission_id(&mut self, id: String) -> Option<String> {
@@ -217,19 +171,5 @@ impl Check {
                 None
             }
         }
-    }
-
-    /// A moment, in milliseconds since 1970.
-    pub(super) fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
-        let moment = moment?;
-        let since = std::time::SystemTime::try_from(moment)
-            .ok()
-            .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
-            .map(|since: Duration| since.as_millis())
-            .and_then(|millis| u64::try_from(millis).ok());
-        if since.is_none() {
-            self.refuse(field, "has to be a time after 1970");
-        }
-        since
     }
 }

@@ -1,5 +1,8 @@
 //! Checks what a caller sent and gathers every mistake, not only the first.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost_types::Timestamp;
 use uuid::Uuid;
 
 use crate::id::MediaId;
@@ -40,6 +43,36 @@ impl Check {
     /// The translation, if there was no mistake.
     pub(crate) fn done<T>(self, translation: T) -> Result<T, Invalid> {
         if self.0.is_empty() { Ok(translation) } else { Err(Invalid(self.0)) }
+    }
+
+    /// Each of these has to be one of its enum's values.
+    pub(super) fn each<T>(
+        &mut self,
+        field: &str,
+        values: &[i32],
+        known: fn(&i32) -> Option<T>,
+    ) -> Vec<T> {
+        let mut read = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            match known(value) {
+                Some(value) => read.push(value),
+                None => self.refuse(format!("{field}[{index}]"), "has to be one of its values"),
+            }
+        }
+        read
+    }
+
+    /// A moment, in milliseconds since 1970.
+    pub(super) fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
+        let moment = moment?;
+        let since = SystemTime::try_from(moment)
+            .ok()
+            .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| u64::try_from(since.as_millis()).ok());
+        if since.is_none() {
+            self.refuse(field, "has to be a time after 1970");
+        }
+        since
     }
 
     /// Text that has to be there.

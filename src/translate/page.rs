@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Check;
 
+/// Rows of a list of our own, where the caller names no number, and at most.
+const ROWS: u32 = 100;
+const MOST_ROWS: u32 = 1000;
+
 /// So many of the last ids are remembered: a page may lose all but one of them meanwhile.
 const REMEMBERED: usize = 8;
 
@@ -82,7 +86,28 @@ impl Cursor {
     }
 }
 
+/// A `page_token` of a list of our own, which never moves: after which row the page begins.
+pub(crate) fn page_token(list: &str, after: u64) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{list}/{after}"))
+}
+
+/// Reads a caller's `page_token`; empty means the beginning.
+pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
+    if token.is_empty() {
+        return Ok(0);
+    }
+    let text = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| Foreign)?;
+    let text = String::from_utf8(text).map_err(|_| Foreign)?;
+    let (of, after) = text.rsplit_once('/').ok_or(Foreign)?;
+    if of == list { after.parse().map_err(|_| Foreign) } else { Err(Foreign) }
+}
+
 impl Check {
+    /// How many rows of a list of our own to give.
+    pub(super) fn rows(&mut self, page_size: i32) -> usize {
+        self.page_size(page_size, ROWS, MOST_ROWS).try_into().unwrap_or(usize::MAX)
+    }
+
     /// How many rows to give: 0 means `default`, more than `max` means `max`.
     pub(crate) fn page_size(&mut self, size: i32, default: u32, max: u32) -> u32 {
         match u32::try_from(size) {
