@@ -9,7 +9,9 @@ use wechat_store_gateway::{
     simulator::{Fault, faults::Kind},
 };
 
-use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within};
+use crate::support::{
+    App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_map_poi, patient, reason, within,
+};
 
 /// Ours, which applies where the caller sets none; the caller's own timer would race with our answer
 /// on a busy machine.
@@ -44,18 +46,7 @@ async fn what_is_read_before_a_write_is_not_the_write() {
     let app = App::with_sections("[limits]\ndefault_deadline_ms = 1000").await;
     app.fault("/wxa/get_district", Kind::Hold);
     app.fault("/wxa/get_store_info", Kind::Hold);
-    let place = pb::CreateMapPoiRequest {
-        name: "巷口小馆".to_owned(),
-        district_id: "440105".to_owned(),
-        address: "新港中路397号".to_owned(),
-        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
-        category: "美食:中餐厅".to_owned(),
-        telephones: vec!["020-89190388".to_owned()],
-        photo_url: "http://mmbiz.qpic.cn/a/0".to_owned(),
-        licence_url: "http://mmbiz.qpic.cn/b/0".to_owned(),
-        introduction: "家常菜".to_owned(),
-        ..Default::default()
-    };
+    let place = new_map_poi();
     let store = pb::UpdateStoreRequest {
         poi_id: "472671857".to_owned(),
         contact_phone: Some("020-89190388".to_owned()),

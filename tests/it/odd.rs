@@ -11,7 +11,7 @@ use wechat_store_gateway::{
 
 use crate::{
     contract::rpcs,
-    support::{App, nearby_profile, new_store, png, reason, within},
+    support::{App, nearby_profile, new_map_poi, new_store, png, reason, within},
 };
 
 const PLACE: &str = "2708071440732747189";
@@ -86,18 +86,7 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
         keyword: text("工厂"),
         ..Default::default()
     }));
-    call!(map_pois.create_map_poi(pb::CreateMapPoiRequest {
-        name: text("巷口小馆"),
-        district_id: text("440105"),
-        address: text("新港中路397号"),
-        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
-        category: text("美食:中餐厅"),
-        telephones: vec![text("020-89190388")],
-        photo_url: text("http://mmbiz.qpic.cn/a"),
-        licence_url: text("http://mmbiz.qpic.cn/b"),
-        introduction: text("家常菜"),
-        ..Default::default()
-    }));
+    call!(map_pois.create_map_poi(new_map_poi()));
     call!(stores.add_store(new_store(PLACE, "1")));
     call!(stores.list_stores(pb::ListStoresRequest::default()));
     for audit in app.wechat.audits() {

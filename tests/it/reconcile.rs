@@ -10,7 +10,7 @@ use wechat_store_gateway::{
 
 use crate::{
     audit::{Watch, latest},
-    support::{App, nearby_profile, new_store, within},
+    support::{App, nearby_profile, new_map_poi, new_store, within},
 };
 
 /// Asks after a fifth of a second, and then every third.
@@ -295,19 +295,8 @@ async fn the_result_of_the_application_before_is_not_that_of_the_next() {
 async fn nobody_can_be_asked_about_a_place_on_the_map() {
     let overdue = "overdue_after_hours = 24";
     let app = App::with_sections(&format!("{EAGER}\n{overdue}")).await;
-    let request = pb::CreateMapPoiRequest {
-        name: "巷口小馆".to_owned(),
-        district_id: "440105".to_owned(),
-        address: "新港中路397号".to_owned(),
-        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
-        category: "美食:中餐厅".to_owned(),
-        telephones: vec!["020-89190388".to_owned()],
-        photo_url: "http://mmbiz.qpic.cn/a".to_owned(),
-        licence_url: "http://mmbiz.qpic.cn/b".to_owned(),
-        introduction: "家常菜".to_owned(),
-        ..Default::default()
-    };
-    let answer = app.map_pois().create_map_poi(request).await.expect("submitted").into_inner();
+    let answer =
+        app.map_pois().create_map_poi(new_map_poi()).await.expect("submitted").into_inner();
     let place = answer.submission.expect("a submission");
     app.decide_silently(&place.audit_id, Decision::Approve);
     // Whoever comes later has been asked about twice.

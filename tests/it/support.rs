@@ -481,6 +481,22 @@ pub(crate) fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreReque
     }
 }
 
+/// A place for the map.
+pub(crate) fn new_map_poi() -> pb::CreateMapPoiRequest {
+    pb::CreateMapPoiRequest {
+        name: "巷口小馆".to_owned(),
+        district_id: "440105".to_owned(),
+        address: "新港中路397号".to_owned(),
+        location: Some(pb::LatLng { latitude: 23.09, longitude: 113.32 }),
+        category: "美食:中餐厅".to_owned(),
+        telephones: vec!["020-89190388".to_owned()],
+        photo_url: "http://mmbiz.qpic.cn/a/0".to_owned(),
+        licence_url: "http://mmbiz.qpic.cn/b/0".to_owned(),
+        introduction: "家常菜".to_owned(),
+        ..Default::default()
+    }
+}
+
 /// A nearby place.
 pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
     pb::NearbyPoiProfile {
