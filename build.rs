@@ -29,18 +29,40 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Says of every request which account and which write it names, and of every response to a write
 /// how it looks where WeChat's was lost.
 fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error> {
-    let mut code = String::new();
+    let (mut code, mut settled) = (String::new(), String::new());
     let messages = descriptors.file.iter().flat_map(|file| &file.message_type);
     let services = || descriptors.file.iter().flat_map(|file| &file.service);
     for message in messages {
         let name = message.name();
-        if message.field.iter().any(|field| field.name() == "settled") {
+        let has = |field: &str| message.field.iter().any(|candidate| candidate.name() == field);
+        if has("settled") {
+            let poi_id = if has("submission") && has("poi_id") {
+                "if let Some(submission) = &submission { self.poi_id.clone_from(&submission.poi_id); }"
+            } else {
+                ""
+            };
+            let submission = match has("submission") {
+                true => "self.submission = submission;",
+                false => "let _ = submission;",
+            };
             writeln!(
                 code,
                 "impl Settled for {name} {{
-                    fn settled() -> Self {{ Self {{ settled: true, ..Self::default() }} }}
+                    fn settle(&mut self, submission: Option<Submission>) {{
+                        {poi_id}
+                        {submission}
+                        self.settled = true;
+                    }}
                 }}"
             )?;
+            let method = services().find_map(|service| {
+                let answers = format!(".wechat.store.v1.{name}");
+                let method =
+                    service.method.iter().find(|method| method.output_type() == answers)?;
+                Some(format!("{}/{}", service.name(), method.name()))
+            });
+            let method = method.unwrap_or_default();
+            writeln!(settled, "{method:?} => by_type::<{name}>(response, submission),")?;
         }
         let method = services().find_map(|service| {
             let takes = format!(".wechat.store.v1.{name}");
@@ -49,8 +71,7 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
         });
         let Some(method) = method.filter(|_| name.ends_with("Request")) else { continue };
         let take = |field: &str| {
-            let known = message.field.iter().any(|candidate| candidate.name() == field);
-            if known {
+            if has(field) {
                 format!("std::mem::take(&mut self.{field})")
             } else {
                 "String::new()".into()
@@ -69,5 +90,30 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
             take("client_reference"),
         )?;
     }
+    writeln!(
+        code,
+        "/// The response to a write of this method, encoded, as [`Settled::settle`] makes it from
+        /// an encoded one that may be empty. `None` if it writes nothing.
+        ///
+        /// Fails where it is no such response.
+        pub fn settled(
+            method: &str,
+            response: &[u8],
+            submission: Option<Submission>,
+        ) -> Result<Option<Vec<u8>>, prost::DecodeError> {{
+            fn by_type<R: Settled>(
+                response: &[u8],
+                submission: Option<Submission>,
+            ) -> Result<Option<Vec<u8>>, prost::DecodeError> {{
+                let mut response = R::decode(response)?;
+                response.settle(submission);
+                Ok(Some(response.encode_to_vec()))
+            }}
+            match method {{
+                {settled}
+                _ => Ok(None),
+            }}
+        }}"
+    )?;
     Ok(code)
 }

@@ -28,6 +28,7 @@ pub trait Addressed: prost::Message {
 
 /// The response to a write.
 pub trait Settled: prost::Message + Default {
-    /// What is left to say where it is only known that the write got through.
-    fn settled() -> Self;
+    /// Says that the write got through although WeChat's reply was lost, and what came of it, where
+    /// that is reviewed.
+    fn settle(&mut self, submission: Option<Submission>);
 }

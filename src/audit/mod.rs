@@ -6,7 +6,12 @@
 //! * `cursor` says where a watcher is, and notices a log that is another one or lost its end.
 //! * `reconcile` asks WeChat about reviews of which no push came.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +26,7 @@ pub(crate) use self::{
 use crate::{
     clock::Clock,
     config,
+    id::AppId,
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
     translate::{self, Remembered, audit::Filter},
@@ -46,6 +52,7 @@ struct Inner {
     settings: config::Audit,
     retention: Duration,
     tail: Tail,
+    pushed: Mutex<HashSet<AppId>>,
     stop: CancellationToken,
 }
 
@@ -85,13 +92,36 @@ impl Audits {
         stop: CancellationToken,
     ) -> Self {
         let (settings, retention) = (settings.audit.clone(), settings.state.retention());
-        Self(Arc::new(Inner { state, clock, settings, retention, tail: Tail::default(), stop }))
+        Self(Arc::new(Inner {
+            state,
+            clock,
+            settings,
+            retention,
+            tail: Tail::default(),
+            pushed: Mutex::default(),
+            stop,
+        }))
     }
 
     /// Takes an event into the log; durable when this returns. Its future may be dropped, but then
     /// nobody knows whether it is.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, state::Error> {
-        self.0.state.append(event).await
+        let app_id = event.app_id.clone();
+        let appended = self.0.state.append(event).await?;
+        if let Appended::New(_) = appended {
+            self.lock_pushed().insert(app_id);
+        }
+        Ok(appended)
+    }
+
+    /// Of which accounts events came since this was asked last.
+    pub(crate) fn pushed(&self) -> HashSet<AppId> {
+        mem::take(&mut self.lock_pushed())
+    }
+
+    fn lock_pushed(&self) -> MutexGuard<'_, HashSet<AppId>> {
+        // Every change is complete before anything can panic.
+        self.0.pushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the log for the watchers and forgets what is too old, until the process ends.

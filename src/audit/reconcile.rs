@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prost::Message;
@@ -16,15 +16,12 @@ use crate::{
     id::MapPoiId,
     operation::{Error, Operations},
     pb::{
-        self, AuditEvent, AuditState, EventOrigin, GetMerchantAuditResponse, LegacyStore,
-        SubmissionKind, UpgradeState,
+        self, AuditEvent, AuditState, EventOrigin, GetMerchantAuditResponse, SubmissionKind,
+        UpgradeState,
     },
-    state::{self, Appended, EventKey, NewEvent, Origin, SubmissionQuery, is_decided, is_open},
-    translate::{Evidence, Remembered, audit::reconciled, page::Cursor, store::fingerprint},
-    wechat::{
-        merchant::GetMerchantAuditInfo,
-        store::{GetPoiList, GetStoreInfo, GetStoreList},
-    },
+    state::{self, Appended, EventKey, NewEvent, Origin, is_decided},
+    translate::{Evidence, Remembered, audit::reconciled, merchant::other_audit},
+    wechat::{merchant::GetMerchantAuditInfo, store::GetStoreInfo},
 };
 
 /// How often it is looked whether there is something to ask about: each time may read whole lists,
@@ -36,8 +33,6 @@ const LEAST_REST: Duration = Duration::from_millis(50);
 const BATCH: usize = 32;
 /// For all calls about one review.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// So many nearby places are looked at at most: more than WeChat grants anybody.
-const MOST_PLACES: u32 = 1000;
 
 /// How a review ended, by what WeChat shows.
 #[derive(Debug, Default)]
@@ -68,15 +63,14 @@ pub(crate) async fn reconcile(audits: Audits, ops: Operations) {
     stop.run_until_cancelled(ask_for_ever).await;
 }
 
-/// Asks about all whose time has come. What WeChat lists is asked for once, however many reviews it
+/// Asks about all whose time has come. What WeChat shows is asked for once, however many reviews it
 /// is about: a list may take hundreds of calls.
 struct Round<'a> {
     audits: &'a Audits,
     ops: &'a Operations,
     merchants: ByAccount<GetMerchantAuditResponse>,
-    stores: ByAccount<Vec<pb::Store>>,
-    legacy_stores: ByAccount<Vec<LegacyStore>>,
-    nearby_pois: ByAccount<Vec<pb::NearbyPoi>>,
+    /// What was listed before is too old.
+    began: Instant,
 }
 
 /// What WeChat shows of each account, or why it does not.
@@ -98,14 +92,7 @@ async fn once<'a, T>(
 
 impl<'a> Round<'a> {
     fn new(audits: &'a Audits, ops: &'a Operations) -> Self {
-        Self {
-            audits,
-            ops,
-            merchants: HashMap::new(),
-            stores: HashMap::new(),
-            legacy_stores: HashMap::new(),
-            nearby_pois: HashMap::new(),
-        }
+        Self { audits, ops, merchants: HashMap::new(), began: ops.clock().now() }
     }
 
     async fn run(mut self) -> Result<(), super::Error> {
@@ -130,7 +117,7 @@ impl<'a> Round<'a> {
         let mut ctx = Context::internal(clock.now() + PATIENCE);
         ctx.app_id.clone_from(&submission.app_id);
         let submission_id = &submission.submission_id;
-        match self.find(&ctx, &submission, &evidence).await {
+        match self.find(&ctx, &submission, evidence.as_ref()).await {
             Ok(Some(finding)) => {
                 let event = event(&submission, finding, clock.unix());
                 if let Appended::New(_) = state.append(event).await? {
@@ -158,15 +145,16 @@ impl<'a> Round<'a> {
         &mut self,
         ctx: &Context,
         submission: &pb::Submission,
-        evidence: &Evidence,
+        evidence: Option<&Evidence>,
     ) -> Result<Option<Finding>, Error> {
         let found = match submission.kind() {
-            SubmissionKind::Merchant => self.merchant(ctx, submission).await?,
+            SubmissionKind::Merchant => self.merchant(ctx, submission, evidence).await?,
             SubmissionKind::NearbyPoi => self.nearby_poi(ctx, submission).await?,
-            SubmissionKind::Store if evidence.legacy_poi_id.is_empty() => {
-                self.store(ctx, submission, &evidence.fingerprint).await?
-            }
-            SubmissionKind::Store => self.migrated_store(ctx, &evidence.legacy_poi_id).await?,
+            SubmissionKind::Store => match evidence {
+                Some(Evidence::NewStore(looks)) => self.store(ctx, submission, looks).await?,
+                Some(Evidence::Migration(poi_id)) => self.migrated_store(ctx, poi_id).await?,
+                _ => None,
+            },
             SubmissionKind::StorePictures => self.pictures(ctx, submission).await?,
             // Nobody can be asked about a place.
             SubmissionKind::MapPoi | SubmissionKind::Unspecified => None,
@@ -180,11 +168,18 @@ impl<'a> Round<'a> {
         &mut self,
         ctx: &Context,
         submission: &pb::Submission,
+        evidence: Option<&Evidence>,
     ) -> Result<Option<Finding>, Error> {
         let ops = self.ops;
         let ask = async { Ok(ops.read(ctx, GetMerchantAuditInfo {}).await?.into()) };
         let shown = once(&mut self.merchants, ctx, ask).await?.clone();
-        let all = self.audits.all_submissions(submission).await?;
+        // What was shown before this application is not about it.
+        if let Some(Evidence::OtherMerchantAudit(before)) = evidence
+            && other_audit(before, &shown).is_none()
+        {
+            return Ok(None);
+        }
+        let all = ops.all_submissions(submission).await?;
         let Some((newest, older)) = all.split_last() else { return Ok(None) };
         if Remembered::read(&newest.message)?.submission.submission_id != submission.submission_id {
             return Ok(None);
@@ -205,38 +200,16 @@ impl<'a> Round<'a> {
         }))
     }
 
-    /// A new store: the only listed one that looks as it was submitted, and that no other submission
-    /// has become or may have become.
+    /// A new store: the listed one that came of it, if that is sure.
     async fn store(
         &mut self,
         ctx: &Context,
         submission: &pb::Submission,
         looks: &[u8],
     ) -> Result<Option<Finding>, Error> {
-        let ops = self.ops;
-        let ask = async {
-            let listed = ops.all::<GetStoreList>(ctx).await?;
-            Ok(listed.into_iter().map(pb::Store::from).collect())
-        };
-        let listed = once(&mut self.stores, ctx, ask).await?;
-        let mut alike = Vec::from_iter(listed.iter().filter(|store| fingerprint(store) == looks));
-        if alike.is_empty() {
-            return Ok(None);
-        }
-        let others = self.audits.all_submissions(submission).await?;
-        let taken: HashSet<_> = others.iter().map(|other| other.poi_id.as_str()).collect();
-        alike.retain(|store| !taken.contains(&*store.poi_id));
-        let [store] = alike[..] else { return Ok(None) };
-        for other in others.iter().filter(|other| other.poi_id.is_empty()) {
-            let Remembered { submission: its, evidence } = Remembered::read(&other.message)?;
-            let twin =
-                its.submission_id != submission.submission_id && evidence.fingerprint == looks;
-            // It may be the other's, or have failed when the other did.
-            if twin && (is_open(other.state) || store.state() != AuditState::Approved) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(Finding {
+        let listed = self.ops.stores(ctx, self.began).await?;
+        let found = self.ops.new_store(&listed, submission, looks).await?;
+        Ok(found.map(|store| Finding {
             state: store.state(),
             wechat_status: store.wechat_status,
             poi_id: store.poi_id.clone(),
@@ -250,12 +223,7 @@ impl<'a> Round<'a> {
         ctx: &Context,
         legacy_poi_id: &str,
     ) -> Result<Option<Finding>, Error> {
-        let ops = self.ops;
-        let ask = async {
-            let listed = ops.all::<GetPoiList>(ctx).await?;
-            Ok(listed.into_iter().map(LegacyStore::from).collect())
-        };
-        let listed = once(&mut self.legacy_stores, ctx, ask).await?;
+        let listed = self.ops.legacy_stores(ctx, self.began).await?;
         let found = listed.iter().find(|store| store.poi_id == legacy_poi_id);
         Ok(found.map(|store| {
             let state = match store.upgrade_state() {
@@ -303,10 +271,7 @@ impl<'a> Round<'a> {
         ctx: &Context,
         submission: &pb::Submission,
     ) -> Result<Option<Finding>, Error> {
-        let ops = self.ops;
-        let ask =
-            async { Ok(ops.nearby_pois(ctx, &Cursor::start("nearby"), MOST_PLACES).await?.pois) };
-        let listed = once(&mut self.nearby_pois, ctx, ask).await?;
+        let listed = self.ops.listed_nearby_pois(ctx, self.began).await?;
         let same = |one: &str, other: &str| !one.is_empty() && one == other;
         let found = listed.iter().find(|place| {
             // A replaced place keeps its id, but has a review for each time.
@@ -323,30 +288,6 @@ impl<'a> Round<'a> {
             audit_id: String::new(),
             poi_id: place.poi_id.clone(),
         }))
-    }
-}
-
-impl Audits {
-    /// All submissions of the same kind and account, in order.
-    async fn all_submissions(
-        &self,
-        like: &pb::Submission,
-    ) -> Result<Vec<state::Submission>, state::Error> {
-        let mut query = SubmissionQuery {
-            limit: 1000,
-            app_id: Some(like.app_id.clone().into()),
-            kinds: vec![like.kind()],
-            ..SubmissionQuery::default()
-        };
-        let mut all = Vec::new();
-        loop {
-            let page = self.0.state.submissions(query.clone()).await?;
-            all.extend(page.submissions);
-            if page.at_end {
-                return Ok(all);
-            }
-            query.after = page.seen;
-        }
     }
 }
 

@@ -5,17 +5,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Error, Operations};
+use super::{Error, Operations, settle::Outlook};
 use crate::{
     account::Account,
     context::Context,
     id::AppId,
     pb::Settled,
     state::{self, Begun, NewWrite, Outcome, State, Write, WriteState},
-    translate::write::{kept, known},
+    translate::{
+        Sought,
+        write::{kept, known},
+    },
     wechat::{Endpoint, Safety},
 };
 
@@ -36,6 +41,8 @@ pub(super) struct Sending {
     /// Set when the caller has left.
     pub(super) left: CancellationToken,
     claim: Option<Claim>,
+    /// What is looked for if its reply is lost, encoded.
+    sought: Bytes,
 }
 
 /// A write that this process runs.
@@ -47,10 +54,24 @@ struct Claim {
 }
 
 impl Sending {
+    /// The same for a call that leaves this behind.
+    pub(super) fn seeking(self, sought: &Sought) -> Self {
+        match self.claim {
+            Some(_) => Self { sought: sought.encode_to_vec().into(), ..self },
+            None => self,
+        }
+    }
+
+    /// Names the write. Empty if it is not noted.
+    pub(super) fn write_id(&self) -> &str {
+        self.claim.as_ref().map_or("", |claim| &claim.write_id)
+    }
+
     /// Notes that the call is about to be sent. Fails if it must not be.
     pub(super) async fn begin<E: Endpoint>(&self) -> Result<(), Error> {
         let Some(Claim { state, write_id, fence }) = &self.claim else { return Ok(()) };
-        match state.sent(write_id, *fence, E::REPLY_LIMIT + SEND_MARGIN).await? {
+        let by = E::REPLY_LIMIT + SEND_MARGIN;
+        match state.sent(write_id, *fence, by, self.sought.clone()).await? {
             true => Ok(()),
             // It took too long: somebody else may have begun meanwhile.
             false => Err(Error::Deadline),
@@ -75,34 +96,62 @@ impl Operations {
         self.detached(ctx, |ops, ctx, left| async move {
             // Twice is the same as once, and nobody asks for it again.
             if ctx.request_id.is_none() && !matches!(E::SAFETY, Safety::Once(_)) {
-                return run(ops, account, ctx, Sending { left, claim: None }).await;
+                let sending = Sending { left, claim: None, sought: Bytes::new() };
+                return run(ops, account, ctx, sending).await;
             }
             let claim = match ops.claim(&account.app_id, &ctx, &left).await? {
                 Begun::Claimed { write_id, fence } => {
                     Claim { state: ops.0.state.clone(), write_id, fence }
                 }
                 Begun::Known(Write { reply: Some(reply), .. }) => return Ok(read(&reply)?),
-                Begun::Known(Write { write_id, .. }) => {
-                    return Err(Error::OutcomeUnknown { path: E::PATH, write_id });
+                Begun::Known(Write { write_id, rest, .. }) => {
+                    return Err(Error::OutcomeUnknown { path: E::PATH, write_id, rest });
                 }
                 Begun::Other => return Err(Error::RequestIdReused),
             };
-            let sending = Sending { left, claim: Some(claim.clone()) };
-            let result = run(ops.clone(), account, ctx, sending).await;
+            let sending = Sending { left, claim: Some(claim.clone()), sought: Bytes::new() };
+            let result = run(ops.clone(), account, ctx.clone(), sending).await;
             let outcome = match &result {
-                Ok(response) => Outcome::Finished(kept(response)),
+                Ok(response) => Outcome::Finished(kept(&response.encode_to_vec())),
                 Err(error) if error.leaves_doubt() => Outcome::Unknown,
                 Err(_) => Outcome::Released,
             };
+            let in_doubt = outcome == Outcome::Unknown;
+            let write_id = claim.write_id.clone();
             let ending = ops.0.writes.spawn(ops.clone().ended(claim, outcome));
             // Whether that ended or not: the caller gets what WeChat answered.
             let _ = tokio::time::timeout(PATIENCE, ending).await;
-            result
+            match in_doubt {
+                true => ops.found(&ctx, &write_id).await.map_or(result, Ok),
+                false => result,
+            }
         })
         .await
     }
 
-    /// Claims a write, or waits for what somebody else makes of it.
+    /// The response to a write whose reply was just lost, if WeChat shows at once that it got
+    /// through. Otherwise others will look.
+    async fn found<R: Settled>(&self, ctx: &Context, write_id: &str) -> Option<R> {
+        let look = async {
+            let write = self.0.state.write(write_id).await?;
+            let Some(write) = write.filter(|write| write.state == WriteState::Unknown) else {
+                return Ok(None);
+            };
+            self.settle(ctx, &write, self.clock().now()).await?;
+            let settled = self.0.state.write(write_id).await?;
+            let reply = settled.and_then(|write| write.reply);
+            Ok::<_, Error>(reply.map(|reply| read(&reply)).transpose()?)
+        };
+        let too_late = self.clock().now() + ctx.patience(self.clock());
+        tokio::select! {
+            biased;
+            found = look => found.unwrap_or_default(),
+            () = self.clock().sleep_until(too_late) => None,
+        }
+    }
+
+    /// Claims a write, or waits for what somebody else makes of it; where nobody knows, it is looked
+    /// what WeChat shows.
     async fn claim(
         &self,
         app_id: &AppId,
@@ -121,18 +170,60 @@ impl Operations {
         loop {
             let term = ctx.time_left(self.clock()) + CLAIM_MARGIN;
             let begun = state.begin(write.clone(), term).await?;
-            let Begun::Known(running) = &begun else { return Ok(begun) };
-            if !matches!(running.state, WriteState::Claimed | WriteState::Sent) {
-                return Ok(begun);
+            let Begun::Known(known) = &begun else { return Ok(begun) };
+            match known.state {
+                WriteState::Finished => return Ok(begun),
+                WriteState::Unknown => match self.settled(ctx, known, left).await? {
+                    true => continue,
+                    false => return Ok(begun),
+                },
+                WriteState::Claimed | WriteState::Sent => {}
             }
-            let write_id = running.write_id.clone();
-            let mut rest = running.rest;
+            let write_id = known.write_id.clone();
+            let mut rest = known.rest;
             while is_running(state.write(&write_id).await?, &mut rest) {
                 if ctx.patience(self.clock()).is_zero() || left.is_cancelled() {
                     return Err(Error::WriteInProgress { write_id, rest });
                 }
                 self.clock().sleep(LOOK_AGAIN).await;
             }
+        }
+    }
+
+    /// Looks what became of a write that is repeated, until it is known or cannot be known in time.
+    /// Says whether the journal knows more now.
+    async fn settled(
+        &self,
+        ctx: &Context,
+        write: &Write,
+        left: &CancellationToken,
+    ) -> Result<bool, Error> {
+        let clock = self.clock();
+        loop {
+            let Some(write) = self.0.state.write(&write.write_id).await? else { return Ok(true) };
+            if write.state != WriteState::Unknown {
+                return Ok(true);
+            }
+            let look = self.settle(ctx, &write, clock.now());
+            match left.run_until_cancelled(look).await {
+                Some(Ok(Outlook::Executed)) => return Ok(true),
+                Some(Ok(Outlook::NotExecuted)) => {
+                    self.0.state.resolve(&write.write_id, None).await?;
+                    return Ok(true);
+                }
+                Some(Ok(Outlook::Unknown)) => {}
+                Some(Err(error)) => {
+                    let write_id = write.write_id;
+                    tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
+                    return Ok(false);
+                }
+                None => return Err(Error::Deadline),
+            }
+            if write.rest.is_zero() || write.rest >= ctx.patience(clock) {
+                return Ok(false);
+            }
+            // Only then is it of use that WeChat shows nothing.
+            left.run_until_cancelled(clock.sleep(write.rest)).await.ok_or(Error::Deadline)?;
         }
     }
 
@@ -150,7 +241,11 @@ fn read<R: Settled>(reply: &[u8]) -> Result<R, state::Error> {
         Some(response) => {
             R::decode(response).map_err(|error| state::Error::Damaged(error.to_string()))
         }
-        None => Ok(R::settled()),
+        None => {
+            let mut response = R::default();
+            response.settle(None);
+            Ok(response)
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     id::AppId,
     pb::{self, Settled},
     state::{self, State},
-    translate::Invalid,
+    translate::{Evident, Invalid, Sought},
     wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
@@ -33,9 +33,12 @@ mod list;
 mod merchant;
 mod nearby;
 mod retry;
+mod settle;
 mod store;
 mod submission;
 mod turns;
+
+pub(crate) use self::settle::settle;
 
 /// A refused token that is still the current one may be too new for WeChat's machines.
 const SETTLING_WAIT: Duration = Duration::from_millis(400);
@@ -56,6 +59,7 @@ struct Inner {
     /// After which time WeChat is asked about a review.
     ask_after: Option<Duration>,
     lanes: turns::Turns<String>,
+    lists: settle::Lists,
     pictures: store::Pictures,
 }
 
@@ -92,6 +96,8 @@ pub enum Error {
         path: &'static str,
         /// The write.
         write_id: String,
+        /// How long it may still be executed.
+        rest: Duration,
     },
     /// The account has too many calls at WeChat, and the turn of this one would come too late.
     #[error("the account has too many calls under way")]
@@ -177,6 +183,7 @@ impl Operations {
             categories: Cached::new(clock.clone()),
             districts: Cached::new(clock.clone()),
             lanes: turns::Turns::default(),
+            lists: settle::Lists::default(),
             pictures: store::Pictures::default(),
             clock,
         }))
@@ -200,13 +207,14 @@ impl Operations {
 
     /// Runs a call that changes something, in a task of its own, and remembers what is answered. If
     /// the caller leaves before it was sent, it is not sent; afterwards it runs to its end.
-    pub async fn write<E: Endpoint, R: Settled + 'static>(
+    pub(crate) async fn write<E: Evident, R: Settled + 'static>(
         &self,
         ctx: &Context,
         call: E,
         answer: impl FnOnce(E::Reply) -> R + Send + 'static,
     ) -> Result<R, Error> {
         self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
+            let sending = sending.seeking(&Sought::after(&call));
             Ok(answer(ops.attempts(&account, &ctx, &call, Some(&sending)).await?))
         })
         .await

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Operations};
@@ -16,7 +17,7 @@ use crate::{
     pb::{self, AuditState},
     state::is_open,
     translate::{
-        Remembered,
+        Remembered, Sought,
         change::{Change, pictures_review, updated},
         store::state,
     },
@@ -51,6 +52,9 @@ impl Operations {
             let lane = ops.enter_lane::<UpdateStore>(&ctx, lane, Duration::ZERO, left).await?;
             let sent = async {
                 let call = ops.completed(&account, &ctx, &store, change, left).await?;
+                let response = updated(&call, None).encode_to_vec().into();
+                let sought = Sought { response, ..Sought::after(&call) };
+                let sending = sending.clone().seeking(&sought);
                 let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
                 Ok((call, reply))
             };
@@ -62,11 +66,12 @@ impl Operations {
             let reviewed = data.has_audit_id == Int(Some(1));
             ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
             if !reviewed {
-                return Ok(updated(call, None));
+                return Ok(updated(&call, None));
             }
             let review = pictures_review(&call, data.audit_id);
-            let submission = ops.remember(&account.app_id, &ctx, review).await;
-            Ok(updated(call, Some(submission)))
+            let (write_id, now) = (sending.write_id(), ops.clock().wall());
+            let remembered = Remembered::new(review, None, write_id, &account.app_id, &ctx, now);
+            Ok(updated(&call, Some(ops.remember(remembered).await)))
         })
         .await
     }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Error, Operations};
 use crate::{
+    account::Account,
     context::Context,
-    id::AppId,
     pb::{self, Settled},
     state::{self, NewSubmission},
-    translate::{Remembered, Review, Reviewed},
+    translate::{Evidence, Evident, Remembered, Reviewed, needs_look_before},
+    wechat::merchant::GetMerchantAuditInfo,
 };
 
 /// Whoever waits for an answer waits no longer for it to be remembered.
@@ -19,12 +22,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Operations {
     /// Runs a write that WeChat reviews, as [`Operations::write`] does, and remembers it.
-    pub(crate) async fn submit<E: Reviewed, R: Settled + 'static>(
+    pub(crate) async fn submit<E, R>(
         &self,
         ctx: &Context,
         call: E,
         answer: impl FnOnce(E::Reply, pb::Submission) -> R + Send + 'static,
-    ) -> Result<R, Error> {
+    ) -> Result<R, Error>
+    where
+        E: Reviewed,
+        E::Reply: Default,
+        R: Settled + 'static,
+    {
         self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
             let lane = match E::PACE {
                 Some(pace) => {
@@ -33,27 +41,47 @@ impl Operations {
                 }
                 None => None,
             };
+            let app_id = &account.app_id;
+            let evidence = ops.evidence(&account, &ctx, &call, &sending.left).await?;
+            let now = ops.clock().wall();
+            let remembered = |review, write_id: &str| {
+                Remembered::new(review, evidence.clone(), write_id, app_id, &ctx, now)
+            };
+            let sought = remembered(call.review(&E::Reply::default()), sending.write_id());
+            let sending = sending.seeking(&sought.into());
             let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await;
             if let Some(lane) = lane {
                 lane.leave(reply.as_ref().is_err_and(Error::leaves_doubt)).await;
             }
             let reply = reply?;
-            let review = call.review(&reply);
-            let submission = ops.remember(&account.app_id, &ctx, review).await;
+            let remembered = remembered(call.review(&reply), sending.write_id());
+            let submission = ops.remember(remembered).await;
             Ok(answer(reply, submission))
         })
         .await
     }
 
+    /// What a call leaves behind. Where that is a change of what WeChat shows, this asks for it; a
+    /// call is made, too, where that fails, for it may still be settled by hand.
+    async fn evidence<E: Evident>(
+        &self,
+        account: &Account,
+        ctx: &Context,
+        call: &E,
+        left: &CancellationToken,
+    ) -> Result<Option<Evidence>, Error> {
+        if !needs_look_before::<E>() {
+            return Ok(call.evidence());
+        }
+        let (ctx, before) = (ctx.beforehand(), GetMerchantAuditInfo {});
+        let look = self.attempts(account, &ctx, &before, None);
+        let shown = left.run_until_cancelled(look).await.ok_or(Error::Deadline)?;
+        Ok(shown.ok().map(|shown| Evidence::OtherMerchantAudit(shown.into())))
+    }
+
     /// Remembers what WeChat took. It took it, so that this does not fail: where the state does, it
     /// is tried again, beside the answer, until it works or the process ends.
-    pub(super) async fn remember(
-        &self,
-        app_id: &AppId,
-        ctx: &Context,
-        review: Review,
-    ) -> pb::Submission {
-        let remembered = Remembered::new(review, app_id, ctx, self.clock().wall());
+    pub(super) async fn remember(&self, remembered: Remembered) -> pb::Submission {
         let new = remembered.to_state(self.0.ask_after);
         let remembering = self.0.writes.spawn(self.clone().remembered(new));
         // Whether it ended or not: the caller has what WeChat answered.

@@ -31,7 +31,7 @@ use crate::{
     callback::Receiver,
     clock::Clock,
     config::Settings,
-    operation::Operations,
+    operation::{Operations, settle},
     service,
     state::{self, State},
     telemetry::Sampler,
@@ -124,6 +124,7 @@ pub async fn run(
         tasks.spawn(receiver.run(listener, go_away.clone()));
     }
     tasks.spawn(reconcile(audits.clone(), ops.clone()));
+    tasks.spawn(settle(ops.clone(), audits.clone(), go_away.clone()));
     tasks.spawn(async move { audits.run().await });
     // Until the very end: operators want to see that, too.
     let (leaving, ended) = (CancellationToken::new(), CancellationToken::new());

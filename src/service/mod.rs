@@ -37,7 +37,7 @@ pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes
         .add_service(MerchantServiceServer::new(merchant::Merchant { ops: ops() }))
         .add_service(NearbyServiceServer::new(nearby::Nearby { ops: ops() }))
         .add_service(StoreServiceServer::new(store::Store { ops: ops() }))
-        .add_service(WriteServiceServer::new(write::Write { state }))
+        .add_service(WriteServiceServer::new(write::Write { ops: ops(), state }))
 }
 
 /// The full names of all services.

@@ -147,7 +147,9 @@ impl From<Error> for Status {
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path, wait } => lane_busy(path, wait),
-            Error::OutcomeUnknown { path, write_id } => outcome_unknown(path, &write_id),
+            Error::OutcomeUnknown { path, write_id, rest } => {
+                outcome_unknown(path, &write_id, rest)
+            }
             Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
             Error::Quota(Spent { path, code, message, retry_after }) => {
@@ -269,12 +271,17 @@ pub(super) fn submission_not_found(submission_id: &str) -> Status {
     failure.into()
 }
 
-fn outcome_unknown(path: &'static str, write_id: &str) -> Failure {
+fn outcome_unknown(path: &'static str, write_id: &str, rest: Duration) -> Failure {
     let message = "a write with this request_id was sent before, and nobody knows whether it was \
                    executed; it was not sent again";
-    Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message)
+    let failure = Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message)
         .with("path", path)
-        .with("write_id", write_id)
+        .with("write_id", write_id);
+    match rest {
+        Duration::ZERO => failure,
+        // More can be told when it cannot be executed any more.
+        rest => failure.retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY)),
+    }
 }
 
 fn request_id_reused() -> Failure {

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::status;
 use crate::{
     context::Context,
-    operation::Error,
+    operation::{Error, Operations},
     pb::{self, get_write_request::Name, write_service_server::WriteService},
     state::{self, State, WriteQuery},
     translate::{
@@ -22,6 +22,7 @@ const WRITES: &str = "writes";
 /// Serves what became of writes.
 #[derive(Clone, Debug)]
 pub(super) struct Write {
+    pub(super) ops: Operations,
     pub(super) state: Arc<dyn State>,
 }
 
@@ -75,10 +76,9 @@ impl WriteService for Write {
         let (ctx, request) = Context::split(request)?;
         let (write_id, executed) = resolution(request)?;
         let known = self.state.write(&write_id).await.map_err(Error::State)?;
-        if known.filter(|write| belongs(write, &ctx)).is_none() {
-            return Err(status::write_not_found(&write_id));
-        }
-        let before = self.state.resolve(&write_id, executed).await.map_err(Error::State)?;
+        let known = known.filter(|write| belongs(write, &ctx));
+        let known = known.ok_or_else(|| status::write_not_found(&write_id))?;
+        let before = self.ops.resolve(&known, executed).await?;
         let before = before.ok_or_else(|| status::write_not_unknown(&write_id))?;
         tracing::info!(write_id, executed, "somebody said what became of a write");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))

@@ -48,9 +48,10 @@ pub trait State: fmt::Debug + Send + Sync {
     /// Adds an event to the log, or finds that it is there already, by its key. In the same step
     /// links it to its submission, settles that, and says which of two results of one review counts.
     ///
-    /// The submission is the one with the event's audit id, of the same account and kind; for a
-    /// merchant, whose submissions have none at first, otherwise the newest one without, which then
-    /// has this one. Of two results the later pushed one counts, by `event_time`, or by arrival
+    /// The submission is the one with the event's audit id, of the same account and kind. Otherwise
+    /// it is the newest one without an audit id, which then has this one: for a merchant, whose
+    /// submissions have none at first, any; for a store, the one with the event's store, for only
+    /// one whose reply was lost has none. Of two results the later pushed one counts, by `event_time`, or by arrival
     /// where they are equal; what was pushed counts more than what was asked for, whenever it was.
     async fn append(&self, event: NewEvent) -> Result<Appended, Error>;
 
@@ -100,10 +101,16 @@ pub trait State: fmt::Debug + Send + Sync {
     /// fence: nothing was sent under it.
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
 
-    /// Notes that a claimed write is about to be sent, again if it certainly was not the last time,
-    /// and that its outcome is known after `by` at the latest. False if the claim was lost: then it
-    /// must not be sent.
-    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error>;
+    /// Notes that a claimed write is about to be sent, again if it certainly was not the last time;
+    /// that its outcome is known after `by` at the latest; and what is looked for if it is not.
+    /// False if the claim was lost: then it must not be sent.
+    async fn sent(
+        &self,
+        write_id: &str,
+        fence: u64,
+        by: Duration,
+        sought: Bytes,
+    ) -> Result<bool, Error>;
 
     /// Notes how a write ended. Does nothing if somebody else has claimed it since, or it finished;
     /// an outcome that is known goes before one that is not, however late it comes.
@@ -115,9 +122,9 @@ pub trait State: fmt::Debug + Send + Sync {
     /// The writes after a number that fit, in order; bounded as [`State::events`].
     async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error>;
 
-    /// Settles a write whose outcome is not known; `executed` says that it took effect, otherwise
-    /// it is forgotten, so that a repeat is executed. Answers what it was, if it was unknown.
-    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error>;
+    /// Settles a write whose outcome is not known: it was executed, with this reply, or it is
+    /// forgotten, so that a repeat is executed. Answers what it was, if it was unknown.
+    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error>;
 
     // === Leases ===
 
@@ -434,6 +441,7 @@ pub struct NewWrite {
 
 /// What is known of a write that somebody wants to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Begun {
     /// Nothing was sent. It is claimed under this fence, and this is its id: the one of the claim
     /// before, if there was one.
@@ -518,7 +526,10 @@ pub struct Write {
     pub sent: u64,
     /// When it finished, in milliseconds since 1970; 0 while it has not.
     pub ended: u64,
-    /// How long whoever claimed or sent it still has it, unless it ends before.
+    /// What is looked for if its outcome is not known, as it was sent last; empty if nothing is.
+    pub sought: Bytes,
+    /// How long whoever claimed or sent it still has it, unless it ends before; of one that is
+    /// unknown, how long it may still arrive.
     pub rest: Duration,
 }
 

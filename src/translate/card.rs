@@ -1,6 +1,6 @@
 //! Cards of stores.
 
-use super::{Check, Invalid};
+use super::{Check, Evident, Invalid};
 use crate::{
     pb,
     wechat::{
@@ -39,6 +39,8 @@ impl TryFrom<pb::SetStoreCardRequest> for SetCard {
         check.done(Self { poi_id, card_id })
     }
 }
+
+impl Evident for SetCard {}
 
 impl From<Done> for pb::SetStoreCardResponse {
     fn from(Done {}: Done) -> Self {

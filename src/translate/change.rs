@@ -1,8 +1,8 @@
 //! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
 
 use super::{
-    Check, Invalid, Review,
-    store::{pictures, quoted, store},
+    Check, Evidence, Evident, Invalid, Looks, Review,
+    store::{pictures, quoted, store, values},
 };
 use crate::{
     id::{AuditId, CardId, MapPoiId, PoiId},
@@ -112,6 +112,18 @@ impl Change {
     }
 }
 
+impl Evident for UpdateStore {
+    fn evidence(&self) -> Option<Evidence> {
+        let Self { map_poi_id, poi_id, hour, contract_phone, pic_list, card_id } = self;
+        // No call shows a store's card, nor its place by id.
+        let hash = match (card_id.is_empty(), map_poi_id) {
+            (true, None) => values(contract_phone, hour, &pic_list.0.list),
+            _ => Vec::new(),
+        };
+        Some(Evidence::Store(Looks { poi_id: poi_id.to_string(), hash }))
+    }
+}
+
 /// What WeChat reviews of an update.
 pub(crate) fn pictures_review(call: &UpdateStore, audit_id: AuditId) -> Review {
     let Quoted(PicList { list }) = &call.pic_list;
@@ -126,18 +138,18 @@ pub(crate) fn pictures_review(call: &UpdateStore, audit_id: AuditId) -> Review {
 
 /// The answer to an update, from what was sent.
 pub(crate) fn updated(
-    UpdateStore { map_poi_id, poi_id: _, hour, contract_phone, pic_list, card_id }: UpdateStore,
+    UpdateStore { map_poi_id, poi_id: _, hour, contract_phone, pic_list, card_id }: &UpdateStore,
     submission: Option<pb::Submission>,
 ) -> pb::UpdateStoreResponse {
     let Quoted(PicList { list }) = pic_list;
     pb::UpdateStoreResponse {
         submission,
         settled: false,
-        contact_phone: contract_phone,
-        hours: OpeningHours::read(hour),
-        picture_urls: list,
-        card_id: card_id.into(),
-        map_poi_id: map_poi_id.map(Into::into).unwrap_or_default(),
+        contact_phone: contract_phone.clone(),
+        hours: OpeningHours::read(hour.clone()),
+        picture_urls: list.clone(),
+        card_id: card_id.to_string(),
+        map_poi_id: map_poi_id.as_ref().map(MapPoiId::to_string).unwrap_or_default(),
     }
 }
 
@@ -188,7 +200,7 @@ mod tests {
         let contact_phone = Some("654321".to_owned());
         let change = Change::try_from(pb::UpdateStoreRequest { contact_phone, ..request() });
         let call = change.expect("valid").over(shown(), None).expect("a store");
-        let answer = updated(call, None);
+        let answer = updated(&call, None);
         assert_eq!(answer.contact_phone, "654321");
         assert_eq!(answer.hours.expect("hours").text, "周一至周五 10:00-21:00");
         assert_eq!(answer.picture_urls, [PICTURE]);
@@ -203,7 +215,7 @@ mod tests {
         };
         let sent = |change: Change| {
             let in_review = Some(vec!["http://new".to_owned()]);
-            updated(change.over(shown(), in_review).expect("a store"), None).picture_urls
+            updated(&change.over(shown(), in_review).expect("a store"), None).picture_urls
         };
         assert_eq!(sent(change(None)), ["http://new"]);
         let urls = vec!["http://newer".to_owned()];

@@ -1,7 +1,7 @@
 //! Stores of the older 门店管理, and their migration (升级流程).
 
 use super::{
-    Check, Invalid,
+    Check, Evidence, Evident, Invalid,
     store::{WantedRows, pictures, store},
 };
 use crate::{
@@ -142,6 +142,12 @@ impl TryFrom<pb::DeleteLegacyStoreRequest> for DelPoi {
         let mut check = Check::default();
         let poi_id = store(&mut check, poi_id);
         check.done(Self { poi_id })
+    }
+}
+
+impl Evident for DelPoi {
+    fn evidence(&self) -> Option<Evidence> {
+        Some(Evidence::LegacyStoreGone(self.poi_id.to_string()))
     }
 }
 

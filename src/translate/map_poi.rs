@@ -1,6 +1,6 @@
 //! Places of Tencent Maps.
 
-use super::{Check, Invalid, Review, Reviewed, store::texts};
+use super::{Check, Evidence, Evident, Invalid, Review, Reviewed, store::texts};
 use crate::{
     id::DistrictId,
     pb::{self, SubmissionKind},
@@ -165,6 +165,31 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
             poi_id: Some(poi_id).filter(|id| !id.is_empty()).map(Into::into),
         })
     }
+}
+
+impl Evident for CreateMapPoi {
+    fn evidence(&self) -> Option<Evidence> {
+        let degrees = |text: &str| text.parse().ok();
+        let location = degrees(&self.latitude).zip(degrees(&self.longitude));
+        Some(Evidence::MapPoiEvent(pb::MapPoiAudit {
+            map_poi_id: String::new(),
+            name: self.name.clone(),
+            address: self.address.clone(),
+            location: location.map(|(latitude, longitude)| pb::LatLng { latitude, longitude }),
+        }))
+    }
+}
+
+/// Whether an event is about the place that was proposed. WeChat may put the district before the
+/// address, and round.
+pub(crate) fn is_about(event: &pb::MapPoiAudit, proposed: &pb::MapPoiAudit) -> bool {
+    /// In degrees: some ten metres.
+    const NEAR: f64 = 0.0001;
+    let (Some(there), Some(here)) = (&event.location, &proposed.location) else { return false };
+    event.name == proposed.name
+        && event.address.ends_with(&proposed.address)
+        && (there.latitude - here.latitude).abs() < NEAR
+        && (there.longitude - here.longitude).abs() < NEAR
 }
 
 impl Reviewed for CreateMapPoi {

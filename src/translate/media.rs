@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
-    BadPicture,
+    BadPicture, Evident,
     picture::{self, Kind, Rule},
 };
 use crate::{
@@ -32,6 +32,10 @@ const IMAGE: Rule = Rule {
     most: (1 << 20) - 1,
     most_text: "must have less than 1 MiB",
 };
+
+impl Evident for UploadTemporary {}
+
+impl Evident for UploadImg {}
 
 impl TryFrom<pb::UploadTemporaryImageRequest> for UploadTemporary {
     type Error = BadPicture;

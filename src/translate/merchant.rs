@@ -1,6 +1,6 @@
 //! The store mini program itself.
 
-use super::{Check, Invalid, Review, Reviewed};
+use super::{Check, Evident, Invalid, Review, Reviewed};
 use crate::{
     pb::{self, AuditState, SubmissionKind},
     wechat::{
@@ -104,6 +104,9 @@ fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
     }
 }
 
+// What is shown before it has to be known, too.
+impl Evident for ApplyMerchant {}
+
 impl Reviewed for ApplyMerchant {
     fn review(&self, Done {}: &Done) -> Review {
         Review { kind: SubmissionKind::Merchant, ..Review::default() }
@@ -135,6 +138,21 @@ fn state(status: Int) -> AuditState {
     }
 }
 
+/// Whether the audit of a merchant is not the one that was shown before; then its number, which may
+/// be empty.
+pub(crate) fn other_audit(
+    before: &pb::GetMerchantAuditResponse,
+    shown: &pb::GetMerchantAuditResponse,
+) -> Option<String> {
+    if before == shown {
+        return None;
+    }
+    let renumbered = before.audit_id != shown.audit_id;
+    // An application that was open before may have ended since, by itself.
+    let ended_by_itself = !renumbered && crate::state::is_open(before.state());
+    (!ended_by_itself).then(|| shown.audit_id.clone())
+}
+
 impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
     type Error = Invalid;
 
@@ -157,6 +175,8 @@ impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
         })
     }
 }
+
+impl Evident for ModifyMerchant {}
 
 impl From<Done> for pb::UpdateMerchantResponse {
     fn from(Done {}: Done) -> Self {

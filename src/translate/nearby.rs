@@ -1,6 +1,8 @@
 //! Places at which a mini program appears nearby.
 
-use super::{Check, Invalid, Review, Reviewed, page::Cursor};
+use sha2::{Digest, Sha256};
+
+use super::{Check, Evidence, Evident, Invalid, Looks, Review, Reviewed, page::Cursor};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
@@ -184,6 +186,23 @@ fn chat(check: &mut Check, chat: Option<pb::CustomerService>) -> KfInfo {
     KfInfo { open_kf: open, kf_headimg: open.then_some(avatar), kf_name: open.then_some(name) }
 }
 
+impl Evident for AddNearbyPoi {
+    fn evidence(&self) -> Option<Evidence> {
+        let hash = looks(&self.credential, &self.address);
+        Some(Evidence::NearbyPoi(Looks { poi_id: self.poi_id.to_string(), hash }))
+    }
+}
+
+/// What tells one listed place from others, as [`Evidence::NearbyPoi`] has it.
+pub(crate) fn looks(credential: &str, address: &str) -> Vec<u8> {
+    Sha256::new()
+        .chain_update(credential)
+        .chain_update([0])
+        .chain_update(address)
+        .finalize()
+        .to_vec()
+}
+
 impl Reviewed for AddNearbyPoi {
     fn review(&self, AddNearbyPoiReply { data }: &AddNearbyPoiReply) -> Review {
         let (audit_id, new) = match data {
@@ -342,6 +361,12 @@ impl TryFrom<pb::DeleteNearbyPoiRequest> for DelNearbyPoi {
     }
 }
 
+impl Evident for DelNearbyPoi {
+    fn evidence(&self) -> Option<Evidence> {
+        Some(Evidence::NearbyPoiGone(self.poi_id.to_string()))
+    }
+}
+
 impl From<Done> for pb::DeleteNearbyPoiResponse {
     fn from(Done {}: Done) -> Self {
         Self { settled: false }
@@ -362,6 +387,8 @@ impl TryFrom<pb::SetNearbyPoiVisibilityRequest> for SetNearbyPoiShowStatus {
         check.done(Self { poi_id, status: u8::from(visible.unwrap_or_default()) })
     }
 }
+
+impl Evident for SetNearbyPoiShowStatus {}
 
 impl From<Done> for pb::SetNearbyPoiVisibilityResponse {
     fn from(Done {}: Done) -> Self {

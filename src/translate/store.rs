@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Check, Evidence, Invalid, Review, Reviewed};
+use super::{Check, Evidence, Evident, Invalid, Review, Reviewed};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, OpeningHours, SubmissionKind},
@@ -76,29 +76,47 @@ impl From<GetStoreInfoReply> for pb::GetStoreResponse {
     }
 }
 
+impl Evident for AddStore {
+    fn evidence(&self) -> Option<Evidence> {
+        if !self.poi_id.is_empty() {
+            return Some(Evidence::Migration(self.poi_id.to_string()));
+        }
+        let Quoted(PicList { list }) = &self.pic_list;
+        Some(Evidence::NewStore(hash(&self.credential, &self.contract_phone, &self.hour, list)))
+    }
+}
+
 impl Reviewed for AddStore {
     fn review(&self, AddStoreReply { data }: &AddStoreReply) -> Review {
-        let Quoted(PicList { list }) = &self.pic_list;
-        let pictures = list.iter().map(String::as_str).collect();
-        let fingerprint = hash(&self.credential, &self.contract_phone, &self.hour, pictures);
         Review {
             kind: SubmissionKind::Store,
             audit_id: data.as_ref().map(|data| data.audit_id.clone()).unwrap_or_default(),
             map_poi_id: self.map_poi_id.clone(),
-            evidence: Evidence { fingerprint, legacy_poi_id: self.poi_id.to_string() },
             ..Review::default()
         }
     }
 }
 
-/// What a listed store looks like, as [`Evidence::fingerprint`] has it.
+/// What a listed store looks like, as [`Evidence::NewStore`] has it: a hash of its credential, phone,
+/// hours and pictures.
 pub(crate) fn fingerprint(store: &pb::Store) -> Vec<u8> {
     let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
-    let pictures = store.picture_urls.iter().map(String::as_str).collect();
-    hash(&store.credential, &store.contact_phone, hours, pictures)
+    hash(&store.credential, &store.contact_phone, hours, &store.picture_urls)
 }
 
-fn hash(credential: &str, phone: &str, hours: &str, mut pictures: Vec<&str>) -> Vec<u8> {
+/// A hash of what can be changed about a store, as [`Evidence::Store`] has it.
+pub(super) fn values(phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
+    hash("", phone, hours, pictures)
+}
+
+/// What can be changed about a store that is shown.
+pub(crate) fn shown_values(store: &pb::Store) -> Vec<u8> {
+    let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
+    values(&store.contact_phone, hours, &store.picture_urls)
+}
+
+fn hash(credential: &str, phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
+    let mut pictures: Vec<_> = pictures.iter().map(String::as_str).collect();
     pictures.sort_unstable();
     let mut hash = Sha256::new();
     for part in [credential, phone, hours].into_iter().chain(pictures) {
@@ -194,6 +212,12 @@ impl TryFrom<pb::DeleteStoreRequest> for DelStore {
         let mut check = Check::default();
         let poi_id = store(&mut check, poi_id);
         check.done(Self { poi_id })
+    }
+}
+
+impl Evident for DelStore {
+    fn evidence(&self) -> Option<Evidence> {
+        Some(Evidence::StoreGone(self.poi_id.to_string()))
     }
 }
 

@@ -3,21 +3,20 @@
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
-use uuid::Uuid;
 
+use super::{Evidence, Evident};
 use crate::{
     context::Context,
     id::{AppId, AuditId, MapPoiId, PoiId},
     pb::{AuditState, Submission, SubmissionKind},
     state::{self, NewSubmission, is_open},
-    wechat::Endpoint,
 };
 
 /// An administrator who has not confirmed by then can be asked again (S3 §2: 24 小时).
 const CONFIRM_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// A call that WeChat reviews.
-pub(crate) trait Reviewed: Endpoint {
+pub(crate) trait Reviewed: Evident {
     /// What is reviewed, now that WeChat took it.
     fn review(&self, reply: &Self::Reply) -> Review;
 }
@@ -35,20 +34,6 @@ pub(crate) struct Review {
     pub(crate) poi_id: PoiId,
     /// The pictures, where pictures are reviewed.
     pub(crate) picture_urls: Vec<String>,
-    /// What WeChat's lists will show it by.
-    pub(crate) evidence: Evidence,
-}
-
-/// What tells in WeChat's lists that something got through; it goes into the state, so it holds no
-/// phone number and the like, only their hash.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub(crate) struct Evidence {
-    /// A hash of a store's credential, phone, hours and pictures.
-    #[prost(bytes = "vec", tag = "1")]
-    pub(crate) fingerprint: Vec<u8>,
-    /// The old store that migrates.
-    #[prost(string, tag = "2")]
-    pub(crate) legacy_poi_id: String,
 }
 
 /// What is remembered of a submission: the opaque part of it in the state.
@@ -57,19 +42,27 @@ pub(crate) struct Remembered {
     /// As the caller got it.
     #[prost(message, required, tag = "1")]
     pub(crate) submission: Submission,
-    /// What WeChat's lists will show it by.
-    #[prost(message, required, tag = "2")]
-    pub(crate) evidence: Evidence,
+    /// What WeChat will show it by.
+    #[prost(oneof = "Evidence", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub(crate) evidence: Option<Evidence>,
 }
 
 impl Remembered {
-    /// A new submission, taken by WeChat at `now`.
-    pub(crate) fn new(review: Review, app_id: &AppId, ctx: &Context, now: SystemTime) -> Self {
-        let Review { kind, audit_id, map_poi_id, poi_id, picture_urls, evidence } = review;
+    /// A new submission, taken by WeChat at `now`. It has the id of the write that it came with:
+    /// remembered twice, it is there once.
+    pub(crate) fn new(
+        review: Review,
+        evidence: Option<Evidence>,
+        write_id: &str,
+        app_id: &AppId,
+        ctx: &Context,
+        now: SystemTime,
+    ) -> Self {
+        let Review { kind, audit_id, map_poi_id, poi_id, picture_urls } = review;
         let awaits_admin = kind == SubmissionKind::Merchant;
         let state = if awaits_admin { AuditState::AwaitingAdmin } else { AuditState::InReview };
         let submission = Submission {
-            submission_id: Uuid::new_v4().to_string(),
+            submission_id: write_id.to_owned(),
             kind: kind.into(),
             audit_id: audit_id.into(),
             client_reference: ctx.client_reference.clone(),
@@ -161,18 +154,19 @@ mod tests {
         let mut ctx = Context::internal(Clock::frozen().now());
         ctx.client_reference = "shop-7".to_owned();
         let review = Review { kind, audit_id: "1".to_owned().into(), ..Review::default() };
-        Remembered::new(review, &"wx1".to_owned().into(), &ctx, SystemTime::UNIX_EPOCH)
+        let app_id = "wx1".to_owned().into();
+        Remembered::new(review, None, "write", &app_id, &ctx, SystemTime::UNIX_EPOCH)
     }
 
     #[test]
-    fn a_submission_has_an_id_of_its_own_and_a_state_by_its_kind() {
+    fn a_submission_has_the_id_of_its_write_and_a_state_by_its_kind() {
         let store = remembered(SubmissionKind::Store).submission;
         assert_eq!((store.state(), store.resubmit_after), (AuditState::InReview, None));
         assert_eq!((store.client_reference.as_str(), store.audit_id.as_str()), ("shop-7", "1"));
         let merchant = remembered(SubmissionKind::Merchant).submission;
         assert_eq!(merchant.state(), AuditState::AwaitingAdmin);
         assert_eq!(merchant.resubmit_after.map(|at| at.seconds), Some(24 * 3600));
-        assert_ne!(store.submission_id, merchant.submission_id);
+        assert_eq!(store.submission_id, "write");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Writes of the journal, from the state to the caller.
 
 use bytes::Bytes;
-use prost::Message;
 use prost_types::Any;
 
 use super::{Check, Invalid, submission::time};
@@ -18,6 +17,7 @@ const KNOWN: u8 = 1;
 pub(crate) fn write(write: state::Write) -> pb::Write {
     let state::Write {
         number: _,
+        sought: _,
         write_id,
         app_id,
         method,
@@ -60,9 +60,10 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
 
 /// A response as the journal keeps it. What is empty there says only that there was one, so this is
 /// never empty.
-pub(crate) fn kept(response: &impl Message) -> Bytes {
-    let mut bytes = vec![KNOWN];
-    bytes.extend(response.encode_to_vec());
+pub(crate) fn kept(response: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(1 + response.len());
+    bytes.push(KNOWN);
+    bytes.extend_from_slice(response);
     bytes.into()
 }
 

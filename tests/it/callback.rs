@@ -792,7 +792,7 @@ impl State for List {
     async fn begin(&self, _: NewWrite, _: Duration) -> Result<Begun, Error> {
         unimplemented!()
     }
-    async fn sent(&self, _: &str, _: u64, _: Duration) -> Result<bool, Error> {
+    async fn sent(&self, _: &str, _: u64, _: Duration, _: bytes::Bytes) -> Result<bool, Error> {
         unimplemented!()
     }
     async fn ended(&self, _: &str, _: u64, _: Outcome) -> Result<(), Error> {
@@ -804,7 +804,7 @@ impl State for List {
     async fn writes(&self, _: WriteQuery) -> Result<WritePage, Error> {
         unimplemented!()
     }
-    async fn resolve(&self, _: &str, _: bool) -> Result<Option<Write>, Error> {
+    async fn resolve(&self, _: &str, _: Option<bytes::Bytes>) -> Result<Option<Write>, Error> {
         unimplemented!()
     }
     async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {

@@ -27,6 +27,7 @@ mod odd;
 mod quota;
 mod reconcile;
 mod redis;
+mod settle;
 mod slots;
 mod state;
 mod state_sqlite;

@@ -58,13 +58,14 @@ impl App {
         answer.submission.expect("a review")
     }
 
-    async fn apply_merchant(&self) -> pb::Submission {
+    /// A merchant to apply for.
+    pub(crate) async fn application(&self) -> pb::ApplyMerchantRequest {
         let categories =
             self.merchants().list_categories(pb::ListCategoriesRequest::default()).await;
         let categories = categories.expect("categories").into_inner().categories;
         let category = categories.into_iter().find(|one| one.level == 2 && !one.sensitive);
         let category = category.expect("one without documents");
-        let request = pb::ApplyMerchantRequest {
+        pb::ApplyMerchantRequest {
             client_reference: "brand-1".to_owned(),
             first_category_id: category.parent_id,
             second_category_id: category.id,
@@ -72,7 +73,11 @@ impl App {
             name: "巷口小馆".to_owned(),
             introduction: "家常菜".to_owned(),
             ..Default::default()
-        };
+        }
+    }
+
+    async fn apply_merchant(&self) -> pb::Submission {
+        let request = self.application().await;
         let answer = self.merchants().apply_merchant(request).await.expect("submitted");
         answer.into_inner().submission.expect("a submission")
     }

@@ -50,9 +50,10 @@ impl App {
         Ok(self.writes().resolve_write(request).await?.into_inner().write.expect("a write"))
     }
 
-    /// A write whose reply is lost.
+    /// A write whose reply is lost, and WeChat does not show what became of it either.
     async fn lost(&self) -> pb::Write {
         self.wechat.fault(Fault::new(ADD_STORE, Kind::ResetAfter));
+        self.fault("/wxa/get_store_list", Kind::Html502);
         let lost = self.add(named(NAME)).await.expect_err("no reply");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         let write = self.get_write(NAME).await.expect("remembered");
@@ -177,7 +178,9 @@ async fn somebody_who_looked_settles_what_nobody_knew() {
     let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("settled");
     assert_eq!(before, write);
     let settled = app.add(named(NAME)).await.expect("executed");
-    assert_eq!(settled, pb::AddStoreResponse { submission: None, settled: true });
+    let submission = settled.submission.expect("what was submitted");
+    assert!(settled.settled);
+    assert_eq!(app.submission(&submission.submission_id).await, submission);
     let done = app.resolve(&write.write_id, WriteResolution::NotExecuted).await;
     let done = done.expect_err("it is known");
     assert_eq!(reason(&done), is(Code::FailedPrecondition, "WRITE_NOT_UNKNOWN"));

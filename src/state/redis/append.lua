@@ -20,12 +20,13 @@ if event.pushed == '0' then
 elseif review then
   id = call('HGET', review_key(review), 'submission') or ''
 end
-if id == '' and event.kind == MERCHANT then
-  id = call('ZREVRANGE', nameless_key(event.app_id), 0, 0)[1] or ''
+local nameless = nameless_key(event)
+if id == '' and nameless then
+  id = call('ZREVRANGE', nameless, 0, 0)[1] or ''
 end
 if id ~= '' and review and call('HGET', submission_key(id), 'audit_id') == '' then
+  forget_nameless(id)
   call('HSET', submission_key(id), 'audit_id', event.audit_id)
-  call('ZREM', nameless_key(event.app_id), id)
   claim(review, id, time)
 end
 

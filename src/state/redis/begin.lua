@@ -11,7 +11,7 @@ if not write then
   local number = call('INCR', LAST_WRITE)
   call('HSET', write_key(id), 'number', number, 'app_id', new.app_id, 'method', new.method,
     'request_id', new.request_id, 'fingerprint', new.fingerprint,
-    'client_reference', new.client_reference, 'state', 'claimed', 'attempts', 0,
+    'client_reference', new.client_reference, 'state', 'claimed', 'attempts', 0, 'sought', '',
     'created', time, 'sent', 0, 'ended', 0)
   call('ZADD', WRITES, number, id)
   call('ZADD', UNFINISHED, number, id)

@@ -12,6 +12,8 @@ mod write;
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use self::connection::Connection;
 use crate::{
     id::{AppId, PoiId, Secret},
@@ -81,8 +83,14 @@ impl State for Redis {
         write::begin(&self.connection, write, term).await
     }
 
-    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error> {
-        write::sent(&self.connection, write_id, fence, by).await
+    async fn sent(
+        &self,
+        write_id: &str,
+        fence: u64,
+        by: Duration,
+        sought: Bytes,
+    ) -> Result<bool, Error> {
+        write::sent(&self.connection, write_id, fence, by, &sought).await
     }
 
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
@@ -97,8 +105,8 @@ impl State for Redis {
         write::writes(&self.connection, query).await
     }
 
-    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error> {
-        write::resolve(&self.connection, write_id, executed).await
+    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error> {
+        write::resolve(&self.connection, write_id, reply.as_deref()).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {

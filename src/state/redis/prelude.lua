@@ -26,7 +26,7 @@ local CLAIMS = key('writes', 'claims')          -- those that were not sent by w
 local FINISHED = key('writes', 'finished')      -- the finished ones by when they did
 
 -- Kinds of submissions, as the contract numbers them.
-local UNSPECIFIED, MERCHANT, PICTURES = '0', '1', '4'
+local UNSPECIFIED, MERCHANT, STORE, PICTURES = '0', '1', '3', '4'
 
 -- Milliseconds since 1970.
 local function now()
@@ -70,14 +70,29 @@ local function submission_key(id)
   return key('submission', id)
 end
 
+-- Submissions that have no audit id yet but can be recognised, by number: an account's for a merchant,
+-- and those for a store whose id is known. Nothing for others.
+local function nameless_key(about)
+  if about.kind == MERCHANT then
+    return key('nameless', about.app_id)
+  end
+  return about.kind == STORE and about.poi_id ~= '' and key('nameless', about.app_id, about.poi_id)
+end
+
+-- A submission has an audit id now, or is forgotten.
+local function forget_nameless(id)
+  local about = {}
+  about.app_id, about.kind, about.poi_id =
+    unpack(call('HMGET', submission_key(id), 'app_id', 'kind', 'poi_id'))
+  local nameless = nameless_key(about)
+  if nameless then
+    call('ZREM', nameless, id)
+  end
+end
+
 -- The positions of a submission's events.
 local function events_key(id)
   return key('events', id)
-end
-
--- An account's submissions for a merchant that have no audit id yet, by number.
-local function nameless_key(app_id)
-  return key('nameless', app_id)
 end
 
 -- The submissions of pictures for a store, by number.
@@ -162,7 +177,7 @@ end
 -- Where a write stands, whose term or time is `over` then, and how long it still does: one that was
 -- sent is unknown from then on.
 local function standing(state, over, time)
-  local rest = (state == 'claimed' or state == 'sent') and math.max(over - time, 0) or 0
+  local rest = state == 'finished' and 0 or math.max(over - time, 0)
   return state == 'sent' and rest == 0 and 'unknown' or state, rest
 end
 
@@ -183,7 +198,7 @@ local function written(write)
     { write.number, write.write_id, write.app_id, write.method, write.request_id,
       write.client_reference },
     { write.state, write.attempts, write.reply or false, write.created, write.sent, write.ended,
-      write.rest },
+      write.rest, write.sought },
   }
 end
 

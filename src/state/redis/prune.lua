@@ -44,7 +44,7 @@ for _, id in ipairs(old) do
   end
   call('ZREM', pictures_key(about.app_id, about.poi_id), id)
   call('ZREM', reference_key(about.client_reference), id)
-  call('ZREM', nameless_key(about.app_id), id)
+  forget_nameless(id)
   call('ZREM', ALL, id)
   call('ZREM', SETTLED, id)
   call('DEL', submission_key(id))

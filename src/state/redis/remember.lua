@@ -28,8 +28,9 @@ end
 if new.client_reference ~= '' then
   call('ZADD', reference_key(new.client_reference), number, id)
 end
-if new.kind == MERCHANT and new.audit_id == '' then
-  call('ZADD', nameless_key(new.app_id), number, id)
+local nameless = new.audit_id == '' and nameless_key(new)
+if nameless then
+  call('ZADD', nameless, number, id)
 end
 
 local review = review_of(new)

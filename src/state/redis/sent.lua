@@ -1,12 +1,13 @@
--- Notes that the write ARGV[1] is about to be sent under the fence ARGV[2], and that its outcome is
--- known after ARGV[3] milliseconds. Answers whether it may be.
-local id, fence, by = unpack(ARGV)
+-- Notes that the write ARGV[1] is about to be sent under the fence ARGV[2], that its outcome is known
+-- after ARGV[3] milliseconds, and that otherwise ARGV[4] is looked for. Answers whether it may be.
+local id, fence, by, sought = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)
-if not write or write.fence ~= fence or write.rest == 0 then
+if not write or write.fence ~= fence or write.rest == 0 or write.state == 'unknown' then
   return 0
 end
-call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(by))
+call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(by),
+  'sought', sought)
 call('HINCRBY', write_key(id), 'attempts', 1)
 call('ZREM', CLAIMS, id)
 return 1

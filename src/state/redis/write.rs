@@ -21,8 +21,8 @@ type Written = (About, Standing);
 /// Number, write id, app id, method, request id, client reference.
 type About = (u64, String, String, String, String, String);
 
-/// State, attempts, reply, created, sent, ended, rest.
-type Standing = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64);
+/// State, attempts, reply, created, sent, ended, rest, what is sought.
+type Standing = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64, Vec<u8>);
 
 pub(super) async fn begin(
     redis: &Connection,
@@ -53,8 +53,9 @@ pub(super) async fn sent(
     write_id: &str,
     fence: u64,
     by: Duration,
+    sought: &[u8],
 ) -> Result<bool, Error> {
-    redis.run(redis.call(&SENT).arg(write_id).arg(fence).arg(millis(by))).await
+    redis.run(redis.call(&SENT).arg(write_id).arg(fence).arg(millis(by)).arg(sought)).await
 }
 
 pub(super) async fn ended(
@@ -95,16 +96,17 @@ pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<Writ
 pub(super) async fn resolve(
     redis: &Connection,
     write_id: &str,
-    executed: bool,
+    reply: Option<&[u8]>,
 ) -> Result<Option<Write>, Error> {
-    let call = &mut redis.call(&RESOLVE);
-    let found: Option<Written> = redis.run(call.arg(write_id).arg(u8::from(executed))).await?;
+    let mut call = redis.call(&RESOLVE);
+    call.arg(write_id).arg(u8::from(reply.is_some())).arg(reply.unwrap_or_default());
+    let found: Option<Written> = redis.run(&call).await?;
     found.map(read).transpose()
 }
 
 fn read((about, standing): Written) -> Result<Write, Error> {
     let (number, write_id, app_id, method, request_id, client_reference) = about;
-    let (state, attempts, reply, created, sent, ended, rest) = standing;
+    let (state, attempts, reply, created, sent, ended, rest, sought) = standing;
     Ok(Write {
         number,
         write_id,
@@ -114,6 +116,7 @@ fn read((about, standing): Written) -> Result<Write, Error> {
         client_reference,
         state: WriteState::named(&state).ok_or_else(|| damaged("state of a write"))?,
         attempts,
+        sought: sought.into(),
         reply: reply.map(Into::into),
         created,
         sent,

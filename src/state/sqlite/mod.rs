@@ -21,6 +21,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use self::{reader::Readers, writer::Writer};
@@ -142,9 +143,16 @@ impl State for Sqlite {
         self.writer.write(move |db, now| write::begin(db, now, &write, term)).await
     }
 
-    async fn sent(&self, write_id: &str, fence: u64, by: Duration) -> Result<bool, Error> {
+    async fn sent(
+        &self,
+        write_id: &str,
+        fence: u64,
+        by: Duration,
+        sought: Bytes,
+    ) -> Result<bool, Error> {
         let write_id = write_id.to_owned();
-        self.writer.write(move |db, now| write::sent(db, now, &write_id, fence, by)).await
+        let sent = move |db: &_, now| write::sent(db, now, &write_id, fence, by, &sought);
+        self.writer.write(sent).await
     }
 
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
@@ -162,9 +170,9 @@ impl State for Sqlite {
         self.readers.read(move |db| write::page(db, now, &query)).await
     }
 
-    async fn resolve(&self, write_id: &str, executed: bool) -> Result<Option<Write>, Error> {
+    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error> {
         let write_id = write_id.to_owned();
-        self.writer.write(move |db, now| write::resolve(db, now, &write_id, executed)).await
+        self.writer.write(move |db, now| write::resolve(db, now, &write_id, reply.as_deref())).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
@@ -386,7 +394,7 @@ mod tests {
                 let (stands, ended) = if n == SCAN { ("unknown", 0) } else { ("finished", now) };
                 db.execute(
                     "INSERT INTO writes VALUES (?1, ?1, 'wx1', '', ?1, zeroblob(32), '', ?2, 1, 0,
-                       1, NULL, 0, 0, ?3)",
+                       1, zeroblob(0), NULL, 0, 0, ?3)",
                     (n + 1, stands, ended),
                 )?;
             }

@@ -80,9 +80,12 @@ CREATE TABLE writes (
   -- 'claimed', 'sent', 'finished' or 'unknown'.
   state TEXT NOT NULL,
   fence INTEGER NOT NULL,
-  -- When the term of a claimed one ends, or the time of a sent one: it is unknown from then on.
+  -- When the term of a claimed one ends, or the time of another: if it is not known then whether it
+  -- was executed, it is unknown.
   until INTEGER NOT NULL,
   attempts INTEGER NOT NULL,
+  -- What is looked for if its outcome is not known.
+  sought BLOB NOT NULL,
   reply BLOB,
   created INTEGER NOT NULL,
   -- 0 if it was not sent.

@@ -69,26 +69,33 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
 
 /// What a pushed event is about.
 pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<'a>, Error> {
-    let NewEvent { app_id, kind, audit_id, .. } = event;
+    let NewEvent { app_id, kind, audit_id, poi_id, .. } = event;
     let alone = Review { app_id, kind: *kind, audit_id: String::new(), submission_id: None };
     if *kind == SubmissionKind::Unspecified {
         return Ok(alone);
     }
     let review = Review { audit_id: audit_id.as_str().to_owned(), ..alone };
-    let newest = |audit_id: &str| {
-        db.prepare_cached(
-            "SELECT submission_id FROM submissions WHERE app_id = ?1 AND kind = ?2 AND audit_id = ?3
-             ORDER BY number DESC LIMIT 1",
-        )?
-        .query_row(params![app_id.as_str(), *kind as i32, audit_id], |row| row.get(0))
-        .optional()
+    let newest = |condition: &str, value: &str| {
+        let sql = format!(
+            "SELECT submission_id FROM submissions WHERE app_id = ?1 AND kind = ?2 AND {condition}
+             ORDER BY number DESC LIMIT 1"
+        );
+        db.prepare_cached(&sql)?
+            .query_row(params![app_id.as_str(), *kind as i32, value], |row| row.get(0))
+            .optional()
     };
     let mut submission_id: Option<String> = None;
     if !audit_id.is_empty() {
-        submission_id = newest(audit_id.as_str())?;
+        submission_id = newest("audit_id = ?3", audit_id.as_str())?;
     }
-    if submission_id.is_none() && *kind == SubmissionKind::Merchant {
-        submission_id = newest("")?;
+    if submission_id.is_none() {
+        submission_id = match kind {
+            SubmissionKind::Merchant => newest("audit_id = ?3", "")?,
+            SubmissionKind::Store if !poi_id.is_empty() => {
+                newest("audit_id = '' AND poi_id = ?3", poi_id.as_str())?
+            }
+            _ => None,
+        };
         if let Some(submission_id) = &submission_id {
             db.prepare_cached("UPDATE submissions SET audit_id = ?2 WHERE submission_id = ?1")?
                 .execute([submission_id, audit_id.as_str()])?;

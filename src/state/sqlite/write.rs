@@ -12,7 +12,7 @@ use crate::state::{
 /// What [`read`] reads.
 const COLUMNS: &str =
     "number, write_id, app_id, method, request_id, client_reference, state, until,
-    attempts, reply, created, sent, ended";
+    attempts, sought, reply, created, sent, ended";
 
 pub(super) fn begin(
     db: &Connection,
@@ -31,8 +31,9 @@ pub(super) fn begin(
     let Some(known) = known else {
         db.prepare_cached(
             "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
-               client_reference, state, fence, until, attempts, created, sent, ended)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, ?8, 0, 0)",
+               client_reference, state, fence, until, attempts, sought, created, sent,
+               ended)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, zeroblob(0), ?8, 0, 0)",
         )?
         .execute(params![
             write_id,
@@ -71,13 +72,15 @@ pub(super) fn sent(
     write_id: &str,
     fence: u64,
     by: Duration,
+    sought: &[u8],
 ) -> Result<bool, Error> {
     let changed = db
         .prepare_cached(
-            "UPDATE writes SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4
+            "UPDATE writes
+             SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4, sought = ?5
              WHERE write_id = ?1 AND fence = ?2 AND state IN ('claimed', 'sent') AND until > ?3",
         )?
-        .execute(params![write_id, storable(fence), now, later(now, by)])?;
+        .execute(params![write_id, storable(fence), now, later(now, by), sought])?;
     Ok(changed > 0)
 }
 
@@ -162,16 +165,15 @@ pub(super) fn resolve(
     db: &Connection,
     now: u64,
     write_id: &str,
-    executed: bool,
+    reply: Option<&[u8]>,
 ) -> Result<Option<Write>, Error> {
     let found = by_id(db, now, write_id)?.filter(|write| write.state == WriteState::Unknown);
     let Some(write) = found else { return Ok(None) };
-    if executed {
+    if let Some(reply) = reply {
         db.prepare_cached(
-            "UPDATE writes SET state = 'finished', reply = zeroblob(0), ended = ?2
-             WHERE write_id = ?1",
+            "UPDATE writes SET state = 'finished', reply = ?3, ended = ?2 WHERE write_id = ?1",
         )?
-        .execute(params![write_id, now])?;
+        .execute(params![write_id, now, reply])?;
     } else {
         db.prepare_cached("DELETE FROM writes WHERE write_id = ?1")?.execute([write_id])?;
     }
@@ -215,8 +217,8 @@ fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
     let stored = WriteState::named(row.get_ref("state")?.as_str().unwrap_or_default())
         .ok_or_else(|| Error::Damaged("a write is in no known state".to_owned()))?;
     let rest = match stored {
-        WriteState::Claimed | WriteState::Sent => row.get::<_, u64>("until")?.saturating_sub(now),
-        WriteState::Finished | WriteState::Unknown => 0,
+        WriteState::Finished => 0,
+        _ => row.get::<_, u64>("until")?.saturating_sub(now),
     };
     Ok(Write {
         number: row.get("number")?,
@@ -227,6 +229,7 @@ fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
         client_reference: row.get("client_reference")?,
         state: if stored == WriteState::Sent && rest == 0 { WriteState::Unknown } else { stored },
         attempts: row.get("attempts")?,
+        sought: row.get::<_, Vec<u8>>("sought")?.into(),
         reply: row.get::<_, Option<Vec<u8>>>("reply")?.map(Into::into),
         created: row.get("created")?,
         sent: row.get("sent")?,

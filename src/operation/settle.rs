@@ -1,0 +1,514 @@
+//! Writes whose outcome is not known: WeChat is asked what it shows.
+//!
+//! A write is never sent again to find out. What its call leaves behind at WeChat is looked for: when
+//! its reply was lost, when it is repeated, when an event comes, and from time to time. What proves
+//! it settles it. That it is not there proves something only once WeChat cannot execute it any more;
+//! then a write that does no harm twice, or is refused then, counts as not executed, so that a repeat
+//! is sent. All others stay unknown. `docs/writes.md` has the table and the reasons.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Operations};
+use crate::{
+    audit::Audits,
+    context::Context,
+    id::AppId,
+    pb::{
+        self, AuditEvent, AuditState, LegacyStore, NearbyPoi, Store, Submission, SubmissionKind,
+        UpgradeState, audit_event::Detail,
+    },
+    state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
+    translate::{
+        Evidence, Looks, Remembered, Sought,
+        map_poi::is_about,
+        merchant::other_audit,
+        nearby::looks,
+        page::Cursor,
+        store::{fingerprint, shown_values},
+        write::kept,
+    },
+    wechat::{
+        self, Errcode,
+        merchant::GetMerchantAuditInfo,
+        store::{GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
+    },
+};
+
+/// There is no such store, or there was one.
+const STORE_GONE: [Errcode; 2] = [Errcode(65115), Errcode(65116)];
+/// So many nearby places are looked at at most: more than WeChat grants anybody.
+const MOST_PLACES: u32 = 1000;
+/// For all calls about one write that nobody waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked which writes are unknown.
+const EVERY: Duration = Duration::from_secs(5);
+/// After the first look at a write; doubles with each up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// After which time, without being asked, what WeChat does not show was not executed: lists may lag.
+const SHOWN_WITHIN: Duration = Duration::from_secs(600);
+/// So many are read from the state at once.
+const PAGE: usize = 1000;
+/// A machine's clock may be so far from WeChat's and the state's.
+const SKEW: Duration = Duration::from_secs(300);
+
+/// What is known of a write after a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// It was executed; the journal knows, and what it submitted is remembered.
+    Executed,
+    /// It was not, and may be sent again.
+    NotExecuted,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What WeChat shows of a write that was executed.
+#[derive(Debug, Default)]
+struct Found {
+    audit_id: String,
+    poi_id: String,
+}
+
+/// WeChat's lists, each read once for all who ask at the same time.
+#[derive(Debug)]
+pub(super) struct Lists {
+    stores: List<Store>,
+    legacy_stores: List<LegacyStore>,
+    nearby_pois: List<NearbyPoi>,
+}
+
+type List<T> = moka::sync::Cache<AppId, Arc<tokio::sync::Mutex<Option<Read<T>>>>>;
+
+/// A list, or why there is none, and when reading it began.
+type Read<T> = (Instant, Result<Arc<Vec<T>>, Error>);
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self { stores: list(), legacy_stores: list(), nearby_pois: list() }
+    }
+}
+
+fn list<T: Send + Sync + 'static>() -> List<T> {
+    moka::sync::Cache::builder().time_to_idle(PATIENCE).build()
+}
+
+/// The list as it was when `asked`, or later.
+async fn read<T: Send + Sync + 'static>(
+    lists: &List<T>,
+    ops: &Operations,
+    ctx: &Context,
+    asked: Instant,
+    fetch: impl Future<Output = Result<Vec<T>, Error>>,
+) -> Result<Arc<Vec<T>>, Error> {
+    let list = lists.get_with(ctx.app_id.clone().into(), Default::default);
+    let mut list = list.lock().await;
+    match &*list {
+        Some((began, rows)) if *began >= asked => rows.clone(),
+        _ => {
+            let began = ops.clock().now();
+            let rows = fetch.await.map(Arc::new);
+            *list = Some((began, rows.clone()));
+            rows
+        }
+    }
+}
+
+impl Operations {
+    /// Looks what became of a write whose outcome is not known, on behalf of whoever has `ctx`, and
+    /// settles it if WeChat shows that it was executed. What WeChat showed before `asked` is too old.
+    pub(super) async fn settle(
+        &self,
+        ctx: &Context,
+        write: &Write,
+        asked: Instant,
+    ) -> Result<Outlook, Error> {
+        let sought = Sought::read(&write.sought)?;
+        let Some(evidence) = &sought.evidence else { return Ok(Outlook::Unknown) };
+        let mut ctx = ctx.beforehand();
+        write.app_id.as_str().clone_into(&mut ctx.app_id);
+        match self.look(&ctx, write, &sought, evidence, asked).await? {
+            Some(found) => {
+                self.executed(write, sought, found).await?;
+                tracing::info!(
+                    write_id = write.write_id,
+                    method = write.method,
+                    "WeChat shows that a write got through whose reply was lost"
+                );
+                Ok(Outlook::Executed)
+            }
+            // It may still arrive.
+            None if !write.rest.is_zero() => Ok(Outlook::Unknown),
+            None if evidence.repeats() => Ok(Outlook::NotExecuted),
+            None => Ok(Outlook::Unknown),
+        }
+    }
+
+    /// Settles a write by the word of somebody who looked. Answers what it was, if it was unknown.
+    pub(crate) async fn resolve(
+        &self,
+        write: &Write,
+        executed: bool,
+    ) -> Result<Option<Write>, Error> {
+        if !executed {
+            return Ok(self.0.state.resolve(&write.write_id, None).await?);
+        }
+        self.executed(write, Sought::read(&write.sought)?, Found::default()).await
+    }
+
+    /// Notes that a write was executed, and remembers what it submitted.
+    async fn executed(
+        &self,
+        write: &Write,
+        mut sought: Sought,
+        Found { audit_id, poi_id }: Found,
+    ) -> Result<Option<Write>, Error> {
+        if write.state != WriteState::Unknown {
+            return Ok(None);
+        }
+        if let Some(submission) = &mut sought.submission {
+            if !audit_id.is_empty() {
+                submission.audit_id = audit_id;
+            }
+            if !poi_id.is_empty() {
+                submission.poi_id = poi_id;
+            }
+        }
+        let response = pb::settled(&write.method, &sought.response, sought.submission.clone());
+        let response = response.map_err(|error| state::Error::Damaged(error.to_string()))?;
+        // First: a write that has ended is not looked at again.
+        if let Some(remembered) = sought.remembered() {
+            self.0.state.remember(remembered.to_state(self.0.ask_after)).await?;
+        }
+        // Nothing answers a method of another version.
+        let reply = response.map(|response| kept(&response)).unwrap_or_default();
+        Ok(self.0.state.resolve(&write.write_id, Some(reply)).await?)
+    }
+
+    /// What WeChat shows of a write, if it shows that it was executed.
+    async fn look(
+        &self,
+        ctx: &Context,
+        write: &Write,
+        sought: &Sought,
+        evidence: &Evidence,
+        asked: Instant,
+    ) -> Result<Option<Found>, Error> {
+        match (evidence, &sought.submission) {
+            (Evidence::NewStore(looks), Some(submission)) => {
+                let listed = self.stores(ctx, asked).await?;
+                let Some(store) = self.new_store(&listed, submission, looks).await? else {
+                    return Ok(None);
+                };
+                let poi_id = store.poi_id.clone();
+                // Its event may have come first, and names its review.
+                let event = self.event(write, SubmissionKind::Store, |event| {
+                    matches!(&event.detail, Some(Detail::Store(its)) if its.poi_id == poi_id)
+                });
+                let audit_id = event.await?.map(|event| event.audit_id).unwrap_or_default();
+                Ok(Some(Found { audit_id, poi_id }))
+            }
+            (Evidence::Migration(legacy_poi_id), Some(submission)) => {
+                let listed = self.legacy_stores(ctx, asked).await?;
+                let store = listed.iter().find(|store| store.poi_id == *legacy_poi_id);
+                // A failed one may have failed before.
+                let moves = [UpgradeState::Migrating, UpgradeState::Migrated];
+                if store.is_none_or(|store| !moves.contains(&store.upgrade_state())) {
+                    return Ok(None);
+                }
+                for other in self.all_submissions(submission).await? {
+                    let moved = is_open(other.state) || other.state == AuditState::Approved;
+                    let other = Remembered::read(&other.message)?;
+                    let same = other.submission.submission_id == submission.submission_id;
+                    if moved && !same && other.evidence.as_ref() == Some(evidence) {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(Found::default()))
+            }
+            (Evidence::OtherMerchantAudit(before), Some(_)) => {
+                let shown = self.read(ctx, GetMerchantAuditInfo {}).await?.into();
+                Ok(other_audit(before, &shown)
+                    .map(|audit_id| Found { audit_id, ..Found::default() }))
+            }
+            (Evidence::MapPoiEvent(proposed), Some(_)) => {
+                let event = self.event(write, SubmissionKind::MapPoi, |event| {
+                    matches!(&event.detail, Some(Detail::MapPoi(place)) if is_about(place, proposed))
+                });
+                let found = event.await?;
+                Ok(found.map(|event| Found { audit_id: event.audit_id, ..Found::default() }))
+            }
+            (Evidence::NearbyPoi(wanted), Some(submission)) => {
+                let listed = self.listed_nearby_pois(ctx, asked).await?;
+                let others = self.all_submissions(submission).await?;
+                let place = listed.iter().find(|place| is_wanted(place, wanted, &others));
+                Ok(place.map(|place| Found {
+                    audit_id: place.audit_id.clone(),
+                    poi_id: place.poi_id.clone(),
+                }))
+            }
+            (Evidence::Store(Looks { hash, .. }), _) if hash.is_empty() => Ok(None),
+            (Evidence::Store(Looks { poi_id, hash }), _) => {
+                let poi_id = poi_id.clone().into();
+                let shown = self.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
+                Ok((shown_values(&shown.into()) == *hash).then(Found::default))
+            }
+            (Evidence::StoreGone(poi_id), _) => {
+                let call = GetStoreInfo { poi_id: poi_id.clone().into() };
+                gone(self.read(ctx, call).await.err())
+            }
+            (Evidence::LegacyStoreGone(poi_id), _) => {
+                let call = GetPoi { poi_id: poi_id.clone().into() };
+                gone(self.read(ctx, call).await.err())
+            }
+            (Evidence::NearbyPoiGone(poi_id), _) => {
+                let listed = self.listed_nearby_pois(ctx, asked).await?;
+                let there = listed.iter().any(|place| place.poi_id == *poi_id);
+                Ok((!there).then(Found::default))
+            }
+            (
+                Evidence::NewStore(_)
+                | Evidence::Migration(_)
+                | Evidence::OtherMerchantAudit(_)
+                | Evidence::MapPoiEvent(_)
+                | Evidence::NearbyPoi(_),
+                None,
+            ) => Err(state::Error::Damaged("a submission is missing".to_owned()).into()),
+        }
+    }
+
+    /// All stores of the account, as they were at `asked` or later.
+    pub(crate) async fn stores(
+        &self,
+        ctx: &Context,
+        asked: Instant,
+    ) -> Result<Arc<Vec<Store>>, Error> {
+        let fetch = async {
+            let listed = self.all::<GetStoreList>(ctx).await?;
+            Ok(listed.into_iter().map(Store::from).collect())
+        };
+        read(&self.0.lists.stores, self, ctx, asked, fetch).await
+    }
+
+    /// All old stores of the account, as they were at `asked` or later.
+    pub(crate) async fn legacy_stores(
+        &self,
+        ctx: &Context,
+        asked: Instant,
+    ) -> Result<Arc<Vec<LegacyStore>>, Error> {
+        let fetch = async {
+            let listed = self.all::<GetPoiList>(ctx).await?;
+            Ok(listed.into_iter().map(LegacyStore::from).collect())
+        };
+        read(&self.0.lists.legacy_stores, self, ctx, asked, fetch).await
+    }
+
+    /// All nearby places of the account, as they were at `asked` or later.
+    pub(crate) async fn listed_nearby_pois(
+        &self,
+        ctx: &Context,
+        asked: Instant,
+    ) -> Result<Arc<Vec<NearbyPoi>>, Error> {
+        let cursor = Cursor::start("nearby");
+        let fetch = async { Ok(self.nearby_pois(ctx, &cursor, MOST_PLACES).await?.pois) };
+        read(&self.0.lists.nearby_pois, self, ctx, asked, fetch).await
+    }
+
+    /// The store that came of a submission: the only listed one that looks as it was submitted, and
+    /// that no other submission has become or may have become.
+    pub(crate) async fn new_store<'a>(
+        &self,
+        listed: &'a [Store],
+        submission: &Submission,
+        looks: &[u8],
+    ) -> Result<Option<&'a Store>, Error> {
+        let mut alike = Vec::from_iter(listed.iter().filter(|store| fingerprint(store) == looks));
+        if alike.is_empty() {
+            return Ok(None);
+        }
+        let mut others = Vec::new();
+        for other in self.all_submissions(submission).await? {
+            let remembered = Remembered::read(&other.message)?;
+            if remembered.submission.submission_id != submission.submission_id {
+                others.push((other, remembered.evidence));
+            }
+        }
+        let taken: HashSet<_> = others.iter().map(|(other, _)| other.poi_id.as_str()).collect();
+        alike.retain(|store| !taken.contains(&*store.poi_id));
+        let [store] = alike[..] else { return Ok(None) };
+        let ambiguous = others.iter().any(|(other, evidence)| {
+            let twin = matches!(evidence, Some(Evidence::NewStore(its)) if its == looks);
+            // It may be the other's, or have failed when the other did.
+            twin && other.poi_id.is_empty()
+                && (is_open(other.state) || store.state() != AuditState::Approved)
+        });
+        Ok((!ambiguous).then_some(store))
+    }
+
+    /// All submissions of the same kind and account, in order.
+    pub(crate) async fn all_submissions(
+        &self,
+        like: &Submission,
+    ) -> Result<Vec<state::Submission>, state::Error> {
+        let mut query = SubmissionQuery {
+            limit: PAGE,
+            app_id: Some(like.app_id.clone().into()),
+            kinds: vec![like.kind()],
+            ..SubmissionQuery::default()
+        };
+        let mut all = Vec::new();
+        loop {
+            let page = self.0.state.submissions(query.clone()).await?;
+            all.extend(page.submissions);
+            if page.at_end {
+                return Ok(all);
+            }
+            query.after = page.seen;
+        }
+    }
+
+    /// The first event since a write was sent that belongs to no submission and fits.
+    async fn event(
+        &self,
+        write: &Write,
+        kind: SubmissionKind,
+        fits: impl Fn(&AuditEvent) -> bool,
+    ) -> Result<Option<AuditEvent>, Error> {
+        let skew = u64::try_from(SKEW.as_millis()).unwrap_or(u64::MAX);
+        let mut query = EventQuery {
+            limit: PAGE,
+            app_id: Some(write.app_id.clone()),
+            kinds: vec![kind],
+            from: Some(write.sent.saturating_sub(skew)),
+            ..EventQuery::default()
+        };
+        loop {
+            let page = self.0.state.events(query.clone()).await?;
+            for event in page.events.iter().filter(|event| event.submission.is_none()) {
+                let event = AuditEvent::decode(&*event.message)
+                    .map_err(|error| state::Error::Damaged(error.to_string()))?;
+                if fits(&event) {
+                    return Ok(Some(event));
+                }
+            }
+            if page.at_end {
+                return Ok(None);
+            }
+            query.after = page.seen;
+        }
+    }
+}
+
+/// Whether a listed place is what a lost call made: it looks like that, is in review if it was there
+/// before, and no other submission made it.
+fn is_wanted(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) -> bool {
+    let replaced = !wanted.poi_id.is_empty();
+    let made_by = |other: &state::Submission| match (place.audit_id.as_str(), replaced) {
+        ("", false) => other.poi_id.as_str() == place.poi_id,
+        // Without its number the review may be any.
+        ("", true) => other.poi_id.as_str() == place.poi_id && is_open(other.state),
+        (audit_id, _) => {
+            other.audit_id.as_str() == audit_id
+                || !replaced && other.poi_id.as_str() == place.poi_id
+        }
+    };
+    looks(&place.credential, &place.address) == wanted.hash
+        && (!replaced || wanted.poi_id == place.poi_id && is_open(place.state()))
+        && !others.iter().any(made_by)
+}
+
+/// Whether the answer to a question about something says that there is none.
+fn gone(answer: Option<Error>) -> Result<Option<Found>, Error> {
+    match answer {
+        None => Ok(None),
+        Some(Error::WeChat { error: wechat::Error::Refused { code, .. }, .. })
+            if STORE_GONE.contains(&code) =>
+        {
+            Ok(Some(Found::default()))
+        }
+        Some(error) => Err(error),
+    }
+}
+
+/// Looks what became of unknown writes until the process ends: at once, then ever more rarely; and
+/// sooner where an event of their account comes.
+pub(crate) async fn settle(ops: Operations, audits: Audits, stop: CancellationToken) {
+    let settling = async {
+        let mut looks = HashMap::new();
+        loop {
+            let pushed = audits.pushed();
+            if let Err(error) = ops.settle_all(&mut looks, &pushed).await {
+                tracing::warn!("writes whose outcome is unknown cannot be looked at: {error}");
+            }
+            ops.clock().sleep(EVERY).await;
+        }
+    };
+    stop.run_until_cancelled(settling).await;
+}
+
+/// When a write is looked at next, and how much later the time after.
+type NextLook = (Instant, Duration);
+
+impl Operations {
+    async fn settle_all(
+        &self,
+        looks: &mut HashMap<String, NextLook>,
+        pushed: &HashSet<AppId>,
+    ) -> Result<(), Error> {
+        let unknown = self.unknown().await?;
+        let still = HashSet::<_>::from_iter(unknown.iter().map(|write| write.write_id.as_str()));
+        looks.retain(|write_id, _| still.contains(&**write_id));
+        let asked = self.clock().now();
+        for write in &unknown {
+            let look = looks.entry(write.write_id.clone()).or_insert((asked, FIRST_PAUSE));
+            let (next, pause) = *look;
+            if next > asked && !pushed.contains(&write.app_id) {
+                continue;
+            }
+            // The list may be long: it is read for all of them, and not again and again.
+            *look = (asked + pause.max(write.rest), (pause * 2).min(LONGEST_PAUSE));
+            let ctx = Context::internal(self.clock().now() + PATIENCE);
+            let outlook = match self.settle(&ctx, write, asked).await {
+                Ok(outlook) => outlook,
+                Err(error) => {
+                    let write_id = &write.write_id;
+                    tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
+                    continue;
+                }
+            };
+            let sent = UNIX_EPOCH + Duration::from_millis(write.sent);
+            if outlook == Outlook::NotExecuted && self.is_older(sent, SHOWN_WITHIN) {
+                let (write_id, method) = (&write.write_id, &write.method);
+                tracing::info!(write_id, method, "WeChat does not show a write: not executed");
+                self.0.state.resolve(write_id, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The writes whose outcome is not known.
+    async fn unknown(&self) -> Result<Vec<Write>, Error> {
+        let states = vec![WriteState::Unknown];
+        let mut query = WriteQuery { limit: PAGE, states, ..WriteQuery::default() };
+        let mut all = Vec::new();
+        loop {
+            let page = self.0.state.writes(query.clone()).await?;
+            all.extend(page.writes);
+            if page.at_end {
+                return Ok(all);
+            }
+            query.after = page.seen;
+        }
+    }
+
+    fn is_older(&self, moment: SystemTime, age: Duration) -> bool {
+        self.clock().wall().duration_since(moment).is_ok_and(|since| since >= age)
+    }
+}

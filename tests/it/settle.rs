@@ -1,0 +1,433 @@
+//! Lost replies: what WeChat shows settles them, and nothing is sent to find out.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use wechat_store_gateway::{
+    pb::{self, AuditState, WriteState, get_write_request::Name},
+    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
+};
+
+use crate::support::{App, hours, is, nearby_profile, new_map_poi, new_store, reason, within};
+
+const NAME: &str = "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a90";
+const PLACE: &str = "2708071440732747189";
+/// After so long WeChat cannot execute what was sent.
+const LIMIT: Duration = Duration::from_secs(16);
+const SOON: Duration = Duration::from_secs(20);
+
+/// The writes that something shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Write {
+    AddNearbyPoi,
+    AddStore,
+    DeleteLegacyStore,
+    DeleteNearbyPoi,
+    DeleteStore,
+    Migrate,
+    ReplaceNearbyPoi,
+    UpdateStore,
+}
+
+const ALL: [Write; 8] = [
+    Write::AddNearbyPoi,
+    Write::AddStore,
+    Write::DeleteLegacyStore,
+    Write::DeleteNearbyPoi,
+    Write::DeleteStore,
+    Write::Migrate,
+    Write::ReplaceNearbyPoi,
+    Write::UpdateStore,
+];
+
+impl Write {
+    fn path(self) -> &'static str {
+        match self {
+            Self::AddNearbyPoi | Self::ReplaceNearbyPoi => "/wxa/addnearbypoi",
+            Self::AddStore | Self::Migrate => "/wxa/add_store",
+            Self::DeleteLegacyStore => "/cgi-bin/poi/delpoi",
+            Self::DeleteNearbyPoi => "/wxa/delnearbypoi",
+            Self::DeleteStore => "/wxa/del_store",
+            Self::UpdateStore => "/wxa/update_store",
+        }
+    }
+
+    /// What is asked for to find out.
+    fn look(self) -> &'static str {
+        match self {
+            Self::AddNearbyPoi | Self::DeleteNearbyPoi | Self::ReplaceNearbyPoi => {
+                "/wxa/getnearbypoilist"
+            }
+            Self::AddStore => "/wxa/get_store_list",
+            Self::DeleteLegacyStore => "/cgi-bin/poi/getpoi",
+            Self::DeleteStore | Self::UpdateStore => "/wxa/get_store_info",
+            Self::Migrate => "/cgi-bin/poi/getpoilist",
+        }
+    }
+}
+
+impl App {
+    /// What there has to be before the write; answers its id, or empty text.
+    async fn prepared(&self, write: Write) -> String {
+        match write {
+            Write::AddNearbyPoi | Write::AddStore => String::new(),
+            Write::DeleteLegacyStore | Write::Migrate => {
+                let old = json!([{ "poi_id": "271262077", "upgrade_status": 0 }]);
+                let body = json!({ "app_id": OFFICIAL_APP_ID, "stores": old });
+                self.wechat.control("POST", "legacy_stores", &body).expect("an old store");
+                "271262077".to_owned()
+            }
+            Write::DeleteNearbyPoi | Write::ReplaceNearbyPoi => {
+                let answer = self.add_nearby_poi("").await.expect("submitted");
+                self.approve(&answer.submission.expect("a submission"));
+                self.clock.advance(Duration::from_secs(2));
+                let hide = pb::SetNearbyPoiVisibilityRequest {
+                    poi_id: answer.poi_id.clone(),
+                    visible: Some(false),
+                    ..Default::default()
+                };
+                self.nearby().set_nearby_poi_visibility(hide).await.expect("hidden");
+                answer.poi_id
+            }
+            Write::DeleteStore | Write::UpdateStore => self.approved_store("0009").await,
+        }
+    }
+
+    async fn add_nearby_poi(&self, request_id: &str) -> Result<pb::AddNearbyPoiResponse, Status> {
+        let request = pb::AddNearbyPoiRequest {
+            request_id: request_id.to_owned(),
+            client_reference: "shop-1".to_owned(),
+            profile: Some(nearby_profile(PLACE)),
+            ..Default::default()
+        };
+        Ok(self.nearby().add_nearby_poi(request).await?.into_inner())
+    }
+
+    /// Does it under a name; whether the answer was settled, and what was submitted.
+    async fn run(
+        &self,
+        write: Write,
+        poi_id: &str,
+    ) -> Result<(bool, Option<pb::Submission>), Status> {
+        let (request_id, poi_id) = (NAME.to_owned(), poi_id.to_owned());
+        Ok(match write {
+            Write::AddNearbyPoi => {
+                let answer = self.add_nearby_poi(&request_id).await?;
+                let submission = answer.submission.expect("a submission");
+                assert_eq!(answer.poi_id, submission.poi_id);
+                (answer.settled, Some(submission))
+            }
+            Write::AddStore => {
+                let request = pb::AddStoreRequest { request_id, ..new_store(PLACE, "0001") };
+                let answer = self.stores().add_store(request).await?.into_inner();
+                (answer.settled, Some(answer.submission.expect("a submission")))
+            }
+            Write::DeleteLegacyStore => {
+                let request =
+                    pb::DeleteLegacyStoreRequest { request_id, poi_id, ..Default::default() };
+                (self.stores().delete_legacy_store(request).await?.into_inner().settled, None)
+            }
+            Write::DeleteNearbyPoi => {
+                let request =
+                    pb::DeleteNearbyPoiRequest { request_id, poi_id, ..Default::default() };
+                (self.nearby().delete_nearby_poi(request).await?.into_inner().settled, None)
+            }
+            Write::DeleteStore => {
+                let request = pb::DeleteStoreRequest { request_id, poi_id, ..Default::default() };
+                (self.stores().delete_store(request).await?.into_inner().settled, None)
+            }
+            Write::Migrate => {
+                let request = pb::AddStoreRequest {
+                    request_id,
+                    legacy_poi_id: poi_id,
+                    ..new_store(PLACE, "0001")
+                };
+                let answer = self.stores().add_store(request).await?.into_inner();
+                (answer.settled, Some(answer.submission.expect("a submission")))
+            }
+            Write::ReplaceNearbyPoi => {
+                let request = pb::ReplaceNearbyPoiRequest {
+                    request_id,
+                    client_reference: "shop-1".to_owned(),
+                    poi_id,
+                    profile: Some(nearby_profile(PLACE)),
+                    ..Default::default()
+                };
+                let answer = self.nearby().replace_nearby_poi(request).await?.into_inner();
+                (answer.settled, Some(answer.submission.expect("a submission")))
+            }
+            Write::UpdateStore => {
+                let request = pb::UpdateStoreRequest {
+                    request_id,
+                    poi_id,
+                    contact_phone: Some("020-1".to_owned()),
+                    hours: Some(hours("08:00", "09:00")),
+                    ..Default::default()
+                };
+                let answer = self.stores().update_store(request).await?.into_inner();
+                assert_eq!(answer.contact_phone, "020-1");
+                (answer.settled, answer.submission)
+            }
+        })
+    }
+
+    async fn noted(&self) -> Option<pb::Write> {
+        let name = Some(Name::WriteRequestId(NAME.to_owned()));
+        let request = pb::GetWriteRequest { app_id: String::new(), name };
+        self.writes().get_write(request).await.ok().and_then(|answer| answer.into_inner().write)
+    }
+
+    /// Waits until the write stands there; `None` for one that is forgotten.
+    async fn stands(&self, state: Option<WriteState>) {
+        within(SOON, async {
+            while self.noted().await.map(|write| write.state()) != state {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the log has so many events.
+    async fn received(&self, count: usize) {
+        within(SOON, async {
+            while self.events(pb::ListAuditEventsRequest::default()).await.len() < count {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Nothing goes wrong any more.
+    fn heal(&self) {
+        self.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+    }
+}
+
+#[tokio::test]
+async fn what_was_executed_is_found_at_once_and_not_sent_again() {
+    for write in ALL {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
+        let (settled, submission) = app.run(write, &poi_id).await.expect("it got through");
+        assert!(settled, "{write:?}");
+        // A repeat gets the same answer.
+        assert_eq!(app.run(write, &poi_id).await.expect("known"), (true, submission.clone()));
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+        let noted = app.noted().await.expect("remembered");
+        assert_eq!((noted.state(), noted.attempts), (WriteState::Finished, 1));
+        if let Some(submission) = submission {
+            let known = app.submission(&submission.submission_id).await;
+            assert_eq!(known, submission, "{write:?}");
+            assert_eq!(known.state(), AuditState::InReview);
+            assert!(!known.client_reference.is_empty());
+        }
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_executed_is_sent_again_once_it_cannot_arrive_any_more() {
+    for write in ALL {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        // Sent, and dropped before anything was done.
+        app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
+        for _ in 0..2 {
+            let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+            assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
+        }
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+        app.clock.advance(LIMIT);
+        let (settled, _) = app.run(write, &poi_id).await.expect("sent again");
+        assert!(!settled, "{write:?}");
+        assert_eq!(app.count(write.path()), before + 2, "{write:?}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_finds_what_could_not_be_looked_for_before() {
+    for write in ALL {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        // An update reads the store before.
+        let passing = usize::from(write == Write::UpdateStore);
+        app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
+        app.wechat.fault(Fault::new(write.look(), Kind::Html502).times(0).after(passing as u64));
+        let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
+        // Nor does the next process.
+        let app = app.restart().await;
+        let unknown = app.run(write, &poi_id).await.expect_err("nobody knows");
+        assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
+        assert!(unknown.get_details_retry_info().is_some(), "it may still arrive");
+        app.heal();
+        let (settled, _) = app.run(write, &poi_id).await.expect("it got through");
+        assert!(settled, "{write:?}");
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_asks_for_again_is_settled_all_the_same() {
+    for executed in [true, false] {
+        let app = App::start().await;
+        let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
+        app.wechat.fault(Fault::new("/wxa/add_store", kind));
+        app.fault("/wxa/get_store_list", Kind::Html502);
+        app.run(Write::AddStore, "").await.expect_err("nobody knows");
+        // A process that comes later finds it.
+        let app = app.restart().await;
+        app.heal();
+        app.clock.advance(Duration::from_secs(700));
+        app.stands(executed.then_some(WriteState::Finished)).await;
+        assert_eq!(app.count("/wxa/add_store"), 1);
+        let listed = app.list_stores().await.len();
+        assert_eq!(listed, usize::from(executed));
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
+    for event_first in [true, false] {
+        let app = App::start().await;
+        app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetAfter));
+        app.fault("/wxa/get_store_list", Kind::Html502);
+        app.run(Write::AddStore, "").await.expect_err("nobody knows");
+        let audit_id = app.wechat.audits()[0].audit_id;
+        if event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+        }
+        app.heal();
+        let (settled, submission) = app.run(Write::AddStore, "").await.expect("it got through");
+        assert!(settled);
+        let submission = submission.expect("a submission");
+        if !event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+        }
+        let known = app.submission(&submission.submission_id).await;
+        assert_eq!(known.state(), AuditState::Approved);
+        assert_eq!(known.audit_id, audit_id.to_string());
+        assert!(!known.poi_id.is_empty());
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn only_its_event_shows_a_place_that_was_proposed() {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetAfter));
+    let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
+    let lost = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.clock.advance(Duration::from_secs(3600));
+    let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    assert!(unknown.get_details_retry_info().is_none(), "waiting alone is of no use");
+    assert_eq!(app.count("/wxa/create_map_poi"), 1);
+
+    // Another place's event proves nothing.
+    let other = pb::CreateMapPoiRequest { name: "对面小馆".to_owned(), ..new_map_poi() };
+    let other = app.map_pois().create_map_poi(other).await.expect("submitted").into_inner();
+    app.approve(&other.submission.expect("a submission"));
+    app.received(1).await;
+    let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+
+    let audit_id = app.wechat.audits()[0].audit_id;
+    app.wechat.approve(audit_id).expect("an open review");
+    app.received(2).await;
+    // It settles what it proves, without being asked.
+    app.clock.advance(Duration::from_secs(6));
+    app.stands(Some(WriteState::Finished)).await;
+    let answer = app.map_pois().create_map_poi(request()).await.expect("known").into_inner();
+    assert!(answer.settled);
+    let submission = answer.submission.expect("a submission");
+    let known = app.submission(&submission.submission_id).await;
+    assert_eq!((known.state(), known.audit_id), (AuditState::Approved, audit_id.to_string()));
+    assert!(!known.map_poi_id.is_empty());
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_looks_alike_but_is_anothers_proves_nothing() {
+    let app = App::start().await;
+    // The same store under another name, which did get through.
+    let first = pb::AddStoreRequest { request_id: String::new(), ..new_store(PLACE, "0001") };
+    app.stores().add_store(first).await.expect("submitted");
+    app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetBefore));
+    let lost = app.run(Write::AddStore, "").await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.clock.advance(LIMIT);
+    let there = app.run(Write::AddStore, "").await.expect_err("it is there");
+    assert_eq!(there.code(), Code::AlreadyExists);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_update_that_nothing_shows_is_sent_again() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("0001").await;
+    let request = || pb::UpdateStoreRequest {
+        request_id: NAME.to_owned(),
+        poi_id: poi_id.clone(),
+        card_id: Some("pabcedfg1234567hijklmn".to_owned()),
+        ..Default::default()
+    };
+    app.wechat.fault(Fault::new("/wxa/update_store", Kind::ResetAfter));
+    let lost = app.stores().update_store(request()).await.expect_err("no call shows the card");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.clock.advance(LIMIT);
+    let answer = app.stores().update_store(request()).await.expect("sent again").into_inner();
+    assert!(!answer.settled);
+    assert_eq!(app.count("/wxa/update_store"), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_application_is_found_by_what_changed_since() {
+    const LOOK: &str = "/wxa/get_merchant_audit_info";
+    // Unless nobody could see what was shown before.
+    for seen_before in [true, false] {
+        let app = App::start().await;
+        let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+        app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+        let request =
+            pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..app.application().await };
+        app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetAfter));
+        let passing = u64::from(seen_before);
+        app.wechat.fault(Fault::new(LOOK, Kind::Html502).times(0).after(passing));
+        let lost = app.merchants().apply_merchant(request.clone()).await.expect_err("nobody knows");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        app.heal();
+        app.clock.advance(LIMIT);
+        let again = app.merchants().apply_merchant(request).await;
+        assert_eq!(app.count("/wxa/apply_merchant"), 1);
+        if !seen_before {
+            let unknown = again.expect_err("nobody knows");
+            assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+            app.stop().await;
+            continue;
+        }
+        let answer = again.expect("it is shown").into_inner();
+        assert!(answer.settled);
+        let submission = answer.submission.expect("a submission");
+        let audit_id = app.wechat.audits()[0].audit_id;
+        assert_eq!(submission.audit_id, audit_id.to_string());
+        app.wechat.approve(audit_id).expect("an open review");
+        app.received(1).await;
+        let known = app.submission(&submission.submission_id).await;
+        assert_eq!(known.state(), AuditState::Approved);
+        app.stop().await;
+    }
+}
