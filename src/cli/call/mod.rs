@@ -19,6 +19,7 @@ mod codec;
 mod manual;
 mod reflection;
 mod refusal;
+mod rows;
 
 /// How much later than its deadline a service may say that it has passed.
 const GRACE: Duration = Duration::from_millis(200);
@@ -28,6 +29,12 @@ const GRACE: Duration = Duration::from_millis(200);
 ///
 /// An error is printed to standard error as JSON, with its details. The exit code is then 64 plus
 /// the gRPC code, such as 67 for INVALID_ARGUMENT.
+///
+/// With --rows it calls the method for every line of a file and prints a line for each. Repeat the
+/// command after any interruption: a row gets a request_id from what stands in it, and what was
+/// executed in the last 24 hours is not executed again. With --results FILE that has no end.
+/// The exit code says how it ended, the first of these that is true: 5 interrupted; 4 stopped early,
+/// or rows without an answer; 3 rows with an unknown outcome; 2 rows that failed; 0 none of these.
 #[derive(Debug, clap::Args)]
 pub struct Call {
     /// What to call, such as StoreService/ListStores; packages can be left out
@@ -50,6 +57,8 @@ pub struct Call {
     /// Send this metadata; can be repeated
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
     headers: Vec<Header>,
+    #[command(flatten)]
+    rows: rows::Rows,
 }
 
 impl Call {
@@ -63,6 +72,9 @@ impl Call {
             return Ok(print::line(manual::describe(&client, name)?)?);
         }
         let method = client.method(self.method.as_deref().unwrap_or_default())?;
+        if self.rows.wanted() {
+            return self.rows.run(client, method, self.deadline, self.headers).await;
+        }
         let request = self.request(&method)?;
         let answers = async {
             let mut answers = client.start(&method, request).await?;
@@ -87,15 +99,24 @@ impl Call {
             "-" => read(method.input(), &io::read_to_string(io::stdin())?)?,
             text => read(method.input(), text)?,
         };
-        let mut request = Request::new(message);
-        if let Some(deadline) = self.deadline {
-            request.set_timeout(deadline);
-        }
-        for Header { key, value } in &self.headers {
-            request.metadata_mut().append(key.clone(), value.clone());
-        }
-        Ok(request)
+        Ok(addressed(message, self.deadline, &self.headers))
     }
+}
+
+/// A request with all that goes with it.
+fn addressed(
+    message: DynamicMessage,
+    deadline: Option<Duration>,
+    headers: &[Header],
+) -> Request<DynamicMessage> {
+    let mut request = Request::new(message);
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
+    for Header { key, value } in headers {
+        request.metadata_mut().append(key.clone(), value.clone());
+    }
+    request
 }
 
 fn json(message: &DynamicMessage, on_one_line: bool) -> Result<String, Failure> {
