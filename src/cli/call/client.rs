@@ -61,9 +61,8 @@ impl Client {
 /// Reads a message from JSON.
 pub(in crate::cli) fn read(kind: MessageDescriptor, text: &str) -> Result<DynamicMessage, Failure> {
     let name = kind.name().to_owned();
-    parse(kind, if text.is_empty() { "{}" } else { text }).map_err(|error| {
-        Failure::usage(format_args!("the request is no {name} in JSON: {error}"))
-    })
+    parse(kind, if text.is_empty() { "{}" } else { text })
+        .map_err(|error| Failure::usage(format_args!("the request is no {name} in JSON: {error}")))
 }
 
 /// The same, for whoever says in words of his own what is wrong.

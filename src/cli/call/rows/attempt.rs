@@ -181,7 +181,9 @@ fn verdict(status: &Status) -> Verdict {
         Code::Unavailable | Code::DeadlineExceeded => Verdict::Again(again),
         // The connection broke: of these the service knows nothing.
         _ if std::error::Error::source(status).is_some() => Verdict::Again(again),
-        Code::ResourceExhausted if again.is_none() && status.get_details_quota_failure().is_some() => {
+        Code::ResourceExhausted
+            if again.is_none() && status.get_details_quota_failure().is_some() =>
+        {
             Verdict::Hopeless
         }
         Code::ResourceExhausted | Code::Aborted if again.is_some() => Verdict::Again(again),
@@ -205,7 +207,7 @@ fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
 /// The reason that the service names, or the code.
 fn reason(status: &Status) -> String {
     let named = status.get_details_error_info().map(|info| info.reason);
-    named.filter(|name| !name.is_empty()).unwrap_or_else(|| {
-        code_name(refusal::code(status)).to_owned()
-    })
+    named
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| code_name(refusal::code(status)).to_owned())
 }

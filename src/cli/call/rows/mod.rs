@@ -238,7 +238,9 @@ impl Import {
     fn write(&mut self, line: &Line) -> Result<(), Failure> {
         let written = self.progress.aside(|| self.results.write(line));
         written.map_err(|error| {
-            Failure::new(format_args!("results cannot be written, so nothing more is sent: {error}"))
+            Failure::new(format_args!(
+                "results cannot be written, so nothing more is sent: {error}"
+            ))
         })
     }
 }

@@ -53,9 +53,10 @@ impl Progress {
             // What an earlier run did costs no time, and says nothing about the rest.
             let rate = tally.sent() as f64 / seconds;
             let total = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
-            let rest = self.total.filter(|_| rate > 0.0).map(|total| {
-                format!(", {:.0} s to go", total.saturating_sub(done) as f64 / rate)
-            });
+            let rest = self
+                .total
+                .filter(|_| rate > 0.0)
+                .map(|total| format!(", {:.0} s to go", total.saturating_sub(done) as f64 / rate));
             let rest = rest.unwrap_or_default();
             let comma = if problems.is_empty() { "" } else { ", " };
             print::problem(format_args!(

@@ -77,9 +77,7 @@ impl Line {
         let (outcome, response, error) = match outcome {
             Outcome::Ok(response) => (OK, Some(response), None),
             Outcome::Failed(status) => ("failed", None, Some(Refusal::from(&status))),
-            Outcome::Unfinished(status) => {
-                ("unfinished", None, status.as_ref().map(Refusal::from))
-            }
+            Outcome::Unfinished(status) => ("unfinished", None, status.as_ref().map(Refusal::from)),
             Outcome::Unknown(status) => ("unknown", None, Some(Refusal::from(&status))),
         };
         let row_id = Some(id.to_string());
@@ -145,7 +143,9 @@ fn earlier(file: &mut File) -> io::Result<HashSet<Uuid>> {
         match serde_json::from_slice::<Known>(&line) {
             _ if read == 0 => break,
             Ok(known) if line.ends_with(b"\n") => {
-                if known.outcome == OK && let Some(Ok(id)) = known.row_id.map(|id| id.parse()) {
+                if known.outcome == OK
+                    && let Some(Ok(id)) = known.row_id.map(|id| id.parse())
+                {
                     done.insert(id);
                 }
             }

@@ -163,7 +163,8 @@ impl Tally {
                 .map(|(row, first)| format!("{row} is {first}"))
                 .collect();
             let more = if self.duplicates > named.len() as u64 { ", …" } else { "" };
-            let _ = write!(text, "\n  not sent, for it says the same: line {}{more}", named.join(", "));
+            let _ =
+                write!(text, "\n  not sent, for it says the same: line {}{more}", named.join(", "));
         }
         text
     }
