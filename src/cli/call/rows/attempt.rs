@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 
 use super::unless_stopped;
 use crate::{
-    cli::call::{Client, Header, addressed, refusal},
+    cli::call::{Client, GRACE as LATE, Header, addressed, refusal},
     telemetry::code_name,
 };
 
@@ -29,6 +29,8 @@ const INTERRUPTED: &str = "INTERRUPTED";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// … up to this.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// Without a deadline the service has one; a connection that died unnoticed has none. At least this.
+const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// Who is told to stop waits so long for what is under way.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -129,9 +131,10 @@ impl Caller {
                 }
                 Verdict::Again(Some(wait)) => wait,
                 Verdict::Again(None) => {
-                    pause = (2 * pause).min(LAST_PAUSE);
                     // Many rows fail at once; they should not come back at once.
-                    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+                    let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+                    pause = (2 * pause).min(LAST_PAUSE);
+                    wait
                 }
             };
             let answered = self.answered.load(Ordering::Relaxed);
@@ -154,13 +157,18 @@ impl Caller {
 
     async fn once(&self, message: &DynamicMessage) -> Result<DynamicMessage, Status> {
         let request = addressed(message.clone(), self.deadline, &self.headers);
-        let mut answers = self.client.start(&self.method, request).await?;
-        let mut response = DynamicMessage::new(self.method.output());
-        // The verdict comes after the message.
-        while let Some(message) = answers.message().await? {
-            response = message;
-        }
-        Ok(response)
+        let limit = self.deadline.map_or(self.patience.max(LONGEST_CALL), |limit| limit + LATE);
+        let answer = async {
+            let mut answers = self.client.start(&self.method, request).await?;
+            let mut response = DynamicMessage::new(self.method.output());
+            // The verdict comes after the message.
+            while let Some(message) = answers.message().await? {
+                response = message;
+            }
+            Ok(response)
+        };
+        let late = || Status::deadline_exceeded("the service did not end the call in time");
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -210,4 +218,69 @@ fn reason(status: &Status) -> String {
     named
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| code_name(refusal::code(status)).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::metadata::MetadataMap;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    /// A refusal with a reason, as a service makes it.
+    fn refused(code: Code, reason: &str, retry: Option<u64>, pushback: Option<&str>) -> Status {
+        let mut details = ErrorDetails::with_error_info(reason, "here", []);
+        if retry.is_some() {
+            details.set_retry_info(retry.map(Duration::from_millis));
+        }
+        if code == Code::ResourceExhausted {
+            details.add_quota_failure_violation("/wxa/add_store", "spent");
+        }
+        let mut metadata = MetadataMap::new();
+        if let Some(pushback) = pushback {
+            metadata.insert("grpc-retry-pushback-ms", pushback.parse().expect("ASCII"));
+        }
+        Status::with_error_details_and_metadata(code, "", details, metadata)
+    }
+
+    #[test]
+    fn what_a_repeat_would_change_is_repeated_when_the_service_says() {
+        use Code::{
+            Aborted, AlreadyExists, DeadlineExceeded, NotFound, ResourceExhausted, Unavailable,
+            Unknown,
+        };
+        let second = Verdict::Again(Some(Duration::from_secs(1)));
+        for (code, reason, retry, pushback, expected) in [
+            (Unavailable, "SHUTTING_DOWN", None, None, Verdict::Again(None)),
+            (Unavailable, "WECHAT_BUSY", Some(1000), None, second),
+            (DeadlineExceeded, "DEADLINE_EXCEEDED", None, None, Verdict::Again(None)),
+            (
+                ResourceExhausted,
+                "LANE_BUSY",
+                None,
+                Some("7"),
+                Verdict::Again(Some(Duration::from_millis(7))),
+            ),
+            (
+                Aborted,
+                "WRITE_IN_PROGRESS",
+                Some(1),
+                Some("9"),
+                Verdict::Again(Some(Duration::from_millis(9))),
+            ),
+            (Aborted, "DELETION_FAILED", None, None, Verdict::Final),
+            (Unavailable, "WECHAT_BUSY", Some(1), Some("-1"), Verdict::Final),
+            (ResourceExhausted, "DAILY_QUOTA_SPENT", Some(300), Some("300"), Verdict::Hopeless),
+            (ResourceExhausted, "ANYTHING", None, None, Verdict::Hopeless),
+            (Unknown, "OUTCOME_UNKNOWN", Some(1), None, Verdict::Unknown),
+            (Unknown, "UNKNOWN_ERRCODE", None, None, Verdict::Final),
+            (AlreadyExists, "STORE_DUPLICATE", None, None, Verdict::Final),
+            (NotFound, "", Some(1), None, Verdict::Final),
+        ] {
+            assert_eq!(verdict(&refused(code, reason, retry, pushback)), expected, "{reason}");
+        }
+        // A connection that broke has no reason, whatever code tonic gives it.
+        let broken = Status::from_error(std::io::Error::other("reset").into());
+        assert_eq!(verdict(&broken), Verdict::Again(None));
+    }
 }

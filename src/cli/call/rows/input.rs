@@ -87,6 +87,13 @@ fn without_values(error: &serde_json::Error) -> String {
         Some((said, expected)) if said.starts_with("invalid ") => format!("expected {expected}"),
         _ => text,
     };
+    let text = match text.split_once("unrecognized enum value '") {
+        Some((_, value)) => {
+            let place = value.rsplit_once('\'').map_or("", |(_, place)| place);
+            format!("unrecognized enum value{place}")
+        }
+        None => text,
+    };
     text.replace(" at line 1 column ", " at column ")
 }
 
@@ -260,7 +267,7 @@ mod tests {
     use crate::pb;
 
     fn wrong(json: &str) -> String {
-        let types = prost_reflect::DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).expect("types");
+        let types = prost_reflect::DescriptorPool::decode(pb::DESCRIPTORS).expect("types");
         let service = types.get_service_by_name("wechat.store.v1.StoreService").expect("a service");
         let method = service.methods().find(|method| method.name() == "AddStore");
         let reader = Reader::new(&method.expect("a method"), "");

@@ -2,7 +2,7 @@
 //! command, which can be killed and run again.
 //!
 //! Lines stream: a thread reads them, as many are under way as [`Rows::at_once`] says, and what has
-//! been answered is written down at once. All that grows with the file are 16 bytes a row, its name.
+//! been answered is written down at once. All that grows with the file is each row's name and number.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -153,15 +153,17 @@ impl Import {
         let mut under_way = JoinSet::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
+        let (mut open, mut signalled) = (true, false);
         while open || !under_way.is_empty() {
             let room = open && under_way.len() < self.at_once && !self.stopping.is_cancelled();
             tokio::select! {
                 biased;
-                () = &mut stop, if matches!(self.end, End::Complete) => {
+                () = &mut stop, if !signalled => {
+                    signalled = true;
                     print::problem("stopping: waiting for the rows that are under way");
                     self.halt(End::Interrupted);
                 }
+                _ = tick.tick() => self.progress.show(&self.tally),
                 Some(ended) = under_way.join_next() => self.record(ended.map_err(Failure::new)?)?,
                 row = rows.recv(), if room => match row {
                     Some(row) => if let Some(ask) = self.admit(row?)? {
@@ -169,7 +171,6 @@ impl Import {
                     },
                     None => open = false,
                 },
-                _ = tick.tick() => self.progress.show(&self.tally),
             }
             open &= !self.stopping.is_cancelled();
         }
