@@ -296,6 +296,8 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
         let run = bench.call(wrong, "");
         assert_eq!(run.code, Some(64), "{wrong:?}: {}", run.said);
     }
+    let help = bench.call(&["--help"], "");
+    assert!(help.printed.contains("5  interrupted by a signal"), "{}", help.printed);
     let results = bench.path("results.jsonl");
     let locked = fs::File::create(&results).expect("a file");
     locked.lock().expect("a lock");

@@ -24,18 +24,27 @@ mod rows;
 /// How much later than its deadline a service may say that it has passed.
 const GRACE: Duration = Duration::from_millis(200);
 
+const MANY: &str = "\
+An error is printed to standard error as JSON; the exit code is then 64 plus the gRPC code.
+
+With --rows, repeat the command after any interruption: rows without a request_id get one from what
+stands in them, and what was executed in the last 24 hours is not executed again. With --results
+FILE that has no end: rows that are ok there are not sent. Two equal rows are sent once.
+
+Exit codes with --rows, the first that is true:
+  5  interrupted by a signal
+  4  stopped early, or rows without an answer: run it again
+  3  rows whose outcome nobody knows: WriteService settles them
+  2  rows that failed
+  0  every row is ok";
+
 /// Calls a method and prints what it answers as JSON: a message over several lines, or, for a
 /// stream, a line per message.
 ///
 /// An error is printed to standard error as JSON, with its details. The exit code is then 64 plus
 /// the gRPC code, such as 67 for INVALID_ARGUMENT.
-///
-/// With --rows it calls the method for every line of a file and prints a line for each. Repeat the
-/// command after any interruption: a row gets a request_id from what stands in it, and what was
-/// executed in the last 24 hours is not executed again. With --results FILE that has no end.
-/// The exit code says how it ended, the first of these that is true: 5 interrupted; 4 stopped early,
-/// or rows without an answer; 3 rows with an unknown outcome; 2 rows that failed; 0 none of these.
 #[derive(Debug, clap::Args)]
+#[command(after_help = MANY)]
 pub struct Call {
     /// What to call, such as StoreService/ListStores; packages can be left out
     #[arg(value_name = "SERVICE/METHOD", required_unless_present_any = ["list", "describe"])]
