@@ -121,9 +121,17 @@ async fn a_torn_last_result_is_no_result() {
     }
     assert_eq!(bench.asked(ADD_PATH), 2, "the service had the answer");
     // What is no file of results is left alone.
-    let before = fs::read(&file).expect("rows");
-    let run = bench.call(&[ADD, "--rows", &file, "--results", &file], "");
-    assert_eq!((run.code, fs::read(&file).expect("rows")), (Some(64), before), "{}", run.said);
+    let note = bench.file("note", "not ours, and no line");
+    for other in [&file, &note] {
+        let before = fs::read(other).expect("a file");
+        let run = bench.call(&[ADD, "--rows", &file, "--results", other], "");
+        assert_eq!(
+            (run.code, fs::read(other).expect("a file")),
+            (Some(64), before),
+            "{}",
+            run.said
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

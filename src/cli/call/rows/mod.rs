@@ -155,7 +155,7 @@ impl Import {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut open, mut signalled) = (true, false);
         while open || !under_way.is_empty() {
-            let room = open && under_way.len() < self.at_once && !self.stopping.is_cancelled();
+            let room = open && under_way.len() < self.at_once;
             tokio::select! {
                 biased;
                 () = &mut stop, if !signalled => {
