@@ -237,7 +237,10 @@ impl Import {
     }
 
     fn write(&mut self, line: &Line) -> Result<(), Failure> {
-        let written = self.progress.aside(|| self.results.write(line));
+        let written = match self.results {
+            Results::Stdout => self.progress.aside(|| self.results.write(line)),
+            Results::File(_) => self.results.write(line),
+        };
         written.map_err(|error| {
             Failure::new(format_args!(
                 "results cannot be written, so nothing more is sent: {error}"
