@@ -29,6 +29,11 @@ impl Failure {
         Self { code: USAGE + code, message: message.to_string() }
     }
 
+    /// Some of many things did not work, which has been told already.
+    pub(super) fn told(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
     /// Its exit code.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)

@@ -25,6 +25,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    failed
+  2-5  some of many rows were not executed (call --rows)
   64   wrong usage or wrong settings
   64+n the called service answered gRPC code n (call)
   130  stopped by a second signal";

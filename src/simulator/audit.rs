@@ -197,16 +197,17 @@ pub(super) fn end(
 /// Decides what time has decided: reviews past the delay pass, waiting applications lapse.
 pub(super) fn settle_due(world: &mut World) {
     let (now, delay) = (world.now(), world.rules.audit_delay);
+    let passes = |audit: &Audit| delay.is_some_and(|delay| now - audit.since >= delay);
+    let lapses =
+        |audit: &Audit| audit.state == State::AwaitingAdmin && now - audit.since >= CONFIRMATION;
     let open = world.audits.values().filter(|audit| audit.state.is_open());
-    let waited = open.map(|audit| (audit.audit_id, audit.state, now - audit.since));
-    for (audit_id, state, waited) in waited.collect::<Vec<_>>() {
-        if delay.is_some_and(|delay| waited >= delay) {
+    let due = open.filter(|audit| passes(audit) || lapses(audit));
+    let due: Vec<_> = due.map(|audit| (audit.audit_id, passes(audit))).collect();
+    for (audit_id, passes) in due {
+        if passes {
             // An open review can be approved, so there is no error to tell anybody of.
             let _ = decide(world, audit_id, Decision::Approve, String::new());
-        } else if state == State::AwaitingAdmin
-            && waited >= CONFIRMATION
-            && let Some(audit) = world.audits.get_mut(&audit_id)
-        {
+        } else if let Some(audit) = world.audits.get_mut(&audit_id) {
             audit.state = State::Lapsed;
         }
     }

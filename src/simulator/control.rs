@@ -15,6 +15,7 @@ use super::{
     audit::{self, Decision},
     legacy::LegacyStore,
     merchant::Merchant,
+    places,
     push::{self, Callback, Format, Mode},
     world::{Reply, Tenant, World},
 };
@@ -61,6 +62,7 @@ const HELP: &[(&str, &str)] = &[
         "{app_id, stores: [{poi_id?, business_name?, upgrade_status?, …}]}: add stores that have to \
          migrate",
     ),
+    ("POST /_simulator/map_pois", "{count}: put so many more places on the map"),
     ("POST /_simulator/merchant", "{app_id, exists}: give or take an account's merchant"),
     ("GET /_simulator/pushes", "every push, and what became of it"),
     (
@@ -129,6 +131,7 @@ pub(super) fn act(
         ("GET", "tokens") => Ok(world.tokens.counts(world.moment())),
         ("POST", "clock") => advance(world, body),
         ("POST", "legacy_stores") => legacy_stores(world, body),
+        ("POST", "map_pois") => map_pois(world, body),
         ("POST", "pushes") => push(world, body),
         ("POST", "settings") => set(world, body),
         ("POST", path) if path.starts_with("audits/") => decide(world, &path[7..], body),
@@ -246,6 +249,26 @@ fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     let ids: Vec<_> = stores.iter().map(|store| store.poi_id.clone()).collect();
     tenant(world, &app_id)?.stores.legacy.extend(stores);
     Ok(json!({ "poi_ids": ids }))
+}
+
+/// More than a year of a large brand's openings.
+const MOST_PLACES: usize = 100_000;
+
+fn map_pois(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct More {
+        count: usize,
+    }
+    let More { count } = read(body)?;
+    let known = world.places.len();
+    if known + count > MOST_PLACES {
+        return Err(Problem::bad(format!("count: at most {MOST_PLACES} places in all")));
+    }
+    // No place ever goes, so no number comes twice.
+    world.places.extend((known..known + count).map(places::another));
+    let ids: Vec<_> = world.places[known..].iter().map(|place| &place.map_poi_id).collect();
+    Ok(json!({ "map_poi_ids": ids }))
 }
 
 fn merchant(world: &mut World, body: &[u8]) -> Result<(), Problem> {

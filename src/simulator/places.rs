@@ -35,6 +35,11 @@ pub(super) fn places() -> Vec<Place> {
     std::iter::once(documented()).chain(invented).collect()
 }
 
+/// Another invented place. Numbers of the places above are taken.
+pub(super) fn another(number: usize) -> Place {
+    STREETS[number % STREETS.len()].place(number)
+}
+
 /// The place in WeChat's example for `search_map_poi`.
 fn documented() -> Place {
     Place {

@@ -25,6 +25,7 @@ use wechat_store_gateway::{
     pb::{
         self, AuditEvent, WatchPosition, audit_service_client::AuditServiceClient,
         store_service_client::StoreServiceClient, watch_audit_events_request::Start,
+        write_service_client::WriteServiceClient,
     },
     simulator::{
         CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY,
@@ -41,7 +42,7 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
 /// A gateway's settings, folder and ports; and its process, if it runs.
 pub(crate) struct Gateway {
-    grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     pub(crate) callback: SocketAddr,
     admin: SocketAddr,
     folder: TempDir,
@@ -199,6 +200,15 @@ impl Gateway {
 
     pub(crate) fn audits(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn writes(&self) -> WriteServiceClient<Channel> {
+        WriteServiceClient::new(self.channel())
+    }
+
+    /// Its process, if it runs.
+    pub(crate) fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     pub(crate) fn stores(&self) -> StoreServiceClient<Channel> {

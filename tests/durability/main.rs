@@ -2,12 +2,14 @@
 //! and Redis goes away. The gateway is the built binary, in processes of its own.
 //!
 //! Figures are printed: `cargo test --test durability -- --nocapture`. The seed of what is random
-//! is among them; built with `DURABILITY_SEED=…` in the environment it is the same again.
+//! is among them; built with `DURABILITY_SEED=…` in the environment it is the same again, and with
+//! `DURABILITY_ROWS=…` an import has so many rows.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod disk;
 mod gateway;
+mod import;
 mod kill;
 mod loss;
 mod redis;

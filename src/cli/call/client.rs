@@ -60,12 +60,16 @@ impl Client {
 
 /// Reads a message from JSON.
 pub(in crate::cli) fn read(kind: MessageDescriptor, text: &str) -> Result<DynamicMessage, Failure> {
-    let wrong = |error: serde_json::Error| {
-        Failure::usage(format_args!("the request is no {} in JSON: {error}", kind.name()))
-    };
-    let mut json = serde_json::Deserializer::from_str(if text.is_empty() { "{}" } else { text });
-    let message = kind.clone().deserialize(&mut json).map_err(wrong)?;
-    json.end().map_err(wrong)?;
+    let name = kind.name().to_owned();
+    parse(kind, if text.is_empty() { "{}" } else { text })
+        .map_err(|error| Failure::usage(format_args!("the request is no {name} in JSON: {error}")))
+}
+
+/// The same, for whoever says in words of his own what is wrong.
+pub(super) fn parse(kind: MessageDescriptor, text: &str) -> serde_json::Result<DynamicMessage> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let message = kind.deserialize(&mut json)?;
+    json.end()?;
     Ok(message)
 }
 

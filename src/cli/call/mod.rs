@@ -19,9 +19,24 @@ mod codec;
 mod manual;
 mod reflection;
 mod refusal;
+mod rows;
 
 /// How much later than its deadline a service may say that it has passed.
 const GRACE: Duration = Duration::from_millis(200);
+
+const MANY: &str = "\
+An error is printed to standard error as JSON; the exit code is then 64 plus the gRPC code.
+
+With --rows, repeat the command after any interruption: rows without a request_id get one from what
+stands in them, and what was executed in the last 24 hours is not executed again. With --results
+FILE that has no end: rows that are ok there are not sent. Two equal rows are sent once.
+
+Exit codes with --rows, the first that is true:
+  5  interrupted by a signal
+  4  stopped early, or rows without an answer: run it again
+  3  rows whose outcome nobody knows: WriteService settles them
+  2  rows that failed
+  0  every row is ok";
 
 /// Calls a method and prints what it answers as JSON: a message over several lines, or, for a
 /// stream, a line per message.
@@ -29,6 +44,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// An error is printed to standard error as JSON, with its details. The exit code is then 64 plus
 /// the gRPC code, such as 67 for INVALID_ARGUMENT.
 #[derive(Debug, clap::Args)]
+#[command(after_help = MANY)]
 pub struct Call {
     /// What to call, such as StoreService/ListStores; packages can be left out
     #[arg(value_name = "SERVICE/METHOD", required_unless_present_any = ["list", "describe"])]
@@ -50,6 +66,8 @@ pub struct Call {
     /// Send this metadata; can be repeated
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
     headers: Vec<Header>,
+    #[command(flatten)]
+    rows: rows::Rows,
 }
 
 impl Call {
@@ -63,6 +81,9 @@ impl Call {
             return Ok(print::line(manual::describe(&client, name)?)?);
         }
         let method = client.method(self.method.as_deref().unwrap_or_default())?;
+        if self.rows.wanted() {
+            return self.rows.run(client, method, self.deadline, self.headers).await;
+        }
         let request = self.request(&method)?;
         let answers = async {
             let mut answers = client.start(&method, request).await?;
@@ -87,15 +108,24 @@ impl Call {
             "-" => read(method.input(), &io::read_to_string(io::stdin())?)?,
             text => read(method.input(), text)?,
         };
-        let mut request = Request::new(message);
-        if let Some(deadline) = self.deadline {
-            request.set_timeout(deadline);
-        }
-        for Header { key, value } in &self.headers {
-            request.metadata_mut().append(key.clone(), value.clone());
-        }
-        Ok(request)
+        Ok(addressed(message, self.deadline, &self.headers))
     }
+}
+
+/// A request with all that goes with it.
+fn addressed(
+    message: DynamicMessage,
+    deadline: Option<Duration>,
+    headers: &[Header],
+) -> Request<DynamicMessage> {
+    let mut request = Request::new(message);
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
+    for Header { key, value } in headers {
+        request.metadata_mut().append(key.clone(), value.clone());
+    }
+    request
 }
 
 fn json(message: &DynamicMessage, on_one_line: bool) -> Result<String, Failure> {

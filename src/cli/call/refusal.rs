@@ -1,6 +1,6 @@
 //! How an error is printed: as JSON, its details decoded.
 
-use std::error::Error;
+use std::{error::Error, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
@@ -34,8 +34,15 @@ impl From<Status> for Failure {
     }
 }
 
+impl Refusal {
+    /// One that no service made.
+    pub(super) fn new(code: Code, message: String) -> Self {
+        Self { code: code_name(code), message, details: Vec::new() }
+    }
+}
+
 /// tonic calls a deadline that passed on this side a cancellation.
-fn code(status: &Status) -> Code {
+pub(super) fn code(status: &Status) -> Code {
     let mut cause: Option<&dyn Error> = Some(status);
     while let Some(error) = cause {
         if error.is::<TimeoutExpired>() {
@@ -48,9 +55,11 @@ fn code(status: &Status) -> Code {
 
 /// The details, which are messages of google.rpc by custom.
 fn details(status: &Status) -> Vec<Value> {
-    let types = DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    static TYPES: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap_or_default()
+    });
     let details = tonic_types::Status::decode(status.details()).unwrap_or_default().details;
-    details.iter().map(|detail| decoded(detail, &types).unwrap_or_else(|| raw(detail))).collect()
+    details.iter().map(|detail| decoded(detail, &TYPES).unwrap_or_else(|| raw(detail))).collect()
 }
 
 fn decoded(Any { type_url, value }: &Any, types: &DescriptorPool) -> Option<Value> {

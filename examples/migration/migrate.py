@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Migrates the old stores (门店管理) of an account, with nothing but the gateway's own `call`.
+
+    migrate.py SHEET.csv FOLDER [--gateway PROGRAM] [--address URL] [--wait SECONDS]
+
+SHEET.csv says what the account's old stores are to become, FOLDER keeps how far this has come. End
+it whenever you like, and start it again with the same arguments. README.md says the rest.
+
+Exit codes: 0 every old store is migrated or deleted; 1 somebody has to do something, which is
+printed; 2 the sheet is wrong, and nothing was sent.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+NEEDED = ["poi_id", "map_poi_id", "credential", "contact_phone", "open", "close", "picture_url", "action"]
+METHODS = {"migrate": "StoreService/AddStore", "delete": "StoreService/DeleteLegacyStore"}
+OPEN = {"UPGRADE_STATE_PENDING", "UPGRADE_STATE_FAILED", "UPGRADE_STATE_FORBIDDEN"}
+
+
+def main():
+    args = arguments()
+    os.makedirs(args.folder, exist_ok=True)
+    while True:
+        stores = legacy_stores(args)
+        wrong = mistakes(stores, args.sheet)
+        if wrong:
+            return finish(2, f"{args.sheet_name}: {len(wrong)} mistakes, nothing is sent", wrong)
+        folder, number = this_round(args, stores)
+        for action, method in METHODS.items():
+            code = send(args, folder, number, action, method)
+            if code != 0:
+                text = "round %d: not all of it is done; what `call` said stands above, the rows in"
+                return finish(1, text % number, [os.path.join(folder, f"{action}-results.jsonl")])
+        write(os.path.join(folder, "done"), "")
+        progress = reviewed(args)
+        if progress.get("complete"):
+            return finish(0, f"complete: {progress.get('migratedCount', 0)} stores are migrated")
+        if progress.get("nextStep") == "UPGRADE_STEP_WAIT":
+            return finish(1, "WeChat still reviews; start this again later")
+        blockers = [f"{b['poiId']}: {b.get('reason', '')}" for b in progress.get("blockers", [])]
+        if blockers:
+            return finish(1, "correct these in the sheet, and start this again", blockers)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sheet", metavar="SHEET.csv")
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("--gateway", metavar="PROGRAM", default="wechat-store-gateway")
+    parser.add_argument("--address", metavar="URL", default="http://127.0.0.1:50051")
+    parser.add_argument("--wait", metavar="SECONDS", type=float, default=60, help="for WeChat's reviews")
+    args = parser.parse_args()
+    args.sheet_name = args.sheet
+    # Spreadsheets begin files with a mark.
+    with open(args.sheet, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        missing = [name for name in NEEDED if name not in (rows.fieldnames or [])]
+        if missing:
+            sys.exit(finish(2, f"{args.sheet}: columns are missing", missing))
+        args.sheet = [{name: (row[name] or "").strip() for name in NEEDED} for row in rows]
+    return args
+
+
+def call(args, method, request):
+    """One call; its response."""
+    command = [args.gateway, "call", "--address", args.address, method, json.dumps(request)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def legacy_stores(args):
+    """Every old store, by its poi_id."""
+    stores, token = {}, ""
+    while True:
+        page = call(args, "StoreService/ListLegacyStores", {"page_token": token})
+        stores.update((store["poiId"], store) for store in page.get("stores", []))
+        token = page.get("nextPageToken", "")
+        if not token:
+            return stores
+
+
+def mistakes(stores, sheet):
+    """What does not fit together. All of it is told before anything is sent."""
+    rows = {}
+    for row in sheet:
+        rows.setdefault(row["poi_id"], []).append(row)
+    wrong = [f"{poi_id}: {len(same)} rows" for poi_id, same in rows.items() if len(same) > 1]
+    for poi_id, store in stores.items():
+        if store.get("upgradeState") not in OPEN:
+            continue
+        row, forbidden = rows.get(poi_id, [None])[0], store["upgradeState"] == "UPGRADE_STATE_FORBIDDEN"
+        if row is None:
+            wrong.append(f"{poi_id} ({store.get('name', '')}): no row")
+        elif row["action"] not in METHODS:
+            wrong.append(f"{poi_id}: action has to be migrate or delete")
+        elif forbidden and row["action"] == "migrate":
+            wrong.append(f"{poi_id}: WeChat forbids to migrate it; it can only be deleted")
+        elif row["action"] == "migrate":
+            empty = [name for name in NEEDED[2:7] if not row[name]]
+            if not row["map_poi_id"] and not store.get("mapPoiId"):
+                empty.append("map_poi_id, and WeChat knows none")
+            wrong += [f"{poi_id}: empty: {', '.join(empty)}"] if empty else []
+    return wrong
+
+
+def this_round(args, stores):
+    """The round that was interrupted, or else a new one of all that is open.
+
+    A round's rows are written once. What WeChat refused after its review may have to be sent again
+    with the same words, so each round is a batch of its own; within one nothing is executed twice.
+    """
+    number = 1
+    while os.path.exists(os.path.join(args.folder, f"round-{number}", "done")):
+        number += 1
+    folder = os.path.join(args.folder, f"round-{number}")
+    if os.path.exists(os.path.join(folder, "rows")):
+        return folder, number
+    os.makedirs(folder, exist_ok=True)
+    lines = {action: [] for action in METHODS}
+    for row in args.sheet:
+        store = stores.get(row["poi_id"], {})
+        if store.get("upgradeState") in OPEN:
+            lines[row["action"]].append(json.dumps(request(row, store), ensure_ascii=False))
+    for action, rows in lines.items():
+        write(os.path.join(folder, f"{action}.jsonl"), "".join(line + "\n" for line in rows))
+    write(os.path.join(folder, "rows"), "")
+    return folder, number
+
+
+def request(row, store):
+    if row["action"] == "delete":
+        return {"poi_id": row["poi_id"]}
+    return {
+        "legacy_poi_id": row["poi_id"],
+        "client_reference": f"legacy-{row['poi_id']}",
+        "map_poi_id": row["map_poi_id"] or store["mapPoiId"],
+        "credential": row["credential"],
+        "contact_phone": row["contact_phone"],
+        "hours": {"open": row["open"], "close": row["close"]},
+        "picture_urls": [row["picture_url"]],
+    }
+
+
+def send(args, folder, number, action, method):
+    """Sends a round's rows, as many as are not sent yet; the exit code of `call`."""
+    rows = os.path.join(folder, f"{action}.jsonl")
+    if os.path.getsize(rows) == 0:
+        return 0
+    command = [args.gateway, "call", "--address", args.address, method, "--rows", rows]
+    command += ["--results", os.path.join(folder, f"{action}-results.jsonl")]
+    command += ["--batch", f"migration round {number}"]
+    return subprocess.run(command, check=False).returncode
+
+
+def reviewed(args):
+    """How far the migration is, once WeChat has reviewed what it has, or after the time to wait."""
+    end = time.monotonic() + args.wait
+    while True:
+        progress = call(args, "StoreService/GetUpgradeProgress", {})
+        if not progress.get("migratingCount") or time.monotonic() > end:
+            return progress
+        time.sleep(0.5)
+
+
+def write(path, text):
+    """A file that is there as a whole, or not at all."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".new", path)
+
+
+def finish(code, text, lines=()):
+    print("\n  ".join([text, *lines]), file=sys.stderr if code else sys.stdout)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
