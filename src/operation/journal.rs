@@ -34,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure of the state.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Where WeChat could not be asked what it shows, it can be asked again then.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a write needs on its way: who still waits for it, and how it is noted.
 #[derive(Clone, Debug)]
@@ -99,13 +101,14 @@ impl Operations {
                 let sending = Sending { left, claim: None, sought: Bytes::new() };
                 return run(ops, account, ctx, sending).await;
             }
-            let claim = match ops.claim(&account.app_id, &ctx, &left).await? {
+            let claim = match ops.claim(E::PATH, &account.app_id, &ctx, &left).await? {
                 Begun::Claimed { write_id, fence } => {
                     Claim { state: ops.0.state.clone(), write_id, fence }
                 }
                 Begun::Known(Write { reply: Some(reply), .. }) => return Ok(read(&reply)?),
-                Begun::Known(Write { write_id, rest, .. }) => {
-                    return Err(Error::OutcomeUnknown { path: E::PATH, write_id, rest });
+                Begun::Known(Write { write_id, .. }) => {
+                    let (path, cause, retry) = (E::PATH, None, None);
+                    return Err(Error::OutcomeUnknown { path, write_id, cause, retry });
                 }
                 Begun::Other => return Err(Error::RequestIdReused),
             };
@@ -121,32 +124,44 @@ impl Operations {
             let ending = ops.0.writes.spawn(ops.clone().ended(claim, outcome));
             // Whether that ended or not: the caller gets what WeChat answered.
             let _ = tokio::time::timeout(PATIENCE, ending).await;
-            match in_doubt {
-                true => ops.found(&ctx, &write_id).await.map_or(result, Ok),
-                false => result,
+            match result {
+                Err(error) if in_doubt => {
+                    let found = ops.found(&ctx, &write_id).await;
+                    found.map_err(|retry| {
+                        let (path, cause) = (E::PATH, Some(Box::new(error)));
+                        let retry = retry.filter(|_| ctx.request_id.is_some());
+                        Error::OutcomeUnknown { path, write_id, cause, retry }
+                    })
+                }
+                result => result,
             }
         })
         .await
     }
 
     /// The response to a write whose reply was just lost, if WeChat shows at once that it got
-    /// through. Otherwise others will look.
-    async fn found<R: Settled>(&self, ctx: &Context, write_id: &str) -> Option<R> {
+    /// through. Otherwise when a repeat may tell more.
+    async fn found<R: Settled>(
+        &self,
+        ctx: &Context,
+        write_id: &str,
+    ) -> Result<R, Option<Duration>> {
         let look = async {
-            let write = self.0.state.write(write_id).await?;
-            let Some(write) = write.filter(|write| write.state == WriteState::Unknown) else {
-                return Ok(None);
-            };
-            self.settle(ctx, &write, self.clock().now()).await?;
+            let Some(write) = self.0.state.write(write_id).await? else { return Ok(Err(None)) };
+            if write.state == WriteState::Unknown {
+                self.settle(ctx, &write, self.clock().now()).await?;
+            }
             let settled = self.0.state.write(write_id).await?;
-            let reply = settled.and_then(|write| write.reply);
-            Ok::<_, Error>(reply.map(|reply| read(&reply)).transpose()?)
+            Ok::<_, Error>(match settled.and_then(|write| write.reply) {
+                Some(reply) => Ok(read(&reply)?),
+                None => Err(Some(write.rest).filter(|rest| !rest.is_zero())),
+            })
         };
         let too_late = self.clock().now() + ctx.patience(self.clock());
         tokio::select! {
             biased;
-            found = look => found.unwrap_or_default(),
-            () = self.clock().sleep_until(too_late) => None,
+            found = look => found.unwrap_or(Err(Some(ASK_AGAIN))),
+            () = self.clock().sleep_until(too_late) => Err(Some(ASK_AGAIN)),
         }
     }
 
@@ -154,6 +169,7 @@ impl Operations {
     /// what WeChat shows.
     async fn claim(
         &self,
+        path: &'static str,
         app_id: &AppId,
         ctx: &Context,
         left: &CancellationToken,
@@ -174,8 +190,11 @@ impl Operations {
             match known.state {
                 WriteState::Finished => return Ok(begun),
                 WriteState::Unknown => match self.settled(ctx, known, left).await? {
-                    true => continue,
-                    false => return Ok(begun),
+                    Ok(()) => continue,
+                    Err(retry) => {
+                        let (write_id, cause) = (known.write_id.clone(), None);
+                        return Err(Error::OutcomeUnknown { path, write_id, cause, retry });
+                    }
                 },
                 WriteState::Claimed | WriteState::Sent => {}
             }
@@ -190,37 +209,47 @@ impl Operations {
         }
     }
 
-    /// Looks what became of a write that is repeated, until it is known or cannot be known in time.
-    /// Says whether the journal knows more now.
+    /// Looks what became of a write that is repeated, until the journal knows, or it cannot be known
+    /// in time; then says when a repeat may tell more.
     async fn settled(
         &self,
         ctx: &Context,
         write: &Write,
         left: &CancellationToken,
-    ) -> Result<bool, Error> {
+    ) -> Result<Result<(), Option<Duration>>, Error> {
         let clock = self.clock();
         loop {
-            let Some(write) = self.0.state.write(&write.write_id).await? else { return Ok(true) };
+            let Some(write) = self.0.state.write(&write.write_id).await? else {
+                return Ok(Ok(()));
+            };
             if write.state != WriteState::Unknown {
-                return Ok(true);
+                return Ok(Ok(()));
             }
             let look = self.settle(ctx, &write, clock.now());
-            match left.run_until_cancelled(look).await {
-                Some(Ok(Outlook::Executed)) => return Ok(true),
-                Some(Ok(Outlook::NotExecuted)) => {
+            let look = tokio::select! {
+                biased;
+                () = left.cancelled() => return Err(Error::Deadline),
+                look = look => look,
+                () = clock.sleep(ctx.patience(clock)) => return Ok(Err(Some(ASK_AGAIN))),
+            };
+            match look {
+                Ok(Outlook::Executed) => return Ok(Ok(())),
+                Ok(Outlook::NotExecuted) => {
                     self.0.state.resolve(&write.write_id, None).await?;
-                    return Ok(true);
+                    return Ok(Ok(()));
                 }
-                Some(Ok(Outlook::Unknown)) => {}
-                Some(Err(error)) => {
+                Ok(Outlook::Unknown) => {}
+                Err(error) => {
                     let write_id = write.write_id;
                     tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
-                    return Ok(false);
+                    return Ok(Err(Some(ASK_AGAIN)));
                 }
-                None => return Err(Error::Deadline),
             }
-            if write.rest.is_zero() || write.rest >= ctx.patience(clock) {
-                return Ok(false);
+            if write.rest.is_zero() {
+                return Ok(Err(None));
+            }
+            if write.rest >= ctx.patience(clock) {
+                return Ok(Err(Some(write.rest)));
             }
             // Only then is it of use that WeChat shows nothing.
             left.run_until_cancelled(clock.sleep(write.rest)).await.ok_or(Error::Deadline)?;

@@ -89,15 +89,17 @@ pub enum Error {
         /// How long that takes.
         wait: Duration,
     },
-    /// A write of this name was sent, and nobody knows whether it was executed.
+    /// A write was sent, and nobody knows whether it was executed.
     #[error("the outcome of write {write_id} is not known")]
     OutcomeUnknown {
         /// The endpoint.
         path: &'static str,
         /// The write.
         write_id: String,
-        /// How long it may still be executed.
-        rest: Duration,
+        /// What happened, if that was just now.
+        cause: Option<Box<Error>>,
+        /// When a repeat may tell more.
+        retry: Option<Duration>,
     },
     /// The account has too many calls at WeChat, and the turn of this one would come too late.
     #[error("the account has too many calls under way")]

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::resume_unwind,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -64,7 +65,7 @@ const SKEW: Duration = Duration::from_secs(300);
 pub(super) enum Outlook {
     /// It was executed; the journal knows, and what it submitted is remembered.
     Executed,
-    /// It was not, and may be sent again.
+    /// It was not, or that is the same: it may be sent again.
     NotExecuted,
     /// Nobody knows.
     Unknown,
@@ -100,24 +101,39 @@ fn list<T: Send + Sync + 'static>() -> List<T> {
     moka::sync::Cache::builder().time_to_idle(PATIENCE).build()
 }
 
-/// The list as it was when `asked`, or later.
-async fn read<T: Send + Sync + 'static>(
+/// The list as it was when `asked`, or later. Who leaves does not stop the reading: it is of use to
+/// others, and to the same caller when it comes again.
+async fn read<T, F>(
     lists: &List<T>,
     ops: &Operations,
     ctx: &Context,
     asked: Instant,
-    fetch: impl Future<Output = Result<Vec<T>, Error>>,
-) -> Result<Arc<Vec<T>>, Error> {
+    fetch: impl FnOnce(Operations, Context) -> F + Send + 'static,
+) -> Result<Arc<Vec<T>>, Error>
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = Result<Vec<T>, Error>> + Send,
+{
     let list = lists.get_with(ctx.app_id.clone().into(), Default::default);
-    let mut list = list.lock().await;
-    match &*list {
-        Some((began, rows)) if *began >= asked => rows.clone(),
-        _ => {
-            let began = ops.clock().now();
-            let rows = fetch.await.map(Arc::new);
-            *list = Some((began, rows.clone()));
-            rows
+    let (ops, app_id) = (ops.clone(), ctx.app_id.clone());
+    let reading = tokio::spawn(async move {
+        let mut list = list.lock_owned().await;
+        if let Some((began, rows)) = &*list
+            && *began >= asked
+        {
+            return rows.clone();
         }
+        let began = ops.clock().now();
+        let ctx = Context { app_id, ..Context::internal(began + PATIENCE) };
+        let rows = fetch(ops, ctx).await.map(Arc::new);
+        *list = Some((began, rows.clone()));
+        rows
+    });
+    match reading.await {
+        Ok(rows) => rows,
+        Err(ended) if ended.is_panic() => resume_unwind(ended.into_panic()),
+        // The runtime ends.
+        Err(_) => Err(Error::Stopped),
     }
 }
 
@@ -131,6 +147,9 @@ impl Operations {
         asked: Instant,
     ) -> Result<Outlook, Error> {
         let sought = Sought::read(&write.sought)?;
+        if sought.repeatable {
+            return Ok(Outlook::NotExecuted);
+        }
         let Some(evidence) = &sought.evidence else { return Ok(Outlook::Unknown) };
         let mut ctx = ctx.beforehand();
         write.app_id.as_str().clone_into(&mut ctx.app_id);
@@ -290,8 +309,8 @@ impl Operations {
         ctx: &Context,
         asked: Instant,
     ) -> Result<Arc<Vec<Store>>, Error> {
-        let fetch = async {
-            let listed = self.all::<GetStoreList>(ctx).await?;
+        let fetch = |ops: Self, ctx| async move {
+            let listed = ops.all::<GetStoreList>(&ctx).await?;
             Ok(listed.into_iter().map(Store::from).collect())
         };
         read(&self.0.lists.stores, self, ctx, asked, fetch).await
@@ -303,8 +322,8 @@ impl Operations {
         ctx: &Context,
         asked: Instant,
     ) -> Result<Arc<Vec<LegacyStore>>, Error> {
-        let fetch = async {
-            let listed = self.all::<GetPoiList>(ctx).await?;
+        let fetch = |ops: Self, ctx| async move {
+            let listed = ops.all::<GetPoiList>(&ctx).await?;
             Ok(listed.into_iter().map(LegacyStore::from).collect())
         };
         read(&self.0.lists.legacy_stores, self, ctx, asked, fetch).await
@@ -316,8 +335,9 @@ impl Operations {
         ctx: &Context,
         asked: Instant,
     ) -> Result<Arc<Vec<NearbyPoi>>, Error> {
-        let cursor = Cursor::start("nearby");
-        let fetch = async { Ok(self.nearby_pois(ctx, &cursor, MOST_PLACES).await?.pois) };
+        let fetch = |ops: Self, ctx| async move {
+            Ok(ops.nearby_pois(&ctx, &Cursor::start("nearby"), MOST_PLACES).await?.pois)
+        };
         read(&self.0.lists.nearby_pois, self, ctx, asked, fetch).await
     }
 

@@ -147,8 +147,16 @@ impl From<Error> for Status {
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
             Error::LaneBusy { path, wait } => lane_busy(path, wait),
-            Error::OutcomeUnknown { path, write_id, rest } => {
-                outcome_unknown(path, &write_id, rest)
+            Error::OutcomeUnknown { path, write_id, cause, retry } => {
+                let failure = match cause.map(|cause| *cause) {
+                    Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
+                    _ => outcome_unknown(path),
+                };
+                let failure = failure.with("write_id", write_id);
+                match retry {
+                    Some(retry) => failure.retry_after(retry.max(LEAST_RETRY)),
+                    None => failure,
+                }
             }
             Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
@@ -271,17 +279,10 @@ pub(super) fn submission_not_found(submission_id: &str) -> Status {
     failure.into()
 }
 
-fn outcome_unknown(path: &'static str, write_id: &str, rest: Duration) -> Failure {
+fn outcome_unknown(path: &'static str) -> Failure {
     let message = "a write with this request_id was sent before, and nobody knows whether it was \
                    executed; it was not sent again";
-    let failure = Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message)
-        .with("path", path)
-        .with("write_id", write_id);
-    match rest {
-        Duration::ZERO => failure,
-        // More can be told when it cannot be executed any more.
-        rest => failure.retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY)),
-    }
+    Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message).with("path", path)
 }
 
 fn request_id_reused() -> Failure {

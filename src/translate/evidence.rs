@@ -87,12 +87,16 @@ pub(crate) struct Sought {
     /// The response, encoded, as far as it is known beforehand.
     #[prost(bytes = "bytes", tag = "11")]
     pub(crate) response: Bytes,
+    /// Twice is the same as once: it may be sent again, whatever is shown.
+    #[prost(bool, tag = "12")]
+    pub(crate) repeatable: bool,
 }
 
 impl Sought {
     /// What a call without a review leaves behind.
-    pub(crate) fn after(call: &impl Evident) -> Self {
-        Self { evidence: call.evidence(), ..Self::default() }
+    pub(crate) fn after<E: Evident>(call: &E) -> Self {
+        let repeatable = !matches!(E::SAFETY, Safety::Once(_));
+        Self { evidence: call.evidence(), repeatable, ..Self::default() }
     }
 
     /// Reads the opaque part.
@@ -102,14 +106,14 @@ impl Sought {
 
     /// What is remembered of it, where WeChat reviews it.
     pub(crate) fn remembered(self) -> Option<Remembered> {
-        let Self { submission, evidence, response: _ } = self;
+        let Self { submission, evidence, response: _, repeatable: _ } = self;
         Some(Remembered { submission: submission?, evidence })
     }
 }
 
 impl From<Remembered> for Sought {
     fn from(Remembered { submission, evidence }: Remembered) -> Self {
-        Self { submission: Some(submission), evidence, response: Bytes::new() }
+        Self { submission: Some(submission), evidence, ..Self::default() }
     }
 }
 

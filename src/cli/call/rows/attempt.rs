@@ -22,6 +22,8 @@ use crate::{
 
 /// The reason of rows that never left.
 pub(super) const UNREADABLE: &str = "ROW_UNREADABLE";
+/// The reason of rows whose write was sent, and nobody knows more.
+const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
 /// The reason of rows that stopped waiting for their answer.
 const INTERRUPTED: &str = "INTERRUPTED";
 
@@ -140,6 +142,9 @@ impl Caller {
             let answered = self.answered.load(Ordering::Relaxed);
             let (since, before) = *trouble.get_or_insert((Instant::now(), answered));
             if since.elapsed() + wait > self.patience {
+                if reason(&status) == OUTCOME_UNKNOWN {
+                    return end(Outcome::Unknown(status));
+                }
                 // Where others got on meanwhile, it is this row's own trouble.
                 let alone = answered > before;
                 let halt = (!alone).then(|| {
@@ -175,7 +180,13 @@ impl Caller {
 fn verdict(status: &Status) -> Verdict {
     let code = refusal::code(status);
     match reason(status).as_str() {
-        "OUTCOME_UNKNOWN" => return Verdict::Unknown,
+        // A repeat looks again, and is not executed blindly.
+        OUTCOME_UNKNOWN => {
+            return match pushback(status) {
+                Some(Ok(wait)) => Verdict::Again(Some(wait)),
+                _ => Verdict::Unknown,
+            };
+        }
         // WeChat is asked now and then whether a daily one was lifted, so it says to come again.
         "DAILY_QUOTA_SPENT" | "TOKEN_BUDGET_SPENT" => return Verdict::Hopeless,
         _ => {}
@@ -249,10 +260,10 @@ mod tests {
             Aborted, AlreadyExists, DeadlineExceeded, NotFound, ResourceExhausted, Unavailable,
             Unknown,
         };
-        let second = Verdict::Again(Some(Duration::from_secs(1)));
+        let second = || Verdict::Again(Some(Duration::from_secs(1)));
         for (code, reason, retry, pushback, expected) in [
             (Unavailable, "SHUTTING_DOWN", None, None, Verdict::Again(None)),
-            (Unavailable, "WECHAT_BUSY", Some(1000), None, second),
+            (Unavailable, "WECHAT_BUSY", Some(1000), None, second()),
             (DeadlineExceeded, "DEADLINE_EXCEEDED", None, None, Verdict::Again(None)),
             (
                 ResourceExhausted,
@@ -272,7 +283,8 @@ mod tests {
             (Unavailable, "WECHAT_BUSY", Some(1), Some("-1"), Verdict::Final),
             (ResourceExhausted, "DAILY_QUOTA_SPENT", Some(300), Some("300"), Verdict::Hopeless),
             (ResourceExhausted, "ANYTHING", None, None, Verdict::Hopeless),
-            (Unknown, "OUTCOME_UNKNOWN", Some(1), None, Verdict::Unknown),
+            (Unknown, "OUTCOME_UNKNOWN", Some(1000), None, second()),
+            (Unknown, "OUTCOME_UNKNOWN", None, None, Verdict::Unknown),
             (Unknown, "UNKNOWN_ERRCODE", None, None, Verdict::Final),
             (AlreadyExists, "STORE_DUPLICATE", None, None, Verdict::Final),
             (NotFound, "", Some(1), None, Verdict::Final),
