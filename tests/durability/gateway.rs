@@ -52,6 +52,11 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// One that does not run yet. `{folder}` in the state's URL is a folder of its own.
     pub(crate) fn new(wechat: SocketAddr, state: &str) -> Self {
+        Self::with(wechat, state, "")
+    }
+
+    /// The same with further sections of the settings.
+    pub(crate) fn with(wechat: SocketAddr, state: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let [grpc, callback, admin] = std::array::from_fn(|_| free_port());
         let state = state.replace("{folder}", &folder.path().display().to_string());
@@ -79,6 +84,7 @@ impl Gateway {
             default = true
             secret = "{MINI_PROGRAM_SECRET}"
             callback = {{ token = "{CALLBACK_TOKEN}", mode = "plain" }}
+            {sections}
             "#
         );
         fs::write(folder.path().join("settings.toml"), settings).expect("a file");
@@ -192,7 +198,7 @@ impl Gateway {
     }
 
     /// A connection, which is made when it is needed.
-    fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect_timeout(PROMPT).connect_lazy()
     }
