@@ -27,8 +27,10 @@ const TRIES: u32 = 6;
 const LAST_TRIES: u32 = 12;
 /// What a caller can wait for then: longer than any write, lane or lease of a dead process lives.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A picture is known by its beginning; what follows makes each another one.
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// Beyond the deadline, until a caller does not wait for an answer any more.
+const SILENCE: Duration = Duration::from_secs(10);
+/// A picture is known by its beginning and its end; what lies between makes each another one.
+const PNG: [&[u8]; 2] = [b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"];
 
 /// Reads and writes until the trouble is over.
 pub(crate) async fn call_on(run: Arc<Run>, mut random: fastrand::Rng, nearby: bool) {
@@ -81,7 +83,7 @@ async fn push(run: &Run, write: &Write, random: &mut fastrand::Rng) {
         if run.has_ended() {
             return;
         }
-        sleep(Duration::from_millis(random.u64(50..400) * u64::from(turn))).await;
+        sleep(Duration::from_millis(random.u64(100..500) * u64::from(turn))).await;
     }
 }
 
@@ -209,7 +211,9 @@ pub(crate) async fn call(
     let (method, from) = (request.method(), now());
     let call = Call { gateway, method, from, until: from, patience, status: None };
     let mut noted = Noted(run, Some(call));
-    let answer = request.send(door, patience).await;
+    // A gateway that says nothing at all is left, and found by this.
+    let send = timeout(patience + SILENCE, request.send(door, patience));
+    let answer = send.await.unwrap_or_else(|_| Err(Status::from_error("silence".into())));
     if let Some(call) = &mut noted.1 {
         let ok = || (Code::Ok, String::new());
         call.status = Some(answer.as_ref().err().map_or_else(ok, reason));
@@ -343,12 +347,12 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
         }
         .into(),
         94..97 => {
-            let content = [PNG, &vec![0; usize::try_from(number).ok()?]].concat().into();
+            let content = [PNG[0], &vec![0; usize::try_from(number).ok()?], PNG[1]].concat().into();
             pb::UploadImageRequest { request_id, content, ..Default::default() }.into()
         }
         // Without a name: it needs none.
         _ => {
-            let content = PNG.to_vec().into();
+            let content = PNG.concat().into();
             pb::UploadTemporaryImageRequest { content, ..Default::default() }.into()
         }
     })

@@ -11,6 +11,7 @@
 
 mod caller;
 mod check;
+mod door;
 #[allow(dead_code, reason = "the rest of it is for tests/durability")]
 #[path = "../durability/gateway.rs"]
 mod gateway;

@@ -10,10 +10,11 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::time::sleep;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use crate::{
     caller, check,
+    door::Door,
     gateway::Gateway,
     tell,
     trouble::{self, Outage},
@@ -36,7 +37,7 @@ const PLENTY: u64 = 4;
 #[derive(Debug)]
 pub(crate) struct Run {
     /// The connections to each gateway.
-    pub(crate) doors: Vec<Vec<Channel>>,
+    pub(crate) doors: Vec<Vec<Door>>,
     pub(crate) stock: Stock,
     pub(crate) writes: Mutex<Vec<Arc<Write>>>,
     pub(crate) calls: Mutex<Vec<Call>>,
@@ -140,7 +141,7 @@ pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
     for gateway in &mut gateways {
         gateway.serves().await;
     }
-    let doors = |gateway: &Gateway| (0..CONNECTIONS).map(|_| gateway.channel()).collect();
+    let doors = |gateway: &Gateway| (0..CONNECTIONS).map(|_| Door::new(gateway.grpc)).collect();
     let run = Arc::new(Run {
         doors: gateways.iter().map(doors).collect(),
         stock,

@@ -1,9 +1,13 @@
 //! WeChat, and what lies there before the first call: stores, nearby places, places on the map.
 
-use std::{net::SocketAddr, sync::Mutex, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use wechat_store_gateway::{
     clock::Clock,
     simulator::{
@@ -142,6 +146,8 @@ impl WeChat {
         }
         let doomed = stores.split_off(usize::try_from(STORES).expect("small"));
         self.set_pause(1_000);
+        // Or the first calls of the gateway would come too soon after these.
+        sleep(Duration::from_secs(1)).await;
         self.simulator.take_calls();
         Stock { stores, places: places.into(), doomed_stores: doomed.into(), ..stock }
     }

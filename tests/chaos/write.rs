@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use prost::Message;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use wechat_store_gateway::pb::{
     self, Addressed, card_service_client::CardServiceClient,
     map_poi_service_client::MapPoiServiceClient, media_service_client::MediaServiceClient,
     merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
     store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
 };
+
+use crate::door::Door;
 
 macro_rules! requests {
     ($($name:ident($message:ident), $client:ident::$method:ident;)*) => {
@@ -37,14 +39,16 @@ macro_rules! requests {
             /// Sends it; the answer's bytes.
             pub(crate) async fn send(
                 self,
-                door: Channel,
+                door: Door,
                 patience: Duration,
             ) -> Result<Vec<u8>, Status> {
                 match self {
                     $(Self::$name(message) => {
                         let mut request = tonic::Request::new(message);
                         request.set_timeout(patience);
-                        let answer = $client::new(door).$method(request).await?;
+                        let origin = door.origin();
+                        let mut client = $client::with_origin(door, origin);
+                        let answer = client.$method(request).await?;
                         Ok(answer.into_inner().encode_to_vec())
                     })*
                 }

@@ -41,7 +41,7 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
 /// A gateway's settings, folder and ports; and its process, if it runs.
 pub(crate) struct Gateway {
-    grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     pub(crate) callback: SocketAddr,
     admin: SocketAddr,
     folder: TempDir,
@@ -198,7 +198,7 @@ impl Gateway {
     }
 
     /// A connection, which is made when it is needed.
-    pub(crate) fn channel(&self) -> Channel {
+    fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect_timeout(PROMPT).connect_lazy()
     }
