@@ -128,6 +128,14 @@ pub(crate) fn all_is_well(
         run.calls.lock().expect("no panic").len(),
         journal.len(),
     ));
+    let mut kinds = BTreeMap::<_, usize>::new();
+    for what in &wrong {
+        *kinds.entry(what.split(':').next().unwrap_or_default()).or_default() += 1;
+    }
+    if !kinds.is_empty() {
+        // `scripts/broken` reads this.
+        tell(&format!("{name}: wrong: {kinds:?}"));
+    }
     assert!(writes > 300 && outages > 3 && faults.len() > 8, "too little to mean anything");
     assert!(wrong.is_empty(), "{} of: {:#?}", wrong.len(), &wrong[..wrong.len().min(20)]);
 }

@@ -198,7 +198,7 @@ impl Gateway {
     }
 
     /// A connection, which is made when it is needed.
-    fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect_timeout(PROMPT).connect_lazy()
     }
@@ -282,7 +282,13 @@ pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
 
 /// Submits a store.
 pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Status> {
-    let store = pb::AddStoreRequest {
+    let answer = gateway.stores().add_store(new_store()).await?.into_inner();
+    Ok(answer.submission.expect("a submission"))
+}
+
+/// A store to submit.
+pub(crate) fn new_store() -> pb::AddStoreRequest {
+    pb::AddStoreRequest {
         map_poi_id: "2708071440732747189".to_owned(),
         picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
         contact_phone: "020-89190388".to_owned(),
@@ -293,9 +299,7 @@ pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Statu
         }),
         credential: "91440105MA590001".to_owned(),
         ..Default::default()
-    };
-    let answer = gateway.stores().add_store(store).await?.into_inner();
-    Ok(answer.submission.expect("a submission"))
+    }
 }
 
 /// A port that is free and stays so: below those that the system gives out by itself, or a client's

@@ -8,6 +8,7 @@
 
 mod disk;
 mod gateway;
+mod journal;
 mod kill;
 mod loss;
 mod redis;
