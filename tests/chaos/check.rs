@@ -136,7 +136,7 @@ pub(crate) fn all_is_well(
         // `scripts/broken` reads this.
         tell(&format!("{name}: wrong: {kinds:?}"));
     }
-    assert!(writes > 300 && outages > 3 && faults.len() > 8, "too little to mean anything");
+    assert!(writes > 200 && outages > 3 && faults.len() > 8, "too little to mean anything");
     assert!(wrong.is_empty(), "{} of: {:#?}", wrong.len(), &wrong[..wrong.len().min(20)]);
 }
 
@@ -303,7 +303,10 @@ fn calls(run: &Run, wrong: &mut Vec<String>) -> (BTreeMap<String, usize>, u64) {
         };
         let was_killed = outages.iter().any(met);
         let patience = u64::try_from(patience.as_millis()).expect("short");
-        latest = latest.max((until - from).saturating_sub(patience));
+        // A gateway that is being started does not know yet how long somebody waits already.
+        if !was_killed {
+            latest = latest.max((until - from).saturating_sub(patience));
+        }
         if until - from > patience + LATE {
             wrong.push(format!("too late: {method} after {} ms of {patience}", until - from));
         }
