@@ -73,6 +73,11 @@ impl Journal {
         self.entries.iter().filter(wanted).cloned().collect()
     }
 
+    /// All calls, which are forgotten. Their numbers go on.
+    pub(super) fn take(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries).into()
+    }
+
     /// Forgets the calls. Their numbers go on.
     pub(super) fn clear(&mut self) {
         self.entries.clear();

@@ -268,6 +268,12 @@ impl Simulator {
         self.world().journal.read(Some(path))
     }
 
+    /// Every call since this was asked last, in order. They are forgotten here, so that whoever asks
+    /// often enough gets all, however many there are.
+    pub fn take_calls(&self) -> Vec<Entry> {
+        self.world().journal.take()
+    }
+
     /// The time by which everything here happens.
     pub fn clock(&self) -> &Clock {
         &self.clock

@@ -53,6 +53,11 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// One that does not run yet. `{folder}` in the state's URL is a folder of its own.
     pub(crate) fn new(wechat: SocketAddr, state: &str) -> Self {
+        Self::with(wechat, state, "")
+    }
+
+    /// The same with further sections of the settings.
+    pub(crate) fn with(wechat: SocketAddr, state: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let [grpc, callback, admin] = std::array::from_fn(|_| free_port());
         let state = state.replace("{folder}", &folder.path().display().to_string());
@@ -80,6 +85,7 @@ impl Gateway {
             default = true
             secret = "{MINI_PROGRAM_SECRET}"
             callback = {{ token = "{CALLBACK_TOKEN}", mode = "plain" }}
+            {sections}
             "#
         );
         fs::write(folder.path().join("settings.toml"), settings).expect("a file");
@@ -193,7 +199,7 @@ impl Gateway {
     }
 
     /// A connection, which is made when it is needed.
-    fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect_timeout(PROMPT).connect_lazy()
     }
@@ -286,7 +292,13 @@ pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
 
 /// Submits a store.
 pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Status> {
-    let store = pb::AddStoreRequest {
+    let answer = gateway.stores().add_store(new_store()).await?.into_inner();
+    Ok(answer.submission.expect("a submission"))
+}
+
+/// A store to submit.
+pub(crate) fn new_store() -> pb::AddStoreRequest {
+    pb::AddStoreRequest {
         map_poi_id: "2708071440732747189".to_owned(),
         picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
         contact_phone: "020-89190388".to_owned(),
@@ -297,9 +309,7 @@ pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Statu
         }),
         credential: "91440105MA590001".to_owned(),
         ..Default::default()
-    };
-    let answer = gateway.stores().add_store(store).await?.into_inner();
-    Ok(answer.submission.expect("a submission"))
+    }
 }
 
 /// A port that is free and stays so: below those that the system gives out by itself, or a client's

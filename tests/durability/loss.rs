@@ -14,6 +14,7 @@ use crate::{
     redis::Redis,
     sender::{WeChat, send, success},
     tell,
+    watcher::Watcher,
 };
 
 /// Within this operators are told, on a machine that has nothing else to do; twice that counts.
@@ -100,6 +101,27 @@ async fn recovers(gateway: &Gateway, mut watch: Watch, cursor: String) {
     };
     assert_eq!(next.audit_id, "2", "watching went on");
     assert_eq!(gateway.lists().await, Ok(2), "each is there once");
+}
+
+#[tokio::test]
+async fn a_redis_that_was_killed_in_the_middle_of_an_event_leaves_no_gap() {
+    let mut redis = Redis::start(true).await;
+    let wechat = WeChat::start().await;
+    let gateway = Gateway::start(wechat.address, &redis.url()).await;
+    let watcher = Watcher::start(&gateway, fastrand::Rng::with_seed(1));
+    for audit_id in 1..=3 {
+        assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
+        redis.kill();
+        if audit_id == 1 {
+            // Redis cuts off a command that is half there, and leaves what is before it in the same
+            // transaction to be executed with the next one.
+            redis.tear();
+        }
+        redis.restart().await;
+        gateway.says(200, "ok").await;
+    }
+    let seen = watcher.finish(3, LONG).await;
+    assert_eq!(seen.positions, [1, 2, 3]);
 }
 
 #[tokio::test]

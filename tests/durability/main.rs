@@ -10,6 +10,7 @@
 mod disk;
 mod gateway;
 mod import;
+mod journal;
 mod kill;
 mod loss;
 mod redis;

@@ -1,6 +1,7 @@
 //! A Redis of a test's own.
 
 use std::{
+    fs,
     net::SocketAddr,
     process::{Child, Command, Stdio},
     time::Instant,
@@ -61,6 +62,22 @@ impl Redis {
             process.kill().expect("ours");
             process.wait().expect("killed");
         }
+    }
+
+    /// Writes the beginning of its last event down once more, as if a kill had met it in the middle.
+    pub(crate) fn tear(&self) {
+        let folder = self.data.path().join("appendonlydir");
+        let mut files = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file"));
+        let is_log = |file: &fs::DirEntry| file.path().to_string_lossy().ends_with(".incr.aof");
+        let path = files.find(is_log).expect("its log").path();
+        let mut log = fs::read(&path).expect("its log");
+        let find = |end: usize, what: &[u8]| {
+            log[..end].windows(what.len()).rposition(|found| found == what).expect("an event")
+        };
+        let end = find(log.len(), b"XADD");
+        let torn = log[find(end, b"*1\r\n$5\r\nMULTI")..end].to_vec();
+        log.extend(torn);
+        fs::write(path, log).expect("written");
     }
 
     /// `STOP`s it, so that it is silent but there, or lets it `CONT`inue.

@@ -41,7 +41,10 @@ if counts then
   end
 end
 
-local position = call('INCR', LAST)
+-- Not by INCR: killed in the middle of writing this down, Redis executes its beginning once more after
+-- the next restart, and a position would be left out.
+local position = tonumber(call('GET', LAST) or 0) + 1
+call('SET', LAST, position)
 -- Always the same fields in the same order: Redis then stores their names once.
 call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,
   'app_id', event.app_id, 'kind', event.kind, 'audit_id', event.audit_id, 'state', event.state,

@@ -1,0 +1,184 @@
+//! One run: its gateways, its callers, and what is written down of both.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+use tonic::Code;
+
+use crate::{
+    caller, check,
+    door::Door,
+    gateway::Gateway,
+    tell,
+    trouble::{self, Outage},
+    wechat::{Stock, WeChat},
+    write::Request,
+};
+
+/// How long there is trouble, if nobody says otherwise.
+const SECONDS: u64 = 30;
+/// Callers of everything but new nearby places …
+const CALLERS: usize = 200;
+/// … and of those, which wait for each other.
+const NEARBY_CALLERS: usize = 12;
+/// Connections to each gateway.
+const CONNECTIONS: usize = 4;
+/// What is used up of each thing in a second, at most.
+const PLENTY: u64 = 4;
+
+/// What callers share.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The connections to each gateway.
+    pub(crate) doors: Vec<Vec<Door>>,
+    pub(crate) stock: Stock,
+    pub(crate) writes: Mutex<Vec<Arc<Write>>>,
+    pub(crate) calls: Mutex<Vec<Call>>,
+    /// What must not be, as it was seen.
+    pub(crate) wrong: Mutex<Vec<String>>,
+    pub(crate) outages: Mutex<Vec<Outage>>,
+    /// Makes values that come once.
+    pub(crate) counter: AtomicU64,
+    /// Set when the trouble is over.
+    pub(crate) ended: AtomicBool,
+}
+
+/// A write under its name, whoever sends it.
+#[derive(Debug)]
+pub(crate) struct Write {
+    pub(crate) request_id: String,
+    pub(crate) request: Request,
+    pub(crate) answers: Mutex<Vec<Answer>>,
+}
+
+/// What somebody was told about a write.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// When the call began.
+    pub(crate) from: u64,
+    /// When it ended.
+    pub(crate) until: u64,
+    pub(crate) verdict: Verdict,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// OK, with these bytes.
+    Done(Vec<u8>),
+    /// No, and no repeat of it is of use.
+    Refused(String),
+    /// Nobody knows.
+    Unknown,
+    /// To be repeated.
+    Again,
+}
+
+/// Any call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) gateway: usize,
+    pub(crate) method: &'static str,
+    pub(crate) from: u64,
+    pub(crate) until: u64,
+    pub(crate) patience: Duration,
+    /// How it ended, unless its caller left.
+    pub(crate) status: Option<(Code, String)>,
+}
+
+impl Run {
+    pub(crate) fn wrong(&self, what: String) {
+        self.wrong.lock().expect("no panic").push(what);
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+impl Write {
+    /// The answer that ended it, if one did.
+    pub(crate) fn last_word(&self) -> Option<Verdict> {
+        let answers = self.answers.lock().expect("no panic");
+        let done = answers.iter().find(|answer| matches!(answer.verdict, Verdict::Done(_)));
+        let last = done.or(answers.last())?;
+        Some(last.verdict.clone()).filter(|verdict| *verdict != Verdict::Again)
+    }
+}
+
+/// Lets everything happen at once, and then sees whether all is well.
+pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
+    let seed = match option_env!("CHAOS_SEED") {
+        Some(seed) => seed.parse().expect("a number"),
+        None => fastrand::u64(..1_000_000),
+    };
+    let seconds = match option_env!("CHAOS_SECONDS") {
+        Some(seconds) => seconds.parse().expect("a number"),
+        None => SECONDS,
+    };
+    tell(&format!("{name}: CHAOS_SEED={seed} CHAOS_SECONDS={seconds}"));
+    let (began, mut random) = (Instant::now(), fastrand::Rng::with_seed(seed));
+    let wechat = WeChat::start(seed).await;
+    let stock = wechat.stock(PLENTY * seconds).await;
+    let sections = WeChat::sections();
+    let gateways = (0..replicas).map(|_| {
+        let mut gateway = Gateway::with(wechat.address, state, &sections);
+        gateway.spawn();
+        gateway
+    });
+    let mut gateways: Vec<_> = gateways.collect();
+    for gateway in &mut gateways {
+        gateway.serves().await;
+    }
+    let doors = |gateway: &Gateway| (0..CONNECTIONS).map(|_| Door::new(gateway.grpc)).collect();
+    let run = Arc::new(Run {
+        doors: gateways.iter().map(doors).collect(),
+        stock,
+        writes: Mutex::default(),
+        calls: Mutex::default(),
+        wrong: Mutex::default(),
+        outages: Mutex::default(),
+        counter: AtomicU64::new(1),
+        ended: AtomicBool::new(false),
+    });
+
+    let journal = tokio::spawn(trouble::collect(wechat.simulator.clone(), run.clone()));
+    let reviews = tokio::spawn(trouble::reviews(wechat.simulator.clone(), run.clone()));
+    let faults =
+        tokio::spawn(trouble::faults(wechat.simulator.clone(), run.clone(), random.fork()));
+    let kills = tokio::spawn(trouble::kills(gateways, run.clone(), random.fork()));
+    let callers = (0..CALLERS + NEARBY_CALLERS).map(|caller| {
+        let nearby = caller >= CALLERS;
+        tokio::spawn(caller::call_on(run.clone(), random.fork(), nearby))
+    });
+    let callers: Vec<_> = callers.collect();
+    sleep(Duration::from_secs(seconds)).await;
+    run.ended.store(true, Ordering::Relaxed);
+    let storms = faults.await.expect("no panic");
+    let gateways = kills.await.expect("no panic");
+    for caller in callers {
+        caller.await.expect("no panic");
+    }
+
+    // Now that nothing fails any more, each caller learns what became of its writes.
+    let writes = run.writes.lock().expect("no panic").clone();
+    let settle = writes.iter().map(|write| caller::settle(&run, write, random.fork()));
+    join_all(settle).await;
+    let left = check::left_open(&run).await;
+    reviews.await.expect("no panic");
+    let mut calls = journal.await.expect("no panic");
+    calls.extend(wechat.simulator.take_calls());
+    drop(gateways);
+    check::all_is_well(name, &run, &calls, storms, &left, began.elapsed());
+}

@@ -1,0 +1,166 @@
+//! Requests, and how the simulator's journal shows that one was executed: each write says something
+//! that no other says.
+
+use std::time::Duration;
+
+use prost::Message;
+use tonic::Status;
+use wechat_store_gateway::pb::{
+    self, Addressed, card_service_client::CardServiceClient,
+    map_poi_service_client::MapPoiServiceClient, media_service_client::MediaServiceClient,
+    merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
+    store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
+};
+
+use crate::door::Door;
+
+macro_rules! requests {
+    ($($name:ident($message:ident), $client:ident::$method:ident;)*) => {
+        /// A request of any method.
+        #[derive(Clone, Debug)]
+        pub(crate) enum Request {
+            $($name(pb::$message),)*
+        }
+
+        $(impl From<pb::$message> for Request {
+            fn from(message: pb::$message) -> Self {
+                Self::$name(message)
+            }
+        })*
+
+        impl Request {
+            /// As in `Write.method`.
+            pub(crate) fn method(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => <pb::$message as Addressed>::METHOD,)*
+                }
+            }
+
+            /// Sends it; the answer's bytes.
+            pub(crate) async fn send(
+                self,
+                door: Door,
+                patience: Duration,
+            ) -> Result<Vec<u8>, Status> {
+                match self {
+                    $(Self::$name(message) => {
+                        let mut request = tonic::Request::new(message);
+                        request.set_timeout(patience);
+                        let origin = door.origin();
+                        let mut client = $client::with_origin(door, origin);
+                        let answer = client.$method(request).await?;
+                        Ok(answer.into_inner().encode_to_vec())
+                    })*
+                }
+            }
+        }
+    };
+}
+
+requests! {
+    AddNearbyPoi(AddNearbyPoiRequest), NearbyServiceClient::add_nearby_poi;
+    AddStore(AddStoreRequest), StoreServiceClient::add_store;
+    CreateMapPoi(CreateMapPoiRequest), MapPoiServiceClient::create_map_poi;
+    DeleteNearbyPoi(DeleteNearbyPoiRequest), NearbyServiceClient::delete_nearby_poi;
+    DeleteStore(DeleteStoreRequest), StoreServiceClient::delete_store;
+    GetMerchantAudit(GetMerchantAuditRequest), MerchantServiceClient::get_merchant_audit;
+    GetStore(GetStoreRequest), StoreServiceClient::get_store;
+    GetStoreCard(GetStoreCardRequest), CardServiceClient::get_store_card;
+    GetWrite(GetWriteRequest), WriteServiceClient::get_write;
+    ListCategories(ListCategoriesRequest), MerchantServiceClient::list_categories;
+    ListNearbyPois(ListNearbyPoisRequest), NearbyServiceClient::list_nearby_pois;
+    ListStores(ListStoresRequest), StoreServiceClient::list_stores;
+    ListWrites(ListWritesRequest), WriteServiceClient::list_writes;
+    ReplaceNearbyPoi(ReplaceNearbyPoiRequest), NearbyServiceClient::replace_nearby_poi;
+    SearchMapPois(SearchMapPoisRequest), MapPoiServiceClient::search_map_pois;
+    SetNearbyPoiVisibility(SetNearbyPoiVisibilityRequest),
+        NearbyServiceClient::set_nearby_poi_visibility;
+    SetStoreCard(SetStoreCardRequest), CardServiceClient::set_store_card;
+    UpdateMerchant(UpdateMerchantRequest), MerchantServiceClient::update_merchant;
+    UpdateStore(UpdateStoreRequest), StoreServiceClient::update_store;
+    UploadImage(UploadImageRequest), MediaServiceClient::upload_image;
+    UploadTemporaryImage(UploadTemporaryImageRequest), MediaServiceClient::upload_temporary_image;
+}
+
+/// Where an execution is found in the simulator's journal: the path, and what only this one says.
+pub(crate) type Mark = (&'static str, String);
+
+impl Request {
+    /// What shows that it was executed. None for reads, and where nothing would.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        Some(match self {
+            Self::AddNearbyPoi(add) => {
+                ("/wxa/addnearbypoi", add.profile.as_ref()?.credential.clone())
+            }
+            Self::AddStore(add) => ("/wxa/add_store", add.credential.clone()),
+            Self::CreateMapPoi(create) => ("/wxa/create_map_poi", create.name.clone()),
+            Self::DeleteNearbyPoi(delete) => ("/wxa/delnearbypoi", delete.poi_id.clone()),
+            Self::DeleteStore(delete) => ("/wxa/del_store", delete.poi_id.clone()),
+            Self::ReplaceNearbyPoi(replace) => {
+                ("/wxa/addnearbypoi", replace.profile.as_ref()?.address.clone())
+            }
+            Self::SetNearbyPoiVisibility(set) => {
+                let shown = u8::from(set.visible());
+                ("/wxa/setnearbypoishowstatus", format!("{} {shown}", set.poi_id))
+            }
+            Self::SetStoreCard(set) => ("/card/storewxa/set", set.card_id.clone()),
+            Self::UpdateMerchant(update) => {
+                ("/wxa/modify_merchant", update.introduction().to_owned())
+            }
+            Self::UpdateStore(update) => {
+                let hours = update.hours.as_ref();
+                let hours = hours.map(|hours| format!("{}-{}", hours.open, hours.close));
+                let new = update.contact_phone.clone().or(hours)?;
+                ("/wxa/update_store", format!("{} {new}", update.poi_id))
+            }
+            Self::UploadImage(upload) => {
+                ("/cgi-bin/media/uploadimg", upload.content.len().to_string())
+            }
+            _ => return None,
+        })
+    }
+
+    /// Whether twice would be something else than once.
+    pub(crate) fn is_once(&self) -> bool {
+        !matches!(
+            self,
+            Self::SetNearbyPoiVisibility(_)
+                | Self::SetStoreCard(_)
+                | Self::UpdateMerchant(_)
+                | Self::UploadImage(_)
+        )
+    }
+
+    /// Whether its mark is no other request's: of visibility there are only two kinds.
+    pub(crate) fn is_unique(&self) -> bool {
+        !matches!(self, Self::SetNearbyPoiVisibility(_))
+    }
+
+    /// Whether WeChat has no reason to refuse it, whatever others do.
+    pub(crate) fn is_welcome(&self) -> bool {
+        matches!(
+            self,
+            Self::AddNearbyPoi(_)
+                | Self::AddStore(_)
+                | Self::CreateMapPoi(_)
+                | Self::DeleteNearbyPoi(_)
+                | Self::DeleteStore(_)
+                | Self::UpdateStore(_)
+        )
+    }
+
+    /// Another request under the same name. It must never be executed: its mark says so.
+    pub(crate) fn other(&self) -> Option<Self> {
+        let mut other = self.clone();
+        match &mut other {
+            Self::AddStore(add) => add.credential.push_str("-other"),
+            Self::CreateMapPoi(create) => create.name.push_str("-other"),
+            Self::SetStoreCard(set) => set.card_id.push_str("-other"),
+            Self::UpdateStore(update) => {
+                *update.contact_phone.get_or_insert_default() += "-other";
+            }
+            _ => return None,
+        }
+        Some(other)
+    }
+}

@@ -1,0 +1,143 @@
+//! Killed in the middle of a write: what the journal says of it afterwards, and what a repeat does.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Request, Status};
+use wechat_store_gateway::{
+    pb::{
+        self, WriteState, get_write_request::Name, store_service_client::StoreServiceClient,
+        write_service_client::WriteServiceClient,
+    },
+    simulator::{Fault, faults::Kind},
+};
+
+use crate::{
+    gateway::{Gateway, LONG, MOMENT, new_store, reason},
+    redis::Redis,
+    sender::WeChat,
+    tell,
+};
+
+const ADD_STORE: &str = "/wxa/add_store";
+const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
+const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+
+#[tokio::test]
+async fn killed_before_the_reply_leaves_a_write_that_is_not_blindly_sent_again_with_sqlite() {
+    killed_while_sent("sqlite:{folder}/state.db").await;
+}
+
+#[tokio::test]
+async fn killed_before_the_reply_leaves_a_write_that_is_not_blindly_sent_again_with_redis() {
+    let redis = Redis::start(true).await;
+    killed_while_sent(&redis.url()).await;
+}
+
+#[tokio::test]
+async fn killed_before_it_sent_leaves_a_write_that_a_repeat_executes_with_sqlite() {
+    killed_while_claimed("sqlite:{folder}/state.db").await;
+}
+
+#[tokio::test]
+async fn killed_before_it_sent_leaves_a_write_that_a_repeat_executes_with_redis() {
+    let redis = Redis::start(true).await;
+    killed_while_claimed(&redis.url()).await;
+}
+
+/// WeChat executed it, and the process dies while it waits for the answer.
+async fn killed_while_sent(state: &str) {
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::start(wechat.address, state).await;
+    wechat.simulator.fault(Fault::new(ADD_STORE, Kind::Hold));
+    let call = tokio::spawn(add(gateway.stores(), LONG));
+    until(|| wechat.simulator.calls(ADD_STORE).iter().any(|call| call.executed)).await;
+    again(&mut gateway).await;
+    call.await.expect("no panic").expect_err("its process is dead");
+
+    let write = get_write(&gateway).await.expect("it was noted before it was sent");
+    assert_eq!((write.state(), write.attempts), (WriteState::Sent, 1));
+    let hasty = add(gateway.stores(), Duration::from_millis(600)).await.expect_err("not yet known");
+    assert_eq!(reason(&hasty), (Code::Aborted, "WRITE_IN_PROGRESS".to_owned()));
+    // Its answer may still come, as far as anybody else knows; then it does not.
+    let began = Instant::now();
+    while get_write(&gateway).await.expect("it stays").state() == WriteState::Sent {
+        assert!(began.elapsed() < LONG, "it never becomes unknown");
+        sleep(5 * MOMENT).await;
+    }
+    tell(&format!("a write whose process died is unknown after {:.0?}", began.elapsed()));
+    let write = get_write(&gateway).await.expect("it stays");
+    assert_eq!((write.state(), write.attempts), (WriteState::Unknown, 1));
+    // Whoever looks may find it. Nobody sends it again.
+    match add(gateway.stores(), LONG).await {
+        Ok(found) => assert!(found.settled, "{found:?}"),
+        Err(status) => {
+            assert_eq!(reason(&status), (Code::Unknown, "OUTCOME_UNKNOWN".to_owned()));
+        }
+    }
+    assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
+}
+
+/// The process dies while a write waits for a token.
+async fn killed_while_claimed(state: &str) {
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::start(wechat.address, state).await;
+    wechat.simulator.fault(Fault::new(STABLE_TOKEN, Kind::Hold).times(0));
+    let patience = Duration::from_secs(4);
+    let call = tokio::spawn(add(gateway.stores(), patience));
+    until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
+    again(&mut gateway).await;
+    call.await.expect("no panic").expect_err("its process is dead");
+    wechat.simulator.control("DELETE", "faults", &Value::Null).expect("cleared");
+
+    let write = get_write(&gateway).await.expect("it was claimed");
+    assert_eq!((write.state(), write.attempts), (WriteState::Claimed, 0));
+    // Whoever has the claim may still send it, as far as anybody else knows.
+    let hasty = add(gateway.stores(), Duration::from_millis(600)).await.expect_err("it is taken");
+    assert_eq!(reason(&hasty), (Code::Aborted, "WRITE_IN_PROGRESS".to_owned()));
+    assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 0);
+    let began = Instant::now();
+    let answer = add(gateway.stores(), LONG).await.expect("the claim ended, and this is the first");
+    tell(&format!("a write whose process died is executed after {:.0?}", began.elapsed()));
+    assert!(answer.submission.is_some() && !answer.settled);
+    let write = get_write(&gateway).await.expect("remembered");
+    assert_eq!((write.state(), write.attempts), (WriteState::Finished, 1));
+    let repeated = add(gateway.stores(), LONG).await.expect("known");
+    assert_eq!(repeated, answer);
+    assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
+}
+
+/// Submits a store under [`NAME`].
+async fn add(
+    mut stores: StoreServiceClient<tonic::transport::Channel>,
+    patience: Duration,
+) -> Result<pb::AddStoreResponse, Status> {
+    let store = pb::AddStoreRequest { request_id: NAME.to_owned(), ..new_store() };
+    let mut request = Request::new(store);
+    request.set_timeout(patience);
+    Ok(stores.add_store(request).await?.into_inner())
+}
+
+async fn get_write(gateway: &Gateway) -> Option<pb::Write> {
+    let name = Some(Name::WriteRequestId(NAME.to_owned()));
+    let request = pb::GetWriteRequest { app_id: String::new(), name };
+    let mut writes = WriteServiceClient::new(gateway.channel());
+    let answer = timeout(LONG, writes.get_write(request)).await.expect("an answer in time");
+    answer.expect("a write").into_inner().write
+}
+
+/// Kills it, and starts it again.
+async fn again(gateway: &mut Gateway) {
+    gateway.kill();
+    gateway.spawn();
+    gateway.serves().await;
+}
+
+async fn until(happened: impl Fn() -> bool) {
+    let end = Instant::now() + LONG;
+    while !happened() {
+        assert!(Instant::now() < end, "it does not happen");
+        sleep(MOMENT).await;
+    }
+}
