@@ -1,0 +1,93 @@
+//! Runs the cases and prints what came of them. `benches/run` builds everything and calls this.
+
+use std::{fs, path::PathBuf};
+
+use clap::Parser;
+use wechat_store_gateway_benches::{cases::CASES, process::Placing, world::World};
+
+/// Measures the gateway beside servers that do nothing else.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The gateway's binary
+    #[arg(long)]
+    gateway: PathBuf,
+    /// The binary with the servers to compare with
+    #[arg(long)]
+    floor: PathBuf,
+    /// For states and logs, on the disk that is measured; emptied
+    #[arg(long)]
+    folder: PathBuf,
+    /// Where the tables are written to, too
+    #[arg(long)]
+    report: PathBuf,
+    /// What is measured, as it is to be called
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// How often everybody is measured
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Three rounds of one second
+    #[arg(long)]
+    quick: bool,
+    /// Only this case; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// Leaves it to the system which core everybody gets
+    #[arg(long)]
+    unpinned: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    for name in &arguments.only {
+        let known = CASES.iter().any(|(case, _)| case == name);
+        let names: Vec<_> = CASES.iter().map(|(case, _)| *case).collect();
+        anyhow::ensure!(known, "no case {name}; there are {}", names.join(", "));
+    }
+    let _ = fs::remove_dir_all(&arguments.folder);
+    fs::create_dir_all(&arguments.folder)?;
+    let (rounds, seconds) = match arguments.quick {
+        true => (3, 1.0),
+        false => (arguments.rounds, arguments.seconds),
+    };
+    let world = World {
+        placing: Placing { pinned: !arguments.unpinned },
+        gateway: arguments.gateway,
+        floor: arguments.floor,
+        folder: arguments.folder.canonicalize()?,
+        rounds,
+        seconds,
+    };
+    let place = match world.placing.pinned {
+        true => "the server on core 0, callers and upstream on core 1",
+        false => "not pinned",
+    };
+    let mut text = format!(
+        "Commit {}; {rounds} rounds of {seconds} s, interleaved; {place}.\n\n",
+        arguments.commit
+    );
+    println!("{text}");
+    let mut failed = Vec::new();
+    for (name, run) in CASES {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+            continue;
+        }
+        match run(&world).await {
+            Ok(report) => {
+                println!("{}", report.text());
+                text.push_str(report.text());
+            }
+            Err(error) => {
+                println!("### {name}: FAILED\n\n{error:#}\n");
+                failed.push(*name);
+            }
+        }
+    }
+    fs::write(&arguments.report, text)?;
+    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}

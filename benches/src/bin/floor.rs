@@ -1,0 +1,79 @@
+//! The servers that the gateway is compared with, and the upstream of all of them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use wechat_store_gateway_benches::{floor, upstream::Upstream, world::read};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    server: Server,
+    /// Where it serves
+    #[arg(long, global = true, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Subcommand)]
+enum Server {
+    /// (a): answers bytes to every call
+    Echo {
+        /// A file with them; without it there are none
+        #[arg(long)]
+        bytes: Option<PathBuf>,
+    },
+    /// (b): asks the upstream
+    Proxy {
+        /// Its URL
+        #[arg(long)]
+        upstream: String,
+    },
+    /// Appends an event for every request
+    Callback {
+        /// The state
+        #[arg(long)]
+        state: PathBuf,
+    },
+    /// Sends bytes to every watcher, for every request
+    Stream {
+        /// Where these requests come to
+        #[arg(long)]
+        trigger: SocketAddr,
+        /// A file with the bytes
+        #[arg(long)]
+        bytes: PathBuf,
+    },
+    /// WeChat, as fast as can be
+    Upstream {
+        /// How long it takes for an answer
+        #[arg(long, default_value_t = 0)]
+        delay_ms: u64,
+        /// A file with the table of districts
+        #[arg(long)]
+        districts: PathBuf,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Arguments { server, listen } = Arguments::parse();
+    let listener = TcpListener::bind(listen).await?;
+    match server {
+        Server::Echo { bytes } => {
+            let bytes = bytes.as_deref().map_or(Ok(Bytes::new()), read)?;
+            floor::echo(listener, bytes).await
+        }
+        Server::Proxy { upstream } => floor::proxy(listener, &upstream).await,
+        Server::Callback { state } => floor::callback(listener, state).await,
+        Server::Stream { trigger, bytes } => {
+            let trigger = TcpListener::bind(trigger).await?;
+            floor::stream(listener, trigger, read(&bytes)?).await
+        }
+        Server::Upstream { delay_ms, districts } => {
+            let delay = Duration::from_millis(delay_ms);
+            Upstream::new(&read(&districts)?, delay)?.run(listener).await
+        }
+    }
+}
