@@ -10,10 +10,11 @@
 
 use std::{
     convert::Infallible,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -21,6 +22,7 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
 use http::{Request, Response, StatusCode, header};
+use nix::unistd::Pid;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::broadcast};
@@ -41,12 +43,14 @@ use wechat_store_gateway::{
     state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
 };
 
-use crate::{codec::Raw, upstream};
+use crate::{codec::Raw, process, rounds::Spread, upstream};
 
 /// The methods that are called.
 pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";
 /// See [`GET_STORE`].
 pub const ADD_STORE: &str = "/wechat.store.v1.StoreService/AddStore";
+/// See [`GET_STORE`].
+pub const SET_STORE_CARD: &str = "/wechat.store.v1.CardService/SetStoreCard";
 /// See [`GET_STORE`].
 pub const LIST_CATEGORIES: &str = "/wechat.store.v1.MerchantService/ListCategories";
 /// See [`GET_STORE`].
@@ -111,14 +115,15 @@ impl UnaryService<Bytes> for Echo {
     }
 }
 
-/// (b): `GetStore` and `AddStore`, by one request each to the upstream.
+/// (b): `GetStore`, `AddStore` and `SetStoreCard`, by one request each to the upstream.
 pub async fn proxy(listener: TcpListener, upstream: &str) -> anyhow::Result<()> {
     // A second installation is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
     let url = |path: &str| format!("{upstream}{path}?access_token={}", upstream::token()).into();
     let (get, add) = (url("/wxa/get_store_info"), url("/wxa/add_store"));
-    serve(listener, Proxy { client, get, add }).await
+    let set_card = url("/card/storewxa/set");
+    serve(listener, Proxy { client, get, add, set_card }).await
 }
 
 #[derive(Clone)]
@@ -126,6 +131,7 @@ struct Proxy {
     client: reqwest::Client,
     get: Arc<str>,
     add: Arc<str>,
+    set_card: Arc<str>,
 }
 
 impl Proxy {
@@ -160,6 +166,11 @@ impl Service<Request<axum::body::Body>> for Proxy {
                 }
                 ADD_STORE => {
                     let codec = ProstCodec::<pb::AddStoreResponse, pb::AddStoreRequest>::default();
+                    Grpc::new(codec).unary(this, request).await
+                }
+                SET_STORE_CARD => {
+                    let codec =
+                        ProstCodec::<pb::SetStoreCardResponse, pb::SetStoreCardRequest>::default();
                     Grpc::new(codec).unary(this, request).await
                 }
                 _ => Status::new(tonic::Code::Unimplemented, "").into_http(),
@@ -306,6 +317,36 @@ impl UnaryService<pb::AddStoreRequest> for Proxy {
     }
 }
 
+#[derive(Serialize)]
+struct SetCard<'a> {
+    poi_id: &'a str,
+    card_id: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Done {
+    errcode: i64,
+}
+
+impl UnaryService<pb::SetStoreCardRequest> for Proxy {
+    type Response = pb::SetStoreCardResponse;
+    type Future = BoxFuture<'static, Result<tonic::Response<pb::SetStoreCardResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<pb::SetStoreCardRequest>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let pb::SetStoreCardRequest { poi_id, card_id, .. } = request.into_inner();
+            let call = SetCard { poi_id: &poi_id, card_id: &card_id };
+            let body = this.ask(&this.set_card, &call).await?;
+            let done: Done = serde_json::from_slice(&body).map_err(failed)?;
+            match done.errcode {
+                0 => Ok(tonic::Response::new(pb::SetStoreCardResponse::default())),
+                code => Err(failed(code)),
+            }
+        })
+    }
+}
+
 /// A route that appends an event and answers `success`. The body is the event's number.
 pub async fn callback(listener: TcpListener, file: PathBuf) -> anyhow::Result<()> {
     let state = Arc::new(Sqlite::open(&file, Clock::system()).context("the state")?);
@@ -355,6 +396,46 @@ pub fn event(number: &[u8]) -> NewEvent {
         origin: Origin::Pushed,
         message: message.encode_to_vec().into(),
     }
+}
+
+/// Appends so many events, as fast as the state takes them.
+pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
+    let state = Sqlite::open(&file, Clock::system()).context("the state")?;
+    let mut appends = futures_util::stream::iter(0..events)
+        .map(|number| state.append(event(number.to_string().as_bytes())))
+        .buffer_unordered(512);
+    while let Some(appended) = appends.next().await {
+        appended.context("an event")?;
+    }
+    Ok(())
+}
+
+/// Raw rows of SQLite, as the journal has them, in transactions of `group`, each durable. Prints the
+/// processor time of a row and how long half of the transactions took at most, in microseconds.
+pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
+    let db = rusqlite::Connection::open(file)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.execute_batch(include_str!("../../src/state/sqlite/schema_1.sql"))?;
+    let mut insert = db.prepare(
+        "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint, client_reference,
+           state, fence, until, attempts, created, sent, ended)
+         VALUES (?1, 'wx0000000000000001', 'CardService/SetStoreCard', ?2, zeroblob(32), '',
+           'claimed', 1, 0, 0, 0, 0, 0)",
+    )?;
+    let (mut took, before) = (Vec::new(), process::cpu(Pid::this())?);
+    for _ in 0..rows / group {
+        let begun = Instant::now();
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        for _ in 0..group {
+            insert.execute([Uuid::new_v4().to_string(), Uuid::new_v4().to_string()])?;
+        }
+        db.execute_batch("COMMIT")?;
+        took.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    let used = (process::cpu(Pid::this())? - before) as f64 / 1e3;
+    println!("{} {}", used / (took.len() as f64 * group as f64), Spread::of(took).median);
+    Ok(())
 }
 
 /// A stream that gets these bytes whenever somebody posts to `trigger`.

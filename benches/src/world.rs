@@ -31,6 +31,10 @@ pub struct World {
     pub floor: PathBuf,
     /// For settings, states and logs. On the disk that is measured.
     pub folder: PathBuf,
+    /// What counts syncs, to be preloaded.
+    pub shim: PathBuf,
+    /// How many events a long log has.
+    pub events: u64,
     /// How many rounds there are.
     pub rounds: usize,
     /// How long each measurement takes.
@@ -46,6 +50,8 @@ pub struct Gateway {
     pub grpc: SocketAddr,
     /// For pushes.
     pub callback: SocketAddr,
+    /// Where its syncs are counted.
+    pub syncs: PathBuf,
 }
 
 /// Another running server.
@@ -64,13 +70,11 @@ pub struct Setup {
     pub accounts: usize,
     /// A file to begin with.
     pub state: Option<PathBuf>,
-    /// What it is started under, as in `strace -f`.
-    pub under: Vec<String>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { accounts: 1, state: None, under: Vec::new() }
+        Self { accounts: 1, state: None }
     }
 }
 
@@ -111,7 +115,7 @@ impl World {
         sink: &Server,
         setup: Setup,
     ) -> anyhow::Result<Gateway> {
-        let Setup { accounts, state, under } = setup;
+        let Setup { accounts, state } = setup;
         let folder = self.folder(name)?;
         let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
         let file = folder.join("state.db");
@@ -141,20 +145,16 @@ impl World {
         }
         let file = folder.join("settings.toml");
         fs::write(&file, settings)?;
-        let mut command = match under.split_first() {
-            None => self.placing.command(Core::Server, &self.gateway),
-            Some((first, rest)) => {
-                let mut command = self.placing.command(Core::Server, first.as_ref());
-                command.args(rest).arg(&self.gateway);
-                command
-            }
-        };
+        let syncs = folder.join("syncs");
+        let mut command = self.placing.command(Core::Server, &self.gateway);
         command
             .args(["serve", "--config"])
             .arg(file)
+            .env("LD_PRELOAD", &self.shim)
+            .env("SYNCS", &syncs)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", sink.address));
         let process = Process::start(command, folder.join("log"))?;
-        Ok(Gateway { process, grpc, callback })
+        Ok(Gateway { process, grpc, callback, syncs })
     }
 
     /// Starts one of the servers of the floor.

@@ -3,7 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use clap::Parser;
-use wechat_store_gateway_benches::{cases::CASES, process::Placing, world::World};
+use wechat_store_gateway_benches::{
+    cases::{CASES, process::soak},
+    process::Placing,
+    world::World,
+};
 
 /// Measures the gateway beside servers that do nothing else.
 #[derive(Debug, Parser)]
@@ -14,6 +18,9 @@ struct Arguments {
     /// The binary with the servers to compare with
     #[arg(long)]
     floor: PathBuf,
+    /// What counts syncs, to be preloaded
+    #[arg(long)]
+    shim: PathBuf,
     /// For states and logs, on the disk that is measured; emptied
     #[arg(long)]
     folder: PathBuf,
@@ -35,6 +42,12 @@ struct Arguments {
     /// Only this case; may be given several times
     #[arg(long)]
     only: Vec<String>,
+    /// How many events a long log has
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Only makes so many calls in a row, and looks how memory behaves
+    #[arg(long, value_name = "CALLS")]
+    soak: Option<u64>,
     /// Leaves it to the system which core everybody gets
     #[arg(long)]
     unpinned: bool,
@@ -59,6 +72,8 @@ async fn main() -> anyhow::Result<()> {
         gateway: arguments.gateway,
         floor: arguments.floor,
         folder: arguments.folder.canonicalize()?,
+        shim: arguments.shim.canonicalize()?,
+        events: arguments.events,
         rounds,
         seconds,
     };
@@ -71,6 +86,12 @@ async fn main() -> anyhow::Result<()> {
         arguments.commit
     );
     println!("{text}");
+    if let Some(calls) = arguments.soak {
+        let report = soak(&world, calls).await?;
+        println!("{}", report.text());
+        text.push_str(report.text());
+        return Ok(fs::write(&arguments.report, text)?);
+    }
     let mut failed = Vec::new();
     for (name, run) in CASES {
         if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {

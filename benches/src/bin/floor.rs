@@ -45,6 +45,27 @@ enum Server {
         #[arg(long)]
         bytes: PathBuf,
     },
+    /// Appends events to a state, and ends
+    Fill {
+        /// The state
+        #[arg(long)]
+        state: PathBuf,
+        /// How many
+        #[arg(long)]
+        events: u64,
+    },
+    /// Raw rows of SQLite, and ends: microseconds of CPU a row, microseconds a transaction
+    Rows {
+        /// A file that is not there yet
+        #[arg(long)]
+        state: PathBuf,
+        /// How many share a transaction
+        #[arg(long)]
+        group: u64,
+        /// How many there are
+        #[arg(long)]
+        rows: u64,
+    },
     /// WeChat, as fast as can be
     Upstream {
         /// How long it takes for an answer
@@ -67,6 +88,8 @@ async fn main() -> anyhow::Result<()> {
         }
         Server::Proxy { upstream } => floor::proxy(listener, &upstream).await,
         Server::Callback { state } => floor::callback(listener, state).await,
+        Server::Fill { state, events } => floor::fill(state, events).await,
+        Server::Rows { state, group, rows } => floor::rows(&state, group, rows),
         Server::Stream { trigger, bytes } => {
             let trigger = TcpListener::bind(trigger).await?;
             floor::stream(listener, trigger, read(&bytes)?).await

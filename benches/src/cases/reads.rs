@@ -22,14 +22,17 @@ pub fn get_store() -> pb::GetStoreRequest {
 }
 
 /// Two gateways, and what they need.
-struct Cast {
-    upstream: Server,
+pub struct Cast {
+    /// What they ask.
+    pub upstream: Server,
     _sink: Server,
-    gateways: [Gateway; 2],
+    /// The one that is measured, and the one that shows the noise.
+    pub gateways: [Gateway; 2],
 }
 
 impl Cast {
-    async fn start(world: &World) -> anyhow::Result<Self> {
+    /// With the default settings.
+    pub async fn start(world: &World) -> anyhow::Result<Self> {
         let upstream = world.upstream(Duration::ZERO).await?;
         let sink = world.sink().await?;
         let first = world.gateway("gateway", &upstream, &sink, Setup::default()).await?;
