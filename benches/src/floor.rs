@@ -451,9 +451,9 @@ pub async fn stream(
         let _ = sender.send(bytes.clone());
         std::future::ready("success")
     };
-    tokio::spawn(async move {
-        axum::serve(trigger, Router::new().route("/", post(handler))).await
-    });
+    tokio::spawn(
+        async move { axum::serve(trigger, Router::new().route("/", post(handler))).await },
+    );
     serve(listener, service).await
 }
 

@@ -87,7 +87,11 @@ impl H2load {
         let output = self
             .placing
             .command(Core::Others, "h2load".as_ref())
-            .args(["--threads=1", "--header=content-type: application/grpc", "--header=te: trailers"])
+            .args([
+                "--threads=1",
+                "--header=content-type: application/grpc",
+                "--header=te: trailers",
+            ])
             .arg(format!("--clients={connections}"))
             .arg(format!("--max-concurrent-streams={streams}"))
             .arg(format!("--requests={calls}"))

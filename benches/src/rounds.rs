@@ -23,8 +23,7 @@ pub struct Sample {
     pub others: f64,
 }
 
-type Drive<'a> =
-    Box<dyn Fn(u64) -> Pin<Box<dyn Future<Output = anyhow::Result<Seen>> + 'a>> + 'a>;
+type Drive<'a> = Box<dyn Fn(u64) -> Pin<Box<dyn Future<Output = anyhow::Result<Seen>> + 'a>> + 'a>;
 
 /// A server that takes part.
 pub struct Contender<'a> {
@@ -37,16 +36,12 @@ pub struct Contender<'a> {
 
 impl<'a> Contender<'a> {
     /// One with this name and process; `drive` makes so many calls. `others` are what it calls.
-    pub fn new<F>(
-        name: &str,
-        pid: Pid,
-        others: &[Pid],
-        drive: impl Fn(u64) -> F + 'a,
-    ) -> Self
+    pub fn new<F>(name: &str, pid: Pid, others: &[Pid], drive: impl Fn(u64) -> F + 'a) -> Self
     where
         F: Future<Output = anyhow::Result<Seen>> + 'a,
     {
-        let drive = Box::new(move |calls| Box::pin(drive(calls)) as Pin<Box<dyn Future<Output = _>>>);
+        let drive =
+            Box::new(move |calls| Box::pin(drive(calls)) as Pin<Box<dyn Future<Output = _>>>);
         Self { name: name.to_owned(), pid, others: others.to_vec(), drive, most: u64::MAX }
     }
 
@@ -58,7 +53,8 @@ impl<'a> Contender<'a> {
 
     async fn measure(&self, calls: u64) -> anyhow::Result<(Seen, Sample)> {
         let of_others = || -> anyhow::Result<u64> {
-            let running = self.others.iter().map(|pid| process::cpu(*pid)).sum::<Result<u64, _>>()?;
+            let running =
+                self.others.iter().map(|pid| process::cpu(*pid)).sum::<Result<u64, _>>()?;
             Ok(running + process::cpu_of_children()? + process::cpu(Pid::this())?)
         };
         let (before, others) = (process::cpu(self.pid)?, of_others()?);
@@ -149,10 +145,21 @@ pub struct Claim {
     pub text: String,
     /// One value per round.
     pub values: Vec<f64>,
-    /// How much one and the same server differs from itself by this measure, per round.
+    /// What the same measure says of one and the same server, per round.
     pub noise: Vec<f64>,
+    /// Whether it is a ratio, which is 1 where both are the same, or a difference, which is 0.
+    pub by: By,
     /// What is aimed at.
     pub bound: Bound,
+}
+
+/// How two are compared.
+#[derive(Clone, Copy, Debug)]
+pub enum By {
+    /// By a ratio.
+    Ratio,
+    /// By a difference.
+    Difference,
 }
 
 /// What is aimed at.
@@ -174,25 +181,27 @@ impl Measured {
         samples.iter().map(figure).collect()
     }
 
-    fn paired(
-        &self,
-        of: &str,
-        against: &str,
-        figure: Figure,
-        by: fn(f64, f64) -> f64,
-    ) -> Vec<f64> {
+    fn paired(&self, of: &str, against: &str, figure: Figure, by: fn(f64, f64) -> f64) -> Vec<f64> {
         let (of, against) = (self.values(of, figure), self.values(against, figure));
         of.into_iter().zip(against).map(|(of, against)| by(of, against)).collect()
     }
 
     /// Compares two contenders by a ratio, round by round. The noise is that of the first two, which
     /// are the same server.
-    pub fn ratio(&self, of: &str, against: &str, what: &str, figure: Figure, bound: Bound) -> Claim {
+    pub fn ratio(
+        &self,
+        of: &str,
+        against: &str,
+        what: &str,
+        figure: Figure,
+        bound: Bound,
+    ) -> Claim {
         let by = |of: f64, against: f64| of / against;
         Claim {
             text: format!("{what}: {of} / {against}"),
             values: self.paired(of, against, figure, by),
             noise: self.paired(TWIN, GATEWAY, figure, by),
+            by: By::Ratio,
             bound,
         }
     }
@@ -211,6 +220,7 @@ impl Measured {
             text: format!("{what}: {of} − {against}"),
             values: self.paired(of, against, figure, by),
             noise: self.paired(TWIN, GATEWAY, figure, by),
+            by: By::Difference,
             bound,
         }
     }
@@ -223,30 +233,27 @@ pub const TWIN: &str = "gateway again";
 
 impl Claim {
     /// Whether it holds: only if every round lies on one side of the bound, further from it than the
-    /// same server was from itself.
+    /// same server ever was from itself.
     pub fn verdict(&self) -> &'static str {
-        let (values, noise) =
-            (Spread::of(self.values.iter().copied()), Spread::of(self.noise.iter().copied()));
-        // Ratios lie around 1, differences around 0.
-        let around_one = noise.median > 0.5;
-        let shifted = |bound: f64, by: f64| match () {
-            () if self.noise.is_empty() => bound,
-            () if around_one => bound * by,
-            () => bound + by,
-        };
-        let (low, high) = match self.bound {
-            Bound::AtMost(bound) | Bound::AtLeast(bound) => {
-                let (one, other) = (shifted(bound, noise.min), shifted(bound, noise.max));
-                (one.min(other).min(bound), one.max(other).max(bound))
+        let (Bound::AtMost(bound) | Bound::AtLeast(bound)) = self.bound else { return "" };
+        let values = Spread::of(self.values.iter().copied());
+        let noise = self.noise.iter().copied();
+        let (low, high) = match self.by {
+            By::Ratio => {
+                let most = noise.map(|ratio| ratio.max(1.0 / ratio)).fold(1.0, f64::max);
+                (bound / most, bound * most)
             }
-            Bound::Told => return "",
+            By::Difference => {
+                let most = noise.map(f64::abs).fold(0.0, f64::max);
+                (bound - most, bound + most)
+            }
         };
+        let (below, above) = (values.max <= low, values.min >= high);
         match self.bound {
-            Bound::AtMost(_) if values.max < low => "holds",
-            Bound::AtMost(_) if values.min > high => "missed",
-            Bound::AtLeast(_) if values.min > high => "holds",
-            Bound::AtLeast(_) if values.max < low => "missed",
-            _ => "within noise",
+            Bound::AtMost(_) if below => "holds",
+            Bound::AtLeast(_) if above => "holds",
+            _ if below || above => "missed",
+            _ => "not settled",
         }
     }
 
@@ -306,7 +313,8 @@ impl Report {
 
     /// Adds the table of the claims.
     pub fn claims(&mut self, claims: &[Claim]) {
-        self.text.push_str("| claim | aim | min – median – max | noise | |\n|---|---|---|---|---|\n");
+        self.text
+            .push_str("| claim | aim | min – median – max | noise | |\n|---|---|---|---|---|\n");
         for claim in claims {
             self.text.push_str(&claim.row());
             self.text.push('\n');

@@ -44,7 +44,8 @@ struct Counts {
 impl Upstream {
     /// With the reply of `/wxa/get_district`, and a pause before each answer but tokens.
     pub fn new(districts: &[u8], delay: Duration) -> anyhow::Result<Self> {
-        let example = |text: &str| anyhow::Ok(serde_json::from_str::<Value>(text)?["reply"].clone());
+        let example =
+            |text: &str| anyhow::Ok(serde_json::from_str::<Value>(text)?["reply"].clone());
         let store = example(include_str!("../../tests/documented/store/get_store_info.json"))?;
         let added = example(include_str!("../../tests/documented/store/add_store.json"))?;
         let categories =

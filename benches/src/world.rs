@@ -230,10 +230,8 @@ async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()>
 async fn simulated_districts() -> anyhow::Result<Vec<u8>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let simulator = tokio::spawn(Simulator::new(Settings::default()).run(
-        listener,
-        std::future::pending(),
-    ));
+    let simulator =
+        tokio::spawn(Simulator::new(Settings::default()).run(listener, std::future::pending()));
     let path = format!(
         "/cgi-bin/token?grant_type=client_credential&appid={OFFICIAL_APP_ID}&secret={OFFICIAL_SECRET}"
     );

@@ -44,7 +44,8 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
              <status>3</status><reason><![CDATA[xxx]]></reason><is_upgrade>3</is_upgrade>\
              <poiid>12344</poiid></xml>"
         );
-        let sealed = key.seal(message.as_bytes(), OFFICIAL_APP_ID, fastrand::u128(..).to_ne_bytes());
+        let sealed =
+            key.seal(message.as_bytes(), OFFICIAL_APP_ID, fastrand::u128(..).to_ne_bytes());
         let signature = seal::sign(&token, &[&now, "1", &sealed]);
         let body = format!(
             "<xml><ToUserName><![CDATA[gh_4346ac1514d8]]></ToUserName>\
@@ -101,7 +102,13 @@ pub async fn callbacks(world: &World) -> anyhow::Result<Report> {
         report.say(&format!("{connections} at a time."));
         report.samples(&measured);
         report.claims(&[
-            measured.difference(GATEWAY, "axum", "CPU µs", |sample| sample.cpu, Bound::AtMost(15.0)),
+            measured.difference(
+                GATEWAY,
+                "axum",
+                "CPU µs",
+                |sample| sample.cpu,
+                Bound::AtMost(15.0),
+            ),
             measured.difference(GATEWAY, "axum", "p50 µs", |sample| sample.p50, Bound::Told),
         ]);
     }

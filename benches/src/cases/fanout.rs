@@ -19,7 +19,7 @@ use crate::{
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},
-    rounds::{self, Bound, Claim, Contender, GATEWAY, Report, TWIN},
+    rounds::{self, Bound, By, Claim, Contender, GATEWAY, Report, TWIN},
     world::{Setup, World, free_port},
 };
 
@@ -196,6 +196,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         text: text.to_owned(),
         values: values.to_vec(),
         noise: Vec::new(),
+        by: By::Difference,
         bound: Bound::Told,
     };
     let mut claims = vec![
@@ -205,6 +206,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
             text: "CPU a delivery: gateway / stream".to_owned(),
             values: by(&ours, &floors),
             noise: by(&twins, &ours),
+            by: By::Ratio,
             bound: Bound::AtMost(1.5),
         },
     ];

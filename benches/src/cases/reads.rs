@@ -119,8 +119,7 @@ pub async fn alone(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let proxy = world.proxy(&cast.upstream).await?;
     let shape = Shape { connections: 1, streams: 1 };
-    let (measured, _) =
-        compare(world, &cast, GET_STORE, &get_store(), shape, Some(&proxy)).await?;
+    let (measured, _) = compare(world, &cast, GET_STORE, &get_store(), shape, Some(&proxy)).await?;
     let mut report = Report::new("alone: GetStore, passed on, one call at a time");
     report.samples(&measured);
     report.claims(&[
@@ -138,7 +137,8 @@ pub async fn cached(world: &World) -> anyhow::Result<Report> {
         parent_id: "440100".to_owned(),
         ..pb::ListDistrictsRequest::default()
     };
-    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &districts, BUSY, None).await?;
+    let (measured, response) =
+        compare(world, &cast, LIST_DISTRICTS, &districts, BUSY, None).await?;
     report.say(&format!("ListDistricts, the children of a city: {} bytes.", response.len()));
     cost(&mut report, &measured);
     let categories = pb::ListCategoriesRequest::default();

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 use uuid::Uuid;
 use wechat_store_gateway::pb;
 
@@ -12,7 +12,7 @@ use crate::{
     floor::{ADD_STORE, SET_STORE_CARD},
     load::{self, Shape},
     process::Core,
-    rounds::{self, Bound, Claim, Contender, GATEWAY, Measured, Report, Spread, TWIN},
+    rounds::{self, Bound, By, Claim, Contender, GATEWAY, Measured, Report, Spread, TWIN},
     world::World,
 };
 
@@ -60,10 +60,12 @@ pub fn add_store(_: u64) -> Bytes {
     request.encode_to_vec().into()
 }
 
+type Message = fn(u64) -> Bytes;
+
 /// Writes that are told apart by a fresh `request_id`.
 pub async fn writes(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("write: journalled, each with a request_id of its own");
-    let kinds: [(&str, &str, fn(u64) -> Bytes, f64); 2] = [
+    let kinds: [(_, _, Message, f64); 2] = [
         ("SetStoreCard", SET_STORE_CARD, set_store_card, VERBS_OF_SET),
         ("AddStore, which is reviewed", ADD_STORE, add_store, VERBS_OF_ADD),
     ];
@@ -89,12 +91,14 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
                 text: "CPU: (gateway − (b)) / raw row".to_owned(),
                 values: rows(&gateways, &of("(b)")),
                 noise: rows(&twins, &gateways),
+                by: By::Difference,
                 bound: budget,
             },
             Claim {
                 text: "syncs a write".to_owned(),
                 values: vec![syncs],
                 noise: Vec::new(),
+                by: By::Difference,
                 bound: Bound::AtMost(0.1),
             },
             busy.ratio(GATEWAY, "(b)", "calls a second", |sample| sample.rate, Bound::Told),
@@ -124,7 +128,7 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
 async fn measure(
     world: &World,
     path: &'static str,
-    message: fn(u64) -> Bytes,
+    message: Message,
     shape: Shape,
 ) -> anyhow::Result<(Measured, f64)> {
     let cast = Cast::start(world).await?;
@@ -143,7 +147,8 @@ async fn measure(
     });
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
     let before = syncs(&first.syncs)?;
-    let calls = 2000.min((world.seconds * measured.values(GATEWAY, |sample| sample.rate)[0]) as u64);
+    let calls =
+        2000.min((world.seconds * measured.values(GATEWAY, |sample| sample.rate)[0]) as u64);
     load::calls(first.grpc, path, shape, calls, message).await?;
     // What is remembered beside the answer.
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -179,7 +184,8 @@ pub async fn row(world: &World, group: u64, rounds: usize) -> anyhow::Result<Row
             .output()
             .await?;
         let said = String::from_utf8(output.stdout)?;
-        let numbers: Vec<f64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<f64> =
+            said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [one, other] = numbers[..] else { anyhow::bail!("rows: {said}") };
         cpu.push(one);
         commit.push(other);
