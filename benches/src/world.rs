@@ -203,6 +203,22 @@ impl World {
         self.floor("proxy", Core::Server, &["proxy", "--upstream", &url]).await
     }
 
+    /// Starts somebody else's server.
+    pub async fn peer(&self, name: &str, line: &str, upstream: &Server) -> anyhow::Result<Server> {
+        let address = free_port()?;
+        let line = line
+            .replace("{listen}", &address.to_string())
+            .replace("{upstream}", &format!("http://{}", upstream.address))
+            .replace("{token}", &crate::upstream::token());
+        let mut words = line.split_whitespace();
+        let program = words.next().context("a peer without a command")?;
+        let mut command = self.placing.command(Core::Server, program.as_ref());
+        command.args(words);
+        let mut process = Process::start(command, self.folder.join(format!("{name}.log")))?;
+        ready(address, &mut process).await?;
+        Ok(Server { process, address })
+    }
+
     /// A file with a framed request.
     pub fn request(&self, name: &str, message: &impl prost::Message) -> anyhow::Result<PathBuf> {
         let file = self.folder.join(format!("{name}.request"));

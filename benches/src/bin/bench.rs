@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use clap::Parser;
 use wechat_store_gateway_benches::{
-    cases::{CASES, process::soak},
+    cases::{CASES, process::soak, reads::peers},
     process::Placing,
     world::World,
 };
@@ -48,6 +48,9 @@ struct Arguments {
     /// Only makes so many calls in a row, and looks how memory behaves
     #[arg(long, value_name = "CALLS")]
     soak: Option<u64>,
+    /// Only compares proxied reads with those of this server; may be given several times
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    peer: Vec<(String, String)>,
     /// Leaves it to the system which core everybody gets
     #[arg(long)]
     unpinned: bool,
@@ -86,8 +89,12 @@ async fn main() -> anyhow::Result<()> {
         arguments.commit
     );
     println!("{text}");
-    if let Some(calls) = arguments.soak {
-        let report = soak(&world, calls).await?;
+    let special = match arguments.soak {
+        Some(calls) => Some(soak(&world, calls).await?),
+        None if !arguments.peer.is_empty() => Some(peers(&world, &arguments.peer).await?),
+        None => None,
+    };
+    if let Some(report) = special {
         println!("{}", report.text());
         text.push_str(report.text());
         return Ok(fs::write(&arguments.report, text)?);
@@ -111,4 +118,9 @@ async fn main() -> anyhow::Result<()> {
     fs::write(&arguments.report, text)?;
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+fn peer(text: &str) -> Result<(String, String), &'static str> {
+    let (name, command) = text.split_once('=').ok_or("NAME=COMMAND")?;
+    Ok((name.to_owned(), command.to_owned()))
 }

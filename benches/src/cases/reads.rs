@@ -41,14 +41,14 @@ impl Cast {
     }
 }
 
-/// The same call to each: the gateways, (a), and perhaps (b).
+/// The same call to each: the gateways, (a), and further ones.
 async fn compare(
     world: &World,
     cast: &Cast,
     path: &'static str,
     request: &impl Message,
     shape: Shape,
-    proxy: Option<&Server>,
+    more: &[(&str, &Server)],
 ) -> anyhow::Result<(Measured, Bytes)> {
     let body = world.request("call", request)?;
     let message = Bytes::from(request.encode_to_vec());
@@ -60,19 +60,21 @@ async fn compare(
         (TWIN, second.process.pid(), second.grpc),
         ("(a)", echo.process.pid(), echo.address),
     ];
-    servers.extend(proxy.map(|proxy| ("(b)", proxy.process.pid(), proxy.address)));
+    servers.extend(more.iter().map(|(name, more)| (*name, more.process.pid(), more.address)));
+    let mut lengths = Vec::new();
     for (name, _, address) in &servers {
-        let same = ask(*address, path, &message).await? == response;
-        anyhow::ensure!(same, "{name} answers something else");
+        let answer = ask(*address, path, &message).await?;
+        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else");
+        lengths.push(answer.len());
     }
     let others = [cast.upstream.process.pid()];
-    let contender = |(name, pid, address): &(&str, _, SocketAddr)| {
+    let contender = |((name, pid, address), length): (&(&str, _, SocketAddr), &usize)| {
         let load = H2load {
             placing: world.placing,
             address: *address,
             path,
             body: body.clone(),
-            response: response.len(),
+            response: *length,
             shape,
         };
         Contender::new(name, *pid, &others, move |calls| {
@@ -80,13 +82,19 @@ async fn compare(
             async move { load.run(calls).await }
         })
     };
-    let contenders: Vec<_> = servers.iter().map(contender).collect();
+    let contenders: Vec<_> = servers.iter().zip(&lengths).map(contender).collect();
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
     for (name, _, address) in &servers {
-        let same = ask(*address, path, &message).await? == response;
-        anyhow::ensure!(same, "{name} answers something else afterwards");
+        let answer = ask(*address, path, &message).await?;
+        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else afterwards");
     }
     Ok((measured, response))
+}
+
+/// Whether two responses say the same. Not everybody writes the fields in the same order.
+fn same(path: &str, one: &Bytes, other: &Bytes) -> bool {
+    let read = |bytes: &Bytes| pb::GetStoreResponse::decode(bytes.clone());
+    one == other || path == GET_STORE && read(one).is_ok_and(|one| read(other) == Ok(one))
 }
 
 async fn ask(address: SocketAddr, path: &'static str, message: &Bytes) -> anyhow::Result<Bytes> {
@@ -99,7 +107,7 @@ pub async fn proxied(world: &World) -> anyhow::Result<Report> {
     let proxy = world.proxy(&cast.upstream).await?;
     let request = get_store();
     let (measured, response) =
-        compare(world, &cast, GET_STORE, &request, BUSY, Some(&proxy)).await?;
+        compare(world, &cast, GET_STORE, &request, BUSY, &[("(b)", &proxy)]).await?;
     let mut report = Report::new("read: GetStore, passed on");
     report.say(&format!(
         "4 connections with 16 calls each; {} bytes of response; upstream over plain HTTP/1.1.",
@@ -119,13 +127,43 @@ pub async fn alone(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let proxy = world.proxy(&cast.upstream).await?;
     let shape = Shape { connections: 1, streams: 1 };
-    let (measured, _) = compare(world, &cast, GET_STORE, &get_store(), shape, Some(&proxy)).await?;
+    let (measured, _) =
+        compare(world, &cast, GET_STORE, &get_store(), shape, &[("(b)", &proxy)]).await?;
     let mut report = Report::new("alone: GetStore, passed on, one call at a time");
     report.samples(&measured);
     report.claims(&[
         measured.difference(GATEWAY, "(b)", "p50 µs", |sample| sample.p50, Bound::Told),
         measured.ratio(GATEWAY, "(b)", "CPU", |sample| sample.cpu, Bound::Told),
     ]);
+    Ok(report)
+}
+
+/// `GetStore` beside what users would write instead. A peer is a name and a command, in which
+/// `{listen}`, `{upstream}` and `{token}` stand for what it needs.
+pub async fn peers(world: &World, peers: &[(String, String)]) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let proxy = world.proxy(&cast.upstream).await?;
+    let mut servers = Vec::new();
+    for (name, command) in peers {
+        servers.push((name.as_str(), world.peer(name, command, &cast.upstream).await?));
+    }
+    let mut more: Vec<_> = vec![("(b)", &proxy)];
+    more.extend(servers.iter().map(|(name, server)| (*name, server)));
+    let (measured, _) = compare(world, &cast, GET_STORE, &get_store(), BUSY, &more).await?;
+    let mut report = Report::new("peers: GetStore, passed on, beside naked proxies");
+    report.samples(&measured);
+    let mut claims = Vec::new();
+    for (name, _) in &servers {
+        let aim = match *name {
+            "Go" => Bound::AtLeast(1.2),
+            "Node" => Bound::AtLeast(3.0),
+            "Python" => Bound::AtLeast(10.0),
+            _ => Bound::Told,
+        };
+        claims.push(measured.ratio(GATEWAY, name, "calls a second", |sample| sample.rate, aim));
+        claims.push(measured.ratio(GATEWAY, name, "CPU", |sample| sample.cpu, Bound::Told));
+    }
+    report.claims(&claims);
     Ok(report)
 }
 
@@ -137,13 +175,12 @@ pub async fn cached(world: &World) -> anyhow::Result<Report> {
         parent_id: "440100".to_owned(),
         ..pb::ListDistrictsRequest::default()
     };
-    let (measured, response) =
-        compare(world, &cast, LIST_DISTRICTS, &districts, BUSY, None).await?;
+    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &districts, BUSY, &[]).await?;
     report.say(&format!("ListDistricts, the children of a city: {} bytes.", response.len()));
     cost(&mut report, &measured);
     let categories = pb::ListCategoriesRequest::default();
     let (measured, response) =
-        compare(world, &cast, LIST_CATEGORIES, &categories, BUSY, None).await?;
+        compare(world, &cast, LIST_CATEGORIES, &categories, BUSY, &[]).await?;
     report.say(&format!("ListCategories: {} bytes.", response.len()));
     cost(&mut report, &measured);
     Ok(report)
@@ -165,7 +202,7 @@ pub async fn tree(world: &World) -> anyhow::Result<Report> {
         page_size: 1000,
         ..pb::ListDistrictsRequest::default()
     };
-    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &request, BUSY, None).await?;
+    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &request, BUSY, &[]).await?;
     let mut report = Report::new("tree: ListDistricts, recursive, the first 1,000");
     report.say(&format!("{} bytes of response.", response.len()));
     report.samples(&measured);
