@@ -93,8 +93,13 @@ impl Process {
     }
 
     /// Ends it in order.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub async fn stop(self) -> anyhow::Result<()> {
         kill(self.pid, Signal::SIGTERM)?;
+        self.ended().await
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> anyhow::Result<()> {
         tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await??;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use clap::Parser;
 use wechat_store_gateway_benches::{
-    cases::{CASES, process::soak, reads::peers},
+    cases::{CASES, process::soak, profile::profile, reads::peers},
     process::Placing,
     world::World,
 };
@@ -51,6 +51,9 @@ struct Arguments {
     /// Only compares proxied reads with those of this server; may be given several times
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     peer: Vec<(String, String)>,
+    /// Only says where the processor time of a proxied read goes; needs binaries with their symbols
+    #[arg(long)]
+    profile: bool,
     /// Leaves it to the system which core everybody gets
     #[arg(long)]
     unpinned: bool,
@@ -91,6 +94,7 @@ async fn main() -> anyhow::Result<()> {
     println!("{text}");
     let special = match arguments.soak {
         Some(calls) => Some(soak(&world, calls).await?),
+        None if arguments.profile => Some(profile(&world).await?),
         None if !arguments.peer.is_empty() => Some(peers(&world, &arguments.peer).await?),
         None => None,
     };

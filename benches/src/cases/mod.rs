@@ -8,6 +8,7 @@ pub mod callbacks;
 pub mod fanout;
 pub mod growth;
 pub mod process;
+pub mod profile;
 pub mod reads;
 pub mod writes;
 
