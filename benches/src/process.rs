@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use nix::{
+    sched::{CpuSet, sched_setaffinity},
     sys::{
         resource::{UsageWho, getrusage},
         signal::{Signal, kill},
@@ -36,6 +37,16 @@ pub struct Placing {
 }
 
 impl Placing {
+    /// Puts this process where callers belong: some of them are tasks of its own.
+    pub fn settle(self) -> anyhow::Result<()> {
+        if self.pinned {
+            let mut cores = CpuSet::new();
+            cores.set(1)?;
+            sched_setaffinity(Pid::this(), &cores).context("two cores are needed")?;
+        }
+        Ok(())
+    }
+
     /// A command that runs there.
     pub fn command(self, core: Core, program: &Path) -> Command {
         if !self.pinned {

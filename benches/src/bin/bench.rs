@@ -83,6 +83,7 @@ async fn main() -> anyhow::Result<()> {
         rounds,
         seconds,
     };
+    world.placing.settle()?;
     let place = match world.placing.pinned {
         true => "the server on core 0, callers and upstream on core 1",
         false => "not pinned",

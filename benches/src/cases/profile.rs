@@ -116,7 +116,8 @@ async fn read(world: &World, file: PathBuf, used: f64) -> anyhow::Result<Costs> 
         let (Some(share), Some(samples)) = (words.next(), words.next()) else { continue };
         let Ok(samples) = samples.parse::<f64>() else { continue };
         if share.ends_with('%') {
-            let name = words.collect::<Vec<_>>().join(" ");
+            // Two empty columns come after the name.
+            let name = words.collect::<Vec<_>>().join(" ").trim_end_matches(" -").to_owned();
             *costs.entry(name).or_default() += samples;
         }
     }
