@@ -17,8 +17,11 @@ debian() {
 built() {
   cargo build --locked --release --quiet --bin wechat-store-gateway
   cargo build --locked --release --quiet --manifest-path benches/Cargo.toml --target-dir target
-  cc -O2 -shared -fPIC -o target/syncs.so benches/src/syncs.c
+  counted
 }
+
+# Builds what counts syncs.
+counted() { cc -O2 -shared -fPIC -o target/syncs.so benches/src/syncs.c; }
 
 # What is measured.
 commit() {

@@ -27,7 +27,7 @@ pub struct World {
     pub placing: Placing,
     /// The gateway's binary.
     pub gateway: PathBuf,
-    /// The binary with the servers to compare with.
+    /// This binary, which also has the servers to compare with.
     pub floor: PathBuf,
     /// For settings, states and logs. On the disk that is measured.
     pub folder: PathBuf,
@@ -168,7 +168,7 @@ impl World {
     pub fn spawn_floor(&self, name: &str, core: Core, args: &[&str]) -> anyhow::Result<Server> {
         let address = free_port()?;
         let mut command = self.placing.command(core, &self.floor);
-        command.args(args).arg("--listen").arg(address.to_string());
+        command.arg("serve").args(args).arg("--listen").arg(address.to_string());
         let process = Process::start(command, self.folder.join(format!("{name}.log")))?;
         Ok(Server { process, address })
     }

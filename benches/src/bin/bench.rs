@@ -1,23 +1,45 @@
-//! Runs the cases and prints what came of them. `benches/run` builds everything and calls this.
+//! Runs the cases and prints what came of them; is also each of the servers that take part.
+//! `benches/run` builds everything and calls this.
 
 use std::{fs, path::PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 use wechat_store_gateway_benches::{
     cases::{CASES, process::soak, profile::profile, reads::peers},
     process::Placing,
+    pure,
+    servers::Serve,
     world::World,
 };
 
-/// Measures the gateway beside servers that do nothing else.
+/// The benches of wechat-store-gateway.
 #[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures the gateway beside servers that do nothing else
+    Run(Arguments),
+    /// Is one of these servers
+    Serve(Serve),
+    /// Does something pure so often, for its instructions to be counted
+    Pure {
+        /// What
+        case: String,
+        /// How often
+        times: u32,
+    },
+}
+
+#[derive(Debug, clap::Args)]
 struct Arguments {
     /// The gateway's binary
     #[arg(long)]
     gateway: PathBuf,
-    /// The binary with the servers to compare with
-    #[arg(long)]
-    floor: PathBuf,
     /// What counts syncs, to be preloaded
     #[arg(long)]
     shim: PathBuf,
@@ -59,9 +81,20 @@ struct Arguments {
     unpinned: bool,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> anyhow::Result<()> {
+    match Line::parse().command {
+        Command::Run(arguments) => {
+            Builder::new_current_thread().enable_all().build()?.block_on(run(arguments))
+        }
+        // As tokio::main has it, and with it the service.
+        Command::Serve(serve) => {
+            Builder::new_multi_thread().enable_all().build()?.block_on(serve.run())
+        }
+        Command::Pure { case, times } => pure::run(&case, times),
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     for name in &arguments.only {
         let known = CASES.iter().any(|(case, _)| case == name);
         let names: Vec<_> = CASES.iter().map(|(case, _)| *case).collect();
@@ -76,7 +109,7 @@ async fn main() -> anyhow::Result<()> {
     let world = World {
         placing: Placing { pinned: !arguments.unpinned },
         gateway: arguments.gateway,
-        floor: arguments.floor,
+        floor: std::env::current_exe()?,
         folder: arguments.folder.canonicalize()?,
         shim: arguments.shim.canonicalize()?,
         events: arguments.events,

@@ -62,7 +62,8 @@ pub async fn events(world: &World) -> anyhow::Result<Report> {
         let _ = std::fs::remove_file(&part);
         let state = part.display().to_string();
         let mut fill = world.placing.command(Core::Server, &world.floor);
-        let status = fill.args(["fill", "--state", &state, "--events", &count]).status().await?;
+        let status =
+            fill.args(["serve", "fill", "--state", &state, "--events", &count]).status().await?;
         anyhow::ensure!(status.success(), "fill: {status}");
         std::fs::rename(part, &file)?;
     }

@@ -180,7 +180,7 @@ pub async fn row(world: &World, group: u64, rounds: usize) -> anyhow::Result<Row
         let output = world
             .placing
             .command(Core::Server, &world.floor)
-            .args(["rows", "--state", &file, "--group", &group, "--rows", &rows])
+            .args(["serve", "rows", "--state", &file, "--group", &group, "--rows", &rows])
             .output()
             .await?;
         let said = String::from_utf8(output.stdout)?;

@@ -1,14 +1,16 @@
-//! The servers that the gateway is compared with, and the upstream of all of them.
+//! The command line of the servers that the gateway is compared with, and of what they ask.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use tokio::net::TcpListener;
-use wechat_store_gateway_benches::{floor, upstream::Upstream, world::read};
 
-#[derive(Debug, Parser)]
-struct Arguments {
+use crate::{floor, upstream::Upstream, world::read};
+
+/// One of them, and where it serves.
+#[derive(Debug, clap::Args)]
+pub struct Serve {
     #[command(subcommand)]
     server: Server,
     /// Where it serves
@@ -77,26 +79,28 @@ enum Server {
     },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Arguments { server, listen } = Arguments::parse();
-    let listener = TcpListener::bind(listen).await?;
-    match server {
-        Server::Echo { bytes } => {
-            let bytes = bytes.as_deref().map_or(Ok(Bytes::new()), read)?;
-            floor::echo(listener, bytes).await
-        }
-        Server::Proxy { upstream } => floor::proxy(listener, &upstream).await,
-        Server::Callback { state } => floor::callback(listener, state).await,
-        Server::Fill { state, events } => floor::fill(state, events).await,
-        Server::Rows { state, group, rows } => floor::rows(&state, group, rows),
-        Server::Stream { trigger, bytes } => {
-            let trigger = TcpListener::bind(trigger).await?;
-            floor::stream(listener, trigger, read(&bytes)?).await
-        }
-        Server::Upstream { delay_ms, districts } => {
-            let delay = Duration::from_millis(delay_ms);
-            Upstream::new(&read(&districts)?, delay)?.run(listener).await
+impl Serve {
+    /// Serves until the process ends, or does what it was asked for.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { server, listen } = self;
+        let listener = TcpListener::bind(listen).await?;
+        match server {
+            Server::Echo { bytes } => {
+                let bytes = bytes.as_deref().map_or(Ok(Bytes::new()), read)?;
+                floor::echo(listener, bytes).await
+            }
+            Server::Proxy { upstream } => floor::proxy(listener, &upstream).await,
+            Server::Callback { state } => floor::callback(listener, state).await,
+            Server::Fill { state, events } => floor::fill(state, events).await,
+            Server::Rows { state, group, rows } => floor::rows(&state, group, rows),
+            Server::Stream { trigger, bytes } => {
+                let trigger = TcpListener::bind(trigger).await?;
+                floor::stream(listener, trigger, read(&bytes)?).await
+            }
+            Server::Upstream { delay_ms, districts } => {
+                let delay = Duration::from_millis(delay_ms);
+                Upstream::new(&read(&districts)?, delay)?.run(listener).await
+            }
         }
     }
 }

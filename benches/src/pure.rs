@@ -1,5 +1,5 @@
 //! The parts of a call that neither wait nor read a clock, so that their instructions can be counted.
-//! `pure CASE TIMES` does one of them so often; `benches/instructions` counts.
+//! `benches/instructions` counts.
 
 use std::hint::black_box;
 
@@ -15,17 +15,15 @@ use wechat_store_gateway::{
         store::{AddStore, GetStoreInfo, GetStoreInfoReply},
     },
 };
-use wechat_store_gateway_benches::cases::writes::add_store;
+
+use crate::cases::writes::add_store;
 
 const APP_ID: &str = "wx0000000000000001";
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
-fn main() -> anyhow::Result<()> {
-    let usage = "pure CASE TIMES";
-    let mut arguments = std::env::args().skip(1);
-    let case = arguments.next().context(usage)?;
-    let times: u32 = arguments.next().context(usage)?.parse()?;
-    let mut run: Box<dyn FnMut() -> anyhow::Result<()>> = match case.as_str() {
+/// Does the part of this name so often.
+pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
+    let mut run: Box<dyn FnMut() -> anyhow::Result<()>> = match case {
         // The request, as it came, to WeChat's JSON.
         "add_store" => {
             let request = add_store(0);
@@ -38,7 +36,7 @@ fn main() -> anyhow::Result<()> {
         }
         // WeChat's JSON to the response, as it is sent.
         "get_store" => {
-            let example = include_str!("../../../tests/documented/store/get_store_info.json");
+            let example = include_str!("../../tests/documented/store/get_store_info.json");
             let example: serde_json::Value = serde_json::from_str(example)?;
             let reply = example["reply"].to_string();
             Box::new(move || {
@@ -90,7 +88,7 @@ fn main() -> anyhow::Result<()> {
 
 /// WeChat's example.
 fn push() -> String {
-    let example = include_str!("../../../tests/documented/push/add_store_audit_info.json");
+    let example = include_str!("../../tests/documented/push/add_store_audit_info.json");
     let example: serde_json::Value = serde_json::from_str(example).unwrap_or_default();
     let lines = example["message"].as_array().cloned().unwrap_or_default();
     lines.iter().filter_map(|line| line.as_str()).collect()
