@@ -13,9 +13,24 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/protobuf/proto"
 
 	pb "naked-proxy/wechat"
 )
+
+// Debian's gRPC is older than its protobuf, and brings a codec for the one before.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(message interface{}) ([]byte, error) {
+	return proto.Marshal(message.(proto.Message))
+}
+
+func (codec) Unmarshal(bytes []byte, message interface{}) error {
+	return proto.Unmarshal(bytes, message.(proto.Message))
+}
 
 type server struct {
 	pb.UnimplementedStoreServiceServer
@@ -89,6 +104,7 @@ func (s *server) GetStore(ctx context.Context, in *pb.GetStoreRequest) (*pb.GetS
 }
 
 func main() {
+	encoding.RegisterCodec(codec{})
 	listener, err := net.Listen("tcp", os.Args[1])
 	if err != nil {
 		log.Fatal(err)
