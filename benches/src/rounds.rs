@@ -91,9 +91,10 @@ pub async fn run(
     for contender in contenders {
         let (seen, _) = contender.measure(500.min(contender.most)).await?;
         let more = (seen.calls as f64 / seen.seconds * 0.3) as u64;
-        let (seen, _) = contender.measure(more.clamp(100, contender.most)).await?;
+        let (seen, _) =
+            contender.measure(more.clamp(100.min(contender.most), contender.most)).await?;
         let calls = (seen.calls as f64 / seen.seconds * seconds) as u64;
-        counts.push(calls.clamp(100, contender.most));
+        counts.push(calls.clamp(100.min(contender.most), contender.most));
     }
     let mut samples = vec![Vec::new(); contenders.len()];
     for round in 0..rounds {

@@ -39,6 +39,8 @@ struct Counts {
     requests: AtomicU64,
     connections: AtomicU64,
     most_connections: AtomicU64,
+    calls: AtomicU64,
+    most_calls: AtomicU64,
 }
 
 impl Upstream {
@@ -108,20 +110,25 @@ impl Upstream {
                 stream.write_all(&self.counts()).await?;
                 continue;
             }
-            self.counts.requests.fetch_add(1, Relaxed);
+            let counts = &self.counts;
+            counts.requests.fetch_add(1, Relaxed);
+            let now = counts.calls.fetch_add(1, Relaxed) + 1;
+            counts.most_calls.fetch_max(now, Relaxed);
             if !self.delay.is_zero() && path != "/cgi-bin/stable_token" {
                 tokio::time::sleep(self.delay).await;
             }
+            counts.calls.fetch_sub(1, Relaxed);
             stream.write_all(self.answers.get(path.as_str()).unwrap_or(&self.unknown)).await?;
         }
     }
 
     fn counts(&self) -> Bytes {
-        let Counts { requests, connections, most_connections } = &self.counts;
+        let Counts { requests, connections, most_connections, calls: _, most_calls } = &self.counts;
         let body = json!({
             "requests": requests.load(Relaxed),
             "connections": connections.load(Relaxed),
             "most_connections": most_connections.load(Relaxed),
+            "most_calls": most_calls.load(Relaxed),
         });
         answer("200 OK", &body.to_string())
     }

@@ -112,7 +112,7 @@ pub async fn fanout(world: &World) -> anyhow::Result<Report> {
 }
 
 async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Result<()> {
-    let interval = Duration::from_millis(if count < 1000 { 5 } else { 50 });
+    let interval = Duration::from_millis(if count < 1000 { 2 } else { 30 });
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
     let mut gateways = Vec::new();
@@ -170,7 +170,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         trigger("stream", 0, Some(&bare)),
         trigger("stream unwatched", 1, None),
     ];
-    let most = if count < 1000 { 2000 } else { 100 };
+    let most = if count < 1000 { 300 } else { 40 };
     let contenders = contenders.map(|contender| contender.at_most(most));
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
     let after = [resident(&gateways[0].process)?, resident(&streams[0].0.process)?];
