@@ -1,0 +1,164 @@
+//! Runs the cases and prints what came of them; is also each of the servers that take part.
+//! `benches/run` builds everything and calls this.
+
+use std::{fs, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
+use wechat_store_gateway_benches::{
+    cases::{CASES, process::soak, profile::profile, reads::peers},
+    process::Placing,
+    pure,
+    servers::Serve,
+    world::World,
+};
+
+/// The benches of wechat-store-gateway.
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures the gateway beside servers that do nothing else
+    Run(Arguments),
+    /// Is one of these servers
+    Serve(Serve),
+    /// Does something pure so often, for its instructions to be counted
+    Pure {
+        /// What
+        case: String,
+        /// How often
+        times: u32,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Arguments {
+    /// The gateway's binary
+    #[arg(long)]
+    gateway: PathBuf,
+    /// What counts syncs, to be preloaded
+    #[arg(long)]
+    shim: PathBuf,
+    /// For states and logs, on the disk that is measured; emptied
+    #[arg(long)]
+    folder: PathBuf,
+    /// Where the tables are written to, too
+    #[arg(long)]
+    report: PathBuf,
+    /// What is measured, as it is to be called
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// How often everybody is measured
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Three rounds of one second
+    #[arg(long)]
+    quick: bool,
+    /// Only this case; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// How many events a long log has
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Only makes so many calls in a row, and looks how memory behaves
+    #[arg(long, value_name = "CALLS")]
+    soak: Option<u64>,
+    /// Only compares proxied reads with those of this server; may be given several times
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
+    peer: Vec<(String, String)>,
+    /// Only says where the processor time of a proxied read goes; needs binaries with their symbols
+    #[arg(long)]
+    profile: bool,
+    /// Leaves it to the system which core everybody gets
+    #[arg(long)]
+    unpinned: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Line::parse().command {
+        Command::Run(arguments) => {
+            Builder::new_current_thread().enable_all().build()?.block_on(run(arguments))
+        }
+        // As tokio::main has it, and with it the service.
+        Command::Serve(serve) => {
+            Builder::new_multi_thread().enable_all().build()?.block_on(serve.run())
+        }
+        Command::Pure { case, times } => pure::run(&case, times),
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    for name in &arguments.only {
+        let known = CASES.iter().any(|(case, _)| case == name);
+        let names: Vec<_> = CASES.iter().map(|(case, _)| *case).collect();
+        anyhow::ensure!(known, "no case {name}; there are {}", names.join(", "));
+    }
+    let _ = fs::remove_dir_all(&arguments.folder);
+    fs::create_dir_all(&arguments.folder)?;
+    let (rounds, seconds) = match arguments.quick {
+        true => (3, 1.0),
+        false => (arguments.rounds, arguments.seconds),
+    };
+    let world = World {
+        placing: Placing { pinned: !arguments.unpinned },
+        gateway: arguments.gateway,
+        floor: std::env::current_exe()?,
+        folder: arguments.folder.canonicalize()?,
+        shim: arguments.shim.canonicalize()?,
+        events: arguments.events,
+        rounds,
+        seconds,
+    };
+    world.placing.settle()?;
+    let place = match world.placing.pinned {
+        true => "the server on core 0, callers and upstream on core 1",
+        false => "not pinned",
+    };
+    let mut text = format!(
+        "Commit {}; {rounds} rounds of {seconds} s, interleaved; {place}.\n\n",
+        arguments.commit
+    );
+    println!("{text}");
+    let special = match arguments.soak {
+        Some(calls) => Some(soak(&world, calls).await?),
+        None if arguments.profile => Some(profile(&world).await?),
+        None if !arguments.peer.is_empty() => Some(peers(&world, &arguments.peer).await?),
+        None => None,
+    };
+    if let Some(report) = special {
+        println!("{}", report.text());
+        text.push_str(report.text());
+        return Ok(fs::write(&arguments.report, text)?);
+    }
+    let mut failed = Vec::new();
+    for (name, run) in CASES {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+            continue;
+        }
+        match run(&world).await {
+            Ok(report) => {
+                println!("{}", report.text());
+                text.push_str(report.text());
+            }
+            Err(error) => {
+                println!("### {name}: FAILED\n\n{error:#}\n");
+                failed.push(*name);
+            }
+        }
+    }
+    fs::write(&arguments.report, text)?;
+    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn peer(text: &str) -> Result<(String, String), &'static str> {
+    let (name, command) = text.split_once('=').ok_or("NAME=COMMAND")?;
+    Ok((name.to_owned(), command.to_owned()))
+}

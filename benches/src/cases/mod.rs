@@ -1,0 +1,30 @@
+//! What is measured, a file for each kind of call.
+
+use std::{future::Future, pin::Pin};
+
+use crate::{rounds::Report, world::World};
+
+pub mod callbacks;
+pub mod fanout;
+pub mod growth;
+pub mod process;
+pub mod profile;
+pub mod reads;
+pub mod writes;
+
+type Run = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = anyhow::Result<Report>> + 'a>>;
+
+/// All cases by name.
+pub const CASES: &[(&str, Run)] = &[
+    ("read", |world| Box::pin(reads::proxied(world))),
+    ("alone", |world| Box::pin(reads::alone(world))),
+    ("cached", |world| Box::pin(reads::cached(world))),
+    ("tree", |world| Box::pin(reads::tree(world))),
+    ("write", |world| Box::pin(writes::writes(world))),
+    ("callback", |world| Box::pin(callbacks::callbacks(world))),
+    ("fanout", |world| Box::pin(fanout::fanout(world))),
+    ("start", |world| Box::pin(process::start(world))),
+    ("memory", |world| Box::pin(process::memory(world))),
+    ("accounts", |world| Box::pin(growth::accounts(world))),
+    ("events", |world| Box::pin(growth::events(world))),
+];

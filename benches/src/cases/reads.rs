@@ -1,0 +1,214 @@
+//! Calls that change nothing: passed on to WeChat, or answered from a table in memory.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use prost::Message;
+use wechat_store_gateway::pb;
+
+use crate::{
+    floor::{GET_STORE, LIST_CATEGORIES, LIST_DISTRICTS},
+    load::{self, H2load, Shape},
+    rounds::{self, Bound, Contender, GATEWAY, Measured, Report, TWIN},
+    world::{Gateway, Server, Setup, World},
+};
+
+/// Many calls at a time, few connections: a service that calls on behalf of its users.
+pub const BUSY: Shape = Shape { connections: 4, streams: 16 };
+
+/// The call that is passed on.
+pub fn get_store() -> pb::GetStoreRequest {
+    pb::GetStoreRequest { app_id: String::new(), poi_id: "472671857".to_owned() }
+}
+
+/// Two gateways, and what they need.
+pub struct Cast {
+    /// What they ask.
+    pub upstream: Server,
+    _sink: Server,
+    /// The one that is measured, and the one that shows the noise.
+    pub gateways: [Gateway; 2],
+}
+
+impl Cast {
+    /// With the default settings.
+    pub async fn start(world: &World) -> anyhow::Result<Self> {
+        let upstream = world.upstream(Duration::ZERO).await?;
+        let sink = world.sink().await?;
+        let first = world.gateway("gateway", &upstream, &sink, Setup::default()).await?;
+        let second = world.gateway("twin", &upstream, &sink, Setup::default()).await?;
+        Ok(Self { upstream, _sink: sink, gateways: [first, second] })
+    }
+}
+
+/// The same call to each: the gateways, (a), and further ones.
+async fn compare(
+    world: &World,
+    cast: &Cast,
+    path: &'static str,
+    request: &impl Message,
+    shape: Shape,
+    more: &[(&str, &Server)],
+) -> anyhow::Result<(Measured, Bytes)> {
+    let body = world.request("call", request)?;
+    let message = Bytes::from(request.encode_to_vec());
+    let [first, second] = &cast.gateways;
+    let response = ask(first.grpc, path, &message).await?;
+    let echo = world.echo(&response).await?;
+    let mut servers = vec![
+        (GATEWAY, first.process.pid(), first.grpc),
+        (TWIN, second.process.pid(), second.grpc),
+        ("(a)", echo.process.pid(), echo.address),
+    ];
+    servers.extend(more.iter().map(|(name, more)| (*name, more.process.pid(), more.address)));
+    let mut lengths = Vec::new();
+    for (name, _, address) in &servers {
+        let answer = ask(*address, path, &message).await?;
+        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else");
+        lengths.push(answer.len());
+    }
+    let others = [cast.upstream.process.pid()];
+    let contender = |((name, pid, address), length): (&(&str, _, SocketAddr), &usize)| {
+        let load = H2load {
+            placing: world.placing,
+            address: *address,
+            path,
+            body: body.clone(),
+            response: *length,
+            shape,
+        };
+        Contender::new(name, *pid, &others, move |calls| {
+            let load = load.clone();
+            async move { load.run(calls).await }
+        })
+    };
+    let contenders: Vec<_> = servers.iter().zip(&lengths).map(contender).collect();
+    let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
+    for (name, _, address) in &servers {
+        let answer = ask(*address, path, &message).await?;
+        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else afterwards");
+    }
+    Ok((measured, response))
+}
+
+/// Whether two responses say the same. Not everybody writes the fields in the same order.
+fn same(path: &str, one: &Bytes, other: &Bytes) -> bool {
+    let read = |bytes: &Bytes| pb::GetStoreResponse::decode(bytes.clone());
+    one == other || path == GET_STORE && read(one).is_ok_and(|one| read(other) == Ok(one))
+}
+
+async fn ask(address: SocketAddr, path: &'static str, message: &Bytes) -> anyhow::Result<Bytes> {
+    load::call(&load::channel(address).await?, path, message.clone()).await
+}
+
+/// `GetStore`, passed on.
+pub async fn proxied(world: &World) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let proxy = world.proxy(&cast.upstream).await?;
+    let request = get_store();
+    let (measured, response) =
+        compare(world, &cast, GET_STORE, &request, BUSY, &[("(b)", &proxy)]).await?;
+    let mut report = Report::new("read: GetStore, passed on");
+    report.say(&format!(
+        "4 connections with 16 calls each; {} bytes of response; upstream over plain HTTP/1.1.",
+        response.len()
+    ));
+    report.samples(&measured);
+    report.claims(&[
+        measured.ratio(GATEWAY, "(b)", "CPU", |sample| sample.cpu, Bound::AtMost(1.15)),
+        measured.ratio(GATEWAY, "(b)", "calls a second", |sample| sample.rate, Bound::Told),
+        measured.ratio(GATEWAY, "(a)", "CPU", |sample| sample.cpu, Bound::Told),
+    ]);
+    Ok(report)
+}
+
+/// `GetStore` by one caller who waits for each answer.
+pub async fn alone(world: &World) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let proxy = world.proxy(&cast.upstream).await?;
+    let shape = Shape { connections: 1, streams: 1 };
+    let (measured, _) =
+        compare(world, &cast, GET_STORE, &get_store(), shape, &[("(b)", &proxy)]).await?;
+    let mut report = Report::new("alone: GetStore, passed on, one call at a time");
+    report.samples(&measured);
+    report.claims(&[
+        measured.difference(GATEWAY, "(b)", "p50 µs", |sample| sample.p50, Bound::Told),
+        measured.ratio(GATEWAY, "(b)", "CPU", |sample| sample.cpu, Bound::Told),
+    ]);
+    Ok(report)
+}
+
+/// `GetStore` beside what users would write instead. A peer is a name and a command, in which
+/// `{listen}`, `{upstream}` and `{token}` stand for what it needs.
+pub async fn peers(world: &World, peers: &[(String, String)]) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let proxy = world.proxy(&cast.upstream).await?;
+    let mut servers = Vec::new();
+    for (name, command) in peers {
+        servers.push((name.as_str(), world.peer(name, command, &cast.upstream).await?));
+    }
+    let mut more: Vec<_> = vec![("(b)", &proxy)];
+    more.extend(servers.iter().map(|(name, server)| (*name, server)));
+    let (measured, _) = compare(world, &cast, GET_STORE, &get_store(), BUSY, &more).await?;
+    let mut report = Report::new("peers: GetStore, passed on, beside naked proxies");
+    report.samples(&measured);
+    let mut claims = Vec::new();
+    for (name, _) in &servers {
+        let aim = match *name {
+            "Go" => Bound::AtLeast(1.2),
+            "Node" => Bound::AtLeast(3.0),
+            "Python" => Bound::AtLeast(10.0),
+            _ => Bound::Told,
+        };
+        claims.push(measured.ratio(GATEWAY, name, "calls a second", |sample| sample.rate, aim));
+        claims.push(measured.ratio(GATEWAY, name, "CPU", |sample| sample.cpu, Bound::Told));
+    }
+    report.claims(&claims);
+    Ok(report)
+}
+
+/// Answers from a table in memory.
+pub async fn cached(world: &World) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let mut report = Report::new("cached: small answers from memory");
+    let districts = pb::ListDistrictsRequest {
+        parent_id: "440100".to_owned(),
+        ..pb::ListDistrictsRequest::default()
+    };
+    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &districts, BUSY, &[]).await?;
+    report.say(&format!("ListDistricts, the children of a city: {} bytes.", response.len()));
+    cost(&mut report, &measured);
+    let categories = pb::ListCategoriesRequest::default();
+    let (measured, response) =
+        compare(world, &cast, LIST_CATEGORIES, &categories, BUSY, &[]).await?;
+    report.say(&format!("ListCategories: {} bytes.", response.len()));
+    cost(&mut report, &measured);
+    Ok(report)
+}
+
+fn cost(report: &mut Report, measured: &Measured) {
+    report.samples(measured);
+    report.claims(&[
+        measured.difference(GATEWAY, "(a)", "CPU µs", |sample| sample.cpu, Bound::AtMost(3.0)),
+        measured.ratio(GATEWAY, "(a)", "calls a second", |sample| sample.rate, Bound::Told),
+    ]);
+}
+
+/// All districts of the country, in pages of the most that a page can have.
+pub async fn tree(world: &World) -> anyhow::Result<Report> {
+    let cast = Cast::start(world).await?;
+    let request = pb::ListDistrictsRequest {
+        recursive: true,
+        page_size: 1000,
+        ..pb::ListDistrictsRequest::default()
+    };
+    let (measured, response) = compare(world, &cast, LIST_DISTRICTS, &request, BUSY, &[]).await?;
+    let mut report = Report::new("tree: ListDistricts, recursive, the first 1,000");
+    report.say(&format!("{} bytes of response.", response.len()));
+    report.samples(&measured);
+    report.claims(&[
+        measured.ratio(GATEWAY, "(a)", "CPU", |sample| sample.cpu, Bound::AtMost(1.1)),
+        measured.ratio(GATEWAY, "(a)", "calls a second", |sample| sample.rate, Bound::Told),
+    ]);
+    Ok(report)
+}

@@ -1,0 +1,492 @@
+//! Servers that do as little as can be done: the floor that the gateway is compared with.
+//!
+//! - [`echo`]: (a), a tonic server that answers bytes that it was given.
+//! - [`proxy`]: (b), tonic and reqwest: decodes the request, asks the upstream over HTTP/1.1 with a
+//!   fixed token, reads the JSON with plain serde types, answers the same message as the gateway.
+//!   No validation, token, retry, limit, deadline, trace or log.
+//! - [`callback`]: an axum route that appends the same event as the gateway through the gateway's
+//!   own state, and looks at nothing.
+//! - [`stream`]: a tonic server stream that wakes for each event and sends bytes it was given.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use axum::{Router, routing::post};
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture};
+use http::{Request, Response, StatusCode, header};
+use nix::unistd::Pid;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, sync::broadcast};
+use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
+use tonic::{
+    Status,
+    body::Body,
+    server::{Grpc, ServerStreamingService, UnaryService},
+    service::Routes,
+    transport::Server,
+};
+use tonic_prost::ProstCodec;
+use tower::Service;
+use uuid::Uuid;
+use wechat_store_gateway::{
+    clock::Clock,
+    pb::{self, AuditState, SubmissionKind},
+    state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
+};
+
+use crate::{codec::Raw, process, rounds::Spread, upstream};
+
+/// The methods that are called.
+pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";
+/// See [`GET_STORE`].
+pub const ADD_STORE: &str = "/wechat.store.v1.StoreService/AddStore";
+/// See [`GET_STORE`].
+pub const SET_STORE_CARD: &str = "/wechat.store.v1.CardService/SetStoreCard";
+/// See [`GET_STORE`].
+pub const LIST_CATEGORIES: &str = "/wechat.store.v1.MerchantService/ListCategories";
+/// See [`GET_STORE`].
+pub const LIST_DISTRICTS: &str = "/wechat.store.v1.MapPoiService/ListDistricts";
+/// See [`GET_STORE`].
+pub const WATCH: &str = "/wechat.store.v1.AuditService/WatchAuditEvents";
+
+/// Serves a gRPC service under every name, as tonic's own router does.
+async fn serve<S>(listener: TcpListener, service: S) -> anyhow::Result<()>
+where
+    S: Service<Request<axum::body::Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+{
+    let routes = Routes::from(Router::new().route_service("/{service}/{method}", service));
+    let incoming = TcpListenerStream::new(listener).inspect(|stream| {
+        if let Ok(stream) = stream {
+            // A socket that is already dead tells later.
+            let _ = stream.set_nodelay(true);
+        }
+    });
+    Ok(Server::builder().add_routes(routes.prepare()).serve_with_incoming(incoming).await?)
+}
+
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+/// (a): answers these bytes to everything.
+pub async fn echo(listener: TcpListener, bytes: Bytes) -> anyhow::Result<()> {
+    serve(listener, Echo { bytes }).await
+}
+
+#[derive(Clone)]
+struct Echo {
+    bytes: Bytes,
+}
+
+impl Service<Request<axum::body::Body>> for Echo {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<axum::body::Body>) -> Answer {
+        let this = self.clone();
+        Box::pin(async move { Ok(Grpc::new(Raw).unary(this, request).await) })
+    }
+}
+
+impl UnaryService<Bytes> for Echo {
+    type Response = Bytes;
+    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
+
+    fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
+        let bytes = self.bytes.clone();
+        Box::pin(async move { Ok(tonic::Response::new(bytes)) })
+    }
+}
+
+/// (b): `GetStore`, `AddStore` and `SetStoreCard`, by one request each to the upstream.
+pub async fn proxy(listener: TcpListener, upstream: &str) -> anyhow::Result<()> {
+    // A second installation is refused and harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
+    let url = |path: &str| format!("{upstream}{path}?access_token={}", upstream::token()).into();
+    let (get, add) = (url("/wxa/get_store_info"), url("/wxa/add_store"));
+    let set_card = url("/card/storewxa/set");
+    serve(listener, Proxy { client, get, add, set_card }).await
+}
+
+#[derive(Clone)]
+struct Proxy {
+    client: reqwest::Client,
+    get: Arc<str>,
+    add: Arc<str>,
+    set_card: Arc<str>,
+}
+
+impl Proxy {
+    async fn ask(&self, url: &str, body: &impl Serialize) -> Result<Bytes, Status> {
+        let body = serde_json::to_vec(body).map_err(failed)?;
+        let request = self.client.post(url).header(header::CONTENT_TYPE, "application/json");
+        let response = request.body(body).send().await.map_err(failed)?;
+        response.bytes().await.map_err(failed)
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Status {
+    Status::new(tonic::Code::Unavailable, error.to_string())
+}
+
+impl Service<Request<axum::body::Body>> for Proxy {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<axum::body::Body>) -> Answer {
+        let this = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                GET_STORE => {
+                    let codec = ProstCodec::<pb::GetStoreResponse, pb::GetStoreRequest>::default();
+                    Grpc::new(codec).unary(this, request).await
+                }
+                ADD_STORE => {
+                    let codec = ProstCodec::<pb::AddStoreResponse, pb::AddStoreRequest>::default();
+                    Grpc::new(codec).unary(this, request).await
+                }
+                SET_STORE_CARD => {
+                    let codec =
+                        ProstCodec::<pb::SetStoreCardResponse, pb::SetStoreCardRequest>::default();
+                    Grpc::new(codec).unary(this, request).await
+                }
+                _ => Status::new(tonic::Code::Unimplemented, "").into_http(),
+            })
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct GetStoreInfo<'a> {
+    poi_id: &'a str,
+}
+
+#[derive(Deserialize)]
+struct StoreInfo {
+    business: Business,
+}
+
+#[derive(Deserialize)]
+struct Business {
+    base_info: BaseInfo,
+}
+
+#[derive(Deserialize)]
+struct BaseInfo {
+    business_name: String,
+    address: String,
+    telephone: String,
+    city: String,
+    province: String,
+    district: String,
+    longitude: f64,
+    latitude: f64,
+    photo_list: Vec<Photo>,
+    open_time: String,
+    poi_id: String,
+    status: i32,
+    qualification_num: String,
+    qualification_name: String,
+}
+
+#[derive(Deserialize)]
+struct Photo {
+    photo_url: String,
+}
+
+impl UnaryService<pb::GetStoreRequest> for Proxy {
+    type Response = pb::GetStoreResponse;
+    type Future = BoxFuture<'static, Result<tonic::Response<pb::GetStoreResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<pb::GetStoreRequest>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let poi_id = request.into_inner().poi_id;
+            let body = this.ask(&this.get, &GetStoreInfo { poi_id: &poi_id }).await?;
+            let info: StoreInfo = serde_json::from_slice(&body).map_err(failed)?;
+            let info = info.business.base_info;
+            let (open, close) = info.open_time.split_once('-').unwrap_or_default();
+            let state = if info.status == 2 { AuditState::InReview } else { AuditState::Approved };
+            let store = pb::Store {
+                poi_id: info.poi_id,
+                name: info.business_name,
+                province: info.province,
+                city: info.city,
+                district: info.district,
+                address: info.address,
+                location: Some(pb::LatLng { latitude: info.latitude, longitude: info.longitude }),
+                contact_phone: info.telephone,
+                hours: Some(pb::OpeningHours {
+                    open: open.to_owned(),
+                    close: close.to_owned(),
+                    text: info.open_time,
+                }),
+                picture_urls: info.photo_list.into_iter().map(|photo| photo.photo_url).collect(),
+                credential: info.qualification_num,
+                company_name: info.qualification_name,
+                state: state.into(),
+                wechat_status: info.status,
+                categories: Vec::new(),
+            };
+            Ok(tonic::Response::new(pb::GetStoreResponse { store: Some(store) }))
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct AddStoreCall<'a> {
+    map_poi_id: &'a str,
+    pic_list: String,
+    contract_phone: &'a str,
+    hour: String,
+    credential: &'a str,
+    company_name: &'a str,
+    qualification_list: String,
+}
+
+#[derive(Serialize)]
+struct Pictures<'a> {
+    list: &'a [String],
+}
+
+#[derive(Deserialize)]
+struct Added {
+    data: AddedData,
+}
+
+#[derive(Deserialize)]
+struct AddedData {
+    audit_id: u64,
+}
+
+impl UnaryService<pb::AddStoreRequest> for Proxy {
+    type Response = pb::AddStoreResponse;
+    type Future = BoxFuture<'static, Result<tonic::Response<pb::AddStoreResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<pb::AddStoreRequest>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let request = request.into_inner();
+            let hours = request.hours.unwrap_or_default();
+            let pictures = Pictures { list: &request.picture_urls };
+            let call = AddStoreCall {
+                map_poi_id: &request.map_poi_id,
+                pic_list: serde_json::to_string(&pictures).map_err(failed)?,
+                contract_phone: &request.contact_phone,
+                hour: format!("{}-{}", hours.open, hours.close),
+                credential: &request.credential,
+                company_name: &request.company_name,
+                qualification_list: request.qualification_media_ids.join(","),
+            };
+            let body = this.ask(&this.add, &call).await?;
+            let added: Added = serde_json::from_slice(&body).map_err(failed)?;
+            let submission = pb::Submission {
+                submission_id: Uuid::new_v4().to_string(),
+                kind: SubmissionKind::Store.into(),
+                audit_id: added.data.audit_id.to_string(),
+                state: AuditState::InReview.into(),
+                map_poi_id: request.map_poi_id,
+                ..pb::Submission::default()
+            };
+            let response = pb::AddStoreResponse { submission: Some(submission), settled: false };
+            Ok(tonic::Response::new(response))
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct SetCard<'a> {
+    poi_id: &'a str,
+    card_id: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Done {
+    errcode: i64,
+}
+
+impl UnaryService<pb::SetStoreCardRequest> for Proxy {
+    type Response = pb::SetStoreCardResponse;
+    type Future = BoxFuture<'static, Result<tonic::Response<pb::SetStoreCardResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<pb::SetStoreCardRequest>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let pb::SetStoreCardRequest { poi_id, card_id, .. } = request.into_inner();
+            let call = SetCard { poi_id: &poi_id, card_id: &card_id };
+            let body = this.ask(&this.set_card, &call).await?;
+            let done: Done = serde_json::from_slice(&body).map_err(failed)?;
+            match done.errcode {
+                0 => Ok(tonic::Response::new(pb::SetStoreCardResponse::default())),
+                code => Err(failed(code)),
+            }
+        })
+    }
+}
+
+/// A route that appends an event and answers `success`. The body is the event's number.
+pub async fn callback(listener: TcpListener, file: PathBuf) -> anyhow::Result<()> {
+    let state = Arc::new(Sqlite::open(&file, Clock::system()).context("the state")?);
+    let handler = move |body: Bytes| {
+        let state = state.clone();
+        async move {
+            match state.append(event(&body)).await {
+                Ok(_) => (StatusCode::OK, "success"),
+                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, ""),
+            }
+        }
+    };
+    axum::serve(listener, Router::new().route("/", post(handler))).await?;
+    Ok(())
+}
+
+/// A rejected store, as large as the gateway's event of the push that [`crate::load`] sends.
+pub fn event(number: &[u8]) -> NewEvent {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+    key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+    let audit_id = String::from_utf8_lossy(number).into_owned();
+    let event_id = Uuid::new_v4().to_string();
+    let message = pb::AuditEvent {
+        event_id: event_id.clone(),
+        app_id: "wx0000000000000001".to_owned(),
+        kind: SubmissionKind::Store.into(),
+        wechat_event: "add_store_audit_info".to_owned(),
+        state: AuditState::Rejected.into(),
+        wechat_status: Some(3),
+        audit_id: audit_id.clone(),
+        reason: "xxx".to_owned(),
+        wechat_message: "x".repeat(400),
+        ..pb::AuditEvent::default()
+    };
+    NewEvent {
+        key: EventKey(key),
+        event_id,
+        app_id: message.app_id.clone().into(),
+        kind: SubmissionKind::Store,
+        audit_id: audit_id.into(),
+        state: AuditState::Rejected,
+        reason: "xxx".to_owned(),
+        poi_id: String::new().into(),
+        map_poi_id: String::new().into(),
+        event_time: 1_488_856_741,
+        origin: Origin::Pushed,
+        message: message.encode_to_vec().into(),
+    }
+}
+
+/// Appends so many events, as fast as the state takes them.
+pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
+    let state = Sqlite::open(&file, Clock::system()).context("the state")?;
+    let mut appends = futures_util::stream::iter(0..events)
+        .map(|number| state.append(event(number.to_string().as_bytes())))
+        .buffer_unordered(512);
+    while let Some(appended) = appends.next().await {
+        appended.context("an event")?;
+    }
+    Ok(())
+}
+
+/// Raw rows of SQLite, as the journal has them, in transactions of `group`, each durable. Prints the
+/// processor time of a row and how long half of the transactions took at most, in microseconds.
+pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
+    let db = rusqlite::Connection::open(file)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.execute_batch(include_str!("../../src/state/sqlite/schema_1.sql"))?;
+    let mut insert = db.prepare(
+        "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint, client_reference,
+           state, fence, until, attempts, created, sent, ended)
+         VALUES (?1, 'wx0000000000000001', 'CardService/SetStoreCard', ?2, zeroblob(32), '',
+           'claimed', 1, 0, 0, 0, 0, 0)",
+    )?;
+    let (mut took, before) = (Vec::new(), process::cpu(Pid::this())?);
+    for _ in 0..rows / group {
+        let begun = Instant::now();
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        for _ in 0..group {
+            insert.execute([Uuid::new_v4().to_string(), Uuid::new_v4().to_string()])?;
+        }
+        db.execute_batch("COMMIT")?;
+        took.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    let used = (process::cpu(Pid::this())? - before) as f64 / 1e3;
+    println!("{} {}", used / (took.len() as f64 * group as f64), Spread::of(took).median);
+    Ok(())
+}
+
+/// A stream that gets these bytes whenever somebody posts to `trigger`.
+pub async fn stream(
+    listener: TcpListener,
+    trigger: TcpListener,
+    bytes: Bytes,
+) -> anyhow::Result<()> {
+    let (sender, _) = broadcast::channel(1024);
+    let service = Watched { sender: sender.clone() };
+    let handler = move || {
+        // Nobody may watch yet.
+        let _ = sender.send(bytes.clone());
+        std::future::ready("success")
+    };
+    tokio::spawn(
+        async move { axum::serve(trigger, Router::new().route("/", post(handler))).await },
+    );
+    serve(listener, service).await
+}
+
+#[derive(Clone)]
+struct Watched {
+    sender: broadcast::Sender<Bytes>,
+}
+
+impl Service<Request<axum::body::Body>> for Watched {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<axum::body::Body>) -> Answer {
+        let this = self.clone();
+        Box::pin(async move { Ok(Grpc::new(Raw).server_streaming(this, request).await) })
+    }
+}
+
+type Events = Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, Status>> + Send>>;
+
+impl ServerStreamingService<Bytes> for Watched {
+    type Response = Bytes;
+    type ResponseStream = Events;
+    type Future = BoxFuture<'static, Result<tonic::Response<Events>, Status>>;
+
+    fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
+        let events = BroadcastStream::new(self.sender.subscribe());
+        let events = events.map(|event| event.map_err(failed));
+        Box::pin(async move { Ok(tonic::Response::new(Box::pin(events) as Events)) })
+    }
+}

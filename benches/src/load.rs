@@ -1,0 +1,252 @@
+//! Callers. h2load where one body can be sent again and again; our own where each call has to be
+//! another.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::{client::Grpc, transport::Channel};
+
+use crate::{
+    codec::Raw,
+    process::{Core, Placing},
+};
+
+/// What a caller saw.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// How many calls were made; all of them succeeded.
+    pub calls: u64,
+    /// In how many seconds.
+    pub seconds: f64,
+    /// How long half of them took at most, in microseconds.
+    pub p50: f64,
+    /// How long 99 of 100 took at most.
+    pub p99: f64,
+}
+
+impl Seen {
+    /// From how long each call took, in microseconds.
+    pub fn of(mut took: Vec<u32>, seconds: f64) -> Self {
+        took.sort_unstable();
+        let at = |share: f64| {
+            let index = (took.len() as f64 * share) as usize;
+            took.get(index.min(took.len().saturating_sub(1))).map_or(0.0, |took| f64::from(*took))
+        };
+        Self { calls: took.len() as u64, seconds, p50: at(0.5), p99: at(0.99) }
+    }
+}
+
+/// A connection's worth of callers.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Connections.
+    pub connections: usize,
+    /// Calls at a time on each.
+    pub streams: usize,
+}
+
+/// A gRPC call that is made again and again by h2load.
+#[derive(Clone, Debug)]
+pub struct H2load {
+    /// Where h2load runs.
+    pub placing: Placing,
+    /// The server.
+    pub address: SocketAddr,
+    /// The method.
+    pub path: &'static str,
+    /// A file with the request, framed.
+    pub body: PathBuf,
+    /// How long the response is, in bytes.
+    pub response: usize,
+    /// How many callers.
+    pub shape: Shape,
+}
+
+impl H2load {
+    /// Makes so many calls. h2load takes any HTTP 200 for a success, and a gRPC error is one: but it
+    /// has no message, so the bytes that arrived say whether all calls were answered.
+    pub async fn run(&self, calls: u64) -> anyhow::Result<Seen> {
+        let Shape { connections, streams } = self.shape;
+        let log = self.body.with_extension("log");
+        let _ = fs::remove_file(&log);
+        let calls = calls.max((connections * streams) as u64);
+        let output = self
+            .placing
+            .command(Core::Others, "h2load".as_ref())
+            .args([
+                "--threads=1",
+                "--header=content-type: application/grpc",
+                "--header=te: trailers",
+            ])
+            .arg(format!("--clients={connections}"))
+            .arg(format!("--max-concurrent-streams={streams}"))
+            .arg(format!("--requests={calls}"))
+            .arg(format!("--data={}", self.body.display()))
+            .arg(format!("--log-file={}", log.display()))
+            .arg(format!("http://{}{}", self.address, self.path))
+            .output()
+            .await
+            .context("h2load")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let succeeded: u64 = number(&said, " succeeded").context("h2load says nothing")?;
+        let bytes: u64 = number(&said, ") data").context("h2load says no bytes")?;
+        let expected = calls * (self.response as u64 + 5);
+        anyhow::ensure!(
+            output.status.success() && succeeded == calls && bytes == expected,
+            "{succeeded} of {calls} calls succeeded, with {bytes} of {expected} bytes:\n{said}"
+        );
+        let line = said.lines().find(|line| line.starts_with("finished in ")).unwrap_or_default();
+        let seconds = seconds(line.split([' ', ',']).nth(2).unwrap_or_default())
+            .with_context(|| format!("h2load says no time: {said}"))?;
+        let log = fs::read_to_string(log)?;
+        let took = log.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
+        Ok(Seen { calls, seconds, ..Seen::of(took, seconds) })
+    }
+}
+
+/// The number right before some text.
+fn number(said: &str, after: &str) -> Option<u64> {
+    let before = said.split(after).next().filter(|before| before.len() < said.len())?;
+    before.rsplit(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// h2load's `1.05s`, `800.02ms` and `90us`.
+fn seconds(text: &str) -> Option<f64> {
+    let (text, unit) = match text {
+        text if text.ends_with("us") => (text.strip_suffix("us")?, 1e-6),
+        text if text.ends_with("ms") => (text.strip_suffix("ms")?, 1e-3),
+        text => (text.strip_suffix('s')?, 1.0),
+    };
+    Some(text.parse::<f64>().ok()? * unit)
+}
+
+/// A message with gRPC's frame around it.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(message.len() + 5);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+/// Connects to a server that has begun to serve, or will.
+pub async fn channel(address: SocketAddr) -> anyhow::Result<Channel> {
+    let endpoint = Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return Ok(channel),
+            Err(error) if Instant::now() > end => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Makes one call.
+pub async fn call(channel: &Channel, path: &'static str, message: Bytes) -> anyhow::Result<Bytes> {
+    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
+    grpc.ready().await?;
+    let path = http::uri::PathAndQuery::from_static(path);
+    let response = grpc.unary(tonic::Request::new(message), path, Raw).await;
+    Ok(response.map_err(|status| anyhow::anyhow!("{status:?}"))?.into_inner())
+}
+
+/// Makes so many calls, each with a message of its own, and fails if one does.
+pub async fn calls(
+    address: SocketAddr,
+    path: &'static str,
+    shape: Shape,
+    calls: u64,
+    message: impl Fn(u64) -> Bytes + Send + Sync + 'static,
+) -> anyhow::Result<Seen> {
+    let (next, message) = (Arc::new(AtomicU64::new(0)), Arc::new(message));
+    let mut channels = Vec::new();
+    for _ in 0..shape.connections {
+        channels.push(channel(address).await?);
+    }
+    let begun = Instant::now();
+    let mut callers = Vec::new();
+    for channel in channels {
+        for _ in 0..shape.streams {
+            let (next, message, channel) = (next.clone(), message.clone(), channel.clone());
+            callers.push(tokio::spawn(async move {
+                let mut took = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= calls {
+                        return anyhow::Ok(took);
+                    }
+                    let message = message(number);
+                    let begun = Instant::now();
+                    call(&channel, path, message).await?;
+                    took.push(micros(begun));
+                }
+            }));
+        }
+    }
+    finish(callers, begun).await
+}
+
+/// Sends HTTP/1.1 requests, each once, and fails if one is not answered with 200.
+pub async fn posts(
+    address: SocketAddr,
+    connections: usize,
+    requests: Vec<Bytes>,
+) -> anyhow::Result<Seen> {
+    let (next, requests) = (Arc::new(AtomicU64::new(0)), Arc::new(requests));
+    let begun = Instant::now();
+    let mut callers = Vec::new();
+    for _ in 0..connections {
+        let (next, requests) = (next.clone(), requests.clone());
+        callers.push(tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let mut buffer = BytesMut::with_capacity(4096);
+            let mut took = Vec::new();
+            loop {
+                let number = usize::try_from(next.fetch_add(1, Relaxed))?;
+                let Some(request) = requests.get(number) else { return Ok(took) };
+                let begun = Instant::now();
+                stream.write_all(request).await?;
+                buffer.clear();
+                // Both servers answer with this body, and nothing after it.
+                while !buffer.ends_with(b"success") {
+                    let read = stream.read_buf(&mut buffer).await?;
+                    let said = String::from_utf8_lossy(&buffer);
+                    anyhow::ensure!(read > 0 && said.starts_with("HTTP/1.1 200"), "{said}");
+                }
+                took.push(micros(begun));
+            }
+        }));
+    }
+    finish(callers, begun).await
+}
+
+async fn finish(
+    callers: Vec<tokio::task::JoinHandle<anyhow::Result<Vec<u32>>>>,
+    begun: Instant,
+) -> anyhow::Result<Seen> {
+    let mut took = Vec::new();
+    for caller in callers {
+        took.extend(caller.await??);
+    }
+    Ok(Seen::of(took, begun.elapsed().as_secs_f64()))
+}
+
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,160 @@
+//! A WeChat that answers at once, and always the same: the simulator would be slower than what is
+//! measured. HTTP/1.1 by hand, a task per connection.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// As long as WeChat's.
+pub const TOKEN_LENGTH: usize = 512;
+
+/// The token that all accounts get.
+pub fn token() -> String {
+    "1234567890abcdef".repeat(TOKEN_LENGTH / 16)
+}
+
+/// What is answered, by path.
+#[derive(Debug)]
+pub struct Upstream {
+    answers: HashMap<&'static str, Bytes>,
+    unknown: Bytes,
+    delay: Duration,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    connections: AtomicU64,
+    most_connections: AtomicU64,
+    calls: AtomicU64,
+    most_calls: AtomicU64,
+}
+
+impl Upstream {
+    /// With the reply of `/wxa/get_district`, and a pause before each answer but tokens.
+    pub fn new(districts: &[u8], delay: Duration) -> anyhow::Result<Self> {
+        let example =
+            |text: &str| anyhow::Ok(serde_json::from_str::<Value>(text)?["reply"].clone());
+        let store = example(include_str!("../../tests/documented/store/get_store_info.json"))?;
+        let added = example(include_str!("../../tests/documented/store/add_store.json"))?;
+        let categories =
+            example(include_str!("../../tests/documented/merchant/get_merchant_category.json"))?;
+        let token = json!({ "access_token": token(), "expires_in": 7200 });
+        let done = json!({ "errcode": 0, "errmsg": "ok" });
+        let answers = [
+            ("/cgi-bin/stable_token", token.to_string()),
+            ("/wxa/get_store_info", store.to_string()),
+            ("/wxa/add_store", added.to_string()),
+            ("/wxa/get_merchant_category", categories.to_string()),
+            ("/wxa/get_district", String::from_utf8(districts.to_vec())?),
+            ("/card/storewxa/set", done.to_string()),
+            ("/card/storewxa/get", json!({ "errcode": 0, "card_id": "pabcedfg" }).to_string()),
+        ];
+        let answers = answers.into_iter().map(|(path, body)| (path, answer("200 OK", &body)));
+        Ok(Self {
+            answers: answers.collect(),
+            unknown: answer("404 Not Found", "{}"),
+            delay,
+            counts: Counts::default(),
+        })
+    }
+
+    /// Serves until the process ends.
+    pub async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
+        let upstream = Arc::new(self);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                let counts = &upstream.counts;
+                let now = counts.connections.fetch_add(1, Relaxed) + 1;
+                counts.most_connections.fetch_max(now, Relaxed);
+                // Whoever breaks off has left.
+                let _ = upstream.serve(stream).await;
+                counts.connections.fetch_sub(1, Relaxed);
+            });
+        }
+    }
+
+    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let mut buffer = BytesMut::with_capacity(8 * 1024);
+        loop {
+            let Some((head, length)) = request(&buffer) else {
+                if stream.read_buf(&mut buffer).await? == 0 {
+                    return Ok(());
+                }
+                continue;
+            };
+            let path = path(&buffer[..head]).to_owned();
+            while buffer.len() < head + length {
+                if stream.read_buf(&mut buffer).await? == 0 {
+                    return Ok(());
+                }
+            }
+            buffer.advance(head + length);
+            if path == "/_counts" {
+                stream.write_all(&self.counts()).await?;
+                continue;
+            }
+            let counts = &self.counts;
+            counts.requests.fetch_add(1, Relaxed);
+            let now = counts.calls.fetch_add(1, Relaxed) + 1;
+            counts.most_calls.fetch_max(now, Relaxed);
+            if !self.delay.is_zero() && path != "/cgi-bin/stable_token" {
+                tokio::time::sleep(self.delay).await;
+            }
+            counts.calls.fetch_sub(1, Relaxed);
+            stream.write_all(self.answers.get(path.as_str()).unwrap_or(&self.unknown)).await?;
+        }
+    }
+
+    fn counts(&self) -> Bytes {
+        let Counts { requests, connections, most_connections, calls: _, most_calls } = &self.counts;
+        let body = json!({
+            "requests": requests.load(Relaxed),
+            "connections": connections.load(Relaxed),
+            "most_connections": most_connections.load(Relaxed),
+            "most_calls": most_calls.load(Relaxed),
+        });
+        answer("200 OK", &body.to_string())
+    }
+}
+
+fn answer(status: &str, body: &str) -> Bytes {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body.as_bytes()].concat().into()
+}
+
+/// The length of the head, once it is there, and of the body.
+fn request(buffer: &[u8]) -> Option<(usize, usize)> {
+    let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let length = buffer[..end].split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked("content-length:".len())?;
+        let value = name.eq_ignore_ascii_case(b"content-length:").then_some(value)?;
+        str::from_utf8(value).ok()?.trim().parse().ok()
+    });
+    Some((end + 4, length.unwrap_or(0)))
+}
+
+fn path(head: &[u8]) -> &str {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let target = str::from_utf8(line).unwrap_or_default().split(' ').nth(1).unwrap_or_default();
+    target.split('?').next().unwrap_or_default()
+}

@@ -1,0 +1,284 @@
+//! Everything that takes part in a case, started and ready.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use wechat_store_gateway::simulator::{
+    CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Settings, Simulator,
+};
+
+use crate::process::{Core, Placing, Process};
+
+/// Where things are, and how they are started.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Where processes run.
+    pub placing: Placing,
+    /// The gateway's binary.
+    pub gateway: PathBuf,
+    /// This binary, which also has the servers to compare with.
+    pub floor: PathBuf,
+    /// For settings, states and logs. On the disk that is measured.
+    pub folder: PathBuf,
+    /// What counts syncs, to be preloaded.
+    pub shim: PathBuf,
+    /// How many events a long log has.
+    pub events: u64,
+    /// How many rounds there are.
+    pub rounds: usize,
+    /// How long each measurement takes.
+    pub seconds: f64,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its process.
+    pub process: Process,
+    /// For calls.
+    pub grpc: SocketAddr,
+    /// For pushes.
+    pub callback: SocketAddr,
+    /// Where its syncs are counted.
+    pub syncs: PathBuf,
+}
+
+/// Another running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its process.
+    pub process: Process,
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+/// How a gateway is to be.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How many accounts it has.
+    pub accounts: usize,
+    /// A file to begin with.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { accounts: 1, state: None }
+    }
+}
+
+/// The id of an account by its number; the first is the default one.
+pub fn app_id(number: usize) -> String {
+    if number == 0 { OFFICIAL_APP_ID.to_owned() } else { format!("wx{:016x}", 0x1000 + number) }
+}
+
+impl World {
+    /// A folder for this name, empty.
+    pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// Starts a gateway with the default settings, but for addresses, accounts and state. It exports
+    /// its traces to `sink`.
+    pub async fn gateway(
+        &self,
+        name: &str,
+        upstream: &Server,
+        sink: &Server,
+        setup: Setup,
+    ) -> anyhow::Result<Gateway> {
+        let mut gateway = self.spawn_gateway(name, upstream, sink, setup)?;
+        ready(gateway.grpc, &mut gateway.process).await?;
+        ready(gateway.callback, &mut gateway.process).await?;
+        Ok(gateway)
+    }
+
+    /// The same, without waiting for it.
+    pub fn spawn_gateway(
+        &self,
+        name: &str,
+        upstream: &Server,
+        sink: &Server,
+        setup: Setup,
+    ) -> anyhow::Result<Gateway> {
+        let Setup { accounts, state } = setup;
+        let folder = self.folder(name)?;
+        let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
+        let file = folder.join("state.db");
+        if let Some(state) = state {
+            fs::copy(state, &file)?;
+        }
+        let mut settings = format!(
+            "[listen]\ngrpc = \"{grpc}\"\ncallback = \"{callback}\"\nadmin = \"{admin}\"\n\
+             [wechat]\nhosts = [\"http://{}\"]\n[state]\nurl = \"sqlite:{}\"\n",
+            upstream.address,
+            file.display()
+        );
+        for number in 0..accounts {
+            let app_id = app_id(number);
+            let default = number == 0;
+            write!(
+                settings,
+                "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"official\"\ndefault = {default}\n\
+                 secret = \"{OFFICIAL_SECRET}\"\n"
+            )?;
+            if default {
+                writeln!(
+                    settings,
+                    "callback = {{ token = \"{CALLBACK_TOKEN}\", aes_key = \"{OFFICIAL_AES_KEY}\" }}"
+                )?;
+            }
+        }
+        let file = folder.join("settings.toml");
+        fs::write(&file, settings)?;
+        let syncs = folder.join("syncs");
+        let mut command = self.placing.command(Core::Server, &self.gateway);
+        command
+            .args(["serve", "--config"])
+            .arg(file)
+            .env("LD_PRELOAD", &self.shim)
+            .env("SYNCS", &syncs)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", sink.address));
+        let process = Process::start(command, folder.join("log"))?;
+        Ok(Gateway { process, grpc, callback, syncs })
+    }
+
+    /// Starts one of the servers of the floor.
+    pub async fn floor(&self, name: &str, core: Core, args: &[&str]) -> anyhow::Result<Server> {
+        let mut server = self.spawn_floor(name, core, args)?;
+        ready(server.address, &mut server.process).await?;
+        Ok(server)
+    }
+
+    /// The same, without waiting for it.
+    pub fn spawn_floor(&self, name: &str, core: Core, args: &[&str]) -> anyhow::Result<Server> {
+        let address = free_port()?;
+        let mut command = self.placing.command(core, &self.floor);
+        command.arg("serve").args(args).arg("--listen").arg(address.to_string());
+        let process = Process::start(command, self.folder.join(format!("{name}.log")))?;
+        Ok(Server { process, address })
+    }
+
+    /// Starts the upstream, with a pause before each answer.
+    pub async fn upstream(&self, delay: Duration) -> anyhow::Result<Server> {
+        let districts = self.folder.join("districts.json");
+        if !districts.exists() {
+            fs::write(&districts, simulated_districts().await?)?;
+        }
+        let (delay, districts) = (delay.as_millis().to_string(), districts.display().to_string());
+        let args = ["upstream", "--delay-ms", &delay, "--districts", &districts];
+        self.floor("upstream", Core::Others, &args).await
+    }
+
+    /// Starts what takes the traces.
+    pub async fn sink(&self) -> anyhow::Result<Server> {
+        self.floor("sink", Core::Others, &["echo"]).await
+    }
+
+    /// Starts (a) for a response.
+    pub async fn echo(&self, response: &Bytes) -> anyhow::Result<Server> {
+        let file = self.folder.join("response");
+        fs::write(&file, response)?;
+        let file = file.display().to_string();
+        self.floor("echo", Core::Server, &["echo", "--bytes", &file]).await
+    }
+
+    /// Starts (b).
+    pub async fn proxy(&self, upstream: &Server) -> anyhow::Result<Server> {
+        let url = format!("http://{}", upstream.address);
+        self.floor("proxy", Core::Server, &["proxy", "--upstream", &url]).await
+    }
+
+    /// Starts somebody else's server.
+    pub async fn peer(&self, name: &str, line: &str, upstream: &Server) -> anyhow::Result<Server> {
+        let address = free_port()?;
+        let line = line
+            .replace("{listen}", &address.to_string())
+            .replace("{upstream}", &format!("http://{}", upstream.address))
+            .replace("{token}", &crate::upstream::token());
+        let mut words = line.split_whitespace();
+        let program = words.next().context("a peer without a command")?;
+        let mut command = self.placing.command(Core::Server, program.as_ref());
+        command.args(words);
+        let mut process = Process::start(command, self.folder.join(format!("{name}.log")))?;
+        ready(address, &mut process).await?;
+        Ok(Server { process, address })
+    }
+
+    /// A file with a framed request.
+    pub fn request(&self, name: &str, message: &impl prost::Message) -> anyhow::Result<PathBuf> {
+        let file = self.folder.join(format!("{name}.request"));
+        fs::write(&file, crate::load::framed(&message.encode_to_vec()))?;
+        Ok(file)
+    }
+}
+
+/// An address that is free now.
+pub fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(address).await.is_err() {
+        process.check()?;
+        anyhow::ensure!(Instant::now() < end, "nobody serves {address}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// The whole table of districts, as the simulator answers it.
+async fn simulated_districts() -> anyhow::Result<Vec<u8>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let simulator =
+        tokio::spawn(Simulator::new(Settings::default()).run(listener, std::future::pending()));
+    let path = format!(
+        "/cgi-bin/token?grant_type=client_credential&appid={OFFICIAL_APP_ID}&secret={OFFICIAL_SECRET}"
+    );
+    let token: serde_json::Value = serde_json::from_slice(&get(address, &path).await?)?;
+    let token = token["access_token"].as_str().context("no token")?;
+    let table = get(address, &format!("/wxa/get_district?access_token={token}")).await?;
+    simulator.abort();
+    Ok(table)
+}
+
+/// The body that is answered to a GET.
+pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    loop {
+        let end = answer.windows(4).position(|four: &[u8]| four == b"\r\n\r\n");
+        if let Some(end) = end {
+            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+            let length = head.split("content-length:").nth(1).context("no length")?;
+            let length: usize = length.split("\r\n").next().unwrap_or_default().trim().parse()?;
+            if answer.len() >= end + 4 + length {
+                return Ok(answer[end + 4..end + 4 + length].to_vec());
+            }
+        }
+        anyhow::ensure!(stream.read_buf(&mut answer).await? > 0, "{path}: broken off");
+    }
+}
+
+/// A file's content.
+pub fn read(file: &Path) -> anyhow::Result<Bytes> {
+    Ok(fs::read(file).with_context(|| file.display().to_string())?.into())
+}
