@@ -25,7 +25,6 @@ use wechat_store_gateway::{
     pb::{
         self, AuditEvent, WatchPosition, audit_service_client::AuditServiceClient,
         store_service_client::StoreServiceClient, watch_audit_events_request::Start,
-        write_service_client::WriteServiceClient,
     },
     simulator::{
         CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY,
@@ -206,10 +205,6 @@ impl Gateway {
 
     pub(crate) fn audits(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel())
-    }
-
-    pub(crate) fn writes(&self) -> WriteServiceClient<Channel> {
-        WriteServiceClient::new(self.channel())
     }
 
     /// Its process, if it runs.
