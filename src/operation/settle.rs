@@ -267,11 +267,17 @@ impl Operations {
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
                 let others = self.all_submissions(submission).await?;
-                let place = listed.iter().find(|place| is_wanted(place, wanted, &others));
-                Ok(place.map(|place| Found {
-                    audit_id: place.audit_id.clone(),
-                    poi_id: place.poi_id.clone(),
-                }))
+                let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
+                    matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == wanted.poi_id)
+                });
+                let event = if wanted.poi_id.is_empty() { None } else { event.await? };
+                let wanted = |place: &&NearbyPoi| {
+                    is_wanted(place, wanted, event.is_some())
+                        && !is_anothers(place, wanted, &others)
+                };
+                let Some(place) = listed.iter().find(wanted) else { return Ok(None) };
+                let audit_id = event.map_or(place.audit_id.clone(), |event| event.audit_id);
+                Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }))
             }
             (Evidence::Store(Looks { hash, .. }), _) if hash.is_empty() => Ok(None),
             (Evidence::Store(Looks { poi_id, hash }), _) => {
@@ -426,22 +432,22 @@ impl Operations {
     }
 }
 
-/// Whether a listed place is what a lost call made: it looks like that, is in review if it was there
-/// before, and no other submission made it.
-fn is_wanted(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) -> bool {
-    let replaced = !wanted.poi_id.is_empty();
-    let made_by = |other: &state::Submission| match (place.audit_id.as_str(), replaced) {
-        ("", false) => other.poi_id.as_str() == place.poi_id,
-        // Without its number the review may be any.
-        ("", true) => other.poi_id.as_str() == place.poi_id && is_open(other.state),
-        (audit_id, _) => {
-            other.audit_id.as_str() == audit_id
-                || !replaced && other.poi_id.as_str() == place.poi_id
-        }
-    };
+/// Whether a listed place is as a lost call wanted it: it looks like that, and if it was there
+/// before, it is in review, or was since.
+fn is_wanted(place: &NearbyPoi, wanted: &Looks, was_reviewed: bool) -> bool {
+    let of_a_review = || wanted.poi_id == place.poi_id && (was_reviewed || is_open(place.state()));
     looks(&place.credential, &place.address) == wanted.hash
-        && (!replaced || wanted.poi_id == place.poi_id && is_open(place.state()))
-        && !others.iter().any(made_by)
+        && (wanted.poi_id.is_empty() || of_a_review())
+}
+
+/// Whether another submission made a listed place what it is.
+fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) -> bool {
+    others.iter().any(|other| {
+        let same = other.poi_id.as_str() == place.poi_id;
+        let numbered = !place.audit_id.is_empty() && other.audit_id.as_str() == place.audit_id;
+        // One that was replaced has had other reviews before.
+        numbered || same && (wanted.poi_id.is_empty() || is_open(other.state))
+    })
 }
 
 /// Whether the answer to a question about something says that there is none.

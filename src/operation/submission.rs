@@ -6,11 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, Operations};
 use crate::{
-    account::Account,
     context::Context,
     pb::{self, Settled},
     state::{self, NewSubmission},
-    translate::{Evidence, Evident, Remembered, Reviewed, needs_look_before},
+    translate::{Evidence, Evident, Remembered, Reviewed},
     wechat::merchant::GetMerchantAuditInfo,
 };
 
@@ -42,7 +41,7 @@ impl Operations {
                 None => None,
             };
             let app_id = &account.app_id;
-            let evidence = ops.evidence(&account, &ctx, &call, &sending.left).await?;
+            let evidence = ops.evidence(&ctx, &call, &sending.left).await?;
             let now = ops.clock().wall();
             let remembered = |review, write_id: &str| {
                 Remembered::new(review, evidence.clone(), write_id, app_id, &ctx, now)
@@ -61,20 +60,18 @@ impl Operations {
         .await
     }
 
-    /// What a call leaves behind. Where that is a change of what WeChat shows, this asks for it; a
+    /// What a call leaves behind. Where that is a change of what WeChat shows, this asks for it; the
     /// call is made, too, where that fails, for it may still be settled by hand.
     async fn evidence<E: Evident>(
         &self,
-        account: &Account,
         ctx: &Context,
         call: &E,
         left: &CancellationToken,
     ) -> Result<Option<Evidence>, Error> {
-        if !needs_look_before::<E>() {
-            return Ok(call.evidence());
-        }
-        let (ctx, before) = (ctx.beforehand(), GetMerchantAuditInfo {});
-        let look = self.attempts(account, &ctx, &before, None);
+        let evidence = call.evidence();
+        let Some(Evidence::OtherMerchantAudit(_)) = evidence else { return Ok(evidence) };
+        let ctx = ctx.beforehand();
+        let look = self.read(&ctx, GetMerchantAuditInfo {});
         let shown = left.run_until_cancelled(look).await.ok_or(Error::Deadline)?;
         Ok(shown.ok().map(|shown| Evidence::OtherMerchantAudit(shown.into())))
     }

@@ -10,13 +10,12 @@ use super::submission::{Remembered, damaged};
 use crate::{
     pb::{self, GetMerchantAuditResponse, Submission},
     state,
-    wechat::{Endpoint, Proof, Safety},
+    wechat::{Endpoint, Safety},
 };
 
 /// A call that changes something.
 pub(crate) trait Evident: Endpoint {
-    /// What it leaves behind; `None` where that cannot be told from the call alone, or where it may
-    /// be repeated.
+    /// What it leaves behind, as far as the call alone tells; `None` where it may be repeated.
     fn evidence(&self) -> Option<Evidence> {
         None
     }
@@ -115,9 +114,4 @@ impl From<Remembered> for Sought {
     fn from(Remembered { submission, evidence }: Remembered) -> Self {
         Self { submission: Some(submission), evidence, ..Self::default() }
     }
-}
-
-/// Whether what is shown before a call is needed to tell that it got through.
-pub(crate) const fn needs_look_before<E: Endpoint>() -> bool {
-    matches!(E::SAFETY, Safety::Once(Proof::MerchantAudit))
 }

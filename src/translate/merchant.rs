@@ -1,6 +1,6 @@
 //! The store mini program itself.
 
-use super::{Check, Evident, Invalid, Review, Reviewed};
+use super::{Check, Evidence, Evident, Invalid, Review, Reviewed};
 use crate::{
     pb::{self, AuditState, SubmissionKind},
     wechat::{
@@ -104,8 +104,11 @@ fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
     }
 }
 
-// What is shown before it has to be known, too.
-impl Evident for ApplyMerchant {}
+impl Evident for ApplyMerchant {
+    fn evidence(&self) -> Option<Evidence> {
+        Some(Evidence::OtherMerchantAudit(Default::default()))
+    }
+}
 
 impl Reviewed for ApplyMerchant {
     fn review(&self, Done {}: &Done) -> Review {

@@ -120,13 +120,17 @@ impl Request {
         })
     }
 
-    /// Whether twice would be something else than once.
+    /// Whether twice would be something else than once. An update whose reply was lost is sent again,
+    /// too, where another one came between, so that the store does not show its values any more; and
+    /// a replaced place, where its review ended meanwhile and no event came.
     pub(crate) fn is_once(&self) -> bool {
         !matches!(
             self,
             Self::SetNearbyPoiVisibility(_)
+                | Self::ReplaceNearbyPoi(_)
                 | Self::SetStoreCard(_)
                 | Self::UpdateMerchant(_)
+                | Self::UpdateStore(_)
                 | Self::UploadImage(_)
         )
     }

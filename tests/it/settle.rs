@@ -257,9 +257,10 @@ async fn a_repeat_finds_what_could_not_be_looked_for_before() {
         let poi_id = app.prepared(write).await;
         let before = app.count(write.path());
         // An update reads the store before.
-        let passing = usize::from(write == Write::UpdateStore);
+        let passing = write == Write::UpdateStore;
         app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
-        app.wechat.fault(Fault::new(write.look(), Kind::Html502).times(0).after(passing as u64));
+        app.wechat
+            .fault(Fault::new(write.look(), Kind::Html502).times(0).after(u64::from(passing)));
         let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
         // Nor does the next process.
@@ -319,6 +320,31 @@ async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
         assert_eq!(known.state(), AuditState::Approved);
         assert_eq!(known.audit_id, audit_id.to_string());
         assert!(!known.poi_id.is_empty());
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_place_is_found_though_its_review_has_ended() {
+    for executed in [true, false] {
+        let app = App::start().await;
+        let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+        let before = app.count("/wxa/addnearbypoi");
+        let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
+        app.wechat.fault(Fault::new("/wxa/addnearbypoi", kind));
+        app.fault("/wxa/getnearbypoilist", Kind::Html502);
+        app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+        if executed {
+            let audit_id = app.wechat.audits().last().expect("a review").audit_id;
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(2).await;
+        }
+        app.heal();
+        app.clock.advance(LIMIT);
+        let (settled, _) = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect("known");
+        assert_eq!(settled, executed);
+        let calls = app.count("/wxa/addnearbypoi") - before;
+        assert_eq!(calls, if executed { 1 } else { 2 });
         app.stop().await;
     }
 }
