@@ -27,13 +27,8 @@ use crate::{
     },
     state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        Evidence, Looks, Remembered, Sought,
-        map_poi::is_about,
-        merchant::other_audit,
-        nearby::looks,
-        page::Cursor,
-        store::{fingerprint, shown_values},
-        write::kept,
+        Evidence, Looks, Remembered, Sought, change::shows, map_poi::is_about,
+        merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint, write::kept,
     },
     wechat::{
         self, Errcode,
@@ -279,11 +274,11 @@ impl Operations {
                 let audit_id = event.map_or(place.audit_id.clone(), |event| event.audit_id);
                 Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }))
             }
-            (Evidence::Store(Looks { hash, .. }), _) if hash.is_empty() => Ok(None),
-            (Evidence::Store(Looks { poi_id, hash }), _) => {
-                let poi_id = poi_id.clone().into();
+            (Evidence::Store(wanted), _) if wanted.unseen => Ok(None),
+            (Evidence::Store(wanted), _) => {
+                let poi_id = wanted.poi_id.clone().into();
                 let shown = self.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
-                Ok((shown_values(&shown.into()) == *hash).then(Found::default))
+                Ok(shows(&shown.into(), wanted).then(Found::default))
             }
             (Evidence::StoreGone(poi_id), _) => {
                 let call = GetStoreInfo { poi_id: poi_id.clone().into() };

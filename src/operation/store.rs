@@ -51,9 +51,10 @@ impl Operations {
             let left = &sending.left;
             let lane = ops.enter_lane::<UpdateStore>(&ctx, lane, Duration::ZERO, left).await?;
             let sent = async {
+                let evidence = Some(change.evidence());
                 let call = ops.completed(&account, &ctx, &store, change, left).await?;
                 let response = updated(&call, None).encode_to_vec().into();
-                let sought = Sought { response, ..Sought::after(&call) };
+                let sought = Sought { evidence, response, ..Sought::default() };
                 let sending = sending.clone().seeking(&sought);
                 let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
                 Ok((call, reply))

@@ -1,8 +1,10 @@
 //! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
 
+use sha2::{Digest, Sha256};
+
 use super::{
-    Check, Evidence, Evident, Invalid, Looks, Review,
-    store::{pictures, quoted, store, values},
+    Check, Evidence, Invalid, Review, Values,
+    store::{pictures, quoted, store},
 };
 use crate::{
     id::{AuditId, CardId, MapPoiId, PoiId},
@@ -102,6 +104,19 @@ impl Change {
         })
     }
 
+    /// What shows that it happened. Only what was to change, for others may change the rest.
+    pub(crate) fn evidence(&self) -> Evidence {
+        let Self { poi_id, contract_phone, hour, pictures, card_id, map_poi_id } = self;
+        Evidence::Store(Values {
+            poi_id: poi_id.to_string(),
+            phone: contract_phone.as_ref().map(|phone| hash(&[phone])),
+            hours: hour.as_ref().map(|hours| hash(&[hours])),
+            pictures: pictures.as_ref().map(|pictures| hash(pictures)),
+            // No call shows a store's card, nor its place by id.
+            unseen: !card_id.is_empty() || map_poi_id.is_some(),
+        })
+    }
+
     fn is_empty(&self) -> bool {
         let Self { poi_id: _, contract_phone, hour, pictures, card_id, map_poi_id } = self;
         contract_phone.is_none()
@@ -112,16 +127,29 @@ impl Change {
     }
 }
 
-impl Evident for UpdateStore {
-    fn evidence(&self) -> Option<Evidence> {
-        let Self { map_poi_id, poi_id, hour, contract_phone, pic_list, card_id } = self;
-        // No call shows a store's card, nor its place by id.
-        let hash = match (card_id.is_empty(), map_poi_id) {
-            (true, None) => values(contract_phone, hour, &pic_list.0.list),
-            _ => Vec::new(),
-        };
-        Some(Evidence::Store(Looks { poi_id: poi_id.to_string(), hash }))
+/// Whether a store shows what was to change.
+pub(crate) fn shows(shown: &pb::Store, wanted: &Values) -> bool {
+    let Values { poi_id: _, phone, hours, pictures, unseen } = wanted;
+    let same = |wanted: &Option<Vec<u8>>, shown: Vec<u8>| {
+        wanted.as_ref().is_none_or(|wanted| *wanted == shown)
+    };
+    let shown_hours = shown.hours.as_ref().map_or("", |hours| &hours.text);
+    !unseen
+        && same(phone, hash(&[&shown.contact_phone]))
+        && same(hours, hash(&[shown_hours]))
+        && same(pictures, hash(&shown.picture_urls))
+}
+
+/// A hash of texts, in any order.
+fn hash(texts: &[impl AsRef<str>]) -> Vec<u8> {
+    let mut texts: Vec<_> = texts.iter().map(AsRef::as_ref).collect();
+    texts.sort_unstable();
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update(text);
+        hash.update([0]);
     }
+    hash.finalize().to_vec()
 }
 
 /// What WeChat reviews of an update.

@@ -40,9 +40,9 @@ pub(crate) enum Evidence {
     /// A nearby place is listed like this.
     #[prost(message, tag = "6")]
     NearbyPoi(Looks),
-    /// A store looks like this.
+    /// A store shows these values.
     #[prost(message, tag = "7")]
-    Store(Looks),
+    Store(Values),
     /// There is no such store.
     #[prost(string, tag = "8")]
     StoreGone(String),
@@ -54,15 +54,36 @@ pub(crate) enum Evidence {
     NearbyPoiGone(String),
 }
 
-/// How a store or a nearby place looks.
+/// How a nearby place looks.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct Looks {
     /// Which one; empty for a new one.
     #[prost(string, tag = "1")]
     pub(crate) poi_id: String,
-    /// A hash; empty where what was wanted is not shown.
+    /// A hash, as [`nearby::looks`](super::nearby::looks) makes it.
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) hash: Vec<u8>,
+}
+
+/// What was to change about a store: hashes of the new values, as
+/// [`change::shows`](super::change::shows) compares them.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Values {
+    /// Which one.
+    #[prost(string, tag = "1")]
+    pub(crate) poi_id: String,
+    /// The telephone number.
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub(crate) phone: Option<Vec<u8>>,
+    /// The hours.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(crate) hours: Option<Vec<u8>>,
+    /// The pictures, in any order.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(crate) pictures: Option<Vec<u8>>,
+    /// Whether something was to change that no call shows.
+    #[prost(bool, tag = "5")]
+    pub(crate) unseen: bool,
 }
 
 impl Evidence {

@@ -24,6 +24,6 @@ pub(crate) mod write;
 
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
-pub(crate) use evidence::{Evidence, Evident, Looks, Sought};
+pub(crate) use evidence::{Evidence, Evident, Looks, Sought, Values};
 pub use picture::BadPicture;
 pub(crate) use submission::{Remembered, Review, Reviewed};

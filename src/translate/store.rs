@@ -104,17 +104,6 @@ pub(crate) fn fingerprint(store: &pb::Store) -> Vec<u8> {
     hash(&store.credential, &store.contact_phone, hours, &store.picture_urls)
 }
 
-/// A hash of what can be changed about a store, as [`Evidence::Store`] has it.
-pub(super) fn values(phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
-    hash("", phone, hours, pictures)
-}
-
-/// What can be changed about a store that is shown.
-pub(crate) fn shown_values(store: &pb::Store) -> Vec<u8> {
-    let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
-    values(&store.contact_phone, hours, &store.picture_urls)
-}
-
 fn hash(credential: &str, phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
     let mut pictures: Vec<_> = pictures.iter().map(String::as_str).collect();
     pictures.sort_unstable();

@@ -401,6 +401,34 @@ async fn a_store_that_looks_alike_but_is_anothers_proves_nothing() {
 }
 
 #[tokio::test]
+async fn an_update_is_found_though_others_changed_something_else_since() {
+    let app = App::start().await;
+    let poi_id = app.approved_store("0001").await;
+    let phone = || pb::UpdateStoreRequest {
+        request_id: NAME.to_owned(),
+        poi_id: poi_id.clone(),
+        contact_phone: Some("020-1".to_owned()),
+        ..Default::default()
+    };
+    app.wechat.fault(Fault::new("/wxa/update_store", Kind::ResetAfter));
+    app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Html502).times(3).after(1));
+    let lost = app.stores().update_store(phone()).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.heal();
+    app.clock.advance(LIMIT);
+    let hours = pb::UpdateStoreRequest {
+        poi_id: poi_id.clone(),
+        hours: Some(hours("08:00", "09:00")),
+        ..Default::default()
+    };
+    app.stores().update_store(hours).await.expect("updated");
+    let answer = app.stores().update_store(phone()).await.expect("it is shown").into_inner();
+    assert!(answer.settled);
+    assert_eq!(app.count("/wxa/update_store"), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn an_update_that_nothing_shows_is_sent_again() {
     let app = App::start().await;
     let poi_id = app.approved_store("0001").await;
