@@ -210,7 +210,7 @@ impl<'a> Round<'a> {
         let listed = self.ops.stores(ctx, self.began).await?;
         let found = self.ops.new_store(&listed, submission, looks).await?;
         Ok(found.map(|store| Finding {
-            state: store.state(),
+            state: store.state,
             wechat_status: store.wechat_status,
             poi_id: store.poi_id.clone(),
             ..Finding::default()
@@ -226,7 +226,7 @@ impl<'a> Round<'a> {
         let listed = self.ops.legacy_stores(ctx, self.began).await?;
         let found = listed.iter().find(|store| store.poi_id == legacy_poi_id);
         Ok(found.map(|store| {
-            let state = match store.upgrade_state() {
+            let state = match store.upgrade_state {
                 UpgradeState::Migrated => AuditState::Approved,
                 UpgradeState::Failed => AuditState::Rejected,
                 _ => AuditState::InReview,

@@ -107,14 +107,19 @@ impl Operations {
         page(&cursor, size, L::id, |begin, limit| self.window::<L>(ctx, begin, limit)).await
     }
 
-    /// All rows of a list, none of them twice.
-    pub(crate) async fn all<L: Rows>(&self, ctx: &Context) -> Result<Vec<L::Row>, Error> {
+    /// What is wanted of each row of a list, of none of them twice.
+    pub(crate) async fn all<L: Rows, T>(
+        &self,
+        ctx: &Context,
+        wanted: impl Fn(L::Row) -> T,
+    ) -> Result<Vec<T>, Error> {
         let mut cursor = Cursor::start(self.scope::<L>(ctx)?);
         let (mut all, mut ids) = (Vec::new(), HashSet::new());
         loop {
             let fetch = |begin, limit| self.window::<L>(ctx, begin, limit);
             let Page { rows, next, .. } = page(&cursor, MOST_ROWS, L::id, fetch).await?;
-            all.extend(rows.into_iter().filter(|row| ids.insert(L::id(row).to_owned())));
+            let new = rows.into_iter().filter(|row| ids.insert(L::id(row).to_owned()));
+            all.extend(new.map(&wanted));
             match next {
                 Some(next) => cursor = next,
                 None => return Ok(all),

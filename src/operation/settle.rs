@@ -76,9 +76,41 @@ struct Found {
 /// WeChat's lists, each read once for all who ask at the same time.
 #[derive(Debug)]
 pub(super) struct Lists {
-    stores: List<Store>,
-    legacy_stores: List<LegacyStore>,
+    stores: List<ListedStore>,
+    legacy_stores: List<ListedLegacyStore>,
     nearby_pois: List<NearbyPoi>,
+}
+
+/// What is kept of a listed store: an account may have many thousands.
+#[derive(Debug)]
+pub(crate) struct ListedStore {
+    pub(crate) poi_id: String,
+    pub(crate) state: AuditState,
+    pub(crate) wechat_status: i32,
+    looks: Vec<u8>,
+}
+
+impl From<Store> for ListedStore {
+    fn from(store: Store) -> Self {
+        let (state, looks) = (store.state(), fingerprint(&store));
+        Self { poi_id: store.poi_id, state, wechat_status: store.wechat_status, looks }
+    }
+}
+
+/// What is kept of a listed old store.
+#[derive(Debug)]
+pub(crate) struct ListedLegacyStore {
+    pub(crate) poi_id: String,
+    pub(crate) upgrade_state: UpgradeState,
+    pub(crate) upgrade_comment: String,
+}
+
+impl From<LegacyStore> for ListedLegacyStore {
+    fn from(store: LegacyStore) -> Self {
+        let upgrade_state = store.upgrade_state();
+        let LegacyStore { poi_id, upgrade_comment, .. } = store;
+        Self { poi_id, upgrade_state, upgrade_comment }
+    }
 }
 
 type List<T> = moka::sync::Cache<AppId, Arc<tokio::sync::Mutex<Option<Read<T>>>>>;
@@ -234,18 +266,19 @@ impl Operations {
                 let store = listed.iter().find(|store| store.poi_id == *legacy_poi_id);
                 // A failed one may have failed before.
                 let moves = [UpgradeState::Migrating, UpgradeState::Migrated];
-                if store.is_none_or(|store| !moves.contains(&store.upgrade_state())) {
+                if store.is_none_or(|store| !moves.contains(&store.upgrade_state)) {
                     return Ok(None);
                 }
-                for other in self.all_submissions(submission).await? {
+                let mut by_another = false;
+                let look = |other: state::Submission| {
                     let moved = is_open(other.state) || other.state == AuditState::Approved;
                     let other = Remembered::read(&other.message)?;
                     let same = other.submission.submission_id == submission.submission_id;
-                    if moved && !same && other.evidence.as_ref() == Some(evidence) {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(Found::default()))
+                    by_another |= moved && !same && other.evidence.as_ref() == Some(evidence);
+                    Ok(())
+                };
+                self.each_submission(submission, look).await?;
+                Ok((!by_another).then(Found::default))
             }
             (Evidence::OtherMerchantAudit(before), Some(_)) => {
                 let shown = self.read(ctx, GetMerchantAuditInfo {}).await?.into();
@@ -309,10 +342,9 @@ impl Operations {
         &self,
         ctx: &Context,
         asked: Instant,
-    ) -> Result<Arc<Vec<Store>>, Error> {
+    ) -> Result<Arc<Vec<ListedStore>>, Error> {
         let fetch = |ops: Self, ctx| async move {
-            let listed = ops.all::<GetStoreList>(&ctx).await?;
-            Ok(listed.into_iter().map(Store::from).collect())
+            ops.all::<GetStoreList, _>(&ctx, |row| ListedStore::from(Store::from(row))).await
         };
         read(&self.0.lists.stores, self, ctx, asked, fetch).await
     }
@@ -322,10 +354,10 @@ impl Operations {
         &self,
         ctx: &Context,
         asked: Instant,
-    ) -> Result<Arc<Vec<LegacyStore>>, Error> {
+    ) -> Result<Arc<Vec<ListedLegacyStore>>, Error> {
         let fetch = |ops: Self, ctx| async move {
-            let listed = ops.all::<GetPoiList>(&ctx).await?;
-            Ok(listed.into_iter().map(LegacyStore::from).collect())
+            ops.all::<GetPoiList, _>(&ctx, |row| ListedLegacyStore::from(LegacyStore::from(row)))
+                .await
         };
         read(&self.0.lists.legacy_stores, self, ctx, asked, fetch).await
     }
@@ -346,31 +378,33 @@ impl Operations {
     /// that no other submission has become or may have become.
     pub(crate) async fn new_store<'a>(
         &self,
-        listed: &'a [Store],
+        listed: &'a [ListedStore],
         submission: &Submission,
         looks: &[u8],
-    ) -> Result<Option<&'a Store>, Error> {
-        let mut alike = Vec::from_iter(listed.iter().filter(|store| fingerprint(store) == looks));
+    ) -> Result<Option<&'a ListedStore>, Error> {
+        let mut alike = Vec::from_iter(listed.iter().filter(|store| store.looks == looks));
         if alike.is_empty() {
             return Ok(None);
         }
-        let mut others = Vec::new();
-        for other in self.all_submissions(submission).await? {
-            let remembered = Remembered::read(&other.message)?;
-            if remembered.submission.submission_id != submission.submission_id {
-                others.push((other, remembered.evidence));
+        let mut twins = Vec::new();
+        let look = |other: state::Submission| {
+            let Remembered { submission: its, evidence } = Remembered::read(&other.message)?;
+            if its.submission_id != submission.submission_id {
+                alike.retain(|store| store.poi_id != other.poi_id.as_str());
+                if other.poi_id.is_empty()
+                    && matches!(evidence, Some(Evidence::NewStore(its)) if its == looks)
+                {
+                    twins.push(other.state);
+                }
             }
-        }
-        let taken: HashSet<_> = others.iter().map(|(other, _)| other.poi_id.as_str()).collect();
-        alike.retain(|store| !taken.contains(&*store.poi_id));
+            Ok(())
+        };
+        self.each_submission(submission, look).await?;
         let [store] = alike[..] else { return Ok(None) };
-        let ambiguous = others.iter().any(|(other, evidence)| {
-            let twin = matches!(evidence, Some(Evidence::NewStore(its)) if its == looks);
-            // It may be the other's, or have failed when the other did.
-            twin && other.poi_id.is_empty()
-                && (is_open(other.state) || store.state() != AuditState::Approved)
-        });
-        Ok((!ambiguous).then_some(store))
+        // It may be the other's, or have failed when the other did.
+        let maybe_anothers =
+            |twin: &AuditState| is_open(*twin) || store.state != AuditState::Approved;
+        Ok((!twins.iter().any(maybe_anothers)).then_some(store))
     }
 
     /// All submissions of the same kind and account, in order.
@@ -378,18 +412,32 @@ impl Operations {
         &self,
         like: &Submission,
     ) -> Result<Vec<state::Submission>, state::Error> {
+        let mut all = Vec::new();
+        self.each_submission(like, |submission| {
+            all.push(submission);
+            Ok(())
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// Looks at all submissions of the same kind and account, in order. There may be very many.
+    async fn each_submission(
+        &self,
+        like: &Submission,
+        mut look: impl FnMut(state::Submission) -> Result<(), state::Error>,
+    ) -> Result<(), state::Error> {
         let mut query = SubmissionQuery {
             limit: PAGE,
             app_id: Some(like.app_id.clone().into()),
             kinds: vec![like.kind()],
             ..SubmissionQuery::default()
         };
-        let mut all = Vec::new();
         loop {
             let page = self.0.state.submissions(query.clone()).await?;
-            all.extend(page.submissions);
+            page.submissions.into_iter().try_for_each(&mut look)?;
             if page.at_end {
-                return Ok(all);
+                return Ok(());
             }
             query.after = page.seen;
         }

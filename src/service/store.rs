@@ -115,7 +115,7 @@ impl StoreService for Store {
         request: Request<pb::GetUpgradeProgressRequest>,
     ) -> Result<Response<pb::GetUpgradeProgressResponse>, Status> {
         let (ctx, _) = Context::split(request)?;
-        let stores = self.ops.all::<GetPoiList>(&ctx).await?;
+        let stores = self.ops.all::<GetPoiList, _>(&ctx, |row| row).await?;
         Ok(Response::new(stores.into()))
     }
 }
