@@ -130,7 +130,7 @@ impl Check {
         }
         let uuid = Uuid::try_parse(text).ok();
         if uuid.is_none() {
-            self.refuse(field, "has to be a UUID, or empty");
+            self.refuse(field, "has to be a UUID");
         }
         uuid
     }
