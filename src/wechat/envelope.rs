@@ -40,7 +40,7 @@ pub(super) fn open<R: DeserializeOwned>(envelope: Envelope, body: &[u8]) -> Resu
 }
 
 /// Whether the verdict of `errcode` is certainly a success, if this is JSON at all: by far the most
-/// replies are, and to see it like this costs a tenth of reading the JSON for it.
+/// replies are, and to see it like this costs less than reading the JSON for it.
 ///
 /// A name that stands here once can be nobody's but that of the whole, or else the whole has none,
 /// which is a success, too; unless letters of it are written as `\u0065`.
