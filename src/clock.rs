@@ -5,7 +5,10 @@
 //! do: it stops neither sockets nor other threads.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,8 +24,10 @@ struct Inner {
     started_wall: SystemTime,
     /// False for a clock that stands still unless it is advanced.
     runs: bool,
-    /// How far the clock was advanced by hand; a change wakes the sleepers.
-    advanced: watch::Sender<Duration>,
+    /// How far the clock was advanced by hand, in nanoseconds: some five hundred years at most.
+    advanced: AtomicU64,
+    /// Wakes the sleepers after a change of it.
+    changes: watch::Sender<()>,
 }
 
 impl Clock {
@@ -38,7 +43,7 @@ impl Clock {
 
     /// The time since an arbitrary start. Never goes back.
     pub fn now(&self) -> Instant {
-        self.0.started + self.elapsed()
+        self.real() + self.advanced()
     }
 
     /// The date and time of day. Goes wherever the machine's clock is set, even back: a service that
@@ -46,7 +51,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub fn wall(&self) -> SystemTime {
         let real = if self.0.runs { SystemTime::now() } else { self.0.started_wall };
-        real + *self.0.advanced.borrow()
+        real + self.advanced()
     }
 
     /// Seconds since 1970-01-01 UTC.
@@ -56,20 +61,21 @@ impl Clock {
 
     /// Waits until `deadline`, which comes by itself or by [`Clock::advance`].
     pub async fn sleep_until(&self, deadline: Instant) {
-        let mut advanced = self.0.advanced.subscribe();
+        let mut changes = self.0.changes.subscribe();
         loop {
-            let left = deadline.saturating_duration_since(self.now());
+            let real = self.real();
+            let left = deadline.saturating_duration_since(real + self.advanced());
             if left.is_zero() {
                 return;
             }
             if self.0.runs {
                 tokio::select! {
-                    () = tokio::time::sleep(left) => {}
+                    () = tokio::time::sleep_until((real + left).into()) => {}
                     // The sender lives in `self`, so this only ends by a change.
-                    _ = advanced.changed() => {}
+                    _ = changes.changed() => {}
                 }
             } else {
-                let _ = advanced.changed().await;
+                let _ = changes.changed().await;
             }
         }
     }
@@ -81,7 +87,11 @@ impl Clock {
 
     /// Moves the time forward and wakes whoever waits for a moment that is now past.
     pub fn advance(&self, by: Duration) {
-        self.0.advanced.send_modify(|advanced| *advanced += by);
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let _ = self.0.advanced.fetch_update(Ordering::Release, Ordering::Relaxed, |advanced| {
+            Some(advanced.saturating_add(by))
+        });
+        self.0.changes.send_replace(());
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
@@ -90,13 +100,17 @@ impl Clock {
             started: Instant::now(),
             started_wall: SystemTime::now(),
             runs,
-            advanced: watch::Sender::new(Duration::ZERO),
+            advanced: AtomicU64::new(0),
+            changes: watch::Sender::new(()),
         }))
     }
 
-    fn elapsed(&self) -> Duration {
-        let real = if self.0.runs { self.0.started.elapsed() } else { Duration::ZERO };
-        real + *self.0.advanced.borrow()
+    fn real(&self) -> Instant {
+        if self.0.runs { Instant::now() } else { self.0.started }
+    }
+
+    fn advanced(&self) -> Duration {
+        Duration::from_nanos(self.0.advanced.load(Ordering::Acquire))
     }
 }
 

@@ -278,7 +278,7 @@ impl Operations {
             };
             token = account.tokens.newest(token);
             let attempt = Attempt {
-                token: Some(&token.value),
+                token: Some(&token.access),
                 // Not less where the deadline comes first: a read is dropped then, and a write that
                 // was sent is followed to its end.
                 limit: E::REPLY_LIMIT,
@@ -291,7 +291,9 @@ impl Operations {
             let result = client.send(call, attempt).await;
             drop(slot);
             let error = result.as_ref().err();
-            account.quotas.learn(E::PATH, error, &mut trial, sent_at, clock.unix())?;
+            if error.is_some() || trial.is_some() {
+                account.quotas.learn(E::PATH, error, &mut trial, sent_at, clock.unix())?;
+            }
             let error = match result {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,

@@ -1,6 +1,7 @@
 //! The only place that sends a request to WeChat: one attempt, and what became of it.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     fmt::Write,
     pin::Pin,
@@ -13,16 +14,19 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
+use reqwest::{Body, Request, Url};
 use tracing::{Span, field::Empty};
 
 use super::{
-    Endpoint, Errcode, Error, Payload, Safety, envelope,
+    AccessToken, Endpoint, Errcode, Error, Payload, Safety,
+    endpoint::USUAL_REPLY_LIMIT,
+    envelope,
     hosts::{Choice, Host, Hosts, Sign},
     pools::Pools,
 };
-use crate::{clock::Clock, config, id::Secret};
+use crate::{clock::Clock, config};
 
 /// The longest wait for a host that was out: another attempt has to fit in after it.
 const TRIAL_LIMIT: Duration = Duration::from_secs(3);
@@ -43,7 +47,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Attempt<'a> {
     /// The access token; none for the token endpoints.
-    pub token: Option<&'a Secret>,
+    pub token: Option<&'a AccessToken>,
     /// The longest wait for the whole reply.
     pub limit: Duration,
     /// How long somebody waits for the call, further attempts included.
@@ -75,16 +79,14 @@ impl Client {
     /// Fails where the system has no usable TLS roots, or the settings were not checked.
     pub fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
         let host = |text: &String| {
-            let url = reqwest::Url::parse(text)?;
-            anyhow::Ok(Host {
-                base: url.as_str().trim_end_matches('/').to_owned(),
-                address: url.host_str().unwrap_or_default().to_owned(),
-                port: url.port_or_known_default().unwrap_or_default(),
-            })
+            let url = Url::parse(text)?;
+            let address = url.host_str().unwrap_or_default().to_owned();
+            let port = url.port_or_known_default().unwrap_or_default();
+            anyhow::Ok(Host { url, address, port })
         };
         let hosts: Vec<_> = settings.hosts.iter().map(host).collect::<Result<_, _>>()?;
         anyhow::ensure!(!hosts.is_empty(), "wechat.hosts: empty");
-        let pools = Pools::new(settings.proxy.clone(), clock.clone())?;
+        let pools = Pools::new(settings.proxy.clone(), clock.now())?;
         Ok(Self(Arc::new(Inner { hosts: Hosts::new(hosts, clock.clone()), pools })))
     }
 
@@ -110,7 +112,7 @@ impl Client {
         }
         let at = choice.index();
         let span = span::<E>(choice.host(), &attempt);
-        let result = match self.exchange(call, &attempt, choice.host(), &span).await {
+        let result = match self.exchange(call, &attempt, &choice, &span).await {
             Ok(body) => {
                 choice.tell(sign_of(&body));
                 read_reply::<E>(&body)
@@ -147,26 +149,28 @@ impl Client {
         &self,
         call: &E,
         &Attempt { token, limit, .. }: &Attempt<'_>,
-        host: &Host,
+        choice: &Choice<'_>,
         span: &Span,
     ) -> Result<Bytes, Failed> {
-        let payload = call.payload().map_err(|error| Failed {
-            error: Error::NotSent { cause: error.to_string() },
-            sign: Sign::Nothing,
-        })?;
-        let url = url(host, E::PATH, token, &payload);
-        let started = Arc::new(AtomicBool::new(false));
-        let http = self.0.pools.pool(E::SAFETY);
-        let mut request = http.request(E::METHOD, url).timeout(limit);
-        if let Some(content_type) = payload.content_type {
-            request = request
-                .header(header::CONTENT_TYPE, content_type)
-                .body(reqwest::Body::wrap(Watched::new(payload.body, started.clone())));
+        let Payload { query, content_type, body } = call.payload().map_err(not_sent)?;
+        let mut request = Request::new(E::METHOD, url(choice, E::PATH, token, &query));
+        if limit != USUAL_REPLY_LIMIT {
+            *request.timeout_mut() = Some(limit);
         }
+        let started = Arc::new(AtomicBool::new(false));
+        if let Some(content_type) = content_type {
+            let content_type = match content_type {
+                Cow::Borrowed(known) => HeaderValue::from_static(known),
+                Cow::Owned(made) => HeaderValue::try_from(made).map_err(not_sent)?,
+            };
+            request.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            *request.body_mut() = Some(Body::wrap(Watched::new(body, started.clone())));
+        }
+        let http = self.0.pools.pool(E::SAFETY, choice.chosen_at());
         // A GET has no body that could tell; it only ever reads.
         let maybe_sent = || E::METHOD == http::Method::GET || started.load(Ordering::Acquire);
 
-        let response = match request.send().await {
+        let response = match http.execute(request).await {
             Ok(response) => response,
             Err(error) => return Err(failure(error, limit, maybe_sent())),
         };
@@ -214,15 +218,30 @@ fn may_have_arrived(error: &Error) -> bool {
     }
 }
 
-fn url(host: &Host, path: &str, token: Option<&Secret>, payload: &Payload) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    if let Some(token) = token {
-        query.append_pair("access_token", token.expose());
+fn url(
+    choice: &Choice<'_>,
+    path: &str,
+    token: Option<&AccessToken>,
+    query: &[(&'static str, String)],
+) -> Url {
+    let host = choice.host();
+    let mut url = match token {
+        Some(token) => token.url(choice.index(), host, path),
+        None => {
+            let mut url = host.url.clone();
+            url.set_path(path);
+            url
+        }
+    };
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
     }
-    query.extend_pairs(&payload.query);
-    let query = query.finish();
-    let separator = if query.is_empty() { "" } else { "?" };
-    format!("{}{path}{separator}{query}", host.base)
+    url
+}
+
+/// Something is wrong with the call itself.
+fn not_sent(error: impl std::error::Error) -> Failed {
+    Failed { error: Error::NotSent { cause: error.to_string() }, sign: Sign::Nothing }
 }
 
 /// The span of one attempt, named and filled as OpenTelemetry's HTTP conventions say.
@@ -230,7 +249,7 @@ fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
     if attempt.parent.is_disabled() {
         return Span::none();
     }
-    let mut url = format!("{}{}", host.base, E::PATH);
+    let mut url = format!("{}{}", host.base(), E::PATH);
     if attempt.token.is_some() {
         let _ = write!(url, "?access_token={REDACTED}");
     }
@@ -366,6 +385,11 @@ impl http_body::Body for Watched {
         Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 
+    fn is_end_stream(&self) -> bool {
+        // Whoever asks has not begun to read yet.
+        self.left == 0 && self.started.load(Ordering::Acquire)
+    }
+
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
     }
@@ -382,7 +406,7 @@ pub(super) fn multipart(name: &str, file_name: &str, kind: &str, content: Bytes)
     );
     let tail = format!("\r\n--{boundary}--\r\n");
     Payload {
-        content_type: Some(format!("multipart/form-data; boundary={boundary}")),
+        content_type: Some(format!("multipart/form-data; boundary={boundary}").into()),
         body: vec![head.into(), content, tail.into()],
         ..Payload::default()
     }

@@ -1,10 +1,13 @@
 //! What a WeChat call is: data about an endpoint, and nothing that runs.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
 use serde::{Serialize, de::DeserializeOwned};
+
+/// The [`Endpoint::REPLY_LIMIT`] of most, which the HTTP clients have by themselves.
+pub(super) const USUAL_REPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// One WeChat call: what is sent, where, and what comes back.
 pub trait Endpoint: Serialize + Send + Sync + 'static {
@@ -22,7 +25,7 @@ pub trait Endpoint: Serialize + Send + Sync + 'static {
     /// next may follow.
     const PACE: Option<Duration> = None;
     /// The longest wait for the whole reply.
-    const REPLY_LIMIT: Duration = Duration::from_secs(10);
+    const REPLY_LIMIT: Duration = USUAL_REPLY_LIMIT;
     /// The longest reply that is read, in bytes. It bounds what a call can cost in memory.
     const MAX_REPLY: usize = 1 << 20;
     /// What comes back.
@@ -54,7 +57,7 @@ pub struct Payload {
     /// Further query parameters.
     pub query: Vec<(&'static str, String)>,
     /// The kind of the body; none without a body.
-    pub content_type: Option<String>,
+    pub content_type: Option<Cow<'static, str>>,
     /// The body, in pieces so that a picture need not be copied.
     pub body: Vec<Bytes>,
 }

@@ -4,12 +4,16 @@
 //! and not null (create_map_poi) or `status` is not 0 (get_district). Failures of all endpoints,
 //! these two included, may come as `errcode`.
 
+use memchr::memmem;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Envelope, Errcode, Error, Int, Text};
 
 /// Reads the verdict, then the reply.
 pub(super) fn open<R: DeserializeOwned>(envelope: Envelope, body: &[u8]) -> Result<R, Error> {
+    if envelope == Envelope::Errcode && is_success(body) {
+        return read(body);
+    }
     let verdict: Errors = read(body)?;
     if let Int(Some(code)) = verdict.errcode
         && code != 0
@@ -33,6 +37,25 @@ pub(super) fn open<R: DeserializeOwned>(envelope: Envelope, body: &[u8]) -> Resu
         }
     }
     read(body)
+}
+
+/// Whether the verdict of `errcode` is certainly a success, if this is JSON at all: by far the most
+/// replies are, and to see it like this costs less than reading the JSON for it.
+///
+/// A name that stands here once can be nobody's but that of the whole, or else the whole has none,
+/// which is a success, too; unless letters of it are written as `\u0065`.
+fn is_success(body: &[u8]) -> bool {
+    let once = |name: &[u8], values: &[&[u8]]| {
+        let mut places = memmem::find_iter(body, name).map(|at| &body[at + name.len()..]);
+        match (places.next(), places.next()) {
+            (None, _) => true,
+            (Some(rest), None) => values.iter().any(|value| rest.starts_with(value)),
+            (Some(_), Some(_)) => false,
+        }
+    };
+    once(b"errcode", &[b"\":0,", b"\":0}"])
+        && once(b"errmsg", &[b"\":\""])
+        && memmem::find(body, br"\u00").is_none()
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
@@ -107,6 +130,39 @@ mod tests {
             (E::Status, r#"{"errcode":40001,"errmsg":"x"}"#, Err("40001 x")),
         ] {
             assert_eq!(verdict(envelope, body), expected.map_err(str::to_owned), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_seen_to_be_a_success_is_one() {
+        for body in [
+            r#"{"errcode":0,"errmsg":"ok","business":{}}"#,
+            r#"{"business":{"errmsg":"ok","errcode":0}}"#,
+            r#"{"url":"http://mmbiz.qpic.cn/\u95e8"}"#,
+            r#"{"text":"\"errcode\":0,"}"#,
+        ] {
+            assert_eq!(verdict(Envelope::Errcode, body), Ok(()), "{body}");
+        }
+        assert!(is_success(br#"{"errcode":0,"errmsg":"ok","business":{"name":"\u95e8"}}"#));
+        for body in [
+            r#"{"errcode":1}"#,
+            r#"{"errcode":-1,"errmsg":"ok"}"#,
+            r#"{"errcode":"85038"}"#,
+            r#"{"errcode":01}"#,
+            r#"{"errcode":0.5}"#,
+            r#"{"errcode": 7}"#,
+            r#"{"errcode" :7}"#,
+            r#"{"data":{"errcode":0},"errcode":7}"#,
+            r#"{"errcode":7,"data":{"errcode":0}}"#,
+            r#"{"data":"errcode\":0,","errcode":7}"#,
+            r#"{"data":{"errcode":0},"err\u0063ode":7}"#,
+            r#"{"\u0065rrcode":7}"#,
+            r#"{"errcode":0,"errcode":7}"#,
+            r#"{"errcode":0,"errmsg":{}}"#,
+            r#"{"errmsg":"ok","errmsg":"no"}"#,
+        ] {
+            assert!(!is_success(body.as_bytes()), "{body}");
+            assert!(verdict(Envelope::Errcode, body).is_err(), "{body}");
         }
     }
 

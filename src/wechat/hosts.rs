@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Url;
+
 use crate::clock::Clock;
 
 /// From a host's failure to its first trial; doubled by each trial that fails, and where it fails
@@ -41,8 +43,8 @@ pub(super) struct Hosts {
 /// One host.
 #[derive(Debug)]
 pub(super) struct Host {
-    /// The URL without a slash at its end.
-    pub(super) base: String,
+    /// With no path but `/`.
+    pub(super) url: Url,
     pub(super) address: String,
     pub(super) port: u16,
 }
@@ -187,7 +189,7 @@ impl Hosts {
         let next = state.health.iter().position(|health| health.trial_at.is_none());
         state.moves(next.unwrap_or((failed + 1) % self.list.len()), now);
         if !known {
-            let [host, next] = [failed, state.current].map(|index| &self.list[index].base);
+            let [host, next] = [failed, state.current].map(|index| self.list[index].base());
             tracing::warn!(%host, %next, "WeChat's host fails; calls go to the next one");
         }
     }
@@ -202,13 +204,20 @@ impl Hosts {
         if index < state.current || state.health[state.current].trial_at.is_some() {
             state.moves(index, now);
         }
-        let host = &self.list[index].base;
+        let host = self.list[index].base();
         tracing::info!(%host, "WeChat's host answers again; calls go there");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    /// The URL without a slash at its end.
+    pub(super) fn base(&self) -> &str {
+        self.url.as_str().trim_end_matches('/')
     }
 }
 
@@ -253,6 +262,11 @@ impl Choice<'_> {
         self.index
     }
 
+    /// When the attempt began.
+    pub(super) fn chosen_at(&self) -> Instant {
+        self.chosen_at
+    }
+
     pub(super) fn is_trial(&self) -> bool {
         self.trial
     }
@@ -283,7 +297,7 @@ mod tests {
     fn hosts(names: &[&str]) -> (Hosts, Clock) {
         let clock = Clock::frozen();
         let host = |name: &&str| Host {
-            base: format!("https://{name}"),
+            url: Url::parse(&format!("https://{name}")).expect("a URL"),
             address: (*name).to_owned(),
             port: 443,
         };

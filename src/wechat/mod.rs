@@ -3,6 +3,7 @@
 //! Every call is a plain struct that implements [`Endpoint`]; [`Client`] sends any of them, once.
 //! Nothing here knows gRPC, retries or where tokens come from.
 
+mod access;
 mod client;
 mod endpoint;
 mod envelope;
@@ -20,6 +21,7 @@ pub mod nearby;
 pub mod store;
 pub mod token;
 
+pub use access::AccessToken;
 pub use client::{Attempt, Client, Tries};
 pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
 pub use envelope::Done;

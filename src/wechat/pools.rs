@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::Safety;
-use crate::{clock::Clock, config::Proxy};
+use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
+use crate::config::Proxy;
 
 /// Until the TCP and TLS handshakes are through.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -29,7 +29,6 @@ const LIFE: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Pools {
     proxy: Option<Proxy>,
-    clock: Clock,
     current: Mutex<Current>,
 }
 
@@ -41,16 +40,15 @@ struct Current {
 }
 
 impl Pools {
-    pub(super) fn new(proxy: Option<Proxy>, clock: Clock) -> anyhow::Result<Self> {
+    pub(super) fn new(proxy: Option<Proxy>, now: Instant) -> anyhow::Result<Self> {
         // A second installation is refused and harmless: it is the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let current = Current::new(proxy.as_ref(), clock.now())?;
-        Ok(Self { proxy, clock, current: Mutex::new(current) })
+        let current = Current::new(proxy.as_ref(), now)?;
+        Ok(Self { proxy, current: Mutex::new(current) })
     }
 
-    /// The pool for a call of this safety.
-    pub(super) fn pool(&self, safety: Safety) -> reqwest::Client {
-        let now = self.clock.now();
+    /// The pool for a call of this safety that begins now.
+    pub(super) fn pool(&self, safety: Safety, now: Instant) -> reqwest::Client {
         let old = {
             let mut current = self.lock();
             if now < current.until {
@@ -104,6 +102,7 @@ fn client(proxy: Option<&Proxy>, idle: Duration) -> anyhow::Result<reqwest::Clie
         .no_proxy()
         .referer(false)
         .connect_timeout(CONNECT_LIMIT)
+        .timeout(USUAL_REPLY_LIMIT)
         .pool_idle_timeout(idle)
         .tcp_nodelay(true)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));

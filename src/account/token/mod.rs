@@ -29,7 +29,7 @@ use crate::{
     flight::{Flight, Run},
     id::{AppId, Secret},
     state::{self, Acquired, SharedToken},
-    wechat::{self, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
+    wechat::{self, AccessToken, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
 };
 
 mod classic;
@@ -70,10 +70,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const LEAST_LIFE: Duration = Duration::from_secs(5);
 
 /// A usable access token.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Token {
     /// The token itself.
-    pub value: Secret,
+    pub access: AccessToken,
     /// Counts the changes of value since the start.
     pub generation: u64,
     fetched_at: Instant,
@@ -280,8 +280,9 @@ impl Tokens {
 
     /// The current token; waits for one, but not beyond `deadline`.
     pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
-        if let Some(token) = self.current() {
-            if self.clock.now() >= token.renew_at {
+        let now = self.clock.now();
+        if let Some(token) = self.current_at(now) {
+            if now >= token.renew_at {
                 // Ahead of its end: nobody waits, and a failure costs nothing yet.
                 let _ = self.refresh(&mut self.lock(), false);
             }
@@ -299,6 +300,9 @@ impl Tokens {
 
     /// What is current by now, after a wait with this one.
     pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
+        if self.lock().generation == known.generation {
+            return known;
+        }
         self.current().unwrap_or(known)
     }
 
@@ -468,7 +472,8 @@ impl Tokens {
     fn adopt(&self, number: u64, shared: &SharedToken) -> Option<Arc<Token>> {
         let now = self.clock.now();
         let newer = self.current().is_none_or(|current| {
-            current.value != shared.value || now + shared.life > current.expires_at + LEAST_LIFE
+            *current.access.value() != shared.value
+                || now + shared.life > current.expires_at + LEAST_LIFE
         });
         if !newer || shared.life <= LEAST_LIFE {
             return None;
@@ -493,7 +498,7 @@ impl Tokens {
         }
         state.stored = number;
         state.failure = None;
-        let same = current.as_ref().is_some_and(|current| current.value == fetched.value);
+        let same = current.as_ref().is_some_and(|current| *current.access.value() == fetched.value);
         if !same {
             state.generation += 1;
             state.suspect = None;
@@ -508,7 +513,7 @@ impl Tokens {
         let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
         let expires_at = sent_at + fetched.life;
         let token = Arc::new(Token {
-            value: fetched.value,
+            access: fetched.value.into(),
             generation: state.generation,
             // Asking again for the same value does not make it new.
             fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
@@ -555,7 +560,11 @@ impl Tokens {
     }
 
     fn current(&self) -> Option<Arc<Token>> {
-        self.cache.get(&self.app_id).filter(|token| self.clock.now() < token.expires_at)
+        self.current_at(self.clock.now())
+    }
+
+    fn current_at(&self, now: Instant) -> Option<Arc<Token>> {
+        self.cache.get(&self.app_id).filter(|token| now < token.expires_at)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -607,8 +616,8 @@ mod tests {
         let (_folder, tokens) = tokens(&clock);
         tokens.store(2, fetched("newer", 7_200), clock.now());
         let kept = tokens.store(1, fetched("older", 7_200), clock.now());
-        assert_eq!(kept.value.expose(), "newer");
-        assert_eq!(tokens.current().expect("a token").value.expose(), "newer");
+        assert_eq!(kept.access.value().expose(), "newer");
+        assert_eq!(tokens.current().expect("a token").access.value().expose(), "newer");
     }
 
     #[test]
