@@ -146,9 +146,15 @@ impl Operations {
         write: &Write,
         asked: Instant,
     ) -> Result<Outlook, Error> {
-        let sought = Sought::read(&write.sought)?;
+        let mut sought = Sought::read(&write.sought)?;
         if sought.repeatable {
             return Ok(Outlook::NotExecuted);
+        }
+        // Only what WeChat took is remembered: nothing but the end could not be noted any more.
+        if let Some(stored) = self.0.state.submission(&write.write_id).await? {
+            sought.submission = Some(Remembered::read(&stored.message)?.submission);
+            self.executed(write, sought, Found::default()).await?;
+            return Ok(Outlook::Executed);
         }
         let Some(evidence) = &sought.evidence else { return Ok(Outlook::Unknown) };
         let mut ctx = ctx.beforehand();

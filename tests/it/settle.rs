@@ -457,3 +457,22 @@ async fn an_application_is_found_by_what_changed_since() {
         app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn what_is_remembered_was_executed() {
+    for write in [Write::AddNearbyPoi, Write::AddStore, Write::Migrate, Write::ReplaceNearbyPoi] {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        let (_, submission) = app.run(write, &poi_id).await.expect("submitted");
+        let submission = submission.expect("a submission");
+        // The process died before it could note that the write had ended.
+        let unnoted = "UPDATE writes SET state = 'sent', until = 0, reply = NULL, ended = 0;
+                       COMMIT";
+        app.lock_state().execute_batch(unnoted).expect("as if");
+        let (settled, again) = app.run(write, &poi_id).await.expect("known");
+        assert_eq!((settled, again), (true, Some(submission)), "{write:?}");
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+        app.stop().await;
+    }
+}
