@@ -301,8 +301,17 @@ impl Operations {
             }
             (Evidence::NearbyPoiGone(poi_id), _) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                let there = listed.iter().any(|place| place.poi_id == *poi_id);
-                Ok((!there).then(Found::default))
+                // A place without id may be this one.
+                let there = |place: &NearbyPoi| place.poi_id.is_empty() || place.poi_id == *poi_id;
+                let mut is_gone = !listed.iter().any(there);
+                if is_gone && listed.is_empty() {
+                    // So may an answer that says nothing; one without places says how many there
+                    // may be.
+                    let start = Cursor::start("nearby");
+                    let first = self.nearby_pois(ctx, &start, MOST_PLACES).await?;
+                    is_gone = first.maximum_count > 0 && first.pois.is_empty();
+                }
+                Ok(is_gone.then(Found::default))
             }
             (
                 Evidence::NewStore(_)

@@ -476,3 +476,26 @@ async fn what_is_remembered_was_executed() {
         app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_proves_nothing() {
+    let app = App::start().await;
+    let poi_id = app.prepared(Write::DeleteNearbyPoi).await;
+    app.wechat.fault(Fault::new("/wxa/delnearbypoi", Kind::ResetBefore));
+    app.fault("/wxa/getnearbypoilist", Kind::NullField { pointer: "/data".to_owned() });
+    let lost = app.run(Write::DeleteNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+
+    let app = App::start().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let request =
+        pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..app.application().await };
+    app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
+    let nothing = Kind::NullField { pointer: "/data".to_owned() };
+    app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", nothing).times(0).after(1));
+    let lost = app.merchants().apply_merchant(request).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
