@@ -27,7 +27,7 @@ use crate::{
     },
     state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        Evidence, Looks, Remembered, Sought,
+        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought,
         map_poi::is_about,
         merchant::other_audit,
         nearby::looks,
@@ -258,10 +258,18 @@ impl Operations {
                 }
                 Ok(Some(Found::default()))
             }
-            (Evidence::OtherMerchantAudit(before), Some(_)) => {
+            (Evidence::OtherMerchantAudit(before), Some(submission)) => {
                 let shown = self.read(ctx, GetMerchantAuditInfo {}).await?.into();
-                Ok(other_audit(before, &shown)
-                    .map(|audit_id| Found { audit_id, ..Found::default() }))
+                let Some(audit_id) = other_audit(before, &shown) else { return Ok(None) };
+                let others = self.all_submissions(submission).await?;
+                let is_anothers = others.iter().any(|other| {
+                    let numbered = !audit_id.is_empty() && other.audit_id.as_str() == audit_id;
+                    // It may have been confirmed since.
+                    let confirmable = other.created.saturating_add(millis(CONFIRM_WITHIN));
+                    let nameless = is_open(other.state) && other.audit_id.is_empty();
+                    numbered || nameless && confirmable > write.sent
+                });
+                Ok((!is_anothers).then(|| Found { audit_id, ..Found::default() }))
             }
             (Evidence::MapPoiEvent(proposed), Some(_)) => {
                 let event = self.event(write, SubmissionKind::MapPoi, |event| {
@@ -463,6 +471,10 @@ fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) 
         // One that was replaced has had other reviews before.
         numbered || same && (wanted.poi_id.is_empty() || is_open(other.state))
     })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether the answer to a question about something says that there is none.

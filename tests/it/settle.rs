@@ -499,3 +499,25 @@ async fn an_answer_that_says_nothing_proves_nothing() {
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn what_another_application_changed_proves_nothing() {
+    let app = App::start().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let request = app.application().await;
+    app.merchants().apply_merchant(request.clone()).await.expect("submitted");
+    // Until an administrator confirms that one, the one before is shown.
+    let earlier = json!({ "errcode": 0, "data": { "audit_id": 7, "status": 3, "reason": "" } });
+    let earlier = Kind::Replace { body: earlier };
+    app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", earlier).times(2));
+    app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
+    let second = pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..request };
+    let lost = app.merchants().apply_merchant(second.clone()).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.heal();
+    app.clock.advance(LIMIT);
+    let unknown = app.merchants().apply_merchant(second).await.expect_err("it is the first one's");
+    assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
