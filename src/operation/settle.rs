@@ -57,8 +57,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const SHOWN_WITHIN: Duration = Duration::from_secs(600);
 /// So many are read from the state at once.
 const PAGE: usize = 1000;
-/// A machine's clock may be so far from WeChat's and the state's.
-const SKEW: Duration = Duration::from_secs(300);
 
 /// What is known of a write after a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,12 +269,21 @@ impl Operations {
                 });
                 Ok((!is_anothers).then(|| Found { audit_id, ..Found::default() }))
             }
-            (Evidence::MapPoiEvent(proposed), Some(_)) => {
+            (Evidence::MapPoiEvent(proposed), Some(submission)) => {
                 let event = self.event(write, SubmissionKind::MapPoi, |event| {
                     matches!(&event.detail, Some(Detail::MapPoi(place)) if is_about(place, proposed))
                 });
-                let found = event.await?;
-                Ok(found.map(|event| Found { audit_id: event.audit_id, ..Found::default() }))
+                let Some(event) = event.await? else { return Ok(None) };
+                for other in self.all_submissions(submission).await? {
+                    // It may be about that one, whose number is not known.
+                    let nameless = is_open(other.state) && other.audit_id.is_empty();
+                    if nameless
+                        && Remembered::read(&other.message)?.evidence.as_ref() == Some(evidence)
+                    {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(Found { audit_id: event.audit_id, ..Found::default() }))
             }
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
@@ -430,12 +437,12 @@ impl Operations {
         kind: SubmissionKind,
         fits: impl Fn(&AuditEvent) -> bool,
     ) -> Result<Option<AuditEvent>, Error> {
-        let skew = u64::try_from(SKEW.as_millis()).unwrap_or(u64::MAX);
         let mut query = EventQuery {
             limit: PAGE,
             app_id: Some(write.app_id.clone()),
             kinds: vec![kind],
-            from: Some(write.sent.saturating_sub(skew)),
+            // By the state's clock, too.
+            from: Some(write.sent),
             ..EventQuery::default()
         };
         loop {

@@ -521,3 +521,31 @@ async fn what_another_application_changed_proves_nothing() {
     assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn an_event_that_may_be_anothers_proves_nothing() {
+    for event_first in [true, false] {
+        let app = App::start().await;
+        // The same place, of which nobody knows the number.
+        let nameless = Kind::NullField { pointer: "/data/base_id".to_owned() };
+        app.wechat.fault(Fault::new("/wxa/create_map_poi", nameless));
+        app.map_pois().create_map_poi(new_map_poi()).await.expect("submitted");
+        let audit_id = app.wechat.audits()[0].audit_id;
+        if event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+            app.clock.advance(Duration::from_secs(1));
+        }
+        app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetBefore));
+        let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
+        let lost = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        if !event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+        }
+        let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        app.stop().await;
+    }
+}
