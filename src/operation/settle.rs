@@ -288,17 +288,22 @@ impl Operations {
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
                 let others = self.all_submissions(submission).await?;
-                let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
-                    matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == wanted.poi_id)
-                });
-                let event = if wanted.poi_id.is_empty() { None } else { event.await? };
-                let wanted = |place: &&NearbyPoi| {
-                    is_wanted(place, wanted, event.is_some())
-                        && !is_anothers(place, wanted, &others)
+                let fits = |place: &&NearbyPoi| {
+                    is_wanted(place, wanted) && !is_anothers(place, wanted, &others)
                 };
-                let Some(place) = listed.iter().find(wanted) else { return Ok(None) };
-                let audit_id = event.map_or(place.audit_id.clone(), |event| event.audit_id);
-                Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }))
+                for place in listed.iter().filter(fits) {
+                    let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
+                        matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == place.poi_id)
+                    });
+                    let audit_id = match event.await? {
+                        Some(event) => event.audit_id,
+                        None if is_open(place.state()) => place.audit_id.clone(),
+                        // It may have been like this before.
+                        None => continue,
+                    };
+                    return Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }));
+                }
+                Ok(None)
             }
             (Evidence::Store(Looks { hash, .. }), _) if hash.is_empty() => Ok(None),
             (Evidence::Store(Looks { poi_id, hash }), _) => {
@@ -462,12 +467,10 @@ impl Operations {
     }
 }
 
-/// Whether a listed place is as a lost call wanted it: it looks like that, and if it was there
-/// before, it is in review, or was since.
-fn is_wanted(place: &NearbyPoi, wanted: &Looks, was_reviewed: bool) -> bool {
-    let of_a_review = || wanted.poi_id == place.poi_id && (was_reviewed || is_open(place.state()));
+/// Whether a listed place looks as a lost call wanted it.
+fn is_wanted(place: &NearbyPoi, wanted: &Looks) -> bool {
     looks(&place.credential, &place.address) == wanted.hash
-        && (wanted.poi_id.is_empty() || of_a_review())
+        && (wanted.poi_id.is_empty() || wanted.poi_id == place.poi_id)
 }
 
 /// Whether another submission made a listed place what it is.

@@ -549,3 +549,21 @@ async fn an_event_that_may_be_anothers_proves_nothing() {
         app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_place_that_was_there_before_proves_nothing() {
+    let app = App::start().await;
+    let answer = app.add_nearby_poi("").await.expect("submitted");
+    app.approve(&answer.submission.expect("a submission"));
+    app.received(1).await;
+    app.clock.advance(Duration::from_secs(2));
+    // As one that was added by hand, or that is older than what is kept.
+    app.lock_state().execute_batch("DELETE FROM submissions; COMMIT").expect("forgotten");
+    app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+    let lost = app.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.clock.advance(LIMIT);
+    let there = app.run(Write::AddNearbyPoi, "").await.expect_err("it is there");
+    assert_eq!(there.code(), Code::AlreadyExists);
+    app.stop().await;
+}
