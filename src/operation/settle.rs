@@ -27,7 +27,7 @@ use crate::{
     },
     state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        Evidence, Looks, Remembered, Sought, change::shows, map_poi::is_about,
+        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, map_poi::is_about,
         merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint, write::kept,
     },
     wechat::{
@@ -52,8 +52,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 const SHOWN_WITHIN: Duration = Duration::from_secs(600);
 /// So many are read from the state at once.
 const PAGE: usize = 1000;
-/// A machine's clock may be so far from WeChat's and the state's.
-const SKEW: Duration = Duration::from_secs(300);
 
 /// What is known of a write after a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,9 +171,15 @@ impl Operations {
         write: &Write,
         asked: Instant,
     ) -> Result<Outlook, Error> {
-        let sought = Sought::read(&write.sought)?;
+        let mut sought = Sought::read(&write.sought)?;
         if sought.repeatable {
             return Ok(Outlook::NotExecuted);
+        }
+        // Only what WeChat took is remembered: nothing but the end could not be noted any more.
+        if let Some(stored) = self.0.state.submission(&write.write_id).await? {
+            sought.submission = Some(Remembered::read(&stored.message)?.submission);
+            self.executed(write, sought, Found::default()).await?;
+            return Ok(Outlook::Executed);
         }
         let Some(evidence) = &sought.evidence else { return Ok(Outlook::Unknown) };
         let mut ctx = ctx.beforehand();
@@ -280,32 +284,54 @@ impl Operations {
                 self.each_submission(submission, look).await?;
                 Ok((!by_another).then(Found::default))
             }
-            (Evidence::OtherMerchantAudit(before), Some(_)) => {
+            (Evidence::OtherMerchantAudit(before), Some(submission)) => {
                 let shown = self.read(ctx, GetMerchantAuditInfo {}).await?.into();
-                Ok(other_audit(before, &shown)
-                    .map(|audit_id| Found { audit_id, ..Found::default() }))
+                let Some(audit_id) = other_audit(before, &shown) else { return Ok(None) };
+                let others = self.all_submissions(submission).await?;
+                let is_anothers = others.iter().any(|other| {
+                    let numbered = !audit_id.is_empty() && other.audit_id.as_str() == audit_id;
+                    // It may have been confirmed since.
+                    let confirmable = other.created.saturating_add(millis(CONFIRM_WITHIN));
+                    let nameless = is_open(other.state) && other.audit_id.is_empty();
+                    numbered || nameless && confirmable > write.sent
+                });
+                Ok((!is_anothers).then(|| Found { audit_id, ..Found::default() }))
             }
-            (Evidence::MapPoiEvent(proposed), Some(_)) => {
+            (Evidence::MapPoiEvent(proposed), Some(submission)) => {
                 let event = self.event(write, SubmissionKind::MapPoi, |event| {
                     matches!(&event.detail, Some(Detail::MapPoi(place)) if is_about(place, proposed))
                 });
-                let found = event.await?;
-                Ok(found.map(|event| Found { audit_id: event.audit_id, ..Found::default() }))
+                let Some(event) = event.await? else { return Ok(None) };
+                for other in self.all_submissions(submission).await? {
+                    // It may be about that one, whose number is not known.
+                    let nameless = is_open(other.state) && other.audit_id.is_empty();
+                    if nameless
+                        && Remembered::read(&other.message)?.evidence.as_ref() == Some(evidence)
+                    {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(Found { audit_id: event.audit_id, ..Found::default() }))
             }
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
                 let others = self.all_submissions(submission).await?;
-                let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
-                    matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == wanted.poi_id)
-                });
-                let event = if wanted.poi_id.is_empty() { None } else { event.await? };
-                let wanted = |place: &&NearbyPoi| {
-                    is_wanted(place, wanted, event.is_some())
-                        && !is_anothers(place, wanted, &others)
+                let fits = |place: &&NearbyPoi| {
+                    is_wanted(place, wanted) && !is_anothers(place, wanted, &others)
                 };
-                let Some(place) = listed.iter().find(wanted) else { return Ok(None) };
-                let audit_id = event.map_or(place.audit_id.clone(), |event| event.audit_id);
-                Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }))
+                for place in listed.iter().filter(fits) {
+                    let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
+                        matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == place.poi_id)
+                    });
+                    let audit_id = match event.await? {
+                        Some(event) => event.audit_id,
+                        None if is_open(place.state()) => place.audit_id.clone(),
+                        // It may have been like this before.
+                        None => continue,
+                    };
+                    return Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }));
+                }
+                Ok(None)
             }
             (Evidence::Store(wanted), _) if wanted.unseen => Ok(None),
             (Evidence::Store(wanted), _) => {
@@ -323,8 +349,17 @@ impl Operations {
             }
             (Evidence::NearbyPoiGone(poi_id), _) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                let there = listed.iter().any(|place| place.poi_id == *poi_id);
-                Ok((!there).then(Found::default))
+                // A place without id may be this one.
+                let there = |place: &NearbyPoi| place.poi_id.is_empty() || place.poi_id == *poi_id;
+                let mut is_gone = !listed.iter().any(there);
+                if is_gone && listed.is_empty() {
+                    // So may an answer that says nothing; one without places says how many there
+                    // may be.
+                    let start = Cursor::start("nearby");
+                    let first = self.nearby_pois(ctx, &start, MOST_PLACES).await?;
+                    is_gone = first.maximum_count > 0 && first.pois.is_empty();
+                }
+                Ok(is_gone.then(Found::default))
             }
             (
                 Evidence::NewStore(_)
@@ -450,12 +485,12 @@ impl Operations {
         kind: SubmissionKind,
         fits: impl Fn(&AuditEvent) -> bool,
     ) -> Result<Option<AuditEvent>, Error> {
-        let skew = u64::try_from(SKEW.as_millis()).unwrap_or(u64::MAX);
         let mut query = EventQuery {
             limit: PAGE,
             app_id: Some(write.app_id.clone()),
             kinds: vec![kind],
-            from: Some(write.sent.saturating_sub(skew)),
+            // By the state's clock, too.
+            from: Some(write.sent),
             ..EventQuery::default()
         };
         loop {
@@ -475,12 +510,10 @@ impl Operations {
     }
 }
 
-/// Whether a listed place is as a lost call wanted it: it looks like that, and if it was there
-/// before, it is in review, or was since.
-fn is_wanted(place: &NearbyPoi, wanted: &Looks, was_reviewed: bool) -> bool {
-    let of_a_review = || wanted.poi_id == place.poi_id && (was_reviewed || is_open(place.state()));
+/// Whether a listed place looks as a lost call wanted it.
+fn is_wanted(place: &NearbyPoi, wanted: &Looks) -> bool {
     looks(&place.credential, &place.address) == wanted.hash
-        && (wanted.poi_id.is_empty() || of_a_review())
+        && (wanted.poi_id.is_empty() || wanted.poi_id == place.poi_id)
 }
 
 /// Whether another submission made a listed place what it is.
@@ -491,6 +524,10 @@ fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) 
         // One that was replaced has had other reviews before.
         numbered || same && (wanted.poi_id.is_empty() || is_open(other.state))
     })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether the answer to a question about something says that there is none.

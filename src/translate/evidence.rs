@@ -1,7 +1,7 @@
 //! What a write leaves behind at WeChat: what is looked for if its reply was lost.
 //!
-//! It goes into the state, so it holds no phone number and the like, only their hash. Which evidence
-//! proves what, and why, stands in `docs/writes.md`.
+//! It goes into the state, so evidence holds no phone number and the like, only their hash; a response
+//! that is known beforehand may. Which evidence proves what, and why, stands in `docs/writes.md`.
 
 use bytes::Bytes;
 use prost::{Message, Oneof};

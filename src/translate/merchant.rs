@@ -3,6 +3,7 @@
 use super::{Check, Evidence, Evident, Invalid, Review, Reviewed};
 use crate::{
     pb::{self, AuditState, SubmissionKind},
+    state::is_open,
     wechat::{
         Done, Int, List, Text,
         merchant::{
@@ -147,13 +148,20 @@ pub(crate) fn other_audit(
     before: &pb::GetMerchantAuditResponse,
     shown: &pb::GetMerchantAuditResponse,
 ) -> Option<String> {
-    if before == shown {
+    let says_nothing = |audit: &pb::GetMerchantAuditResponse| {
+        audit.audit_id.is_empty() && audit.state() == AuditState::Unspecified
+    };
+    if says_nothing(before) || says_nothing(shown) {
         return None;
     }
-    let renumbered = before.audit_id != shown.audit_id;
+    let same_number = before.audit_id == shown.audit_id;
     // An application that was open before may have ended since, by itself.
-    let ended_by_itself = !renumbered && crate::state::is_open(before.state());
-    (!ended_by_itself).then(|| shown.audit_id.clone())
+    if same_number && (before.state() == shown.state() || is_open(before.state())) {
+        return None;
+    }
+    let submitted = !matches!(shown.state(), AuditState::Unspecified | AuditState::NotSubmitted);
+    let renumbered = !same_number && !shown.audit_id.is_empty();
+    (renumbered || submitted).then(|| shown.audit_id.clone())
 }
 
 impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// An administrator who has not confirmed by then can be asked again (S3 §2: 24 小时).
-const CONFIRM_WITHIN: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const CONFIRM_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// A call that WeChat reviews.
 pub(crate) trait Reviewed: Evident {

@@ -485,3 +485,113 @@ async fn an_application_is_found_by_what_changed_since() {
         app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn what_is_remembered_was_executed() {
+    for write in [Write::AddNearbyPoi, Write::AddStore, Write::Migrate, Write::ReplaceNearbyPoi] {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        let (_, submission) = app.run(write, &poi_id).await.expect("submitted");
+        let submission = submission.expect("a submission");
+        // The process died before it could note that the write had ended.
+        let unnoted = "UPDATE writes SET state = 'sent', until = 0, reply = NULL, ended = 0;
+                       COMMIT";
+        app.lock_state().execute_batch(unnoted).expect("as if");
+        let (settled, again) = app.run(write, &poi_id).await.expect("known");
+        assert_eq!((settled, again), (true, Some(submission)), "{write:?}");
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_proves_nothing() {
+    let app = App::start().await;
+    let poi_id = app.prepared(Write::DeleteNearbyPoi).await;
+    app.wechat.fault(Fault::new("/wxa/delnearbypoi", Kind::ResetBefore));
+    app.fault("/wxa/getnearbypoilist", Kind::NullField { pointer: "/data".to_owned() });
+    let lost = app.run(Write::DeleteNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+
+    let app = App::start().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let request =
+        pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..app.application().await };
+    app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
+    let nothing = Kind::NullField { pointer: "/data".to_owned() };
+    app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", nothing).times(0).after(1));
+    let lost = app.merchants().apply_merchant(request).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_another_application_changed_proves_nothing() {
+    let app = App::start().await;
+    let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
+    app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
+    let request = app.application().await;
+    app.merchants().apply_merchant(request.clone()).await.expect("submitted");
+    // Until an administrator confirms that one, the one before is shown.
+    let earlier = json!({ "errcode": 0, "data": { "audit_id": 7, "status": 3, "reason": "" } });
+    let earlier = Kind::Replace { body: earlier };
+    app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", earlier).times(2));
+    app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
+    let second = pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..request };
+    let lost = app.merchants().apply_merchant(second.clone()).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.heal();
+    app.clock.advance(LIMIT);
+    let unknown = app.merchants().apply_merchant(second).await.expect_err("it is the first one's");
+    assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_may_be_anothers_proves_nothing() {
+    for event_first in [true, false] {
+        let app = App::start().await;
+        // The same place, of which nobody knows the number.
+        let nameless = Kind::NullField { pointer: "/data/base_id".to_owned() };
+        app.wechat.fault(Fault::new("/wxa/create_map_poi", nameless));
+        app.map_pois().create_map_poi(new_map_poi()).await.expect("submitted");
+        let audit_id = app.wechat.audits()[0].audit_id;
+        if event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+            app.clock.advance(Duration::from_secs(1));
+        }
+        app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetBefore));
+        let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
+        let lost = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        if !event_first {
+            app.wechat.approve(audit_id).expect("an open review");
+            app.received(1).await;
+        }
+        let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_was_there_before_proves_nothing() {
+    let app = App::start().await;
+    let answer = app.add_nearby_poi("").await.expect("submitted");
+    app.approve(&answer.submission.expect("a submission"));
+    app.received(1).await;
+    app.clock.advance(Duration::from_secs(2));
+    // As one that was added by hand, or that is older than what is kept.
+    app.lock_state().execute_batch("DELETE FROM submissions; COMMIT").expect("forgotten");
+    app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+    let lost = app.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.clock.advance(LIMIT);
+    let there = app.run(Write::AddNearbyPoi, "").await.expect_err("it is there");
+    assert_eq!(there.code(), Code::AlreadyExists);
+    app.stop().await;
+}

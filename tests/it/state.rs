@@ -49,6 +49,7 @@ macro_rules! conformance {
             a_merchants_submission_gets_the_audit_id_of_its_event
             a_merchants_submission_is_not_settled_by_an_older_event
             a_stores_submission_without_audit_id_is_found_by_its_store
+            a_store_that_was_asked_for_is_found_by_its_push_too
             an_event_without_kind_or_audit_id_stands_alone
             a_review_is_of_one_account_and_kind
             a_store_that_is_known_is_not_forgotten
@@ -499,6 +500,22 @@ pub(crate) async fn a_stores_submission_without_audit_id_is_found_by_its_store(
     assert_stands(&state, "found", AuditState::Approved, "d").await;
     append(&state, rejected(event("D", "f", ""))).await;
     assert_stands(&state, "found", AuditState::Rejected, "f").await;
+}
+
+pub(crate) async fn a_store_that_was_asked_for_is_found_by_its_push_too(
+    backend: &mut impl Backend,
+) {
+    let state = backend.state();
+    let store =
+        |event| NewEvent { kind: SubmissionKind::Store, poi_id: "7".to_owned().into(), ..event };
+    remember(&state, NewSubmission { kind: SubmissionKind::Store, ..submission("s") }).await;
+    let origin = Origin::Reconciled { submission_id: "s".to_owned() };
+    append(&state, rejected(store(NewEvent { origin, ..about("", "a", 1) }))).await;
+    assert_stands(&state, "s", AuditState::Rejected, "a").await;
+    append(&state, store(about("A", "b", 2))).await;
+    assert_stands(&state, "s", AuditState::Approved, "b").await;
+    assert_eq!(find(&state, "s").await.audit_id.as_str(), "A");
+    assert_eq!(relations(&state).await, [owned(("a", "", "")), owned(("b", "a", ""))]);
 }
 
 pub(crate) async fn an_event_without_kind_or_audit_id_stands_alone(backend: &mut impl Backend) {

@@ -129,10 +129,18 @@ local function settle(id, event, position, time)
   end
   call('HSET', submission, 'state', event.state, 'reason', event.reason,
     'event_id', event.event_id, 'position', position, 'settled', time)
+  local nameless = call('HGET', submission, 'audit_id') == '' and event.poi_id ~= ''
+    and event.kind == STORE
+  if nameless then
+    forget_nameless(id)
+  end
   for _, name in ipairs({ 'poi_id', 'map_poi_id' }) do
     if event[name] ~= '' then
       call('HSET', submission, name, event[name])
     end
+  end
+  if nameless then
+    call('ZADD', nameless_key(event), call('HGET', submission, 'number'), id)
   end
   call('ZREM', OPEN, id)
   call('ZREM', DUE, id)
