@@ -8,7 +8,8 @@ use prost_types::FileDescriptorSet;
 /// What everything in `proto/` belongs to.
 const PACKAGE: &str = ".wechat.store.v1";
 /// Responses that are the same for many, and so are encoded once.
-const ENCODED: [&str; 2] = ["ListCategoriesResponse", "ListDistrictsResponse"];
+const ENCODED: [&str; 3] =
+    ["ListCategoriesResponse", "ListDistrictsResponse", "WatchAuditEventsResponse"];
 
 #[expect(clippy::disallowed_methods, reason = "how cargo speaks to scripts")]
 fn main() -> Result<(), Box<dyn Error>> {
