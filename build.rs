@@ -5,6 +5,12 @@ use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
+/// What everything in `proto/` belongs to.
+const PACKAGE: &str = ".wechat.store.v1";
+/// Responses that are the same for many, and so are encoded once.
+const ENCODED: [&str; 3] =
+    ["ListCategoriesResponse", "ListDistrictsResponse", "WatchAuditEventsResponse"];
+
 #[expect(clippy::disallowed_methods, reason = "how cargo speaks to scripts")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -22,7 +28,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reflection serves these, comments included.
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(out.join("addressed.rs"), addressed(&descriptors)?)?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // Messages and clients; then the servers, some of whose responses are encoded already.
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_server(false)
+        .compile_fds(descriptors.clone())?;
+    let servers = out.join("servers");
+    fs::create_dir_all(&servers)?;
+    let mut build = tonic_prost_build::configure()
+        .build_client(false)
+        .codec_path("crate::codec::Codec")
+        .extern_path(PACKAGE, "crate::pb")
+        .out_dir(servers);
+    for name in ENCODED {
+        let encoded = format!("crate::codec::Encoded<crate::pb::{name}>");
+        build = build.extern_path(format!("{PACKAGE}.{name}"), encoded);
+    }
+    build.compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -33,6 +33,7 @@ pub mod audit;
 pub mod callback;
 pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod context;
 mod flight;

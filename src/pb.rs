@@ -9,6 +9,7 @@
 )]
 
 tonic::include_proto!("wechat.store.v1");
+include!(concat!(env!("OUT_DIR"), "/servers/wechat.store.v1.rs"));
 include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 
 /// The compiled `proto/` with its comments, for reflection.

@@ -21,7 +21,7 @@ use self::{
 };
 pub(crate) use self::{
     reconcile::reconcile,
-    watch::{Start, Watched, Watcher},
+    watch::{Start, Watcher},
 };
 use crate::{
     clock::Clock,

@@ -12,6 +12,7 @@
 use std::{
     collections::VecDeque,
     mem,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -20,7 +21,8 @@ use tokio::sync::watch;
 
 use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
 use crate::{
-    pb::{AuditEvent, WatchPosition},
+    codec::Encoded,
+    pb::{SubmissionKind, WatchAuditEventsResponse, WatchPosition},
     state::{self, EventQuery},
     translate::{self, audit::Filter},
 };
@@ -41,22 +43,18 @@ pub(crate) enum Start {
     End(WatchPosition),
 }
 
-/// What a watcher gets.
-#[derive(Debug)]
-pub(crate) enum Watched {
-    /// How far it has come.
-    Checkpoint(String),
-    /// An event, and how far it has then come.
-    Event(String, Arc<Entry>),
-}
+/// What a watcher gets: an event and how far it has then come, or only that.
+type Watched = Encoded<WatchAuditEventsResponse>;
 
 /// An event in memory.
 #[derive(Debug)]
-pub(crate) struct Entry {
+struct Entry {
     mark: Mark,
     size: usize,
-    /// As callers see it.
-    pub(crate) event: AuditEvent,
+    app_id: String,
+    kind: SubmissionKind,
+    /// As all who watch get it.
+    watched: Watched,
 }
 
 /// The end of the log, in memory.
@@ -237,17 +235,28 @@ impl Audits {
             return Err(Error::Expired);
         }
         let entries = events.iter().map(|stored| {
+            let mark = stored.into();
             let event = translate::audit::event(stored)?;
+            let (kind, cursor) = (event.kind(), Cursor { epoch, mark }.text());
+            let app_id = event.app_id.clone();
+            let watched = Encoded::new(&WatchAuditEventsResponse { cursor, event: Some(event) });
             // The message holds most of it.
             let size = stored.message.len() + mem::size_of::<Entry>();
-            Ok(Arc::new(Entry { mark: stored.into(), size, event }))
+            Ok(Arc::new(Entry { mark, size, app_id, kind, watched }))
         });
         Ok(entries.collect::<Result<_, state::Error>>()?)
+    }
+
+    /// Ends at a time, or when the process does.
+    fn alarm(&self, at: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (stop, clock) = (self.0.stop.clone(), self.0.clock.clone());
+        Box::pin(async move {
+            stop.run_until_cancelled(clock.sleep_until(at)).await;
+        })
     }
 }
 
 /// One who watches.
-#[derive(Debug)]
 pub(crate) struct Watcher {
     audits: Audits,
     filter: Filter,
@@ -256,6 +265,9 @@ pub(crate) struct Watcher {
     changed: watch::Receiver<Change>,
     breaks: u64,
     checkpoint_at: Instant,
+    /// Comes when it may be time for a checkpoint, and at the end. Kept from one event to the next,
+    /// for to set a timer costs more than to look at one.
+    alarm: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     greeted: bool,
     end: End,
 }
@@ -296,6 +308,7 @@ impl Watcher {
             changed,
             breaks,
             checkpoint_at,
+            alarm: None,
             greeted: false,
             end: End::No,
         })
@@ -313,7 +326,7 @@ impl Watcher {
             // Where to go on, before the end.
             (Err(Error::Stopped), End::No) => {
                 self.end = End::Told;
-                return Some(Ok(Watched::Checkpoint(self.cursor())));
+                return Some(Ok(self.checkpoint()));
             }
             (Err(_), _) => End::Over,
         };
@@ -324,17 +337,16 @@ impl Watcher {
         if !mem::replace(&mut self.greeted, true) {
             return Ok(self.checkpoint());
         }
-        let stop = self.audits.0.stop.clone();
         loop {
             let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
                 self.at.mark = entry.mark;
-                if self.filter.wants(&entry.event) {
+                if self.filter.wants(&entry.app_id, entry.kind) {
                     self.put_off_checkpoint();
-                    return Ok(Watched::Event(self.cursor(), entry));
+                    return Ok(entry.watched.clone());
                 }
             }
-            if stop.is_cancelled() {
+            if self.audits.0.stop.is_cancelled() {
                 return Err(Error::Stopped);
             }
             // On the way through much that the filter leaves out; after a step, so that one who
@@ -351,21 +363,27 @@ impl Watcher {
                 Found::Events(entries) => entries,
                 Found::End => Vec::new(),
                 Found::Unknown => {
-                    let entries = self.audits.after(self.at).await?;
+                    // Seldom, and large.
+                    let entries = Box::pin(self.audits.after(self.at)).await?;
                     self.breaks = breaks;
                     entries
                 }
             };
             if !found.is_empty() {
-                self.ready.extend(found);
+                self.ready = found.into();
                 continue;
             }
+            let alarm = self.alarm.get_or_insert_with(|| self.audits.alarm(self.checkpoint_at));
             tokio::select! {
                 // The sender lives as long as the log.
                 _ = self.changed.changed() => {}
-                () = stop.cancelled() => {}
-                () = self.audits.0.clock.sleep_until(self.checkpoint_at) => {
-                    return Ok(self.checkpoint());
+                () = alarm => {
+                    self.alarm = None;
+                    // The checkpoint may have been put off since.
+                    let audits = &self.audits.0;
+                    if !audits.stop.is_cancelled() && audits.clock.now() >= self.checkpoint_at {
+                        return Ok(self.checkpoint());
+                    }
                 }
             }
         }
@@ -373,16 +391,12 @@ impl Watcher {
 
     fn checkpoint(&mut self) -> Watched {
         self.put_off_checkpoint();
-        Watched::Checkpoint(self.cursor())
+        Encoded::new(&WatchAuditEventsResponse { cursor: self.at.text(), event: None })
     }
 
     fn put_off_checkpoint(&mut self) {
         let Inner { clock, settings, .. } = &*self.audits.0;
         self.checkpoint_at = clock.now() + settings.checkpoint();
-    }
-
-    fn cursor(&self) -> String {
-        self.at.text()
     }
 }
 
@@ -426,8 +440,10 @@ mod tests {
         let mut watcher = Watcher::new(audits, start, filter).await.expect("a log");
         let mut places = Vec::new();
         for _ in 0..3 {
-            let Some(Ok(Watched::Checkpoint(cursor))) = watcher.next().await else {
-                panic!("none")
+            let Some(Ok(watched)) = watcher.next().await else { panic!("none") };
+            let WatchAuditEventsResponse { cursor, event: None } = watched.decode().expect("one")
+            else {
+                panic!("an event")
             };
             places.push(Cursor::read(&cursor).expect("a cursor").mark.position);
             clock.advance(settings.audit.checkpoint());

@@ -1,6 +1,6 @@
 //! The messages that WeChat pushes: XML or JSON, as the account chose, and flat but for a few.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use quick_xml::{
     escape::resolve_xml_entity,
@@ -52,7 +52,9 @@ impl Message {
 
     /// A field, without the blanks around it; empty where there is none.
     pub fn field(&self, name: &str) -> &str {
-        self.fields.0.get(name).map_or("", |value| value.trim())
+        let Fields(fields) = &self.fields;
+        let found = fields.iter().find(|(field, _)| field == name);
+        found.map_or("", |(_, value)| value.trim())
     }
 
     /// What the settings call it: an event by its name, another message by its type. What comes
@@ -68,14 +70,9 @@ impl Message {
     }
 }
 
+/// Names and values, as they came: of a name that is there twice the first is found first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Fields(BTreeMap<String, String>);
-
-impl Fields {
-    fn add(&mut self, name: String, value: String) {
-        self.0.entry(name).or_insert(value);
-    }
-}
+struct Fields(Vec<(String, String)>);
 
 /// Reads `<xml>` and its children. Knows no entity but the five that XML has; a document type, which
 /// could define more, is refused.
@@ -103,14 +100,14 @@ fn xml(text: &str) -> Result<Fields, Malformed> {
             }
             Event::End(_) => {
                 if depth == 2 {
-                    fields.add(std::mem::take(&mut name), std::mem::take(&mut value));
+                    fields.0.push((std::mem::take(&mut name), std::mem::take(&mut value)));
                 }
                 depth -= 1;
                 continue;
             }
-            Event::Text(text) => text.xml10_content().into_owned(),
-            Event::CData(text) => text.xml10_content().into_owned(),
-            Event::GeneralRef(reference) => resolved(&reference)?,
+            Event::Text(text) => text.xml10_content(),
+            Event::CData(text) => text.xml10_content(),
+            Event::GeneralRef(reference) => resolved(&reference)?.into(),
             // Empty elements come as a start and an end, as was asked for.
             Event::Comment(_) | Event::Decl(_) | Event::Empty(_) => continue,
             Event::DocType(_) => return Err(Malformed("XML with a document type")),
@@ -148,7 +145,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    fields.add(name, scalar(value.get()));
+                    fields.0.push((name, scalar(value.get())));
                 }
                 Ok(fields)
             }

@@ -53,7 +53,8 @@ struct Inner {
     clock: Clock,
     /// How far a push's timestamp may be from our time.
     window: Option<Duration>,
-    relay: Relay,
+    /// Where an account passes anything on.
+    relay: Option<Relay>,
 }
 
 /// An account that receives pushes.
@@ -80,7 +81,9 @@ impl Receiver {
             return Ok(None);
         }
         let window = settings.callback.timestamp_window();
-        let inner = Inner { accounts, audits, clock, window, relay: Relay::new()? };
+        let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
+        let relay = passes_on.then(Relay::new).transpose()?;
+        let inner = Inner { accounts, audits, clock, window, relay };
         Ok(Some(Self(Arc::new(inner))))
     }
 
@@ -131,13 +134,18 @@ impl Inner {
         if let Some(event) = event {
             self.store(event).await?;
         }
-        let push = Push {
-            query: head.uri.query().unwrap_or_default().to_owned(),
-            content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
-            body,
+        let reply = match &self.relay {
+            Some(relay) => {
+                let push = Push {
+                    query: head.uri.query().unwrap_or_default().to_owned(),
+                    content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
+                    body,
+                };
+                let targets = callback.forward_to.iter().filter(|target| target.wants(name));
+                relay.pass_on(&push, targets).await?
+            }
+            None => None,
         };
-        let targets = callback.forward_to.iter().filter(|target| target.wants(name));
-        let reply = self.relay.pass_on(&push, targets).await?;
         tracing::debug!(app_id = %account.app_id, name, stored, "a push was taken");
         Ok(match reply {
             Some(reply) => respond(reply.content_type, reply.body),

@@ -2,8 +2,12 @@
 
 use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
 use super::{Error, Operations};
 use crate::{
+    codec::Encoded,
     context::{Context, Stage},
     pb::{self, DistrictLevel, LatLng},
     translate::{
@@ -23,15 +27,17 @@ const SUFFIXES: [char; 4] = ['区', '县', '市', '旗'];
 impl Operations {
     /// The table. One for all accounts: it is Tencent Maps', and no answer depends on who asks.
     pub(crate) async fn districts(&self, ctx: &Context) -> Result<Arc<Districts>, Error> {
-        let account = self.account::<GetDistrict>(ctx)?.clone();
-        let ops = self.clone();
-        let fetch = || async move {
-            let reply = ops.fetch(&account, GetDistrict {}).await?;
-            Districts::new(reply).map_err(|error| Error::WeChat {
-                path: GetDistrict::PATH,
-                safety: GetDistrict::SAFETY,
-                error,
-            })
+        let account = self.account::<GetDistrict>(ctx)?;
+        let fetch = || {
+            let (ops, account) = (self.clone(), account.clone());
+            async move {
+                let reply = ops.fetch(&account, GetDistrict {}).await?;
+                Districts::new(reply).map_err(|error| Error::WeChat {
+                    path: GetDistrict::PATH,
+                    safety: GetDistrict::SAFETY,
+                    error,
+                })
+            }
         };
         ctx.stage.reach(Stage::WeChat);
         self.0.districts.get((), ctx.deadline, fetch).await
@@ -59,6 +65,8 @@ pub(crate) struct Districts {
     data_version: String,
     areas: Vec<Area>,
     by_id: HashMap<String, usize>,
+    /// All areas as a response has them, in their order: what is given out is a part of this.
+    encoded: Bytes,
 }
 
 /// An area, ready to be given out.
@@ -68,6 +76,8 @@ struct Area {
     parent: Option<usize>,
     /// The first area that is no longer beneath this one.
     end: usize,
+    /// Where it is in [`Districts::encoded`].
+    encoded: Range<usize>,
 }
 
 impl Districts {
@@ -82,12 +92,25 @@ impl Districts {
         let levels: [Vec<DistrictNode>; 3] = result
             .try_into()
             .map_err(|levels: Vec<_>| unreadable(format!("{} levels of areas", levels.len())))?;
-        let mut table =
-            Self { data_version: data_version.0, areas: Vec::new(), by_id: HashMap::new() };
+        let mut table = Self {
+            data_version: data_version.0,
+            areas: Vec::new(),
+            by_id: HashMap::new(),
+            encoded: Bytes::new(),
+        };
         table.add(&levels, 0..levels[0].len(), None)?;
         if table.areas.is_empty() {
             return Err(unreadable("no areas".to_owned()));
         }
+        let mut encoded = Vec::new();
+        for area in &mut table.areas {
+            let begin = encoded.len();
+            let districts = vec![area.district.clone()];
+            let alone = pb::ListDistrictsResponse { districts, ..Default::default() };
+            encoded.extend(alone.encode_to_vec());
+            area.encoded = begin..encoded.len();
+        }
+        table.encoded = encoded.into();
         Ok(table)
     }
 
@@ -110,7 +133,7 @@ impl Districts {
             let parent_id = parent.map(|parent| self.areas[parent].district.id.clone());
             let district = district(node, parent_id.unwrap_or_default());
             self.by_id.insert(district.id.clone(), index);
-            self.areas.push(Area { district, parent, end: 0 });
+            self.areas.push(Area { district, parent, end: 0, encoded: 0..0 });
             let children = children(node, beneath.first().map_or(0, Vec::len))?;
             let count = self.add(beneath, children, Some(index))?;
             let end = self.areas.len();
@@ -126,37 +149,44 @@ impl Districts {
     pub(crate) fn list(
         &self,
         WantedDistricts { parent, recursive, size, token }: &WantedDistricts,
-    ) -> Result<pb::ListDistrictsResponse, Error> {
+    ) -> Result<Encoded<pb::ListDistrictsResponse>, Error> {
         let scope = format!("{} {} {parent} {recursive}", GetDistrict::PATH, self.data_version);
         let cursor = Cursor::read(token, scope).map_err(|page::Foreign| Error::PageToken)?;
-        let (beneath, children) = match parent.as_str() {
-            "" => (0..self.areas.len(), self.children(0..self.areas.len()).count()),
+        let beneath = match parent.as_str() {
+            "" => 0..self.areas.len(),
             id => {
                 let index = self.find(id)?;
-                let beneath = index + 1..self.areas[index].end;
-                (beneath.clone(), self.children(beneath).count())
+                index + 1..self.areas[index].end
             }
         };
         let (offset, size) = (cursor.offset as usize, *size as usize);
-        let (total, districts) = if *recursive {
-            let page = self.areas[beneath.clone()].iter().skip(offset).take(size);
-            (beneath.len(), page.map(|area| area.district.clone()).collect::<Vec<_>>())
+        let (total, count, districts) = if *recursive {
+            let rest = self.areas[beneath.clone()].get(offset..).unwrap_or_default();
+            let page = &rest[..size.min(rest.len())];
+            let ends = page.first().zip(page.last());
+            let bytes = ends.map(|(first, last)| first.encoded.start..last.encoded.end);
+            (beneath.len(), page.len(), self.encoded.slice(bytes.unwrap_or_default()))
         } else {
-            let page = self.children(beneath).skip(offset).take(size);
-            (children, page.map(|area| area.district.clone()).collect())
+            let (mut count, mut bytes) = (0, BytesMut::new());
+            for area in self.children(beneath.clone()).skip(offset).take(size) {
+                count += 1;
+                bytes.extend_from_slice(&self.encoded[area.encoded.clone()]);
+            }
+            (self.children(beneath).count(), count, bytes.freeze())
         };
-        let next = offset.saturating_add(districts.len());
+        let next = offset.saturating_add(count);
         let next_page_token = if next < total {
             cursor.next(u32::try_from(next).unwrap_or(u32::MAX), [].into_iter()).token()
         } else {
             String::new()
         };
-        Ok(pb::ListDistrictsResponse {
-            districts,
+        let rest = pb::ListDistrictsResponse {
+            districts: Vec::new(),
             next_page_token,
             total_size: i32::try_from(total).unwrap_or(i32::MAX),
             data_version: self.data_version.clone(),
-        })
+        };
+        Ok(Encoded::after(districts, &rest))
     }
 
     /// The areas that these names mean, ordered by id; at least one.
@@ -362,8 +392,12 @@ mod tests {
         WantedDistricts { parent, recursive, size, token }
     }
 
+    fn page(table: &Districts, wanted: &WantedDistricts) -> pb::ListDistrictsResponse {
+        table.list(wanted).expect("a page").decode().expect("a response")
+    }
+
     fn listed(parent: &str, recursive: bool) -> Vec<String> {
-        let answer = table().list(&wanted(parent, recursive, 100, "")).expect("an answer");
+        let answer = page(&table(), &wanted(parent, recursive, 100, ""));
         assert_eq!(answer.total_size as usize, answer.districts.len());
         assert_eq!(answer.next_page_token, "");
         answer.districts.into_iter().map(|district| district.id).collect()
@@ -421,11 +455,11 @@ mod tests {
     #[test]
     fn pages_follow_each_other_in_one_version_of_the_table() {
         let table = table();
-        let first = table.list(&wanted("440000", true, 3, "")).expect("a page");
+        let first = page(&table, &wanted("440000", true, 3, ""));
         assert_eq!(ids(&first.districts), ["440100", "440105", "440106"]);
         assert_eq!((first.total_size, first.data_version.as_str()), (4, "20170510"));
         let token = first.next_page_token;
-        let second = table.list(&wanted("440000", true, 3, &token)).expect("a page");
+        let second = page(&table, &wanted("440000", true, 3, &token));
         assert_eq!(ids(&second.districts), ["441900"]);
         assert_eq!(second.next_page_token, "");
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Error, Operations};
 use crate::{
+    codec::Encoded,
     context::{Context, Stage},
     pb,
     wechat::merchant::GetMerchantCategory,
@@ -14,12 +15,15 @@ impl Operations {
     pub(crate) async fn categories(
         &self,
         ctx: &Context,
-    ) -> Result<Arc<pb::ListCategoriesResponse>, Error> {
-        let account = self.account::<GetMerchantCategory>(ctx)?.clone();
-        let (ops, key) = (self.clone(), account.app_id.clone());
-        let fetch = || async move {
-            let reply = ops.fetch(&account, GetMerchantCategory {}).await?;
-            Ok(reply.into())
+    ) -> Result<Arc<Encoded<pb::ListCategoriesResponse>>, Error> {
+        let account = self.account::<GetMerchantCategory>(ctx)?;
+        let key = account.app_id.clone();
+        let fetch = || {
+            let (ops, account) = (self.clone(), account.clone());
+            async move {
+                let reply = ops.fetch(&account, GetMerchantCategory {}).await?;
+                Ok(Encoded::new(&reply.into()))
+            }
         };
         ctx.stage.reach(Stage::WeChat);
         self.0.categories.get(key, ctx.deadline, fetch).await

@@ -17,6 +17,7 @@ use crate::{
         token,
     },
     clock::Clock,
+    codec::Encoded,
     context::{Context, Stage},
     id::AppId,
     pb::{self, Settled},
@@ -53,7 +54,7 @@ struct Inner {
     client: Client,
     clock: Clock,
     writes: TaskTracker,
-    categories: Cached<AppId, pb::ListCategoriesResponse>,
+    categories: Cached<AppId, Encoded<pb::ListCategoriesResponse>>,
     districts: Cached<(), district::Districts>,
     state: Arc<dyn State>,
     /// After which time WeChat is asked about a review.

@@ -108,7 +108,7 @@ pub async fn run(
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
     let (health, health_service) = health::service().await;
     let routes = service::routes(&ops, audits.clone(), state.clone()).add_service(health_service);
-    let routes = reflection::add_to(routes, go_away)?.prepare();
+    let routes = reflection::add_to(routes, go_away).prepare();
     let service = Admit::new(routes, &settings.limits, clock, sampler);
 
     let callback = listeners.callback.as_ref().map(TcpListener::local_addr).transpose()?;

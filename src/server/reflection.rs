@@ -1,34 +1,100 @@
 //! Reflection v1 and v1alpha, with the comments of `proto/` and with google.rpc, so that tools show
 //! error details by name.
 
-use futures_util::StreamExt;
-use http::Request;
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+};
+
+use futures_util::{FutureExt, StreamExt, future::Either};
+use http::{Request, Response};
 use http_body_util::{BodyStream, StreamBody};
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    Status,
     body::Body,
+    server::NamedService,
     service::{LayerExt, Routes},
 };
 use tonic_reflection::server::{Builder, Error};
-use tower::util::MapRequestLayer;
+use tower::{Service, util::MapRequestLayer};
 
-use crate::pb;
+use crate::{pb, service::status};
 
 /// Adds both versions. Their streams end with `stop`: a tool that keeps one open would otherwise hold
 /// its connection open too.
-pub(super) fn add_to(routes: Routes, stop: &CancellationToken) -> Result<Routes, Error> {
+pub(super) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
     let stop = stop.clone();
     let until_stop = MapRequestLayer::new(move |request: Request<Body>| {
         let stop = stop.clone().cancelled_owned();
         request.map(|body| Body::new(StreamBody::new(BodyStream::new(body).take_until(stop))))
     });
-    let builder = || {
-        Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-    };
-    Ok(routes
-        .add_service(until_stop.named_layer(builder().build_v1()?))
-        .add_service(until_stop.named_layer(builder().build_v1alpha()?)))
+    routes
+        .add_service(until_stop.named_layer(Late::new(|| builder().build_v1())))
+        .add_service(until_stop.named_layer(Late::new(|| builder().build_v1alpha())))
+}
+
+fn builder() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// A service that is made when it is first called: few ask, and all descriptors take time and
+/// memory.
+#[derive(Debug)]
+struct Late<S> {
+    make: fn() -> Result<S, Error>,
+    made: Arc<OnceLock<Result<S, Status>>>,
+}
+
+impl<S> Late<S> {
+    fn new(make: fn() -> Result<S, Error>) -> Self {
+        Self { make, made: Arc::default() }
+    }
+}
+
+impl<S> Clone for Late<S> {
+    fn clone(&self) -> Self {
+        Self { make: self.make, made: self.made.clone() }
+    }
+}
+
+impl<S: NamedService> NamedService for Late<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Late<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    /// All of these services always are.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let make = || (self.make)().map_err(|error| status::internal(&error.to_string()));
+        match self.made.get_or_init(make) {
+            Ok(service) => service.clone().call(request).left_future(),
+            Err(status) => Either::Right(ready(Ok(status.clone().into_http()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_can_be_made() {
+        assert!(builder().build_v1().is_ok() && builder().build_v1alpha().is_ok());
+    }
 }

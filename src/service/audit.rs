@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status};
 
 use super::status;
 use crate::{
-    audit::{Audits, Page, Start, Watched, Watcher},
+    audit::{Audits, Page, Start, Watcher},
+    codec::Encoded,
     context::Context,
     pb::{
         self, WatchPosition, audit_service_server::AuditService,
@@ -33,7 +34,7 @@ pub(super) struct Audit {
 #[tonic::async_trait]
 impl AuditService for Audit {
     type WatchAuditEventsStream =
-        Pin<Box<dyn Stream<Item = Result<pb::WatchAuditEventsResponse, Status>> + Send>>;
+        Pin<Box<dyn Stream<Item = Result<Encoded<pb::WatchAuditEventsResponse>, Status>> + Send>>;
 
     async fn watch_audit_events(
         &self,
@@ -45,7 +46,7 @@ impl AuditService for Audit {
         let watcher = self.audits.watch(start, filter).await?;
         let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
             let next = watcher.next().await?;
-            Some((next.map(watched).map_err(Status::from), watcher))
+            Some((next.map_err(Status::from), watcher))
         });
         Ok(Response::new(responses.boxed()))
     }
@@ -110,13 +111,4 @@ fn start(start: Option<watch_request::Start>) -> Result<Start, Invalid> {
         }
     };
     check.done(start)
-}
-
-fn watched(watched: Watched) -> pb::WatchAuditEventsResponse {
-    match watched {
-        Watched::Checkpoint(cursor) => pb::WatchAuditEventsResponse { cursor, event: None },
-        Watched::Event(cursor, entry) => {
-            pb::WatchAuditEventsResponse { cursor, event: Some(entry.event.clone()) }
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
+    codec::Encoded,
     context::Context,
     operation::Operations,
     pb::{self, map_poi_service_server::MapPoiService},
@@ -21,7 +22,7 @@ impl MapPoiService for MapPoi {
     async fn list_districts(
         &self,
         request: Request<pb::ListDistrictsRequest>,
-    ) -> Result<Response<pb::ListDistrictsResponse>, Status> {
+    ) -> Result<Response<Encoded<pb::ListDistrictsResponse>>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedDistricts::try_from(request)?;
         let districts = self.ops.districts(&ctx).await?;

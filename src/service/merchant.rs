@@ -1,10 +1,9 @@
 //! `MerchantService`.
 
-use std::sync::Arc;
-
 use tonic::{Request, Response, Status};
 
 use crate::{
+    codec::Encoded,
     context::Context,
     operation::Operations,
     pb::{self, merchant_service_server::MerchantService},
@@ -22,10 +21,10 @@ impl MerchantService for Merchant {
     async fn list_categories(
         &self,
         request: Request<pb::ListCategoriesRequest>,
-    ) -> Result<Response<pb::ListCategoriesResponse>, Status> {
+    ) -> Result<Response<Encoded<pb::ListCategoriesResponse>>, Status> {
         let (ctx, pb::ListCategoriesRequest { app_id: _ }) = Context::split(request)?;
         let categories = self.ops.categories(&ctx).await?;
-        Ok(Response::new(Arc::unwrap_or_clone(categories)))
+        Ok(Response::new(Encoded::clone(&categories)))
     }
 
     async fn apply_merchant(

@@ -72,9 +72,9 @@ impl Filter {
     }
 
     /// Whether the watcher wants this one.
-    pub(crate) fn wants(&self, event: &pb::AuditEvent) -> bool {
-        (self.app_id.is_empty() || self.app_id == event.app_id)
-            && (self.kinds.is_empty() || self.kinds.contains(&event.kind()))
+    pub(crate) fn wants(&self, app_id: &str, kind: SubmissionKind) -> bool {
+        (self.app_id.is_empty() || self.app_id == app_id)
+            && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
 
