@@ -18,7 +18,7 @@ use crate::{
     pb::Settled,
     state::{self, Begun, NewWrite, Outcome, State, Write, WriteState},
     translate::{
-        Sought,
+        Remembered, Sought,
         write::{kept, known},
     },
     wechat::{Endpoint, Safety},
@@ -83,7 +83,8 @@ impl Sending {
 
 impl Operations {
     /// Runs a write in a task of its own, under its name. `run` is what it does; what that answers is
-    /// what every repeat gets.
+    /// what every repeat gets. WeChat took what is to be remembered, so that this does not fail: where
+    /// the state does, it is tried again, beside the answer, until it works or the process ends.
     pub(super) async fn journaled<E, R, F>(
         &self,
         ctx: &Context,
@@ -92,14 +93,14 @@ impl Operations {
     where
         E: Endpoint,
         R: Settled + 'static,
-        F: Future<Output = Result<R, Error>> + Send + 'static,
+        F: Future<Output = Result<(R, Option<Remembered>), Error>> + Send + 'static,
     {
         let account = self.account::<E>(ctx)?.clone();
         self.detached(ctx, |ops, ctx, left| async move {
-            // Twice is the same as once, and nobody asks for it again.
+            // Twice is the same as once, nobody asks for it again, and nothing is reviewed.
             if ctx.request_id.is_none() && !matches!(E::SAFETY, Safety::Once(_)) {
                 let sending = Sending { left, claim: None, sought: Bytes::new() };
-                return run(ops, account, ctx, sending).await;
+                return Ok(run(ops, account, ctx, sending).await?.0);
             }
             let claim = match ops.claim(E::PATH, &account.app_id, &ctx, &left).await? {
                 Begun::Claimed { write_id, fence } => {
@@ -115,7 +116,12 @@ impl Operations {
             let sending = Sending { left, claim: Some(claim.clone()), sought: Bytes::new() };
             let result = run(ops.clone(), account, ctx.clone(), sending).await;
             let outcome = match &result {
-                Ok(response) => Outcome::Finished(kept(&response.encode_to_vec())),
+                Ok((response, remembered)) => Outcome::Finished {
+                    reply: kept(&response.encode_to_vec()),
+                    submission: remembered
+                        .as_ref()
+                        .map(|remembered| Box::new(remembered.to_state(ops.0.ask_after))),
+                },
                 Err(error) if error.leaves_doubt() => Outcome::Unknown,
                 Err(_) => Outcome::Released,
             };
@@ -133,7 +139,7 @@ impl Operations {
                         Error::OutcomeUnknown { path, write_id, cause, retry }
                     })
                 }
-                result => result,
+                result => result.map(|(response, _)| response),
             }
         })
         .await
@@ -259,7 +265,16 @@ impl Operations {
     /// Notes how a write ended, however long that takes.
     async fn ended(self, Claim { state, write_id, fence }: Claim, outcome: Outcome) {
         while let Err(error) = state.ended(&write_id, fence, outcome.clone()).await {
-            tracing::error!(write_id, "the outcome of a write cannot be noted yet: {error}");
+            let submission = match &outcome {
+                Outcome::Finished { submission, .. } => submission.as_ref(),
+                Outcome::Released | Outcome::Unknown => None,
+            };
+            let audit_id = submission.map_or("", |submission| submission.audit_id.as_str());
+            tracing::error!(
+                write_id,
+                audit_id,
+                "the outcome of a write cannot be noted yet: {error}"
+            );
             self.clock().sleep(PAUSE).await;
         }
     }

@@ -218,7 +218,7 @@ impl Operations {
     ) -> Result<R, Error> {
         self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
             let sending = sending.seeking(&Sought::after(&call));
-            Ok(answer(ops.attempts(&account, &ctx, &call, Some(&sending)).await?))
+            Ok((answer(ops.attempts(&account, &ctx, &call, Some(&sending)).await?), None))
         })
         .await
     }

@@ -67,12 +67,12 @@ impl Operations {
             let reviewed = data.has_audit_id == Int(Some(1));
             ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
             if !reviewed {
-                return Ok(updated(&call, None));
+                return Ok((updated(&call, None), None));
             }
             let review = pictures_review(&call, data.audit_id);
             let (write_id, now) = (sending.write_id(), ops.clock().wall());
             let remembered = Remembered::new(review, None, write_id, &account.app_id, &ctx, now);
-            Ok(updated(&call, Some(ops.remember(remembered).await)))
+            Ok((updated(&call, Some(remembered.submission.clone())), Some(remembered)))
         })
         .await
     }

@@ -1,23 +1,14 @@
 //! Writes that WeChat reviews: each is remembered, so that the event about it finds it.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Operations};
 use crate::{
     context::Context,
     pb::{self, Settled},
-    state::{self, NewSubmission},
     translate::{Evidence, Evident, Remembered, Reviewed},
     wechat::merchant::GetMerchantAuditInfo,
 };
-
-/// Whoever waits for an answer waits no longer for it to be remembered.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// After the first failure; doubles with each further one up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Operations {
     /// Runs a write that WeChat reviews, as [`Operations::write`] does, and remembers it.
@@ -54,8 +45,7 @@ impl Operations {
             }
             let reply = reply?;
             let remembered = remembered(call.review(&reply), sending.write_id());
-            let submission = ops.remember(remembered).await;
-            Ok(answer(reply, submission))
+            Ok((answer(reply, remembered.submission.clone()), Some(remembered)))
         })
         .await
     }
@@ -74,31 +64,5 @@ impl Operations {
         let look = self.read(&ctx, GetMerchantAuditInfo {});
         let shown = left.run_until_cancelled(look).await.ok_or(Error::Deadline)?;
         Ok(shown.ok().map(|shown| Evidence::OtherMerchantAudit(shown.into())))
-    }
-
-    /// Remembers what WeChat took. It took it, so that this does not fail: where the state does, it
-    /// is tried again, beside the answer, until it works or the process ends.
-    pub(super) async fn remember(&self, remembered: Remembered) -> pb::Submission {
-        let new = remembered.to_state(self.0.ask_after);
-        let remembering = self.0.writes.spawn(self.clone().remembered(new));
-        // Whether it ended or not: the caller has what WeChat answered.
-        let _ = tokio::time::timeout(PATIENCE, remembering).await;
-        remembered.submission
-    }
-
-    async fn remembered(self, new: NewSubmission) {
-        let mut pause = FIRST_PAUSE;
-        while let Err(error) = self.0.state.remember(new.clone()).await {
-            if let state::Error::Damaged(_) = error {
-                pause = LONGEST_PAUSE;
-            }
-            tracing::error!(
-                submission_id = new.submission_id,
-                audit_id = %new.audit_id,
-                "WeChat took a submission that cannot be remembered yet: {error}"
-            );
-            self.clock().sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
     }
 }

@@ -1,10 +1,10 @@
 //! What outlives a process, or is agreed between replicas: the log of events, submissions, leases,
 //! tokens.
 //!
-//! A [`State`] is a set of verbs of this domain. Each is atomic and durable when it returns; none
-//! hands out a transaction, and there is no key-value access, so that both backends can do all of
-//! them well: [`sqlite`], a file beside one process, and [`redis`], shared by several. Time is the
-//! backend's own, for replicas' clocks differ.
+//! A [`State`] is a set of verbs of this domain. Each is atomic and durable when it returns, but for
+//! those that say otherwise; none hands out a transaction, and there is no key-value access, so that
+//! both backends can do all of them well: [`sqlite`], a file beside one process, and [`redis`],
+//! shared by several. Time is the backend's own, for replicas' clocks differ.
 //!
 //! Messages are kept as the contract's own types, encoded: the contract only grows, so what one
 //! version wrote every later one reads. What verbs look at stands beside them.
@@ -99,6 +99,9 @@ pub trait State: fmt::Debug + Send + Sync {
     /// method and request id; one without a request id is always new, and claimed anew if the same
     /// is asked for again. A claim whose term is over is given to whoever asks next, with a higher
     /// fence: nothing was sent under it.
+    ///
+    /// Where it returns it has happened for all, but is durable only when a later verb is, such as
+    /// [`State::sent`]. The loss of a machine may undo it till then: nothing was sent under it.
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
 
     /// Notes that a claimed write is about to be sent, again if it certainly was not the last time;
@@ -113,7 +116,8 @@ pub trait State: fmt::Debug + Send + Sync {
     ) -> Result<bool, Error>;
 
     /// Notes how a write ended. Does nothing if somebody else has claimed it since, or it finished;
-    /// an outcome that is known goes before one that is not, however late it comes.
+    /// an outcome that is known goes before one that is not, however late it comes. What it submitted
+    /// is remembered in the same step, in any case.
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error>;
 
     /// A write by its id.
@@ -127,6 +131,9 @@ pub trait State: fmt::Debug + Send + Sync {
     async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error>;
 
     // === Leases ===
+    //
+    // They are durable when a later verb is, as claims are: a call that the journal knows of as sent
+    // had its lease. Where only the end of one is lost, it is free when its term is over.
 
     /// Takes a lease for `term`, if nobody has it and its rest is over. Its fence is higher than
     /// that of every lease on this name before it.
@@ -345,7 +352,7 @@ pub struct Mark {
 }
 
 /// A submission to be remembered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewSubmission {
     /// Its id.
     pub submission_id: String,
@@ -460,8 +467,13 @@ pub enum Begun {
 /// How a write ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was executed; this is the response, encoded.
-    Finished(Bytes),
+    /// It was executed.
+    Finished {
+        /// The response, encoded.
+        reply: Bytes,
+        /// What WeChat took for review, for [`State::remember`].
+        submission: Option<Box<NewSubmission>>,
+    },
     /// It was certainly not executed: it is forgotten, so that a repeat is.
     Released,
     /// Nobody knows.

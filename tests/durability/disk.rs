@@ -12,10 +12,14 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::sleep;
 use tonic::Code;
-use wechat_store_gateway::{clock::Clock, pb};
+use wechat_store_gateway::{
+    clock::Clock,
+    pb,
+    simulator::{Fault, faults::Kind},
+};
 
 use crate::{
-    gateway::{Gateway, add_store, earliest, event, reason},
+    gateway::{Gateway, MOMENT, add_store, earliest, event, reason},
     sender::{WeChat, send, success},
     tell,
 };
@@ -105,6 +109,34 @@ async fn an_event_is_on_the_disk_before_it_is_answered() {
     }
     assert!((1..64).contains(&together), "a sync is for several events");
     assert_eq!(gateway.log_of_events().await.len(), events.len());
+}
+
+#[tokio::test]
+async fn a_write_is_on_the_disk_before_it_is_sent_and_before_it_is_answered() {
+    let disk = Disk::new();
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::new(wechat.address, STATE);
+    disk.carry(&mut gateway);
+    gateway.spawn();
+    gateway.serves().await;
+    // Gets the token.
+    gateway.stores().list_stores(pb::ListStoresRequest::default()).await.expect("a page");
+    let before = disk.syncs().len();
+    add_store(&gateway).await.expect("submitted");
+    assert_eq!(disk.syncs().len() - before, 2, "and not for its claim");
+
+    wechat.simulator.fault(Fault::new("/wxa/add_store", Kind::Hold));
+    let (before, sent) = (disk.syncs().len(), wechat.simulator.calls("/wxa/add_store").len());
+    let arrived = async {
+        while wechat.simulator.calls("/wxa/add_store").len() == sent {
+            sleep(MOMENT).await;
+        }
+    };
+    tokio::select! {
+        answer = add_store(&gateway) => panic!("it is held: {answer:?}"),
+        () = arrived => {}
+    }
+    assert_eq!(disk.syncs().len() - before, 1);
 }
 
 #[tokio::test]

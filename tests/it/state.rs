@@ -59,6 +59,7 @@ macro_rules! conformance {
             open_submissions_are_not_forgotten
             a_write_is_claimed_by_one
             a_write_is_recognised_by_account_method_and_request_id
+            what_a_write_submitted_is_remembered_with_its_end
             another_request_under_the_same_name_is_another_write
             a_claim_whose_term_is_over_is_given_to_one_who_asks
             a_write_is_sent_only_under_a_claim_that_lives
@@ -762,6 +763,33 @@ pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
     assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
 }
 
+pub(crate) async fn what_a_write_submitted_is_remembered_with_its_end(backend: &mut impl Backend) {
+    let state = backend.state();
+    append(&state, about("A", "x", 1)).await;
+    let submitted = |id: &str, audit_id: &str| Outcome::Finished {
+        reply: "reply".into(),
+        submission: Some(Box::new(NewSubmission {
+            audit_id: audit_id.to_owned().into(),
+            ..submission(id)
+        })),
+    };
+    let fence = claim(&state, write("w", "r"), LONG).await;
+    assert_eq!(state.sent("w", fence, LONG, Bytes::new()).await, Ok(true));
+    for _ in 0..2 {
+        state.ended("w", fence, submitted("s", "A")).await.expect("noted");
+        let ended = find_write(&state, "w").await;
+        assert_eq!((ended.state, ended.reply), (WriteState::Finished, Some("reply".into())));
+        let settled = find(&state, "s").await;
+        assert_eq!((settled.number, &*settled.event_id), (1, "x"));
+    }
+
+    // WeChat took it, whoever has the write by now.
+    let fence = claim(&state, write("v", "q"), LONG).await;
+    state.ended("v", fence + 1, submitted("t", "B")).await.expect("noted");
+    assert_eq!(find_write(&state, "v").await.state, WriteState::Claimed);
+    assert_eq!(find(&state, "t").await.state, AuditState::InReview);
+}
+
 pub(crate) async fn another_request_under_the_same_name_is_another_write(
     backend: &mut impl Backend,
 ) {
@@ -1378,7 +1406,7 @@ pub(crate) fn write(id: &str, request_id: &str) -> NewWrite {
 }
 
 pub(crate) fn finished(reply: &'static str) -> Outcome {
-    Outcome::Finished(reply.into())
+    Outcome::Finished { reply: reply.into(), submission: None }
 }
 
 fn app(id: &str) -> AppId {

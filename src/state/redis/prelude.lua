@@ -34,10 +34,10 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A list of names and values as a table.
-local function named(list)
+-- A list of names and values as a table, from a place in it on.
+local function named(list, from)
   local fields = {}
-  for i = 1, #list, 2 do
+  for i = from or 1, #list, 2 do
     fields[list[i]] = list[i + 1]
   end
   return fields
@@ -159,6 +159,47 @@ local function claim(review, id, time)
   local other = result(submission_key(id))
   if event and not (other and beats(other, event)) then
     settle(id, event, position, time)
+  end
+end
+
+-- Remembers a submission, of which `open`, and `ask_after` in milliseconds or empty, are not its own
+-- fields. It is there once, however often this runs.
+local function remember(new)
+  local id = new.submission_id
+  if call('EXISTS', submission_key(id)) == 1 then
+    return
+  end
+
+  local time = now()
+  local number = call('INCR', LAST_NUMBER)
+  call('HSET', submission_key(id), 'number', number, 'message', new.message, 'created', time,
+    'app_id', new.app_id, 'kind', new.kind, 'audit_id', new.audit_id, 'poi_id', new.poi_id,
+    'client_reference', new.client_reference, 'state', new.state, 'reason', '', 'map_poi_id', '',
+    'event_id', '', 'settled', new.open == '1' and 0 or time)
+  call('ZADD', ALL, number, id)
+  if new.open == '1' then
+    call('ZADD', OPEN, number, id)
+    if new.ask_after ~= '' then
+      call('ZADD', DUE, time + tonumber(new.ask_after), id)
+    end
+  else
+    -- Nothing will settle it: it is kept as long as if that happened now.
+    call('ZADD', SETTLED, time, id)
+  end
+  if new.kind == PICTURES and new.poi_id ~= '' then
+    call('ZADD', pictures_key(new.app_id, new.poi_id), number, id)
+  end
+  if new.client_reference ~= '' then
+    call('ZADD', reference_key(new.client_reference), number, id)
+  end
+  local nameless = new.audit_id == '' and nameless_key(new)
+  if nameless then
+    call('ZADD', nameless, number, id)
+  end
+
+  local review = review_of(new)
+  if review then
+    claim(review, id, time)
   end
 end
 

@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use ::redis::Script;
+use ::redis::{Script, ScriptInvocation};
 
 use super::{
     connection::{Connection, damaged, lua, millis},
@@ -28,6 +28,13 @@ const MOST: usize = 1000;
 type Written = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
 
 pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> Result<(), Error> {
+    let mut call = redis.call(&REMEMBER);
+    describe(&mut call, submission);
+    redis.run(&call).await
+}
+
+/// Adds the fields of a submission to a call, each after its name.
+pub(super) fn describe(call: &mut ScriptInvocation<'_>, submission: NewSubmission) {
     let NewSubmission {
         submission_id,
         app_id,
@@ -39,7 +46,6 @@ pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> R
         ask_after,
         message,
     } = submission;
-    let mut call = redis.call(&REMEMBER);
     call.arg("submission_id").arg(submission_id);
     call.arg("app_id").arg(app_id.as_str());
     call.arg("kind").arg(kind as i32);
@@ -50,7 +56,6 @@ pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> R
     call.arg("open").arg(u8::from(is_open(state)));
     call.arg("ask_after").arg(ask_after.map_or(String::new(), |after| millis(after).to_string()));
     call.arg("message").arg(&message[..]);
-    redis.run(&call).await
 }
 
 pub(super) async fn submission(redis: &Connection, id: &str) -> Result<Option<Submission>, Error> {

@@ -4,8 +4,12 @@
 use std::{sync::LazyLock, time::Duration};
 
 use ::redis::Script;
+use bytes::Bytes;
 
-use super::connection::{Connection, damaged, lua, millis};
+use super::{
+    connection::{Connection, damaged, lua, millis},
+    submission,
+};
 use crate::state::{Begun, Error, NewWrite, Outcome, Write, WritePage, WriteQuery, WriteState};
 
 static BEGIN: LazyLock<Script> = lua!("begin.lua");
@@ -64,13 +68,17 @@ pub(super) async fn ended(
     fence: u64,
     outcome: Outcome,
 ) -> Result<(), Error> {
-    let (outcome, reply) = match outcome {
-        Outcome::Finished(reply) => ("finished", reply),
-        Outcome::Released => ("released", Default::default()),
-        Outcome::Unknown => ("unknown", Default::default()),
+    let (outcome, reply, submission) = match outcome {
+        Outcome::Finished { reply, submission } => ("finished", reply, submission),
+        Outcome::Released => ("released", Bytes::new(), None),
+        Outcome::Unknown => ("unknown", Bytes::new(), None),
     };
     let mut call = redis.call(&ENDED);
-    redis.run(call.arg(write_id).arg(fence).arg(outcome).arg(&reply[..])).await
+    call.arg(write_id).arg(fence).arg(outcome).arg(&reply[..]);
+    if let Some(submission) = submission {
+        submission::describe(&mut call, *submission);
+    }
+    redis.run(&call).await
 }
 
 pub(super) async fn write(redis: &Connection, write_id: &str) -> Result<Option<Write>, Error> {

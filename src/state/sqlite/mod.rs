@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 
 use self::{reader::Readers, writer::Writer};
 use crate::{
@@ -140,7 +140,7 @@ impl State for Sqlite {
     }
 
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
-        self.writer.write(move |db, now| write::begin(db, now, &write, term)).await
+        self.writer.write_ahead(move |db, now| write::begin(db, now, &write, term)).await
     }
 
     async fn sent(
@@ -177,17 +177,17 @@ impl State for Sqlite {
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
         let name = name.to_owned();
-        self.writer.write(move |db, now| lease::acquire(db, now, &name, term)).await
+        self.writer.write_ahead(move |db, now| lease::acquire(db, now, &name, term)).await
     }
 
     async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
         let name = name.to_owned();
-        self.writer.write(move |db, now| lease::renew(db, now, &name, fence, term)).await
+        self.writer.write_ahead(move |db, now| lease::renew(db, now, &name, fence, term)).await
     }
 
     async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
         let name = name.to_owned();
-        self.writer.write(move |db, now| lease::free(db, now, &name, fence, rest)).await
+        self.writer.write_ahead(move |db, now| lease::free(db, now, &name, fence, rest)).await
     }
 
     async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
@@ -235,6 +235,8 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(PATIENCE)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise a statement is planned anew whenever a value is bound that its plan may depend on.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(db)
 }
 

@@ -7,11 +7,16 @@ use crate::state::Error;
 /// What leads from each version to the next; a file's is its `user_version`. Only ever appended to.
 const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 
+/// After so many pages, 16 MB, the log goes to its places in the file. What was written to a page
+/// several times goes there once; keys are random, so that the pages of a large file are many.
+const CHECKPOINT: u32 = 4000;
+
 /// Brings a file up to date.
 pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     // Readers do not wait; a commit is on the disk when it returns.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
     let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);

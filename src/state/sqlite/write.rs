@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Params, Row, params};
 
-use super::{SCAN, later, millis, storable};
+use super::{SCAN, later, millis, storable, submission};
 use crate::state::{
     Begun, Error, NewWrite, Outcome, WRITES_KEPT, Write, WritePage, WriteQuery, WriteState,
 };
@@ -24,9 +24,9 @@ pub(super) fn begin(
     let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
     let until = later(now, term);
     let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
-    let known = match find(db, now, named, params![request_id, app_id.as_str(), method])? {
+    let known = match request_id {
+        Some(_) => find(db, now, named, params![request_id, app_id.as_str(), method])?,
         None => by_id(db, now, write_id)?,
-        named => named,
     };
     let Some(known) = known else {
         db.prepare_cached(
@@ -91,9 +91,12 @@ pub(super) fn ended(
     fence: u64,
     outcome: &Outcome,
 ) -> Result<(), Error> {
+    if let Outcome::Finished { submission: Some(submission), .. } = outcome {
+        submission::remember(db, now, submission)?;
+    }
     let fence = storable(fence);
     match outcome {
-        Outcome::Finished(reply) => db
+        Outcome::Finished { reply, submission: _ } => db
             .prepare_cached(
                 "UPDATE writes SET state = 'finished', reply = ?3, ended = ?4
                  WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",

@@ -1,7 +1,9 @@
 //! The one thread that writes.
 //!
 //! What reaches the disk costs milliseconds, no matter how much it is. So the thread takes all verbs
-//! that wait, runs them in one transaction, and answers when that is durable.
+//! that wait, runs them in one transaction, and answers when that is durable. Before it, in one of
+//! their own, come those that need not be: SQLite's log is a file that is only appended to, and what
+//! is durable in it is so with all that stands before it.
 
 use std::{
     fmt, iter,
@@ -22,25 +24,36 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(super) struct Writer {
     /// `None` only while it is dropped.
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    jobs: Option<mpsc::Sender<Waiting>>,
     thread: Option<JoinHandle<()>>,
     newest: watch::Receiver<u64>,
 }
 
-/// A verb on its way, whatever its answer is.
+/// A verb on its way, and what its answer promises.
+type Waiting = (Lasts, Box<dyn Job>);
+
+/// What an answer promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasts {
+    /// It outlives this process, and the machine once anything later does.
+    Process,
+    /// It is on the disk.
+    Machine,
+}
+
+/// A verb, whatever its answer is.
 trait Job: fmt::Debug + Send {
-    /// Whether anybody still waits for it.
-    fn wanted(&self) -> bool;
-    /// Does it, but for the end of the transaction.
+    /// Does it, but for the end of the transaction, unless it has failed before or nobody waits for
+    /// it any more.
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error>;
     /// Answers, when the transaction has ended.
     fn answer(self: Box<Self>, committed: &Result<(), Error>);
 }
 
 struct Asked<F, T> {
-    /// Taken when it runs.
-    verb: Option<F>,
-    result: Result<T, Error>,
+    verb: F,
+    /// Of its last run.
+    result: Result<Option<T>, Error>,
     answer: oneshot::Sender<Result<T, Error>>,
 }
 
@@ -56,16 +69,34 @@ impl Writer {
         Ok(Self { jobs: Some(sender), thread: Some(thread), newest })
     }
 
-    /// Runs a verb, all or nothing; durable when this returns.
+    /// Runs a verb, all or nothing; durable when this returns. It is run again where another that
+    /// shared its transaction failed.
     pub(super) async fn write<T, F>(&self, verb: F) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection, u64) -> Result<T, Error> + Send + 'static,
+        F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
+    {
+        self.run(Lasts::Machine, verb).await
+    }
+
+    /// The same; durable when anything later is.
+    pub(super) async fn write_ahead<T, F>(&self, verb: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
+    {
+        self.run(Lasts::Process, verb).await
+    }
+
+    async fn run<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job = Asked { verb: Some(verb), result: Err(ended()), answer };
+        let job = Asked { verb, result: Ok(None), answer };
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
-        jobs.send(Box::new(job)).map_err(|_| ended())?;
+        jobs.send((lasts, Box::new(job))).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 
@@ -94,56 +125,74 @@ pub(super) fn ended() -> Error {
 fn work(
     db: &Connection,
     clock: &Clock,
-    jobs: &mpsc::Receiver<Box<dyn Job>>,
+    jobs: &mpsc::Receiver<Waiting>,
     newest: &watch::Sender<u64>,
 ) {
+    let mut last = None;
     for first in jobs {
         let mut batch: Vec<_> = iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
-        let committed = transact(db, clock, &mut batch);
-        if let (Ok(()), Ok(now)) = (&committed, event::newest(db)) {
-            newest.send_if_modified(|newest| std::mem::replace(newest, now) != now);
-        }
-        for job in batch {
-            job.answer(&committed);
+        for lasts in [Lasts::Process, Lasts::Machine] {
+            let batch = batch.extract_if(.., |(its, _)| *its == lasts);
+            let mut batch: Vec<_> = batch.map(|(_, job)| job).collect();
+            if batch.is_empty() {
+                continue;
+            }
+            let committed =
+                promise(db, &mut last, lasts).and_then(|()| transact(db, clock, &mut batch));
+            if let (Ok(()), Lasts::Machine, Ok(now)) = (&committed, lasts, event::newest(db)) {
+                newest.send_if_modified(|newest| std::mem::replace(newest, now) != now);
+            }
+            for job in batch {
+                job.answer(&committed);
+            }
         }
     }
 }
 
+/// Lets the next transactions promise that.
+fn promise(db: &Connection, last: &mut Option<Lasts>, lasts: Lasts) -> Result<(), Error> {
+    if *last != Some(lasts) {
+        let synchronous = match lasts {
+            Lasts::Process => "NORMAL",
+            Lasts::Machine => "FULL",
+        };
+        db.pragma_update(None, "synchronous", synchronous)?;
+        *last = Some(lasts);
+    }
+    Ok(())
+}
+
 /// Runs all in one transaction, which rolls back unless it is committed. One verb that fails leaves
-/// the others alone, and one that nobody waits for any more is left out.
+/// the others alone: they run once more, without it.
 fn transact(db: &Connection, clock: &Clock, batch: &mut [Box<dyn Job>]) -> Result<(), Error> {
-    let mut transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-    for job in batch.iter_mut().filter(|job| job.wanted()) {
-        let savepoint = transaction.savepoint()?;
-        match job.run(&savepoint, now(clock)) {
-            Ok(()) => savepoint.commit()?,
+    loop {
+        let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+        match batch.iter_mut().try_for_each(|job| job.run(db, now(clock))) {
+            Ok(()) => return Ok(transaction.commit()?),
             // SQLite gives up the whole transaction after some errors, such as a full disk.
-            Err(error) if savepoint.is_autocommit() => return Err(error),
-            Err(_) => savepoint.finish()?,
+            Err(error) if transaction.is_autocommit() => return Err(error),
+            Err(_) => transaction.rollback()?,
         }
     }
-    Ok(transaction.commit()?)
 }
 
 impl<F, T> Job for Asked<F, T>
 where
     T: Send,
-    F: FnOnce(&Connection, u64) -> Result<T, Error> + Send,
+    F: Fn(&Connection, u64) -> Result<T, Error> + Send,
 {
-    fn wanted(&self) -> bool {
-        !self.answer.is_closed()
-    }
-
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error> {
-        if let Some(verb) = self.verb.take() {
-            self.result = verb(db, now);
+        if self.result.is_ok() && !self.answer.is_closed() {
+            self.result = (self.verb)(db, now).map(Some);
+            self.result.as_ref().map(drop).map_err(Error::clone)?;
         }
-        self.result.as_ref().map(|_| ()).map_err(Error::clone)
+        Ok(())
     }
 
     fn answer(self: Box<Self>, committed: &Result<(), Error>) {
+        let result = committed.clone().and(self.result).and_then(|done| done.ok_or_else(ended));
         // Whoever asked may have left.
-        let _ = self.answer.send(committed.clone().and(self.result));
+        let _ = self.answer.send(result);
     }
 }
 
