@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
@@ -287,7 +288,7 @@ impl Operations {
             (Evidence::OtherMerchantAudit(before), Some(submission)) => {
                 let shown = self.read(ctx, GetMerchantAuditInfo {}).await?.into();
                 let Some(audit_id) = other_audit(before, &shown) else { return Ok(None) };
-                let others = self.all_submissions(submission).await?;
+                let others = self.other_submissions(submission).await?;
                 let is_anothers = others.iter().any(|other| {
                     let numbered = !audit_id.is_empty() && other.audit_id.as_str() == audit_id;
                     // It may have been confirmed since.
@@ -302,7 +303,7 @@ impl Operations {
                     matches!(&event.detail, Some(Detail::MapPoi(place)) if is_about(place, proposed))
                 });
                 let Some(event) = event.await? else { return Ok(None) };
-                for other in self.all_submissions(submission).await? {
+                for other in self.other_submissions(submission).await? {
                     // It may be about that one, whose number is not known.
                     let nameless = is_open(other.state) && other.audit_id.is_empty();
                     if nameless
@@ -315,7 +316,7 @@ impl Operations {
             }
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                let others = self.all_submissions(submission).await?;
+                let others = self.other_submissions(submission).await?;
                 let fits = |place: &&NearbyPoi| {
                     is_wanted(place, wanted) && !is_anothers(place, wanted, &others)
                 };
@@ -442,6 +443,24 @@ impl Operations {
         Ok((!twins.iter().any(maybe_anothers)).then_some(store))
     }
 
+    /// All other submissions of the same kind and account, in order. Somebody who looked at the same
+    /// time may have remembered this one.
+    async fn other_submissions(
+        &self,
+        submission: &Submission,
+    ) -> Result<Vec<state::Submission>, state::Error> {
+        let mut others = Vec::new();
+        self.each_submission(submission, |other| {
+            let its = Remembered::read(&other.message)?.submission;
+            if its.submission_id != submission.submission_id {
+                others.push(other);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(others)
+    }
+
     /// All submissions of the same kind and account, in order.
     pub(crate) async fn all_submissions(
         &self,
@@ -559,44 +578,68 @@ pub(crate) async fn settle(ops: Operations, audits: Audits, stop: CancellationTo
     stop.run_until_cancelled(settling).await;
 }
 
-/// When a write is looked at next, and how much later the time after.
-type NextLook = (Instant, Duration);
+/// When a write was looked at, and how long it is left alone then.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    at: Instant,
+    pause: Duration,
+}
 
 impl Operations {
     async fn settle_all(
         &self,
-        looks: &mut HashMap<String, NextLook>,
+        looks: &mut HashMap<String, Looked>,
         pushed: &HashSet<AppId>,
     ) -> Result<(), Error> {
         let unknown = self.unknown().await?;
         let still = HashSet::<_>::from_iter(unknown.iter().map(|write| write.write_id.as_str()));
         looks.retain(|write_id, _| still.contains(&**write_id));
-        let asked = self.clock().now();
-        for write in &unknown {
-            let look = looks.entry(write.write_id.clone()).or_insert((asked, FIRST_PAUSE));
-            let (next, pause) = *look;
-            if next > asked && !pushed.contains(&write.app_id) {
-                continue;
-            }
-            // The list may be long: it is read for all of them, and not again and again.
-            *look = (asked + pause.max(write.rest), (pause * 2).min(LONGEST_PAUSE));
-            let ctx = Context::internal(self.clock().now() + PATIENCE);
-            let outlook = match self.settle(&ctx, write, asked).await {
-                Ok(outlook) => outlook,
-                Err(error) => {
-                    let write_id = &write.write_id;
-                    tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
-                    continue;
+        let asked = (self.clock().now(), self.clock().wall());
+        let mut due = HashMap::<_, Vec<_>>::new();
+        for write in unknown {
+            let pause = match looks.get(&write.write_id) {
+                None => FIRST_PAUSE,
+                Some(Looked { at, pause }) => {
+                    // An event may be about what is reviewed, and a storm of them is one reason.
+                    let told = pushed.contains(&write.app_id) && is_reviewed(&write);
+                    let pause = if told { FIRST_PAUSE.min(*pause) } else { *pause };
+                    if asked.0 < *at + pause {
+                        continue;
+                    }
+                    (2 * pause).min(LONGEST_PAUSE)
                 }
             };
+            let pause = pause.max(write.rest);
+            looks.insert(write.write_id.clone(), Looked { at: asked.0, pause });
+            due.entry(write.app_id.clone()).or_default().push(write);
+        }
+        // WeChat may be slow for one account, and there may be many writes of it.
+        let accounts = due.into_values().map(|writes| async move {
+            for write in writes {
+                self.look_again(&write, asked).await;
+            }
+        });
+        join_all(accounts).await;
+        Ok(())
+    }
+
+    /// Looks at a write that nobody asks for.
+    async fn look_again(&self, write: &Write, (asked, now): (Instant, SystemTime)) {
+        let Write { write_id, method, .. } = write;
+        let ctx = Context::internal(self.clock().now() + PATIENCE);
+        let looked = async {
+            let outlook = self.settle(&ctx, write, asked).await?;
             let sent = UNIX_EPOCH + Duration::from_millis(write.sent);
-            if outlook == Outlook::NotExecuted && self.is_older(sent, SHOWN_WITHIN) {
-                let (write_id, method) = (&write.write_id, &write.method);
+            let shown = now.duration_since(sent).is_ok_and(|since| since >= SHOWN_WITHIN);
+            if outlook == Outlook::NotExecuted && shown {
                 tracing::info!(write_id, method, "WeChat does not show a write: not executed");
                 self.0.state.resolve(write_id, None).await?;
             }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
         }
-        Ok(())
     }
 
     /// The writes whose outcome is not known.
@@ -613,8 +656,9 @@ impl Operations {
             query.after = page.seen;
         }
     }
+}
 
-    fn is_older(&self, moment: SystemTime, age: Duration) -> bool {
-        self.clock().wall().duration_since(moment).is_ok_and(|since| since >= age)
-    }
+/// Whether an event may come of a write.
+fn is_reviewed(write: &Write) -> bool {
+    Sought::read(&write.sought).is_ok_and(|sought| sought.submission.is_some())
 }

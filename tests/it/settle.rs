@@ -374,7 +374,7 @@ async fn only_its_event_shows_a_place_that_was_proposed() {
     app.wechat.approve(audit_id).expect("an open review");
     app.received(2).await;
     // It settles what it proves, without being asked.
-    app.clock.advance(Duration::from_secs(6));
+    app.clock.advance(Duration::from_secs(30));
     app.stands(Some(WriteState::Finished)).await;
     let answer = app.map_pois().create_map_poi(request()).await.expect("known").into_inner();
     assert!(answer.settled);

@@ -345,7 +345,8 @@ mod tests {
         let writer = &state.writer;
         let slow = writer.write(dawdle);
         let left = async {
-            let acquire = state.acquire("a", Duration::MAX);
+            // Of the same kind as the slow one: others go before it.
+            let acquire = writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX));
             assert!(tokio::time::timeout(Duration::from_millis(1), acquire).await.is_err());
         };
         let (slow, ()) = tokio::join!(slow, left);

@@ -165,12 +165,13 @@ impl Caller {
         let limit = self.deadline.map_or(self.patience.max(LONGEST_CALL), |limit| limit + LATE);
         let answer = async {
             let mut answers = self.client.start(&self.method, request).await?;
-            let mut response = DynamicMessage::new(self.method.output());
+            let mut response = None;
             // The verdict comes after the message.
             while let Some(message) = answers.message().await? {
-                response = message;
+                response = Some(message);
             }
-            Ok(response)
+            // Something in between may say OK that never asked the service: like a broken connection.
+            response.ok_or_else(|| Status::from_error("OK, but no response".into()))
         };
         let late = || Status::deadline_exceeded("the service did not end the call in time");
         tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
