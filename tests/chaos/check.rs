@@ -16,7 +16,7 @@ use wechat_store_gateway::{
 use crate::{
     SETTLED_BY_LOOKING,
     gateway::{LONG, MOMENT},
-    run::{Answer, Call, Run, Verdict},
+    run::{Call, Run, Verdict},
     tell,
     trouble::{Outage, REFUSAL},
     write::Mark,
@@ -273,12 +273,11 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
             doubled += 1;
             wrong.push(format!("executed twice: {what} at {times:?}, told {answers:?}"));
         }
-        let in_doubt = |answer: &Answer| matches!(answer.verdict, Verdict::Unknown);
-        let was_in_doubt = answers.iter().any(in_doubt);
         for answer in answers.iter().filter(|_| request.is_once()) {
             let Verdict::Refused(reason) = &answer.verdict else { continue };
-            // Its review had ended, so that nothing showed that the place was its own.
-            if reason == "CREDENTIAL_TAKEN" && was_in_doubt {
+            // What it had added was no longer in review when it was looked for, and no event tells
+            // here: then WeChat's check for doubles is what is left.
+            if reason == "CREDENTIAL_TAKEN" {
                 continue;
             }
             let before = times.iter().any(|time| *time < answer.from);
