@@ -43,6 +43,36 @@ async fn places_are_added_one_at_a_time_and_a_second_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn turns_come_in_the_order_of_asking() {
+    let app = App::start().await;
+    let places = app.places(6).await;
+    let asking = places.iter().enumerate().map(|(n, id)| {
+        let (app, request) = (&app, place(id, n));
+        async move {
+            // Time enough to stand in line before the next.
+            tokio::time::sleep(Duration::from_millis(100) * u32::try_from(n).expect("few")).await;
+            add(app, request, Duration::from_secs(60)).await
+        }
+    });
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            app.clock.advance(Duration::from_secs(1));
+        }
+    };
+    let asked = tokio::select! {
+        asked = join_all(asking) => asked,
+        () = passing => unreachable!("time does not end"),
+    };
+    assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+    let calls = app.wechat.calls(ADD);
+    let order: Vec<_> = calls.iter().map(|call| call.body["credential"].clone()).collect();
+    let expected: Vec<_> = (0..6).map(|n| format!("15671819351828{n}")).collect();
+    assert_eq!(order, expected);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
     let app = App::start().await;
     let places = app.places(6).await;
