@@ -1,6 +1,6 @@
 //! How calls run.
 //!
-//! [`Operations::read`] and [`Operations::write`] take any WeChat call through account, token and
+//! [`Operations::read`] and `Operations::write` take any WeChat call through account, token and
 //! retry. A read ends with its caller; a write runs in a task of its own, so that one that was sent
 //! is followed to its end even if the caller leaves.
 
