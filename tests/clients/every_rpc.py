@@ -62,12 +62,13 @@ def refused(rpc, reason, **fields):
     raise AssertionError(f"{rpc}: expected {reason}")
 
 
-def simulator(path, body):
+def simulator(path, body, method="POST"):
     """Turns one of the simulator's knobs."""
     request = urllib.request.Request(
         f"{SIMULATOR}/_simulator/{path}",
         json.dumps(body).encode(),
         {"content-type": "application/json"},
+        method=method,
     )
     return json.load(urllib.request.urlopen(request, timeout=20))
 
@@ -195,9 +196,10 @@ def stores(map_poi_id, picture):
 
 
 def delete(poi_id):
-    """Deletes a store, loses the reply, and says what became of it."""
+    """Deletes a store, loses the reply and every look, and says what became of it."""
     name = request_id()
     simulator("faults", {"path": "/wxa/del_store", "kind": "reset_after"})
+    simulator("faults", {"path": "/wxa/get_store_info", "kind": "html502", "times": 0})
     refused("StoreService/DeleteStore", "OUTCOME_UNKNOWN", poi_id=poi_id, request_id=name)
     write = call("WriteService/GetWrite", write_request_id=name).write
     unknown = PB["write"].WRITE_STATE_UNKNOWN
@@ -206,6 +208,7 @@ def delete(poi_id):
     executed = PB["write"].WRITE_RESOLUTION_EXECUTED
     assert call("WriteService/ResolveWrite", write_id=write.write_id, resolution=executed).write == write
     assert call("StoreService/DeleteStore", poi_id=poi_id, request_id=name).settled
+    simulator("faults", {}, method="DELETE")
 
 
 def nearby(map_poi_id, picture):
