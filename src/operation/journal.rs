@@ -18,7 +18,7 @@ use crate::{
     pb::Settled,
     state::{self, Begun, NewWrite, Outcome, State, Write, WriteState},
     translate::{
-        Remembered, Sought,
+        Remembered, Sought, damaged,
         write::{kept, known},
     },
     wechat::{Endpoint, Safety},
@@ -282,9 +282,7 @@ impl Operations {
 
 fn read<R: Settled>(reply: &[u8]) -> Result<R, state::Error> {
     match known(reply) {
-        Some(response) => {
-            R::decode(response).map_err(|error| state::Error::Damaged(error.to_string()))
-        }
+        Some(response) => R::decode(response).map_err(damaged),
         None => {
             let mut response = R::default();
             response.settle(None);

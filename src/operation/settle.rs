@@ -28,8 +28,9 @@ use crate::{
     },
     state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, map_poi::is_about,
-        merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint, write::kept,
+        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, damaged,
+        map_poi::is_about, merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint,
+        write::kept,
     },
     wechat::{
         self, Errcode,
@@ -233,7 +234,7 @@ impl Operations {
             }
         }
         let response = pb::settled(&write.method, &sought.response, sought.submission.clone());
-        let response = response.map_err(|error| state::Error::Damaged(error.to_string()))?;
+        let response = response.map_err(damaged)?;
         // First: a write that has ended is not looked at again.
         if let Some(remembered) = sought.remembered() {
             self.0.state.remember(remembered.to_state(self.0.ask_after)).await?;
@@ -275,14 +276,11 @@ impl Operations {
                     return Ok(None);
                 }
                 let mut by_another = false;
-                let look = |other: state::Submission| {
+                let look = |other: state::Submission, its: Option<Evidence>| {
                     let moved = is_open(other.state) || other.state == AuditState::Approved;
-                    let other = Remembered::read(&other.message)?;
-                    let same = other.submission.submission_id == submission.submission_id;
-                    by_another |= moved && !same && other.evidence.as_ref() == Some(evidence);
-                    Ok(())
+                    by_another |= moved && its.as_ref() == Some(evidence);
                 };
-                self.each_submission(submission, look).await?;
+                self.each_other(submission, look).await?;
                 Ok((!by_another).then(Found::default))
             }
             (Evidence::OtherMerchantAudit(before), Some(submission)) => {
@@ -303,16 +301,15 @@ impl Operations {
                     matches!(&event.detail, Some(Detail::MapPoi(place)) if is_about(place, proposed))
                 });
                 let Some(event) = event.await? else { return Ok(None) };
-                for other in self.other_submissions(submission).await? {
+                let mut maybe_anothers = false;
+                let look = |other: state::Submission, its: Option<Evidence>| {
                     // It may be about that one, whose number is not known.
                     let nameless = is_open(other.state) && other.audit_id.is_empty();
-                    if nameless
-                        && Remembered::read(&other.message)?.evidence.as_ref() == Some(evidence)
-                    {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(Found { audit_id: event.audit_id, ..Found::default() }))
+                    maybe_anothers |= nameless && its.as_ref() == Some(evidence);
+                };
+                self.each_other(submission, look).await?;
+                let found = Found { audit_id: event.audit_id, ..Found::default() };
+                Ok((!maybe_anothers).then_some(found))
             }
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
@@ -423,19 +420,15 @@ impl Operations {
             return Ok(None);
         }
         let mut twins = Vec::new();
-        let look = |other: state::Submission| {
-            let Remembered { submission: its, evidence } = Remembered::read(&other.message)?;
-            if its.submission_id != submission.submission_id {
-                alike.retain(|store| store.poi_id != other.poi_id.as_str());
-                if other.poi_id.is_empty()
-                    && matches!(evidence, Some(Evidence::NewStore(its)) if its == looks)
-                {
-                    twins.push(other.state);
-                }
+        let look = |other: state::Submission, its: Option<Evidence>| {
+            alike.retain(|store| store.poi_id != other.poi_id.as_str());
+            if other.poi_id.is_empty()
+                && matches!(its, Some(Evidence::NewStore(its)) if its == looks)
+            {
+                twins.push(other.state);
             }
-            Ok(())
         };
-        self.each_submission(submission, look).await?;
+        self.each_other(submission, look).await?;
         let [store] = alike[..] else { return Ok(None) };
         // It may be the other's, or have failed when the other did.
         let maybe_anothers =
@@ -443,21 +436,30 @@ impl Operations {
         Ok((!twins.iter().any(maybe_anothers)).then_some(store))
     }
 
-    /// All other submissions of the same kind and account, in order. Somebody who looked at the same
-    /// time may have remembered this one.
+    /// Looks at all other submissions of the same kind and account, with their evidence. Somebody who
+    /// looked at the same time may have remembered this one.
+    async fn each_other(
+        &self,
+        submission: &Submission,
+        mut look: impl FnMut(state::Submission, Option<Evidence>),
+    ) -> Result<(), state::Error> {
+        self.each_submission(submission, |other| {
+            let Remembered { submission: its, evidence } = Remembered::read(&other.message)?;
+            if its.submission_id != submission.submission_id {
+                look(other, evidence);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// All other submissions of the same kind and account, in order.
     async fn other_submissions(
         &self,
         submission: &Submission,
     ) -> Result<Vec<state::Submission>, state::Error> {
         let mut others = Vec::new();
-        self.each_submission(submission, |other| {
-            let its = Remembered::read(&other.message)?.submission;
-            if its.submission_id != submission.submission_id {
-                others.push(other);
-            }
-            Ok(())
-        })
-        .await?;
+        self.each_other(submission, |other, _| others.push(other)).await?;
         Ok(others)
     }
 
@@ -515,8 +517,7 @@ impl Operations {
         loop {
             let page = self.0.state.events(query.clone()).await?;
             for event in page.events.iter().filter(|event| event.submission.is_none()) {
-                let event = AuditEvent::decode(&*event.message)
-                    .map_err(|error| state::Error::Damaged(error.to_string()))?;
+                let event = AuditEvent::decode(&*event.message).map_err(damaged)?;
                 if fits(&event) {
                     return Ok(Some(event));
                 }

@@ -26,4 +26,4 @@ pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
 pub(crate) use evidence::{Evidence, Evident, Looks, Sought, Values};
 pub use picture::BadPicture;
-pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed};
+pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed, damaged};

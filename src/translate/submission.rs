@@ -141,7 +141,7 @@ pub(super) fn time(millis: u64) -> SystemTime {
 }
 
 /// What is stored cannot be read.
-pub(super) fn damaged(error: prost::DecodeError) -> state::Error {
+pub(crate) fn damaged(error: prost::DecodeError) -> state::Error {
     state::Error::Damaged(error.to_string())
 }
 
