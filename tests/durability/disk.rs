@@ -68,6 +68,17 @@ impl Disk {
     }
 }
 
+/// A gateway that serves, on a disk that is watched.
+async fn watched() -> (Disk, WeChat, Gateway) {
+    let disk = Disk::new();
+    let wechat = WeChat::start().await;
+    let mut gateway = Gateway::new(wechat.address, STATE);
+    disk.carry(&mut gateway);
+    gateway.spawn();
+    gateway.serves().await;
+    (disk, wechat, gateway)
+}
+
 /// When an event was sent, and when it was answered `success`, in nanoseconds since 1970.
 async fn timed(gateway: &Gateway, audit_id: u64) -> (u128, u128) {
     let now = || {
@@ -82,12 +93,7 @@ async fn timed(gateway: &Gateway, audit_id: u64) -> (u128, u128) {
 
 #[tokio::test]
 async fn an_event_is_on_the_disk_before_it_is_answered() {
-    let disk = Disk::new();
-    let wechat = WeChat::start().await;
-    let mut gateway = Gateway::new(wechat.address, STATE);
-    disk.carry(&mut gateway);
-    gateway.spawn();
-    gateway.serves().await;
+    let (disk, _wechat, gateway) = watched().await;
     // What is seen below is seen because of the events.
     let idle = disk.syncs().len();
     sleep(Duration::from_millis(300)).await;
@@ -113,12 +119,7 @@ async fn an_event_is_on_the_disk_before_it_is_answered() {
 
 #[tokio::test]
 async fn a_write_is_on_the_disk_before_it_is_sent_and_before_it_is_answered() {
-    let disk = Disk::new();
-    let wechat = WeChat::start().await;
-    let mut gateway = Gateway::new(wechat.address, STATE);
-    disk.carry(&mut gateway);
-    gateway.spawn();
-    gateway.serves().await;
+    let (disk, wechat, gateway) = watched().await;
     // Gets the token.
     gateway.stores().list_stores(pb::ListStoresRequest::default()).await.expect("a page");
     let before = disk.syncs().len();
@@ -141,12 +142,7 @@ async fn a_write_is_on_the_disk_before_it_is_sent_and_before_it_is_answered() {
 
 #[tokio::test]
 async fn a_full_disk_is_told_and_survived() {
-    let disk = Disk::new();
-    let wechat = WeChat::start().await;
-    let mut gateway = Gateway::new(wechat.address, STATE);
-    disk.carry(&mut gateway);
-    gateway.spawn();
-    gateway.serves().await;
+    let (disk, wechat, mut gateway) = watched().await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
     assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
 
