@@ -16,7 +16,7 @@ pub use self::{
     listen::Listen,
     secret::SecretSource,
     state::{State, StateUrl},
-    wechat::{Proxy, WeChat},
+    wechat::{CaFile, Proxy, WeChat},
 };
 
 mod account;

@@ -61,6 +61,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         [wechat]
         hosts = ["https://a", "http://api.weixin.qq.com/wxa"]
         proxy = "proxy:3128"
+        ca_file = "/no/such"
         [limits]
         drain_ms = "long"
         default_deadline_ms = 0
@@ -79,6 +80,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         "listen.grcp:",
         "wechat.hosts[1]:",
         "wechat.proxy:",
+        "wechat.ca_file: /no/such: ",
         "limits.drain_ms:",
         "limits.default_deadline_ms:",
         "accounts[0].app_id:",
@@ -144,6 +146,7 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
             format!("[wechat]\nhosts = [\"https://a\", 7]\n{ACCOUNT}"),
             "wechat.hosts[1]: invalid type",
         ),
+        (format!("[wechat]\nca_file = 7\n{ACCOUNT}"), "wechat.ca_file: invalid type"),
         (format!("[wechat]\nhost = \"https://a\"\n{ACCOUNT}"), "wechat.host: unknown field"),
         (format!("{ACCOUNT}[extra]"), "extra: no such section"),
         (format!("[accounts]\n{id}\n{kind}\n{secret}"), "accounts: write it as [[accounts]]"),
@@ -318,6 +321,53 @@ fn a_proxy_is_a_url_whose_password_is_not_shown() {
     }
 }
 
+/// The certificate of an authority, PEM.
+fn authority() -> String {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut named = rcgen::CertificateParams::default();
+    named.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    named.self_signed(&key).expect("a certificate").pem()
+}
+
+#[test]
+fn a_file_of_authorities_has_certificates_and_nothing_malformed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("authorities.pem");
+    let name = path.display().to_string();
+    let read = |content: &str| {
+        std::fs::write(&path, content).expect("a file");
+        let variables = [("BRAND_A", "hush"), ("WECHAT_STORE_GATEWAY__WECHAT__CA_FILE", &name)];
+        Settings::read(GOOD, &environment(&variables))
+    };
+    let (one, other) = (authority(), authority());
+    let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    for (content, count) in [
+        (one.clone(), 1),
+        (format!("# ours\n{one}\n# theirs\n{other}"), 2),
+        (format!("{key}{one}"), 1),
+    ] {
+        let settings = read(&content).expect("good settings");
+        let printed = toml::to_string(&settings).expect("settings print");
+        assert!(printed.contains(&format!("ca_file = \"{name}\"")), "{printed}");
+        let file = settings.wechat.ca_file.expect("a file");
+        assert_eq!(file.read().expect("certificates").len(), count, "{content}");
+    }
+    let (none, malformed) = ("there is no certificate in it", "certificate 1 in it is malformed");
+    let lines = "-----BEGIN CERTIFICATE-----\naHVzaA==\n-----END CERTIFICATE-----\n";
+    for (content, mistake) in [
+        ("", none),
+        ("hush", none),
+        (&key, none),
+        (lines, malformed),
+        (&one.replace("-----END", "hush"), malformed),
+        (&format!("{one}{lines}"), "certificate 2 in it is malformed"),
+    ] {
+        let found = read(content).expect_err(content);
+        assert_eq!((found.len(), found[0].key.as_str()), (1, "wechat.ca_file"), "{content}");
+        assert!(found[0].message.starts_with(&format!("{name}: {mistake}")), "{}", found[0]);
+    }
+}
+
 #[test]
 fn settings_without_an_account_are_a_mistake() {
     assert_eq!(mistakes("", &[]).len(), 1);
@@ -350,7 +400,8 @@ fn the_example_shows_every_setting_with_its_default() {
     };
     assert_eq!(sections(&shown), sections(&unset), "the example changes a default");
 
-    let mut keys: Vec<String> = ["plaintext", "proxy", "app_id"].map(str::to_owned).to_vec();
+    let mut keys: Vec<String> =
+        ["plaintext", "proxy", "ca_file", "app_id"].map(str::to_owned).to_vec();
     for (section, value) in Table::try_from(&unset).expect("settings are a table") {
         keys.push(format!("[{section}]"));
         let table = value.as_table().or_else(|| value[0].as_table());

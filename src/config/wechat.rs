@@ -1,8 +1,12 @@
 //! `[wechat]`: where WeChat is, and how it is reached.
 
-use std::fmt;
+use std::{fmt, fs, io, path::PathBuf};
 
 use reqwest::Url;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::Mistakes;
@@ -17,12 +21,15 @@ pub struct WeChat {
     /// Through which every call goes; `None` for straight to WeChat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
+    /// Who else may have signed WeChat's certificate; `None` for nobody but whom the system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<CaFile>,
 }
 
 impl Default for WeChat {
     fn default() -> Self {
-        let Written { hosts, allow_http, proxy: _ } = Written::default();
-        Self { hosts, allow_http, proxy: None }
+        let Written { hosts, allow_http, proxy: _, ca_file: _ } = Written::default();
+        Self { hosts, allow_http, proxy: None, ca_file: None }
     }
 }
 
@@ -59,6 +66,37 @@ impl Serialize for Proxy {
     }
 }
 
+/// A file with certificates of authorities (PEM), which is read again whenever new connections
+/// begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CaFile(PathBuf);
+
+impl CaFile {
+    /// The certificates: at least one, and each can be trusted. What else is in the file is passed
+    /// over; no error quotes it, for it may be a key.
+    pub fn read(&self) -> io::Result<Vec<CertificateDer<'static>>> {
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let text = fs::read(&self.0)?;
+        let mut certificates = Vec::new();
+        for (index, certificate) in CertificateDer::pem_slice_iter(&text).enumerate() {
+            let malformed = || wrong(format!("certificate {} in it is malformed", index + 1));
+            let certificate = certificate.map_err(|_| malformed())?;
+            RootCertStore::empty().add(certificate.clone()).map_err(|_| malformed())?;
+            certificates.push(certificate);
+        }
+        match certificates.is_empty() {
+            true => Err(wrong("there is no certificate in it; has to be PEM".to_owned())),
+            false => Ok(certificates),
+        }
+    }
+}
+
+impl fmt::Display for CaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
 /// As written in the file.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,17 +104,19 @@ pub(super) struct Written {
     hosts: Vec<String>,
     allow_http: bool,
     proxy: Option<String>,
+    ca_file: Option<PathBuf>,
 }
 
 impl Default for Written {
     fn default() -> Self {
         let hosts = ["https://api.weixin.qq.com", "https://api2.weixin.qq.com"];
-        Self { hosts: hosts.map(str::to_owned).to_vec(), allow_http: false, proxy: None }
+        let hosts = hosts.map(str::to_owned).to_vec();
+        Self { hosts, allow_http: false, proxy: None, ca_file: None }
     }
 }
 
 pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> WeChat {
-    let Written { hosts, allow_http, proxy } = written;
+    let Written { hosts, allow_http, proxy, ca_file } = written;
     if hosts.is_empty() {
         mistakes.add("wechat.hosts", "empty; has to name at least one host");
     }
@@ -104,7 +144,13 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> WeChat {
             None
         }
     });
-    WeChat { hosts, allow_http, proxy }
+    let ca_file = ca_file.map(CaFile);
+    if let Some(file) = &ca_file
+        && let Err(error) = file.read()
+    {
+        mistakes.add("wechat.ca_file", format!("{file}: {error}"));
+    }
+    WeChat { hosts, allow_http, proxy, ca_file }
 }
 
 /// The URL of a host, or what is wrong with it.

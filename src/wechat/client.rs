@@ -76,7 +76,8 @@ impl Tries {
 impl Client {
     /// A client for the hosts of the settings.
     ///
-    /// Fails where the system has no usable TLS roots, or the settings were not checked.
+    /// Fails where nobody has usable TLS roots, neither the system nor `wechat.ca_file`, or the
+    /// settings were not checked.
     pub fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
         let host = |text: &String| {
             let url = Url::parse(text)?;
@@ -86,7 +87,7 @@ impl Client {
         };
         let hosts: Vec<_> = settings.hosts.iter().map(host).collect::<Result<_, _>>()?;
         anyhow::ensure!(!hosts.is_empty(), "wechat.hosts: empty");
-        let pools = Pools::new(settings.proxy.clone(), clock.now())?;
+        let pools = Pools::new(settings, clock.now())?;
         Ok(Self(Arc::new(Inner { hosts: Hosts::new(hosts, clock.clone()), pools })))
     }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
-use crate::config::Proxy;
+use crate::config::{CaFile, Proxy, WeChat};
 
 /// Until the TCP and TLS handshakes are through.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -28,8 +28,15 @@ const LIFE: Duration = Duration::from_secs(300);
 /// The pools of connections that calls take theirs from.
 #[derive(Debug)]
 pub(super) struct Pools {
-    proxy: Option<Proxy>,
+    way: Way,
     current: Mutex<Current>,
+}
+
+/// What the settings say about connections.
+#[derive(Debug)]
+struct Way {
+    proxy: Option<Proxy>,
+    ca_file: Option<CaFile>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,11 +47,12 @@ struct Current {
 }
 
 impl Pools {
-    pub(super) fn new(proxy: Option<Proxy>, now: Instant) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &WeChat, now: Instant) -> anyhow::Result<Self> {
         // A second installation is refused and harmless: it is the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let current = Current::new(proxy.as_ref(), now)?;
-        Ok(Self { proxy, current: Mutex::new(current) })
+        let way = Way { proxy: settings.proxy.clone(), ca_file: settings.ca_file.clone() };
+        let current = Current::new(&way, now)?;
+        Ok(Self { way, current: Mutex::new(current) })
     }
 
     /// The pool for a call of this safety that begins now.
@@ -58,7 +66,7 @@ impl Pools {
             current.until = now + LIFE;
             current.clone()
         };
-        match Current::new(self.proxy.as_ref(), now) {
+        match Current::new(&self.way, now) {
             Ok(new) => {
                 let pool = new.pool(safety);
                 // Calls under way end on their old connections.
@@ -79,8 +87,8 @@ impl Pools {
 }
 
 impl Current {
-    fn new(proxy: Option<&Proxy>, now: Instant) -> anyhow::Result<Self> {
-        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(proxy, idle));
+    fn new(way: &Way, now: Instant) -> anyhow::Result<Self> {
+        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(way, idle));
         Ok(Self { reads: reads?, writes: writes?, until: now + LIFE })
     }
 
@@ -93,7 +101,7 @@ impl Current {
 }
 
 /// WeChat's answer is the verdict, so nothing may be followed, repeated or rerouted unseen.
-fn client(proxy: Option<&Proxy>, idle: Duration) -> anyhow::Result<reqwest::Client> {
+fn client(way: &Way, idle: Duration) -> anyhow::Result<reqwest::Client> {
     #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -106,9 +114,14 @@ fn client(proxy: Option<&Proxy>, idle: Duration) -> anyhow::Result<reqwest::Clie
         .pool_idle_timeout(idle)
         .tcp_nodelay(true)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
-    if let Some(proxy) = proxy {
+    if let Some(proxy) = &way.proxy {
         let proxy = reqwest::Proxy::all(proxy.url().clone());
         builder = builder.proxy(proxy.map_err(|_| anyhow::anyhow!("wechat.proxy: no proxy"))?);
+    }
+    if let Some(file) = &way.ca_file {
+        let certificates = file.read().with_context(|| format!("wechat.ca_file: {file}"))?;
+        let certificates = certificates.iter().map(|der| reqwest::Certificate::from_der(der));
+        builder = builder.tls_certs_merge(certificates.collect::<Result<Vec<_>, _>>()?);
     }
     builder.build().context("wechat.hosts: no certificate authorities are installed on this system")
 }
