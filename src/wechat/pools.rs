@@ -2,14 +2,17 @@
 //!
 //! A connection that is kept keeps the address that its host's name once had, and whether the peer
 //! closes it just now nobody knows. Therefore none is kept that was idle for long, and none for
-//! ever: after a while everybody begins anew, with the addresses that the names have then.
+//! ever: after a while everybody begins anew, with the addresses that the names have then, and with
+//! the certificate authorities that are trusted then.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use rustls::{ClientConfig, crypto::ring};
+use rustls_platform_verifier::Verifier;
 
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
 use crate::config::{CaFile, Proxy, WeChat};
@@ -48,8 +51,6 @@ struct Current {
 
 impl Pools {
     pub(super) fn new(settings: &WeChat, now: Instant) -> anyhow::Result<Self> {
-        // A second installation is refused and harmless: it is the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let way = Way { proxy: settings.proxy.clone(), ca_file: settings.ca_file.clone() };
         let current = Current::new(&way, now)?;
         Ok(Self { way, current: Mutex::new(current) })
@@ -88,7 +89,8 @@ impl Pools {
 
 impl Current {
     fn new(way: &Way, now: Instant) -> anyhow::Result<Self> {
-        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(way, idle));
+        let tls = tls(way.ca_file.as_ref())?;
+        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(way, idle, tls.clone()));
         Ok(Self { reads: reads?, writes: writes?, until: now + LIFE })
     }
 
@@ -100,8 +102,31 @@ impl Current {
     }
 }
 
+/// How TLS is spoken: as reqwest would by itself, which would load the system's authorities for each
+/// client once more. Clones share them, and sessions to be resumed.
+fn tls(ca_file: Option<&CaFile>) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = match ca_file {
+        None => Verifier::new(provider.clone())
+            .context("wechat.hosts: no certificate authorities are installed on this system")?,
+        Some(file) => file
+            .read()
+            .map_err(anyhow::Error::from)
+            .and_then(|more| Ok(Verifier::new_with_extra_roots(more, provider.clone())?))
+            .with_context(|| format!("wechat.ca_file: {file}"))?,
+    };
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // HTTP/2 where the server can.
+    tls.alpn_protocols = ["h2", "http/1.1"].map(Vec::from).to_vec();
+    Ok(tls)
+}
+
 /// WeChat's answer is the verdict, so nothing may be followed, repeated or rerouted unseen.
-fn client(way: &Way, idle: Duration) -> anyhow::Result<reqwest::Client> {
+fn client(way: &Way, idle: Duration, tls: ClientConfig) -> anyhow::Result<reqwest::Client> {
     #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -113,15 +138,11 @@ fn client(way: &Way, idle: Duration) -> anyhow::Result<reqwest::Client> {
         .timeout(USUAL_REPLY_LIMIT)
         .pool_idle_timeout(idle)
         .tcp_nodelay(true)
+        .tls_backend_preconfigured(tls)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = &way.proxy {
         let proxy = reqwest::Proxy::all(proxy.url().clone());
         builder = builder.proxy(proxy.map_err(|_| anyhow::anyhow!("wechat.proxy: no proxy"))?);
     }
-    if let Some(file) = &way.ca_file {
-        let certificates = file.read().with_context(|| format!("wechat.ca_file: {file}"))?;
-        let certificates = certificates.iter().map(|der| reqwest::Certificate::from_der(der));
-        builder = builder.tls_certs_merge(certificates.collect::<Result<Vec<_>, _>>()?);
-    }
-    builder.build().context("wechat.hosts: no certificate authorities are installed on this system")
+    Ok(builder.build()?)
 }
