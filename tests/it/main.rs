@@ -32,6 +32,7 @@ mod slots;
 mod state;
 mod state_sqlite;
 mod store;
+mod tls;
 mod tokens;
 mod watchers;
 mod writes;
