@@ -43,7 +43,7 @@ use wechat_store_gateway::{
     state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
 };
 
-use crate::{codec::Raw, process, rounds::Spread, upstream};
+use crate::{codec::Raw, process, rounds::Spread, upstream, world};
 
 /// The methods that are called.
 pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";
@@ -115,11 +115,21 @@ impl UnaryService<Bytes> for Echo {
     }
 }
 
-/// (b): `GetStore`, `AddStore` and `SetStoreCard`, by one request each to the upstream.
-pub async fn proxy(listener: TcpListener, upstream: &str) -> anyhow::Result<()> {
+/// (b): `GetStore`, `AddStore` and `SetStoreCard`, by one request each to the upstream. A file with
+/// authorities (PEM) is trusted in addition to the system's.
+pub async fn proxy(
+    listener: TcpListener,
+    upstream: &str,
+    authorities: Option<&Path>,
+) -> anyhow::Result<()> {
     // A second installation is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
+    let authorities = authorities.map_or(Ok(Bytes::new()), world::read)?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tcp_nodelay(true)
+        .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&authorities)?)
+        .build()?;
     let url = |path: &str| format!("{upstream}{path}?access_token={}", upstream::token()).into();
     let (get, add) = (url("/wxa/get_store_info"), url("/wxa/add_store"));
     let set_card = url("/card/storewxa/set");

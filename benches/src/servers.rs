@@ -6,7 +6,11 @@ use bytes::Bytes;
 use clap::Subcommand;
 use tokio::net::TcpListener;
 
-use crate::{floor, upstream::Upstream, world::read};
+use crate::{
+    floor,
+    upstream::{Upstream, tls},
+    world::read,
+};
 
 /// One of them, and where it serves.
 #[derive(Debug, clap::Args)]
@@ -31,6 +35,9 @@ enum Server {
         /// Its URL
         #[arg(long)]
         upstream: String,
+        /// A file with authorities that are trusted in addition
+        #[arg(long)]
+        ca: Option<PathBuf>,
     },
     /// Appends an event for every request
     Callback {
@@ -76,6 +83,12 @@ enum Server {
         /// A file with the table of districts
         #[arg(long)]
         districts: PathBuf,
+        /// A file with its certificate; without it there is no TLS
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        /// A file with the key of the certificate
+        #[arg(long, requires = "certificate")]
+        key: Option<PathBuf>,
     },
 }
 
@@ -89,7 +102,9 @@ impl Serve {
                 let bytes = bytes.as_deref().map_or(Ok(Bytes::new()), read)?;
                 floor::echo(listener, bytes).await
             }
-            Server::Proxy { upstream } => floor::proxy(listener, &upstream).await,
+            Server::Proxy { upstream, ca } => {
+                floor::proxy(listener, &upstream, ca.as_deref()).await
+            }
             Server::Callback { state } => floor::callback(listener, state).await,
             Server::Fill { state, events } => floor::fill(state, events).await,
             Server::Rows { state, group, rows } => floor::rows(&state, group, rows),
@@ -97,9 +112,10 @@ impl Serve {
                 let trigger = TcpListener::bind(trigger).await?;
                 floor::stream(listener, trigger, read(&bytes)?).await
             }
-            Server::Upstream { delay_ms, districts } => {
+            Server::Upstream { delay_ms, districts, certificate, key } => {
                 let delay = Duration::from_millis(delay_ms);
-                Upstream::new(&read(&districts)?, delay)?.run(listener).await
+                let tls = certificate.zip(key).map(|(certificate, key)| tls(&certificate, &key));
+                Upstream::new(&read(&districts)?, delay)?.run(listener, tls.transpose()?).await
             }
         }
     }

@@ -1,8 +1,9 @@
 //! A WeChat that answers at once, and always the same: the simulator would be slower than what is
-//! measured. HTTP/1.1 by hand, a task per connection.
+//! measured. HTTP/1.1 by hand, a task per connection, plain or in TLS.
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,12 +11,19 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::{Buf, Bytes, BytesMut};
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// As long as WeChat's.
 pub const TOKEN_LENGTH: usize = 512;
@@ -72,25 +80,31 @@ impl Upstream {
         })
     }
 
-    /// Serves until the process ends.
-    pub async fn run(self, listener: TcpListener) -> anyhow::Result<()> {
+    /// Serves until the process ends; with an acceptor in TLS.
+    pub async fn run(self, listener: TcpListener, tls: Option<TlsAcceptor>) -> anyhow::Result<()> {
         let upstream = Arc::new(self);
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let upstream = upstream.clone();
+            let (upstream, tls) = (upstream.clone(), tls.clone());
             tokio::spawn(async move {
                 let counts = &upstream.counts;
                 let now = counts.connections.fetch_add(1, Relaxed) + 1;
                 counts.most_connections.fetch_max(now, Relaxed);
                 // Whoever breaks off has left.
-                let _ = upstream.serve(stream).await;
+                let _ = match tls {
+                    None => upstream.serve(stream).await,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => upstream.serve(stream).await,
+                        Err(error) => Err(error),
+                    },
+                };
                 counts.connections.fetch_sub(1, Relaxed);
             });
         }
     }
 
-    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
         let mut buffer = BytesMut::with_capacity(8 * 1024);
         loop {
             let Some((head, length)) = request(&buffer) else {
@@ -108,6 +122,7 @@ impl Upstream {
             buffer.advance(head + length);
             if path == "/_counts" {
                 stream.write_all(&self.counts()).await?;
+                stream.flush().await?;
                 continue;
             }
             let counts = &self.counts;
@@ -119,6 +134,7 @@ impl Upstream {
             }
             counts.calls.fetch_sub(1, Relaxed);
             stream.write_all(self.answers.get(path.as_str()).unwrap_or(&self.unknown)).await?;
+            stream.flush().await?;
         }
     }
 
@@ -132,6 +148,20 @@ impl Upstream {
         });
         answer("200 OK", &body.to_string())
     }
+}
+
+/// TLS with this certificate and its key, files of PEM.
+pub fn tls(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+    let certificates = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .with_context(|| certificate.display().to_string())?;
+    let key = PrivateKeyDer::from_pem_file(key).with_context(|| key.display().to_string())?;
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(tls).into())
 }
 
 fn answer(status: &str, body: &str) -> Bytes {

@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -61,6 +64,16 @@ pub struct Server {
     pub process: Process,
     /// Where it serves.
     pub address: SocketAddr,
+    /// A file with the authority of its certificate; `None` if it speaks without TLS.
+    pub authority: Option<PathBuf>,
+}
+
+impl Server {
+    /// Where those begin who ask it.
+    pub fn url(&self) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
 }
 
 /// How a gateway is to be.
@@ -124,10 +137,13 @@ impl World {
         }
         let mut settings = format!(
             "[listen]\ngrpc = \"{grpc}\"\ncallback = \"{callback}\"\nadmin = \"{admin}\"\n\
-             [wechat]\nhosts = [\"http://{}\"]\n[state]\nurl = \"sqlite:{}\"\n",
-            upstream.address,
-            file.display()
+             [state]\nurl = \"sqlite:{}\"\n[wechat]\nhosts = [\"{}\"]\n",
+            file.display(),
+            upstream.url()
         );
+        if let Some(authority) = &upstream.authority {
+            writeln!(settings, "ca_file = \"{}\"", authority.display())?;
+        }
         for number in 0..accounts {
             let app_id = app_id(number);
             let default = number == 0;
@@ -170,18 +186,41 @@ impl World {
         let mut command = self.placing.command(core, &self.floor);
         command.arg("serve").args(args).arg("--listen").arg(address.to_string());
         let process = Process::start(command, self.folder.join(format!("{name}.log")))?;
-        Ok(Server { process, address })
+        Ok(Server { process, address, authority: None })
     }
 
     /// Starts the upstream, with a pause before each answer.
     pub async fn upstream(&self, delay: Duration) -> anyhow::Result<Server> {
+        self.any_upstream(delay, &[]).await
+    }
+
+    /// Starts one that speaks TLS, with a certificate of an authority that is made for it.
+    pub async fn tls_upstream(&self) -> anyhow::Result<Server> {
+        let [authority, certificate, key] =
+            ["authority", "certificate", "key"].map(|name| self.folder.join(name));
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        fs::write(&authority, issuer.pem())?;
+        let mut params = CertificateParams::new([Ipv4Addr::LOCALHOST.to_string()])?;
+        params.distinguished_name = DistinguishedName::new();
+        let its_key = KeyPair::generate()?;
+        fs::write(&certificate, params.signed_by(&its_key, &issuer)?.pem())?;
+        fs::write(&key, its_key.serialize_pem())?;
+        let files = [&certificate, &key].map(|file| file.display().to_string());
+        let args = ["--certificate", &files[0], "--key", &files[1]];
+        let upstream = self.any_upstream(Duration::ZERO, &args).await?;
+        Ok(Server { authority: Some(authority), ..upstream })
+    }
+
+    async fn any_upstream(&self, delay: Duration, more: &[&str]) -> anyhow::Result<Server> {
         let districts = self.folder.join("districts.json");
         if !districts.exists() {
             fs::write(&districts, simulated_districts().await?)?;
         }
         let (delay, districts) = (delay.as_millis().to_string(), districts.display().to_string());
         let args = ["upstream", "--delay-ms", &delay, "--districts", &districts];
-        self.floor("upstream", Core::Others, &args).await
+        self.floor("upstream", Core::Others, &[&args, more].concat()).await
     }
 
     /// Starts what takes the traces.
@@ -199,8 +238,11 @@ impl World {
 
     /// Starts (b).
     pub async fn proxy(&self, upstream: &Server) -> anyhow::Result<Server> {
-        let url = format!("http://{}", upstream.address);
-        self.floor("proxy", Core::Server, &["proxy", "--upstream", &url]).await
+        let (url, authority) = (upstream.url(), upstream.authority.as_ref());
+        let authority = authority.map(|file| file.display().to_string());
+        let mut args = vec!["proxy", "--upstream", &url];
+        args.extend(authority.iter().flat_map(|file| ["--ca", file]));
+        self.floor("proxy", Core::Server, &args).await
     }
 
     /// Starts somebody else's server.
@@ -208,7 +250,7 @@ impl World {
         let address = free_port()?;
         let line = line
             .replace("{listen}", &address.to_string())
-            .replace("{upstream}", &format!("http://{}", upstream.address))
+            .replace("{upstream}", &upstream.url())
             .replace("{token}", &crate::upstream::token());
         let mut words = line.split_whitespace();
         let program = words.next().context("a peer without a command")?;
@@ -216,7 +258,7 @@ impl World {
         command.args(words);
         let mut process = Process::start(command, self.folder.join(format!("{name}.log")))?;
         ready(address, &mut process).await?;
-        Ok(Server { process, address })
+        Ok(Server { process, address, authority: None })
     }
 
     /// A file with a framed request.

@@ -33,7 +33,11 @@ pub struct Cast {
 impl Cast {
     /// With the default settings.
     pub async fn start(world: &World) -> anyhow::Result<Self> {
-        let upstream = world.upstream(Duration::ZERO).await?;
+        Self::asking(world, world.upstream(Duration::ZERO).await?).await
+    }
+
+    /// The same in front of this upstream.
+    async fn asking(world: &World, upstream: Server) -> anyhow::Result<Self> {
         let sink = world.sink().await?;
         let first = world.gateway("gateway", &upstream, &sink, Setup::default()).await?;
         let second = world.gateway("twin", &upstream, &sink, Setup::default()).await?;
@@ -101,16 +105,29 @@ async fn ask(address: SocketAddr, path: &'static str, message: &Bytes) -> anyhow
     load::call(&load::channel(address).await?, path, message.clone()).await
 }
 
-/// `GetStore`, passed on.
+/// `GetStore`, passed on to an upstream without TLS, and to one with it.
 pub async fn proxied(world: &World) -> anyhow::Result<Report> {
-    let cast = Cast::start(world).await?;
+    let mut report = Report::new("read: GetStore, passed on");
+    let upstream = world.upstream(Duration::ZERO).await?;
+    pass_on(world, &mut report, upstream, "plain HTTP/1.1").await?;
+    let upstream = world.tls_upstream().await?;
+    pass_on(world, &mut report, upstream, "HTTP/1.1 in TLS 1.3").await?;
+    Ok(report)
+}
+
+async fn pass_on(
+    world: &World,
+    report: &mut Report,
+    upstream: Server,
+    protocol: &str,
+) -> anyhow::Result<()> {
+    let cast = Cast::asking(world, upstream).await?;
     let proxy = world.proxy(&cast.upstream).await?;
     let request = get_store();
     let (measured, response) =
         compare(world, &cast, GET_STORE, &request, BUSY, &[("(b)", &proxy)]).await?;
-    let mut report = Report::new("read: GetStore, passed on");
     report.say(&format!(
-        "4 connections with 16 calls each; {} bytes of response; upstream over plain HTTP/1.1.",
+        "4 connections with 16 calls each; {} bytes of response; upstream over {protocol}.",
         response.len()
     ));
     report.samples(&measured);
@@ -119,7 +136,7 @@ pub async fn proxied(world: &World) -> anyhow::Result<Report> {
         measured.ratio(GATEWAY, "(b)", "calls a second", |sample| sample.rate, Bound::Told),
         measured.ratio(GATEWAY, "(a)", "CPU", |sample| sample.cpu, Bound::Told),
     ]);
-    Ok(report)
+    Ok(())
 }
 
 /// `GetStore` by one caller who waits for each answer.
