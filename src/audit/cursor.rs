@@ -9,7 +9,7 @@ use crate::state;
 pub(crate) struct Mark {
     /// The place; 0 before the first event.
     pub(crate) position: u64,
-    /// The first bytes of the key.
+    /// The last bytes of the key.
     pub(crate) tag: u64,
 }
 

@@ -140,14 +140,14 @@ impl Audits {
 
     /// Some events.
     pub(crate) async fn list(&self, query: EventQuery) -> Result<Page, Error> {
-        let log = self.0.state.log().await?;
         let page = self.0.state.events(query).await?;
         let events = page.events.iter().map(translate::audit::event).collect::<Result<_, _>>()?;
         let mark = match page.events.last() {
             Some(last) if last.position == page.seen => Mark::from(last),
+            _ if page.log.newest.position == page.seen => page.log.newest.into(),
             _ => self.mark(page.seen).await?,
         };
-        let cursor = Cursor { epoch: log.epoch, mark }.text();
+        let cursor = Cursor { epoch: page.log.epoch, mark }.text();
         Ok(Page { events, next: (!page.at_end).then_some(page.seen), cursor })
     }
 
@@ -183,7 +183,7 @@ impl Audits {
         match page.events.first() {
             Some(event) if event.position == position => Ok(Mark::from(event)),
             // Gone meanwhile, or before the first event: from the oldest that is kept.
-            _ => Ok(self.0.state.log().await?.pruned.into()),
+            _ => Ok(page.log.pruned.into()),
         }
     }
 

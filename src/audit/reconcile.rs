@@ -296,7 +296,8 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
     let Finding { state, wechat_status, reason, audit_id, poi_id } = finding;
     let audit_id = if audit_id.is_empty() { submission.audit_id.clone() } else { audit_id };
     let parts = ["reconciled", &submission.submission_id, state.as_str_name()];
-    let key = EventKey::of(parts.map(str::as_bytes));
+    let submitted = submission.create_time.map_or(0, |time| time.seconds.unsigned_abs());
+    let key = EventKey::of(submitted, parts.map(str::as_bytes));
     let kind = submission.kind();
     let (detail, wechat_event) = reconciled(kind, poi_id.clone());
     let event_id = key.event_id();

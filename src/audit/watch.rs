@@ -23,7 +23,7 @@ use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
 use crate::{
     codec::Encoded,
     pb::{SubmissionKind, WatchAuditEventsResponse, WatchPosition},
-    state::{self, EventQuery},
+    state::{self, EventPage, EventQuery},
     translate::{self, audit::Filter},
 };
 
@@ -170,7 +170,8 @@ impl Audits {
         let Inner { state, clock, tail, .. } = &*self.0;
         let mut failing = false;
         loop {
-            let step = self.step().await;
+            // After a failure at once: meanwhile the log may have become another one.
+            let step = self.step(!failing).await;
             match step {
                 Ok(()) if mem::take(&mut failing) => tracing::info!("the log can be read again"),
                 Ok(()) => {}
@@ -192,18 +193,19 @@ impl Audits {
         }
     }
 
-    /// Reads what is new, or waits for it.
-    async fn step(&self) -> Result<(), Error> {
+    /// Reads what is new, and before waits for it if it is to.
+    async fn step(&self, wait: bool) -> Result<(), Error> {
         let Inner { state, tail, .. } = &*self.0;
         let newest = tail.lock().newest();
         let Some(at) = newest else {
             tail.restart(&state.log().await?);
             return Ok(());
         };
-        let entries = self.after(at).await?;
-        if entries.is_empty() {
+        if wait {
             state.newer(at.mark.position).await?;
-        } else {
+        }
+        let entries = self.after(at).await?;
+        if !entries.is_empty() {
             tail.push(entries);
         }
         Ok(())
@@ -217,9 +219,7 @@ impl Audits {
             limit: BATCH + 1,
             ..EventQuery::default()
         };
-        let mut events = state.events(query).await?.events;
-        // Last, so that events of another log, begun meanwhile, are not taken for this one's.
-        let log = state.log().await?;
+        let EventPage { mut events, log, .. } = state.events(query).await?;
         let goes_on = match events.first() {
             Some(first) if Mark::from(first) == mark => {
                 events.remove(0);

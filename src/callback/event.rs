@@ -30,10 +30,11 @@ pub fn read(app_id: &AppId, message: &Message, keep: &[String], now: u64) -> Opt
         return None;
     }
     let review = review.unwrap_or_default();
-    // The same message is the same event, however often it comes.
-    let key = EventKey::of([app_id.as_str(), message.text()].map(str::as_bytes));
-    let event_id = key.event_id();
     let seconds = number(message, "CreateTime").filter(|time| (1..=LAST_SECOND).contains(time));
+    // The same message is the same event, however often it comes.
+    let said = [app_id.as_str(), message.text()].map(str::as_bytes);
+    let key = EventKey::of(seconds.unwrap_or_default(), said);
+    let event_id = key.event_id();
     let event_time = seconds.unwrap_or(now);
     let encoded = AuditEvent {
         event_id: event_id.clone(),

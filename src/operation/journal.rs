@@ -132,7 +132,8 @@ impl Operations {
             let _ = tokio::time::timeout(PATIENCE, ending).await;
             match result {
                 Err(error) if in_doubt => {
-                    let found = ops.found(&ctx, &write_id).await;
+                    // Seldom, and large.
+                    let found = Box::pin(ops.found(&ctx, &write_id)).await;
                     found.map_err(|retry| {
                         let (path, cause) = (E::PATH, Some(Box::new(error)));
                         let retry = retry.filter(|_| ctx.request_id.is_some());
@@ -182,7 +183,8 @@ impl Operations {
     ) -> Result<Begun, Error> {
         let state = &self.0.state;
         let write = NewWrite {
-            write_id: Uuid::new_v4().to_string(),
+            // By time, so that the newest stand together in an index.
+            write_id: Uuid::now_v7().to_string(),
             app_id: app_id.clone(),
             method: ctx.method.to_owned(),
             request_id: ctx.request_id.map(|id| id.to_string()),
@@ -195,7 +197,8 @@ impl Operations {
             let Begun::Known(known) = &begun else { return Ok(begun) };
             match known.state {
                 WriteState::Finished => return Ok(begun),
-                WriteState::Unknown => match self.settled(ctx, known, left).await? {
+                // Seldom, and large.
+                WriteState::Unknown => match Box::pin(self.settled(ctx, known, left)).await? {
                     Ok(()) => continue,
                     Err(retry) => {
                         let (write_id, cause) = (known.write_id.clone(), None);

@@ -235,7 +235,8 @@ impl Operations {
     {
         let left = CancellationToken::new();
         let _leaves_with_the_caller = left.clone().drop_guard();
-        let run = work(self.clone(), ctx.clone(), left);
+        // Kilobytes, which would be copied on their way into the task.
+        let run = Box::pin(work(self.clone(), ctx.clone(), left));
         match self.0.writes.spawn(run).await {
             Ok(result) => result,
             // Not a stop, of which callers hear that nothing was executed.

@@ -62,13 +62,19 @@ async fn killed_while_sent(state: &str) {
     assert_eq!(reason(&hasty), (Code::Aborted, "WRITE_IN_PROGRESS".to_owned()));
     // Its answer may still come, as far as anybody else knows; then it does not.
     let began = Instant::now();
-    while get_write(&gateway).await.expect("it stays").state() == WriteState::Sent {
+    let write = loop {
+        let write = get_write(&gateway).await.expect("it stays");
+        if write.state() != WriteState::Sent {
+            break write;
+        }
         assert!(began.elapsed() < LONG, "it never becomes unknown");
         sleep(5 * MOMENT).await;
-    }
+    };
     tell(&format!("a write whose process died is unknown after {:.0?}", began.elapsed()));
-    let write = get_write(&gateway).await.expect("it stays");
-    assert_eq!((write.state(), write.attempts), (WriteState::Unknown, 1));
+    // Unless the new process, which looks from time to time, has just found it.
+    let found = write.state() == WriteState::Finished;
+    assert!(found || write.state() == WriteState::Unknown, "{write:?}");
+    assert_eq!(write.attempts, 1);
     // Whoever looks may find it. Nobody sends it again.
     match add(gateway.stores(), LONG).await {
         Ok(found) => assert!(found.settled, "{found:?}"),

@@ -25,8 +25,11 @@ const EXACT: u64 = 1 << 53;
 /// its submission's message.
 type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
 
-/// A place in the log as `log.lua` writes it.
+/// A place in the log as scripts write it.
 type Place = Option<(u64, Vec<u8>)>;
+
+/// A log as scripts write it: epoch, pruned, newest.
+type WrittenLog = (u64, Place, Place);
 
 pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
     let NewEvent {
@@ -78,10 +81,11 @@ pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<Even
     call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
     call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
     call.arg(submission_id.unwrap_or_default());
-    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX));
-    let (seen, at_end, events): (u64, bool, Vec<Written>) = redis.run(&call).await?;
+    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch());
+    let (seen, at_end, events, found): (u64, bool, Vec<Written>, WrittenLog) =
+        redis.run(&call).await?;
     let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
-    Ok(EventPage { events, seen: seen.max(after), at_end })
+    Ok(EventPage { events, seen: seen.max(after), at_end, log: read_log(found)? })
 }
 
 pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error> {
@@ -89,9 +93,15 @@ pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error
 }
 
 pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
-    let call = &mut redis.call(&LOG);
-    let (epoch, pruned, newest): (u64, Place, Place) =
-        redis.run(call.arg(fastrand::u64(1..))).await?;
+    read_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
+}
+
+/// For a log that has no name yet.
+fn new_epoch() -> u64 {
+    fastrand::u64(1..)
+}
+
+fn read_log((epoch, pruned, newest): WrittenLog) -> Result<Log, Error> {
     Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
 }
 

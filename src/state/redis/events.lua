@@ -1,5 +1,5 @@
--- Reads events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from, until.
--- Answers { seen, at_end, events }.
+-- Reads events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from, until,
+-- the log's epoch if it has none. Answers { seen, at_end, events, log }.
 local after, limit, app_id, kinds, submission_id = unpack(ARGV)
 local from, to = tonumber(ARGV[6]), tonumber(ARGV[7])
 limit = tonumber(limit)
@@ -52,4 +52,4 @@ while #found < limit and looked < LOOK do
     end
   end
 end
-return { string.format('%.0f', seen), seen >= last and 1 or 0, found }
+return { string.format('%.0f', seen), seen >= last and 1 or 0, found, log(ARGV[8]) }

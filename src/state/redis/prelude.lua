@@ -50,6 +50,23 @@ local function event_at(position)
   return entry and named(entry[2])
 end
 
+-- What the log is and where it ends, in the order that event.rs reads it in. `epoch` is its, if it has
+-- none.
+local function log(epoch)
+  local known = call('GET', key('epoch'))
+  if not known then
+    -- Only then does this write: a Redis that is full can still be read.
+    call('SET', key('epoch'), epoch)
+  end
+  local newest = call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
+  local pruned = call('HMGET', PRUNED, 'position', 'key')
+  return {
+    known or epoch,
+    pruned[1] and { tonumber(pruned[1]), pruned[2] } or false,
+    newest and { tonumber(newest[1]:match('^%d+')), named(newest[2]).key } or false,
+  }
+end
+
 -- Names the review that something is about, if it says which.
 local function review_of(about)
   return about.kind ~= UNSPECIFIED and about.audit_id ~= ''

@@ -63,9 +63,10 @@ pub(super) fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<Appe
         *(if wins { &mut amends } else { &mut superseded_by }) = other.event_id;
     }
 
-    let position: u64 = db
-        .prepare_cached("UPDATE log SET newest = newest + 1, newest_key = ?1 RETURNING newest")?
-        .query_row([key], |row| row.get(0))?;
+    // Not by RETURNING, for which SQLite makes a table of its own each time.
+    let position = newest(db)? + 1;
+    db.prepare_cached("UPDATE log SET newest = ?1, newest_key = ?2")?
+        .execute(params![position, key])?;
     db.prepare_cached(
         "INSERT INTO events (position, key, event_id, app_id, kind, audit_id, submission_id, state,
            decided, pushed, reason, poi_id, map_poi_id, event_time, received, amends,
@@ -94,6 +95,21 @@ pub(super) fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<Appe
     ])?;
     submission::settle(db, now, &review)?;
     Ok(Appended::New(position))
+}
+
+/// Whether events about a review are in the log.
+pub(super) fn is_known(db: &Connection, review: &Review<'_>) -> Result<bool, Error> {
+    if review.audit_id.is_empty() {
+        return Ok(false);
+    }
+    Ok(db
+        .prepare_cached(
+            "SELECT EXISTS (
+               SELECT 1 FROM events WHERE app_id = ?1 AND kind = ?2 AND audit_id = ?3)",
+        )?
+        .query_row(params![review.app_id.as_str(), review.kind as i32, review.audit_id], |row| {
+            row.get(0)
+        })?)
 }
 
 /// Links the events that came before their submission.
@@ -158,7 +174,8 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     ))?;
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.submission_id])?;
-    let mut page = EventPage { events: Vec::new(), seen: query.after, at_end: false };
+    let mut page =
+        EventPage { events: Vec::new(), seen: query.after, at_end: false, log: log(db)? };
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
         if looked == SCAN || page.events.len() == query.limit {
@@ -169,7 +186,7 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
             page.events.push(read(row)?);
         }
     }
-    Ok(EventPage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
+    Ok(EventPage { seen: page.seen.max(page.log.newest.position), at_end: true, ..page })
 }
 
 fn fits(row: &Row<'_>, query: &EventQuery) -> Result<bool, Error> {

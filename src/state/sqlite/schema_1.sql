@@ -38,7 +38,7 @@ CREATE TABLE events (
 ) STRICT;
 
 CREATE INDEX events_of_review ON events (app_id, kind, audit_id);
-CREATE INDEX events_of_submission ON events (submission_id);
+CREATE INDEX events_of_submission ON events (submission_id) WHERE submission_id IS NOT NULL;
 
 CREATE TABLE submissions (
   -- Never given out again.
@@ -62,8 +62,9 @@ CREATE TABLE submissions (
 ) STRICT;
 
 CREATE INDEX submissions_of_review ON submissions (app_id, kind, audit_id);
-CREATE INDEX submissions_of_poi ON submissions (app_id, kind, poi_id);
-CREATE INDEX submissions_with_reference ON submissions (client_reference);
+CREATE INDEX submissions_of_poi ON submissions (app_id, kind, poi_id) WHERE poi_id <> '';
+CREATE INDEX submissions_with_reference ON submissions (client_reference)
+  WHERE client_reference <> '';
 CREATE INDEX submissions_settled ON submissions (settled);
 CREATE INDEX submissions_due ON submissions (ask_at) WHERE settled = 0;
 
@@ -84,19 +85,19 @@ CREATE TABLE writes (
   -- was executed, it is unknown.
   until INTEGER NOT NULL,
   attempts INTEGER NOT NULL,
-  -- What is looked for if its outcome is not known.
-  sought BLOB NOT NULL,
-  reply BLOB,
   created INTEGER NOT NULL,
   -- 0 if it was not sent.
   sent INTEGER NOT NULL,
   -- 0 unless it finished.
-  ended INTEGER NOT NULL
+  ended INTEGER NOT NULL,
+  -- What is looked for if its outcome is not known.
+  sought BLOB NOT NULL,
+  reply BLOB
 ) STRICT;
 
 CREATE UNIQUE INDEX writes_with_request ON writes (request_id, app_id, method);
-CREATE INDEX writes_ended ON writes (ended);
-CREATE INDEX writes_claimed ON writes (until) WHERE state = 'claimed';
+CREATE INDEX writes_unfinished ON writes (number) WHERE ended = 0;
+CREATE INDEX writes_finished ON writes (ended) WHERE ended > 0;
 
 CREATE TABLE leases (
   name TEXT PRIMARY KEY,

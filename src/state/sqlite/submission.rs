@@ -63,8 +63,12 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         audit_id: audit_id.as_str().to_owned(),
         submission_id: Some(submission_id.clone()),
     };
-    event::link(db, &review)?;
-    settle(db, now, &review)
+    // Mostly not.
+    if event::is_known(db, &review)? {
+        event::link(db, &review)?;
+        settle(db, now, &review)?;
+    }
+    Ok(())
 }
 
 /// What a pushed event is about.
@@ -92,7 +96,7 @@ pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<
         submission_id = match kind {
             SubmissionKind::Merchant => newest("audit_id = ?3", "")?,
             SubmissionKind::Store if !poi_id.is_empty() => {
-                newest("audit_id = '' AND poi_id = ?3", poi_id.as_str())?
+                newest("audit_id = '' AND poi_id <> '' AND poi_id = ?3", poi_id.as_str())?
             }
             _ => None,
         };
@@ -153,7 +157,7 @@ pub(super) fn pictures(
     poi_id: &PoiId,
 ) -> Result<Option<Submission>, Error> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM submissions WHERE app_id = ?1 AND kind = ?2 AND poi_id = ?3
+        "SELECT {COLUMNS} FROM submissions WHERE app_id = ?1 AND kind = ?2 AND poi_id <> '' AND poi_id = ?3
          ORDER BY number DESC LIMIT 1"
     );
     let kind = SubmissionKind::StorePictures as i32;
@@ -166,7 +170,10 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
     // The open ones are few among all.
     let only_open = !query.states.is_empty() && query.states.iter().all(|state| is_open(*state));
     let narrowed = match query.client_reference {
-        Some(_) => "INDEXED BY submissions_with_reference WHERE client_reference = ?3",
+        Some(_) => {
+            "INDEXED BY submissions_with_reference
+             WHERE client_reference <> '' AND client_reference = ?3"
+        }
         None if only_open => "INDEXED BY submissions_settled WHERE settled = 0 AND ?3 IS NULL",
         None => "WHERE ?3 IS NULL",
     };

@@ -12,7 +12,7 @@ use crate::state::{
 /// What [`read`] reads.
 const COLUMNS: &str =
     "number, write_id, app_id, method, request_id, client_reference, state, until,
-    attempts, sought, reply, created, sent, ended";
+    attempts, created, sent, ended, sought, reply";
 
 pub(super) fn begin(
     db: &Connection,
@@ -31,9 +31,8 @@ pub(super) fn begin(
     let Some(known) = known else {
         db.prepare_cached(
             "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
-               client_reference, state, fence, until, attempts, sought, created, sent,
-               ended)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, zeroblob(0), ?8, 0, 0)",
+               client_reference, state, fence, until, attempts, created, sent, ended, sought)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, ?8, 0, 0, x'')",
         )?
         .execute(params![
             write_id,
@@ -127,7 +126,7 @@ pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<Writ
     let request_id = query.request_id.as_deref().filter(|request_id| !request_id.is_empty());
     let narrowed = match request_id {
         Some(_) => "INDEXED BY writes_with_request WHERE request_id = ?3",
-        None if only_unfinished => "INDEXED BY writes_ended WHERE ended = 0 AND ?3 IS NULL",
+        None if only_unfinished => "INDEXED BY writes_unfinished WHERE ended = 0 AND ?3 IS NULL",
         None => "WHERE ?3 IS NULL",
     };
     let sql =
@@ -190,7 +189,7 @@ pub(super) fn prune(db: &Connection, now: u64, limit: u64) -> Result<u64, Error>
     let finished = db
         .prepare_cached(
             "DELETE FROM writes WHERE number IN (
-               SELECT number FROM writes INDEXED BY writes_ended
+               SELECT number FROM writes INDEXED BY writes_finished
                WHERE ended > 0 AND ended < ?1 LIMIT ?2)",
         )?
         .execute([before, limit])?;
@@ -198,8 +197,8 @@ pub(super) fn prune(db: &Connection, now: u64, limit: u64) -> Result<u64, Error>
     let claimed = db
         .prepare_cached(
             "DELETE FROM writes WHERE number IN (
-               SELECT number FROM writes INDEXED BY writes_claimed
-               WHERE state = 'claimed' AND until < ?1 LIMIT ?2)",
+               SELECT number FROM writes INDEXED BY writes_unfinished
+               WHERE ended = 0 AND state = 'claimed' AND until < ?1 LIMIT ?2)",
         )?
         .execute([before, limit.saturating_sub(finished)])?;
     Ok(finished.saturating_add(claimed.try_into().unwrap_or(u64::MAX)))

@@ -9,6 +9,7 @@ use std::{
     fmt, iter,
     sync::mpsc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -19,6 +20,10 @@ use crate::{clock::Clock, state::Error};
 
 /// How many verbs share a transaction at most, lest the first wait too long for the last.
 const BATCH: usize = 256;
+/// Where so many shared the last one, there will be more in a moment …
+const CROWD: usize = 16;
+/// … which is waited for: a sync takes longer, and then is one for all of them.
+const MOMENT: Duration = Duration::from_micros(200);
 
 /// Writes, until it is dropped.
 #[derive(Debug)]
@@ -128,9 +133,13 @@ fn work(
     jobs: &mpsc::Receiver<Waiting>,
     newest: &watch::Sender<u64>,
 ) {
-    let mut last = None;
+    let (mut last, mut crowd) = (None, 0);
     for first in jobs {
+        if crowd >= CROWD {
+            thread::sleep(MOMENT);
+        }
         let mut batch: Vec<_> = iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
+        crowd = batch.iter().filter(|(lasts, _)| *lasts == Lasts::Machine).count();
         for lasts in [Lasts::Process, Lasts::Machine] {
             let batch = batch.extract_if(.., |(its, _)| *its == lasts);
             let mut batch: Vec<_> = batch.map(|(_, job)| job).collect();
