@@ -71,20 +71,13 @@ impl Registry {
         state: &Arc<dyn State>,
         clock: &Clock,
     ) -> Self {
-        let cache = token::cache();
         let mut registry =
             Self { accounts: HashMap::new(), default_official: None, default_mini_program: None };
         for settings in settings {
             let account = Arc::new(Account {
                 app_id: settings.app_id.clone(),
                 kind: settings.kind,
-                tokens: token::Tokens::new(
-                    settings,
-                    cache.clone(),
-                    client.clone(),
-                    state.clone(),
-                    clock.clone(),
-                ),
+                tokens: token::Tokens::new(settings, client.clone(), state.clone(), clock.clone()),
                 quotas: quota::Quotas::default(),
                 slots: slots::Slots::new(limits.account_concurrency()),
             });

@@ -19,7 +19,6 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use moka::{Expiry, sync::Cache};
 use tracing::Span;
 
 use self::{classic::Classic, stable::Stable};
@@ -172,33 +171,6 @@ impl From<TokenReply> for Fetched {
     }
 }
 
-/// The tokens of this process, by account, each until its own end.
-pub(super) type TokenCache = Cache<AppId, Arc<Token>>;
-
-pub(super) fn cache() -> TokenCache {
-    struct OwnLife;
-    impl Expiry<AppId, Arc<Token>> for OwnLife {
-        fn expire_after_create(
-            &self,
-            _: &AppId,
-            token: &Arc<Token>,
-            _: Instant,
-        ) -> Option<Duration> {
-            Some(token.expires_at.saturating_duration_since(token.fetched_at))
-        }
-        fn expire_after_update(
-            &self,
-            app_id: &AppId,
-            token: &Arc<Token>,
-            now: Instant,
-            _: Option<Duration>,
-        ) -> Option<Duration> {
-            self.expire_after_create(app_id, token, now)
-        }
-    }
-    Cache::builder().expire_after(OwnLife).build()
-}
-
 /// The token of one account.
 #[derive(Debug)]
 pub struct Tokens {
@@ -207,7 +179,8 @@ pub struct Tokens {
     force_allowed: bool,
     client: Client,
     clock: Clock,
-    cache: TokenCache,
+    /// The last one, which may have ended.
+    latest: Mutex<Option<Arc<Token>>>,
     shared: Arc<dyn state::State>,
     state: Mutex<State>,
 }
@@ -256,7 +229,6 @@ struct Suspect {
 impl Tokens {
     pub(super) fn new(
         settings: &config::Account,
-        cache: TokenCache,
         client: Client,
         shared: Arc<dyn state::State>,
         clock: Clock,
@@ -272,7 +244,7 @@ impl Tokens {
             force_allowed: settings.force_refresh,
             client,
             clock,
-            cache,
+            latest: Mutex::default(),
             shared,
             state: Mutex::default(),
         })
@@ -520,7 +492,7 @@ impl Tokens {
             renew_at: expires_at - ahead + jitter,
             expires_at,
         });
-        self.cache.insert(self.app_id.clone(), token.clone());
+        *self.latest() = Some(token.clone());
         token
     }
 
@@ -564,7 +536,12 @@ impl Tokens {
     }
 
     fn current_at(&self, now: Instant) -> Option<Arc<Token>> {
-        self.cache.get(&self.app_id).filter(|token| now < token.expires_at)
+        self.latest().as_ref().filter(|token| now < token.expires_at).cloned()
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Arc<Token>>> {
+        // There is one change, and nothing in it can panic.
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -603,7 +580,7 @@ mod tests {
         };
         let client = Client::new(&config::WeChat::default(), clock).expect("a client");
         let (folder, shared) = state::temporary(clock);
-        (folder, Tokens::new(&settings, cache(), client, shared, clock.clone()))
+        (folder, Tokens::new(&settings, client, shared, clock.clone()))
     }
 
     fn fetched(value: &str, life: u64) -> Fetched {
