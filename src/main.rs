@@ -3,10 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use wechat_store_gateway::{
     cli::{self, Cli, Command},
     config::Environment,
 };
+
+/// A call allocates some ninety times, which takes a tenth of its time with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
