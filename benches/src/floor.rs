@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -376,7 +376,9 @@ pub async fn callback(listener: TcpListener, file: PathBuf) -> anyhow::Result<()
 /// A rejected store, as large as the gateway's event of the push that [`crate::load`] sends.
 pub fn event(number: &[u8]) -> NewEvent {
     let mut key = [0; 32];
-    key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+    // The time, as in the gateway's keys, and something for a hash.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    key[..5].copy_from_slice(&now.to_be_bytes()[3..]);
     key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
     let audit_id = String::from_utf8_lossy(number).into_owned();
     let event_id = Uuid::new_v4().to_string();
@@ -408,11 +410,14 @@ pub fn event(number: &[u8]) -> NewEvent {
     }
 }
 
+/// WeChat's numbers grow, and are about as long.
+pub const FIRST_AUDIT: u64 = 414_000_000_000;
+
 /// Appends so many events, as fast as the state takes them.
 pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
     let state = Sqlite::open(&file, Clock::system()).context("the state")?;
     let mut appends = futures_util::stream::iter(0..events)
-        .map(|number| state.append(event(number.to_string().as_bytes())))
+        .map(|number| state.append(event((FIRST_AUDIT + number).to_string().as_bytes())))
         .buffer_unordered(512);
     while let Some(appended) = appends.next().await {
         appended.context("an event")?;
@@ -429,16 +434,16 @@ pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
     db.execute_batch(include_str!("../../src/state/sqlite/schema_1.sql"))?;
     let mut insert = db.prepare(
         "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint, client_reference,
-           state, fence, until, attempts, created, sent, ended)
+           state, fence, until, attempts, created, sent, ended, sought)
          VALUES (?1, 'wx0000000000000001', 'CardService/SetStoreCard', ?2, zeroblob(32), '',
-           'claimed', 1, 0, 0, 0, 0, 0)",
+           'claimed', 1, 0, 0, 0, 0, 0, x'')",
     )?;
     let (mut took, before) = (Vec::new(), process::cpu(Pid::this())?);
     for _ in 0..rows / group {
         let begun = Instant::now();
         db.execute_batch("BEGIN IMMEDIATE")?;
         for _ in 0..group {
-            insert.execute([Uuid::new_v4().to_string(), Uuid::new_v4().to_string()])?;
+            insert.execute([Uuid::now_v7().to_string(), Uuid::new_v4().to_string()])?;
         }
         db.execute_batch("COMMIT")?;
         took.push(begun.elapsed().as_secs_f64() * 1e6);

@@ -25,28 +25,40 @@ use crate::{
     process::{Core, Placing},
 };
 
-/// What a caller saw.
-#[derive(Clone, Debug)]
+/// What a caller saw. All calls succeeded.
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// How many calls were made; all of them succeeded.
-    pub calls: u64,
-    /// In how many seconds.
+    /// How long each call took, in microseconds.
+    pub took: Vec<u32>,
+    /// In how many seconds they were made.
     pub seconds: f64,
-    /// How long half of them took at most, in microseconds.
-    pub p50: f64,
-    /// How long 99 of 100 took at most.
-    pub p99: f64,
 }
 
 impl Seen {
-    /// From how long each call took, in microseconds.
-    pub fn of(mut took: Vec<u32>, seconds: f64) -> Self {
-        took.sort_unstable();
-        let at = |share: f64| {
-            let index = (took.len() as f64 * share) as usize;
-            took.get(index.min(took.len().saturating_sub(1))).map_or(0.0, |took| f64::from(*took))
-        };
-        Self { calls: took.len() as u64, seconds, p50: at(0.5), p99: at(0.99) }
+    /// How many calls were made.
+    pub fn calls(&self) -> u64 {
+        self.took.len() as u64
+    }
+
+    /// How many calls a second.
+    pub fn rate(&self) -> f64 {
+        self.took.len() as f64 / self.seconds
+    }
+
+    /// Adds what was seen later.
+    pub fn add(&mut self, Self { took, seconds }: Self) {
+        self.took.extend(took);
+        self.seconds += seconds;
+    }
+
+    /// How long this share of the calls took at most.
+    pub fn at(&mut self, share: f64) -> f64 {
+        let index = (self.took.len() as f64 * share) as usize;
+        let index = index.min(self.took.len().saturating_sub(1));
+        if self.took.is_empty() {
+            return 0.0;
+        }
+        f64::from(*self.took.select_nth_unstable(index).1)
     }
 }
 
@@ -113,8 +125,10 @@ impl H2load {
         let seconds = seconds(line.split([' ', ',']).nth(2).unwrap_or_default())
             .with_context(|| format!("h2load says no time: {said}"))?;
         let log = fs::read_to_string(log)?;
-        let took = log.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
-        Ok(Seen { calls, seconds, ..Seen::of(took, seconds) })
+        let took: Vec<_> =
+            log.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
+        anyhow::ensure!(took.len() as u64 == calls, "{} of {calls} calls are told", took.len());
+        Ok(Seen { took, seconds })
     }
 }
 
@@ -244,7 +258,7 @@ async fn finish(
     for caller in callers {
         took.extend(caller.await??);
     }
-    Ok(Seen::of(took, begun.elapsed().as_secs_f64()))
+    Ok(Seen { took, seconds: begun.elapsed().as_secs_f64() })
 }
 
 fn micros(since: Instant) -> u32 {

@@ -45,13 +45,13 @@ impl<'a> Contender<'a> {
         Self { name: name.to_owned(), pid, others: others.to_vec(), drive, most: u64::MAX }
     }
 
-    /// Never more calls than this at a time.
+    /// Never more calls than this in a slice.
     pub fn at_most(mut self, calls: u64) -> Self {
         self.most = calls;
         self
     }
 
-    async fn measure(&self, calls: u64) -> anyhow::Result<(Seen, Sample)> {
+    async fn measure(&self, calls: u64) -> anyhow::Result<Slice> {
         let of_others = || -> anyhow::Result<u64> {
             let running =
                 self.others.iter().map(|pid| process::cpu(*pid)).sum::<Result<u64, _>>()?;
@@ -59,17 +59,44 @@ impl<'a> Contender<'a> {
         };
         let (before, others) = (process::cpu(self.pid)?, of_others()?);
         let seen = (self.drive)(calls).await?;
-        let used = process::cpu(self.pid)? - before;
-        let others = of_others()? - others;
-        let sample = Sample {
-            cpu: used as f64 / 1e3 / seen.calls as f64,
-            rate: seen.calls as f64 / seen.seconds,
-            p50: seen.p50,
-            p99: seen.p99,
-            memory: process::memory(self.pid, "VmRSS")? as f64 / 1024.0,
-            others: others as f64 / 1e9 / seen.seconds,
-        };
-        Ok((seen, sample))
+        Ok(Slice {
+            seen,
+            used: process::cpu(self.pid)? - before,
+            others: of_others()? - others,
+            memory: process::memory(self.pid, "VmRSS")?,
+        })
+    }
+}
+
+/// A part of a measurement.
+#[derive(Debug, Default)]
+struct Slice {
+    seen: Seen,
+    /// In nanoseconds, as what follows.
+    used: u64,
+    others: u64,
+    /// In kilobytes.
+    memory: u64,
+}
+
+impl Slice {
+    fn add(&mut self, Self { seen, used, others, memory }: Self) {
+        self.seen.add(seen);
+        self.used += used;
+        self.others += others;
+        self.memory = memory;
+    }
+
+    fn sample(mut self) -> Sample {
+        let (calls, seconds) = (self.seen.calls() as f64, self.seen.seconds);
+        Sample {
+            cpu: self.used as f64 / 1e3 / calls,
+            rate: calls / seconds,
+            p50: self.seen.at(0.5),
+            p99: self.seen.at(0.99),
+            memory: self.memory as f64 / 1024.0,
+            others: self.others as f64 / 1e9 / seconds,
+        }
     }
 }
 
@@ -80,8 +107,12 @@ pub struct Measured {
     samples: Vec<Vec<Sample>>,
 }
 
-/// Warms each up, then measures them in turn; every second round in the other direction, so that
-/// nobody always comes after the same one.
+/// How long one is measured before it is another's turn. A machine that others use, too, is slower
+/// for some seconds and then faster again: so all have their share of both.
+const SLICE: f64 = 0.25;
+
+/// Warms each up, then measures them in turn, a slice each until everybody has had his time; every
+/// second turn in the other direction, so that nobody always comes after the same one.
 pub async fn run(
     rounds: usize,
     seconds: f64,
@@ -89,22 +120,26 @@ pub async fn run(
 ) -> anyhow::Result<Measured> {
     let mut counts = Vec::new();
     for contender in contenders {
-        let (seen, _) = contender.measure(500.min(contender.most)).await?;
-        let more = (seen.calls as f64 / seen.seconds * 0.3) as u64;
-        let (seen, _) =
-            contender.measure(more.clamp(100.min(contender.most), contender.most)).await?;
-        let calls = (seen.calls as f64 / seen.seconds * seconds) as u64;
-        counts.push(calls.clamp(100.min(contender.most), contender.most));
+        let within = |calls: f64| (calls as u64).clamp(100.min(contender.most), contender.most);
+        let Slice { seen, .. } = contender.measure(within(500.0)).await?;
+        let Slice { seen, .. } = contender.measure(within(seen.rate() * SLICE)).await?;
+        counts.push(within(seen.rate() * SLICE));
     }
+    let slices = (seconds / SLICE).ceil() as usize;
     let mut samples = vec![Vec::new(); contenders.len()];
-    for round in 0..rounds {
-        let mut order: Vec<_> = (0..contenders.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
+    for _ in 0..rounds {
+        let mut measured: Vec<_> = contenders.iter().map(|_| Slice::default()).collect();
+        for slice in 0..slices {
+            let mut order: Vec<_> = (0..contenders.len()).collect();
+            if slice % 2 == 1 {
+                order.reverse();
+            }
+            for index in order {
+                measured[index].add(contenders[index].measure(counts[index]).await?);
+            }
         }
-        for index in order {
-            let (_, sample) = contenders[index].measure(counts[index]).await?;
-            samples[index].push(sample);
+        for (samples, measured) in samples.iter_mut().zip(measured) {
+            samples.push(measured.sample());
         }
     }
     let names = contenders.iter().map(|contender| contender.name.clone()).collect();

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use rcgen::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 use wechat_store_gateway::simulator::{
     CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Settings, Simulator,
@@ -30,6 +30,8 @@ pub struct World {
     pub placing: Placing,
     /// The gateway's binary.
     pub gateway: PathBuf,
+    /// That of the second one: the same, unless two builds are compared.
+    pub twin: PathBuf,
     /// This binary, which also has the servers to compare with.
     pub floor: PathBuf,
     /// For settings, states and logs. On the disk that is measured.
@@ -83,11 +85,13 @@ pub struct Setup {
     pub accounts: usize,
     /// A file to begin with.
     pub state: Option<PathBuf>,
+    /// Whether it is the second one, beside one that is otherwise the same.
+    pub twin: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { accounts: 1, state: None }
+        Self { accounts: 1, state: None, twin: false }
     }
 }
 
@@ -128,7 +132,8 @@ impl World {
         sink: &Server,
         setup: Setup,
     ) -> anyhow::Result<Gateway> {
-        let Setup { accounts, state } = setup;
+        let Setup { accounts, state, twin } = setup;
+        let binary = if twin { &self.twin } else { &self.gateway };
         let folder = self.folder(name)?;
         let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
         let file = folder.join("state.db");
@@ -162,7 +167,7 @@ impl World {
         let file = folder.join("settings.toml");
         fs::write(&file, settings)?;
         let syncs = folder.join("syncs");
-        let mut command = self.placing.command(Core::Server, &self.gateway);
+        let mut command = self.placing.command(Core::Server, binary);
         command
             .args(["serve", "--config"])
             .arg(file)
@@ -269,9 +274,16 @@ impl World {
     }
 }
 
-/// An address that is free now.
+/// An address that is free now. Below the ports that connections get, of which one might have it
+/// before its server does.
 pub fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    for _ in 0..100 {
+        let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000)));
+        if let Ok(listener) = bound {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    anyhow::bail!("no port is free")
 }
 
 async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()> {
@@ -286,7 +298,7 @@ async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()>
 
 /// The whole table of districts, as the simulator answers it.
 async fn simulated_districts() -> anyhow::Result<Vec<u8>> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let simulator =
         tokio::spawn(Simulator::new(Settings::default()).run(listener, std::future::pending()));

@@ -40,6 +40,10 @@ struct Arguments {
     /// The gateway's binary
     #[arg(long)]
     gateway: PathBuf,
+    /// Another build of it, to be the second gateway: what is the noise otherwise says then how far
+    /// the two differ
+    #[arg(long, value_name = "FILE")]
+    twin: Option<PathBuf>,
     /// What counts syncs, to be preloaded
     #[arg(long)]
     shim: PathBuf,
@@ -55,8 +59,8 @@ struct Arguments {
     /// How often everybody is measured
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// How long each measurement takes
-    #[arg(long, default_value_t = 3.0)]
+    /// How long everybody is measured in each round
+    #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Three rounds of one second
     #[arg(long)]
@@ -108,6 +112,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let world = World {
         placing: Placing { pinned: !arguments.unpinned },
+        twin: arguments.twin.unwrap_or_else(|| arguments.gateway.clone()),
         gateway: arguments.gateway,
         floor: std::env::current_exe()?,
         folder: arguments.folder.canonicalize()?,

@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use uuid::Uuid;
 use wechat_store_gateway::{
     id::Secret,
     seal,
@@ -16,6 +16,7 @@ use wechat_store_gateway::{
 
 use crate::{
     cases::reads::Cast,
+    floor::FIRST_AUDIT,
     load::{self, Seen},
     process::Core,
     rounds::{self, Bound, Contender, GATEWAY, Report, TWIN},
@@ -34,8 +35,7 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
     let key = seal::Key::read(&key).context("a key")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
     let push = |_| {
-        // WeChat's numbers are smaller than this, and no longer.
-        let audit_id = Uuid::new_v4().as_u128() % 1_000_000_000_000;
+        let audit_id = audit_id();
         let message = format!(
             "<xml><ToUserName><![CDATA[gh_4346ac1514d8]]></ToUserName>\
              <FromUserName><![CDATA[od1P50M-fNQI5Gcq-trm4a7apsU8]]></FromUserName>\
@@ -62,7 +62,13 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
 
 /// Requests for the route of the floor.
 pub fn numbers(count: u64) -> Vec<Bytes> {
-    (0..count).map(|_| request("/", &fastrand::u64(..1_000_000_000_000).to_string())).collect()
+    (0..count).map(|_| request("/", &audit_id().to_string())).collect()
+}
+
+/// The next one, after those of a log that was filled before.
+fn audit_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(FIRST_AUDIT + (1 << 32));
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn request(target: &str, body: &str) -> Bytes {

@@ -99,7 +99,7 @@ async fn one_by_one(
         took.push(u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX));
         tokio::time::sleep(interval.saturating_sub(begun.elapsed())).await;
     }
-    Ok(Seen::of(took, begun.elapsed().as_secs_f64()))
+    Ok(Seen { took, seconds: begun.elapsed().as_secs_f64() })
 }
 
 /// Events to 1, 100 and 1,000 watchers.
@@ -117,7 +117,8 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
     let sink = world.sink().await?;
     let mut gateways = Vec::new();
     for name in ["gateway", "twin", "unwatched"] {
-        gateways.push(world.gateway(name, &upstream, &sink, Setup::default()).await?);
+        let setup = Setup { twin: name == "twin", ..Setup::default() };
+        gateways.push(world.gateway(name, &upstream, &sink, setup).await?);
     }
     // One event, for the bytes that a watcher gets.
     let sample = load::channel(gateways[0].grpc).await?;
@@ -170,7 +171,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         trigger("stream", 0, Some(&bare)),
         trigger("stream unwatched", 1, None),
     ];
-    let most = if count < 1000 { 300 } else { 40 };
+    let most = if count < 1000 { 125 } else { 8 };
     let contenders = contenders.map(|contender| contender.at_most(most));
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
     let after = [resident(&gateways[0].process)?, resident(&streams[0].0.process)?];

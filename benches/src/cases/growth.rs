@@ -26,7 +26,7 @@ pub async fn accounts(world: &World) -> anyhow::Result<Report> {
     let sizes = [(GATEWAY, 1), (TWIN, 1), ("100", 100), ("10,000", 10_000)];
     let mut gateways = Vec::new();
     for (name, accounts) in sizes {
-        let setup = Setup { accounts, ..Setup::default() };
+        let setup = Setup { accounts, twin: name == TWIN, ..Setup::default() };
         gateways.push(world.gateway(&format!("accounts-{name}"), &upstream, &sink, setup).await?);
     }
     let others = [upstream.process.pid()];
@@ -56,26 +56,20 @@ pub async fn accounts(world: &World) -> anyhow::Result<Report> {
 /// Pushes and reads where the log is empty, and where it is long.
 pub async fn events(world: &World) -> anyhow::Result<Report> {
     let count = world.events;
-    let file = world.folder.with_file_name(format!("bench-events-{count}.db"));
-    if !file.exists() {
-        let (count, part) = (count.to_string(), file.with_extension("part"));
-        let _ = std::fs::remove_file(&part);
-        let state = part.display().to_string();
-        let mut fill = world.placing.command(Core::Server, &world.floor);
-        let status =
-            fill.args(["serve", "fill", "--state", &state, "--events", &count]).status().await?;
-        anyhow::ensure!(status.success(), "fill: {status}");
-        std::fs::rename(part, &file)?;
-    }
+    let file = world.folder.join("filled.db");
+    let (number, state) = (count.to_string(), file.display().to_string());
+    let mut fill = world.placing.command(Core::Server, &world.floor);
+    let status =
+        fill.args(["serve", "fill", "--state", &state, "--events", &number]).status().await?;
+    anyhow::ensure!(status.success(), "fill: {status}");
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
     let full = Setup { state: Some(file), ..Setup::default() };
     let full_name = format!("{count} events");
     let names = [GATEWAY, TWIN, &full_name];
     let mut gateways = Vec::new();
-    for (folder, setup) in
-        [("none", Setup::default()), ("none-again", Setup::default()), ("full", full)]
-    {
+    let twin = Setup { twin: true, ..Setup::default() };
+    for (folder, setup) in [("none", Setup::default()), ("twin", twin), ("full", full)] {
         gateways.push(world.gateway(folder, &upstream, &sink, setup).await?);
     }
     let mut report = Report::new(&format!("events: a log of none, and of {count}"));

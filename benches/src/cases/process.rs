@@ -41,7 +41,8 @@ pub async fn start(world: &World) -> anyhow::Result<Report> {
         for which in 0..3 {
             let begun = Instant::now();
             let (process, address, path) = if which < 2 {
-                let gateway = world.spawn_gateway("start", &upstream, &sink, Setup::default())?;
+                let setup = Setup { twin: which == 1, ..Setup::default() };
+                let gateway = world.spawn_gateway("start", &upstream, &sink, setup)?;
                 (gateway.process, gateway.grpc, HEALTH)
             } else {
                 let server = world.spawn_floor("start", Core::Server, &["echo"])?;
@@ -130,7 +131,7 @@ pub async fn soak(world: &World, calls: u64) -> anyhow::Result<Report> {
     for _ in 0..LOOKS {
         let before = process::cpu(pid)?;
         let seen = h2load.run(calls / LOOKS).await?;
-        cost.push((process::cpu(pid)? - before) as f64 / 1e3 / seen.calls as f64);
+        cost.push((process::cpu(pid)? - before) as f64 / 1e3 / seen.calls() as f64);
         memory.push(process::memory(pid, "VmRSS")? as f64 / 1024.0);
     }
     let mut report = Report::new(&format!("soak: {calls} calls"));

@@ -74,14 +74,15 @@ pub async fn profile(world: &World) -> anyhow::Result<Report> {
             shape: BUSY,
         };
         let seen = h2load.run(5000).await?;
-        let calls = (seen.calls as f64 / seen.seconds * world.seconds * world.rounds as f64) as u64;
+        let calls =
+            (seen.calls() as f64 / seen.seconds * world.seconds * world.rounds as f64) as u64;
         let file = world.folder.join(format!("{name}.perf"));
         let perf = record(world, pid, &file)?;
         // Until it has begun.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let before = process::cpu(pid)?;
         let seen = h2load.run(calls).await?;
-        let used = (process::cpu(pid)? - before) as f64 / 1e3 / seen.calls as f64;
+        let used = (process::cpu(pid)? - before) as f64 / 1e3 / seen.calls() as f64;
         kill(perf.pid(), Signal::SIGINT)?;
         perf.ended().await?;
         costs.push(read(world, file, used).await?);

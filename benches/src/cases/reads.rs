@@ -40,7 +40,8 @@ impl Cast {
     async fn asking(world: &World, upstream: Server) -> anyhow::Result<Self> {
         let sink = world.sink().await?;
         let first = world.gateway("gateway", &upstream, &sink, Setup::default()).await?;
-        let second = world.gateway("twin", &upstream, &sink, Setup::default()).await?;
+        let twin = Setup { twin: true, ..Setup::default() };
+        let second = world.gateway("twin", &upstream, &sink, twin).await?;
         Ok(Self { upstream, _sink: sink, gateways: [first, second] })
     }
 }
