@@ -1,6 +1,6 @@
 //! Compiles `proto/` without an installed protoc.
 
-use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
+use std::{env, error::Error, fmt::Write, fs, path::PathBuf, process::Command};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -14,9 +14,9 @@ const ENCODED: [&str; 3] =
 #[expect(clippy::disallowed_methods, reason = "how cargo speaks to scripts")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    if env::var("CARGO_CFG_TARGET_OS")? == "linux" && env::var("CARGO_CFG_TARGET_ENV")? == "gnu" {
+    if env::var("HOST")? == env::var("TARGET")? && has_glibc((2, 36)) {
         // The table of what the loader has to adjust is a hundred times smaller, and so is what of it
-        // is read into memory. Needs glibc 2.36.
+        // is read into memory.
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -143,4 +143,14 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
         }}"
     )?;
     Ok(code)
+}
+
+/// Whether this machine has this version of glibc, or a later one.
+fn has_glibc(wanted: (u32, u32)) -> bool {
+    let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = said.trim().strip_prefix("glibc ").and_then(|version| version.split_once('.'));
+    let version =
+        version.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    version.is_some_and(|version: (u32, u32)| version >= wanted)
 }
