@@ -91,7 +91,7 @@ impl Slice {
         let (calls, seconds) = (self.seen.calls() as f64, self.seen.seconds);
         Sample {
             cpu: self.used as f64 / 1e3 / calls,
-            rate: calls / seconds,
+            rate: self.seen.rate(),
             p50: self.seen.at(0.5),
             p99: self.seen.at(0.99),
             memory: self.memory as f64 / 1024.0,

@@ -74,8 +74,7 @@ pub async fn profile(world: &World) -> anyhow::Result<Report> {
             shape: BUSY,
         };
         let seen = h2load.run(5000).await?;
-        let calls =
-            (seen.calls() as f64 / seen.seconds * world.seconds * world.rounds as f64) as u64;
+        let calls = (seen.rate() * world.seconds * world.rounds as f64) as u64;
         let file = world.folder.join(format!("{name}.perf"));
         let perf = record(world, pid, &file)?;
         // Until it has begun.
