@@ -8,7 +8,8 @@ use crate::state::Error;
 const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 
 /// After so many pages, 16 MB, the log goes to its places in the file. What was written to a page
-/// several times goes there once; keys are random, so that the pages of a large file are many.
+/// several times goes there once; the names of writes are random, so that the pages of a large file
+/// are many.
 const CHECKPOINT: u32 = 4000;
 
 /// How many kilobytes of pages the connection that writes keeps. SQLite's own 2,000 are too few for
