@@ -222,8 +222,9 @@ fn lanes(journal: &[Entry], wrong: &mut Vec<String>) -> usize {
     let before = wrong.len();
     let mut last = HashMap::<&str, &Entry>::new();
     for call in journal.iter().filter(|call| call.path == ADD_NEARBY) {
-        // A token that is refused is refused before anything else is looked at.
-        if matches!(call.errcode, Some(40001 | 40014 | 42001)) {
+        // A token that is refused is refused before anything else is looked at. If a fault came
+        // before that, nobody knows whose it was.
+        if call.app_id.is_empty() || matches!(call.errcode, Some(40001 | 40014 | 42001)) {
             continue;
         }
         let Some(previous) = last.insert(&call.app_id, call) else { continue };
