@@ -1,6 +1,7 @@
 //! Any number of watchers of one log.
 //!
-//! One task follows the log and keeps its end in memory. A watcher takes what it has not seen from
+//! One task follows the log and keeps its end in memory. What this process appended it is given, the
+//! rest it reads. A watcher takes what it has not seen from
 //! there, at its own pace, as often as its connection has room; one that is further behind reads
 //! from the state until it has caught up. So nobody waits for anybody, and a watcher costs no more
 //! than its place in the log.
@@ -23,7 +24,7 @@ use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
 use crate::{
     codec::Encoded,
     pb::{SubmissionKind, WatchAuditEventsResponse, WatchPosition},
-    state::{self, EventPage, EventQuery},
+    state::{self, EventPage, EventQuery, Stretch},
     translate::{self, audit::Filter},
 };
 
@@ -201,10 +202,13 @@ impl Audits {
             tail.restart(&state.log().await?);
             return Ok(());
         };
-        if wait {
-            state.newer(at.mark.position).await?;
-        }
-        let entries = self.after(at).await?;
+        let newer = if wait { state.newer(at.mark.position).await? } else { None };
+        let entries = match newer {
+            Some(Stretch { after, events }) if Mark::from(after) == at.mark => {
+                entries(at.epoch, &events)?
+            }
+            _ => self.after(at).await?,
+        };
         if !entries.is_empty() {
             tail.push(entries);
         }
@@ -234,17 +238,7 @@ impl Audits {
         if !goes_on || log.epoch != epoch {
             return Err(Error::Expired);
         }
-        let entries = events.iter().map(|stored| {
-            let mark = stored.into();
-            let event = translate::audit::event(stored)?;
-            let (kind, cursor) = (event.kind(), Cursor { epoch, mark }.text());
-            let app_id = event.app_id.clone();
-            let watched = Encoded::new(&WatchAuditEventsResponse { cursor, event: Some(event) });
-            // The message holds most of it.
-            let size = stored.message.len() + mem::size_of::<Entry>();
-            Ok(Arc::new(Entry { mark, size, app_id, kind, watched }))
-        });
-        Ok(entries.collect::<Result<_, state::Error>>()?)
+        Ok(entries(epoch, &events)?)
     }
 
     /// Ends at a time, or when the process does.
@@ -254,6 +248,21 @@ impl Audits {
             stop.run_until_cancelled(clock.sleep_until(at)).await;
         })
     }
+}
+
+/// As all who watch get them.
+fn entries(epoch: u64, events: &[state::Event]) -> Result<Vec<Arc<Entry>>, state::Error> {
+    let entries = events.iter().map(|stored| {
+        let mark = stored.into();
+        let event = translate::audit::event(stored)?;
+        let (kind, cursor) = (event.kind(), Cursor { epoch, mark }.text());
+        let app_id = event.app_id.clone();
+        let watched = Encoded::new(&WatchAuditEventsResponse { cursor, event: Some(event) });
+        // The message holds most of it.
+        let size = stored.message.len() + mem::size_of::<Entry>();
+        Ok(Arc::new(Entry { mark, size, app_id, kind, watched }))
+    });
+    entries.collect()
 }
 
 /// One who watches.

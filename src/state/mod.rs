@@ -62,8 +62,8 @@ pub trait State: fmt::Debug + Send + Sync {
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error>;
 
     /// Ends when the log may have events after `position`; also sometimes for nothing, and after 30
-    /// seconds at the latest.
-    async fn newer(&self, position: u64) -> Result<(), Error>;
+    /// seconds at the latest. Answers what follows, if that is at hand.
+    async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error>;
 
     /// What the log is and where it ends.
     async fn log(&self) -> Result<Log, Error>;
@@ -301,6 +301,22 @@ pub struct Event {
     pub superseded_by: String,
     /// What was remembered of its submission, as in [`NewSubmission::message`].
     pub submission: Option<Bytes>,
+}
+
+impl Event {
+    /// Its place.
+    pub fn mark(&self) -> Mark {
+        Mark { position: self.position, key: self.key }
+    }
+}
+
+/// Events that follow each other without a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The event before the first.
+    pub after: Mark,
+    /// At least one.
+    pub events: Vec<Event>,
 }
 
 /// Which events are wanted. What is empty or `None` leaves nothing out.

@@ -30,8 +30,8 @@ use wechat_store_gateway::{
     simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
-        WritePage, WriteQuery,
+        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
+        SubmissionQuery, Write, WritePage, WriteQuery,
     },
 };
 
@@ -765,7 +765,7 @@ impl State for List {
     async fn events(&self, _: EventQuery) -> Result<EventPage, Error> {
         unimplemented!()
     }
-    async fn newer(&self, _: u64) -> Result<(), Error> {
+    async fn newer(&self, _: u64) -> Result<Option<Stretch>, Error> {
         unimplemented!()
     }
     async fn log(&self) -> Result<Log, Error> {

@@ -233,7 +233,7 @@ async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile(
     let (one, other) = (server.open().await, server.open().await);
     let waiting = tokio::spawn({
         let one = one.clone();
-        async move { one.newer(0).await.map(|()| Instant::now()) }
+        async move { one.newer(0).await.map(|_| Instant::now()) }
     });
     // One who leaves, and whose connection nobody may have after it.
     let left = tokio::time::timeout(Duration::from_millis(50), one.newer(0)).await;
@@ -249,7 +249,7 @@ async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile(
     assert!(woken - appended < Duration::from_secs(1));
     assert_eq!(positions(&*one).await, [1]);
     let at_once = tokio::time::timeout(Duration::from_secs(1), one.newer(0)).await;
-    assert_eq!(at_once.expect("something is there"), Ok(()));
+    assert_eq!(at_once.expect("something is there"), Ok(None));
     let later = tokio::time::timeout(Duration::from_millis(200), one.newer(1)).await;
     assert!(later.is_err(), "nothing is newer");
 }
@@ -278,7 +278,7 @@ async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back
     let asked = Instant::now();
     assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)), "the first who asks gets it");
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    assert_eq!(state.newer(0).await, Ok(()));
+    assert_eq!(state.newer(0).await, Ok(None));
 }
 
 #[tokio::test]

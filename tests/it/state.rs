@@ -9,7 +9,7 @@ use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
         Acquired, Appended, Begun, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission,
-        NewWrite, Origin, Outcome, State, Submission, SubmissionQuery, Write, WriteQuery,
+        NewWrite, Origin, Outcome, State, Stretch, Submission, SubmissionQuery, Write, WriteQuery,
         WriteState,
     },
 };
@@ -188,7 +188,24 @@ pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend
     append(&state, event("a")).await;
     let soon = Duration::from_secs(5);
     tokio::time::timeout(soon, waiter).await.expect("woken").expect("no panic").expect("no error");
-    tokio::time::timeout(soon, state.newer(0)).await.expect("there is one").expect("no error");
+    // What was at hand is what is read.
+    remember(&state, NewSubmission { audit_id: "B".to_owned().into(), ..submission("s") }).await;
+    for (audit_id, id) in [("B", "b"), ("B", "c"), ("A", "d")] {
+        append(&state, about(audit_id, id, 1)).await;
+    }
+    let all = EventQuery { limit: 9, ..EventQuery::default() };
+    let page = state.events(all).await.expect("a page");
+    assert!(page.events[1].submission.is_some() && !page.events[2].amends.is_empty(), "{page:?}");
+    for (passed, at) in
+        [page.log.pruned].into_iter().chain(page.events.iter().map(Event::mark)).enumerate()
+    {
+        let newer =
+            tokio::time::timeout(Duration::from_millis(100), state.newer(at.position)).await;
+        assert_eq!(newer.is_err(), passed == page.events.len(), "{newer:?}");
+        if let Ok(Ok(Some(Stretch { after, events }))) = newer {
+            assert_eq!((after, &*events), (at, &page.events[passed..]));
+        }
+    }
 }
 
 pub(crate) async fn a_log_says_where_it_begins_and_ends(backend: &mut impl Backend) {

@@ -155,3 +155,16 @@ fn commits(database: &Path) -> usize {
     let log = fs::read(database.with_extension("db-wal")).expect("a write-ahead log");
     log[HEAD..].chunks_exact(FRAME).filter(|frame| frame[4..8] != [0; 4]).count()
 }
+
+#[tokio::test]
+async fn what_is_appended_is_given_to_those_who_wait_for_it() {
+    let file = sqlite().await;
+    let state = file.state();
+    for passed in 0..3 {
+        let append = state.append(event(&passed.to_string()));
+        let (newer, appended) = tokio::join!(state.newer(passed), append);
+        assert_eq!(appended, Ok(Appended::New(passed + 1)));
+        let stretch = newer.expect("no error").expect("at hand");
+        assert_eq!((stretch.after.position, stretch.events.len()), (passed, 1));
+    }
+}

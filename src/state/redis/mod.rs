@@ -19,8 +19,8 @@ use crate::{
     id::{AppId, PoiId, Secret},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
-        WritePage, WriteQuery,
+        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
+        SubmissionQuery, Write, WritePage, WriteQuery,
     },
 };
 
@@ -47,8 +47,9 @@ impl State for Redis {
         event::events(&self.connection, query).await
     }
 
-    async fn newer(&self, position: u64) -> Result<(), Error> {
-        event::newer(&self.connection, position).await
+    async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error> {
+        event::newer(&self.connection, position).await?;
+        Ok(None)
     }
 
     async fn log(&self) -> Result<Log, Error> {

@@ -34,21 +34,26 @@ pub(super) struct Verdict {
     weight: (bool, u64),
 }
 
-pub(super) fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<Appended, Error> {
+/// What became of it; and the event, as [`page`] reads it, if it is new.
+pub(super) fn append(
+    db: &Connection,
+    now: u64,
+    event: &NewEvent,
+) -> Result<(Appended, Option<Event>), Error> {
     let EventKey(key) = event.key;
     let known = db
         .prepare_cached("SELECT position FROM events WHERE key = ?1")?
         .query_row([key], |row| row.get(0))
         .optional()?;
     if let Some(position) = known {
-        return Ok(Appended::Known(position));
+        return Ok((Appended::Known(position), None));
     }
     let review = match &event.origin {
         Origin::Pushed => submission::review(db, event)?,
         Origin::Reconciled { submission_id } => {
             match submission::open_review(db, event, submission_id)? {
                 Some(review) => review,
-                None => return Ok(Appended::Settled),
+                None => return Ok((Appended::Settled, None)),
             }
         }
     };
@@ -94,7 +99,20 @@ pub(super) fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<Appe
         &*event.message,
     ])?;
     submission::settle(db, now, &review)?;
-    Ok(Appended::New(position))
+    let submission = match &review.submission_id {
+        Some(submission_id) => submission::message(db, submission_id)?,
+        None => None,
+    };
+    let event = Event {
+        position,
+        key: event.key,
+        received: now,
+        message: event.message.clone(),
+        amends,
+        superseded_by,
+        submission,
+    };
+    Ok((Appended::New(position), Some(event)))
 }
 
 /// Whether events about a review are in the log.

@@ -7,6 +7,7 @@
 mod event;
 mod lease;
 mod reader;
+mod recent;
 mod schema;
 mod submission;
 mod token;
@@ -30,8 +31,8 @@ use crate::{
     id::{AppId, PoiId, Secret},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Submission, SubmissionPage, SubmissionQuery, Write,
-        WritePage, WriteQuery,
+        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
+        SubmissionQuery, Write, WritePage, WriteQuery,
     },
 };
 
@@ -87,18 +88,20 @@ impl Sqlite {
 #[tonic::async_trait]
 impl State for Sqlite {
     async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
-        self.writer.write(move |db, now| event::append(db, now, &event)).await
+        self.writer.append(move |db, now| event::append(db, now, &event)).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
         self.readers.read(move |db| event::page(db, &query)).await
     }
 
-    async fn newer(&self, position: u64) -> Result<(), Error> {
-        let mut newest = self.writer.newest();
-        match tokio::time::timeout(WAIT, newest.wait_for(|newest| *newest > position)).await {
+    async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error> {
+        let mut recent = self.writer.recent();
+        let newer = recent.wait_for(|recent| recent.newest() > position);
+        match tokio::time::timeout(WAIT, newer).await {
             Ok(Err(_)) => Err(writer::ended()),
-            Ok(Ok(_)) | Err(_) => Ok(()),
+            Ok(Ok(recent)) => Ok(recent.after(position)),
+            Err(_) => Ok(None),
         }
     }
 

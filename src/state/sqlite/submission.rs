@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
@@ -149,6 +150,15 @@ pub(super) fn settle(db: &Connection, now: u64, review: &Review<'_>) -> Result<(
 pub(super) fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM submissions WHERE submission_id = ?1");
     db.prepare_cached(&sql)?.query([submission_id])?.next()?.map(read).transpose()
+}
+
+/// What was remembered of a submission, as it was at first.
+pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Bytes>, Error> {
+    let message: Option<Vec<u8>> = db
+        .prepare_cached("SELECT message FROM submissions WHERE submission_id = ?1")?
+        .query_row([submission_id], |row| row.get(0))
+        .optional()?;
+    Ok(message.map(Into::into))
 }
 
 pub(super) fn pictures(

@@ -15,8 +15,11 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
-use super::{event, now};
-use crate::{clock::Clock, state::Error};
+use super::{event, now, recent::Recent};
+use crate::{
+    clock::Clock,
+    state::{Error, Event},
+};
 
 /// How many verbs share a transaction at most, lest the first wait too long for the last.
 const BATCH: usize = 256;
@@ -31,7 +34,7 @@ pub(super) struct Writer {
     /// `None` only while it is dropped.
     jobs: Option<mpsc::Sender<Waiting>>,
     thread: Option<JoinHandle<()>>,
-    newest: watch::Receiver<u64>,
+    recent: watch::Receiver<Recent>,
 }
 
 /// A verb on its way, and what its answer promises.
@@ -51,27 +54,27 @@ trait Job: fmt::Debug + Send {
     /// Does it, but for the end of the transaction, unless it has failed before or nobody waits for
     /// it any more.
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error>;
-    /// Answers, when the transaction has ended.
-    fn answer(self: Box<Self>, committed: &Result<(), Error>);
+    /// Answers, when the transaction has ended. What was appended is told first.
+    fn answer(self: Box<Self>, committed: &Result<(), Error>, recent: &watch::Sender<Recent>);
 }
 
 struct Asked<F, T> {
     verb: F,
     /// Of its last run.
-    result: Result<Option<T>, Error>,
+    result: Result<Option<(T, Option<Event>)>, Error>,
     answer: oneshot::Sender<Result<T, Error>>,
 }
 
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(db: Connection, clock: Clock) -> Result<Self, Error> {
-        let (newest_sender, newest) = watch::channel(event::newest(&db)?);
+        let (recent_sender, recent) = watch::channel(Recent::new(&event::log(&db)?));
         let (sender, jobs) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || work(&db, &clock, &jobs, &newest_sender))
+            .spawn(move || work(&db, &clock, &jobs, &recent_sender))
             .map_err(|error| Error::Unusable(error.to_string()))?;
-        Ok(Self { jobs: Some(sender), thread: Some(thread), newest })
+        Ok(Self { jobs: Some(sender), thread: Some(thread), recent })
     }
 
     /// Runs a verb, all or nothing; durable when this returns. It is run again where another that
@@ -98,6 +101,23 @@ impl Writer {
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
     {
+        self.ask(lasts, move |db, now| Ok((verb(db, now)?, None))).await
+    }
+
+    /// As [`Writer::write`], with the event that came of it. Whoever waits for events is told.
+    pub(super) async fn append<T, F>(&self, verb: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send + 'static,
+    {
+        self.ask(Lasts::Machine, verb).await
+    }
+
+    async fn ask<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let job = Asked { verb, result: Ok(None), answer };
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
@@ -105,9 +125,9 @@ impl Writer {
         answered.await.map_err(|_| ended())?
     }
 
-    /// The position of the newest event, which is durable.
-    pub(super) fn newest(&self) -> watch::Receiver<u64> {
-        self.newest.clone()
+    /// The newest events.
+    pub(super) fn recent(&self) -> watch::Receiver<Recent> {
+        self.recent.clone()
     }
 }
 
@@ -131,7 +151,7 @@ fn work(
     db: &Connection,
     clock: &Clock,
     jobs: &mpsc::Receiver<Waiting>,
-    newest: &watch::Sender<u64>,
+    recent: &watch::Sender<Recent>,
 ) {
     let (mut last, mut crowd) = (None, 0);
     for first in jobs {
@@ -148,11 +168,8 @@ fn work(
             }
             let committed =
                 promise(db, &mut last, lasts).and_then(|()| transact(db, clock, &mut batch));
-            if let (Ok(()), Lasts::Machine, Ok(now)) = (&committed, lasts, event::newest(db)) {
-                newest.send_if_modified(|newest| std::mem::replace(newest, now) != now);
-            }
             for job in batch {
-                job.answer(&committed);
+                job.answer(&committed, recent);
             }
         }
     }
@@ -188,7 +205,7 @@ fn transact(db: &Connection, clock: &Clock, batch: &mut [Box<dyn Job>]) -> Resul
 impl<F, T> Job for Asked<F, T>
 where
     T: Send,
-    F: Fn(&Connection, u64) -> Result<T, Error> + Send,
+    F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send,
 {
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error> {
         if self.result.is_ok() && !self.answer.is_closed() {
@@ -198,8 +215,14 @@ where
         Ok(())
     }
 
-    fn answer(self: Box<Self>, committed: &Result<(), Error>) {
+    fn answer(self: Box<Self>, committed: &Result<(), Error>, recent: &watch::Sender<Recent>) {
         let result = committed.clone().and(self.result).and_then(|done| done.ok_or_else(ended));
+        let result = result.map(|(answer, event)| {
+            if let Some(event) = event {
+                recent.send_modify(|recent| recent.push(event));
+            }
+            answer
+        });
         // Whoever asked may have left.
         let _ = self.answer.send(result);
     }

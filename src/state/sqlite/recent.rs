@@ -1,0 +1,105 @@
+//! The newest events, in memory: whoever follows the log does not read what this process has just
+//! written.
+
+use std::collections::VecDeque;
+
+use crate::state::{Event, Log, Mark, Stretch};
+
+/// How many there are at most.
+const MOST: usize = 64;
+
+/// The end of the log. All of it is durable.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// The place before the first of `events`.
+    base: Mark,
+    /// Without a gap.
+    events: VecDeque<Event>,
+}
+
+impl Recent {
+    /// None yet.
+    pub(super) fn new(log: &Log) -> Self {
+        Self { base: log.newest, events: VecDeque::new() }
+    }
+
+    /// The position of the newest.
+    pub(super) fn newest(&self) -> u64 {
+        self.events.back().map_or(self.base.position, |event| event.position)
+    }
+
+    /// Adds one.
+    pub(super) fn push(&mut self, event: Event) {
+        if event.position != self.newest() + 1 {
+            // The file is another one: let whoever follows look.
+            *self = Self { base: event.mark(), events: VecDeque::new() };
+            return;
+        }
+        if self.events.len() == MOST
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.base = oldest.mark();
+        }
+        self.events.push_back(event);
+    }
+
+    /// What follows a place, unless that is too far back, or the end.
+    pub(super) fn after(&self, position: u64) -> Option<Stretch> {
+        let passed = usize::try_from(position.checked_sub(self.base.position)?).ok()?;
+        if passed >= self.events.len() {
+            return None;
+        }
+        let after = passed.checked_sub(1).map_or(self.base, |last| self.events[last].mark());
+        Some(Stretch { after, events: self.events.range(passed..).cloned().collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::state::EventKey;
+
+    fn mark(position: u64) -> Mark {
+        Mark { position, key: EventKey([position as u8; 32]) }
+    }
+
+    fn event(position: u64) -> Event {
+        Event {
+            position,
+            key: mark(position).key,
+            received: 0,
+            message: Bytes::new(),
+            amends: String::new(),
+            superseded_by: String::new(),
+            submission: None,
+        }
+    }
+
+    fn after(recent: &Recent, at: u64) -> Vec<u64> {
+        let Some(Stretch { after, events }) = recent.after(at) else { return Vec::new() };
+        assert_eq!(after, mark(at));
+        events.iter().map(|event| event.position).collect()
+    }
+
+    #[test]
+    fn what_follows_a_place_is_told_as_far_as_it_is_known() {
+        let mut recent = Recent::new(&Log { epoch: 1, pruned: mark(0), newest: mark(7) });
+        assert_eq!((recent.newest(), after(&recent, 7)), (7, vec![]));
+        (8..=10).for_each(|position| recent.push(event(position)));
+        assert_eq!(recent.newest(), 10);
+        for (at, known) in [(6, 11..11), (7, 8..11), (8, 9..11), (9, 10..11), (10, 11..11)] {
+            assert_eq!(after(&recent, at), known.collect::<Vec<_>>(), "{at}");
+        }
+
+        (11..=10 + MOST as u64).for_each(|position| recent.push(event(position)));
+        assert!(after(&recent, 9).is_empty(), "it is too far back");
+        assert_eq!(after(&recent, 10).len(), MOST);
+
+        recent.push(event(3));
+        assert_eq!((recent.newest(), after(&recent, 2)), (3, vec![]));
+        recent.push(event(4));
+        assert_eq!(after(&recent, 3), [4]);
+    }
+}
