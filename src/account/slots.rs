@@ -61,6 +61,11 @@ impl Slots {
         }
     }
 
+    /// Whether nobody would have to wait.
+    pub fn are_free(&self) -> bool {
+        self.free.available_permits() > 0
+    }
+
     fn queue(&self) -> Result<Place<'_>, Busy> {
         let place = Place(self);
         if self.waiting.fetch_add(1, Ordering::Relaxed) < self.most_waiting {

@@ -3,7 +3,10 @@
 //! Before its first byte leaves, a write is noted as sent; a process that dies then leaves one whose
 //! outcome is open, never one that nobody knows of. See `WriteService` in `proto/`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -13,10 +16,11 @@ use uuid::Uuid;
 use super::{Error, Operations, settle::Outlook};
 use crate::{
     account::Account,
+    clock::Clock,
     context::Context,
     id::AppId,
     pb::Settled,
-    state::{self, Begun, NewWrite, Outcome, State, Write, WriteState},
+    state::{self, Begun, NewWrite, Outcome, Sent, State, Write, WriteState},
     translate::{
         Remembered, Sought, damaged,
         write::{kept, known},
@@ -28,10 +32,14 @@ use crate::{
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 /// Beyond WeChat's time to answer, until the outcome counts as lost.
 const SEND_MARGIN: Duration = Duration::from_secs(5);
+/// What is noted as sent with its claim leaves within this, or is noted anew.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody else has ended the write.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Whoever waits for an answer waits no longer for the end to be noted.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The fence of a new claim.
+const FIRST: u64 = 1;
 /// After a failure of the state.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Where WeChat could not be asked what it shows, it can be asked again then.
@@ -45,6 +53,8 @@ pub(super) struct Sending {
     claim: Option<Claim>,
     /// What is looked for if its reply is lost, encoded.
     sought: Bytes,
+    /// Until when the next attempt may be sent without being noted, for its claim was noted as sent.
+    noted: Option<Instant>,
 }
 
 /// A write that this process runs.
@@ -56,11 +66,13 @@ struct Claim {
 }
 
 impl Sending {
-    /// The same for a call that leaves this behind.
-    pub(super) fn seeking(self, sought: &Sought) -> Self {
+    /// The same for a call that leaves this behind, unless that is known already.
+    pub(super) fn seeking(self, sought: impl FnOnce() -> Sought) -> Self {
         match self.claim {
-            Some(_) => Self { sought: sought.encode_to_vec().into(), ..self },
-            None => self,
+            Some(_) if self.sought.is_empty() => {
+                Self { sought: sought().encode_to_vec().into(), ..self }
+            }
+            _ => self,
         }
     }
 
@@ -70,8 +82,11 @@ impl Sending {
     }
 
     /// Notes that the call is about to be sent. Fails if it must not be.
-    pub(super) async fn begin<E: Endpoint>(&self) -> Result<(), Error> {
+    pub(super) async fn begin<E: Endpoint>(&mut self, clock: &Clock) -> Result<(), Error> {
         let Some(Claim { state, write_id, fence }) = &self.claim else { return Ok(()) };
+        if self.noted.take().is_some_and(|until| clock.now() < until) {
+            return Ok(());
+        }
         let by = E::REPLY_LIMIT + SEND_MARGIN;
         match state.sent(write_id, *fence, by, self.sought.clone()).await? {
             true => Ok(()),
@@ -85,9 +100,15 @@ impl Operations {
     /// Runs a write in a task of its own, under its name. `run` is what it does; what that answers is
     /// what every repeat gets. WeChat took what is to be remembered, so that this does not fail: where
     /// the state does, it is tried again, beside the answer, until it works or the process ends.
+    ///
+    /// `sought` is what a write of that id leaves behind, where it may be claimed and noted as sent in
+    /// one step: it is if nothing has to be waited for. It may not where something goes before, nor
+    /// where only an event tells the outcome, for a process may die, or fail, between that and the
+    /// first byte: what was not sent would have an outcome that nobody knows.
     pub(super) async fn journaled<E, R, F>(
         &self,
         ctx: &Context,
+        sought: Option<impl FnOnce(&Context, &AppId, &str) -> Sought + Send + 'static>,
         run: impl FnOnce(Self, Arc<Account>, Context, Sending) -> F + Send + 'static,
     ) -> Result<R, Error>
     where
@@ -99,12 +120,19 @@ impl Operations {
         self.detached(ctx, |ops, ctx, left| async move {
             // Twice is the same as once, nobody asks for it again, and nothing is reviewed.
             if ctx.request_id.is_none() && !matches!(E::SAFETY, Safety::Once(_)) {
-                let sending = Sending { left, claim: None, sought: Bytes::new() };
+                let sending = Sending { left, claim: None, sought: Bytes::new(), noted: None };
                 return Ok(run(ops, account, ctx, sending).await?.0);
             }
-            let claim = match ops.claim(E::PATH, &account.app_id, &ctx, &left).await? {
-                Begun::Claimed { write_id, fence } => {
-                    Claim { state: ops.0.state.clone(), write_id, fence }
+            // By time, so that the newest stand together in an index.
+            let write_id = Uuid::now_v7().to_string();
+            let sought = sought.filter(|_| ops.is_ready::<E>(&account));
+            let sought = sought.map(|sought| sought(&ctx, &account.app_id, &write_id));
+            let sought = sought.map(|sought| Bytes::from(sought.encode_to_vec()));
+            let until = ops.clock().now() + AT_ONCE;
+            let begun = ops.claim::<E>(&account, &ctx, &left, write_id, sought.clone()).await?;
+            let (claim, noted) = match begun {
+                Begun::Claimed { write_id, fence, sent } => {
+                    (Claim { state: ops.0.state.clone(), write_id, fence }, sent.then_some(until))
                 }
                 Begun::Known(Write { reply: Some(reply), .. }) => return Ok(read(&reply)?),
                 Begun::Known(Write { write_id, .. }) => {
@@ -113,7 +141,9 @@ impl Operations {
                 }
                 Begun::Other => return Err(Error::RequestIdReused),
             };
-            let sending = Sending { left, claim: Some(claim.clone()), sought: Bytes::new() };
+            // Another claim's id may stand in what was not noted.
+            let sought = sought.filter(|_| noted.is_some()).unwrap_or_default();
+            let sending = Sending { left, claim: Some(claim.clone()), sought, noted };
             let result = run(ops.clone(), account, ctx.clone(), sending).await;
             let outcome = match &result {
                 Ok((response, remembered)) => Outcome::Finished {
@@ -172,28 +202,43 @@ impl Operations {
         }
     }
 
+    /// Whether a call could be sent at once, as far as can be seen.
+    fn is_ready<E: Endpoint>(&self, account: &Account) -> bool {
+        account.tokens.is_current()
+            && account.slots.are_free()
+            && account.quotas.check(E::PATH, self.clock().unix()).is_ok()
+    }
+
     /// Claims a write, or waits for what somebody else makes of it; where nobody knows, it is looked
-    /// what WeChat shows.
-    async fn claim(
+    /// what WeChat shows. With what is `sought` it is noted as sent, too, if it is new.
+    async fn claim<E: Endpoint>(
         &self,
-        path: &'static str,
-        app_id: &AppId,
+        account: &Account,
         ctx: &Context,
         left: &CancellationToken,
+        write_id: String,
+        sought: Option<Bytes>,
     ) -> Result<Begun, Error> {
-        let state = &self.0.state;
+        let (state, path) = (&self.0.state, E::PATH);
         let write = NewWrite {
-            // By time, so that the newest stand together in an index.
-            write_id: Uuid::now_v7().to_string(),
-            app_id: app_id.clone(),
+            write_id,
+            app_id: account.app_id.clone(),
             method: ctx.method.to_owned(),
             request_id: ctx.request_id.map(|id| id.to_string()),
             fingerprint: ctx.fingerprint,
             client_reference: ctx.client_reference.clone(),
+            sent: sought.map(|sought| Sent { by: E::REPLY_LIMIT + SEND_MARGIN, sought }),
         };
         loop {
             let term = ctx.time_left(self.clock()) + CLAIM_MARGIN;
-            let begun = state.begin(write.clone(), term).await?;
+            let begun = state.begin(write.clone(), term).await;
+            if begun.is_err() && write.sent.is_some() {
+                // It may be noted nevertheless; where this fails, too, it is looked what became of it.
+                let (state, write_id) = (state.clone(), write.write_id.clone());
+                let release = async move { state.ended(&write_id, FIRST, Outcome::Released).await };
+                self.0.writes.spawn(release);
+            }
+            let begun = begun?;
             let Begun::Known(known) = &begun else { return Ok(begun) };
             match known.state {
                 WriteState::Finished => return Ok(begun),

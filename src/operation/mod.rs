@@ -22,7 +22,7 @@ use crate::{
     id::AppId,
     pb::{self, Settled},
     state::{self, State},
-    translate::{Evident, Invalid, Sought},
+    translate::{Evidence, Evident, Invalid, Sought},
     wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
@@ -216,9 +216,12 @@ impl Operations {
         call: E,
         answer: impl FnOnce(E::Reply) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
-            let sending = sending.seeking(&Sought::after(&call));
-            Ok((answer(ops.attempts(&account, &ctx, &call, Some(&sending)).await?), None))
+        let sought = Sought::after(&call);
+        let at_once = sought.evidence.as_ref().is_none_or(Evidence::repeats);
+        let sought = at_once.then_some(|_: &_, _: &_, _: &_| sought);
+        self.journaled::<E, _, _>(ctx, sought, |ops, account, ctx, sending| async move {
+            let mut sending = sending.seeking(|| Sought::after(&call));
+            Ok((answer(ops.attempts(&account, &ctx, &call, Some(&mut sending)).await?), None))
         })
         .await
     }
@@ -257,7 +260,7 @@ impl Operations {
         account: &Account,
         ctx: &Context,
         call: &E,
-        sending: Option<&Sending>,
+        mut sending: Option<&mut Sending>,
     ) -> Result<E::Reply, Error> {
         let Inner { client, clock, .. } = &*self.0;
         // At once, where there is nothing to wait for.
@@ -271,7 +274,8 @@ impl Operations {
             if ctx.stage.get() == Stage::Token {
                 ctx.stage.reach(Stage::Queue);
             }
-            let slot = match self.enter::<E>(account, ctx, sending, &mut trial).await {
+            let slot = self.enter::<E>(account, ctx, sending.as_deref_mut(), &mut trial).await;
+            let slot = match slot {
                 Ok(slot) => slot,
                 // What was sent before may have been executed, and nobody is told otherwise.
                 Err(error) => {
@@ -325,11 +329,11 @@ impl Operations {
         &self,
         account: &'a Account,
         ctx: &Context,
-        sending: Option<&Sending>,
+        sending: Option<&mut Sending>,
         trial: &mut Option<Trial<'a>>,
     ) -> Result<Slot<'a>, Error> {
         let clock = self.clock();
-        let left = sending.map(|sending| &sending.left);
+        let left = sending.as_ref().map(|sending| &sending.left);
         let slot = account.slots.take(ctx.deadline, clock);
         let slot = match left {
             Some(left) => left.run_until_cancelled(slot).await.ok_or(Error::Deadline)?,
@@ -344,7 +348,7 @@ impl Operations {
             *trial = account.quotas.enter(E::PATH, clock.unix())?;
         }
         if let Some(sending) = sending {
-            sending.begin::<E>().await?;
+            sending.begin::<E>(clock).await?;
         }
         Ok(slot)
     }

@@ -45,7 +45,9 @@ impl Operations {
         ctx: &Context,
         change: Change,
     ) -> Result<pb::UpdateStoreResponse, Error> {
-        self.journaled::<UpdateStore, _, _>(ctx, |ops, account, ctx, sending| async move {
+        // It is read first.
+        let unknown = None::<fn(&_, &_, &_) -> _>;
+        self.journaled::<UpdateStore, _, _>(ctx, unknown, |ops, account, ctx, sending| async move {
             let store = (account.app_id.clone(), change.poi_id.clone());
             let lane = format!("lane/update_store/{}/{}", store.0, store.1);
             let left = &sending.left;
@@ -55,8 +57,8 @@ impl Operations {
                 let call = ops.completed(&account, &ctx, &store, change, left).await?;
                 let response = updated(&call, None).encode_to_vec().into();
                 let sought = Sought { evidence, response, ..Sought::default() };
-                let sending = sending.clone().seeking(&sought);
-                let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await?;
+                let mut sending = sending.clone().seeking(|| sought);
+                let reply = ops.attempts(&account, &ctx, &call, Some(&mut sending)).await?;
                 Ok((call, reply))
             };
             let sent = sent.await;

@@ -5,8 +5,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Operations};
 use crate::{
     context::Context,
+    id::AppId,
     pb::{self, Settled},
-    translate::{Evidence, Evident, Remembered, Reviewed},
+    translate::{Evidence, Remembered, Reviewed},
     wechat::merchant::GetMerchantAuditInfo,
 };
 
@@ -23,7 +24,15 @@ impl Operations {
         E::Reply: Default,
         R: Settled + 'static,
     {
-        self.journaled::<E, _, _>(ctx, |ops, account, ctx, sending| async move {
+        let (evidence, now) = (call.evidence(), self.clock().wall());
+        let at_once = E::PACE.is_none() && evidence.as_ref().is_none_or(Evidence::repeats);
+        let sought = at_once.then(|| {
+            let (review, evidence) = (call.review(&E::Reply::default()), evidence.clone());
+            move |ctx: &Context, app_id: &AppId, write_id: &str| {
+                Remembered::new(review, evidence, write_id, app_id, ctx, now).into()
+            }
+        });
+        self.journaled::<E, _, _>(ctx, sought, move |ops, account, ctx, sending| async move {
             let lane = match E::PACE {
                 Some(pace) => {
                     let lane = format!("lane{}/{}", E::PATH, account.app_id);
@@ -32,14 +41,15 @@ impl Operations {
                 None => None,
             };
             let app_id = &account.app_id;
-            let evidence = ops.evidence(&ctx, &call, &sending.left).await?;
+            let evidence = ops.evidence(&ctx, evidence, &sending.left).await?;
             let now = ops.clock().wall();
             let remembered = |review, write_id: &str| {
                 Remembered::new(review, evidence.clone(), write_id, app_id, &ctx, now)
             };
-            let sought = remembered(call.review(&E::Reply::default()), sending.write_id());
-            let sending = sending.seeking(&sought.into());
-            let reply = ops.attempts(&account, &ctx, &call, Some(&sending)).await;
+            let write_id = sending.write_id().to_owned();
+            let sought = || remembered(call.review(&E::Reply::default()), &write_id).into();
+            let mut sending = sending.seeking(sought);
+            let reply = ops.attempts(&account, &ctx, &call, Some(&mut sending)).await;
             if let Some(lane) = lane {
                 lane.leave(reply.as_ref().is_err_and(Error::leaves_doubt)).await;
             }
@@ -52,13 +62,12 @@ impl Operations {
 
     /// What a call leaves behind. Where that is a change of what WeChat shows, this asks for it; the
     /// call is made, too, where that fails, for it may still be settled by hand.
-    async fn evidence<E: Evident>(
+    async fn evidence(
         &self,
         ctx: &Context,
-        call: &E,
+        evidence: Option<Evidence>,
         left: &CancellationToken,
     ) -> Result<Option<Evidence>, Error> {
-        let evidence = call.evidence();
         let Some(Evidence::OtherMerchantAudit(_)) = evidence else { return Ok(evidence) };
         let ctx = ctx.beforehand();
         let look = self.read(&ctx, GetMerchantAuditInfo {});

@@ -96,12 +96,15 @@ pub trait State: fmt::Debug + Send + Sync {
     // === The journal of writes ===
 
     /// Claims a write for `term`, or says what is known of it. A write is recognised by its account,
-    /// method and request id; one without a request id is always new, and claimed anew if the same
-    /// is asked for again. A claim whose term is over is given to whoever asks next, with a higher
-    /// fence: nothing was sent under it.
+    /// method and request id; one without a request id is always new. With the same write id it is
+    /// asked for again, after an error, and the claim is the same. A claim whose term is over is
+    /// given to whoever asks next, with a higher fence: nothing was sent under it.
     ///
-    /// Where it returns it has happened for all, but is durable only when a later verb is, such as
-    /// [`State::sent`]. The loss of a machine may undo it till then: nothing was sent under it.
+    /// A new one is noted as sent in the same step, as by [`State::sent`], where `write` says so.
+    ///
+    /// Where it returns it has happened for all, but a claim is durable only when a later verb is,
+    /// such as [`State::sent`]. The loss of a machine may undo it till then: nothing was sent under
+    /// it.
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
 
     /// Notes that a claimed write is about to be sent, again if it certainly was not the last time;
@@ -465,6 +468,17 @@ pub struct NewWrite {
     pub fingerprint: [u8; 32],
     /// The caller's own number for the shop; may be empty.
     pub client_reference: String,
+    /// For one that is sent at once.
+    pub sent: Option<Sent>,
+}
+
+/// That a write is about to be sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Its outcome is known after so long at the latest.
+    pub by: Duration,
+    /// What is looked for if it is not.
+    pub sought: Bytes,
 }
 
 /// What is known of a write that somebody wants to begin.
@@ -478,6 +492,8 @@ pub enum Begun {
         write_id: String,
         /// Of the claim.
         fence: u64,
+        /// Whether it is noted as sent.
+        sent: bool,
     },
     /// Another request has this name.
     Other,

@@ -9,8 +9,8 @@ use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
         Acquired, Appended, Begun, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission,
-        NewWrite, Origin, Outcome, State, Stretch, Submission, SubmissionQuery, Write, WriteQuery,
-        WriteState,
+        NewWrite, Origin, Outcome, Sent, State, Stretch, Submission, SubmissionQuery, Write,
+        WriteQuery, WriteState,
     },
 };
 
@@ -59,6 +59,7 @@ macro_rules! conformance {
             open_submissions_are_not_forgotten
             a_write_is_claimed_by_one
             a_write_is_recognised_by_account_method_and_request_id
+            a_new_write_is_sent_in_the_same_step
             what_a_write_submitted_is_remembered_with_its_end
             another_request_under_the_same_name_is_another_write
             a_claim_whose_term_is_over_is_given_to_one_who_asks
@@ -717,7 +718,9 @@ pub(crate) async fn a_write_is_claimed_by_one(backend: &mut impl Backend) {
     }
     let mut begun = begins.join_all().await;
     let first = begun.iter().position(|begun| matches!(begun, Begun::Claimed { .. }));
-    let Begun::Claimed { write_id, fence } = begun.remove(first.expect("one claims it")) else {
+    let Begun::Claimed { write_id, fence, sent: false } =
+        begun.remove(first.expect("one claims it"))
+    else {
         unreachable!()
     };
     assert!(fence > 0);
@@ -763,21 +766,63 @@ pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
         NewWrite { request_id: None, fingerprint: [2; 32], ..write("g", "") },
     ]) {
         let id = new.write_id.clone();
-        let expected = Begun::Claimed { write_id: id.clone(), fence: 1 };
+        let expected = Begun::Claimed { write_id: id.clone(), fence: 1, sent: false };
         assert_eq!(begin(&state, new.clone(), LONG).await, expected);
         let found = find_write(&state, &id).await;
         assert_eq!((found.number, found.request_id), (number, new.request_id.unwrap_or_default()));
     }
     // After an error, say. Nobody else can have that claim.
-    let again = NewWrite { request_id: None, ..write("e", "") };
-    let expected = Begun::Claimed { write_id: "e".to_owned(), fence: 2 };
-    assert_eq!(begin(&state, again.clone(), LONG).await, expected);
-    assert_eq!(state.sent("e", 1, LONG, Bytes::new()).await, Ok(false));
-    assert_eq!(state.sent("e", 2, LONG, Bytes::new()).await, Ok(true));
-    assert!(matches!(begin(&state, again, LONG).await, Begun::Known(_)));
+    let unnamed = NewWrite { request_id: None, ..write("e", "") };
+    for again in [unnamed, write("a", "r")] {
+        let id = again.write_id.clone();
+        let expected = Begun::Claimed { write_id: id.clone(), fence: 1, sent: false };
+        assert_eq!(begin(&state, again.clone(), LONG).await, expected);
+        assert_eq!(state.sent(&id, 1, LONG, Bytes::new()).await, Ok(true));
+        assert!(matches!(begin(&state, again, LONG).await, Begun::Known(_)));
+    }
     assert_eq!(numbers(&state, WriteQuery::default()).await.len(), 7);
     let known = begin(&state, write("other", "r"), LONG).await;
     assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
+}
+
+pub(crate) async fn a_new_write_is_sent_in_the_same_step(backend: &mut impl Backend) {
+    let state = backend.state();
+    let sent = Sent { by: LONG, sought: "sought".into() };
+    let at_once =
+        |id: &str, request_id: &str| NewWrite { sent: Some(sent.clone()), ..write(id, request_id) };
+    let begun = |id: &str, fence, sent| Begun::Claimed { write_id: id.to_owned(), fence, sent };
+    // The second time after an error, say.
+    for _ in 0..2 {
+        assert_eq!(begin(&state, at_once("a", "r"), SHORT).await, begun("a", 1, true));
+        let found = find_write(&state, "a").await;
+        assert_eq!((found.state, found.attempts, found.ended), (WriteState::Sent, 1, 0));
+        assert_eq!((&*found.sought, found.sent), (&b"sought"[..], found.created));
+        assert!(found.rest > LONG / 2 && found.rest <= LONG, "{found:?}");
+    }
+    let known = begin(&state, at_once("b", "r"), LONG).await;
+    assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
+    assert_eq!(state.sent("a", 1, LONG, "later".into()).await, Ok(true), "once more");
+    assert_eq!(find_write(&state, "a").await.attempts, 2);
+    state.ended("a", 1, finished("reply")).await.expect("noted");
+    let known = begin(&state, at_once("a", "r"), LONG).await;
+    assert!(matches!(&known, Begun::Known(write) if write.reply.is_some()), "{known:?}");
+
+    // What somebody else has claimed says in his name what is sought.
+    let fence = claim(&state, write("c", "s"), SHORT).await;
+    backend.pass(SHORT).await;
+    assert_eq!(begin(&state, at_once("d", "s"), LONG).await, begun("c", fence + 1, false));
+    let found = find_write(&state, "c").await;
+    assert_eq!((found.state, found.attempts, found.sought), (WriteState::Claimed, 0, Bytes::new()));
+
+    // Its outcome is open when its time is over, and nothing is left of it where it was not sent.
+    let short = Some(Sent { by: SHORT, sought: Bytes::new() });
+    let new = NewWrite { sent: short, ..write("e", "t") };
+    assert_eq!(begin(&state, new.clone(), LONG).await, begun("e", 1, true));
+    backend.pass(SHORT).await;
+    assert!(matches!(begin(&state, new, LONG).await, Begun::Known(_)));
+    assert_eq!(find_write(&state, "e").await.state, WriteState::Unknown);
+    state.ended("e", 1, Outcome::Released).await.expect("noted");
+    assert_eq!(state.write("e").await, Ok(None));
 }
 
 pub(crate) async fn what_a_write_submitted_is_remembered_with_its_end(backend: &mut impl Backend) {
@@ -853,7 +898,7 @@ pub(crate) async fn a_claim_whose_term_is_over_is_given_to_one_who_asks(
     let fences: Vec<_> = begun
         .iter()
         .filter_map(|begun| match begun {
-            Begun::Claimed { write_id, fence } if write_id == "w" => Some(*fence),
+            Begun::Claimed { write_id, fence, .. } if write_id == "w" => Some(*fence),
             _ => None,
         })
         .collect();
@@ -1076,7 +1121,8 @@ pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: 
             assert_eq!(find_write(&state, id).await, after);
         } else {
             assert_eq!(state.write(id).await, Ok(None));
-            assert_eq!(begun, Begun::Claimed { write_id: "again".to_owned(), fence: 1 });
+            let write_id = "again".to_owned();
+            assert_eq!(begun, Begun::Claimed { write_id, fence: 1, sent: false });
             state.ended(id, fence, finished("late")).await.expect("does nothing");
             assert_eq!(state.write(id).await, Ok(None));
             state.ended("again", 1, Outcome::Released).await.expect("noted");
@@ -1419,6 +1465,7 @@ pub(crate) fn write(id: &str, request_id: &str) -> NewWrite {
         request_id: Some(request_id.to_owned()),
         fingerprint: [1; 32],
         client_reference: String::new(),
+        sent: None,
     }
 }
 

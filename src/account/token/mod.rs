@@ -270,6 +270,12 @@ impl Tokens {
         self.wait(run, deadline).await
     }
 
+    /// Whether nobody would have to wait for one.
+    pub fn is_current(&self) -> bool {
+        let now = self.clock.now();
+        self.latest().as_ref().is_some_and(|token| now < token.expires_at)
+    }
+
     /// What is current by now, after a wait with this one.
     pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
         if self.lock().generation == known.generation {

@@ -268,6 +268,15 @@ local function written(write)
   }
 end
 
+-- Notes that a write is about to be sent, that its outcome is known after `by` milliseconds, and that
+-- otherwise something is `sought`.
+local function send_write(id, sent, time)
+  call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(sent.by),
+    'sought', sent.sought)
+  call('HINCRBY', write_key(id), 'attempts', 1)
+  call('ZREM', CLAIMS, id)
+end
+
 -- Notes that a write was executed.
 local function finish_write(id, reply, time)
   call('HSET', write_key(id), 'state', 'finished', 'reply', reply, 'ended', time)

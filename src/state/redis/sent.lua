@@ -6,8 +6,5 @@ local write = write_at(id, time)
 if not write or write.fence ~= fence or write.rest == 0 or write.state == 'unknown' then
   return 0
 end
-call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(by),
-  'sought', sought)
-call('HINCRBY', write_key(id), 'attempts', 1)
-call('ZREM', CLAIMS, id)
+send_write(id, { by = by, sought = sought }, time)
 return 1

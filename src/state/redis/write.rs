@@ -10,7 +10,9 @@ use super::{
     connection::{Connection, damaged, lua, millis},
     submission,
 };
-use crate::state::{Begun, Error, NewWrite, Outcome, Write, WritePage, WriteQuery, WriteState};
+use crate::state::{
+    Begun, Error, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState,
+};
 
 static BEGIN: LazyLock<Script> = lua!("begin.lua");
 static SENT: LazyLock<Script> = lua!("sent.lua");
@@ -33,7 +35,8 @@ pub(super) async fn begin(
     write: NewWrite,
     term: Duration,
 ) -> Result<Begun, Error> {
-    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference } = write;
+    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
+        write;
     let mut call = redis.call(&BEGIN);
     call.arg("write_id").arg(write_id);
     call.arg("app_id").arg(app_id.as_str());
@@ -42,10 +45,13 @@ pub(super) async fn begin(
     call.arg("fingerprint").arg(&fingerprint[..]);
     call.arg("client_reference").arg(client_reference);
     call.arg("term").arg(millis(term));
+    if let Some(Sent { by, sought }) = sent {
+        call.arg("by").arg(millis(by)).arg("sought").arg(&sought[..]);
+    }
     let (what, write_id, fence, known): (String, String, u64, Option<Written>) =
         redis.run(&call).await?;
     match (what.as_str(), known) {
-        ("claimed", _) => Ok(Begun::Claimed { write_id, fence }),
+        ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
         ("other", _) => Ok(Begun::Other),
         ("known", Some(written)) => Ok(Begun::Known(read(written)?)),
         _ => Err(damaged("word")),

@@ -25,7 +25,10 @@ use std::{
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 
-use self::{reader::Readers, writer::Writer};
+use self::{
+    reader::Readers,
+    writer::{Lasts, Writer},
+};
 use crate::{
     clock::Clock,
     id::{AppId, PoiId, Secret},
@@ -143,7 +146,8 @@ impl State for Sqlite {
     }
 
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
-        self.writer.write_ahead(move |db, now| write::begin(db, now, &write, term)).await
+        let lasts = if write.sent.is_some() { Lasts::Machine } else { Lasts::Process };
+        self.writer.run(lasts, move |db, now| write::begin(db, now, &write, term)).await
     }
 
     async fn sent(

@@ -20,9 +20,9 @@ pub(super) fn begin(
     write: &NewWrite,
     term: Duration,
 ) -> Result<Begun, Error> {
-    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference } = write;
+    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
+        write;
     let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
-    let until = later(now, term);
     let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
     let known = match request_id {
         Some(_) => find(db, now, named, params![request_id, app_id.as_str(), method])?,
@@ -32,7 +32,7 @@ pub(super) fn begin(
         db.prepare_cached(
             "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
                client_reference, state, fence, until, attempts, created, sent, ended, sought)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'claimed', 1, ?7, 0, ?8, 0, 0, x'')",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, 0, ?12)",
         )?
         .execute(params![
             write_id,
@@ -41,10 +41,15 @@ pub(super) fn begin(
             request_id,
             fingerprint,
             client_reference,
-            until,
+            if sent.is_some() { WriteState::Sent } else { WriteState::Claimed }.name(),
+            later(now, sent.as_ref().map_or(term, |sent| sent.by)),
+            sent.is_some(),
             now,
+            if sent.is_some() { now } else { 0 },
+            sent.as_ref().map_or(&[][..], |sent| &sent.sought),
         ])?;
-        return Ok(Begun::Claimed { write_id: write_id.clone(), fence: 1 });
+        let write_id = write_id.clone();
+        return Ok(Begun::Claimed { write_id, fence: 1, sent: sent.is_some() });
     };
     let same: bool = db
         .prepare_cached("SELECT fingerprint = ?2 FROM writes WHERE write_id = ?1")?
@@ -52,17 +57,19 @@ pub(super) fn begin(
     if !same {
         return Ok(Begun::Other);
     }
-    // Nobody but the one who has it knows one without a name: it is asked for again.
-    let taken = !known.rest.is_zero() && !known.request_id.is_empty();
-    if known.state != WriteState::Claimed || taken {
-        return Ok(Begun::Known(known));
-    }
+    // Asked for again: whoever asks has sent nothing yet.
+    let again = known.write_id == *write_id;
+    let (term, sent) = match (known.state, sent) {
+        (WriteState::Claimed, _) if again || known.rest.is_zero() => (term, false),
+        (WriteState::Sent, Some(sent)) if again => (sent.by, true),
+        _ => return Ok(Begun::Known(known)),
+    };
     let fence = db
         .prepare_cached(
-            "UPDATE writes SET fence = fence + 1, until = ?2 WHERE write_id = ?1 RETURNING fence",
+            "UPDATE writes SET fence = fence + ?2, until = ?3 WHERE write_id = ?1 RETURNING fence",
         )?
-        .query_row(params![known.write_id, until], |row| row.get(0))?;
-    Ok(Begun::Claimed { write_id: known.write_id, fence })
+        .query_row(params![known.write_id, !again, later(now, term)], |row| row.get(0))?;
+    Ok(Begun::Claimed { write_id: known.write_id, fence, sent })
 }
 
 pub(super) fn sent(

@@ -42,7 +42,7 @@ type Waiting = (Lasts, Box<dyn Job>);
 
 /// What an answer promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lasts {
+pub(super) enum Lasts {
     /// It outlives this process, and the machine once anything later does.
     Process,
     /// It is on the disk.
@@ -96,7 +96,8 @@ impl Writer {
         self.run(Lasts::Process, verb).await
     }
 
-    async fn run<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
+    /// Either of them.
+    pub(super) async fn run<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
