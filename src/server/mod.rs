@@ -23,7 +23,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower::Service;
 
-use self::admin::Admin;
+use self::{
+    admin::Admin,
+    gather::{Calls, Gathered, Gathering},
+};
 use crate::{
     account::Registry,
     admit::Admit,
@@ -39,6 +42,7 @@ use crate::{
 };
 
 mod admin;
+mod gather;
 mod health;
 mod reflection;
 
@@ -176,7 +180,7 @@ where
         + Clone
         + Send
         + 'static,
-    S::Future: Send,
+    S::Future: Send + Unpin,
 {
     loop {
         match listener.accept().await {
@@ -199,8 +203,10 @@ where
         + Clone
         + Send
         + 'static,
-    S::Future: Send,
+    S::Future: Send + Unpin,
 {
+    let calls = Calls::default();
+    let service = Gathering { service, calls: calls.clone() };
     // Small frames must not wait for each other; a socket that is already dead tells below.
     let _ = stream.set_nodelay(true);
     let greeted = go_away.run_until_cancelled(greeted(stream)).await;
@@ -211,8 +217,9 @@ where
         .max_concurrent_streams(STREAMS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
+    let gathered = Gathered { connection: connection.as_mut(), calls, gave_way: false };
     let result = tokio::select! {
-        result = &mut connection => result,
+        result = gathered => result,
         () = go_away.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

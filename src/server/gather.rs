@@ -1,0 +1,202 @@
+//! Fewer writes to a connection: what several calls have to say goes out together.
+//!
+//! A write to a socket costs more than all else that an answer takes. Left alone, hyper writes whenever
+//! one stream has something, and an answer in two: h2 copies a small DATA frame behind the frames before
+//! it, but hands a larger one to the socket by itself, and what follows it, such as the trailers, waits
+//! for that.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::task::yield_now;
+use tonic::{Status, body::Body};
+use tower::Service;
+
+/// The most of a DATA frame that h2 copies.
+const COPIED: usize = 255;
+/// A frame up to this is worth being made several.
+const SMALL: usize = 4 * COPIED;
+
+/// The calls of one connection that are under way, their answers included.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calls(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Call(Calls);
+
+impl Calls {
+    fn begin(&self) -> Call {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Call(self.clone())
+    }
+
+    fn are_several(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 1
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that gives way to everything else that is ready, where it has several calls: what
+/// they have to say by then is one write.
+#[derive(Debug)]
+pub(super) struct Gathered<F> {
+    pub(super) connection: F,
+    pub(super) calls: Calls,
+    pub(super) gave_way: bool,
+}
+
+impl<F: Future + Unpin> Future for Gathered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.gave_way = !self.gave_way && self.calls.are_several();
+        // Whoever is polled once is woken after the others, even if it is dropped.
+        if self.gave_way && pin!(yield_now()).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.connection).poll(cx)
+    }
+}
+
+/// A service that counts the calls of a connection, and whose answers go out whole.
+#[derive(Clone, Debug)]
+pub(super) struct Gathering<S> {
+    pub(super) service: S,
+    pub(super) calls: Calls,
+}
+
+impl<S, B> Service<Request<B>> for Gathering<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let call = Some(self.calls.begin());
+        Answering { answer: self.service.call(request), call }
+    }
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub(super) struct Answering<F> {
+    answer: F,
+    call: Option<Call>,
+}
+
+impl<F> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.answer).poll(cx))?;
+        let call = self.call.take();
+        Poll::Ready(Ok(response.map(|body| Answer { body, rest: Bytes::new(), _call: call })))
+    }
+}
+
+/// The body of an answer, in frames that h2 copies if it is small.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    /// Of the last frame.
+    rest: Bytes,
+    _call: Option<Call>,
+}
+
+impl Answer {
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        Frame::data(self.rest.split_to(self.rest.len().min(COPIED)))
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.next_piece())));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            Ok(match frame?.into_data() {
+                Ok(data) if (COPIED + 1..=SMALL).contains(&data.len()) => {
+                    self.rest = data;
+                    self.next_piece()
+                }
+                Ok(data) => Frame::data(data),
+                Err(trailers) => trailers,
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.rest.len() {
+            0 => self.body.size_hint(),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_answer_is_cut_into_pieces_and_nothing_is_lost() {
+        for (length, pieces) in [
+            (0, vec![]),
+            (255, vec![255]),
+            (256, vec![255, 1]),
+            (SMALL, vec![255; 4]),
+            (SMALL + 1, vec![SMALL + 1]),
+        ] {
+            let sent: Bytes = (0..length).map(|at| at as u8).collect();
+            let body = Body::new(Full::new(sent.clone()));
+            let mut answer = Answer { body, rest: Bytes::new(), _call: None };
+            let (mut lengths, mut arrived) = (Vec::new(), Vec::new());
+            while let Some(frame) = answer.frame().await {
+                let data = frame.expect("no error").into_data().expect("data");
+                lengths.push(data.len());
+                arrived.extend_from_slice(&data);
+            }
+            assert_eq!((lengths, arrived), (pieces, sent.to_vec()));
+            assert!(http_body::Body::is_end_stream(&answer));
+        }
+    }
+}
