@@ -1,14 +1,14 @@
 //! Any number of watchers of one log.
 //!
-//! One task follows the log and keeps its end in memory. What this process appended it is given, the
-//! rest it reads. A watcher takes what it has not seen from
-//! there, at its own pace, as often as its connection has room; one that is further behind reads
-//! from the state until it has caught up. So nobody waits for anybody, and a watcher costs no more
-//! than its place in the log.
+//! While anybody watches, one task follows the log and keeps its end in memory: what this process
+//! appended it is given, the rest it reads. A watcher takes what it has not seen from there, at its
+//! own pace, as often as its connection has room; one that is further behind reads from the state
+//! until it has caught up. So nobody waits for anybody, and a watcher costs no more than its place in
+//! the log.
 //!
 //! Every step from one event to the next is checked: whoever reads asks again for the last event
-//! that it knows. A log that lost its end and grew anew is noticed that way, and never silently
-//! skipped over.
+//! that it knows, and what is given says which event it follows. A log that lost its end and grew
+//! anew is noticed that way, and never silently skipped over.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
 use crate::{
@@ -63,6 +63,8 @@ struct Entry {
 pub(super) struct Tail {
     recent: Mutex<Recent>,
     changed: watch::Sender<Change>,
+    /// Somebody has come to watch.
+    watched: Notify,
 }
 
 /// Told to all watchers.
@@ -95,7 +97,8 @@ enum Found {
 
 impl Default for Tail {
     fn default() -> Self {
-        Self { recent: Mutex::default(), changed: watch::Sender::new(Change::default()) }
+        let changed = watch::Sender::new(Change::default());
+        Self { recent: Mutex::default(), changed, watched: Notify::new() }
     }
 }
 
@@ -152,6 +155,12 @@ impl Tail {
         });
     }
 
+    /// Leaves nothing in memory. Whoever comes to watch reads from the state until it is followed
+    /// again.
+    fn forget(&self) {
+        *self.lock() = Recent::default();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Recent> {
         // Every change is complete before anything can panic.
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,11 +175,16 @@ impl Recent {
 }
 
 impl Audits {
-    /// Keeps the end of the log in memory, for ever.
+    /// Keeps the end of the log in memory while anybody watches, for ever.
     pub(super) async fn follow(&self) {
         let Inner { state, clock, tail, .. } = &*self.0;
         let mut failing = false;
         loop {
+            if tail.changed.receiver_count() == 0 {
+                tail.forget();
+                tail.watched.notified().await;
+                continue;
+            }
             // After a failure at once: meanwhile the log may have become another one.
             let step = self.step(!failing).await;
             match step {
@@ -293,6 +307,7 @@ enum End {
 impl Watcher {
     pub(super) async fn new(audits: Audits, start: Start, filter: Filter) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
+        audits.0.tail.watched.notify_one();
         // First: where it breaks from here on, it has to be looked again.
         let breaks = changed.borrow().breaks;
         let at = match start {
