@@ -24,9 +24,9 @@ use crate::{
 /// How many verbs share a transaction at most, lest the first wait too long for the last.
 const BATCH: usize = 256;
 /// Where so many shared the last one, there will be more in a moment …
-const CROWD: usize = 16;
+const CROWD: usize = 20;
 /// … which is waited for: a sync takes longer, and then is one for all of them.
-const MOMENT: Duration = Duration::from_micros(200);
+const MOMENT: Duration = Duration::from_micros(300);
 
 /// Writes, until it is dropped.
 #[derive(Debug)]
