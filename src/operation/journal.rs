@@ -157,9 +157,11 @@ impl Operations {
             };
             let in_doubt = outcome == Outcome::Unknown;
             let write_id = claim.write_id.clone();
-            let ending = ops.0.writes.spawn(ops.clone().ended(claim, outcome));
-            // Whether that ended or not: the caller gets what WeChat answered.
-            let _ = tokio::time::timeout(PATIENCE, ending).await;
+            let mut ending = Box::pin(ops.clone().ended(claim, outcome));
+            if tokio::time::timeout(PATIENCE, &mut ending).await.is_err() {
+                // The caller gets what WeChat answered.
+                ops.0.writes.spawn(ending);
+            }
             match result {
                 Err(error) if in_doubt => {
                     // Seldom, and large.
@@ -220,21 +222,21 @@ impl Operations {
         sought: Option<Bytes>,
     ) -> Result<Begun, Error> {
         let (state, path) = (&self.0.state, E::PATH);
-        let write = NewWrite {
-            write_id,
+        let write = || NewWrite {
+            write_id: write_id.clone(),
             app_id: account.app_id.clone(),
             method: ctx.method.to_owned(),
             request_id: ctx.request_id.map(|id| id.to_string()),
             fingerprint: ctx.fingerprint,
             client_reference: ctx.client_reference.clone(),
-            sent: sought.map(|sought| Sent { by: E::REPLY_LIMIT + SEND_MARGIN, sought }),
+            sent: sought.clone().map(|sought| Sent { by: E::REPLY_LIMIT + SEND_MARGIN, sought }),
         };
         loop {
             let term = ctx.time_left(self.clock()) + CLAIM_MARGIN;
-            let begun = state.begin(write.clone(), term).await;
-            if begun.is_err() && write.sent.is_some() {
+            let begun = state.begin(write(), term).await;
+            if begun.is_err() && sought.is_some() {
                 // It may be noted nevertheless; where this fails, too, it is looked what became of it.
-                let (state, write_id) = (state.clone(), write.write_id.clone());
+                let (state, write_id) = (state.clone(), write_id.clone());
                 let release = async move { state.ended(&write_id, FIRST, Outcome::Released).await };
                 self.0.writes.spawn(release);
             }

@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 /// Where so many shared the last one, there will be more in a moment …
 const CROWD: usize = 20;
 /// … which is waited for: a sync takes longer, and then is one for all of them.
-const MOMENT: Duration = Duration::from_micros(300);
+const MOMENT: Duration = Duration::from_micros(500);
 
 /// Writes, until it is dropped.
 #[derive(Debug)]
