@@ -426,7 +426,8 @@ pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
 }
 
 /// Raw rows of SQLite, as the journal has them, in transactions of `group`, each durable. Prints the
-/// processor time of a row and how long half of the transactions took at most, in microseconds.
+/// processor time of a row, how long half of the transactions took at most, and the processor time of
+/// a row that is changed in a later transaction, as a write is when it ends; all in microseconds.
 pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
     let db = rusqlite::Connection::open(file)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -438,18 +439,35 @@ pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
          VALUES (?1, 'wx0000000000000001', 'CardService/SetStoreCard', ?2, zeroblob(32), '',
            'claimed', 1, 0, 0, 0, 0, 0, x'')",
     )?;
-    let (mut took, before) = (Vec::new(), process::cpu(Pid::this())?);
-    for _ in 0..rows / group {
-        let begun = Instant::now();
-        db.execute_batch("BEGIN IMMEDIATE")?;
-        for _ in 0..group {
-            insert.execute([Uuid::now_v7().to_string(), Uuid::new_v4().to_string()])?;
+    let mut finish = db.prepare(
+        "UPDATE writes SET state = 'finished', reply = zeroblob(32), ended = 1
+         WHERE write_id = ?1 AND fence = 1 AND state <> 'finished'",
+    )?;
+    let (mut used, mut took) = ([0.0; 2], Vec::new());
+    for (changed, used) in [false, true].into_iter().zip(&mut used) {
+        let before = process::cpu(Pid::this())?;
+        for _ in 0..rows / group {
+            let names: Vec<_> = (0..group).map(|_| Uuid::now_v7().to_string()).collect();
+            let begun = Instant::now();
+            db.execute_batch("BEGIN IMMEDIATE")?;
+            for name in &names {
+                insert.execute([name, &Uuid::new_v4().to_string()])?;
+            }
+            db.execute_batch("COMMIT")?;
+            if !changed {
+                took.push(begun.elapsed().as_secs_f64() * 1e6);
+                continue;
+            }
+            db.execute_batch("BEGIN IMMEDIATE")?;
+            for name in &names {
+                finish.execute([name])?;
+            }
+            db.execute_batch("COMMIT")?;
         }
-        db.execute_batch("COMMIT")?;
-        took.push(begun.elapsed().as_secs_f64() * 1e6);
+        let rows = (rows / group * group) as f64;
+        *used = (process::cpu(Pid::this())? - before) as f64 / 1e3 / rows;
     }
-    let used = (process::cpu(Pid::this())? - before) as f64 / 1e3;
-    println!("{} {}", used / (took.len() as f64 * group as f64), Spread::of(took).median);
+    println!("{} {} {}", used[0], Spread::of(took).median, used[1]);
     Ok(())
 }
 
