@@ -177,6 +177,44 @@ mod tests {
 
     use super::*;
 
+    /// Who ran first, a connection with so many calls or a task that was ready after it.
+    async fn first(calls: usize) -> &'static str {
+        let (sender, mut ran) = tokio::sync::mpsc::unbounded_channel();
+        let under_way = Calls::default();
+        let _calls: Vec<_> = (0..calls).map(|_| under_way.begin()).collect();
+        let other = sender.clone();
+        let connection = Box::pin(async move { sender.send("connection").expect("we wait") });
+        let connection = Gathered { connection, calls: under_way.clone(), gave_way: false };
+        let connection = tokio::spawn(connection);
+        tokio::spawn(async move { other.send("other").expect("we wait") });
+        connection.await.expect("no panic");
+        ran.recv().await.expect("both run")
+    }
+
+    #[tokio::test]
+    async fn a_connection_gives_way_where_it_has_several_calls() {
+        assert_eq!([first(0).await, first(1).await], ["connection"; 2]);
+        assert_eq!(first(2).await, "other");
+    }
+
+    #[tokio::test]
+    async fn a_call_is_under_way_until_its_answer_is_out() {
+        let calls = Calls::default();
+        let service = tower::service_fn(|_: Request<()>| {
+            std::future::ready(Ok(Response::new(Body::new(Full::new(Bytes::from("all"))))))
+        });
+        let mut service = Gathering { service, calls: calls.clone() };
+        let under_way = || calls.0.load(Ordering::Relaxed);
+        let answer = service.call(Request::new(()));
+        assert_eq!(under_way(), 1);
+        drop(service.call(Request::new(())));
+        assert_eq!(under_way(), 1, "the caller left");
+        let answer = answer.await.expect("it never fails");
+        assert_eq!(under_way(), 1);
+        let answer = answer.into_body().collect().await.expect("no error");
+        assert_eq!((answer.to_bytes(), under_way()), (Bytes::from("all"), 0));
+    }
+
     #[tokio::test]
     async fn a_small_answer_is_cut_into_pieces_and_nothing_is_lost() {
         for (length, pieces) in [
