@@ -167,7 +167,7 @@ impl Client {
             request.headers_mut().insert(header::CONTENT_TYPE, content_type);
             *request.body_mut() = Some(Body::wrap(Watched::new(body, started.clone())));
         }
-        let http = self.0.pools.pool(E::SAFETY, choice.chosen_at());
+        let http = self.0.pools.pool(E::SAFETY, choice.chosen_at()).await;
         // A GET has no body that could tell; it only ever reads.
         let maybe_sent = || E::METHOD == http::Method::GET || started.load(Ordering::Acquire);
 

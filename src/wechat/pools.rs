@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context as _;
 use rustls::{ClientConfig, crypto::ring};
 use rustls_platform_verifier::Verifier;
+use tokio::task::spawn_blocking;
 
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
 use crate::config::{CaFile, Proxy, WeChat};
@@ -31,8 +32,8 @@ const LIFE: Duration = Duration::from_secs(300);
 /// The pools of connections that calls take theirs from.
 #[derive(Debug)]
 pub(super) struct Pools {
-    way: Way,
-    current: Mutex<Current>,
+    way: Arc<Way>,
+    current: Arc<Mutex<Current>>,
 }
 
 /// What the settings say about connections.
@@ -42,7 +43,7 @@ struct Way {
     ca_file: Option<CaFile>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Current {
     reads: reqwest::Client,
     writes: reqwest::Client,
@@ -52,39 +53,36 @@ struct Current {
 impl Pools {
     pub(super) fn new(settings: &WeChat, now: Instant) -> anyhow::Result<Self> {
         let way = Way { proxy: settings.proxy.clone(), ca_file: settings.ca_file.clone() };
-        let current = Current::new(&way, now)?;
-        Ok(Self { way, current: Mutex::new(current) })
+        let current = Arc::new(Mutex::new(Current::new(&way, now)?));
+        Ok(Self { way: Arc::new(way), current })
     }
 
     /// The pool for a call of this safety that begins now.
-    pub(super) fn pool(&self, safety: Safety, now: Instant) -> reqwest::Client {
-        let old = {
-            let mut current = self.lock();
+    pub(super) async fn pool(&self, safety: Safety, now: Instant) -> reqwest::Client {
+        {
+            let mut current = lock(&self.current);
             if now < current.until {
                 return current.pool(safety);
             }
             // Meanwhile others go on with the old ones.
             current.until = now + LIFE;
-            current.clone()
-        };
-        match Current::new(&self.way, now) {
-            Ok(new) => {
-                let pool = new.pool(safety);
-                // Calls under way end on their old connections.
-                *self.lock() = new;
-                pool
-            }
-            Err(error) => {
-                tracing::warn!("connections to WeChat are kept on: {error:#}");
-                old.pool(safety)
-            }
         }
+        let (way, current) = (self.way.clone(), self.current.clone());
+        // Reading the authorities takes milliseconds, and goes on if this caller leaves.
+        let renewed = spawn_blocking(move || match Current::new(&way, now) {
+            // Calls under way end on their old connections.
+            Ok(new) => *lock(&current) = new,
+            Err(error) => tracing::warn!("connections to WeChat are kept on: {error:#}"),
+        });
+        // Whether that worked or not.
+        let _ = renewed.await;
+        lock(&self.current).pool(safety)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Current> {
-        // Every change is complete before anything can panic.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(current: &Mutex<Current>) -> MutexGuard<'_, Current> {
+    // Every change is complete before anything can panic.
+    current.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Current {
