@@ -87,11 +87,13 @@ pub struct Setup {
     pub state: Option<PathBuf>,
     /// Whether it is the second one, beside one that is otherwise the same.
     pub twin: bool,
+    /// Whether its traces go anywhere, which by default they do not.
+    pub traces: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { accounts: 1, state: None, twin: false }
+        Self { accounts: 1, state: None, twin: false, traces: true }
     }
 }
 
@@ -132,7 +134,7 @@ impl World {
         sink: &Server,
         setup: Setup,
     ) -> anyhow::Result<Gateway> {
-        let Setup { accounts, state, twin } = setup;
+        let Setup { accounts, state, twin, traces } = setup;
         let binary = if twin { &self.twin } else { &self.gateway };
         let folder = self.folder(name)?;
         let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
@@ -172,8 +174,10 @@ impl World {
             .args(["serve", "--config"])
             .arg(file)
             .env("LD_PRELOAD", &self.shim)
-            .env("SYNCS", &syncs)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", sink.address));
+            .env("SYNCS", &syncs);
+        if traces {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", sink.address));
+        }
         let process = Process::start(command, folder.join("log"))?;
         Ok(Gateway { process, grpc, callback, syncs })
     }
