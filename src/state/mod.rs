@@ -401,7 +401,7 @@ pub struct NewSubmission {
 /// A submission as it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
-    /// The first has 1, and each later one a higher one.
+    /// Counts submissions; the first has 1.
     pub number: u64,
     /// What was remembered, as in [`NewSubmission::message`].
     pub message: Bytes,
@@ -551,7 +551,7 @@ impl WriteState {
 /// A write of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// The first has 1, and each later one a higher one.
+    /// Counts writes; the first has 1.
     pub number: u64,
     /// Names it.
     pub write_id: String,

@@ -32,30 +32,32 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         ask_after,
         message,
     } = submission;
-    let settled = if is_open(*state) { 0 } else { now };
-    let inserted = db
-        .prepare_cached(
-            "INSERT INTO submissions (submission_id, app_id, kind, audit_id, poi_id, map_poi_id,
-               client_reference, state, reason, event_id, created, settled, ask_at, message)
-             VALUES (?1, ?2, ?3, ?4, ?5, '', ?6, ?7, '', '', ?8, ?9, ?10, ?11)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            submission_id,
-            app_id.as_str(),
-            *kind as i32,
-            audit_id.as_str(),
-            poi_id.as_str(),
-            client_reference,
-            *state as i32,
-            now,
-            settled,
-            ask_after.map(|wait| later(now, wait)),
-            &**message,
-        ])?;
-    if inserted == 0 {
+    // Found first: a failed insertion would use up a number.
+    let known = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM submissions WHERE submission_id = ?1)")?
+        .query_row([submission_id], |row| row.get(0))?;
+    if known {
         return Ok(());
     }
+    let settled = if is_open(*state) { 0 } else { now };
+    db.prepare_cached(
+        "INSERT INTO submissions (submission_id, app_id, kind, audit_id, poi_id, map_poi_id,
+               client_reference, state, reason, event_id, created, settled, ask_at, message)
+             VALUES (?1, ?2, ?3, ?4, ?5, '', ?6, ?7, '', '', ?8, ?9, ?10, ?11)",
+    )?
+    .execute(params![
+        submission_id,
+        app_id.as_str(),
+        *kind as i32,
+        audit_id.as_str(),
+        poi_id.as_str(),
+        client_reference,
+        *state as i32,
+        now,
+        settled,
+        ask_after.map(|wait| later(now, wait)),
+        &**message,
+    ])?;
     let review = Review {
         app_id,
         kind: *kind,

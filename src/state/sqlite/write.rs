@@ -23,13 +23,16 @@ pub(super) fn begin(
     let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
         write;
     let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
-    // Mostly it is new.
-    let inserted = db
-        .prepare_cached(
+    let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
+    let known = match request_id {
+        Some(_) => find(db, now, named, params![request_id, app_id.as_str(), method])?,
+        None => by_id(db, now, write_id)?,
+    };
+    let Some(known) = known else {
+        db.prepare_cached(
             "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
                client_reference, state, fence, until, attempts, created, sent, ended, sought)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, 0, ?12)
-             ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, 0, ?12)",
         )?
         .execute(params![
             write_id,
@@ -45,17 +48,9 @@ pub(super) fn begin(
             if sent.is_some() { now } else { 0 },
             sent.as_ref().map_or(&[][..], |sent| &sent.sought),
         ])?;
-    if inserted > 0 {
         let write_id = write_id.clone();
         return Ok(Begun::Claimed { write_id, fence: 1, sent: sent.is_some() });
-    }
-    let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
-    let known = match request_id {
-        Some(_) => find(db, now, named, params![request_id, app_id.as_str(), method])?,
-        None => by_id(db, now, write_id)?,
     };
-    let lost = || Error::Damaged("a write's name is taken by none".to_owned());
-    let known = known.ok_or_else(lost)?;
     let same: bool = db
         .prepare_cached("SELECT fingerprint = ?2 FROM writes WHERE write_id = ?1")?
         .query_row(params![known.write_id, fingerprint], |row| row.get(0))?;
