@@ -22,7 +22,7 @@ use crate::{
     pb::Settled,
     state::{self, Begun, NewWrite, Outcome, Sent, State, Write, WriteState},
     translate::{
-        Remembered, Sought, damaged,
+        Evidence, Remembered, Sought, damaged,
         write::{kept, known},
     },
     wechat::{Endpoint, Safety},
@@ -101,10 +101,10 @@ impl Operations {
     /// what every repeat gets. WeChat took what is to be remembered, so that this does not fail: where
     /// the state does, it is tried again, beside the answer, until it works or the process ends.
     ///
-    /// `sought` is what a write of that id leaves behind, where it may be claimed and noted as sent in
-    /// one step: it is if nothing has to be waited for. It may not where something goes before, nor
-    /// where only an event tells the outcome, for a process may die, or fail, between that and the
-    /// first byte: what was not sent would have an outcome that nobody knows.
+    /// `sought` is what a write of that id leaves behind, where that is known before it runs. Then it is
+    /// claimed and noted as sent in one step if nothing has to be waited for; but not where only an
+    /// event tells the outcome, for a process may die, or fail, between that and the first byte: what
+    /// was not sent would have an outcome that nobody knows.
     pub(super) async fn journaled<E, R, F>(
         &self,
         ctx: &Context,
@@ -127,7 +127,8 @@ impl Operations {
             let write_id = Uuid::now_v7().to_string();
             let sought = sought.filter(|_| ops.is_ready::<E>(&account));
             let sought = sought.map(|sought| sought(&ctx, &account.app_id, &write_id));
-            let sought = sought.map(|sought| Bytes::from(sought.encode_to_vec()));
+            let shown = |sought: &Sought| sought.evidence.as_ref().is_none_or(Evidence::repeats);
+            let sought = sought.filter(shown).map(|sought| Bytes::from(sought.encode_to_vec()));
             let until = ops.clock().now() + AT_ONCE;
             let begun = ops.claim::<E>(&account, &ctx, &left, write_id, sought.clone()).await?;
             let (claim, noted) = match begun {
@@ -206,7 +207,8 @@ impl Operations {
 
     /// Whether a call could be sent at once, as far as can be seen.
     fn is_ready<E: Endpoint>(&self, account: &Account) -> bool {
-        account.tokens.is_current()
+        E::PACE.is_none()
+            && account.tokens.is_current()
             && account.slots.are_free()
             && account.quotas.check(E::PATH, self.clock().unix()).is_ok()
     }

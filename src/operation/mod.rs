@@ -22,7 +22,7 @@ use crate::{
     id::AppId,
     pb::{self, Settled},
     state::{self, State},
-    translate::{Evidence, Evident, Invalid, Sought},
+    translate::{Evident, Invalid, Sought},
     wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
@@ -217,8 +217,7 @@ impl Operations {
         answer: impl FnOnce(E::Reply) -> R + Send + 'static,
     ) -> Result<R, Error> {
         let sought = Sought::after(&call);
-        let at_once = sought.evidence.as_ref().is_none_or(Evidence::repeats);
-        let sought = at_once.then_some(|_: &_, _: &_, _: &_| sought);
+        let sought = Some(|_: &_, _: &_, _: &_| sought);
         self.journaled::<E, _, _>(ctx, sought, |ops, account, ctx, sending| async move {
             let mut sending = sending.seeking(|| Sought::after(&call));
             Ok((answer(ops.attempts(&account, &ctx, &call, Some(&mut sending)).await?), None))

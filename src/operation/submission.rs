@@ -25,14 +25,11 @@ impl Operations {
         R: Settled + 'static,
     {
         let (evidence, now) = (call.evidence(), self.clock().wall());
-        let at_once = E::PACE.is_none() && evidence.as_ref().is_none_or(Evidence::repeats);
-        let sought = at_once.then(|| {
-            let (review, evidence) = (call.review(&E::Reply::default()), evidence.clone());
-            move |ctx: &Context, app_id: &AppId, write_id: &str| {
-                Remembered::new(review, evidence, write_id, app_id, ctx, now).into()
-            }
-        });
-        self.journaled::<E, _, _>(ctx, sought, move |ops, account, ctx, sending| async move {
+        let (review, known) = (call.review(&E::Reply::default()), evidence.clone());
+        let sought = move |ctx: &Context, app_id: &AppId, write_id: &str| {
+            Remembered::new(review, known, write_id, app_id, ctx, now).into()
+        };
+        self.journaled::<E, _, _>(ctx, Some(sought), move |ops, account, ctx, sending| async move {
             let lane = match E::PACE {
                 Some(pace) => {
                     let lane = format!("lane{}/{}", E::PATH, account.app_id);
