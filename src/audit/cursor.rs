@@ -21,7 +21,7 @@ impl From<state::Mark> for Mark {
 
 impl From<&state::Event> for Mark {
     fn from(event: &state::Event) -> Self {
-        Self { position: event.position, tag: event.key.tag() }
+        event.mark().into()
     }
 }
 

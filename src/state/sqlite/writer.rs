@@ -96,7 +96,7 @@ impl Writer {
         self.run(Lasts::Process, verb).await
     }
 
-    /// Either of them.
+    /// One of the two.
     pub(super) async fn run<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
     where
         T: Send + 'static,
