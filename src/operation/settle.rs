@@ -499,7 +499,7 @@ impl Operations {
         }
     }
 
-    /// The first event since a write was sent that belongs to no submission and fits.
+    /// The first event since a write was sent that belongs to no other submission and fits.
     async fn event(
         &self,
         write: &Write,
@@ -516,7 +516,13 @@ impl Operations {
         };
         loop {
             let page = self.0.state.events(query.clone()).await?;
-            for event in page.events.iter().filter(|event| event.submission.is_none()) {
+            for event in page.events {
+                // Somebody who looked at the same time may have remembered this write's own.
+                if let Some(submission) = &event.submission
+                    && Remembered::read(submission)?.submission.submission_id != write.write_id
+                {
+                    continue;
+                }
                 let event = AuditEvent::decode(&*event.message).map_err(damaged)?;
                 if fits(&event) {
                     return Ok(Some(event));

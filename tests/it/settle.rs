@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -347,6 +348,54 @@ async fn a_replaced_place_is_found_though_its_review_has_ended() {
         assert_eq!(calls, if executed { 1 } else { 2 });
         app.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_while_another_settles_it_finds_it_too() {
+    let app = App::start().await;
+    let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+    app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetAfter));
+    app.fault("/wxa/getnearbypoilist", Kind::Html502);
+    app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    let audit_id = app.wechat.audits().last().expect("a review").audit_id;
+    app.wechat.approve(audit_id).expect("an open review");
+    app.received(2).await;
+    app.heal();
+
+    // Whoever finds it first comes as far as to remember what was submitted.
+    let state = app.open_state();
+    state
+        .execute_batch(
+            "CREATE TRIGGER stuck BEFORE UPDATE ON writes WHEN new.state = 'finished'
+             BEGIN SELECT raise(ABORT, 'stuck'); END",
+        )
+        .expect("a trigger");
+    app.fault("/wxa/getnearbypoilist", Kind::Latency { ms: 300 });
+    app.clock.advance(LIMIT);
+    let looks = (0..3u64).map(|turn| {
+        let (app, poi_id) = (&app, &poi_id);
+        async move {
+            tokio::time::sleep(Duration::from_millis(50 * turn)).await;
+            app.run(Write::ReplaceNearbyPoi, poi_id).await
+        }
+    });
+    let freed = async {
+        let all = pb::ListSubmissionsRequest::default;
+        let remembered = || async {
+            app.audits().list_submissions(all()).await.expect("a list").into_inner().submissions
+        };
+        while remembered().await.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        state.execute_batch("DROP TRIGGER stuck").expect("no trigger");
+    };
+    let (_, answers) = within(SOON, join(freed, join_all(looks))).await;
+    // One of them was stuck, unless that was who looks unasked.
+    let known = answers.iter().filter(|answer| matches!(answer, Ok((true, _)))).count();
+    assert!(known >= 2, "{answers:?}");
+    assert_eq!(app.count("/wxa/addnearbypoi"), 2, "it was sent again");
+    app.stop().await;
 }
 
 #[tokio::test]

@@ -235,9 +235,14 @@ impl App {
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
     }
 
+    /// The state's file.
+    pub(crate) fn open_state(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("state.db")).expect("a file")
+    }
+
     /// Nobody can write the state until this is dropped.
     pub(crate) fn lock_state(&self) -> rusqlite::Connection {
-        let lock = rusqlite::Connection::open(self.folder.path().join("state.db")).expect("a file");
+        let lock = self.open_state();
         lock.execute_batch("BEGIN IMMEDIATE").expect("a lock");
         lock
     }
