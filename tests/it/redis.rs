@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -28,9 +28,15 @@ use wechat_store_gateway::{
     },
 };
 
-use crate::state::{Backend, claim, conformance, finished, write};
+use crate::{
+    state::{Backend, claim, conformance, finished, write},
+    support::within,
+};
 
 conformance!(redis);
+
+/// Longer than anything takes that works, and shorter than [`State::newer`] waits.
+const SOON: Duration = Duration::from_secs(20);
 
 struct Shared {
     server: RedisServer,
@@ -233,23 +239,18 @@ async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile(
     let (one, other) = (server.open().await, server.open().await);
     let waiting = tokio::spawn({
         let one = one.clone();
-        async move { one.newer(0).await.map(|_| Instant::now()) }
+        async move { one.newer(0).await }
     });
     // One who leaves, and whose connection nobody may have after it.
     let left = tokio::time::timeout(Duration::from_millis(50), one.newer(0)).await;
     assert!(left.is_err(), "nothing is there yet");
-    let asked = Instant::now();
-    one.probe().await.expect("Redis runs");
-    assert!(asked.elapsed() < Duration::from_secs(1), "held up");
+    one.probe().await.expect("not held up");
     assert!(!waiting.is_finished());
 
-    let appended = Instant::now();
     other.append(event(1)).await.expect("Redis runs");
-    let woken = waiting.await.expect("no panic").expect("Redis runs");
-    assert!(woken - appended < Duration::from_secs(1));
+    within(SOON, waiting).await.expect("no panic").expect("Redis runs");
     assert_eq!(positions(&*one).await, [1]);
-    let at_once = tokio::time::timeout(Duration::from_secs(1), one.newer(0)).await;
-    assert_eq!(at_once.expect("something is there"), Ok(None));
+    assert_eq!(within(SOON, one.newer(0)).await, Ok(None), "something is there");
     let later = tokio::time::timeout(Duration::from_millis(200), one.newer(1)).await;
     assert!(later.is_err(), "nothing is newer");
 }
@@ -267,17 +268,13 @@ async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back
     let woken = waiting.await.expect("no panic");
     assert!(matches!(woken, Err(Error::Unusable(_))), "{woken:?}");
     for _ in 0..3 {
-        let asked = Instant::now();
-        let answer = state.append(event(1)).await;
+        let answer = within(SOON, state.append(event(1))).await;
         assert!(matches!(answer, Err(Error::Unusable(_))), "{answer:?}");
-        assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
     }
     // Long enough for every attempt to connect to be over.
     sleep(Duration::from_secs(1)).await;
     server.restart().await;
-    let asked = Instant::now();
     assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)), "the first who asks gets it");
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert_eq!(state.newer(0).await, Ok(None));
 }
 
@@ -313,11 +310,9 @@ async fn an_address_that_leads_to_another_primary_is_followed() {
 async fn a_redis_that_hangs_is_an_error_in_time() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
-    server.command("CLIENT PAUSE 4000 ALL").await;
-    let asked = Instant::now();
-    let answer = state.probe().await;
+    server.command("CLIENT PAUSE 60000 ALL").await;
+    let answer = within(SOON, state.probe()).await;
     assert!(matches!(answer, Err(Error::Unusable(_))), "{answer:?}");
-    assert!(asked.elapsed() < Duration::from_millis(2500), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -332,11 +327,9 @@ async fn a_redis_that_cannot_be_reached_or_used_is_an_error_at_start_that_shows_
         server.url().replace("//", "//:hush@"),
         "redis+unix:///nowhere?pass=hush".to_owned(),
     ] {
-        let asked = Instant::now();
-        let error = Redis::open(&url).await.expect_err(&url);
+        let error = within(SOON, Redis::open(&url)).await.expect_err(&url);
         assert!(matches!(error, Error::Unusable(_)), "{url}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
-        assert!(asked.elapsed() < Duration::from_millis(2500), "{url}: {:?}", asked.elapsed());
     }
 }
 
