@@ -301,6 +301,7 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
         &[CARD, "{}", "--rows", &file],
         &[CARD, "--at-once", "3"],
         &[CARD, "--rows", &file, "--at-once", "0"],
+        &[CARD, "--rows", &file, "--at-once", "1001"],
         &[CARD, "--rows", "/there/is/no/such.jsonl"],
         &["CardService/Nothing", "--rows", &file],
     ] {

@@ -31,6 +31,8 @@ const INTERRUPTED: &str = "INTERRUPTED";
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// … up to this.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// However soon a service wants to be asked again.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// Without a deadline the service has one; a connection that died unnoticed has none. At least this.
 const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// Who is told to stop waits so long for what is under way.
@@ -219,9 +221,9 @@ fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
     let said = status.metadata().get("grpc-retry-pushback-ms");
     if let Some(said) = said {
         let millis = said.to_str().ok().and_then(|text| text.parse().ok());
-        return Some(millis.map(Duration::from_millis).ok_or(Never));
+        return Some(millis.map(|wait| LEAST_PAUSE.max(Duration::from_millis(wait))).ok_or(Never));
     }
-    status.get_details_retry_info()?.retry_delay.map(Ok)
+    status.get_details_retry_info()?.retry_delay.map(|wait| Ok(wait.max(LEAST_PAUSE)))
 }
 
 /// The reason that the service names, or the code.
@@ -270,16 +272,18 @@ mod tests {
                 ResourceExhausted,
                 "LANE_BUSY",
                 None,
-                Some("7"),
-                Verdict::Again(Some(Duration::from_millis(7))),
+                Some("70"),
+                Verdict::Again(Some(Duration::from_millis(70))),
             ),
             (
                 Aborted,
                 "WRITE_IN_PROGRESS",
                 Some(1),
-                Some("9"),
-                Verdict::Again(Some(Duration::from_millis(9))),
+                Some("90"),
+                Verdict::Again(Some(Duration::from_millis(90))),
             ),
+            (Unavailable, "WECHAT_BUSY", Some(0), None, Verdict::Again(Some(LEAST_PAUSE))),
+            (Unavailable, "WECHAT_BUSY", None, Some("0"), Verdict::Again(Some(LEAST_PAUSE))),
             (Aborted, "DELETION_FAILED", None, None, Verdict::Final),
             (Unavailable, "WECHAT_BUSY", Some(1), Some("-1"), Verdict::Final),
             (ResourceExhausted, "DAILY_QUOTA_SPENT", Some(300), Some("300"), Verdict::Hopeless),

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    num::NonZeroUsize,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -51,9 +50,10 @@ pub(super) struct Rows {
     /// Append results to this file instead of printing them; rows that are ok there are not sent
     #[arg(long, value_name = "FILE", requires = "rows")]
     results: Option<PathBuf>,
-    /// So many rows are under way at once
-    #[arg(long, value_name = "NUMBER", default_value = "8", requires = "rows")]
-    at_once: NonZeroUsize,
+    /// So many rows are under way at once, 1000 at most
+    #[arg(long, value_name = "NUMBER", default_value = "8", requires = "rows",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    at_once: u16,
     /// A row that finds nobody, or is told to come again, is sent again for so long
     #[arg(long, value_name = "SECONDS", default_value = "300", requires = "rows",
           value_parser = super::seconds)]
@@ -110,7 +110,7 @@ impl Rows {
             seen: HashMap::new(),
             tally: Tally::default(),
             progress: Progress::new(scan.map(|scan| scan.rows)),
-            at_once: self.at_once.get(),
+            at_once: self.at_once.into(),
             max_failures: self.max_failures,
             stopping,
             end: End::Complete,
