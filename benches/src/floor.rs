@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -426,9 +426,10 @@ pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
 }
 
 /// Raw rows of SQLite, as the journal has them, in transactions of `group`, each durable. Prints the
-/// processor time of a row, how long half of the transactions took at most, and the processor time of
-/// a row that is changed in a later transaction, as a write is when it ends; all in microseconds.
-pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
+/// processor time of a row, that of a row that is changed in a later transaction, as a write is when
+/// it ends, and how long half of the transactions took at most: one right after the other, and with a
+/// `pause` between them, for a disk that was left alone takes longer. All in microseconds.
+pub fn rows(file: &Path, group: u64, rows: u64, pause: Duration) -> anyhow::Result<()> {
     let db = rusqlite::Connection::open(file)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
@@ -443,19 +444,24 @@ pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
         "UPDATE writes SET state = 'finished', reply = zeroblob(32), ended = 1
          WHERE write_id = ?1 AND fence = 1 AND state <> 'finished'",
     )?;
-    let (mut used, mut took) = ([0.0; 2], Vec::new());
+    let mut insert = |names: &[String]| {
+        let begun = Instant::now();
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        for name in names {
+            insert.execute([name, &Uuid::new_v4().to_string()])?;
+        }
+        db.execute_batch("COMMIT")?;
+        anyhow::Ok(begun.elapsed().as_secs_f64() * 1e6)
+    };
+    let names = || Vec::from_iter((0..group).map(|_| Uuid::now_v7().to_string()));
+    let (mut used, mut took, mut paused) = ([0.0; 2], Vec::new(), Vec::new());
     for (changed, used) in [false, true].into_iter().zip(&mut used) {
         let before = process::cpu(Pid::this())?;
         for _ in 0..rows / group {
-            let names: Vec<_> = (0..group).map(|_| Uuid::now_v7().to_string()).collect();
-            let begun = Instant::now();
-            db.execute_batch("BEGIN IMMEDIATE")?;
-            for name in &names {
-                insert.execute([name, &Uuid::new_v4().to_string()])?;
-            }
-            db.execute_batch("COMMIT")?;
+            let names = names();
+            let commit = insert(&names)?;
             if !changed {
-                took.push(begun.elapsed().as_secs_f64() * 1e6);
+                took.push(commit);
                 continue;
             }
             db.execute_batch("BEGIN IMMEDIATE")?;
@@ -467,7 +473,12 @@ pub fn rows(file: &Path, group: u64, rows: u64) -> anyhow::Result<()> {
         let rows = (rows / group * group) as f64;
         *used = (process::cpu(Pid::this())? - before) as f64 / 1e3 / rows;
     }
-    println!("{} {} {}", used[0], Spread::of(took).median, used[1]);
+    for _ in 0..rows / group {
+        std::thread::sleep(pause);
+        paused.push(insert(&names())?);
+    }
+    let [took, paused] = [took, paused].map(|times| Spread::of(times).median);
+    println!("{} {} {took} {paused}", used[0], used[1]);
     Ok(())
 }
 

@@ -74,6 +74,9 @@ enum Server {
         /// How many there are
         #[arg(long)]
         rows: u64,
+        /// Microseconds between two of the last transactions
+        #[arg(long)]
+        pause: u64,
     },
     /// WeChat, as fast as can be
     Upstream {
@@ -107,7 +110,9 @@ impl Serve {
             }
             Server::Callback { state } => floor::callback(listener, state).await,
             Server::Fill { state, events } => floor::fill(state, events).await,
-            Server::Rows { state, group, rows } => floor::rows(&state, group, rows),
+            Server::Rows { state, group, rows, pause } => {
+                floor::rows(&state, group, rows, Duration::from_micros(pause))
+            }
             Server::Stream { trigger, bytes } => {
                 let trigger = TcpListener::bind(trigger).await?;
                 floor::stream(listener, trigger, read(&bytes)?).await

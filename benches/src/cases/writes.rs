@@ -69,7 +69,7 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
     for (name, path, message) in kinds {
         let (busy, syncs) = measure(world, path, message, BUSY).await?;
         let group = (VERBS / syncs).max(1.0);
-        let row = row(world, group.round() as u64, world.rounds).await?;
+        let row = row(world, group.round() as u64, Duration::ZERO).await?;
         report.say(&format!(
             "{name}, 4 connections with 16 calls each: {syncs:.3} syncs a write, {group:.1} rows a \
              transaction. A raw row of SQLite in transactions of as many: {:.1} µs of CPU; one that \
@@ -104,10 +104,14 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
 
         let one = Shape { connections: 1, streams: 1 };
         let (alone, syncs) = measure(world, path, message, one).await?;
-        let single = self::row(world, 1, world.rounds).await?;
-        let commit = single.commit.median;
+        // Between two of its commits, a write waits for WeChat, or its caller for the next one.
+        let pause = Spread::of(alone.values("(b)", |sample| sample.p50)).median;
+        let single = self::row(world, 1, Duration::from_micros(pause as u64)).await?;
+        let commit = single.paused.median;
         report.say(&format!(
-            "{name}, one at a time: {syncs:.2} syncs a write. A commit of one raw row: {commit:.0} µs."
+            "{name}, one at a time: {syncs:.2} syncs a write. A commit of one raw row, {pause:.0} µs \
+             after the last: {commit:.0} µs; right after it: {:.0} µs.",
+            single.commit.median
         ));
         report.samples(&alone);
         let bound = Bound::AtMost((2.0 * commit + 500.0).round());
@@ -166,30 +170,33 @@ pub struct Row {
     pub cpu: Spread,
     /// The same of one that is changed once, in a later transaction.
     pub changed: Spread,
-    /// How long its transaction takes, in microseconds.
+    /// How long its transaction takes right after another one, in microseconds.
     pub commit: Spread,
+    /// The same after a pause.
+    pub paused: Spread,
 }
 
 /// Rows of SQLite in transactions of `group`, by a process of its own.
-pub async fn row(world: &World, group: u64, rounds: usize) -> anyhow::Result<Row> {
+async fn row(world: &World, group: u64, pause: Duration) -> anyhow::Result<Row> {
     let folder = world.folder("rows")?;
-    let (group, rows) = (group.to_string(), (ROWS.min(400 * group)).to_string());
-    let (mut cpu, mut commit, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
+    let (group, rows) = (group.to_string(), ROWS.min(400 * group).to_string());
+    let pause = pause.as_micros().to_string();
+    let mut found = [const { Vec::new() }; 4];
+    for round in 0..world.rounds {
         let file = folder.join(format!("{round}.db")).display().to_string();
         let output = world
             .placing
             .command(Core::Server, &world.floor)
             .args(["serve", "rows", "--state", &file, "--group", &group, "--rows", &rows])
+            .args(["--pause", &pause])
             .output()
             .await?;
         let said = String::from_utf8(output.stdout)?;
-        let numbers: Vec<f64> =
-            said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [one, half, twice] = numbers[..] else { anyhow::bail!("rows: {said}") };
-        cpu.push(one);
-        commit.push(half);
-        changed.push(twice);
+        let numbers = said.split_whitespace().filter_map(|word| word.parse().ok());
+        let numbers = Vec::<f64>::from_iter(numbers);
+        anyhow::ensure!(numbers.len() == found.len(), "rows: {said}");
+        found.iter_mut().zip(numbers).for_each(|(found, number)| found.push(number));
     }
-    Ok(Row { cpu: Spread::of(cpu), changed: Spread::of(changed), commit: Spread::of(commit) })
+    let [cpu, changed, commit, paused] = found.map(Spread::of);
+    Ok(Row { cpu, changed, commit, paused })
 }
