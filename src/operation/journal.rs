@@ -293,7 +293,7 @@ impl Operations {
             match look {
                 Ok(Outlook::Executed) => return Ok(Ok(())),
                 Ok(Outlook::NotExecuted) => {
-                    self.0.state.resolve(&write.write_id, None).await?;
+                    self.0.state.resolve(&write.write_id, Outcome::Released).await?;
                     return Ok(Ok(()));
                 }
                 Ok(Outlook::Unknown) => {}

@@ -26,7 +26,7 @@ use crate::{
         self, AuditEvent, AuditState, LegacyStore, NearbyPoi, Store, Submission, SubmissionKind,
         UpgradeState, audit_event::Detail,
     },
-    state::{self, EventQuery, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
+    state::{self, EventQuery, Outcome, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
         CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, damaged,
         map_poi::is_about, merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint,
@@ -210,7 +210,7 @@ impl Operations {
         executed: bool,
     ) -> Result<Option<Write>, Error> {
         if !executed {
-            return Ok(self.0.state.resolve(&write.write_id, None).await?);
+            return Ok(self.0.state.resolve(&write.write_id, Outcome::Released).await?);
         }
         self.executed(write, Sought::read(&write.sought)?, Found::default()).await
     }
@@ -235,13 +235,14 @@ impl Operations {
         }
         let response = pb::settled(&write.method, &sought.response, sought.submission.clone());
         let response = response.map_err(damaged)?;
-        // First: a write that has ended is not looked at again.
-        if let Some(remembered) = sought.remembered() {
-            self.0.state.remember(remembered.to_state(self.0.ask_after)).await?;
-        }
         // Nothing answers a method of another version.
         let reply = response.map(|response| kept(&response)).unwrap_or_default();
-        Ok(self.0.state.resolve(&write.write_id, Some(reply)).await?)
+        let remembered = sought.remembered();
+        let submission =
+            remembered.map(|remembered| Box::new(remembered.to_state(self.0.ask_after)));
+        // In one step, for others may look at the same time.
+        let outcome = Outcome::Finished { reply, submission };
+        Ok(self.0.state.resolve(&write.write_id, outcome).await?)
     }
 
     /// What WeChat shows of a write, if it shows that it was executed.
@@ -640,7 +641,7 @@ impl Operations {
             let shown = now.duration_since(sent).is_ok_and(|since| since >= SHOWN_WITHIN);
             if outlook == Outlook::NotExecuted && shown {
                 tracing::info!(write_id, method, "WeChat does not show a write: not executed");
-                self.0.state.resolve(write_id, None).await?;
+                self.0.state.resolve(write_id, Outcome::Released).await?;
             }
             Ok::<_, Error>(())
         };

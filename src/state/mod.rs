@@ -129,9 +129,9 @@ pub trait State: fmt::Debug + Send + Sync {
     /// The writes after a number that fit, in order; bounded as [`State::events`].
     async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error>;
 
-    /// Settles a write whose outcome is not known: it was executed, with this reply, or it is
-    /// forgotten, so that a repeat is executed. Answers what it was, if it was unknown.
-    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error>;
+    /// Settles a write whose outcome is not known, as [`State::ended`] would. Answers what it was; if
+    /// it was not unknown nothing is done, nor remembered.
+    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error>;
 
     // === Leases ===
     //

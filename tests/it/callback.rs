@@ -800,7 +800,7 @@ impl State for List {
     async fn writes(&self, _: WriteQuery) -> Result<WritePage, Error> {
         unimplemented!()
     }
-    async fn resolve(&self, _: &str, _: Option<bytes::Bytes>) -> Result<Option<Write>, Error> {
+    async fn resolve(&self, _: &str, _: Outcome) -> Result<Option<Write>, Error> {
         unimplemented!()
     }
     async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {

@@ -446,13 +446,8 @@ async fn what_is_forgotten_leaves_nothing() {
         assert_eq!(state.sent(id, fence, minute, bytes::Bytes::new()).await, Ok(true));
         state.ended(id, fence, outcome).await.expect("Redis runs");
     }
-    for (id, executed) in [("executed", true), ("not executed", false)] {
-        assert!(
-            state
-                .resolve(id, executed.then(bytes::Bytes::new))
-                .await
-                .is_ok_and(|write| write.is_some())
-        );
+    for (id, outcome) in [("executed", finished("")), ("not executed", Outcome::Released)] {
+        assert!(state.resolve(id, outcome).await.is_ok_and(|write| write.is_some()));
     }
     let shared = Shared { server, state: Some(state.clone()) };
     shared.pass_for_writes(Duration::from_secs(2 * 24 * 60 * 60)).await;

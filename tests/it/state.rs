@@ -1082,13 +1082,18 @@ pub(crate) async fn a_released_write_is_forgotten(backend: &mut impl Backend) {
 
 pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: &mut impl Backend) {
     let state = backend.state();
-    assert_eq!(state.resolve("never", Some(Bytes::new())).await, Ok(None));
+    let found = |submission_id: &str| Outcome::Finished {
+        reply: Bytes::from("found"),
+        submission: Some(Box::new(submission(submission_id))),
+    };
+    assert_eq!(state.resolve("never", found("none")).await, Ok(None));
     let fence = claim(&state, write("w", "r"), LONG).await;
     let unmoved = async |id: &str| {
         let before = find_write(&state, id).await;
-        for executed in [true, false] {
-            assert_eq!(state.resolve(id, executed.then(Bytes::new)).await, Ok(None));
+        for outcome in [found("none"), Outcome::Released] {
+            assert_eq!(state.resolve(id, outcome).await, Ok(None));
         }
+        assert_eq!(state.submission("none").await, Ok(None), "nor is anything remembered");
         assert_eq!(Write { rest: before.rest, ..find_write(&state, id).await }, before);
     };
     unmoved("w").await;
@@ -1109,10 +1114,13 @@ pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: 
         let before = find_write(&state, id).await;
         assert_eq!(before.state, WriteState::Unknown);
         let reply = executed.then(|| Bytes::from("found"));
-        let resolved = state.resolve(id, reply.clone()).await.expect("no error");
+        let outcome = if executed { found(id) } else { Outcome::Released };
+        let resolved = state.resolve(id, outcome.clone()).await.expect("no error");
         let resolved = resolved.map(|write| Write { rest: before.rest, ..write });
         assert_eq!(resolved, Some(before.clone()));
-        assert_eq!(state.resolve(id, reply.clone()).await, Ok(None), "it is settled");
+        assert_eq!(state.resolve(id, outcome).await, Ok(None), "it is settled");
+        let remembered = state.submission(id).await.expect("no error");
+        assert_eq!(remembered.is_some(), executed);
         let begun = begin(&state, write("again", id), LONG).await;
         if executed {
             let after = find_write(&state, id).await;
@@ -1224,9 +1232,8 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
     let fence = claim(&state, write("never sent", "never sent"), SHORT).await;
     state.ended("never sent", fence, Outcome::Unknown).await.expect("noted");
     let found_out = claim(&state, write("found out", "found out"), SHORT).await;
-    assert!(
-        state.resolve("resolved", Some(Bytes::new())).await.is_ok_and(|settled| settled.is_some())
-    );
+    let resolved = state.resolve("resolved", finished("")).await;
+    assert!(resolved.is_ok_and(|settled| settled.is_some()));
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
 

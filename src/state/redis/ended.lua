@@ -9,11 +9,4 @@ local state, its_fence = unpack(call('HMGET', write_key(id), 'state', 'fence'))
 if its_fence ~= fence or state == 'finished' then
   return
 end
-if outcome == 'finished' then
-  finish_write(id, reply, now())
-elseif outcome == 'released' then
-  forget_write(id)
-else
-  call('HSET', write_key(id), 'state', 'unknown')
-  call('ZREM', CLAIMS, id)
-end
+end_write(id, outcome, reply, now())

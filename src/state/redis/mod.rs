@@ -106,8 +106,8 @@ impl State for Redis {
         write::writes(&self.connection, query).await
     }
 
-    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error> {
-        write::resolve(&self.connection, write_id, reply.as_deref()).await
+    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
+        write::resolve(&self.connection, write_id, outcome).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {

@@ -277,14 +277,6 @@ local function send_write(id, sent, time)
   call('ZREM', CLAIMS, id)
 end
 
--- Notes that a write was executed.
-local function finish_write(id, reply, time)
-  call('HSET', write_key(id), 'state', 'finished', 'reply', reply, 'ended', time)
-  call('ZREM', UNFINISHED, id)
-  call('ZREM', CLAIMS, id)
-  call('ZADD', FINISHED, time, id)
-end
-
 -- Leaves nothing of a write.
 local function forget_write(id)
   local app_id, method, request_id =
@@ -297,5 +289,20 @@ local function forget_write(id)
     call('ZREM', set, id)
   end
   call('DEL', write_key(id))
+end
+
+-- Notes how a write ended: 'finished', with a reply, 'released' or 'unknown'.
+local function end_write(id, outcome, reply, time)
+  if outcome == 'finished' then
+    call('HSET', write_key(id), 'state', 'finished', 'reply', reply, 'ended', time)
+    call('ZREM', UNFINISHED, id)
+    call('ZREM', CLAIMS, id)
+    call('ZADD', FINISHED, time, id)
+  elseif outcome == 'released' then
+    forget_write(id)
+  else
+    call('HSET', write_key(id), 'state', 'unknown')
+    call('ZREM', CLAIMS, id)
+  end
 end
 

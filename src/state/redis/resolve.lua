@@ -1,14 +1,14 @@
--- Settles the write ARGV[1], if its outcome is not known: it was executed, with the reply ARGV[3], if
--- ARGV[2] is 1. Answers what it was.
-local id, executed, reply = unpack(ARGV)
+-- Settles the write ARGV[1], if its outcome is not known: ARGV[2] is 'finished', with the reply ARGV[3],
+-- 'released' or 'unknown'. The rest of ARGV: the fields of what it submitted, each after its name.
+-- Answers what it was.
+local id, outcome, reply = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)
 if not write or write.state ~= 'unknown' then
   return false
 end
-if executed == '1' then
-  finish_write(id, reply, time)
-else
-  forget_write(id)
+if #ARGV > 3 then
+  remember(named(ARGV, 4))
 end
+end_write(id, outcome, reply, time)
 return written(write)

@@ -3,7 +3,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use ::redis::Script;
+use ::redis::{Script, ScriptInvocation};
 use bytes::Bytes;
 
 use super::{
@@ -74,17 +74,24 @@ pub(super) async fn ended(
     fence: u64,
     outcome: Outcome,
 ) -> Result<(), Error> {
+    let mut call = redis.call(&ENDED);
+    call.arg(write_id).arg(fence);
+    describe(&mut call, outcome);
+    redis.run(&call).await
+}
+
+/// Adds an outcome to the arguments of a script: its name, the reply, and the fields of what was
+/// submitted.
+fn describe(call: &mut ScriptInvocation<'_>, outcome: Outcome) {
     let (outcome, reply, submission) = match outcome {
         Outcome::Finished { reply, submission } => ("finished", reply, submission),
         Outcome::Released => ("released", Bytes::new(), None),
         Outcome::Unknown => ("unknown", Bytes::new(), None),
     };
-    let mut call = redis.call(&ENDED);
-    call.arg(write_id).arg(fence).arg(outcome).arg(&reply[..]);
+    call.arg(outcome).arg(&reply[..]);
     if let Some(submission) = submission {
-        submission::describe(&mut call, *submission);
+        submission::describe(call, *submission);
     }
-    redis.run(&call).await
 }
 
 pub(super) async fn write(redis: &Connection, write_id: &str) -> Result<Option<Write>, Error> {
@@ -110,10 +117,11 @@ pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<Writ
 pub(super) async fn resolve(
     redis: &Connection,
     write_id: &str,
-    reply: Option<&[u8]>,
+    outcome: Outcome,
 ) -> Result<Option<Write>, Error> {
     let mut call = redis.call(&RESOLVE);
-    call.arg(write_id).arg(u8::from(reply.is_some())).arg(reply.unwrap_or_default());
+    call.arg(write_id);
+    describe(&mut call, outcome);
     let found: Option<Written> = redis.run(&call).await?;
     found.map(read).transpose()
 }

@@ -177,9 +177,9 @@ impl State for Sqlite {
         self.readers.read(move |db| write::page(db, now, &query)).await
     }
 
-    async fn resolve(&self, write_id: &str, reply: Option<Bytes>) -> Result<Option<Write>, Error> {
+    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
         let write_id = write_id.to_owned();
-        self.writer.write(move |db, now| write::resolve(db, now, &write_id, reply.as_deref())).await
+        self.writer.write(move |db, now| write::resolve(db, now, &write_id, &outcome)).await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {

@@ -174,18 +174,14 @@ pub(super) fn resolve(
     db: &Connection,
     now: u64,
     write_id: &str,
-    reply: Option<&[u8]>,
+    outcome: &Outcome,
 ) -> Result<Option<Write>, Error> {
     let found = by_id(db, now, write_id)?.filter(|write| write.state == WriteState::Unknown);
     let Some(write) = found else { return Ok(None) };
-    if let Some(reply) = reply {
-        db.prepare_cached(
-            "UPDATE writes SET state = 'finished', reply = ?3, ended = ?2 WHERE write_id = ?1",
-        )?
-        .execute(params![write_id, now, reply])?;
-    } else {
-        db.prepare_cached("DELETE FROM writes WHERE write_id = ?1")?.execute([write_id])?;
-    }
+    let fence = db
+        .prepare_cached("SELECT fence FROM writes WHERE write_id = ?1")?
+        .query_row([write_id], |row| row.get(0))?;
+    ended(db, now, write_id, fence, outcome)?;
     Ok(Some(write))
 }
 
