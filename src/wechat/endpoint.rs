@@ -6,11 +6,15 @@ use bytes::Bytes;
 use http::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::Listed;
+
 /// The [`Endpoint::REPLY_LIMIT`] of most, which the HTTP clients have by themselves.
 pub(super) const USUAL_REPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// One WeChat call: what is sent, where, and what comes back.
-pub trait Endpoint: Serialize + Send + Sync + 'static {
+///
+/// The list in `src/wechat/registry.rs` has to name it.
+pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     /// The verb. WeChat refuses the wrong one (43001, 43002).
     const METHOD: Method;
     /// The path below the host.

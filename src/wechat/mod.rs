@@ -1,6 +1,7 @@
 //! WeChat's words: one file per API family, spelt as WeChat spells them.
 //!
 //! Every call is a plain struct that implements [`Endpoint`]; [`Client`] sends any of them, once.
+//! [`ENDPOINTS`] has the facts of all of them.
 //! Nothing here knows gRPC, retries or where tokens come from.
 
 mod access;
@@ -11,6 +12,7 @@ mod error;
 mod hosts;
 mod pools;
 mod quoted;
+mod registry;
 mod tolerant;
 
 pub mod card;
@@ -27,4 +29,5 @@ pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
 pub use envelope::Done;
 pub use error::{Errcode, Error};
 pub use quoted::{PicList, Quoted};
+pub use registry::{ENDPOINTS, Facts, Listed};
 pub use tolerant::{Decimal, Int, List, Nested, Text};

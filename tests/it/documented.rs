@@ -30,6 +30,25 @@ const WITHOUT: [&str; 10] = [
     "WriteService/ResolveWrite",
 ];
 
+/// For whom WeChat's documents offer a call.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Account {
+    Any,
+    MiniProgram,
+    Official,
+}
+
+/// What follows a lost reply.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AfterLostReply {
+    /// Another try: twice is the same as once.
+    Again,
+    /// Nothing: it might happen twice.
+    Never,
+}
+
 /// One example.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +62,10 @@ pub(crate) struct Example {
     pub(crate) request: Value,
     /// Where it has to arrive.
     pub(crate) path: String,
+    /// For whom the document offers the call.
+    pub(crate) account: Account,
+    /// What twice would mean, by what the document says.
+    pub(crate) after_lost_reply: AfterLostReply,
     /// Fields that have to arrive; others may as well, but only empty.
     #[serde(default)]
     sent: Option<Value>,

@@ -1,124 +1,135 @@
 //! What holds for every call to WeChat: whose account may make it, and whether it may be made twice.
+//!
+//! [`ENDPOINTS`] says which calls there are, and their examples in `tests/documented` say what
+//! WeChat's documents say of them. So a new endpoint is tested here as soon as it compiles.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 
 use tonic::Code;
-use wechat_store_gateway::simulator::{
-    Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
-    faults::Kind::{Replace, ResetAfter},
+use wechat_store_gateway::{
+    simulator::{
+        Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
+        faults::Kind::{self, Errcode, Replace, ResetAfter},
+    },
+    wechat::{AccountKinds, ENDPOINTS, Facts, Safety},
 };
 
-use self::{Kinds::*, Repeat::*};
 use crate::{
-    documented::{Example, examples},
-    support::{App, is, reason},
+    documented::{Account, AfterLostReply, Example, examples},
+    support::{App, CLASSIC_TOKEN, STABLE_TOKEN, is, reason},
 };
 
-/// For whom WeChat's documents offer a call.
-#[derive(Clone, Copy, PartialEq)]
-enum Kinds {
-    Any,
-    MiniProgram,
-    Official,
+/// The calls that bring the secret instead of a token, each with the setting that makes them.
+const TOKENS: [(&str, &str); 2] = [(CLASSIC_TOKEN, "classic"), (STABLE_TOKEN, "stable")];
+
+/// Every endpoint that needs a token, with an example of a call to it.
+fn calls() -> Vec<(&'static Facts, Example)> {
+    let mut by_path = HashMap::new();
+    for (_, example) in examples() {
+        by_path.entry(example.path.clone()).or_insert(example);
+    }
+    let is_token = |facts: &Facts| TOKENS.iter().any(|&(path, _)| path == facts.path);
+    let calls = ENDPOINTS.iter().filter(|facts| !is_token(facts));
+    let with_example = |facts: &'static Facts| {
+        let example = by_path.remove(facts.path);
+        (facts, example.unwrap_or_else(|| panic!("tests/documented has no {}", facts.path)))
+    };
+    calls.map(with_example).collect()
 }
 
-/// What follows a lost reply.
-#[derive(Clone, Copy)]
-enum Repeat {
-    /// Another try: twice is the same as once.
-    Again,
-    /// Nothing: it might happen twice.
-    Never,
+#[test]
+fn every_endpoint_is_what_its_document_says() {
+    let mut shown = BTreeSet::new();
+    for (name, example) in examples() {
+        let facts = ENDPOINTS.iter().find(|facts| facts.path == example.path);
+        let facts = facts.unwrap_or_else(|| panic!("{name}: no endpoint {}", example.path));
+        let account = match facts.account {
+            AccountKinds::Any => Account::Any,
+            AccountKinds::MiniProgram => Account::MiniProgram,
+            AccountKinds::Official => Account::Official,
+        };
+        let after_lost_reply = match facts.safety {
+            Safety::Read | Safety::Repeatable => AfterLostReply::Again,
+            Safety::Once(_) => AfterLostReply::Never,
+        };
+        assert_eq!(account, example.account, "{name}");
+        assert_eq!(after_lost_reply, example.after_lost_reply, "{name}");
+        shown.insert(example.path);
+    }
+    shown.extend(TOKENS.map(|(path, _)| path.to_owned()));
+    let endpoints: BTreeSet<_> = ENDPOINTS.iter().map(|facts| facts.path.to_owned()).collect();
+    assert_eq!(endpoints, shown);
+    assert_eq!(endpoints.len(), ENDPOINTS.len(), "two endpoints have one path");
 }
 
-const CALLS: [(&str, Kinds, Repeat); 22] = [
-    // The first, for create_map_poi asks for the table too and finds it remembered.
-    ("/wxa/get_district", Any, Again),
-    ("/card/storewxa/get", Official, Again),
-    ("/card/storewxa/set", Official, Again),
-    ("/cgi-bin/media/upload", Any, Again),
-    ("/cgi-bin/media/uploadimg", Any, Again),
-    ("/cgi-bin/poi/delpoi", Official, Never),
-    ("/cgi-bin/poi/getpoilist", Official, Again),
-    ("/wxa/add_store", Official, Never),
-    ("/wxa/addnearbypoi", MiniProgram, Never),
-    ("/wxa/apply_merchant", Official, Never),
-    ("/wxa/create_map_poi", Any, Never),
-    ("/wxa/del_store", Official, Never),
-    ("/wxa/delnearbypoi", MiniProgram, Never),
-    ("/wxa/get_merchant_audit_info", Official, Again),
-    ("/wxa/get_merchant_category", Any, Again),
-    ("/wxa/get_store_info", Official, Again),
-    ("/wxa/get_store_list", Official, Again),
-    ("/wxa/getnearbypoilist", MiniProgram, Again),
-    ("/wxa/modify_merchant", Official, Again),
-    ("/wxa/search_map_poi", Any, Again),
-    ("/wxa/setnearbypoishowstatus", MiniProgram, Again),
-    ("/wxa/update_store", Official, Never),
-];
-
-/// Every call, each with an example of it.
-fn calls() -> impl Iterator<Item = (Example, Kinds, Repeat)> {
-    let mut seen = HashSet::new();
-    let mut examples: Vec<_> = examples().into_iter().map(|(_, example)| example).collect();
-    examples.retain(|example| seen.insert(example.path.clone()));
-    CALLS.into_iter().map(move |(path, kinds, repeat)| {
-        let at = examples.iter().position(|example| example.path == path);
-        (examples.swap_remove(at.unwrap_or_else(|| panic!("no example of {path}"))), kinds, repeat)
-    })
+/// Lets three calls go wrong and counts how many are made.
+async fn attempts(example: &Example, mishap: Kind) -> (usize, Option<(Code, String)>) {
+    let app = App::start().await;
+    app.wechat.fault(Fault::new(example.path.clone(), mishap).times(3));
+    let answer = example.call(&app).await;
+    (app.count(&example.path), answer.err().map(|status| reason(&status)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_reply_is_asked_for_again_only_where_twice_is_the_same_as_once() {
-    let app = App::start().await;
-    // What is not asked for again is looked for instead, with calls of the others.
-    let (again, never): (Vec<_>, Vec<_>) =
-        calls().partition(|&(.., repeat)| matches!(repeat, Again));
-    for (example, _, repeat) in again.into_iter().chain(never) {
-        app.wechat.fault(Fault::new(example.path.clone(), ResetAfter).times(3));
-        let before = app.count(&example.path);
-        let answer = example.call(&app).await;
-        let attempts = app.count(&example.path) - before;
-        match repeat {
-            Again => {
+    for (facts, example) in calls() {
+        let (attempts, failure) = attempts(&example, ResetAfter).await;
+        match example.after_lost_reply {
+            AfterLostReply::Again => {
                 let expected = is(Code::Unavailable, "WECHAT_UNREACHABLE");
-                let status = answer.expect_err(&example.path);
-                assert_eq!(reason(&status), expected, "{}", example.path);
-                assert_eq!(attempts, 3, "{}", example.path);
+                assert_eq!((attempts, failure), (3, Some(expected)), "{}", facts.path);
             }
-            Never => {
-                // Unless WeChat shows that it got through.
-                if let Err(status) = answer {
-                    let expected = is(Code::Unknown, "OUTCOME_UNKNOWN");
-                    assert_eq!(reason(&status), expected, "{}", example.path);
-                }
-                assert_eq!(attempts, 1, "{}", example.path);
+            AfterLostReply::Never => {
+                // A look at WeChat may show that the call got through.
+                let expected = is(Code::Unknown, "OUTCOME_UNKNOWN");
+                assert!(failure.is_none_or(|failure| failure == expected), "{}", facts.path);
+                assert_eq!(attempts, 1, "{}", facts.path);
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_busy_wechat_is_asked_again_only_where_twice_is_the_same_as_once() {
+    let busy = Errcode { errcode: -1, errmsg: None };
+    for (facts, example) in calls() {
+        let (attempts, failure) = attempts(&example, busy.clone()).await;
+        assert!(failure.is_some(), "{}", facts.path);
+        let expected = if example.after_lost_reply == AfterLostReply::Again { 3 } else { 1 };
+        assert_eq!(attempts, expected, "{}", facts.path);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_token_is_asked_for_again() {
+    for (path, kind) in TOKENS {
+        let app = App::with(&format!("default = true\ntoken = \"{kind}\"")).await;
+        app.wechat.fault(Fault::new(path, ResetAfter).times(2));
+        let status = app.read().await.expect_err("there is no such store");
+        assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"), "{path}");
+        assert_eq!(app.count(path), 3, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_made_for_the_kinds_of_account_that_wechat_names() {
+    use Account::{MiniProgram, Official};
     for (named, kind) in [(OFFICIAL_APP_ID, Official), (MINI_PROGRAM_APP_ID, MiniProgram)] {
-        let app = App::start().await;
-        for (mut example, kinds, _) in calls() {
+        for (facts, mut example) in calls() {
+            let app = App::start().await;
             example.request["appId"] = named.into();
-            app.wechat
-                .fault(Fault::new(example.path.clone(), Replace { body: example.reply.clone() }));
-            // Others may have made the same call beforehand.
-            let before = app.count(&example.path);
+            app.wechat.fault(Fault::new(facts.path, Replace { body: example.reply.clone() }));
             let answer = example.call(&app).await;
-            let calls = app.wechat.calls(&example.path).into_iter().skip(before);
-            let callers: Vec<_> = calls.map(|call| call.app_id).collect();
-            if kinds == Any || kinds == kind {
-                answer.unwrap_or_else(|status| panic!("{}: {status:?}", example.path));
-                assert_eq!(callers, [named], "{}", example.path);
+            let calls = app.wechat.calls(facts.path);
+            let callers: Vec<_> = calls.into_iter().map(|call| call.app_id).collect();
+            if example.account == Account::Any || example.account == kind {
+                answer.unwrap_or_else(|status| panic!("{}: {status:?}", facts.path));
+                assert_eq!(callers, [named], "{}", facts.path);
             } else {
                 let status = answer.expect_err("the wrong kind");
                 let expected = is(Code::InvalidArgument, "ACCOUNT_KIND_MISMATCH");
-                assert_eq!(reason(&status), expected, "{}", example.path);
-                assert!(callers.is_empty(), "{}", example.path);
+                assert_eq!(reason(&status), expected, "{}", facts.path);
+                assert!(callers.is_empty(), "{}", facts.path);
             }
         }
     }
@@ -126,11 +137,12 @@ async fn a_call_is_made_for_the_kinds_of_account_that_wechat_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_names_no_account_is_made_for_the_default_one_of_its_kind() {
-    let app = App::start().await;
-    for (example, kinds, _) in calls() {
-        app.wechat.fault(Fault::new(example.path.clone(), Replace { body: example.reply.clone() }));
-        example.call(&app).await.unwrap_or_else(|status| panic!("{}: {status:?}", example.path));
-        let expected = if kinds == MiniProgram { MINI_PROGRAM_APP_ID } else { OFFICIAL_APP_ID };
-        assert_eq!(app.wechat.calls(&example.path)[0].app_id, expected, "{}", example.path);
+    for (facts, example) in calls() {
+        let app = App::start().await;
+        app.wechat.fault(Fault::new(facts.path, Replace { body: example.reply.clone() }));
+        example.call(&app).await.unwrap_or_else(|status| panic!("{}: {status:?}", facts.path));
+        let is_mini_program = example.account == Account::MiniProgram;
+        let expected = if is_mini_program { MINI_PROGRAM_APP_ID } else { OFFICIAL_APP_ID };
+        assert_eq!(app.wechat.calls(facts.path)[0].app_id, expected, "{}", facts.path);
     }
 }
