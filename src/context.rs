@@ -2,9 +2,10 @@
 //! whatever the call needs.
 
 use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -45,12 +46,45 @@ pub struct Context {
     pub trace: Trace,
     /// How far the call has come.
     pub stage: StageCell,
+    /// Which connection it came by.
+    pub peer: Peer,
+}
+
+/// Which connection a call came by, for limits on what one connection or one address may have.
+///
+/// Behind a mesh or a proxy all callers have one address, so a limit per address is never far below
+/// that of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Differs for each connection of this process. 0 where no connection brought the call.
+    pub connection: u64,
+    /// The other end's address; of an IPv6 address the first 64 bits, since one machine can have all
+    /// that begin with them.
+    pub address: IpAddr,
+}
+
+impl Peer {
+    /// A new connection from this address.
+    pub fn new(address: SocketAddr) -> Self {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+        let address = match address.ip().to_canonical() {
+            IpAddr::V6(ip) if !ip.is_loopback() => {
+                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64))
+            }
+            address => address,
+        };
+        Self { connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed), address }
+    }
+
+    /// Stands for this process itself.
+    pub const NONE: Self = Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
 }
 
 /// What is known of a call before its message is read. The admission layer puts it into the
 /// request's extensions.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
+    pub(crate) peer: Peer,
     pub(crate) deadline: Instant,
     pub(crate) trace: Trace,
     pub(crate) stage: StageCell,
@@ -63,7 +97,7 @@ impl Context {
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
-        let Arrival { deadline, trace, stage } =
+        let Arrival { peer, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the admission layer");
         let mut check = Check::default();
         let app_id = message.take_app_id();
@@ -84,6 +118,7 @@ impl Context {
             deadline,
             trace,
             stage,
+            peer,
         };
         check.done((ctx, message))
     }
@@ -99,6 +134,7 @@ impl Context {
             deadline,
             trace: Trace::none(),
             stage: StageCell::default(),
+            peer: Peer::NONE,
         }
     }
 
@@ -157,6 +193,22 @@ impl StageCell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_addresses_of_one_ipv6_network_are_one_peer_address() {
+        let address = |text: &str| Peer::new(text.parse().expect("an address")).address.to_string();
+        assert_eq!(address("[2001:db8:1:2:3:4:5:6]:1"), "2001:db8:1:2::");
+        assert_eq!(address("[2001:db8:1:2:ffff::1]:2"), "2001:db8:1:2::");
+        assert_eq!(address("[::ffff:192.0.2.1]:1"), "192.0.2.1");
+        assert_eq!(address("192.0.2.1:1"), "192.0.2.1");
+        assert_eq!(address("[::1]:1"), "::1");
+    }
+
+    #[test]
+    fn every_connection_has_a_number_of_its_own() {
+        let peer = || Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert_ne!(peer(), peer());
+    }
 
     #[test]
     fn a_stage_is_told_as_it_was_reached() {

@@ -18,7 +18,7 @@ use tower::Service;
 use crate::{
     clock::Clock,
     config::Limits,
-    context::{Arrival, StageCell},
+    context::{Arrival, Peer, StageCell},
     service::status,
     telemetry::{Sampler, Trace},
 };
@@ -35,13 +35,19 @@ pub struct Admit<S> {
     default_deadline: Duration,
     max_deadline: Duration,
     sampler: Sampler,
+    peer: Peer,
 }
 
 impl<S> Admit<S> {
-    /// Wraps all services.
+    /// Wraps all services. Each connection takes a clone of its own by [`by`](Self::by).
     pub fn new(inner: S, limits: &Limits, clock: Clock, sampler: Sampler) -> Self {
         let (default_deadline, max_deadline) = (limits.default_deadline(), limits.max_deadline());
-        Self { inner, clock, default_deadline, max_deadline, sampler }
+        Self { inner, clock, default_deadline, max_deadline, sampler, peer: Peer::NONE }
+    }
+
+    /// The same for the calls of one connection.
+    pub fn by(self, peer: Peer) -> Self {
+        Self { peer, ..self }
     }
 
     /// How long the caller waits, by its `grpc-timeout`, within our limits.
@@ -80,6 +86,7 @@ where
         let trace = Trace::begin(&method, request.headers(), &self.sampler);
         let stage = StageCell::default();
         request.extensions_mut().insert(Arrival {
+            peer: self.peer,
             deadline,
             trace: trace.clone(),
             stage: stage.clone(),

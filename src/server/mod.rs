@@ -34,6 +34,7 @@ use crate::{
     callback::Receiver,
     clock::Clock,
     config::Settings,
+    context::Peer,
     operation::{Operations, settle},
     service,
     state::{self, State},
@@ -136,7 +137,7 @@ pub async fn run(
     let _ends_with_this = ended.clone().drop_guard();
     tokio::spawn(admin.run(listeners.admin, ended));
     tokio::select! {
-        () = accept(&listeners.grpc, service.clone(), &connections) => {}
+        () = accept(&listeners.grpc, |peer| service.clone().by(peer), &connections) => {}
         () = async {
             shutdown.await;
             leaving.cancel();
@@ -173,8 +174,8 @@ struct Connections {
     tasks: TaskTracker,
 }
 
-/// Accepts connections for ever.
-async fn accept<S>(listener: &TcpListener, service: S, connections: &Connections)
+/// Accepts connections for ever, each with a service of its own.
+async fn accept<S>(listener: &TcpListener, service: impl Fn(Peer) -> S, connections: &Connections)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
         + Clone
@@ -184,9 +185,10 @@ where
 {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let go_away = connections.go_away.clone();
-                connections.tasks.spawn(serve(stream, service.clone(), go_away));
+                let service = service(Peer::new(address));
+                connections.tasks.spawn(serve(stream, service, go_away));
             }
             Err(error) => {
                 tracing::warn!("no connection could be accepted: {error}");
