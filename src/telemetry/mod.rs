@@ -1,7 +1,7 @@
 //! Logs and traces.
 //!
 //! Logs are one JSON object a line on standard error, filtered by `RUST_LOG`; a call that succeeds
-//! writes none. Traces go out by OTLP if the standard `OTEL_*` variables name a receiver. Whether a
+//! writes none, and of one cause there are at most a few lines a second. Traces go out by OTLP if the standard `OTEL_*` variables name a receiver. Whether a
 //! call is traced is decided before its span is made, so an untraced call pays for none.
 
 use std::sync::Arc;
@@ -13,14 +13,18 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use self::trace::code_name;
 pub use self::trace::{Sampler, Trace};
+pub(crate) use self::{seldom::seldom, trace::code_name};
 use crate::config::Environment;
 
+mod seldom;
 mod trace;
 
 /// The target of every span, so that logs and traces are filtered apart.
 pub const TRACE: &str = "wechat_store_gateway::trace";
+
+/// h2 warns of single frames, and any peer can send as many of them as it likes.
+const DEFAULT_FILTER: &str = "info,h2=error";
 
 /// Of the calls without a traced caller, this share is traced unless `OTEL_TRACES_SAMPLER` says
 /// otherwise.
@@ -37,7 +41,7 @@ impl Telemetry {
     /// Starts logging, and tracing where the environment asks for it. Once per process, within the
     /// runtime.
     pub fn start(environment: &Environment) -> anyhow::Result<Self> {
-        let filter = environment.get("RUST_LOG").map_or("info", String::as_str);
+        let filter = environment.get("RUST_LOG").map_or(DEFAULT_FILTER, String::as_str);
         let filter = EnvFilter::try_new(filter)?.add_directive(format!("{TRACE}=off").parse()?);
         let logs = tracing_subscriber::fmt::layer()
             .json()

@@ -85,7 +85,8 @@ impl Trace {
         Self { id: TraceId::from(fastrand::u128(1..)), span: Span::none(), started: Instant::now() }
     }
 
-    /// Notes how the call ended, on its span and, if it failed, in the log.
+    /// Notes how the call ended, on its span and, if it failed, in the log. Of one method and code
+    /// a few lines a second are written.
     pub fn end(&self, method: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
@@ -102,6 +103,12 @@ impl Trace {
             tracing::debug!(method, trace_id = %self.id, duration_ms = duration_ms(), "served");
             return;
         };
+        let cause = match code {
+            // The caller made up the name.
+            Code::Unimplemented => "",
+            _ => method,
+        };
+        let Some(unlogged) = super::seldom(code_name(code), cause) else { return };
         // The level says who has to act: somebody now, the operator at some time, the caller.
         macro_rules! log {
             ($level:ident) => {
@@ -110,6 +117,7 @@ impl Trace {
                     trace_id = %self.id,
                     code = code_name(code),
                     duration_ms = duration_ms(),
+                    unlogged = (unlogged > 0).then_some(unlogged),
                     "{}",
                     failure.message()
                 )
