@@ -1,4 +1,4 @@
-//! What has to hold for any bytes that somebody sends as a push.
+//! What has to hold for any bytes that somebody sends as a push, or WeChat as a reply.
 //!
 //! The fuzzer calls these functions with what it makes up, and `tests/it/fuzz.rs` with the corpus and
 //! what it makes of that.
@@ -10,6 +10,7 @@ use wechat_store_gateway::{
         message::{self, Message},
     },
     id::{AppId, Secret},
+    lenient,
     pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
     seal::{self, Key},
 };
@@ -92,6 +93,24 @@ pub fn message_json(input: &[u8]) {
         let message = message::read(input).expect("an object");
         assert!(fields.contains_key("Event") || message.field("Event").is_empty());
     }
+}
+
+/// JSON that is almost JSON.
+pub fn repair(input: &[u8]) {
+    let strict = serde_json::from_slice::<serde_json::Value>(input);
+    let is_object = matches!(&strict, Ok(strict) if strict.is_object());
+    let Some(text) = lenient::repair(input) else {
+        assert!(!is_object, "a good object is refused");
+        return;
+    };
+    // A byte is escaped in six.
+    assert!(text.len() <= 6 * input.len(), "bounded by the input");
+    let read = serde_json::from_str::<serde_json::Value>(&text).expect("strict JSON");
+    assert!(read.is_object());
+    if let Ok(strict) = strict {
+        assert_eq!(read, strict, "the same is said");
+    }
+    assert_eq!(lenient::repair(text.as_bytes()).as_deref(), Some(text.as_str()), "repaired twice");
 }
 
 /// Something sealed, after the key and a line end.

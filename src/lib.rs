@@ -39,6 +39,7 @@ pub mod context;
 mod flight;
 mod http1;
 pub mod id;
+pub mod lenient;
 pub mod operation;
 pub mod pb;
 pub mod seal;

@@ -50,7 +50,12 @@ const WORDS: &[&str] = &[
     "\"poiid\":{},",
     "\\ud83d",
     "\\u0000",
+    "\\u12",
+    "\\x",
     "\\",
+    "\"errcode\":0,",
+    "\",\"a\":\"",
+    "\u{14}",
     "\"",
     "{",
     "}",
@@ -174,9 +179,19 @@ fn anything_sealed_is_opened_or_refused() {
 }
 
 #[test]
+fn any_json_is_repaired_or_refused() {
+    fuzz("repair", targets::repair, 20_000);
+}
+
+#[test]
 fn the_longest_messages_are_read_in_no_time() {
     let xml = ["<xml><Event>add_store_audit_info</Event><reason>", "</reason></xml>"];
     long("message_xml", targets::message_xml, xml);
     let json = ["{\"Event\":\"add_store_audit_info\",\"reason\":", "}"];
     long("message_json", targets::message_json, json);
+    for frame in
+        [["{\"a\":\"", "\"}"], ["{\"a\":", "}"], ["{\"a\":[", "]}"], ["{\"a\":\"\u{1}", ""]]
+    {
+        long("repair", targets::repair, frame);
+    }
 }

@@ -1,0 +1,508 @@
+//! Reads JSON that is almost JSON.
+//!
+//! WeChat puts what people type into JSON without escaping it: control characters, half characters,
+//! quotes. [`repair`] makes strict JSON of such text, so that a fault spoils only the value in which
+//! it stands. Callers try strict reading first, so good JSON costs nothing more.
+//!
+//! Repairing never merges two fields of one name. If typed text forges a second `errcode`, the
+//! caller finds both and can refuse the reply. Text that is cut off stays unreadable.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// The deepest nesting that serde_json reads.
+const DEPTH: usize = 127;
+/// The longest key that is recognized behind a quote that may be text, in bytes.
+const KEY_LIMIT: usize = 64;
+
+/// Returns strict JSON that says the same as `json`, as far as it can be read, or `None` if there is
+/// no whole JSON object. Takes any bytes, and time and memory in proportion to them.
+///
+/// - Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD.
+/// - Control characters in strings are escaped; a backslash that escapes nothing stands for itself.
+/// - A quote inside a string is text unless what follows it shows that the string ends there.
+/// - Commas too many are dropped.
+/// - A word that is no JSON (`NaN`, `01`) becomes a string, and a value that is missing the empty
+///   string, so that only this field cannot be read.
+/// - Blanks, NULs and byte order marks around the object are dropped. Any other text there is not.
+///
+/// Fields of one name are all kept.
+pub fn repair(json: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(json);
+    let text = text.trim_matches(|c| {
+        c <= ' ' || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+    });
+    // Guessing may mistake a good string, so it comes after the reading that never guesses.
+    [Quotes::End, Quotes::Guess, Quotes::GuessMore]
+        .into_iter()
+        .find_map(|quotes| Repair::new(text, quotes).run())
+}
+
+/// What a quote inside a string is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Quotes {
+    /// The end of the string, as JSON has it.
+    End,
+    /// The end only if what follows fits. Behind a backslash, only if another field follows.
+    Guess,
+    /// The end if what follows fits, behind a backslash, too.
+    GuessMore,
+}
+
+/// What can come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// A key, or the end of the object.
+    Key,
+    /// A value: of a key, or in a list, which may also end.
+    Value,
+    /// A comma, or the end of what is open.
+    Comma,
+}
+
+/// One reading of the text.
+struct Repair<'a> {
+    text: &'a str,
+    at: usize,
+    quotes: Quotes,
+    /// What is open, the innermost last: whether it is an object.
+    open: Vec<bool>,
+    out: String,
+}
+
+impl<'a> Repair<'a> {
+    fn new(text: &'a str, quotes: Quotes) -> Self {
+        Self { text, at: 0, quotes, open: Vec::new(), out: String::with_capacity(text.len()) }
+    }
+
+    fn run(mut self) -> Option<String> {
+        if self.peek()? != b'{' {
+            return None;
+        }
+        let mut next = Next::Value;
+        // A comma is written only when something follows it.
+        let mut comma = false;
+        loop {
+            self.at = self.skip(self.at);
+            let byte = self.peek()?;
+            let in_object = self.open.last().copied();
+            next = match (next, byte) {
+                (Next::Comma, b',') => {
+                    self.at += 1;
+                    comma = true;
+                    if in_object? { Next::Key } else { Next::Value }
+                }
+                // `"a":1,,"b":2`
+                (Next::Key, b',') => {
+                    self.at += 1;
+                    Next::Key
+                }
+                (Next::Key | Next::Comma, b'}') if in_object? => self.close('}')?,
+                (Next::Comma, b']') if !in_object? => self.close(']')?,
+                // An empty list, or one with a comma at its end.
+                (Next::Value, b']') if !in_object? => self.close(']')?,
+                (Next::Key, b'"') => {
+                    self.comma(&mut comma);
+                    self.string(true)?;
+                    self.at = self.skip(self.at);
+                    if self.peek()? != b':' {
+                        return None;
+                    }
+                    self.at += 1;
+                    self.out.push(':');
+                    Next::Value
+                }
+                (Next::Value, _) => {
+                    self.comma(&mut comma);
+                    self.value(byte)?
+                }
+                _ => return None,
+            };
+            if self.open.is_empty() {
+                return (self.at == self.text.len()).then_some(self.out);
+            }
+            // What was closed had its last comma dropped.
+            comma &= next != Next::Comma;
+        }
+    }
+
+    /// Reads a value, or the beginning of one that holds others.
+    fn value(&mut self, byte: u8) -> Option<Next> {
+        match byte {
+            b'{' | b'[' => {
+                if self.open.len() == DEPTH {
+                    return None;
+                }
+                self.at += 1;
+                self.open.push(byte == b'{');
+                self.out.push(byte.into());
+                return Some(if byte == b'{' { Next::Key } else { Next::Value });
+            }
+            b'"' => self.string(false)?,
+            _ => self.word(),
+        }
+        Some(Next::Comma)
+    }
+
+    /// Reads a number or a word; what is no JSON becomes a string.
+    fn word(&mut self) {
+        let rest = &self.text[self.at..];
+        let end = rest.find([',', '}', ']', '"', '{', '[']).unwrap_or(rest.len());
+        self.at += end;
+        let word = rest[..end].trim_end_matches(|c| c <= ' ');
+        // Value refuses a number that nobody can represent, as the caller would.
+        if serde_json::from_str::<Value>(word).is_ok() {
+            self.out.push_str(word);
+        } else {
+            self.out.push('"');
+            for character in word.chars() {
+                self.escaped(character);
+            }
+            self.out.push('"');
+        }
+    }
+
+    /// Reads a string, whose opening quote is next.
+    fn string(&mut self, is_key: bool) -> Option<()> {
+        self.out.push('"');
+        self.at += 1;
+        loop {
+            let rest = &self.text[self.at..];
+            let plain = rest.find(|c| c < ' ' || matches!(c, '"' | '\\'))?;
+            self.out.push_str(&rest[..plain]);
+            self.at += plain;
+            match self.peek()? {
+                b'"' => {
+                    self.at += 1;
+                    if self.quotes == Quotes::End || self.ends(is_key) {
+                        self.out.push('"');
+                        return Some(());
+                    }
+                    self.out.push_str("\\\"");
+                }
+                b'\\' => {
+                    self.at += 1;
+                    if self.escape(is_key)? {
+                        self.out.push_str("\\\\\"");
+                        return Some(());
+                    }
+                }
+                control => {
+                    self.at += 1;
+                    self.escaped(control.into());
+                }
+            }
+        }
+    }
+
+    /// Reads what a backslash, which was just read, escapes. Returns whether it escapes nothing but
+    /// stands before the quote that ends the string.
+    fn escape(&mut self, is_key: bool) -> Option<bool> {
+        let byte = self.peek()?;
+        match byte {
+            b'"' => {
+                self.at += 1;
+                let ends = match self.quotes {
+                    Quotes::End => false,
+                    Quotes::Guess => !is_key && self.field_follows(self.at),
+                    Quotes::GuessMore => self.ends(is_key),
+                };
+                if ends {
+                    return Some(true);
+                }
+                self.out.push_str("\\\"");
+            }
+            b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
+                self.at += 1;
+                self.out.push('\\');
+                self.out.push(byte.into());
+            }
+            b'u' => match self.unit(self.at + 1) {
+                Some(unit) => {
+                    let begun = self.at;
+                    self.at += 5;
+                    let is_pair = matches!(unit, 0xD800..=0xDBFF)
+                        && self.text[self.at..].starts_with("\\u")
+                        && matches!(self.unit(self.at + 2), Some(0xDC00..=0xDFFF));
+                    if is_pair {
+                        self.at += 6;
+                    }
+                    if is_pair || !matches!(unit, 0xD800..=0xDFFF) {
+                        self.out.push('\\');
+                        self.out.push_str(&self.text[begun..self.at]);
+                    } else {
+                        self.out.push_str("\\ufffd");
+                    }
+                }
+                None => self.out.push_str("\\\\"),
+            },
+            // As JavaScript escapes it.
+            b'\'' => {}
+            // What follows is read as if there was no backslash.
+            _ => self.out.push_str("\\\\"),
+        }
+        Some(false)
+    }
+
+    /// The four hexadecimal digits at a place.
+    fn unit(&self, at: usize) -> Option<u16> {
+        let digits = self.text.as_bytes().get(at..at + 4)?;
+        let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+        let digits = str::from_utf8(digits).ok().filter(|_| is_hex)?;
+        u16::from_str_radix(digits, 16).ok()
+    }
+
+    /// Whether a string ends with the quote that was just read, by what follows it.
+    fn ends(&self, is_key: bool) -> bool {
+        let after = self.skip(self.at);
+        let end = if self.open.last() == Some(&true) { b'}' } else { b']' };
+        match self.byte(after) {
+            Some(b':') => is_key,
+            _ if is_key => false,
+            Some(b',') if end == b'}' => {
+                self.field_follows(self.at) || self.byte(self.skip_commas(after)) == Some(b'}')
+            }
+            Some(b',') => match self.byte(self.skip_commas(after)) {
+                Some(b'"' | b'{' | b'[' | b']' | b'-') => true,
+                Some(byte) => byte.is_ascii_alphanumeric(),
+                None => false,
+            },
+            Some(byte) if byte == end => {
+                let after = self.skip(after + 1);
+                after == self.text.len() || matches!(self.byte(after), Some(b',' | b'}' | b']'))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a comma and the key of another field follow.
+    fn field_follows(&self, at: usize) -> bool {
+        let at = self.skip(at);
+        if self.byte(at) != Some(b',') {
+            return false;
+        }
+        let at = self.skip_commas(at);
+        if self.byte(at) != Some(b'"') {
+            return false;
+        }
+        let rest = &self.text.as_bytes()[at + 1..];
+        let key = rest.iter().take(KEY_LIMIT + 1).position(|byte| *byte == b'"');
+        key.is_some_and(|key| self.byte(self.skip(at + 1 + key + 1)) == Some(b':'))
+    }
+
+    /// Writes a character of a string.
+    fn escaped(&mut self, character: char) {
+        match character {
+            '"' | '\\' => self.out.extend(['\\', character]),
+            // Writing to a string cannot fail.
+            ..' ' => drop(write!(self.out, "\\u{:04x}", u32::from(character))),
+            _ => self.out.push(character),
+        }
+    }
+
+    /// Writes the comma that was read before.
+    fn comma(&mut self, comma: &mut bool) {
+        if std::mem::take(comma) {
+            self.out.push(',');
+        }
+    }
+
+    /// Closes what is open innermost.
+    fn close(&mut self, end: char) -> Option<Next> {
+        self.open.pop()?;
+        self.at += 1;
+        self.out.push(end);
+        Some(Next::Comma)
+    }
+
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.text.as_bytes().get(at).copied()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.byte(self.at)
+    }
+
+    /// The next place that is no blank; control characters are blanks.
+    fn skip(&self, at: usize) -> usize {
+        self.skip_all(at, |byte| byte <= b' ')
+    }
+
+    fn skip_commas(&self, at: usize) -> usize {
+        self.skip_all(at, |byte| byte <= b' ' || byte == b',')
+    }
+
+    fn skip_all(&self, at: usize, is_skipped: impl Fn(u8) -> bool) -> usize {
+        let rest = self.text.as_bytes().get(at..).unwrap_or_default();
+        let skipped = rest.iter().position(|byte| !is_skipped(*byte));
+        at + skipped.unwrap_or(rest.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the text says once it is repaired.
+    fn repaired(json: impl AsRef<[u8]>) -> Option<Value> {
+        let json = json.as_ref();
+        let text = repair(json)?;
+        let value = serde_json::from_str(&text);
+        Some(value.unwrap_or_else(|error| panic!("{}: {text}: {error}", json.escape_ascii())))
+    }
+
+    #[track_caller]
+    fn says(json: impl AsRef<[u8]>, expected: &str) {
+        let expected: Value = serde_json::from_str(expected).expect(expected);
+        let json = json.as_ref();
+        assert_eq!(repaired(json), Some(expected), "{}", json.escape_ascii());
+    }
+
+    #[test]
+    fn strict_json_keeps_its_meaning() {
+        for json in [
+            "{}",
+            r#" {"a":[],"b":{},"c":[1,-0.5e3,true,null,"x"]} "#,
+            r#"{"":"","\"":"\"","é,b":"x","k":"\u00e9\ud83d\ude00\/\b\f\n\r\t\\"}"#,
+            r#"{"id":12345678901234567890123456789}"#,
+            r#"{"data":"{\"a\":\"b\",\"c\":[\"d\"]}","x":1}"#,
+            r#"{"a":"\",","b":"}","c":"\"}"}"#,
+        ] {
+            says(json, json);
+        }
+        assert_eq!(
+            repair(br#"{"a":1.50,"b":5938314494307741153999}"#).as_deref(),
+            Some(r#"{"a":1.50,"b":5938314494307741153999}"#),
+            "no number is rounded"
+        );
+    }
+
+    #[test]
+    fn what_is_typed_into_strings_does_not_break_them() {
+        for (json, expected) in [
+            ("{\"a\":\"x\u{14}\ny\tz\0\"}", r#"{"a":"x\u0014\ny\tz\u0000"}"#),
+            ("{\"a\n\":1}", r#"{"a\n":1}"#),
+            (r#"{"a":"\x \' \- \u12 \u12g4","b":1}"#, r#"{"a":"\\x ' \\- \\u12 \\u12g4","b":1}"#),
+            ("{\"a\":\"x\\\ny\"}", r#"{"a":"x\\\ny"}"#),
+            (r#"{"a":"\ud83d","b":"x\ude00y"}"#, r#"{"a":"\ufffd","b":"x\ufffdy"}"#),
+            (r#"{"a":"\ud83d\u0041\ud83d\ud83d\ude00"}"#, r#"{"a":"\ufffdA\ufffd😀"}"#),
+            (r#"{"a":"\u+123"}"#, r#"{"a":"\\u+123"}"#),
+            (r#"{"a":"他说"好"的","b":1}"#, r#"{"a":"他说\"好\"的","b":1}"#),
+            (r#"{"a":"说"好",就走","b":1}"#, r#"{"a":"说\"好\",就走","b":1}"#),
+            (
+                r#"{"a":""好"","b":[""x"","y"],"c":"z""}"#,
+                r#"{"a":"\"好\"","b":["\"x\"","y"],"c":"z\""}"#,
+            ),
+            (r#"{"a":"x"}y","b":1}"#, r#"{"a":"x\"}y","b":1}"#),
+            (r#"{"a"b":"c"d"}"#, r#"{"a\"b":"c\"d"}"#),
+            (r#"{"a":"C:\","b":1}"#, r#"{"a":"C:\\","b":1}"#),
+            (r#"{"b":1,"a":"C:\"}"#, r#"{"b":1,"a":"C:\\"}"#),
+            (r#"{"a":[{"b":"C:\"}],"c":"\"d\""}"#, r#"{"a":[{"b":"C:\\"}],"c":"\"d\""}"#),
+        ] {
+            says(json, expected);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_spoil_one_character() {
+        says(
+            b"{\"a\":\"\xe9\x97\",\"b\":\"\xff\xe5\xae\xa1\"}",
+            r#"{"a":"\ufffd","b":"\ufffd审"}"#,
+        );
+        says(b"{\"a\":\xff}", r#"{"a":"\ufffd"}"#);
+    }
+
+    #[test]
+    fn a_word_that_is_no_json_spoils_one_field() {
+        for (json, expected) in [
+            (r#"{"a":NaN,"b":1}"#, r#"{"a":"NaN","b":1}"#),
+            (r#"{"a":01,"b":1.,"c":+5,"d":o }"#, r#"{"a":"01","b":"1.","c":"+5","d":"o"}"#),
+            (r#"{"a":50元,"b":0 1,"c":1e999}"#, r#"{"a":"50元","b":"0 1","c":"1e999"}"#),
+            (r#"{"a":,"b":,"c":}"#, r#"{"a":"","b":"","c":""}"#),
+            ("{\"a\":-\u{0}1,\"b\":'x\\'}", r#"{"a":"-\u00001","b":"'x\\'"}"#),
+            ("{\"a\":0\0,\0\"b\"\u{1}:\u{1}1}", r#"{"a":0,"b":1}"#),
+        ] {
+            says(json, expected);
+        }
+    }
+
+    #[test]
+    fn commas_too_many_are_dropped() {
+        says(r#"{"a":[1,2,],"b":{"c":1,},}"#, r#"{"a":[1,2],"b":{"c":1}}"#);
+        says(r#"{,"a":"x",,"b":"y",}"#, r#"{"a":"x","b":"y"}"#);
+        says(r#"{"a":[1,,2]}"#, r#"{"a":[1,"",2]}"#);
+    }
+
+    #[test]
+    fn blanks_and_marks_around_the_object_are_dropped() {
+        for around in
+            ["\u{feff}", "\u{feff}\u{feff}", "\u{200b}\n", "\0\0", "\u{2060}\u{200d} \r\n"]
+        {
+            says(format!("{around}{{\"a\":1}}{around}"), r#"{"a":1}"#);
+        }
+    }
+
+    #[test]
+    fn text_without_a_whole_object_stays_unreadable() {
+        for text in [
+            "",
+            "\u{feff}",
+            "null",
+            "[]",
+            "<html>{}</html>",
+            "{",
+            r#"{"errcode":0"#,
+            r#"{"errcode":0,"#,
+            r#"{"errcode":0,"errmsg":"o"#,
+            r#"{"errcode":0,"errmsg":"ok\"#,
+            r#"{"errcode":0,"errmsg":"ok\u1"#,
+            r#"{"errcode":0,"a":[{"b":1}"#,
+            r#"{"errcode":0,"a":{"b":"c"}"#,
+            r#"{"errcode":0]"#,
+            r#"{"a":[0}"#,
+            r#"{"errcode"}"#,
+            r#"{errcode:0}"#,
+            r#"{"errcode":0}{"errcode":40001}"#,
+            r#"{"errcode":0} <br />"#,
+            r#"{"a":1 "b":2}"#,
+            r#"{"a":{} "b":2}"#,
+        ] {
+            assert_eq!(repaired(text), None, "{text}");
+        }
+        assert_eq!(repair(&[0xFF; 100]), None);
+    }
+
+    /// A person who types a name must not decide what WeChat's verdict is.
+    #[test]
+    fn typed_text_never_hides_or_replaces_a_verdict() {
+        for json in [
+            r#"{"errcode":85038,"errmsg":"bad name "x","errcode":0,"y":"z"}"#,
+            r#"{"errmsg":"bad name "x","errcode":0,"y":"z","errcode":85038}"#,
+            r#"{"data":{"name":"x"},"errcode":0,"y":{"name":"z"},"errcode":85038}"#,
+        ] {
+            let text = repair(json.as_bytes()).expect(json);
+            assert_eq!(text.matches(r#""errcode":"#).count(), 2, "both are there: {text}");
+        }
+        for json in [
+            r#"{"errmsg":"bad name "x\", "errcode":85038, "rid":"y"}"#,
+            r#"{"errmsg":"bad name \", "errcode":85038, "rid":"y"}"#,
+            r#"{"errmsg":"bad "name", "errcode":85038}"#,
+            r#"{"errcode":85038,"errmsg":"bad name \"}"#,
+            "{\"errcode\":85038,\"errmsg\":\"invalid\n\"}",
+        ] {
+            let verdict = repaired(json).expect(json);
+            assert_eq!(verdict["errcode"], 85038, "{json}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_read_as_deep_as_the_reader_goes() {
+        let deep = |levels: usize| {
+            format!(r#"{{"a":{}"{}"{}}}"#, "[".repeat(levels), '\u{1}', "]".repeat(levels))
+        };
+        assert!(repaired(deep(DEPTH - 1)).is_some());
+        assert_eq!(repaired(deep(DEPTH)), None);
+        assert_eq!(repaired(deep(100_000)), None);
+    }
+}
