@@ -187,6 +187,12 @@ pub enum Error {
     /// No space is left.
     #[error("the disk is full")]
     Full,
+    /// It is no longer what was acknowledged, or the next start would not find it.
+    #[error("the state cannot be relied on: {0}")]
+    Lost(String),
+    /// One row of it is damaged. The others can be read.
+    #[error("a row of the state cannot be read: {0}")]
+    Unreadable(String),
     /// Somebody else holds it.
     #[error("the state is locked by another process")]
     Locked,

@@ -142,7 +142,7 @@ pub(super) fn time(millis: u64) -> SystemTime {
 
 /// What is stored cannot be read.
 pub(crate) fn damaged(error: prost::DecodeError) -> state::Error {
-    state::Error::Damaged(error.to_string())
+    state::Error::Unreadable(error.to_string())
 }
 
 #[cfg(test)]

@@ -167,18 +167,40 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(audit_ids, ["1", "2"], "the stream went on");
     assert_eq!(gateway.lists().await, Ok(2), "each is there once");
     assert_eq!(find(&gateway, &submission).await, Ok(()));
-    // And it is all there after a kill, though not before there is room.
+    // And it is all there after a kill.
     gateway.kill();
-    disk.fill();
-    gateway.spawn();
-    assert_eq!(gateway.ends().await, Some(1));
-    let said = gateway.said();
-    let last = said.lines().last().unwrap_or_default();
-    assert!(last.contains("the disk is full"), "{last}");
-    disk.make_room();
     gateway.spawn();
     gateway.serves().await;
     assert_eq!(gateway.lists().await, Ok(2));
+}
+
+#[tokio::test]
+async fn disk_full_at_the_start_does_not_keep_reads_from_being_served() {
+    let (disk, wechat, mut gateway) = watched().await;
+    assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
+    for begun in [true, false] {
+        gateway.kill();
+        if !begun {
+            for name in ["state.db", "state.db-wal", "state.db-shm", "state.db.lock"] {
+                let _ = fs::remove_file(gateway.folder().join(name));
+            }
+        }
+        disk.fill();
+        gateway.spawn();
+        gateway.serves().await;
+        gateway.says(503, "the disk is full").await;
+        let page = gateway.stores().list_stores(pb::ListStoresRequest::default()).await;
+        page.expect("reads need no state");
+        let refused = add_store(&gateway).await.expect_err("it cannot be remembered");
+        assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
+        assert_eq!(send(&gateway, 2).await.expect("an answer"), (503, String::new()));
+        assert!(wechat.simulator.calls("/wxa/add_store").is_empty());
+
+        disk.make_room();
+        gateway.says(200, "ok").await;
+        assert_eq!(gateway.lists().await, Ok(usize::from(begun)), "what was acknowledged");
+        assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
+    }
 }
 
 async fn find(gateway: &Gateway, submission_id: &str) -> Result<(), Code> {

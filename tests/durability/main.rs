@@ -8,6 +8,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod disk;
+mod files;
 mod gateway;
 mod import;
 mod journal;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
     clock::Clock,
-    state::{Appended, Error, State, sqlite::Sqlite},
+    state::{Appended, Error, EventKey, EventQuery, NewEvent, State, sqlite::Sqlite},
 };
 
 use crate::state::{Backend, conformance, event};
@@ -167,4 +167,308 @@ async fn what_is_appended_is_given_to_those_who_wait_for_it() {
         let stretch = newer.expect("no error").expect("at hand");
         assert_eq!((stretch.after.position, stretch.events.len()), (passed, 1));
     }
+}
+
+/// A file with one event, open.
+async fn with_an_event() -> (File, Arc<dyn State>) {
+    let file = sqlite().await;
+    let state = file.state();
+    assert_eq!(state.append(event("before")).await, Ok(Appended::New(1)));
+    (file, state)
+}
+
+/// Nothing is acknowledged, nor read as if it were all there, and the error says why.
+async fn refuses(state: &Arc<dyn State>, why: &str) {
+    let refused = [
+        state.append(event("after")).await.map(drop),
+        state.acquire("lane", Duration::from_secs(1)).await.map(drop),
+        state.probe().await,
+        state.events(EventQuery { limit: 9, ..EventQuery::default() }).await.map(drop),
+    ];
+    for refused in refused {
+        let error = refused.expect_err("not acknowledged");
+        assert!(matches!(&error, Error::Lost(what) if what.contains(why)), "{why}: {error}");
+    }
+}
+
+async fn keys(state: &Arc<dyn State>) -> Vec<EventKey> {
+    let page = state.events(EventQuery { limit: 99, ..EventQuery::default() }).await;
+    page.expect("a page").events.into_iter().map(|event| event.key).collect()
+}
+
+#[tokio::test]
+async fn state_moved_away_is_refused_until_it_is_back() {
+    let (mut file, state) = with_an_event().await;
+    let (path, away) = (file.path(), file.folder.path().join("away.db"));
+    fs::rename(&path, &away).expect("moved");
+    refuses(&state, "is gone").await;
+    fs::copy(&away, &path).expect("copied");
+    refuses(&state, "another file").await;
+    fs::rename(&away, &path).expect("moved back");
+    assert_eq!(state.append(event("after")).await, Ok(Appended::New(2)));
+
+    let (folder, away) = (file.folder.path().to_owned(), file.folder.path().with_extension("away"));
+    fs::rename(&folder, &away).expect("moved");
+    refuses(&state, "is gone").await;
+    fs::create_dir(&folder).expect("made");
+    refuses(&state, "is gone").await;
+    fs::remove_dir(&folder).expect("removed");
+    fs::rename(&away, &folder).expect("moved back");
+    assert_eq!(state.append(event("later")).await, Ok(Appended::New(3)));
+    drop(state);
+    file.reopen().await;
+    assert_eq!(keys(&file.state()).await.len(), 3);
+}
+
+#[tokio::test]
+async fn deleted_state_is_refused() {
+    let (file, state) = with_an_event().await;
+    for name in ["state.db", "state.db-wal", "state.db-shm", "state.db.lock"] {
+        fs::remove_file(file.folder.path().join(name)).expect("removed");
+    }
+    refuses(&state, "is gone").await;
+}
+
+#[tokio::test]
+async fn state_behind_another_link_is_refused_until_the_link_is_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (link, first, second) =
+        (folder.path().join("link"), folder.path().join("first"), folder.path().join("second"));
+    for target in [&first, &second] {
+        fs::create_dir(target).expect("made");
+    }
+    let lead_to = |target: &Path| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).expect("linked");
+    };
+    lead_to(&first);
+    let state = Sqlite::open(&link.join("state.db"), Clock::frozen()).expect("opened");
+    let state: Arc<dyn State> = Arc::new(state);
+    state.probe().await.expect("written");
+    lead_to(&second);
+    refuses(&state, "is gone").await;
+    fs::write(second.join("state.db"), "").expect("written");
+    refuses(&state, "leads to").await;
+    lead_to(&first);
+    state.probe().await.expect("it leads back");
+
+    // The file goes elsewhere, and a link stands in its place: its log would not be found there.
+    let (path, away) = (first.join("state.db"), second.join("state.db"));
+    fs::rename(&path, &away).expect("moved");
+    std::os::unix::fs::symlink(&away, &path).expect("linked");
+    refuses(&state, "leads to").await;
+}
+
+#[tokio::test]
+async fn state_with_a_second_name_is_refused_until_it_has_one() {
+    let (mut file, state) = with_an_event().await;
+    let other = file.folder.path().join("other.db");
+    fs::hard_link(file.path(), &other).expect("linked");
+    refuses(&state, "2 names").await;
+    let second = Sqlite::open(&other, Clock::frozen());
+    assert_eq!(second.err(), Some(Error::Locked));
+    drop(state);
+    file.state = None;
+    let error = file.open().expect_err("either name may have a log");
+    assert!(matches!(&error, Error::Unusable(what) if what.contains("2 names")), "{error}");
+    fs::remove_file(other).expect("removed");
+    file.reopen().await;
+    assert_eq!(keys(&file.state()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn database_belongs_to_one_process_by_any_path() {
+    let (file, state) = with_an_event().await;
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let link = elsewhere.path().join("state.db");
+    std::os::unix::fs::symlink(file.path(), &link).expect("linked");
+    let around =
+        file.folder.path().join("..").join(file.folder.path().file_name().expect("a name"));
+    fs::remove_file(file.folder.path().join("state.db.lock")).expect("removed");
+    for path in [link, around.join("state.db"), file.path()] {
+        let second = Sqlite::open(&path, Clock::frozen());
+        assert_eq!(second.err(), Some(Error::Locked), "{}", path.display());
+    }
+    assert_eq!(state.append(event("after")).await, Ok(Appended::New(2)));
+}
+
+#[tokio::test]
+async fn state_without_its_log_is_refused_and_loses_nothing() {
+    for name in ["state.db-wal", "state.db-shm"] {
+        for replaced in [false, true] {
+            let (mut file, state) = with_an_event().await;
+            let path = file.folder.path().join(name);
+            let content = fs::read(&path).expect("a file");
+            fs::remove_file(&path).expect("removed");
+            if replaced {
+                fs::write(&path, content).expect("written");
+            }
+            let why = if replaced { "was replaced" } else { "was deleted" };
+            refuses(&state, &format!("{name} {why}; the database has all that was acknowledged"))
+                .await;
+            // As a kill leaves it.
+            let left = tempfile::tempdir().expect("a folder");
+            fs::copy(file.path(), left.path().join("state.db")).expect("copied");
+            let left =
+                Sqlite::open(&left.path().join("state.db"), Clock::frozen()).expect("opened");
+            let left: Arc<dyn State> = Arc::new(left);
+            assert_eq!(keys(&left).await, [event("before").key]);
+            drop(state);
+            file.reopen().await;
+            assert_eq!(keys(&file.state()).await, [event("before").key]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn state_that_was_cut_or_written_over_is_refused_until_a_restart() {
+    let cut = |path: &Path, to| {
+        let file = fs::OpenOptions::new().write(true).open(path).expect("opened");
+        file.set_len(to).expect("cut");
+    };
+    let database = |name: &str| name == "state.db";
+    for name in ["state.db", "state.db-wal"] {
+        for to in [0, 100, 4096, 5000] {
+            let (file, state) = with_an_event().await;
+            // So that the database has more than a page.
+            let shell = Connection::open(file.path()).expect("opened");
+            let checkpoint = "PRAGMA wal_checkpoint";
+            shell.query_row(checkpoint, [], |_| Ok(())).expect("a checkpoint");
+            drop(shell);
+            state.append(event("1")).await.expect("a checkpoint of another process is no damage");
+            cut(&file.folder.path().join(name), to);
+            refuses(&state, if database(name) { "was cut" } else { "was cut or overwritten" })
+                .await;
+            refuses(&state, "until a restart").await;
+        }
+        let (file, state) = with_an_event().await;
+        let path = file.folder.path().join(name);
+        let mut content = fs::read(&path).expect("a file");
+        state.append(event("1")).await.expect("appended");
+        content.resize(content.len().max(1 << 20), 7);
+        if !database(name) {
+            content[16] ^= 1;
+        }
+        fs::write(&path, content).expect("written over");
+        let why = if database(name) { "written to by something" } else { "was cut or overwritten" };
+        refuses(&state, why).await;
+    }
+}
+
+#[tokio::test]
+async fn state_that_is_written_over_while_it_writes_is_refused() {
+    let (file, state) = with_an_event().await;
+    let appending = async {
+        for n in 0.. {
+            if let Err(error) = state.append(event(&n.to_string())).await {
+                return error;
+            }
+        }
+        unreachable!()
+    };
+    let writing = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let content = fs::read(file.path()).expect("a file");
+        fs::write(file.path(), content).expect("written over");
+    };
+    let (error, ()) = tokio::join!(appending, writing);
+    assert!(matches!(&error, Error::Lost(_)), "{error}");
+}
+
+#[tokio::test]
+async fn other_sqlite_processes_may_write_and_checkpoint() {
+    let (file, state) = with_an_event().await;
+    let shell = Connection::open(file.path()).expect("opened");
+    for sql in ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+        state.append(event(sql)).await.expect("appended");
+        shell.query_row(sql, [], |_| Ok(())).expect("a checkpoint");
+        state.probe().await.expect("no damage");
+    }
+    shell
+        .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(9999999))")
+        .expect("written");
+    state.probe().await.expect("no damage");
+    shell.execute_batch("DROP TABLE t; VACUUM").expect("written");
+    shell.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("a checkpoint");
+    state.probe().await.expect("no damage");
+    assert_eq!(keys(&state).await.len(), 3);
+}
+
+#[tokio::test]
+async fn long_log_is_brought_into_the_database() {
+    let (file, state) = with_an_event().await;
+    let size = || fs::metadata(file.path()).expect("a file").len();
+    let before = size();
+    for n in 0..40 {
+        let message = vec![0; 1 << 20].into();
+        state.append(NewEvent { message, ..event(&n.to_string()) }).await.expect("appended");
+    }
+    assert!(size() > before + (16 << 20), "{} bytes", size());
+    let log = fs::metadata(file.folder.path().join("state.db-wal")).expect("a file").len();
+    assert!(log < 24 << 20, "{log} bytes");
+}
+
+#[tokio::test]
+async fn database_that_is_missing_beside_its_log_is_not_begun_anew() {
+    let (mut file, state) = with_an_event().await;
+    let log = file.folder.path().join("state.db-wal");
+    let content = fs::read(&log).expect("a file");
+    drop(state);
+    file.state = None;
+    fs::remove_file(file.path()).expect("removed");
+    fs::write(&log, content).expect("written");
+    for _ in 0..2 {
+        let error = file.open().expect_err("refused");
+        assert!(
+            matches!(&error, Error::Damaged(what) if what.contains("missing, but its log")),
+            "{error}"
+        );
+    }
+    fs::remove_file(log).expect("removed");
+    file.reopen().await;
+}
+
+#[tokio::test]
+async fn pages_that_contradict_each_other_are_found_at_the_start() {
+    let mut file = sqlite().await;
+    for n in 0..50 {
+        file.state().append(event(&n.to_string())).await.expect("appended");
+    }
+    file.state = None;
+    let whole = fs::read(file.path()).expect("a file");
+    let mut refused = 0;
+    for page in 0..whole.len() / 4096 {
+        let mut damaged = whole.clone();
+        // Where its cells are.
+        damaged[page * 4096 + if page == 0 { 103 } else { 3 }] ^= 0x55;
+        fs::write(file.path(), damaged).expect("written");
+        match file.open() {
+            Ok(_) => panic!("page {page} is damaged"),
+            Err(Error::Damaged(what)) => {
+                assert!(what.contains("state.db: ") && what.contains("backup"), "{what}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 10);
+    fs::write(file.path(), whole).expect("written");
+    file.reopen().await;
+    assert_eq!(keys(&file.state()).await.len(), 50);
+}
+
+#[tokio::test]
+async fn damaged_index_is_made_anew_at_the_start() {
+    let mut file = sqlite().await;
+    file.state().append(event("a")).await.expect("appended");
+    file.state = None;
+    let mut content = fs::read(file.path()).expect("a file");
+    let EventKey(key) = event("a").key;
+    // It stands in the row of the log, in the table, and last in the table's index: there the event is
+    // looked for that comes again.
+    let at = content.windows(32).rposition(|bytes| bytes == key).expect("in the index");
+    content[at] ^= 0xFF;
+    fs::write(file.path(), content).expect("written");
+    file.reopen().await;
+    assert_eq!(file.state().append(event("a")).await, Ok(Appended::Known(1)));
 }

@@ -5,6 +5,7 @@
 //! 1970.
 
 mod event;
+mod guard;
 mod lease;
 mod reader;
 mod recent;
@@ -15,17 +16,18 @@ mod write;
 mod writer;
 
 use std::{
-    ffi::OsString,
-    fs::{File, OpenOptions, TryLockError},
     io,
-    path::Path,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
+use tokio::{sync::OnceCell, task};
 
 use self::{
+    guard::{Files, Guard, Trust},
     reader::Readers,
     writer::{Lasts, Writer},
 };
@@ -55,35 +57,100 @@ const PRUNE: u64 = 1000;
 /// How long [`State::newer`] waits at most.
 const WAIT: Duration = Duration::from_secs(30);
 
+/// How long a file that had no room to be opened is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The state in a file.
 #[derive(Debug)]
 pub struct Sqlite {
+    path: PathBuf,
+    clock: Clock,
+    open: OnceCell<Open>,
+    /// When and why it could not be opened last.
+    failed: Mutex<Option<(Instant, Error)>>,
+}
+
+/// A file that is open.
+#[derive(Debug)]
+struct Open {
     // Fields are dropped in this order: nobody else gets the lock before the file is closed.
     readers: Readers,
     writer: Writer,
-    clock: Clock,
-    _lock: File,
+    _files: Arc<Files>,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it. Its folder has to be there.
+    /// Opens the file, or makes it. Its folder has to be there. A disk that is full does not fail this:
+    /// every verb does until there is room.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, Error> {
-        let mut lock_path = OsString::from(path);
-        lock_path.push(".lock");
-        let lock = open_private(Path::new(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => Error::Locked,
-            TryLockError::Error(error) => unusable(path, &error),
-        })?;
-        // SQLite itself would make it readable for everybody.
-        open_private(path)?;
-        let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        schema::prepare(&mut db)?;
+        let (open, failed) = match Open::new(path, &clock) {
+            Ok(open) => (OnceCell::new_with(Some(open)), None),
+            Err(error @ Error::Full) => {
+                tracing::error!("the state cannot be opened yet: {error}");
+                (OnceCell::new(), Some((clock.now(), error)))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { path: path.to_owned(), clock, open, failed: Mutex::new(failed) })
+    }
+
+    async fn writer(&self) -> Result<&Writer, Error> {
+        Ok(&self.opened().await?.writer)
+    }
+
+    async fn readers(&self) -> Result<&Readers, Error> {
+        Ok(&self.opened().await?.readers)
+    }
+
+    /// The file, opened now if it could not be before.
+    async fn opened(&self) -> Result<&Open, Error> {
+        // The next who waits comes after this one.
+        let open = async || {
+            let now = self.clock.now();
+            if let Some((at, error)) =
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+                && now < at + AGAIN
+            {
+                return Err(error);
+            }
+            let (path, clock) = (self.path.clone(), self.clock.clone());
+            let opened = task::spawn_blocking(move || Open::new(&path, &clock)).await;
+            let opened = opened.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())));
+            match &opened {
+                Ok(_) => tracing::info!("the state was opened at last"),
+                Err(error) => {
+                    let failed = Some((now, error.clone()));
+                    *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+                }
+            }
+            opened
+        };
+        self.open.get_or_try_init(open).await
+    }
+}
+
+impl Open {
+    fn new(path: &Path, clock: &Clock) -> Result<Self, Error> {
+        let files = Arc::new(Files::lock(path)?);
+        let named = |error| match error {
+            Error::Damaged(what) => Error::Damaged(format!(
+                "{}: {what}; restore a backup, or move the file away to begin anew",
+                path.display()
+            )),
+            error => error,
+        };
+        let mut db = connect(files.database(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let is_new = files.is_new();
+        schema::prepare(&mut db).map_err(named)?;
+        if !is_new {
+            schema::check(&db).map_err(named)?;
+        }
+        let trust = Arc::new(Trust::default());
+        let guard = Guard::new(&files, &trust)?;
         Ok(Self {
-            readers: Readers::new(path),
-            writer: Writer::start(db, clock.clone())?,
-            clock,
-            _lock: lock,
+            readers: Readers::new(files.database(), &trust),
+            writer: Writer::start(db, guard, clock.clone())?,
+            _files: files,
         })
     }
 }
@@ -91,15 +158,15 @@ impl Sqlite {
 #[tonic::async_trait]
 impl State for Sqlite {
     async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
-        self.writer.append(move |db, now| event::append(db, now, &event)).await
+        self.writer().await?.append(move |db, now| event::append(db, now, &event)).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
-        self.readers.read(move |db| event::page(db, &query)).await
+        self.readers().await?.read(move |db| event::page(db, &query)).await
     }
 
     async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error> {
-        let mut recent = self.writer.recent();
+        let mut recent = self.writer().await?.recent();
         let newer = recent.wait_for(|recent| recent.newest() > position);
         match tokio::time::timeout(WAIT, newer).await {
             Ok(Err(_)) => Err(writer::ended()),
@@ -109,11 +176,12 @@ impl State for Sqlite {
     }
 
     async fn log(&self) -> Result<Log, Error> {
-        self.readers.read(event::log).await
+        self.readers().await?.read(event::log).await
     }
 
     async fn prune(&self, age: Duration) -> Result<u64, Error> {
-        self.writer
+        let writer = self.writer().await?;
+        writer
             .write(move |db, now| {
                 let before = now.saturating_sub(millis(age));
                 let events = event::prune(db, before, PRUNE)?;
@@ -124,30 +192,30 @@ impl State for Sqlite {
     }
 
     async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
-        self.writer.write(move |db, now| submission::remember(db, now, &submission)).await
+        self.writer().await?.write(move |db, now| submission::remember(db, now, &submission)).await
     }
 
     async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
         let submission_id = submission_id.to_owned();
-        self.readers.read(move |db| submission::by_id(db, &submission_id)).await
+        self.readers().await?.read(move |db| submission::by_id(db, &submission_id)).await
     }
 
     async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
         let (app_id, poi_id) = (app_id.clone(), poi_id.clone());
-        self.readers.read(move |db| submission::pictures(db, &app_id, &poi_id)).await
+        self.readers().await?.read(move |db| submission::pictures(db, &app_id, &poi_id)).await
     }
 
     async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
-        self.readers.read(move |db| submission::page(db, &query)).await
+        self.readers().await?.read(move |db| submission::page(db, &query)).await
     }
 
     async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
-        self.writer.write(move |db, now| submission::take_due(db, now, again, limit)).await
+        self.writer().await?.write(move |db, now| submission::take_due(db, now, again, limit)).await
     }
 
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
         let lasts = if write.sent.is_some() { Lasts::Machine } else { Lasts::Process };
-        self.writer.run(lasts, move |db, now| write::begin(db, now, &write, term)).await
+        self.writer().await?.run(lasts, move |db, now| write::begin(db, now, &write, term)).await
     }
 
     async fn sent(
@@ -159,47 +227,59 @@ impl State for Sqlite {
     ) -> Result<bool, Error> {
         let write_id = write_id.to_owned();
         let sent = move |db: &_, now| write::sent(db, now, &write_id, fence, by, &sought);
-        self.writer.write(sent).await
+        self.writer().await?.write(sent).await
     }
 
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
         let write_id = write_id.to_owned();
-        self.writer.write(move |db, now| write::ended(db, now, &write_id, fence, &outcome)).await
+        self.writer()
+            .await?
+            .write(move |db, now| write::ended(db, now, &write_id, fence, &outcome))
+            .await
     }
 
     async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
         let (write_id, now) = (write_id.to_owned(), now(&self.clock));
-        self.readers.read(move |db| write::by_id(db, now, &write_id)).await
+        self.readers().await?.read(move |db| write::by_id(db, now, &write_id)).await
     }
 
     async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
         let now = now(&self.clock);
-        self.readers.read(move |db| write::page(db, now, &query)).await
+        self.readers().await?.read(move |db| write::page(db, now, &query)).await
     }
 
     async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
         let write_id = write_id.to_owned();
-        self.writer.write(move |db, now| write::resolve(db, now, &write_id, &outcome)).await
+        self.writer()
+            .await?
+            .write(move |db, now| write::resolve(db, now, &write_id, &outcome))
+            .await
     }
 
     async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
         let name = name.to_owned();
-        self.writer.write_ahead(move |db, now| lease::acquire(db, now, &name, term)).await
+        self.writer().await?.write_ahead(move |db, now| lease::acquire(db, now, &name, term)).await
     }
 
     async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
         let name = name.to_owned();
-        self.writer.write_ahead(move |db, now| lease::renew(db, now, &name, fence, term)).await
+        self.writer()
+            .await?
+            .write_ahead(move |db, now| lease::renew(db, now, &name, fence, term))
+            .await
     }
 
     async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
         let name = name.to_owned();
-        self.writer.write_ahead(move |db, now| lease::free(db, now, &name, fence, rest)).await
+        self.writer()
+            .await?
+            .write_ahead(move |db, now| lease::free(db, now, &name, fence, rest))
+            .await
     }
 
     async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
         let (app_id, now) = (app_id.clone(), now(&self.clock));
-        self.readers.read(move |db| token::living(db, now, &app_id)).await
+        self.readers().await?.read(move |db| token::living(db, now, &app_id)).await
     }
 
     async fn put_token(
@@ -210,31 +290,28 @@ impl State for Sqlite {
         life: Duration,
     ) -> Result<SharedToken, Error> {
         let (app_id, value) = (app_id.clone(), value.clone());
-        self.writer.write(move |db, now| token::put(db, now, &app_id, before, &value, life)).await
+        self.writer()
+            .await?
+            .write(move |db, now| token::put(db, now, &app_id, before, &value, life))
+            .await
     }
 
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
         let counter = counter.to_owned();
-        self.writer.write(move |db, now| token::spend(db, now, &counter, limit, window)).await
+        self.writer()
+            .await?
+            .write(move |db, now| token::spend(db, now, &counter, limit, window))
+            .await
     }
 
     async fn refund(&self, counter: &str) -> Result<(), Error> {
         let counter = counter.to_owned();
-        self.writer.write(move |db, now| token::refund(db, now, &counter)).await
+        self.writer().await?.write(move |db, now| token::refund(db, now, &counter)).await
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.writer.write(|db, _| schema::probe(db)).await
+        self.writer().await?.write(|db, _| schema::probe(db)).await
     }
-}
-
-/// Opens a file, and makes it for its owner alone.
-fn open_private(path: &Path) -> Result<File, Error> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).read(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|error| unusable(path, &error))
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
@@ -248,6 +325,9 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Error {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Error::Full;
+    }
     Error::Unusable(match path.parent() {
         Some(folder) if error.kind() == io::ErrorKind::NotFound => {
             format!("there is no folder {}", folder.display())
@@ -268,9 +348,13 @@ impl From<rusqlite::Error> for Error {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Self::Damaged(error.to_string())
                 }
+                // What was not synced before may be lost, too, though the next sync succeeds.
+                _ if error.extended_code == ffi::SQLITE_IOERR_FSYNC => {
+                    Self::Lost("the disk failed to sync".to_owned())
+                }
                 _ => Self::Unusable(error.to_string()),
             },
-            None => Self::Damaged("a value has a wrong type".to_owned()),
+            None => Self::Unreadable("a value has a wrong type".to_owned()),
         }
     }
 }
@@ -303,6 +387,10 @@ mod tests {
         (folder, state)
     }
 
+    fn writer(state: &Sqlite) -> &Writer {
+        &state.open.get().expect("open").writer
+    }
+
     fn fill(db: &Connection) -> Result<(), Error> {
         db.execute("INSERT INTO leases VALUES (hex(randomblob(100000)), 1, 0, 0)", [])?;
         Ok(())
@@ -317,31 +405,32 @@ mod tests {
     async fn a_full_disk_is_an_error_until_there_is_space() {
         let (_folder, state) = state();
         let limit = |pages: u32| {
-            state.writer.write(move |db, _| Ok(db.pragma_update(None, "max_page_count", pages)?))
+            writer(&state)
+                .write(move |db, _| Ok(db.pragma_update(None, "max_page_count", pages)?))
         };
         limit(30).await.expect("limited");
-        assert_eq!(state.writer.write(|db, _| fill(db)).await, Err(Error::Full));
+        assert_eq!(writer(&state).write(|db, _| fill(db)).await, Err(Error::Full));
         state.probe().await.expect("this needs no space");
         limit(1000).await.expect("limited");
-        assert_eq!(state.writer.write(|db, _| fill(db)).await, Ok(()));
+        assert_eq!(writer(&state).write(|db, _| fill(db)).await, Ok(()));
     }
 
     #[tokio::test]
     async fn a_verb_that_fails_leaves_nothing_and_the_others_alone() {
         let (_folder, state) = state();
-        let writer = &state.writer;
+        let writer = writer(&state);
         // The first holds up the thread, so that the others share a transaction.
         let (_, before, failed, after) = tokio::join!(
             writer.write(dawdle),
             writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX)),
             writer.write(|db, now| {
                 lease::acquire(db, now, "b", Duration::MAX)?;
-                Err::<(), _>(Error::Damaged("on purpose".to_owned()))
+                Err::<(), _>(Error::Unusable("on purpose".to_owned()))
             }),
             writer.write(|db, now| lease::acquire(db, now, "c", Duration::MAX)),
         );
         assert_eq!((before, after), (Ok(Acquired::Lease(1)), Ok(Acquired::Lease(1))));
-        assert_eq!(failed, Err(Error::Damaged("on purpose".to_owned())));
+        assert_eq!(failed, Err(Error::Unusable("on purpose".to_owned())));
         let again = state.acquire("b", Duration::MAX).await;
         assert_eq!(again, Ok(Acquired::Lease(1)), "nobody has it");
     }
@@ -349,7 +438,7 @@ mod tests {
     #[tokio::test]
     async fn a_verb_that_nobody_waits_for_is_left_out() {
         let (_folder, state) = state();
-        let writer = &state.writer;
+        let writer = writer(&state);
         let slow = writer.write(dawdle);
         let left = async {
             // Of the same kind as the slow one: others go before it.
@@ -364,7 +453,8 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_panicked_is_an_error() {
         let (_folder, state) = state();
-        let broken = state.writer.write(|_, _| -> Result<(), Error> { panic!("on purpose") }).await;
+        let broken =
+            writer(&state).write(|_, _| -> Result<(), Error> { panic!("on purpose") }).await;
         assert_eq!(broken, Err(writer::ended()));
         assert_eq!(state.probe().await, Err(writer::ended()));
         assert_eq!(state.newer(0).await, Err(writer::ended()));
@@ -384,7 +474,7 @@ mod tests {
             db.execute("UPDATE log SET newest = ?1", [SCAN + 2])?;
             Ok(())
         };
-        state.writer.write(append).await.expect("appended");
+        writer(&state).write(append).await.expect("appended");
         let app_id = Some("wx1".to_owned().into());
         let query = EventQuery { limit: 9, app_id, ..EventQuery::default() };
         let page = state.events(query.clone()).await.expect("a page");
@@ -410,7 +500,7 @@ mod tests {
             }
             Ok(())
         };
-        state.writer.write(note).await.expect("noted");
+        writer(&state).write(note).await.expect("noted");
         let all = WriteQuery { limit: usize::MAX, ..WriteQuery::default() };
         let page = state.writes(all.clone()).await.expect("a page");
         assert_eq!((page.writes.len() as u64, page.seen, page.at_end), (SCAN, SCAN, false));
@@ -430,7 +520,12 @@ mod tests {
     async fn a_reader_that_panicked_is_replaced() {
         let (_folder, state) = state();
         for _ in 0..10 {
-            let broken = state.readers.read(|_| -> Result<(), Error> { panic!("on purpose") });
+            let broken = state
+                .open
+                .get()
+                .expect("open")
+                .readers
+                .read(|_| -> Result<(), Error> { panic!("on purpose") });
             assert!(matches!(broken.await, Err(Error::Unusable(_))));
         }
         assert_eq!(state.submission("s").await, Ok(None));

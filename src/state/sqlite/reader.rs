@@ -8,7 +8,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use tokio::{sync::Semaphore, task};
 
-use super::connect;
+use super::{connect, guard::Trust};
 use crate::state::Error;
 
 /// How many read at once.
@@ -19,6 +19,7 @@ const READERS: usize = 4;
 pub(super) struct Readers {
     idle: Arc<Idle>,
     places: Arc<Semaphore>,
+    trust: Arc<Trust>,
 }
 
 /// The connections that nobody uses; made when first needed.
@@ -29,24 +30,26 @@ struct Idle {
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path, trust: &Arc<Trust>) -> Self {
         let idle = Idle { path: path.to_owned(), connections: Mutex::default() };
-        Self { idle: Arc::new(idle), places: Arc::new(Semaphore::new(READERS)) }
+        let places = Arc::new(Semaphore::new(READERS));
+        Self { idle: Arc::new(idle), places, trust: trust.clone() }
     }
 
-    /// Runs a verb that changes nothing.
+    /// Runs a verb that changes nothing. Fails if what it would read cannot be relied on.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let lost = || Error::Unusable("a reader was lost".to_owned());
         let place = self.places.clone().acquire_owned().await.map_err(|_| lost())?;
-        let idle = self.idle.clone();
+        self.trust.get()?;
+        let (idle, trust) = (self.idle.clone(), self.trust.clone());
         let read = task::spawn_blocking(move || {
             // Kept here, for a caller that leaves does not end this.
             let _place = place;
             let db = idle.take()?;
-            let result = verb(&*db.unchecked_transaction()?);
+            let result = verb(&*db.unchecked_transaction()?).inspect_err(|error| trust.hear(error));
             idle.lock().push(db);
             result
         });

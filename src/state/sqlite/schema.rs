@@ -7,11 +7,6 @@ use crate::state::Error;
 /// What leads from each version to the next; a file's is its `user_version`. Only ever appended to.
 const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 
-/// After so many pages, 16 MB, the log goes to its places in the file. What was written to a page
-/// several times goes there once; the names of writes are random, so that the pages of a large file
-/// are many.
-const CHECKPOINT: u32 = 4000;
-
 /// How many kilobytes of pages the connection that writes keeps. SQLite's own 2,000 are too few for
 /// the names of a day's writes, which are random: each would be read from the file again.
 const CACHE: i32 = 8_000;
@@ -21,7 +16,8 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     // Readers do not wait; a commit is on the disk when it returns.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    // The guard does it, between two commits.
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.pragma_update(None, "cache_size", -CACHE)?;
     let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -33,8 +29,56 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     for step in STEPS.iter().skip(applied) {
         transaction.execute_batch(step)?;
     }
-    transaction.pragma_update(None, "user_version", known)?;
+    if found < known {
+        transaction.pragma_update(None, "user_version", known)?;
+    }
     Ok(transaction.commit()?)
+}
+
+/// Looks through the whole file. Fails if pages of it contradict each other: then more is damaged than
+/// can be seen. Indexes that do not fit their tables are made anew, and lose nothing; a row with a
+/// wrong value is left to whatever reads it.
+pub(super) fn check(db: &Connection) -> Result<(), Error> {
+    let mut found = findings(db)?;
+    let beyond = |found: &&String| !is_about_index(found) && !is_about_row(found);
+    if let Some(worst) = found.iter().find(beyond) {
+        return Err(Error::Damaged(worst.clone()));
+    }
+    if let Some(first) = found.iter().find(|found| is_about_index(found)) {
+        tracing::error!("an index of the state is damaged and is made anew: {first}");
+        db.execute_batch("REINDEX").map_err(|_| Error::Damaged(first.clone()))?;
+        found = findings(db)?;
+        if let Some(left) = found.iter().find(|found| !is_about_row(found)) {
+            return Err(Error::Damaged(left.clone()));
+        }
+    }
+    for found in found {
+        tracing::error!("a row of the state is damaged: {found}");
+    }
+    Ok(())
+}
+
+fn findings(db: &Connection) -> Result<Vec<String>, Error> {
+    let mut statement = db.prepare("PRAGMA integrity_check(50)")?;
+    let found = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    Ok(found.into_iter().filter(|found| found != "ok").collect())
+}
+
+/// Whether `PRAGMA integrity_check` says that an index does not fit its table.
+fn is_about_index(found: &str) -> bool {
+    found.starts_with("wrong # of entries in index ")
+        || found.starts_with("non-unique entry in index ")
+        || found.starts_with("row ") && found.contains(" missing from index ")
+        || found.starts_with("row ") && found.contains(" values differ from index ")
+        || found.starts_with("rowid not at end-of-record for row ")
+}
+
+/// Whether it says that a row has a value that its column does not take.
+fn is_about_row(found: &str) -> bool {
+    let wrong =
+        ["NULL value in ", "NUMERIC value in ", "TEXT value in ", "CHECK constraint failed in "];
+    found.starts_with("non-") && found.contains(" value in ")
+        || wrong.iter().any(|wrong| found.starts_with(wrong))
 }
 
 /// Writes what is different each time, for SQLite does not write what is there already.

@@ -7,7 +7,7 @@
 
 use std::{
     fmt, iter,
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
-use super::{event, now, recent::Recent};
+use super::{event, guard::Guard, now, recent::Recent};
 use crate::{
     clock::Clock,
     state::{Error, Event},
@@ -27,6 +27,8 @@ const BATCH: usize = 256;
 const CROWD: usize = 20;
 /// … which is waited for: a sync takes longer, and then is one for all of them.
 const MOMENT: Duration = Duration::from_micros(500);
+/// With nothing to write for so long, the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Writes, until it is dropped.
 #[derive(Debug)]
@@ -67,12 +69,16 @@ struct Asked<F, T> {
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(db: Connection, clock: Clock) -> Result<Self, Error> {
+    pub(super) fn start(db: Connection, mut guard: Guard, clock: Clock) -> Result<Self, Error> {
         let (recent_sender, recent) = watch::channel(Recent::new(&event::log(&db)?));
         let (sender, jobs) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || work(&db, &clock, &jobs, &recent_sender))
+            .spawn(move || {
+                // The database is closed before what the guard has open.
+                let db = db;
+                work(&db, &mut guard, &clock, &jobs, &recent_sender);
+            })
             .map_err(|error| Error::Unusable(error.to_string()))?;
         Ok(Self { jobs: Some(sender), thread: Some(thread), recent })
     }
@@ -150,12 +156,22 @@ pub(super) fn ended() -> Error {
 /// What the thread does until nobody can ask it any more.
 fn work(
     db: &Connection,
+    guard: &mut Guard,
     clock: &Clock,
     jobs: &mpsc::Receiver<Waiting>,
     recent: &watch::Sender<Recent>,
 ) {
     let (mut last, mut crowd) = (None, 0);
-    for first in jobs {
+    loop {
+        let first = match jobs.recv_timeout(LOOK) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                // Whatever is wrong was logged.
+                let _ = guard.check(db, false);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         if crowd >= CROWD {
             thread::sleep(MOMENT);
         }
@@ -167,12 +183,17 @@ fn work(
             if batch.is_empty() {
                 continue;
             }
-            let committed =
-                promise(db, &mut last, lasts).and_then(|()| transact(db, clock, &mut batch));
+            let committed = guard
+                .check(db, false)
+                .and_then(|()| promise(db, &mut last, lasts))
+                .and_then(|()| transact(db, guard, clock, &mut batch));
+            // Before anything is acknowledged: it may have gone into a file that no path leads to.
+            let committed = committed.and(guard.check(db, true));
             for job in batch {
                 job.answer(&committed, recent);
             }
         }
+        guard.checkpoint(db);
     }
 }
 
@@ -191,11 +212,20 @@ fn promise(db: &Connection, last: &mut Option<Lasts>, lasts: Lasts) -> Result<()
 
 /// Runs all in one transaction, which rolls back unless it is committed. One verb that fails leaves
 /// the others alone: they run once more, without it.
-fn transact(db: &Connection, clock: &Clock, batch: &mut [Box<dyn Job>]) -> Result<(), Error> {
+fn transact(
+    db: &Connection,
+    guard: &Guard,
+    clock: &Clock,
+    batch: &mut [Box<dyn Job>],
+) -> Result<(), Error> {
     loop {
         let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-        match batch.iter_mut().try_for_each(|job| job.run(db, now(clock))) {
-            Ok(()) => return Ok(transaction.commit()?),
+        let run = batch.iter_mut().try_for_each(|job| job.run(db, now(clock)));
+        match run.inspect_err(|error| guard.trust.hear(error)) {
+            Ok(()) => {
+                let committed = transaction.commit().map_err(Error::from);
+                return committed.inspect_err(|error| guard.trust.hear(error));
+            }
             // SQLite gives up the whole transaction after some errors, such as a full disk.
             Err(error) if transaction.is_autocommit() => return Err(error),
             Err(_) => transaction.rollback()?,
