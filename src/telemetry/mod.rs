@@ -14,9 +14,10 @@ use tracing_subscriber::{
 };
 
 pub use self::trace::{Sampler, Trace};
-pub(crate) use self::{seldom::seldom, trace::code_name};
+pub(crate) use self::{mask::masked, seldom::seldom, trace::code_name};
 use crate::config::Environment;
 
+mod mask;
 mod seldom;
 mod trace;
 
@@ -48,7 +49,7 @@ impl Telemetry {
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
-            .with_writer(std::io::stderr)
+            .with_writer(|| mask::Writer::new(std::io::stderr()))
             .with_filter(filter);
 
         let provider = if wanted(environment) {
