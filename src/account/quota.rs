@@ -1,4 +1,5 @@
-//! Which of WeChat's quotas (接口调用额度) an account has spent, remembered per path.
+//! Which of WeChat's quotas (接口调用额度) an account has spent, remembered per path; and which
+//! paths a server on the way wants to have left alone, by HTTP 429 with `Retry-After`.
 //!
 //! What WeChat would refuse is refused here. A minute's quota is full again with the next minute, a
 //! day's at midnight in China; but a day's can also be lifted early, when somebody clears it or buys
@@ -30,15 +31,14 @@ const MINUTE: u64 = 60;
 pub struct Quotas(Mutex<HashMap<&'static str, Memory>>);
 
 /// A quota that is spent.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("WeChat refused: {code} {message}")]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
 pub struct Spent {
     /// The endpoint.
     pub path: &'static str,
-    /// Which quota: [`Errcode::DAILY_QUOTA`] or [`Errcode::MINUTE_QUOTA`].
-    pub code: Errcode,
-    /// What WeChat said when it refused.
-    pub message: String,
+    /// What came instead of a reply: [`Errcode::DAILY_QUOTA`], [`Errcode::MINUTE_QUOTA`] or HTTP
+    /// 429.
+    pub error: Error,
     /// When WeChat is asked again.
     pub retry_after: Duration,
 }
@@ -55,8 +55,7 @@ pub struct Trial<'a> {
 
 #[derive(Debug)]
 struct Memory {
-    code: Errcode,
-    message: String,
+    error: Error,
     ends_at: u64,
     /// No trial begins before.
     trial_at: u64,
@@ -84,7 +83,8 @@ impl Quotas {
         Ok(Some(Trial { quotas: self, path, ends_at: memory.ends_at }))
     }
 
-    /// Learns from what became of a call that was sent at `sent_at`. Fails where that was a quota.
+    /// Learns from what became of a call that was sent at `sent_at`. Fails if that was a quota; a
+    /// 429 is remembered as well, but its call may still wait and be sent again.
     pub fn learn(
         &self,
         path: &'static str,
@@ -93,10 +93,16 @@ impl Quotas {
         sent_at: u64,
         now: u64,
     ) -> Result<(), Spent> {
-        if let Some(Error::Refused { code, message }) = error
-            && let Some(ends_at) = end(*code, sent_at)
-        {
-            return Err(self.remember(path, *code, message, ends_at, now));
+        match error {
+            Some(refusal @ Error::Refused { code, .. }) => {
+                if let Some(ends_at) = end(*code, sent_at) {
+                    return Err(self.remember(path, refusal, ends_at, now));
+                }
+            }
+            Some(limit @ Error::NotExecuted { status: 429, retry_after: Some(pause) }) => {
+                let _ = self.remember(path, limit, now + pause.as_secs(), now);
+            }
+            _ => {}
         }
         // Others were perhaps sent before it was spent.
         if passes(error)
@@ -107,17 +113,10 @@ impl Quotas {
         Ok(())
     }
 
-    fn remember(
-        &self,
-        path: &'static str,
-        code: Errcode,
-        message: &str,
-        ends_at: u64,
-        now: u64,
-    ) -> Spent {
+    fn remember(&self, path: &'static str, error: &Error, ends_at: u64, now: u64) -> Spent {
         let mut known = self.known(now);
-        let message = message.to_owned();
-        let new = Memory { code, message, ends_at, trial_at: now + TRIAL_PAUSE, on_trial: false };
+        let error = error.clone();
+        let new = Memory { error, ends_at, trial_at: now + TRIAL_PAUSE, on_trial: false };
         let told = new.told(path, now);
         match known.get(path) {
             // That of the day says more than that of a minute, and knows when its trials were.
@@ -153,8 +152,7 @@ impl Memory {
     }
 
     fn told(&self, path: &'static str, now: u64) -> Spent {
-        let (code, message) = (self.code, self.message.clone());
-        Spent { path, code, message, retry_after: self.wait(now) }
+        Spent { path, error: self.error.clone(), retry_after: self.wait(now) }
     }
 }
 
@@ -248,8 +246,8 @@ mod tests {
         let clock = noon();
         let (quotas, other) = (spent(&clock), Quotas::default());
         let told = quotas.check(PATH, clock.unix()).expect_err("spent");
-        assert_eq!((told.path, told.code), (PATH, Errcode::DAILY_QUOTA));
-        assert_eq!((&*told.message, told.retry_after.as_secs()), ("rid: 1", TRIAL_PAUSE));
+        assert_eq!((told.path, told.to_string()), (PATH, refused(45009).to_string()));
+        assert_eq!(told.retry_after.as_secs(), TRIAL_PAUSE);
         assert_eq!(wait(quotas.enter(PATH, clock.unix() + 1)), TRIAL_PAUSE - 1);
         assert!(send(&quotas, "/wxa/add_store", &clock, None), "another path");
         assert!(send(&other, PATH, &clock, None), "another account");
@@ -261,7 +259,7 @@ mod tests {
         let quotas = spent(&clock);
         for _ in 0..3 {
             pause(&clock);
-            assert_eq!(quotas.check(PATH, clock.unix()), Ok(()), "a trial is due");
+            assert!(quotas.check(PATH, clock.unix()).is_ok(), "a trial is due");
             assert!(send(&quotas, PATH, &clock, Some(&refused(45009))));
             assert!(!send(&quotas, PATH, &clock, None));
             assert_eq!(wait(quotas.enter(PATH, clock.unix())), TRIAL_PAUSE);
@@ -325,7 +323,7 @@ mod tests {
         let quotas = Quotas::default();
         let (now, error) = (clock.unix(), refused(45011));
         let heard = quotas.learn(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
-        assert_eq!((heard.code, heard.retry_after.as_secs()), (Errcode::MINUTE_QUOTA, 40));
+        assert_eq!((heard.to_string(), heard.retry_after.as_secs()), (error.to_string(), 40));
         assert_eq!(wait(quotas.enter(PATH, now + 39)), 1);
         assert!(quotas.enter(PATH, now + 40).expect("the next minute").is_none());
 
@@ -333,5 +331,53 @@ mod tests {
         let heard = quotas.learn(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
         assert_eq!(heard.retry_after.as_secs(), TRIAL_PAUSE);
         assert_eq!(wait(quotas.enter(PATH, now + 40)), TRIAL_PAUSE - 40);
+    }
+
+    #[test]
+    fn a_known_quota_gives_way_only_to_one_that_ends_later() {
+        let limited = |seconds| Error::NotExecuted {
+            status: 429,
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let (minute, day) = (refused(45011), refused(45009));
+        // In the order of their ends, at twenty seconds past the minute.
+        let by_end = [limited(10), minute, limited(200), day];
+        for (first, known) in by_end.iter().enumerate() {
+            for (second, next) in by_end.iter().enumerate() {
+                let clock = noon();
+                clock.advance(Duration::from_secs(20));
+                let (quotas, now) = (Quotas::default(), clock.unix());
+                for error in [known, next] {
+                    let _ = quotas.learn(PATH, Some(error), &mut None, now, now);
+                }
+                let expected = &by_end[first.max(second)];
+                let told = quotas.check(PATH, now).expect_err("spent");
+                assert_eq!(told.to_string(), expected.to_string(), "{known} before {next}");
+                assert!(quotas.check(PATH, now + 10 - 1).is_err());
+                // A day is asked for again after the pause, the others are over by then.
+                let sent = quotas.enter(PATH, now + TRIAL_PAUSE).expect("due");
+                assert_eq!(sent.is_some(), first.max(second) == 3, "{known} before {next}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_429_is_remembered_as_long_as_it_says_and_no_other_status_is() {
+        let clock = noon();
+        let pause = Some(Duration::from_secs(7));
+        for (error, expected) in [
+            (Error::NotExecuted { status: 429, retry_after: pause }, Some(7)),
+            (Error::NotExecuted { status: 429, retry_after: Some(Duration::ZERO) }, None),
+            (Error::NotExecuted { status: 429, retry_after: None }, None),
+            (Error::NotExecuted { status: 403, retry_after: pause }, None),
+            (Error::BadStatus { status: 503, retry_after: pause }, None),
+        ] {
+            let quotas = Quotas::default();
+            let now = clock.unix();
+            quotas.learn(PATH, Some(&error), &mut None, now, now).expect("it may be sent again");
+            let told = quotas.check(PATH, now).err().map(|told| told.retry_after.as_secs());
+            assert_eq!(told, expected, "{error}");
+            assert!(quotas.enter(PATH, now + 7).expect("over").is_none());
+        }
     }
 }

@@ -162,8 +162,15 @@ impl Error {
             wechat::Error::Refused { code: Errcode::BUSY, .. } => {
                 !matches!(proof, Proof::Gone | Proof::Values)
             }
-            wechat::Error::Refused { .. } | wechat::Error::NotSent { .. } => false,
-            _ => true,
+            wechat::Error::NotExecuted { .. }
+            | wechat::Error::NotSent { .. }
+            | wechat::Error::ProxyRefused
+            | wechat::Error::Refused { .. } => false,
+            wechat::Error::BadStatus { .. }
+            | wechat::Error::Lost { .. }
+            | wechat::Error::Page
+            | wechat::Error::TimedOut { .. }
+            | wechat::Error::Unreadable { .. } => true,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::wechat::{Errcode, Error, Safety};
+use crate::wechat::{self, Errcode, Error, Safety};
 
 /// A call is sent at most this often.
 const ATTEMPTS: u32 = 3;
@@ -33,7 +33,11 @@ pub(super) fn decide(
     let wait = match error {
         // The next attempt is at a host that was not asked yet.
         Error::NotSent { .. } if attempts < hosts => Duration::ZERO,
-        _ => FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1),
+        error => {
+            let pause = FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1);
+            // The server's own wish, if it has one, is not undercut.
+            error.retry_after().map_or(pause, |asked| asked.max(pause))
+        }
     };
     if attempts >= ATTEMPTS || wait >= time_left {
         return Decision::GiveUp;
@@ -45,10 +49,16 @@ pub(super) fn decide(
             Decision::RenewToken(if attempts == 1 { Duration::ZERO } else { wait })
         }
         Error::Refused { code: Errcode::BUSY, .. } if repeatable => Decision::SendAgain(wait),
-        Error::Refused { .. } => Decision::GiveUp,
+        // Every further attempt with the wrong password brings a lock nearer.
+        Error::ProxyRefused | Error::Refused { .. } => Decision::GiveUp,
         Error::NotSent { .. } => Decision::SendAgain(wait),
+        Error::NotExecuted { status, .. } if repeatable || wechat::passes(*status) => {
+            Decision::SendAgain(wait)
+        }
+        Error::NotExecuted { .. } => Decision::GiveUp,
         Error::BadStatus { .. }
         | Error::Lost { .. }
+        | Error::Page
         | Error::TimedOut { .. }
         | Error::Unreadable { .. }
             if repeatable =>
@@ -57,6 +67,7 @@ pub(super) fn decide(
         }
         Error::BadStatus { .. }
         | Error::Lost { .. }
+        | Error::Page
         | Error::TimedOut { .. }
         | Error::Unreadable { .. } => Decision::GiveUp,
     }
@@ -84,7 +95,11 @@ mod tests {
             (Error::NotSent { cause: String::new() }, [soon, soon, soon]),
             (lost(), [soon, soon, GiveUp]),
             (Error::TimedOut { limit: LONG }, [soon, soon, GiveUp]),
-            (Error::BadStatus { status: 502 }, [soon, soon, GiveUp]),
+            (Error::BadStatus { status: 502, retry_after: None }, [soon, soon, GiveUp]),
+            (Error::Page, [soon, soon, GiveUp]),
+            (Error::NotExecuted { status: 403, retry_after: None }, [soon, soon, GiveUp]),
+            (Error::NotExecuted { status: 429, retry_after: None }, [soon, soon, soon]),
+            (Error::ProxyRefused, [GiveUp, GiveUp, GiveUp]),
             (Error::Unreadable { cause: String::new() }, [soon, soon, GiveUp]),
             (refused(-1), [soon, soon, GiveUp]),
             (refused(40001), [renew, renew, renew]),
@@ -107,6 +122,20 @@ mod tests {
         assert_eq!(decide(2, LONG), Decision::SendAgain(FIRST_WAIT * 2));
         assert_eq!(decide(ATTEMPTS, LONG), Decision::GiveUp);
         assert_eq!(decide(1, FIRST_WAIT), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_retry_after_is_waited_for_if_it_fits() {
+        let asked = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            let limited = Error::NotExecuted { status: 429, retry_after };
+            let busy = Error::BadStatus { status: 503, retry_after };
+            [(limited, Safety::Once(Proof::Event)), (busy, Safety::Read)]
+                .map(|(error, safety)| decide(safety, &error, 1, 1, LONG))
+        };
+        assert_eq!(asked(0), [Decision::SendAgain(FIRST_WAIT); 2]);
+        assert_eq!(asked(4), [Decision::SendAgain(Duration::from_secs(4)); 2]);
+        assert_eq!(asked(5), [Decision::GiveUp; 2]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     operation::Error,
     pb::ErrorReason,
     state,
+    telemetry::masked,
     translate::{BadPicture, Invalid, page},
     wechat::{self, Errcode, Safety},
 };
@@ -160,8 +161,9 @@ impl From<Error> for Status {
             }
             Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
-            Error::Quota(Spent { path, code, message, retry_after }) => {
-                refused(path, code, &message).retry_after(retry_after)
+            Error::Quota(Spent { path, error, retry_after }) => {
+                // Nothing was sent, so it is as safe to repeat as a read.
+                wechat(path, Safety::Read, error).retry_after(retry_after)
             }
             Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
@@ -389,6 +391,12 @@ fn no_token(error: token::Error) -> Failure {
         }
         token::Error::Unavailable { path, error, retry_after } => match error {
             wechat::Error::Refused { code, message } => refused(path, code, &message),
+            wechat::Error::ProxyRefused => proxy_refused(path, message),
+            wechat::Error::BadStatus { status, .. } | wechat::Error::NotExecuted { status, .. } => {
+                Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
+                    .with("path", path)
+                    .with("http_status", status.to_string())
+            }
             _ => Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
                 .with("path", path),
         }
@@ -399,10 +407,19 @@ fn no_token(error: token::Error) -> Failure {
 fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
     let message = error.to_string();
     let once = matches!(safety, Safety::Once(_));
-    match error {
+    let retry_after = error.retry_after();
+    let failure = match error {
         wechat::Error::Refused { code, message } => refused(path, code, &message),
         wechat::Error::NotSent { .. } => {
             Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+        }
+        wechat::Error::ProxyRefused => proxy_refused(path, message),
+        wechat::Error::NotExecuted { status, .. } => {
+            // What a redirect or a ban comes from does not pass by itself.
+            let mender = if wechat::passes(status) { Mender::Wait } else { Mender::Operator };
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+                .with("http_status", status.to_string())
+                .with("mender", mender.as_str())
         }
         _ if once => Failure::new(
             Code::Unknown,
@@ -412,29 +429,47 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
         wechat::Error::Unreadable { .. } => {
             Failure::new(Code::Internal, ErrorReason::WechatBadReply, message)
         }
-        wechat::Error::BadStatus { status } => {
+        wechat::Error::BadStatus { status, .. } => {
             Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
                 .with("http_status", status.to_string())
         }
-        wechat::Error::Lost { .. } | wechat::Error::TimedOut { .. } => {
+        wechat::Error::Lost { .. } | wechat::Error::Page | wechat::Error::TimedOut { .. } => {
             Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
         }
+    };
+    let failure = failure.with("path", path);
+    match retry_after {
+        Some(wait) => failure.retry_after(wait),
+        None => failure,
     }
-    .with("path", path)
+}
+
+/// The proxy of the settings does not let us through.
+fn proxy_refused(path: &'static str, message: String) -> Failure {
+    let mut failure =
+        Failure::new(Code::FailedPrecondition, ErrorReason::ProxyRefused, message.clone())
+            .with("http_status", "407")
+            .with("path", path)
+            .with("setting", "wechat.proxy");
+    failure.details.add_precondition_failure_violation("PROXY_REFUSED", "wechat.proxy", message);
+    failure
 }
 
 /// A refusal by number.
 fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if code.0 == 0 {
         // The `error` of create_map_poi, which has no number.
-        let message = format!("Tencent Maps refused the place: {}", clipped(errmsg));
+        let message = format!("Tencent Maps refused the place: {}", clipped(&masked(errmsg)));
         return Failure::new(Code::FailedPrecondition, ErrorReason::MapPoiRefused, message)
             .with("errmsg", clipped(errmsg))
             .with("mender", Mender::Caller.as_str())
             .with("path", path);
     }
     let Some(row) = errcode::lookup(path, code.0) else {
-        let message = format!("WeChat refused with {code}, which no document names: {errmsg}");
+        // Logs have the message; only the caller has `errmsg` as it came.
+        let errmsg_masked = masked(errmsg);
+        let message =
+            format!("WeChat refused with {code}, which no document names: {errmsg_masked}");
         let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
         return said(unknown, code, errmsg).with("path", path);
     };
@@ -545,10 +580,10 @@ mod tests {
     #[test]
     fn a_quota_says_when_to_come_back() {
         for (code, expected) in [(45009, "DAILY_QUOTA_SPENT"), (45011, "MINUTE_QUOTA_SPENT")] {
+            let (code, message) = (Errcode(code), "reach limit".to_owned());
             let status = Status::from(Error::Quota(Spent {
                 path: "/wxa/get_store_list",
-                code: Errcode(code),
-                message: "reach limit".to_owned(),
+                error: wechat::Error::Refused { code, message },
                 retry_after: Duration::from_secs(7),
             }));
             assert_eq!(reason(&status), (Code::ResourceExhausted, expected.to_owned()));
@@ -665,7 +700,11 @@ mod tests {
             token(token::Error::Refused { path: "/wxa/add_store", refusal: lost() }),
             unavailable(lost()),
             wechat(Safety::Read, wechat::Error::NotSent { cause: cause() }),
-            wechat(Safety::Read, wechat::Error::BadStatus { status: 502 }),
+            wechat(Safety::Read, wechat::Error::BadStatus { status: 502, retry_after: None }),
+            wechat(Safety::Read, wechat::Error::NotExecuted { status: 429, retry_after: None }),
+            wechat(Safety::Read, wechat::Error::Page),
+            wechat(Safety::Read, wechat::Error::ProxyRefused),
+            unavailable(wechat::Error::ProxyRefused),
             wechat(Safety::Read, wechat::Error::TimedOut { limit: Duration::ZERO }),
             wechat(Safety::Read, wechat::Error::Unreadable { cause: cause() }),
             wechat(Safety::Once(wechat::Proof::Event), lost()),

@@ -52,7 +52,8 @@ const HELP: &[(&str, &str)] = &[
          \"nulls\", \"reset_after\", \"reset_before\", \"truncate\", \"unknown_fields\", \
          \"wrong_types\", {\"drip\": {interval_ms?}}, {\"errcode\": {errcode, errmsg?}}, \
          {\"huge\": {bytes}}, {\"latency\": {ms}}, {\"null_field\": {pointer}}, \
-         {\"redirect\": {location}}, {\"replace\": {body}}, {\"status\": {code, body?}}",
+         {\"redirect\": {location}}, {\"replace\": {body}}, {\"status\": {code, body?}}, \
+         {\"throttle\": {retry_after}}",
     ),
     ("DELETE /_simulator/faults", "clear the faults"),
     ("GET /_simulator/journal?path=…", "the calls so far"),

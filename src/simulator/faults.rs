@@ -103,6 +103,11 @@ pub enum Kind {
         #[serde(default)]
         body: String,
     },
+    /// Not carried out; status 429 with this `Retry-After`.
+    Throttle {
+        /// Seconds, or an HTTP date.
+        retry_after: String,
+    },
     /// Carried out; the connection ends in the middle of the answer.
     Truncate,
     /// Carried out; every object has a field more than the documents know.
@@ -164,6 +169,7 @@ impl Fault {
                 | Kind::Replace { .. }
                 | Kind::ResetBefore
                 | Kind::Status { .. }
+                | Kind::Throttle { .. }
         ))
     }
 }

@@ -149,8 +149,10 @@ fn respond(reply: &Reply, body: Body) -> Response<Body> {
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
-    if let Some(location) = reply.location.as_ref().and_then(|to| HeaderValue::from_str(to).ok()) {
-        headers.insert(header::LOCATION, location);
+    if let Some((name, value)) = &reply.header
+        && let Ok(value) = HeaderValue::from_str(value)
+    {
+        headers.insert(name, value);
     }
     if reply.status == StatusCode::NOT_FOUND {
         headers.remove(header::CONTENT_TYPE);

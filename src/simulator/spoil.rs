@@ -1,7 +1,7 @@
 //! How a good answer is made a bad one: the rewriting half of the faults, pure.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{faults::Kind, world::Reply};
@@ -25,7 +25,8 @@ pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
         }),
         Kind::Nulls => rewrite(reply, nulls),
         Kind::Redirect { location } => {
-            Reply { location: Some(location.clone()), ..page(StatusCode::FOUND, "") }
+            let header = Some((header::LOCATION, location.clone()));
+            Reply { header, ..page(StatusCode::FOUND, "") }
         }
         Kind::Replace { body: Value::String(text) } => {
             Reply { body: Bytes::from(text.clone()), ..reply }
@@ -33,6 +34,10 @@ pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
         Kind::Replace { body } => Reply::json(body),
         Kind::Status { code, body } => {
             page(StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
+        }
+        Kind::Throttle { retry_after } => {
+            let header = Some((header::RETRY_AFTER, retry_after.clone()));
+            Reply { header, ..page(StatusCode::TOO_MANY_REQUESTS, "") }
         }
         Kind::UnknownFields => rewrite(reply, unknown_fields),
         Kind::WrongTypes => rewrite(reply, wrong_types),
@@ -50,7 +55,7 @@ pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
 
 fn page(status: StatusCode, text: &str) -> Reply {
     let body = Bytes::copy_from_slice(text.as_bytes());
-    Reply { status, content_type: "text/html", location: None, body }
+    Reply { status, content_type: "text/html", header: None, body }
 }
 
 fn rewrite(reply: Reply, change: impl FnOnce(&mut Value)) -> Reply {

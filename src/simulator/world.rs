@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -117,7 +117,8 @@ pub(super) struct Incoming {
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
-    pub(super) location: Option<String>,
+    /// One more than the usual ones.
+    pub(super) header: Option<(HeaderName, String)>,
     pub(super) body: Bytes,
 }
 
@@ -341,14 +342,14 @@ impl Reply {
         Self {
             status: StatusCode::OK,
             content_type: "application/json; encoding=utf-8",
-            location: None,
+            header: None,
             body,
         }
     }
 
     fn not_found() -> Self {
         let status = StatusCode::NOT_FOUND;
-        Self { status, content_type: "text/plain", location: None, body: Bytes::new() }
+        Self { status, content_type: "text/plain", header: None, body: Bytes::new() }
     }
 
     /// The verdict in the answer, where a client could find one.

@@ -16,7 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
-use reqwest::{Body, Request, Url};
+use reqwest::{Body, Request, Response, Url};
 use tracing::{Span, field::Empty};
 
 use super::{
@@ -25,11 +25,16 @@ use super::{
     envelope,
     hosts::{Choice, Host, Hosts, Sign},
     pools::Pools,
+    status,
 };
 use crate::{clock::Clock, config};
 
 /// The longest wait for a host that was out: another attempt has to fit in after it.
 const TRIAL_LIMIT: Duration = Duration::from_secs(3);
+/// In bytes. The reply to a call that a status refuses; the page of a gateway may be longer.
+const LONGEST_REFUSAL: usize = 64 * 1024;
+/// What a tunnel through the proxy fails with after a 407.
+const NO_PROXY_ENTRY: &str = "proxy authorization required";
 /// Quotes no value, so that logs and spans can carry it.
 const REDACTED: &str = "REDACTED";
 
@@ -41,6 +46,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     hosts: Hosts,
     pools: Pools,
+    clock: Clock,
 }
 
 /// What one attempt needs beside the call.
@@ -88,7 +94,8 @@ impl Client {
         let hosts: Vec<_> = settings.hosts.iter().map(host).collect::<Result<_, _>>()?;
         anyhow::ensure!(!hosts.is_empty(), "wechat.hosts: empty");
         let pools = Pools::new(settings, clock.now())?;
-        Ok(Self(Arc::new(Inner { hosts: Hosts::new(hosts, clock.clone()), pools })))
+        let (hosts, clock) = (Hosts::new(hosts, clock.clone()), clock.clone());
+        Ok(Self(Arc::new(Inner { hosts, pools, clock })))
     }
 
     /// How many hosts there are.
@@ -178,12 +185,38 @@ impl Client {
         let status = response.status();
         span.record("http.response.status_code", status.as_u16());
         if !status.is_success() {
-            let error = Error::BadStatus { status: status.as_u16() };
-            // Others are about the call.
-            let sign = if status.is_server_error() { Sign::Doubtful } else { Sign::Nothing };
-            return Err(Failed { error, sign });
+            return Err(self.refused::<E>(response, limit).await);
         }
-        read(response, E::MAX_REPLY, limit).await
+        let body = read(response, E::MAX_REPLY, limit).await?;
+        match is_page(&body) {
+            true => Err(Failed { error: Error::Page, sign: Sign::Doubtful }),
+            false => Ok(body),
+        }
+    }
+
+    /// Returns what a status that is not a success means: the refusal that the body names, or else
+    /// what the status says.
+    async fn refused<E: Endpoint>(&self, response: Response, limit: Duration) -> Failed {
+        let status = response.status();
+        let error = status::error(status, response.headers(), self.0.clock.wall());
+        if status.is_server_error() {
+            return Failed { error, sign: Sign::Doubtful };
+        }
+        // The other statuses are about the call.
+        let failed = Failed { error, sign: Sign::Nothing };
+        if !status.is_client_error() || matches!(failed.error, Error::ProxyRefused) {
+            return failed;
+        }
+        let Ok(body) = read(response, LONGEST_REFUSAL, limit).await else { return failed };
+        match read_reply::<E>(&body) {
+            Err(error @ Error::Refused { .. }) => Failed { error, sign: Sign::Answered },
+            // The body contradicts the status, so nothing is proven.
+            Ok(_) if says_done(&body) => {
+                let error = Error::BadStatus { status: status.as_u16(), retry_after: None };
+                Failed { error, ..failed }
+            }
+            _ => failed,
+        }
     }
 }
 
@@ -201,6 +234,17 @@ fn sign_of(body: &[u8]) -> Sign {
     }
 }
 
+/// Returns true for HTML or XML. WeChat answers these calls with JSON alone.
+fn is_page(body: &[u8]) -> bool {
+    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii_start().first() == Some(&b'<')
+}
+
+/// Returns true if the body states a success.
+fn says_done(body: &[u8]) -> bool {
+    let body = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    body["errcode"] == 0 || body["errcode"] == "0"
+}
+
 fn read_reply<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
     let reply = envelope::open(E::ENVELOPE, body)?;
     if !E::is_whole(&reply) {
@@ -213,7 +257,7 @@ fn read_reply<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
 /// Whether WeChat may have executed the call, or may yet.
 fn may_have_arrived(error: &Error) -> bool {
     match error {
-        Error::NotSent { .. } => false,
+        Error::NotExecuted { .. } | Error::NotSent { .. } | Error::ProxyRefused => false,
         Error::Refused { code, .. } => !code.refuses_token(),
         _ => true,
     }
@@ -290,7 +334,10 @@ fn record(span: &Span, error: Option<&Error>) {
         }
         Some(Error::BadStatus { .. }) => "bad_status",
         Some(Error::Lost { .. }) => "lost",
+        Some(Error::NotExecuted { .. }) => "not_executed",
         Some(Error::NotSent { .. }) => "not_sent",
+        Some(Error::Page) => "page",
+        Some(Error::ProxyRefused) => "proxy_refused",
         Some(Error::TimedOut { .. }) => "timeout",
         Some(Error::Unreadable { .. }) => "unreadable",
     };
@@ -327,6 +374,10 @@ fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Failed {
     // The URL carries the token.
     let error = error.without_url();
     if error.is_connect() {
+        // hyper-util has no public type for this.
+        if sources(&error).any(|cause| cause.to_string().ends_with(NO_PROXY_ENTRY)) {
+            return Failed { error: Error::ProxyRefused, sign: Sign::Nothing };
+        }
         return Failed { error: Error::NotSent { cause: causes(&error) }, sign: Sign::Unreachable };
     }
     // A body that ends too early is "decoding" to reqwest as well, but the connection's fault.
@@ -430,13 +481,20 @@ mod tests {
     #[test]
     fn only_what_was_not_sent_or_not_let_in_cannot_have_arrived() {
         let refused = |code| Error::Refused { code: Errcode(code), message: String::new() };
-        for error in [Error::NotSent { cause: String::new() }, refused(40001), refused(42001)] {
+        for error in [
+            Error::NotExecuted { status: 403, retry_after: None },
+            Error::NotSent { cause: String::new() },
+            Error::ProxyRefused,
+            refused(40001),
+            refused(42001),
+        ] {
             assert!(!may_have_arrived(&error), "{error}");
         }
         for error in [
             Error::Lost { cause: String::new() },
             Error::TimedOut { limit: TRIAL_LIMIT },
-            Error::BadStatus { status: 502 },
+            Error::BadStatus { status: 502, retry_after: None },
+            Error::Page,
             Error::Unreadable { cause: String::new() },
             refused(-1),
         ] {

@@ -13,6 +13,7 @@ mod hosts;
 mod pools;
 mod quoted;
 mod registry;
+mod status;
 mod tolerant;
 
 pub mod card;
@@ -30,4 +31,5 @@ pub use envelope::Done;
 pub use error::{Errcode, Error};
 pub use quoted::{PicList, Quoted};
 pub use registry::{ENDPOINTS, Facts, Listed};
+pub(crate) use status::passes;
 pub use tolerant::{Decimal, Int, List, Nested, Text};

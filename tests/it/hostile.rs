@@ -31,7 +31,7 @@ async fn every_broken_answer_becomes_a_typed_status() {
         (Kind::NotJson, &bad_reply),
         (Kind::Empty, &bad_reply),
         (Kind::Huge { bytes: 100 << 20 }, &bad_reply),
-        (text("<html>busy</html>"), &bad_reply),
+        (text("<html>busy</html>"), &unreachable),
         (text("[1,2]"), &bad_reply),
         (text(r#"{"errcode":"o"}"#), &bad_reply),
         (text(r#"{"errcode":0,"card_id":{"no":"text"}}"#), &bad_reply),

@@ -31,6 +31,7 @@ mod settle;
 mod slots;
 mod state;
 mod state_sqlite;
+mod statuses;
 mod store;
 mod tls;
 mod tokens;

@@ -58,6 +58,8 @@ const HUMAN_PAUSE: Duration = Duration::from_secs(60);
 /// After the first passing failure; doubles with each further one up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A server's `Retry-After` makes a pause longer, up to this: without tokens nothing works.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 /// Tries within one refresh where WeChat is busy or out of reach.
 const TRIES: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -423,7 +425,7 @@ impl Tokens {
                         _ => self.store(number, fetched, sent_at),
                     });
                 }
-                Err(error) if tries.count() < TRIES && passing(&error) && !force => {
+                Err(error) if tries.count() < TRIES && repeats_soon(&error) && !force => {
                     self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
                     if let Some(fence) = lease {
                         let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
@@ -510,6 +512,7 @@ impl Tokens {
         } else {
             HUMAN_PAUSE
         };
+        let pause = pause.max(asked_pause(&error).min(LONGEST_ASKED_PAUSE));
         let path = self.source.path();
         let error = match error {
             FetchError::Secret(error) => Error::Secret(error),
@@ -563,7 +566,21 @@ fn passing(error: &FetchError) -> bool {
         FetchError::WeChat(wechat::Error::Refused { code, .. }) => {
             matches!(*code, Errcode::BUSY | Errcode::MINUTE_QUOTA)
         }
+        FetchError::WeChat(wechat::Error::ProxyRefused) => false,
         FetchError::WeChat(_) => true,
+    }
+}
+
+/// Whether asking again within the same refresh may help.
+fn repeats_soon(error: &FetchError) -> bool {
+    passing(error) && asked_pause(error).is_zero()
+}
+
+/// Returns what the server's `Retry-After` asks for.
+fn asked_pause(error: &FetchError) -> Duration {
+    match error {
+        FetchError::Secret(_) => Duration::ZERO,
+        FetchError::WeChat(error) => error.retry_after().unwrap_or_default(),
     }
 }
 
@@ -658,10 +675,20 @@ mod tests {
         };
         let lost = || FetchError::WeChat(wechat::Error::Lost { cause: String::new() });
         assert_eq!([(); 7].map(|()| pause(lost())), [1, 2, 4, 8, 16, 30, 30]);
-        for mended_by_people in [refused(40164), FetchError::Secret(SecretUnreadable("?".into()))] {
+        for mended_by_people in [
+            refused(40164),
+            FetchError::Secret(SecretUnreadable("?".into())),
+            FetchError::WeChat(wechat::Error::ProxyRefused),
+        ] {
             assert_eq!(pause(mended_by_people), 60);
         }
         tokens.store(1, fetched("t", 7_200), clock.now());
         assert_eq!([pause(refused(-1)), pause(refused(45011))], [1, 2]);
+        let limited = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            FetchError::WeChat(wechat::Error::NotExecuted { status: 429, retry_after })
+        };
+        assert!(!repeats_soon(&limited(1)) && repeats_soon(&lost()));
+        assert_eq!([1, 77, 9_999].map(|asked| pause(limited(asked))), [4, 77, 300]);
     }
 }
