@@ -208,7 +208,7 @@ impl<'a> Round<'a> {
         looks: &[u8],
     ) -> Result<Option<Finding>, Error> {
         let listed = self.ops.stores(ctx, self.began).await?;
-        let found = self.ops.new_store(&listed, submission, looks).await?;
+        let found = self.ops.new_store(listed.whole()?, submission, looks).await?;
         Ok(found.map(|store| Finding {
             state: store.state,
             wechat_status: store.wechat_status,
@@ -224,7 +224,7 @@ impl<'a> Round<'a> {
         legacy_poi_id: &str,
     ) -> Result<Option<Finding>, Error> {
         let listed = self.ops.legacy_stores(ctx, self.began).await?;
-        let found = listed.iter().find(|store| store.poi_id == legacy_poi_id);
+        let found = listed.rows.iter().find(|store| store.poi_id == legacy_poi_id);
         Ok(found.map(|store| {
             let state = match store.upgrade_state {
                 UpgradeState::Migrated => AuditState::Approved,
@@ -273,7 +273,7 @@ impl<'a> Round<'a> {
     ) -> Result<Option<Finding>, Error> {
         let listed = self.ops.listed_nearby_pois(ctx, self.began).await?;
         let same = |one: &str, other: &str| !one.is_empty() && one == other;
-        let found = listed.iter().find(|place| {
+        let found = listed.rows.iter().find(|place| {
             // A replaced place keeps its id, but has a review for each time.
             if place.audit_id.is_empty() || submission.audit_id.is_empty() {
                 same(&place.poi_id, &submission.poi_id)

@@ -1,10 +1,18 @@
-//! Lists that WeChat counts by rows, read page by page or whole.
+//! Reads the lists that WeChat gives in pages: page by page for a caller, or from end to end.
 //!
 //! Rows move when others are deleted. A page therefore asks from one row before its beginning and
-//! goes on after the last row that was given out; [`Cursor`] knows its id. If that row is not there,
-//! the page looks further back. Rows are rather given twice than lost, and a list always ends.
+//! continues after the last row that was given out; [`Cursor`] knows its id. If that row is not there,
+//! the page looks further back. Rows are rather given twice than lost.
+//!
+//! A list ends when as many rows were read as WeChat counts, and not because a page is short or empty.
+//! Reading also stops by itself: when WeChat repeats rows, gives none, or comes to no end ([`Broken`]).
+//! Nothing may be concluded from the absence of a row unless the list is whole ([`Listing::whole`]).
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use super::{Error, Operations};
 use crate::{
@@ -14,44 +22,65 @@ use crate::{
         store::WantedRows,
     },
     wechat::{
-        Endpoint, Int,
+        self, Endpoint, Int,
+        nearby::{GetNearbyPoiList, GetNearbyPoiListReply, ListedNearbyPoi},
         store::{GetPoiList, GetPoiListReply, GetStoreList, GetStoreListReply, PoiInfo, StoreInfo},
     },
 };
 
-/// So many rows a page asks for again.
+/// How many rows a page asks for again.
 const OVERLAP: u32 = 1;
-/// WeChat refuses to give more at once.
-const MOST_ROWS: u32 = 50;
-/// So often a list goes back for no visible reason.
+/// How often a list may go back for no visible reason.
 const MOST_REWINDS: u8 = 8;
+/// In how many places a page looks for a row that is new, in case rows have moved.
+const MOST_PLACES: u32 = 4;
+/// How many pages without a new row end a list that is read from end to end.
+const MOST_REPEATS: u32 = 3;
+/// How many calls one list may cost that is read from end to end: 98,000 stores.
+const MOST_CALLS: u32 = 2_000;
+/// How many rows a list may have that a caller pages through.
+const MOST_OFFSET: u32 = 1_000_000;
 
 /// A WeChat call that gives some rows of a list.
-pub(crate) trait Rows: Endpoint {
+pub(crate) trait Paged: Endpoint + Sized {
     /// One row.
     type Row: Send;
+    /// The numbers that come with the rows.
+    type Counts: Send;
+    /// WeChat refuses to give more rows at once.
+    const MOST_ROWS: u32;
 
-    /// Asks for `limit` rows from `begin` on.
-    fn window(begin: u32, limit: u32) -> Self;
+    /// Returns the call for `limit` rows from `begin` on, and which rows it really asks for: the first
+    /// of them, and also the second if there are two.
+    fn window(begin: u32, limit: u32) -> (Self, Range<u32>);
 
-    /// The rows, and how many there are in all.
-    fn rows(reply: Self::Reply) -> (Vec<Self::Row>, Int);
+    /// Returns the rows of a reply, those included that cannot be read, and its numbers.
+    fn open(reply: Self::Reply) -> (Vec<Self::Row>, Self::Counts);
 
-    /// What tells a row from others.
+    /// Returns how many rows there are in all, as far as the reply says so.
+    fn total(counts: &Self::Counts) -> Option<u32>;
+
+    /// Returns what tells a row from others. Empty if that cannot be read.
     fn id(row: &Self::Row) -> &str;
 }
 
-impl Rows for GetStoreList {
+impl Paged for GetStoreList {
     type Row = StoreInfo;
+    type Counts = Int;
+    const MOST_ROWS: u32 = 50;
 
-    fn window(offset: u32, limit: u32) -> Self {
-        Self { offset, limit }
+    fn window(offset: u32, limit: u32) -> (Self, Range<u32>) {
+        (Self { offset, limit }, offset..offset.saturating_add(limit))
     }
 
-    fn rows(
+    fn open(
         GetStoreListReply { business_list, total_count }: GetStoreListReply,
     ) -> (Vec<StoreInfo>, Int) {
         (business_list.0.into_iter().map(|row| row.base_info).collect(), total_count)
+    }
+
+    fn total(&total_count: &Int) -> Option<u32> {
+        count(total_count)
     }
 
     fn id(row: &StoreInfo) -> &str {
@@ -59,17 +88,23 @@ impl Rows for GetStoreList {
     }
 }
 
-impl Rows for GetPoiList {
+impl Paged for GetPoiList {
     type Row = PoiInfo;
+    type Counts = Int;
+    const MOST_ROWS: u32 = 50;
 
-    fn window(begin: u32, limit: u32) -> Self {
-        Self { begin, limit }
+    fn window(begin: u32, limit: u32) -> (Self, Range<u32>) {
+        (Self { begin, limit }, begin..begin.saturating_add(limit))
     }
 
-    fn rows(
+    fn open(
         GetPoiListReply { business_list, total_count }: GetPoiListReply,
     ) -> (Vec<PoiInfo>, Int) {
         (business_list.0.into_iter().map(|row| row.base_info).collect(), total_count)
+    }
+
+    fn total(&total_count: &Int) -> Option<u32> {
+        count(total_count)
     }
 
     fn id(row: &PoiInfo) -> &str {
@@ -77,194 +112,488 @@ impl Rows for GetPoiList {
     }
 }
 
-/// A page of a list.
-#[derive(Debug)]
-pub(crate) struct Page<R> {
-    /// The rows that were not given out before.
-    pub(crate) rows: Vec<R>,
-    /// Where the list goes on; none at its end.
-    pub(crate) next: Option<Cursor>,
-    /// How many rows there are in all, as WeChat says.
-    pub(crate) total: Int,
+/// How many more places an account may add, and how many it may have at all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    /// `left_apply_num`.
+    pub(crate) left: Int,
+    /// `max_apply_num`.
+    pub(crate) most: Int,
 }
 
-impl<R> Page<R> {
-    /// Brings the next page; empty on the last one.
+impl Paged for GetNearbyPoiList {
+    type Row = ListedNearbyPoi;
+    type Counts = Places;
+    const MOST_ROWS: u32 = 1000;
+
+    /// WeChat counts pages here, not rows.
+    fn window(begin: u32, _limit: u32) -> (Self, Range<u32>) {
+        // A page of 999 rows reaches across the edges of pages of 1000.
+        let is_last = (begin + 1).is_multiple_of(Self::MOST_ROWS);
+        let page_rows = if is_last { Self::MOST_ROWS - 1 } else { Self::MOST_ROWS };
+        let page = begin / page_rows;
+        let first = page.saturating_mul(page_rows);
+        (Self { page: page + 1, page_rows }, first..first.saturating_add(page_rows))
+    }
+
+    fn open(
+        GetNearbyPoiListReply { data }: GetNearbyPoiListReply,
+    ) -> (Vec<ListedNearbyPoi>, Places) {
+        let data = data.unwrap_or_default();
+        let counts = Places { left: data.left_apply_num, most: data.max_apply_num };
+        (data.data.0.poi_list.0, counts)
+    }
+
+    /// WeChat counts no rows, but how many may still come.
+    fn total(&Places { left, most }: &Places) -> Option<u32> {
+        count(most)?.checked_sub(count(left)?)
+    }
+
+    fn id(row: &ListedNearbyPoi) -> &str {
+        row.poi_id.as_str()
+    }
+}
+
+fn count(number: Int) -> Option<u32> {
+    number.0.and_then(|number| u32::try_from(number).ok())
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub(crate) struct Page<L: Paged> {
+    /// The rows that were not given out before.
+    pub(crate) rows: Vec<L::Row>,
+    /// Where the list goes on; none at its end.
+    next: Option<Cursor>,
+    /// The numbers that came with the rows.
+    pub(crate) counts: L::Counts,
+    /// How many rows there are in all.
+    total: Option<u32>,
+}
+
+impl<L: Paged> Page<L> {
+    /// Returns the token that brings the next page; empty on the last one.
     pub(crate) fn next_token(&self) -> String {
         self.next.as_ref().map(Cursor::token).unwrap_or_default()
     }
 }
 
+/// Why a list cannot be read to its end. All of it is WeChat's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    /// It has no end.
+    #[error("the list has no end")]
+    Endless,
+    /// It gives the same rows again.
+    #[error("the list repeats itself")]
+    Repeats,
+    /// It counts more rows than it gives.
+    #[error("the list ends after {read} of {total} rows")]
+    Short {
+        /// So many it gives.
+        read: u32,
+        /// So many it counts.
+        total: u32,
+    },
+}
+
+/// Why a page does not come.
+enum Failed {
+    Call(Error),
+    List(Broken),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<Broken> for Failed {
+    fn from(broken: Broken) -> Self {
+        Self::List(broken)
+    }
+}
+
+/// How much of a list was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// How many rows with an id of their own.
+    read: u32,
+    /// At least how many more there are. 0: the list is whole.
+    pub(crate) unread: u32,
+    /// Why reading stopped before the end.
+    broken: Option<Broken>,
+}
+
+/// The rows of a list, as far as they could be read.
+#[derive(Debug)]
+pub(crate) struct Listing<T> {
+    /// Every row that was read, each id once.
+    pub(crate) rows: Vec<T>,
+    path: &'static str,
+    extent: Extent,
+}
+
+impl<T> Listing<T> {
+    /// Returns the rows if they are all there are.
+    ///
+    /// Fails if WeChat counts more of them, or does not count them, or gave one that cannot be read: a
+    /// row that is not here may exist all the same.
+    pub(crate) fn whole(&self) -> Result<&[T], Error> {
+        let Extent { read, unread, broken } = self.extent;
+        match broken {
+            None if unread == 0 => Ok(&self.rows),
+            None => Err(unreadable(self.path, format!("{read} rows of a list are not all of it"))),
+            Some(broken) => Err(unreadable(self.path, broken.to_string())),
+        }
+    }
+}
+
+/// Returns the error for a list that says too little, as a reply does that cannot be read.
+pub(super) fn unreadable(path: &'static str, cause: impl Into<String>) -> Error {
+    let error = wechat::Error::Unreadable { cause: cause.into() };
+    Error::WeChat { path, safety: wechat::Safety::Read, error }
+}
+
 impl Operations {
-    /// A page of a list.
-    pub(crate) async fn page<L: Rows>(
+    /// Returns a page of a list. Fails if there is no further row although WeChat counts some.
+    pub(crate) async fn page<L: Paged>(
         &self,
         ctx: &Context,
         WantedRows { size, token }: WantedRows,
-    ) -> Result<Page<L::Row>, Error> {
+    ) -> Result<Page<L>, Error> {
         let cursor = Cursor::read(&token, self.scope::<L>(ctx)?)
             .map_err(|page::Foreign| Error::PageToken)?;
-        page(&cursor, size, L::id, |begin, limit| self.window::<L>(ctx, begin, limit)).await
+        let fetch = |begin, limit| self.window::<L>(ctx, begin, limit);
+        page(cursor, size, fetch).await.map_err(|failed| match failed {
+            Failed::Call(error) => error,
+            Failed::List(broken) => unreadable(L::PATH, broken.to_string()),
+        })
     }
 
-    /// What is wanted of each row of a list, of none of them twice.
-    pub(crate) async fn all<L: Rows, T>(
+    /// Reads a list from end to end and passes every row on: each id once, and every row without a
+    /// readable id. Returns how much of the list that was.
+    pub(crate) async fn all<L: Paged>(
         &self,
         ctx: &Context,
-        wanted: impl Fn(L::Row) -> T,
-    ) -> Result<Vec<T>, Error> {
-        let mut cursor = Cursor::start(self.scope::<L>(ctx)?);
-        let (mut all, mut ids) = (Vec::new(), HashSet::new());
-        loop {
-            let fetch = |begin, limit| self.window::<L>(ctx, begin, limit);
-            let Page { rows, next, .. } = page(&cursor, MOST_ROWS, L::id, fetch).await?;
-            let new = rows.into_iter().filter(|row| ids.insert(L::id(row).to_owned()));
-            all.extend(new.map(&wanted));
-            match next {
-                Some(next) => cursor = next,
-                None => return Ok(all),
-            }
-        }
+        take: impl FnMut(L::Row) + Send,
+    ) -> Result<Extent, Error> {
+        let start = Cursor::start(self.scope::<L>(ctx)?);
+        all(start, |begin, limit| self.window::<L>(ctx, begin, limit), take).await
+    }
+
+    /// Returns what is wanted of each row of a list.
+    pub(crate) async fn listing<L: Paged, T: Send>(
+        &self,
+        ctx: &Context,
+        wanted: impl Fn(L::Row) -> T + Send + Sync,
+    ) -> Result<Listing<T>, Error> {
+        let mut rows = Vec::new();
+        let extent = self.all::<L>(ctx, |row| rows.push(wanted(row))).await?;
+        Ok(Listing { rows, path: L::PATH, extent })
     }
 
     /// Which list of which account a page token is good for.
-    fn scope<L: Rows>(&self, ctx: &Context) -> Result<String, Error> {
+    fn scope<L: Paged>(&self, ctx: &Context) -> Result<String, Error> {
         Ok(format!("{} {}", L::PATH, self.account::<L>(ctx)?.app_id))
     }
 
-    async fn window<L: Rows>(
+    async fn window<L: Paged>(
         &self,
         ctx: &Context,
         begin: u32,
         limit: u32,
-    ) -> Result<Window<L::Row>, Error> {
-        let (rows, total) = L::rows(self.read(ctx, L::window(begin, limit)).await?);
-        Ok(Window { begin, limit, rows, total })
+    ) -> Result<Window<L>, Error> {
+        let (call, asked) = L::window(begin, limit);
+        let (rows, counts) = L::open(self.read(ctx, call).await?);
+        Ok(Window { asked, rows, counts })
     }
+}
+
+/// What was read of a list so far.
+#[derive(Default)]
+struct Seen {
+    ids: HashSet<String>,
+    /// How many rows had no readable id.
+    nameless: u32,
+    /// How many rows WeChat counted last.
+    total: Option<u32>,
+    /// How many rows WeChat counted at most.
+    most: u32,
+}
+
+impl Seen {
+    /// Notes a row. Returns whether it is the first with its id.
+    fn is_new(&mut self, id: &str) -> bool {
+        if id.is_empty() {
+            self.nameless = self.nameless.saturating_add(1);
+            return true;
+        }
+        !self.ids.contains(id) && self.ids.insert(id.to_owned())
+    }
+
+    fn extent(self, broken: Option<Broken>) -> Extent {
+        let read = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        // More rows than WeChat ever counted: then it counts something else.
+        let miscounted = self.total.is_none() || read > self.most;
+        let doubtful = broken.is_some() || self.nameless > 0 || miscounted;
+        let unread = self.total.unwrap_or_default().saturating_sub(read).max(u32::from(doubtful));
+        Extent { read, unread, broken }
+    }
+}
+
+/// Reads a list from end to end.
+async fn all<L: Paged, F>(
+    start: Cursor,
+    fetch: impl Fn(u32, u32) -> F,
+    mut take: impl FnMut(L::Row),
+) -> Result<Extent, Error>
+where
+    F: Future<Output = Result<Window<L>, Error>>,
+{
+    let calls = AtomicU32::new(0);
+    let fetch = |begin, limit| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        fetch(begin, limit)
+    };
+    let (mut cursor, mut seen, mut repeats) = (start, Seen::default(), 0);
+    loop {
+        if calls.load(Ordering::Relaxed) >= MOST_CALLS {
+            return Ok(seen.extent(Some(Broken::Endless)));
+        }
+        let Page { rows, next, counts: _, total } = match page(cursor, L::MOST_ROWS, &fetch).await {
+            Ok(page) => page,
+            Err(Failed::Call(error)) => return Err(error),
+            Err(Failed::List(broken)) => {
+                if let Broken::Short { read: _, total } = broken {
+                    seen.total = Some(total);
+                }
+                return Ok(seen.extent(Some(broken)));
+            }
+        };
+        (seen.total, seen.most) = (total, seen.most.max(total.unwrap_or_default()));
+        let known = seen.ids.len();
+        for row in rows {
+            if seen.is_new(L::id(&row)) {
+                take(row);
+            }
+        }
+        let Some(next) = next else { return Ok(seen.extent(None)) };
+        repeats = if seen.ids.len() == known { repeats + 1 } else { 0 };
+        if repeats >= MOST_REPEATS {
+            return Ok(seen.extent(Some(Broken::Repeats)));
+        }
+        cursor = next;
+    }
+}
+
+/// Returns the rows after a cursor, `size` at most: none only at the end of the list.
+async fn page<L: Paged, F>(
+    mut cursor: Cursor,
+    size: u32,
+    fetch: impl Fn(u32, u32) -> F,
+) -> Result<Page<L>, Failed>
+where
+    F: Future<Output = Result<Window<L>, Error>>,
+{
+    for _ in 0..MOST_PLACES {
+        if cursor.offset > MOST_OFFSET {
+            return Err(Broken::Endless.into());
+        }
+        let page = page_at(&cursor, size, &fetch).await?;
+        match page.next {
+            // All of these rows are known: others came before them.
+            Some(next) if page.rows.is_empty() => cursor = next,
+            _ => return Ok(page),
+        }
+    }
+    Err(Broken::Repeats.into())
+}
+
+async fn page_at<L: Paged, F>(
+    cursor: &Cursor,
+    size: u32,
+    fetch: impl Fn(u32, u32) -> F,
+) -> Result<Page<L>, Failed>
+where
+    F: Future<Output = Result<Window<L>, Error>>,
+{
+    let begin = cursor.offset.saturating_sub(OVERLAP);
+    let limit = size.saturating_add(cursor.offset - begin).min(L::MOST_ROWS);
+    let window = fetch(begin, limit).await?;
+    // Each deleted row moves those behind it by one.
+    let deleted = cursor.total.saturating_sub(window.total().unwrap_or(u32::MAX));
+    let known = window.known(cursor).or_else(|| {
+        // The row before the cursor is there, and may well be the right one.
+        (deleted == 0 && window.hides_last(cursor)).then(|| window.overlap(cursor))
+    });
+    if let Some(known) = known {
+        return Ok(window.page(known, cursor, size)?);
+    }
+    let back = begin.saturating_sub(deleted.max(L::MOST_ROWS - OVERLAP));
+    let earlier = fetch(back, L::MOST_ROWS).await?;
+    let rewound = || {
+        let mut cursor = cursor.clone();
+        cursor.rewinds += 1;
+        cursor
+    };
+    Ok(match earlier.known(cursor) {
+        Some(known) if deleted > 0 => earlier.page(known, cursor, size),
+        None if deleted > 0 => earlier.page(0, cursor, size),
+        // As many rows were added as were deleted, or they are in no order at all. The list must come to
+        // an end all the same.
+        _ if cursor.rewinds >= MOST_REWINDS => {
+            let overlap = window.overlap(cursor);
+            window.page(overlap, cursor, size)
+        }
+        Some(known) => earlier.page(known, &rewound(), size),
+        None => window.page(0, &rewound(), size),
+    }?)
 }
 
 /// What WeChat gave at one place of a list.
-struct Window<R> {
-    begin: u32,
-    limit: u32,
-    rows: Vec<R>,
-    total: Int,
+struct Window<L: Paged> {
+    /// The rows that were asked for.
+    asked: Range<u32>,
+    rows: Vec<L::Row>,
+    counts: L::Counts,
 }
 
-async fn page<R, F>(
-    cursor: &Cursor,
-    size: u32,
-    id: fn(&R) -> &str,
-    fetch: impl Fn(u32, u32) -> F,
-) -> Result<Page<R>, Error>
-where
-    F: Future<Output = Result<Window<R>, Error>>,
-{
-    let begin = cursor.offset.saturating_sub(OVERLAP);
-    let overlap = cursor.offset - begin;
-    let window = fetch(begin, size.saturating_add(overlap).min(MOST_ROWS)).await?;
-    if let Some(known) = window.known(cursor, overlap, id) {
-        return Ok(window.page(known, cursor, size, id));
+impl<L: Paged> Window<L> {
+    /// How many rows there are in all. A number that is smaller than the rows beside it counts
+    /// something else.
+    fn total(&self) -> Option<u32> {
+        L::total(&self.counts).filter(|&total| self.rows.len() <= total as usize)
     }
-    // Each deleted row moves those behind it by one.
-    let deleted = cursor.total.saturating_sub(window.count());
-    let back = begin.saturating_sub(deleted.max(MOST_ROWS - OVERLAP));
-    let earlier = fetch(back, MOST_ROWS).await?;
-    Ok(match earlier.known(cursor, overlap, id) {
-        Some(known) if deleted > 0 => earlier.page(known, cursor, size, id),
-        // As many new ones were added as old ones were deleted, or the rows are in no order at all:
-        // then the list must come to an end all the same.
-        Some(known) if cursor.rewinds < MOST_REWINDS => {
-            let mut cursor = cursor.clone();
-            cursor.rewinds += 1;
-            earlier.page(known, &cursor, size, id)
-        }
-        None if deleted > 0 => earlier.page(0, cursor, size, id),
-        // Where nothing was deleted, nothing moved to the front.
-        Some(_) | None => window.page(overlap, cursor, size, id),
-    })
-}
 
-impl<R> Window<R> {
-    /// How many rows there are in all; more than can be where WeChat does not say.
-    fn count(&self) -> u32 {
-        self.total.0.and_then(|total| u32::try_from(total).ok()).unwrap_or(u32::MAX)
+    /// How many rows lie before the cursor.
+    fn overlap(&self, cursor: &Cursor) -> usize {
+        cursor.offset.saturating_sub(self.asked.start) as usize
     }
 
     /// How many of the rows were given out before. `None` if that cannot be seen.
-    fn known(&self, cursor: &Cursor, overlap: u32, id: fn(&R) -> &str) -> Option<u32> {
-        match cursor.known(self.rows.iter().map(id))? {
-            // No id is remembered: their number is.
-            0 => Some(overlap),
-            known => u32::try_from(known).ok(),
+    fn known(&self, cursor: &Cursor) -> Option<usize> {
+        match cursor.known(self.rows.iter().map(L::id)) {
+            // No id is remembered: the number of rows is.
+            Some(0) => Some(self.overlap(cursor)),
+            known => known,
         }
     }
 
-    /// The page that goes on after `known` rows.
-    fn page(mut self, known: u32, cursor: &Cursor, size: u32, id: fn(&R) -> &str) -> Page<R> {
-        let came = self.rows.len();
-        let total = self.count();
-        self.rows.drain(..came.min(known as usize));
-        self.rows.truncate(size as usize);
-        let rows = self.rows;
-        let used = came.min(known as usize) + rows.len();
-        let offset = self.begin.saturating_add(u32::try_from(used).unwrap_or(u32::MAX));
+    /// Whether the id of the row before the cursor cannot be read.
+    fn hides_last(&self, cursor: &Cursor) -> bool {
+        let last = self.overlap(cursor).checked_sub(1).and_then(|last| self.rows.get(last));
+        last.is_some_and(|row| L::id(row).is_empty())
+    }
 
-        let full = came >= self.limit as usize;
-        let ends = used == came && (offset >= total || (rows.is_empty() && !full));
+    /// The page that goes on after `known` rows.
+    fn page(mut self, known: usize, cursor: &Cursor, size: u32) -> Result<Page<L>, Broken> {
+        let (came, total) = (self.rows.len(), self.total());
+        // More rows are known than were given out before this place, or came before them since.
+        let came_before = total.map_or(0, |total| total.saturating_sub(cursor.total)) as usize;
+        let repeats = known > self.overlap(cursor) + came_before;
+        self.rows.drain(..known.min(came));
+        self.rows.truncate(size as usize);
+        let Self { asked, rows, counts } = self;
+        let used = known.min(came) + rows.len();
+        let offset = asked.start.saturating_add(u32::try_from(used).unwrap_or(u32::MAX));
+
+        // There may be more behind a full window, whatever it brought.
+        let nothing = rows.is_empty() && came < asked.len();
+        let ends = used == came
+            && match total {
+                // Rows that are given again say nothing about how many there are.
+                Some(_) if repeats => false,
+                Some(total) if offset >= total => true,
+                Some(total) if nothing => return Err(Broken::Short { read: offset, total }),
+                Some(_) => false,
+                None => nothing,
+            };
         let next = (!ends).then(|| {
-            let ids = rows.iter().map(id).filter(|id| !id.is_empty());
+            let ids = rows.iter().map(L::id).filter(|id| !id.is_empty());
             let mut next = cursor.next(offset, ids);
-            next.total = if total == u32::MAX { 0 } else { total };
+            next.total = total.unwrap_or_default();
             next
         });
-        Page { rows, next, total: self.total }
+        Ok(Page { rows, next, counts, total })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use super::*;
 
+    /// A kind of list that a test can give out.
+    trait Fake: Paged {
+        fn row(id: &str) -> Self::Row;
+        fn counts(total: Option<i64>) -> Self::Counts;
+    }
+
+    impl Fake for GetStoreList {
+        fn row(id: &str) -> StoreInfo {
+            StoreInfo { poi_id: id.to_owned().into(), ..StoreInfo::default() }
+        }
+
+        fn counts(total: Option<i64>) -> Int {
+            Int(total)
+        }
+    }
+
+    impl Fake for GetNearbyPoiList {
+        fn row(id: &str) -> ListedNearbyPoi {
+            ListedNearbyPoi { poi_id: id.to_owned().into(), ..ListedNearbyPoi::default() }
+        }
+
+        fn counts(total: Option<i64>) -> Places {
+            Places { left: Int(Some(7)), most: Int(total.map(|total| 7 + total)) }
+        }
+    }
+
     /// A list that changes between its pages.
     struct List {
-        rows: RefCell<Vec<String>>,
+        rows: RefCell<Vec<u32>>,
         /// Whether it tells how many rows it has.
         counts: bool,
     }
 
     impl List {
         fn new(rows: u32) -> Self {
-            let rows = (0..rows).map(|row| row.to_string()).collect();
-            Self { rows: RefCell::new(rows), counts: true }
+            Self { rows: RefCell::new((0..rows).collect()), counts: true }
         }
 
         fn delete(&self, gone: impl Fn(u32) -> bool) {
-            self.rows.borrow_mut().retain(|row| !gone(row.parse().expect("a number")));
+            self.rows.borrow_mut().retain(|row| !gone(*row));
         }
 
-        async fn page(&self, cursor: &Cursor, size: u32) -> Page<String> {
-            let fetch = async |begin: u32, limit: u32| {
-                assert!((1..=MOST_ROWS).contains(&limit));
-                let all = self.rows.borrow();
-                let rows = all.iter().skip(begin as usize).take(limit as usize);
-                let total = Int(self.counts.then_some(all.len() as i64));
-                Ok(Window { begin, limit, rows: rows.cloned().collect(), total })
-            };
-            page(cursor, size, String::as_str, fetch).await.expect("a page")
+        fn window<L: Fake>(&self, begin: u32, limit: u32) -> Window<L> {
+            assert!((1..=L::MOST_ROWS).contains(&limit));
+            let (_, asked) = L::window(begin, limit);
+            let second = begin + u32::from(limit > 1);
+            assert!(asked.contains(&begin) && asked.contains(&second), "{begin}: {asked:?}");
+            let all = self.rows.borrow();
+            let rows = all.iter().skip(asked.start as usize).take(asked.len());
+            let rows = rows.map(|row| L::row(&row.to_string())).collect();
+            Window { asked, rows, counts: L::counts(self.counts.then_some(all.len() as i64)) }
+        }
+
+        async fn page<L: Fake>(&self, cursor: &Cursor, size: u32) -> Page<L> {
+            let fetch = async |begin, limit| Ok(self.window(begin, limit));
+            page(cursor.clone(), size, fetch).await.unwrap_or_else(|_| panic!("no page"))
         }
 
         /// Everything that is given out while `between` runs after every page.
-        async fn read(&self, size: u32, between: impl Fn(&[String])) -> Vec<u32> {
+        async fn read<L: Fake>(&self, size: u32, between: impl Fn(&[u32])) -> Vec<u32> {
             let mut cursor = Cursor::start("list");
             let mut read = Vec::new();
             for _ in 0..1000 {
-                let Page { rows, next, .. } = self.page(&cursor, size).await;
+                let Page { rows, next, .. } = self.page::<L>(&cursor, size).await;
                 assert!(rows.len() <= size as usize);
+                let rows = ids::<L>(&rows);
                 between(&rows);
-                read.extend(rows.iter().map(|row| row.parse::<u32>().expect("a number")));
+                read.extend(rows);
                 match next {
                     Some(next) => cursor = next,
                     None => return read,
@@ -274,13 +603,16 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn every_row_comes_once() {
-        for counts in [true, false] {
-            for size in [1, 2, 20, 49, 50] {
-                for rows in [0, 1, 2, 49, 50, 51, 120] {
-                    let list = List { counts, ..List::new(rows) };
-                    let read = list.read(size, |_| {}).await;
+    fn ids<L: Fake>(rows: &[L::Row]) -> Vec<u32> {
+        rows.iter().map(|row| L::id(row).parse().expect("a number")).collect()
+    }
+
+    async fn every_row_comes_once<L: Fake>(sizes: &[u32], counts: &[u32]) {
+        for counted in [true, false] {
+            for &size in sizes {
+                for &rows in counts {
+                    let list = List { counts: counted, ..List::new(rows) };
+                    let read = list.read::<L>(size, |_| {}).await;
                     assert_eq!(read, (0..rows).collect::<Vec<_>>(), "{rows} by {size}");
                 }
             }
@@ -288,15 +620,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_store_comes_once() {
+        every_row_comes_once::<GetStoreList>(&[1, 2, 20, 49, 50], &[0, 1, 2, 49, 50, 51, 120])
+            .await;
+    }
+
+    #[tokio::test]
+    async fn every_nearby_place_comes_once() {
+        let counts = [0, 1, 45, 999, 1000, 1001, 2500, 3000];
+        every_row_comes_once::<GetNearbyPoiList>(&[7, 20, 999, 1000], &counts).await;
+    }
+
+    #[tokio::test]
     async fn no_row_is_lost_when_others_are_deleted() {
         let list = List::new(100);
-        let read = list.read(10, |_| list.delete(|row| row == 3 || row == 9)).await;
+        let read = list.read::<GetStoreList>(10, |_| list.delete(|row| row == 3 || row == 9)).await;
         assert_eq!(read, (0..100).collect::<Vec<_>>());
 
-        // Whoever deletes what is listed moves the rest each time, and nothing is known again.
+        // A caller who deletes what is listed moves the rest each time, and no row is known again.
         for size in [1, 20, 50] {
             let list = List::new(120);
-            let read = list.read(size, |rows| list.delete(|row| rows.contains(&row.to_string())));
+            let read =
+                list.read::<GetStoreList>(size, |rows| list.delete(|row| rows.contains(&row)));
+            assert_eq!(read.await, (0..120).collect::<Vec<_>>(), "{size}");
+            let list = List::new(120);
+            let read =
+                list.read::<GetNearbyPoiList>(size, |rows| list.delete(|row| rows.contains(&row)));
             assert_eq!(read.await, (0..120).collect::<Vec<_>>(), "{size}");
         }
     }
@@ -306,17 +655,159 @@ mod tests {
         let list = List::new(200);
         let mut cursor = Cursor::start("list");
         for _ in 0..3 {
-            cursor = list.page(&cursor, 50).await.next.expect("more");
+            cursor = list.page::<GetStoreList>(&cursor, 50).await.next.expect("more");
         }
         list.delete(|row| row < 120);
-        let page = list.page(&cursor, 50).await;
-        assert_eq!(page.rows.first().map(String::as_str), Some("148"));
+        let page = list.page::<GetStoreList>(&cursor, 50).await;
+        assert_eq!(ids::<GetStoreList>(&page.rows).first(), Some(&148));
+    }
+
+    #[tokio::test]
+    async fn nearby_places_are_found_again_on_an_earlier_page() {
+        let list = List::new(2500);
+        let first = list.page::<GetNearbyPoiList>(&Cursor::start("list"), 1000).await;
+        let second = list
+            .page::<GetNearbyPoiList>(&first.next.expect("more"), 200)
+            .await
+            .next
+            .expect("more");
+        // The last known row stands on an earlier page of WeChat's, and is deleted itself.
+        list.delete(|row| row < 1190 || row == 1199);
+        let third = list.page::<GetNearbyPoiList>(&second, 1000).await;
+        let rows = ids::<GetNearbyPoiList>(&third.rows);
+        assert_eq!((rows.first(), rows.last()), (Some(&1200), Some(&2190)));
+        let last = list.page::<GetNearbyPoiList>(&third.next.expect("more"), 1000).await;
+        let rows = ids::<GetNearbyPoiList>(&last.rows);
+        assert_eq!((rows.first(), rows.last()), (Some(&2191), Some(&2499)));
+        assert_eq!(last.next, None);
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_known_rows_are_all_gone_begins_anew() {
+        for counts in [true, false] {
+            let list = List { counts, ..List::new(50) };
+            let first = list.page::<GetNearbyPoiList>(&Cursor::start("list"), 20).await;
+            list.delete(|row| row != 0 && row != 20 && row != 21);
+            let again = list.page::<GetNearbyPoiList>(&first.next.expect("more"), 20).await;
+            assert_eq!(ids::<GetNearbyPoiList>(&again.rows), [0, 20, 21]);
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_others_came_before_are_passed_over() {
+        let list = List::new(60);
+        let first = list.page::<GetStoreList>(&Cursor::start("list"), 50).await;
+        list.rows.borrow_mut().splice(0..0, 1000..1049);
+        let second = list.page::<GetStoreList>(&first.next.expect("more"), 50).await;
+        assert_eq!(ids::<GetStoreList>(&second.rows), (50..60).collect::<Vec<_>>());
+        assert_eq!(second.next, None);
     }
 
     #[tokio::test]
     async fn a_list_in_ever_new_order_ends() {
         let list = List::new(120);
-        let read = list.read(7, |_| list.rows.borrow_mut().rotate_left(31)).await;
+        let rotate = |_: &[u32]| list.rows.borrow_mut().rotate_left(31);
+        let read = list.read::<GetStoreList>(7, rotate).await;
         assert!(read.len() >= 50, "{}", read.len());
+    }
+
+    /// Reads a whole list, whose every window comes from `give`. Returns the rows, how much of the list
+    /// they are, and how many calls that took.
+    async fn read_all<L: Fake>(
+        give: impl Fn(Range<u32>) -> (Vec<String>, Option<i64>),
+    ) -> (usize, Extent, u32) {
+        let (calls, mut rows) = (Cell::new(0), 0);
+        let fetch = async |begin, limit| {
+            calls.set(calls.get() + 1);
+            let (_, asked) = L::window(begin, limit);
+            let (rows, total) = give(asked.clone());
+            let rows = rows.iter().map(|id| L::row(id)).collect();
+            Ok(Window::<L> { asked, rows, counts: L::counts(total) })
+        };
+        let extent =
+            all(Cursor::start("list"), fetch, |_| rows += 1).await.expect("no failed call");
+        (rows, extent, calls.get())
+    }
+
+    fn numbers(rows: Range<u32>) -> Vec<String> {
+        rows.map(|row| row.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_is_whole_if_all_rows_that_it_counts_were_read() {
+        for count in [0, 1, 50, 51, 120] {
+            let rows = |asked: Range<u32>| numbers(asked.start.min(count)..asked.end.min(count));
+            let whole = Extent { read: count, unread: 0, broken: None };
+            let counted = |asked| (rows(asked), Some(count.into()));
+            assert_eq!(read_all::<GetStoreList>(counted).await.1, whole, "{count}");
+            assert_eq!(read_all::<GetNearbyPoiList>(counted).await.1, whole, "{count}");
+            let uncounted = |asked| (rows(asked), None);
+            assert_eq!(read_all::<GetStoreList>(uncounted).await.1.unread, 1, "{count}");
+            assert_eq!(read_all::<GetNearbyPoiList>(uncounted).await.1.unread, 1, "{count}");
+            let more = |asked| (rows(asked), Some(i64::from(count) + 3));
+            let short = Some(Broken::Short { read: count, total: count + 3 });
+            let short = Extent { read: count, unread: 3, broken: short };
+            assert_eq!(read_all::<GetStoreList>(more).await.1, short, "{count}");
+            assert_eq!(read_all::<GetNearbyPoiList>(more).await.1, short, "{count}");
+        }
+        for less in [Some(0), Some(2), Some(-1)] {
+            let extent = read_all::<GetStoreList>(|_| (numbers(0..3), less)).await.1;
+            assert_eq!((extent.read, extent.unread), (3, 1), "{less:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_with_a_row_that_cannot_be_told_from_others_is_not_whole() {
+        let nameless = |_| (vec!["1".to_owned(), String::new()], Some(2));
+        let (rows, extent, _) = read_all::<GetStoreList>(nameless).await;
+        assert_eq!((rows, extent), (2, Extent { read: 1, unread: 1, broken: None }));
+        let twice = |_| (vec!["1".to_owned(), "1".to_owned()], Some(2));
+        let (rows, extent, _) = read_all::<GetStoreList>(twice).await;
+        assert_eq!((rows, extent), (1, Extent { read: 1, unread: 1, broken: None }));
+    }
+
+    #[tokio::test]
+    async fn a_list_without_end_is_left_at_some_point() {
+        let endless = |asked: Range<u32>| (numbers(asked.clone()), Some(i64::from(asked.end) + 1));
+        let (rows, extent, calls) = read_all::<GetStoreList>(endless).await;
+        assert_eq!((rows, extent.broken, calls), (98_001, Some(Broken::Endless), MOST_CALLS));
+        assert!(extent.unread > 0);
+        let uncounted = |asked| (numbers(asked), None);
+        let (_, extent, calls) = read_all::<GetStoreList>(uncounted).await;
+        assert_eq!((extent.broken, calls), (Some(Broken::Endless), MOST_CALLS));
+
+        // A caller who goes from page to page is stopped, too.
+        let mut cursor = Cursor::start("list");
+        cursor.offset = MOST_OFFSET + 1;
+        let list = List::new(1);
+        let fetch = async |begin, limit| Ok(list.window::<GetStoreList>(begin, limit));
+        let stopped = page(cursor, 50, fetch).await;
+        assert!(matches!(stopped, Err(Failed::List(Broken::Endless))));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_repeats_itself_is_left_soon() {
+        for total in [Some(1_000_000), None] {
+            let same = |_| (numbers(0..50), total);
+            let (rows, extent, calls) = read_all::<GetStoreList>(same).await;
+            assert_eq!((rows, extent.broken), (50, Some(Broken::Repeats)), "{total:?}");
+            assert!(calls < 10, "{calls}");
+            assert!(extent.unread > 0);
+            // Every third page is the first one again.
+            let turns = |asked: Range<u32>| {
+                let ids = asked.map(|row| (row % 150).to_string());
+                (ids.collect(), total)
+            };
+            let (rows, extent, calls) = read_all::<GetStoreList>(turns).await;
+            assert_eq!((rows, extent.broken), (150, Some(Broken::Repeats)), "{total:?}");
+            assert!(calls < 20, "{calls}");
+            // The rows of a list that was counted to this number twice.
+            let twice = |_| (numbers(0..50), Some(99));
+            assert_eq!(read_all::<GetStoreList>(twice).await.1.broken, Some(Broken::Repeats));
+            let nameless = |_| (vec![String::new(); 50], total);
+            let (_, extent, calls) = read_all::<GetStoreList>(nameless).await;
+            assert_eq!(extent.broken, Some(Broken::Repeats), "{total:?}");
+            assert!(calls < 20, "{calls}");
+        }
     }
 }

@@ -32,7 +32,6 @@ mod journal;
 mod lane;
 mod list;
 mod merchant;
-mod nearby;
 mod retry;
 mod settle;
 mod store;

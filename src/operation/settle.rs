@@ -17,7 +17,10 @@ use futures_util::future::join_all;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Operations};
+use super::{
+    Error, Operations,
+    list::{Listing, Paged, unreadable},
+};
 use crate::{
     audit::Audits,
     context::Context,
@@ -29,20 +32,18 @@ use crate::{
     state::{self, EventQuery, Outcome, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
         CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, damaged,
-        map_poi::is_about, merchant::other_audit, nearby::looks, page::Cursor, store::fingerprint,
-        write::kept,
+        map_poi::is_about, merchant::other_audit, nearby::looks, store::fingerprint, write::kept,
     },
     wechat::{
-        self, Errcode,
+        self, Endpoint, Errcode,
         merchant::GetMerchantAuditInfo,
-        store::{GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
+        nearby::GetNearbyPoiList,
+        store::{GetPoi, GetPoiList, GetStoreInfo, GetStoreList, PoiInfo, StoreInfo},
     },
 };
 
 /// There is no such store, or there was one.
 const STORE_GONE: [Errcode; 2] = [Errcode(65115), Errcode(65116)];
-/// So many nearby places are looked at at most: more than WeChat grants anybody.
-const MOST_PLACES: u32 = 1000;
 /// For all calls about one write that nobody waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked which writes are unknown.
@@ -90,8 +91,9 @@ pub(crate) struct ListedStore {
     looks: Vec<u8>,
 }
 
-impl From<Store> for ListedStore {
-    fn from(store: Store) -> Self {
+impl From<StoreInfo> for ListedStore {
+    fn from(store: StoreInfo) -> Self {
+        let store = Store::from(store);
         let (state, looks) = (store.state(), fingerprint(&store));
         Self { poi_id: store.poi_id, state, wechat_status: store.wechat_status, looks }
     }
@@ -105,8 +107,9 @@ pub(crate) struct ListedLegacyStore {
     pub(crate) upgrade_comment: String,
 }
 
-impl From<LegacyStore> for ListedLegacyStore {
-    fn from(store: LegacyStore) -> Self {
+impl From<PoiInfo> for ListedLegacyStore {
+    fn from(store: PoiInfo) -> Self {
+        let store = LegacyStore::from(store);
         let upgrade_state = store.upgrade_state();
         let LegacyStore { poi_id, upgrade_comment, .. } = store;
         Self { poi_id, upgrade_state, upgrade_comment }
@@ -116,7 +119,7 @@ impl From<LegacyStore> for ListedLegacyStore {
 type List<T> = moka::sync::Cache<AppId, Arc<tokio::sync::Mutex<Option<Read<T>>>>>;
 
 /// A list, or why there is none, and when reading it began.
-type Read<T> = (Instant, Result<Arc<Vec<T>>, Error>);
+type Read<T> = (Instant, Result<Arc<Listing<T>>, Error>);
 
 impl Default for Lists {
     fn default() -> Self {
@@ -128,18 +131,17 @@ fn list<T: Send + Sync + 'static>() -> List<T> {
     moka::sync::Cache::builder().time_to_idle(PATIENCE).build()
 }
 
-/// The list as it was when `asked`, or later. Who leaves does not stop the reading: it is of use to
-/// others, and to the same caller when it comes again.
-async fn read<T, F>(
+/// Returns the list as it was when `asked`, or later. A caller that leaves does not stop the reading:
+/// the list is of use to others, and to the same caller when it comes again.
+async fn read<L, T>(
     lists: &List<T>,
     ops: &Operations,
     ctx: &Context,
     asked: Instant,
-    fetch: impl FnOnce(Operations, Context) -> F + Send + 'static,
-) -> Result<Arc<Vec<T>>, Error>
+) -> Result<Arc<Listing<T>>, Error>
 where
-    T: Send + Sync + 'static,
-    F: Future<Output = Result<Vec<T>, Error>> + Send,
+    L: Paged,
+    T: From<L::Row> + Send + Sync + 'static,
 {
     let list = lists.get_with(ctx.app_id.clone().into(), Default::default);
     let (ops, app_id) = (ops.clone(), ctx.app_id.clone());
@@ -152,7 +154,7 @@ where
         }
         let began = ops.clock().now();
         let ctx = Context { app_id, ..Context::internal(began + PATIENCE) };
-        let rows = fetch(ops, ctx).await.map(Arc::new);
+        let rows = ops.listing::<L, T>(&ctx, T::from).await.map(Arc::new);
         *list = Some((began, rows.clone()));
         rows
     });
@@ -245,7 +247,8 @@ impl Operations {
         Ok(self.0.state.resolve(&write.write_id, outcome).await?)
     }
 
-    /// What WeChat shows of a write, if it shows that it was executed.
+    /// Returns what WeChat shows of a write that was executed, or `None` if WeChat shows that there is
+    /// no such thing. Fails if WeChat shows neither, as a list does that is not whole.
     async fn look(
         &self,
         ctx: &Context,
@@ -257,7 +260,7 @@ impl Operations {
         match (evidence, &sought.submission) {
             (Evidence::NewStore(looks), Some(submission)) => {
                 let listed = self.stores(ctx, asked).await?;
-                let Some(store) = self.new_store(&listed, submission, looks).await? else {
+                let Some(store) = self.new_store(listed.whole()?, submission, looks).await? else {
                     return Ok(None);
                 };
                 let poi_id = store.poi_id.clone();
@@ -270,11 +273,20 @@ impl Operations {
             }
             (Evidence::Migration(legacy_poi_id), Some(submission)) => {
                 let listed = self.legacy_stores(ctx, asked).await?;
-                let store = listed.iter().find(|store| store.poi_id == *legacy_poi_id);
-                // A failed one may have failed before.
-                let moves = [UpgradeState::Migrating, UpgradeState::Migrated];
-                if store.is_none_or(|store| !moves.contains(&store.upgrade_state)) {
+                let mut stores = listed.rows.iter();
+                let Some(store) = stores.find(|store| store.poi_id == *legacy_poi_id) else {
+                    listed.whole()?;
                     return Ok(None);
+                };
+                match store.upgrade_state {
+                    UpgradeState::Migrating | UpgradeState::Migrated => {}
+                    // A failed one may have failed before.
+                    UpgradeState::Pending | UpgradeState::Failed | UpgradeState::Forbidden => {
+                        return Ok(None);
+                    }
+                    UpgradeState::Unspecified => {
+                        return Err(unreadable(GetPoiList::PATH, "no known state of a store"));
+                    }
                 }
                 let mut by_another = false;
                 let look = |other: state::Submission, its: Option<Evidence>| {
@@ -314,22 +326,34 @@ impl Operations {
             }
             (Evidence::NearbyPoi(wanted), Some(submission)) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                let others = self.other_submissions(submission).await?;
+                let mut others = Vec::new();
+                let look = |other, its: Option<Evidence>| {
+                    let alike = its.as_ref() == Some(evidence);
+                    others.push((other, alike));
+                };
+                self.each_other(submission, look).await?;
                 let fits = |place: &&NearbyPoi| {
                     is_wanted(place, wanted) && !is_anothers(place, wanted, &others)
                 };
-                for place in listed.iter().filter(fits) {
+                for place in listed.rows.iter().filter(fits) {
                     let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
                         matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == place.poi_id)
                     });
                     let audit_id = match event.await? {
                         Some(event) => event.audit_id,
-                        None if is_open(place.state()) => place.audit_id.clone(),
-                        // It may have been like this before.
-                        None => continue,
+                        None => match place.state() {
+                            state if is_open(state) => place.audit_id.clone(),
+                            AuditState::Unspecified => {
+                                let cause = "no known state of a place";
+                                return Err(unreadable(GetNearbyPoiList::PATH, cause));
+                            }
+                            // It may have been like this before.
+                            _ => continue,
+                        },
                     };
                     return Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }));
                 }
+                listed.whole()?;
                 Ok(None)
             }
             (Evidence::Store(wanted), _) if wanted.unseen => Ok(None),
@@ -348,17 +372,11 @@ impl Operations {
             }
             (Evidence::NearbyPoiGone(poi_id), _) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                // A place without id may be this one.
-                let there = |place: &NearbyPoi| place.poi_id.is_empty() || place.poi_id == *poi_id;
-                let mut is_gone = !listed.iter().any(there);
-                if is_gone && listed.is_empty() {
-                    // So may an answer that says nothing; one without places says how many there
-                    // may be.
-                    let start = Cursor::start("nearby");
-                    let first = self.nearby_pois(ctx, &start, MOST_PLACES).await?;
-                    is_gone = first.maximum_count > 0 && first.pois.is_empty();
+                if listed.rows.iter().any(|place| place.poi_id == *poi_id) {
+                    return Ok(None);
                 }
-                Ok(is_gone.then(Found::default))
+                listed.whole()?;
+                Ok(Some(Found::default()))
             }
             (
                 Evidence::NewStore(_)
@@ -376,11 +394,8 @@ impl Operations {
         &self,
         ctx: &Context,
         asked: Instant,
-    ) -> Result<Arc<Vec<ListedStore>>, Error> {
-        let fetch = |ops: Self, ctx| async move {
-            ops.all::<GetStoreList, _>(&ctx, |row| ListedStore::from(Store::from(row))).await
-        };
-        read(&self.0.lists.stores, self, ctx, asked, fetch).await
+    ) -> Result<Arc<Listing<ListedStore>>, Error> {
+        read::<GetStoreList, _>(&self.0.lists.stores, self, ctx, asked).await
     }
 
     /// All old stores of the account, as they were at `asked` or later.
@@ -388,12 +403,8 @@ impl Operations {
         &self,
         ctx: &Context,
         asked: Instant,
-    ) -> Result<Arc<Vec<ListedLegacyStore>>, Error> {
-        let fetch = |ops: Self, ctx| async move {
-            ops.all::<GetPoiList, _>(&ctx, |row| ListedLegacyStore::from(LegacyStore::from(row)))
-                .await
-        };
-        read(&self.0.lists.legacy_stores, self, ctx, asked, fetch).await
+    ) -> Result<Arc<Listing<ListedLegacyStore>>, Error> {
+        read::<GetPoiList, _>(&self.0.lists.legacy_stores, self, ctx, asked).await
     }
 
     /// All nearby places of the account, as they were at `asked` or later.
@@ -401,11 +412,8 @@ impl Operations {
         &self,
         ctx: &Context,
         asked: Instant,
-    ) -> Result<Arc<Vec<NearbyPoi>>, Error> {
-        let fetch = |ops: Self, ctx| async move {
-            Ok(ops.nearby_pois(&ctx, &Cursor::start("nearby"), MOST_PLACES).await?.pois)
-        };
-        read(&self.0.lists.nearby_pois, self, ctx, asked, fetch).await
+    ) -> Result<Arc<Listing<NearbyPoi>>, Error> {
+        read::<GetNearbyPoiList, _>(&self.0.lists.nearby_pois, self, ctx, asked).await
     }
 
     /// The store that came of a submission: the only listed one that looks as it was submitted, and
@@ -543,13 +551,15 @@ fn is_wanted(place: &NearbyPoi, wanted: &Looks) -> bool {
         && (wanted.poi_id.is_empty() || wanted.poi_id == place.poi_id)
 }
 
-/// Whether another submission made a listed place what it is.
-fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[state::Submission]) -> bool {
-    others.iter().any(|other| {
+/// Whether another submission made a listed place what it is, or may have. Beside each of them stands
+/// whether it wanted the same.
+fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[(state::Submission, bool)]) -> bool {
+    others.iter().any(|(other, alike)| {
         let same = other.poi_id.as_str() == place.poi_id;
         let numbered = !place.audit_id.is_empty() && other.audit_id.as_str() == place.audit_id;
+        let nameless = other.poi_id.is_empty() && other.audit_id.is_empty() && is_open(other.state);
         // One that was replaced has had other reviews before.
-        numbered || same && (wanted.poi_id.is_empty() || is_open(other.state))
+        numbered || same && (wanted.poi_id.is_empty() || is_open(other.state)) || nameless && *alike
     })
 }
 

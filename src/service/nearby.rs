@@ -7,8 +7,8 @@ use crate::{
     operation::Operations,
     pb::{self, nearby_service_server::NearbyService},
     translate::{
-        nearby::{added, page_size, replaced},
-        page::Cursor,
+        nearby::{added, replaced},
+        store::WantedRows,
     },
     wechat::nearby::{AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus},
 };
@@ -44,12 +44,14 @@ impl NearbyService for Nearby {
         request: Request<pb::ListNearbyPoisRequest>,
     ) -> Result<Response<pb::ListNearbyPoisResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
-        let pb::ListNearbyPoisRequest { app_id: _, page_size: size, page_token } = request;
-        let size = page_size(size)?;
-        let app_id = &self.ops.account::<GetNearbyPoiList>(&ctx)?.app_id;
-        let cursor = Cursor::read(&page_token, format!("nearby/{app_id}"))?;
-        let page = self.ops.nearby_pois(&ctx, &cursor, size).await?;
-        Ok(Response::new(page))
+        let wanted = WantedRows::try_from(request)?;
+        let page = self.ops.page::<GetNearbyPoiList>(&ctx, wanted).await?;
+        Ok(Response::new(pb::ListNearbyPoisResponse {
+            next_page_token: page.next_token(),
+            remaining_count: page.counts.left.or_zero(),
+            maximum_count: page.counts.most.or_zero(),
+            pois: page.rows.into_iter().map(Into::into).collect(),
+        }))
     }
 
     async fn delete_nearby_poi(

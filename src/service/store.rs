@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     operation::Operations,
     pb::{self, store_service_server::StoreService},
-    translate::{change::Change, store::WantedRows},
+    translate::{change::Change, legacy::Progress, store::WantedRows},
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
 };
 
@@ -62,7 +62,7 @@ impl StoreService for Store {
         let page = self.ops.page::<GetStoreList>(&ctx, wanted).await?;
         Ok(Response::new(pb::ListStoresResponse {
             next_page_token: page.next_token(),
-            total_size: page.total.or_zero(),
+            total_size: page.counts.or_zero(),
             stores: page.rows.into_iter().map(Into::into).collect(),
         }))
     }
@@ -85,7 +85,7 @@ impl StoreService for Store {
         let page = self.ops.page::<GetPoiList>(&ctx, wanted).await?;
         Ok(Response::new(pb::ListLegacyStoresResponse {
             next_page_token: page.next_token(),
-            total_size: page.total.or_zero(),
+            total_size: page.counts.or_zero(),
             stores: page.rows.into_iter().map(Into::into).collect(),
         }))
     }
@@ -115,7 +115,8 @@ impl StoreService for Store {
         request: Request<pb::GetUpgradeProgressRequest>,
     ) -> Result<Response<pb::GetUpgradeProgressResponse>, Status> {
         let (ctx, _) = Context::split(request)?;
-        let stores = self.ops.all::<GetPoiList, _>(&ctx, |row| row).await?;
-        Ok(Response::new(stores.into()))
+        let mut progress = Progress::default();
+        let extent = self.ops.all::<GetPoiList>(&ctx, |row| progress.count(row)).await?;
+        Ok(Response::new(progress.finish(extent.unread)))
     }
 }

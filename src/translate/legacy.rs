@@ -157,49 +157,61 @@ impl From<Done> for pb::DeleteLegacyStoreResponse {
     }
 }
 
-impl From<Vec<PoiInfo>> for pb::GetUpgradeProgressResponse {
-    fn from(stores: Vec<PoiInfo>) -> Self {
-        let mut progress = Self::default();
-        for store in stores {
-            progress.count(store);
+/// How far the migration is, as far as the list of old stores was read.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(pb::GetUpgradeProgressResponse);
+
+impl Progress {
+    /// Counts a store. One without id counts as unread, because it may be listed twice.
+    pub(crate) fn count(&mut self, store: PoiInfo) {
+        if store.poi_id.is_empty() {
+            return;
         }
-        progress.complete = progress.migrated_count == progress.total_count;
-        progress.set_next_step(progress.first_step());
-        progress
+        let Self(response) = self;
+        let (count, blocks) = match upgrade_state(store.upgrade_status) {
+            UpgradeState::Pending => (&mut response.pending_count, None),
+            UpgradeState::Migrating => (&mut response.migrating_count, None),
+            UpgradeState::Migrated => (&mut response.migrated_count, None),
+            UpgradeState::Failed => {
+                (&mut response.failed_count, Some(UpgradeStep::CorrectAndMigrate))
+            }
+            UpgradeState::Forbidden => (&mut response.forbidden_count, Some(UpgradeStep::Delete)),
+            UpgradeState::Unspecified => {
+                (&mut response.unknown_count, Some(UpgradeStep::Unspecified))
+            }
+        };
+        *count += 1;
+        response.total_count += 1;
+        if let Some(step) = blocks
+            && response.blockers.len() < MOST_BLOCKERS
+        {
+            response.blockers.push(blocker(store, step));
+        }
+    }
+
+    /// Returns the response if at least `unread` stores could not be counted.
+    pub(crate) fn finish(self, unread: u32) -> pb::GetUpgradeProgressResponse {
+        let Self(mut response) = self;
+        response.unread_count = i32::try_from(unread).unwrap_or(i32::MAX);
+        response.total_count = response.total_count.saturating_add(response.unread_count);
+        response.complete = response.migrated_count == response.total_count;
+        response.set_next_step(first_step(&response));
+        response
     }
 }
 
-impl pb::GetUpgradeProgressResponse {
-    fn count(&mut self, store: PoiInfo) {
-        let (count, blocks) = match upgrade_state(store.upgrade_status) {
-            UpgradeState::Pending => (&mut self.pending_count, None),
-            UpgradeState::Migrating => (&mut self.migrating_count, None),
-            UpgradeState::Migrated => (&mut self.migrated_count, None),
-            UpgradeState::Failed => (&mut self.failed_count, Some(UpgradeStep::CorrectAndMigrate)),
-            UpgradeState::Forbidden => (&mut self.forbidden_count, Some(UpgradeStep::Delete)),
-            UpgradeState::Unspecified => (&mut self.unknown_count, Some(UpgradeStep::Unspecified)),
-        };
-        *count += 1;
-        self.total_count += 1;
-        if let Some(step) = blocks
-            && self.blockers.len() < MOST_BLOCKERS
-        {
-            self.blockers.push(blocker(store, step));
-        }
-    }
-
-    fn first_step(&self) -> UpgradeStep {
-        let steps = [
-            (self.pending_count, UpgradeStep::Migrate),
-            (self.failed_count, UpgradeStep::CorrectAndMigrate),
-            (self.forbidden_count, UpgradeStep::Delete),
-            (self.migrating_count, UpgradeStep::Wait),
-            // Something is left, but nobody can say what.
-            (self.unknown_count, UpgradeStep::Unspecified),
-        ];
-        let needed = steps.into_iter().find(|(count, _)| *count > 0);
-        needed.map_or(UpgradeStep::None, |(_, step)| step)
-    }
+fn first_step(progress: &pb::GetUpgradeProgressResponse) -> UpgradeStep {
+    let steps = [
+        (progress.pending_count, UpgradeStep::Migrate),
+        (progress.failed_count, UpgradeStep::CorrectAndMigrate),
+        (progress.forbidden_count, UpgradeStep::Delete),
+        (progress.migrating_count, UpgradeStep::Wait),
+        // Something is left, but what has to be done with it cannot be said.
+        (progress.unknown_count, UpgradeStep::Unspecified),
+        (progress.unread_count, UpgradeStep::Unspecified),
+    ];
+    let needed = steps.into_iter().find(|(count, _)| *count > 0);
+    needed.map_or(UpgradeStep::None, |(_, step)| step)
 }
 
 fn blocker(store: PoiInfo, next_step: UpgradeStep) -> pb::UpgradeBlocker {
@@ -224,9 +236,14 @@ mod tests {
     use super::*;
     use crate::wechat::{Text, store::GetPoiListReply};
 
-    fn progress(statuses: &[i64]) -> pb::GetUpgradeProgressResponse {
-        let store = |&status| PoiInfo { upgrade_status: Int(Some(status)), ..PoiInfo::default() };
-        statuses.iter().map(store).collect::<Vec<_>>().into()
+    fn progress(statuses: &[i64], unread: u32) -> pb::GetUpgradeProgressResponse {
+        let mut progress = Progress::default();
+        for &status in statuses {
+            let poi_id = "271262077".to_owned().into();
+            let upgrade_status = Int(Some(status));
+            progress.count(PoiInfo { poi_id, upgrade_status, ..PoiInfo::default() });
+        }
+        progress.finish(unread)
     }
 
     #[test]
@@ -269,10 +286,15 @@ mod tests {
             (&[3, 3], S::None),
             (&[], S::None),
         ] {
-            let progress = progress(statuses);
-            assert_eq!(progress.next_step(), step, "{statuses:?}");
-            assert_eq!(progress.complete, step == S::None, "{statuses:?}");
-            assert_eq!(progress.total_count as usize, statuses.len());
+            let response = progress(statuses, 0);
+            assert_eq!(response.next_step(), step, "{statuses:?}");
+            assert_eq!(response.complete, step == S::None, "{statuses:?}");
+            assert_eq!(response.total_count as usize, statuses.len());
+            // Some stores could not be read.
+            let response = progress(statuses, 2);
+            let step = if step == S::None { S::Unspecified } else { step };
+            assert_eq!((response.complete, response.next_step()), (false, step), "{statuses:?}");
+            assert_eq!(response.total_count as usize, statuses.len() + 2);
         }
     }
 
@@ -289,7 +311,7 @@ mod tests {
         assert_eq!(blocker.name, "超速天使俱乐部(新华路店)");
         assert_eq!(blocker.reason, "图片不清晰");
 
-        let progress = progress(&[4; 501]);
+        let progress = progress(&[4; 501], 0);
         assert_eq!((progress.blockers.len(), progress.forbidden_count), (500, 501));
     }
 

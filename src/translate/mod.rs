@@ -10,7 +10,7 @@ pub(crate) mod change;
 mod check;
 mod evidence;
 mod hours;
-mod legacy;
+pub(crate) mod legacy;
 mod location;
 pub(crate) mod map_poi;
 pub(crate) mod media;

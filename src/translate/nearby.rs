@@ -2,15 +2,14 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Check, Evidence, Evident, Invalid, Looks, Review, Reviewed, page::Cursor};
+use super::{Check, Evidence, Evident, Invalid, Looks, Review, Reviewed, store::WantedRows};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
     wechat::{
-        Done, Int, List, Nested, PicList, Quoted, Text,
+        Done, Int, PicList, Quoted, Text,
         nearby::{
-            AddNearbyPoi, AddNearbyPoiReply, AddedNearbyPoi, DelNearbyPoi, GetNearbyPoiList,
-            GetNearbyPoiListReply, KfInfo, ListedNearbyPoi, NearbyPoiPage, NearbyPoiRows,
+            AddNearbyPoi, AddNearbyPoiReply, AddedNearbyPoi, DelNearbyPoi, KfInfo, ListedNearbyPoi,
             ServiceInfo, ServiceInfos, SetNearbyPoiShowStatus,
         },
     },
@@ -24,7 +23,7 @@ const MOST_STANDARD_LABELS: usize = 5;
 const MOST_CUSTOM_LABELS: usize = 4;
 /// Names and descriptions of labels (10个字符以内).
 const LABEL_CHARACTERS: usize = 10;
-/// The most rows of one of WeChat's pages.
+/// The most places of a page; WeChat's own number.
 const MOST_ROWS: u32 = 1000;
 /// How many places are listed where the caller names no number.
 const DEFAULT_PAGE_SIZE: u32 = 20;
@@ -243,70 +242,16 @@ pub(crate) fn replaced(
     pb::ReplaceNearbyPoiResponse { submission, settled, credential }
 }
 
-/// How many places a page has.
-pub(crate) fn page_size(size: i32) -> Result<u32, Invalid> {
-    let mut check = Check::default();
-    let size = check.page_size(size, DEFAULT_PAGE_SIZE, MOST_ROWS);
-    check.done(size)
-}
+impl TryFrom<pb::ListNearbyPoisRequest> for WantedRows {
+    type Error = Invalid;
 
-/// The one of WeChat's pages that holds the row before `offset`, to know it again, and if there is
-/// one the row at `offset` too.
-pub(crate) fn window(offset: u32) -> GetNearbyPoiList {
-    // A page of 999 rows reaches across the edges of pages of 1000.
-    let is_edge = offset > 0 && offset.is_multiple_of(MOST_ROWS);
-    let page_rows = if is_edge { MOST_ROWS - 1 } else { MOST_ROWS };
-    GetNearbyPoiList { page: offset.saturating_sub(1) / page_rows + 1, page_rows }
-}
-
-/// What one of WeChat's pages brings for a list.
-#[derive(Debug)]
-pub(crate) enum Cut {
-    /// The rows wanted have moved: look around this one.
-    Elsewhere(u32),
-    /// The next page of the list.
-    Page(pb::ListNearbyPoisResponse),
-}
-
-/// Cuts the places after `cursor`, `size` at most, from one of WeChat's pages.
-///
-/// Rows move towards the beginning when others are deleted, so a page that shows none of the last
-/// known rows leads to the one before it. If none of them is left anywhere, the list begins anew:
-/// better twice than never.
-pub(crate) fn cut(
-    window: GetNearbyPoiList,
-    GetNearbyPoiListReply { data }: GetNearbyPoiListReply,
-    cursor: &Cursor,
-    size: u32,
-) -> Cut {
-    let GetNearbyPoiList { page, page_rows } = window;
-    let NearbyPoiPage { left_apply_num, max_apply_num, data } = data.unwrap_or_default();
-    let Nested(NearbyPoiRows { poi_list: List(rows) }) = data;
-    let first = (page - 1).saturating_mul(page_rows);
-    let is_full = rows.len() >= page_rows as usize;
-
-    let known = match cursor.known(rows.iter().map(|row| row.poi_id.as_str())) {
-        // No id is remembered: their number is.
-        Some(0) => rows.len().min(cursor.offset.saturating_sub(first) as usize),
-        Some(known) => known,
-        None if page > 1 => return Cut::Elsewhere(first),
-        None => 0,
-    };
-    if known == rows.len() && is_full {
-        return Cut::Elsewhere(first.saturating_add(page_rows));
+    fn try_from(
+        pb::ListNearbyPoisRequest { app_id: _, page_size, page_token }: pb::ListNearbyPoisRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let size = check.page_size(page_size, DEFAULT_PAGE_SIZE, MOST_ROWS);
+        check.done(Self { size, token: page_token })
     }
-    let is_last = !is_full && rows.len() - known <= size as usize;
-    let pois: Vec<pb::NearbyPoi> =
-        rows.into_iter().skip(known).take(size as usize).map(Into::into).collect();
-    let end = u32::try_from(known + pois.len()).map_or(u32::MAX, |end| first.saturating_add(end));
-    let ids = pois.iter().map(|poi| poi.poi_id.as_str()).filter(|id| !id.is_empty());
-    let next = cursor.next(end, ids);
-    Cut::Page(pb::ListNearbyPoisResponse {
-        next_page_token: if is_last { String::new() } else { next.token() },
-        pois,
-        remaining_count: left_apply_num.or_zero(),
-        maximum_count: max_apply_num.or_zero(),
-    })
 }
 
 impl From<ListedNearbyPoi> for pb::NearbyPoi {
@@ -398,8 +343,6 @@ impl From<Done> for pb::SetNearbyPoiVisibilityResponse {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn label_of(kind: Kind, custom_name: &str, description: &str) -> pb::ServiceLabel {
@@ -535,16 +478,10 @@ mod tests {
 
     #[test]
     fn a_listed_place_is_read_by_its_own_tables() {
-        let reply: GetNearbyPoiListReply = serde_json::from_str(
-            r#"{"errcode":0,"errmsg":"","data":{"left_apply_num":"9","max_apply_num":10,"data":
-            "{\"poi_list\":[{\"poi_id\":\"123456\",\"qualification_address\":\"广东省广州市海珠区\",\"qualification_num\":\"1111\",\"audit_status\":4,\"display_status\":\"1\",\"refuse_reason\":\"理由\"}]}"}}"#,
-        )
-        .expect("the documented form");
-        let Cut::Page(page) = cut(window(0), reply, &Cursor::start("x"), 20) else {
-            panic!("the only page")
-        };
-        assert_eq!((page.remaining_count, page.maximum_count), (9, 10));
-        let poi = &page.pois[0];
+        let row = r#"{"poi_id":"123456","qualification_address":"广东省广州市海珠区","qualification_num":
+            "1111","audit_status":4,"display_status":"1","refuse_reason":"理由"}"#;
+        let row: ListedNearbyPoi = serde_json::from_str(row).expect("the documented form");
+        let poi = pb::NearbyPoi::from(row);
         assert_eq!(
             (&*poi.poi_id, poi.state(), poi.visible),
             ("123456", AuditState::Rejected, true)
@@ -555,88 +492,5 @@ mod tests {
         use AuditState::{Approved, InReview, Rejected, Unspecified};
         assert_eq!(states, [Unspecified, InReview, Rejected, Approved, Unspecified]);
         assert_eq!(listed_state(Int(None)), Unspecified);
-        for none in [json!(null), json!({ "data": "" }), json!({ "data": "{}" }), json!({})] {
-            let reply = serde_json::from_value(json!({ "data": none })).expect("no places");
-            assert!(matches!(
-                cut(window(0), reply, &Cursor::start("x"), 20),
-                Cut::Page(page) if page.pois.is_empty() && page.next_page_token.is_empty()
-            ));
-        }
-    }
-
-    /// One page of a list, as many calls as it takes.
-    fn list(all: &[u32], token: &str, size: u32) -> (Vec<u32>, String) {
-        let cursor = Cursor::read(token, "x").expect("our own");
-        let mut offset = cursor.offset;
-        for _ in 0..10 {
-            let window = window(offset);
-            let skipped = (window.page - 1) * window.page_rows;
-            let rows = all.iter().skip(skipped as usize).take(window.page_rows as usize);
-            let rows: Vec<_> = rows.map(|id| json!({ "poi_id": id.to_string() })).collect();
-            let data = json!({ "data": json!({ "poi_list": rows }).to_string() });
-            let reply = serde_json::from_value(json!({ "data": data })).expect("a reply");
-            match cut(window, reply, &cursor, size) {
-                Cut::Elsewhere(row) => offset = row,
-                Cut::Page(page) => {
-                    let ids = page.pois.iter().map(|poi| poi.poi_id.parse().expect("a number"));
-                    return (ids.collect(), page.next_page_token);
-                }
-            }
-        }
-        panic!("no end from {offset}")
-    }
-
-    #[test]
-    fn a_list_gives_every_place_once() {
-        for (count, size) in [(0, 20), (1, 1), (45, 20), (999, 999), (2500, 1000), (3000, 7)] {
-            let all: Vec<u32> = (1..=count).collect();
-            let (mut seen, mut token) = list(&all, "", size);
-            while !token.is_empty() {
-                let (more, next) = list(&all, &token, size);
-                seen.extend(more);
-                token = next;
-            }
-            assert_eq!(seen, all, "{count} by {size}");
-        }
-    }
-
-    #[test]
-    fn places_without_ids_are_counted() {
-        let mut token = String::new();
-        for expected in [0..20, 20..40, 40..45] {
-            let rows: Vec<_> = (0..45).map(|n| json!({ "qualification_num": n })).collect();
-            let reply = serde_json::from_value(json!({ "data": { "data": { "poi_list": rows } } }));
-            let cursor = Cursor::read(&token, "x").expect("our own");
-            let window = window(cursor.offset);
-            let Cut::Page(page) = cut(window, reply.expect("a reply"), &cursor, 20) else {
-                panic!("it is on this page")
-            };
-            let numbers = page.pois.iter().map(|poi| poi.credential.parse().expect("a number"));
-            assert_eq!(numbers.collect::<Vec<u32>>(), expected.collect::<Vec<_>>());
-            token = page.next_page_token;
-        }
-        assert!(token.is_empty(), "the end");
-    }
-
-    #[test]
-    fn nothing_is_skipped_or_repeated_when_places_were_deleted() {
-        let mut all: Vec<u32> = (1..=2500).collect();
-        let (_, token) = list(&all, "", 1000);
-        let (seen, token) = list(&all, &token, 200);
-        assert_eq!((seen[0], seen.len()), (1001, 200));
-        // So many that the last known row stands on an earlier page of WeChat's, itself deleted.
-        all.retain(|id| *id > 1190 && *id != 1200);
-        let (seen, token) = list(&all, &token, 1000);
-        assert_eq!((seen[0], seen.last()), (1201, Some(&2191)), "all that is left of its page");
-        let (seen, token) = list(&all, &token, 1000);
-        assert_eq!((seen[0], seen.last(), &*token), (2192, Some(&2500), ""));
-    }
-
-    #[test]
-    fn a_list_whose_known_rows_are_all_gone_begins_anew() {
-        let all: Vec<u32> = (1..=50).collect();
-        let (_, token) = list(&all, "", 20);
-        let (seen, _) = list(&[1, 21, 22], &token, 20);
-        assert_eq!(seen, [1, 21, 22]);
     }
 }

@@ -19,6 +19,7 @@ mod hostile;
 mod hosts;
 mod lanes;
 mod lifecycle;
+mod lists;
 mod map_poi;
 mod media;
 mod merchant;

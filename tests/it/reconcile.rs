@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use wechat_store_gateway::{
     pb::{self, AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
-    simulator::{OFFICIAL_APP_ID, audit::Decision, faults::Kind},
+    simulator::{Fault, OFFICIAL_APP_ID, audit::Decision, faults::Kind},
 };
 
 use crate::{
@@ -34,6 +34,11 @@ impl App {
 
     /// WeChat lists stores that look as the one with the credential `0001`, and no other.
     fn list_alike(&self, poi_ids: &[u64], status: u32) {
+        self.list_alike_of(poi_ids, status, poi_ids.len());
+    }
+
+    /// The same, but WeChat counts so many stores.
+    fn list_alike_of(&self, poi_ids: &[u64], status: u32, total: usize) {
         let row = |poi_id: &u64| {
             json!({ "base_info": {
                 "poi_id": poi_id, "status": status, "telephone": "020-89190388",
@@ -42,7 +47,7 @@ impl App {
             } })
         };
         let rows: Vec<_> = poi_ids.iter().map(row).collect();
-        let body = json!({ "errcode": 0, "business_list": rows, "total_count": rows.len() });
+        let body = json!({ "errcode": 0, "business_list": rows, "total_count": total });
         self.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
         self.fault("/wxa/get_store_list", Kind::Replace { body });
     }
@@ -151,6 +156,43 @@ async fn stores_that_look_alike_prove_nothing() {
     let event = found(&mut watch, &store).await;
     let Some(Detail::Store(detail)) = &event.detail else { panic!("a store") };
     assert_eq!(detail.poi_id, "8");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_not_whole_proves_nothing_about_a_new_store() {
+    let (app, mut watch) = eager().await;
+    app.list_alike(&[], 1);
+    let store = app.add_store(PLACE, "0001").await;
+    // The store that is not listed may look the same.
+    app.list_alike_of(&[7], 1, 2);
+    app.asked("/wxa/get_store_list", 4).await;
+    assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
+    app.list_alike(&[7], 1);
+    assert_eq!(found(&mut watch, &store).await.state(), AuditState::Approved);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_asked_once_asking_is_turned_off() {
+    let asks = "[audit]\nask_after_hours = 1\nask_again_hours = 0.0001";
+    let mut app = App::with_sections(asks).await;
+    let store = app.add_store(PLACE, "0001").await;
+    app.decide_silently(&store.audit_id, Decision::Approve);
+    // A write whose outcome is unknown is looked for all the same.
+    let hidden = "/wxa/get_store_info";
+    app.fault(hidden, Kind::Html502);
+    app.wechat.fault(Fault::new("/wxa/del_store", Kind::ResetBefore));
+    let delete = pb::DeleteStoreRequest { poi_id: "1".to_owned(), ..Default::default() };
+    app.stores().delete_store(delete).await.expect_err("unknown");
+    app.change_settings("ask_after_hours = 1", "ask_after_hours = 0");
+    let app = app.restart().await;
+    for _ in 0..3 {
+        app.clock.advance(Duration::from_secs(2 * 3600));
+        app.asked(hidden, 1).await;
+    }
+    assert_eq!(app.count("/wxa/get_store_list"), 0, "the review was due");
+    assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
     app.stop().await;
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
@@ -645,5 +645,178 @@ async fn a_place_that_was_there_before_proves_nothing() {
     app.clock.advance(LIMIT);
     let there = app.run(Write::AddNearbyPoi, "").await.expect_err("it is there");
     assert_eq!(there.code(), Code::AlreadyExists);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_not_whole_proves_nothing() {
+    let stores =
+        |rows: Value, total| json!({ "errcode": 0, "business_list": rows, "total_count": total });
+    let places = |rows: Value| {
+        let rows = json!({ "poi_list": rows }).to_string();
+        json!({
+            "errcode": 0, "data": { "left_apply_num": 8, "max_apply_num": 10, "data": rows }
+        })
+    };
+    let (none, nameless) = (json!([]), json!([{}, {}]));
+    for (write, listed) in [
+        (Write::AddStore, stores(none.clone(), json!(1))),
+        (Write::AddStore, stores(none.clone(), Value::Null)),
+        (Write::AddStore, stores(json!([{ "base_info": {} }]), json!(1))),
+        (Write::Migrate, stores(none.clone(), json!(1))),
+        (Write::Migrate, stores(json!([{ "base_info": { "poi_id": 271262077 } }]), json!(1))),
+        (Write::AddNearbyPoi, places(none.clone())),
+        (Write::AddNearbyPoi, places(nameless.clone())),
+        (Write::ReplaceNearbyPoi, places(none.clone())),
+        (Write::DeleteNearbyPoi, places(none)),
+        (Write::DeleteNearbyPoi, places(nameless)),
+    ] {
+        let app = App::start().await;
+        let poi_id = app.prepared(write).await;
+        let before = app.count(write.path());
+        app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
+        app.fault(write.look(), Kind::Replace { body: listed.clone() });
+        app.run(write, &poi_id).await.expect_err("nobody knows");
+        // Also when a list that is whole would prove that it was not executed.
+        app.clock.advance(LIMIT);
+        let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}: {listed}");
+        let looks = app.count(write.look());
+        app.clock.advance(Duration::from_secs(700));
+        within(SOON, async {
+            while app.count(write.look()) < looks + 2 {
+                app.clock.advance(Duration::from_secs(60));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let noted = app.noted().await.map(|write| write.state());
+        assert_eq!(noted, Some(WriteState::Unknown), "{write:?}: {listed}");
+        assert_eq!(app.count(write.path()), before + 1, "{write:?}: {listed}");
+
+        app.heal();
+        let (settled, _) = app.run(write, &poi_id).await.expect("sent again");
+        assert!(!settled, "{write:?}: {listed}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_busy_system_may_have_executed_what_makes_something_new() {
+    for write in ALL {
+        let makes = ![
+            Write::DeleteLegacyStore,
+            Write::DeleteNearbyPoi,
+            Write::DeleteStore,
+            Write::UpdateStore,
+        ]
+        .contains(&write);
+        for executed in [true, false] {
+            let app = App::start().await;
+            let poi_id = app.prepared(write).await;
+            let before = app.count(write.path());
+            let busy = Kind::Errcode { errcode: -1, errmsg: None };
+            app.wechat.fault(Fault::new(write.path(), busy).execute(executed));
+            let passing = u64::from(write == Write::UpdateStore);
+            app.wechat.fault(Fault::new(write.look(), Kind::Html502).times(0).after(passing));
+            app.run(write, &poi_id).await.expect_err("busy");
+            let noted = app.noted().await.map(|write| write.state());
+            assert_eq!(noted, makes.then_some(WriteState::Unknown), "{write:?}");
+            app.heal();
+            if makes && executed {
+                let (settled, _) = app.run(write, &poi_id).await.expect("it got through");
+                assert!(settled, "{write:?}");
+            }
+            assert_eq!(app.count(write.path()), before + 1, "{write:?}");
+            app.stop().await;
+        }
+    }
+}
+
+/// A place in review, as the list shows it.
+fn in_review(poi_id: &str, audit_id: &str) -> Kind {
+    let pb::NearbyPoiProfile { address, credential, .. } = nearby_profile(PLACE);
+    let rows = json!({ "poi_list": [{
+        "poi_id": poi_id, "qualification_address": address, "qualification_num": credential,
+        "audit_status": 3, "display_status": 0, "audit_id": audit_id,
+    }] });
+    let (data, most) = (rows.to_string(), 10);
+    let data = json!({ "left_apply_num": most - 1, "max_apply_num": most, "data": data });
+    Kind::Replace { body: json!({ "errcode": 0, "data": data }) }
+}
+
+impl App {
+    /// Adds a place whose reply is lost, and which was not executed.
+    async fn lose_place(&self) -> Status {
+        self.clock.advance(Duration::from_secs(2));
+        self.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+        self.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows")
+    }
+}
+
+#[tokio::test]
+async fn a_place_of_another_submission_proves_nothing() {
+    let app = App::start().await;
+    app.add_nearby_poi("").await.expect("submitted");
+    assert_eq!(reason(&app.lose_place().await), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_place_in_another_submissions_review_proves_nothing() {
+    for (audit_id, is_anothers) in [("7", true), ("8", false)] {
+        let app = App::start().await;
+        // The place of the other submission is not known, only the number of its review.
+        let body = json!({ "errcode": 0, "data": { "audit_id": 7 } });
+        app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::Replace { body }));
+        app.add_nearby_poi("").await.expect("submitted");
+        app.fault("/wxa/getnearbypoilist", in_review("503450501", audit_id));
+        app.clock.advance(Duration::from_secs(2));
+        app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+        match app.run(Write::AddNearbyPoi, "").await {
+            Ok((settled, _)) => assert!(settled && !is_anothers),
+            Err(status) => {
+                assert!(is_anothers);
+                assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+            }
+        }
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_may_be_another_submissions_proves_nothing() {
+    let app = App::start().await;
+    let other = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+    app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+    app.add_nearby_poi(other).await.expect_err("nobody knows");
+    app.clock.advance(LIMIT);
+    let writes = app.writes().list_writes(pb::ListWritesRequest::default()).await.expect("writes");
+    let resolve = pb::ResolveWriteRequest {
+        write_id: writes.into_inner().writes.remove(0).write_id,
+        resolution: pb::WriteResolution::Executed.into(),
+        ..Default::default()
+    };
+    // An operator knows neither the id of its place nor the number of its review.
+    app.writes().resolve_write(resolve).await.expect("resolved");
+    app.fault("/wxa/getnearbypoilist", in_review("503450501", ""));
+    assert_eq!(reason(&app.lose_place().await), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_place_that_another_submission_replaces_proves_nothing() {
+    let app = App::start().await;
+    let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+    let replace = pb::ReplaceNearbyPoiRequest {
+        poi_id: poi_id.clone(),
+        profile: Some(nearby_profile(PLACE)),
+        ..Default::default()
+    };
+    app.nearby().replace_nearby_poi(replace).await.expect("submitted");
+    app.clock.advance(Duration::from_secs(2));
+    app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
+    let lost = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }

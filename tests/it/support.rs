@@ -214,6 +214,12 @@ impl App {
         Self::serve(wechat, clock, host, settings, folder).await
     }
 
+    /// Changes the settings of the next gateway that [`App::restart`] starts.
+    pub(crate) fn change_settings(&mut self, from: &str, to: &str) {
+        assert!(self.settings.contains(from), "{from} is not in the settings");
+        self.settings = self.settings.replace(from, to);
+    }
+
     /// Lets the calls to a path go wrong.
     pub(crate) fn fault(&self, path: &str, kind: Kind) {
         self.wechat.fault(Fault::new(path, kind).times(0));
