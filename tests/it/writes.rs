@@ -252,3 +252,38 @@ async fn what_must_not_happen_twice_leaves_a_record_without_a_name() {
     assert_eq!((write.method.as_str(), write.request_id.as_str()), ("StoreService/AddStore", ""));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_noted_is_noted_later() {
+    for refused in [false, true] {
+        let app = App::start().await;
+        // The state fails as soon as it has to note an end.
+        let end = if refused { "DELETE" } else { "UPDATE OF ended" };
+        let state = app.open_state();
+        let fails = format!(
+            "CREATE TRIGGER failing BEFORE {end} ON writes BEGIN SELECT RAISE(ABORT, 'no'); END"
+        );
+        state.execute_batch(&fails).expect("a trigger");
+        if refused {
+            app.wechat.refuse_next(ADD_STORE, 85038);
+        }
+        let first = app.add(named(NAME)).await;
+        assert_eq!(first.is_err(), refused, "the caller gets WeChat's answer");
+        let open = app.get_write(NAME).await.expect("noted before it was sent");
+        assert_eq!(open.state(), WriteState::Sent);
+
+        state.execute_batch("DROP TRIGGER failing").expect("no trigger");
+        within(SOON, async {
+            let noted = || async { app.get_write(NAME).await.map(|write| write.state()).ok() };
+            while noted().await == Some(WriteState::Sent) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let again = app.add(named(NAME)).await.expect("known, or sent again");
+        assert!(!again.settled, "WeChat was not asked what became of it");
+        assert_eq!(app.count(ADD_STORE), if refused { 2 } else { 1 });
+        assert_eq!(app.count("/wxa/get_store_list"), 0);
+        app.stop().await;
+    }
+}
