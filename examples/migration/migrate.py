@@ -46,6 +46,8 @@ def main():
         blockers = [f"{b['poiId']}: {b.get('reason', '')}" for b in progress.get("blockers", [])]
         if blockers:
             return finish(1, "correct these in the sheet, and start this again", blockers)
+        if progress.get("unreadCount"):
+            return finish(1, f"WeChat does not list {progress['unreadCount']} old stores; start this again later")
 
 
 def arguments():
@@ -68,20 +70,30 @@ def arguments():
 
 
 def call(args, method, request):
-    """One call; its response."""
+    """Makes one call and returns its response. Ends this script if the call fails."""
     command = [args.gateway, "call", "--address", args.address, method, json.dumps(request)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        sys.exit(finish(1, f"{method} failed, and what it said stands above; start this again later"))
+    return json.loads(done.stdout)
 
 
 def legacy_stores(args):
-    """Every old store, by its poi_id."""
+    """Returns every old store by its poi_id. Ends this script unless they are as many as WeChat counts.
+
+    A store that is not in the list would pass for deleted.
+    """
     stores, token = {}, ""
     while True:
         page = call(args, "StoreService/ListLegacyStores", {"page_token": token})
-        stores.update((store["poiId"], store) for store in page.get("stores", []))
+        known, counted = len(stores), page.get("totalSize", 0)
+        stores.update((store["poiId"], store) for store in page.get("stores", []) if store.get("poiId"))
         token = page.get("nextPageToken", "")
-        if not token:
+        if not token and len(stores) == counted:
             return stores
+        if not token or len(stores) == known:
+            text = f"WeChat counts {counted} old stores and lists {len(stores)}; start this again later"
+            sys.exit(finish(1, text))
 
 
 def mistakes(stores, sheet):

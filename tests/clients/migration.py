@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs examples/migration against a sandbox: with a wrong sheet, killed, with a store that WeChat
-refuses, and to its end.
+"""Runs examples/migration against a sandbox: with a wrong sheet, with a list that is not whole, killed,
+with a store that WeChat refuses, and to its end.
 
     migration.py PROGRAM GATEWAY SIMULATOR
 """
@@ -18,11 +18,13 @@ PROGRAM, GATEWAY, SIMULATOR = sys.argv[1:]
 EXAMPLE = os.path.join(os.path.dirname(__file__), "../../examples/migration")
 SHEET = os.path.join(EXAMPLE, "sheet.csv")
 ADD = "/wxa/add_store"
+LIST = "/cgi-bin/poi/getpoilist"
 
 
-def simulator(path, body=None):
+def simulator(path, body=None, method=None):
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(f"{SIMULATOR}/_simulator/{path}", data, timeout=10) as answer:
+    request = urllib.request.Request(f"{SIMULATOR}/_simulator/{path}", data, method=method)
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 
 
@@ -57,6 +59,14 @@ def main(folder):
         file.write("\n".join(line for line in lines if not line.startswith("271262103")))
     told = migrate(2, short, os.path.join(folder, "short"), 0)
     assert "271262103 (渔港茶餐厅): no row" in told and not added(), told
+
+    # A list of which WeChat counts more than it gives is no reason to send anything.
+    listed = [{"base_info": store} for store in legacy["stores"][:2]]
+    body = {"errcode": 0, "business_list": listed, "total_count": len(legacy["stores"])}
+    simulator("faults", {"path": LIST, "kind": {"replace": {"body": body}}, "times": 0})
+    told = migrate(1, SHEET, os.path.join(folder, "cut"), 0)
+    assert "WECHAT_BAD_REPLY" in told and not added(), told
+    simulator("faults", {}, "DELETE")
 
     # Killed in the middle, and all that it started.
     work = os.path.join(folder, "work")
