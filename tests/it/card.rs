@@ -2,9 +2,12 @@
 
 use tonic::Code;
 use tonic_types::StatusExt;
-use wechat_store_gateway::pb;
+use wechat_store_gateway::{
+    pb,
+    simulator::{Fault, faults::Kind},
+};
 
-use crate::support::{App, is, reason};
+use crate::support::{App, SET_CARD, is, reason};
 
 async fn card(app: &App, poi_id: &str) -> String {
     let request = pb::GetStoreCardRequest { poi_id: poi_id.to_owned(), ..Default::default() };
@@ -32,4 +35,30 @@ async fn a_store_that_is_not_there_has_no_card() {
     let info = status.get_details_error_info().expect("checked above");
     let said = &info.metadata["errmsg"];
     assert!(said.ends_with(&format!("rid: {}", info.metadata["rid"])), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_wechat_refuses_is_named_by_its_reason() {
+    let app = App::start().await;
+    for (errcode, code, expected, mender) in [
+        (40056, Code::InvalidArgument, "CARD_ID_INVALID", "caller"),
+        (40073, Code::InvalidArgument, "CARD_ID_INVALID", "caller"),
+        (40078, Code::FailedPrecondition, "CARD_NOT_USABLE", "merchant"),
+        (41012, Code::InvalidArgument, "REQUIRED_FIELD_EMPTY", "caller"),
+        (45030, Code::FailedPrecondition, "CARD_NOT_ALLOWED", "merchant"),
+        (47003, Code::InvalidArgument, "PARAMETER_REFUSED", "caller"),
+    ] {
+        let refusal = Kind::Errcode { errcode, errmsg: None };
+        app.wechat.fault(Fault::new(SET_CARD, refusal));
+        let (poi_id, card_id) = ("1".to_owned(), "pabc".to_owned());
+        let request = pb::SetStoreCardRequest { poi_id, card_id, ..Default::default() };
+        let status = app.cards().set_store_card(request).await.expect_err("refused");
+        assert_eq!(reason(&status), is(code, expected));
+        let info = status.get_details_error_info().expect("checked above");
+        assert_eq!(
+            (&*info.metadata["mender"], &info.metadata["errcode"]),
+            (mender, &errcode.to_string())
+        );
+        assert!(status.get_details_localized_message().is_some(), "{errcode}");
+    }
 }
