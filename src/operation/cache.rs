@@ -17,6 +17,8 @@ use crate::{account::Account, clock::Clock, context::Context, flight::Flight, we
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 /// After a failed fetch of a new value, until the next try.
 const PAUSE: Duration = Duration::from_secs(60);
+/// After an answer, until WeChat is asked again because the answer lacks what a caller names.
+const LACK_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// A fetch serves many callers, so it keeps no caller's deadline but this.
 const FETCH_LIMIT: Duration = Duration::from_secs(30);
 /// What nobody has asked for that long is forgotten, as when its account was removed.
@@ -34,6 +36,8 @@ struct State<V> {
     value: Option<Arc<V>>,
     /// From then on a new value is fetched.
     fetch_at: Option<Instant>,
+    /// When WeChat was last asked, whatever came of it.
+    asked: Option<Instant>,
     flight: Flight<Result<Arc<V>, Error>>,
 }
 
@@ -81,6 +85,45 @@ where
     }
 }
 
+impl<K, V> Cached<K, V>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// A newer value of `key` than the one that lacks something. `None` if WeChat was asked in the last
+    /// [`LACK_PAUSE`], or has none now: then what is lacking is not there. All who come at once wait for
+    /// the same fetch, not beyond `deadline`.
+    pub(super) async fn newer<F>(
+        &self,
+        key: &K,
+        deadline: Instant,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Option<Arc<V>>, Error>
+    where
+        F: Future<Output = Result<V, Error>> + Send + 'static,
+    {
+        let Some(entry) = self.entries.get(key) else { return Ok(None) };
+        let run = {
+            let mut state = entry.lock();
+            match state.flight.running() {
+                Some(run) => run,
+                None => {
+                    let may_ask = |asked| self.clock.now() >= asked + LACK_PAUSE;
+                    if !state.asked.is_none_or(may_ask) {
+                        return Ok(None);
+                    }
+                    state.flight.start(entry.clone().run(self.clock.clone(), fetch()))
+                }
+            }
+        };
+        tokio::select! {
+            // What failed was logged.
+            result = run => Ok(result.ok()),
+            () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
+        }
+    }
+}
+
 impl<K, V> fmt::Debug for Cached<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cached").finish_non_exhaustive()
@@ -95,6 +138,7 @@ impl<V> Entry<V> {
     ) -> Result<Arc<V>, Error> {
         let result = fetch.await.map(Arc::new);
         let mut state = self.lock();
+        state.asked = Some(clock.now());
         match &result {
             Ok(value) => {
                 state.value = Some(value.clone());
@@ -118,7 +162,12 @@ impl<V> Entry<V> {
 
 impl<V> Default for Entry<V> {
     fn default() -> Self {
-        Self(Mutex::new(State { value: None, fetch_at: None, flight: Flight::default() }))
+        Self(Mutex::new(State {
+            value: None,
+            fetch_at: None,
+            asked: None,
+            flight: Flight::default(),
+        }))
     }
 }
 
@@ -174,6 +223,17 @@ mod tests {
                 if fails { Err(Error::Stopped) } else { Ok(number) }
             };
             self.cached.get("key", deadline, fetch).await.map(|value| *value)
+        }
+
+        async fn newer(&self) -> Result<Option<u32>, Error> {
+            let Self { fetches, permits, fails, .. } = self.clone();
+            let deadline = self.clock.now() + Duration::from_secs(10);
+            let fetch = move || async move {
+                permits.acquire().await.expect("open").forget();
+                let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
+                if fails { Err(Error::Stopped) } else { Ok(number) }
+            };
+            Ok(self.cached.newer(&"key", deadline, fetch).await?.map(|value| *value))
         }
 
         /// A hundred callers at once, and then one permit.
@@ -244,6 +304,30 @@ mod tests {
         assert!(matches!(world.get().await, Ok(1)));
         world.settle().await;
         assert!(matches!(world.get().await, Ok(3)));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_lacks_something_is_renewed_once_in_five_minutes() {
+        let mut world = World::new(1);
+        assert!(matches!(world.get().await, Ok(1)));
+        assert!(matches!(world.newer().await, Ok(None)), "just asked");
+        world.clock.advance(LACK_PAUSE);
+        let callers = join_all((0..100).map(|_| world.newer()));
+        let permit = async {
+            world.settle().await;
+            world.permits.add_permits(1);
+        };
+        let values = tokio::join!(callers, permit).0;
+        assert!(values.into_iter().all(|value| matches!(value, Ok(Some(2)))), "one fetch for all");
+        assert!(matches!(world.newer().await, Ok(None)));
+        world.clock.advance(LACK_PAUSE);
+        world.permits.add_permits(1);
+        world.fails = true;
+        assert!(matches!(world.newer().await, Ok(None)), "no newer one can be had");
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
+        assert!(matches!(world.newer().await, Ok(None)), "not asked again at once");
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
+        assert!(matches!(world.get().await, Ok(2)), "what was there stays");
     }
 
     #[tokio::test]
