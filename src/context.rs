@@ -93,21 +93,21 @@ pub(crate) struct Arrival {
 impl Context {
     /// Parts a request into what surrounds it and what it says.
     ///
-    /// Fails where `request_id` is no UUID or `client_reference` is too long.
+    /// Fails where `app_id`, `request_id` or `client_reference` cannot be one.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
         let Arrival { peer, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the admission layer");
         let mut check = Check::default();
-        let app_id = message.take_app_id();
+        let app_id = check.name("app_id", message.take_app_id());
         let request_id = check.uuid("request_id", &message.take_request_id());
         let fingerprint = match request_id {
             Some(_) => Sha256::digest(message.encode_to_vec()).into(),
             None => [0; 32],
         };
-        let client_reference =
-            check.at_most("client_reference", message.take_client_reference(), LONGEST_REFERENCE);
+        let client_reference = check.name("client_reference", message.take_client_reference());
+        check.within("client_reference", &client_reference, LONGEST_REFERENCE);
         let method = M::METHOD;
         let ctx = Self {
             app_id,

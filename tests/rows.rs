@@ -404,7 +404,8 @@ impl Bench {
 
     /// A store that is like no other.
     fn store(&self) -> Value {
-        let place = self.control("map_pois", json!({ "count": 1 }))["map_poi_ids"][0].clone();
+        let places = self.control("map_pois", json!({ "count": 1 }));
+        let place = places["map_poi_ids"][0].as_str().expect("an id");
         json!({
             "map_poi_id": place,
             "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/a/0"],

@@ -1,6 +1,6 @@
 //! The districts of China, asked from WeChat once in a while.
 
-use std::{collections::HashMap, iter, ops::Range, sync::Arc};
+use std::{collections::HashMap, iter, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -25,8 +25,14 @@ use crate::{
 const SUFFIXES: [char; 4] = ['区', '县', '市', '旗'];
 
 impl Operations {
-    /// The table. One for all accounts: it is Tencent Maps', and no answer depends on who asks.
-    pub(crate) async fn districts(&self, ctx: &Context) -> Result<Arc<Districts>, Error> {
+    /// Answers by the table. One for all accounts: it is Tencent Maps', and no answer depends on who
+    /// asks. Where the table lacks an area that the caller names, WeChat is asked for a newer one, at
+    /// most every few minutes.
+    pub(crate) async fn by_district<T>(
+        &self,
+        ctx: &Context,
+        answer: impl Fn(&Districts) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let account = self.account::<GetDistrict>(ctx)?;
         let fetch = || {
             let (ops, account) = (self.clone(), account.clone());
@@ -40,24 +46,56 @@ impl Operations {
             }
         };
         ctx.stage.reach(Stage::WeChat);
-        self.0.districts.get((), ctx.deadline, fetch).await
+        let table = self.0.districts.get((), ctx.deadline, fetch).await?;
+        match answer(&table) {
+            Err(Error::DistrictUnknown { district }) => {
+                match self.0.districts.newer(&(), ctx.deadline, fetch).await? {
+                    Some(newer) => answer(&newer),
+                    None => Err(Error::DistrictUnknown { district }),
+                }
+            }
+            answered => answered,
+        }
     }
 
-    /// Proposes a place, whose district is named as the table names it.
-    pub(crate) async fn create_map_poi(
+    /// Fills in the names of a proposed place's province, city and district, as the table has them.
+    ///
+    /// Fails if the place is too far away to lie in the district.
+    pub(crate) async fn in_district(
         &self,
         ctx: &Context,
         mut call: CreateMapPoi,
-    ) -> Result<pb::CreateMapPoiResponse, Error> {
-        let districts = self.districts(&ctx.beforehand()).await?;
-        [call.province, call.city, call.district] = districts.address(call.districtid.as_str())?;
-        self.submit(ctx, call, |_, submission| pb::CreateMapPoiResponse {
-            submission: Some(submission),
-            settled: false,
-        })
-        .await
+    ) -> Result<CreateMapPoi, Error> {
+        let district = call.districtid.as_str();
+        let location = call.location();
+        let ctx = ctx.beforehand();
+        let named = self.by_district(&ctx, |table| {
+            let names = table.address(district)?;
+            table.check_near(district, location.as_ref())?;
+            Ok(names)
+        });
+        let named = named.await?;
+        [call.province, call.city, call.district] = named;
+        Ok(call)
     }
 }
+
+/// Districts whose place on the map says little of where their shops are, by the first digits of
+/// their ids: how far a shop may be from it, in kilometres. The first that fits counts.
+const REACH: [(&str, f64); 9] = [
+    // 三沙: islands all over the South China Sea.
+    ("4603", 2_000.0),
+    // 内蒙古, 黑龙江, 四川, 西藏, 甘肃, 青海, 新疆: some counties are larger than Austria.
+    ("15", 700.0),
+    ("23", 400.0),
+    ("51", 400.0),
+    ("54", 700.0),
+    ("62", 500.0),
+    ("63", 700.0),
+    ("65", 700.0),
+    // No other county is 200 km long.
+    ("", 200.0),
+];
 
 /// All areas, each followed by everything beneath it.
 #[derive(Debug)]
@@ -192,9 +230,9 @@ impl Districts {
     /// The areas that these names mean, ordered by id; at least one.
     pub(crate) fn resolve(
         &self,
-        Names(names): Names,
+        Names(names): &Names,
     ) -> Result<pb::ResolveDistrictResponse, Error> {
-        let mut found = self.named(&names);
+        let mut found = self.named(names);
         if found.is_empty() {
             // A municipality is often named twice, as province and as city.
             let mut once = names.clone();
@@ -234,6 +272,25 @@ impl Districts {
             [city, province] => [name(province), name(city), name(city)],
             _ => [name(line[0]), name(line[0]), name(line[0])],
         })
+    }
+
+    /// Fails if a place is too far away to lie in this area. Says nothing where the table has no place
+    /// for the area.
+    fn check_near(&self, id: &str, place: Option<&LatLng>) -> Result<(), Error> {
+        let area = &self.areas[self.find(id)?].district;
+        let (Some(place), Some(area)) = (place, &area.location) else { return Ok(()) };
+        let distance = place.kilometres_to(area);
+        let reach = REACH.iter().find(|(prefix, _)| id.starts_with(prefix));
+        if reach.is_some_and(|(_, reach)| distance > *reach) {
+            let mut check = Check::default();
+            let rule = format!(
+                "has to be in the district {id}, but is {distance:.0} km from it; if the place is \
+                 right, district_id is wrong"
+            );
+            check.refuse("location", rule);
+            check.done(()).map_err(Error::Invalid)?;
+        }
+        Ok(())
     }
 
     /// Whether an area has districts but no cities: 直辖市, and the special administrative regions.
@@ -406,7 +463,7 @@ mod tests {
     /// The ids that fit the names, with those above them.
     fn resolved(names: &[&str]) -> Vec<String> {
         let names = Names(names.iter().map(|name| (*name).to_owned()).collect());
-        let matches = table().resolve(names).map(|answer| answer.matches).unwrap_or_default();
+        let matches = table().resolve(&names).map(|answer| answer.matches).unwrap_or_default();
         let line = |found: pb::DistrictMatch| {
             let line = found.ancestors.into_iter().chain(found.district);
             line.map(|district| district.id).collect::<Vec<_>>().join("/")

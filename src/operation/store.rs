@@ -79,6 +79,20 @@ impl Operations {
         .await
     }
 
+    /// Returns what an update would send, and sends nothing. What is absent is read, as for the update.
+    pub(crate) async fn checked_update(
+        &self,
+        ctx: &Context,
+        change: Change,
+    ) -> Result<pb::UpdateStoreResponse, Error> {
+        let account = self.account::<UpdateStore>(ctx)?;
+        let store = (account.app_id.clone(), change.poi_id.clone());
+        // The caller's leave ends this, too: it is in no task of its own.
+        let left = CancellationToken::new();
+        let call = self.completed(account, ctx, &store, change, &left).await?;
+        Ok(updated(&call, None))
+    }
+
     /// The pictures that were last submitted for a store, if their review is not known to have ended.
     async fn submitted(&self, (app_id, poi_id): &Store) -> Result<Option<Vec<String>>, Error> {
         let Some(stored) = self.0.state.pictures(app_id, poi_id).await? else { return Ok(None) };

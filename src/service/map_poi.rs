@@ -25,8 +25,8 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<Encoded<pb::ListDistrictsResponse>>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedDistricts::try_from(request)?;
-        let districts = self.ops.districts(&ctx).await?;
-        Ok(Response::new(districts.list(&wanted)?))
+        let districts = self.ops.by_district(&ctx, |table| table.list(&wanted)).await?;
+        Ok(Response::new(districts))
     }
 
     async fn resolve_district(
@@ -35,8 +35,8 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::ResolveDistrictResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let names = Names::try_from(request)?;
-        let districts = self.ops.districts(&ctx).await?;
-        Ok(Response::new(districts.resolve(names)?))
+        let matches = self.ops.by_district(&ctx, |table| table.resolve(&names)).await?;
+        Ok(Response::new(matches))
     }
 
     async fn search_map_pois(
@@ -54,7 +54,16 @@ impl MapPoiService for MapPoi {
         request: Request<pb::CreateMapPoiRequest>,
     ) -> Result<Response<pb::CreateMapPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
-        let call = CreateMapPoi::try_from(request)?;
-        Ok(Response::new(self.ops.create_map_poi(&ctx, call).await?))
+        let validate_only = request.validate_only;
+        let call = self.ops.in_district(&ctx, CreateMapPoi::try_from(request)?).await?;
+        if validate_only {
+            self.ops.account::<CreateMapPoi>(&ctx)?;
+            return Ok(Response::new(Default::default()));
+        }
+        let answer = |_, submission| pb::CreateMapPoiResponse {
+            submission: Some(submission),
+            settled: false,
+        };
+        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }
 }

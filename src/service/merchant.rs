@@ -32,7 +32,12 @@ impl MerchantService for Merchant {
         request: Request<pb::ApplyMerchantRequest>,
     ) -> Result<Response<pb::ApplyMerchantResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
+        let validate_only = request.validate_only;
         let call = ApplyMerchant::try_from(request)?;
+        if validate_only {
+            self.ops.account::<ApplyMerchant>(&ctx)?;
+            return Ok(Response::new(Default::default()));
+        }
         let answer = |_, submission| pb::ApplyMerchantResponse {
             submission: Some(submission),
             settled: false,

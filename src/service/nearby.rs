@@ -26,7 +26,12 @@ impl NearbyService for Nearby {
         request: Request<pb::AddNearbyPoiRequest>,
     ) -> Result<Response<pb::AddNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
+        let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
+        if validate_only {
+            self.ops.account::<AddNearbyPoi>(&ctx)?;
+            return Ok(Response::new(Default::default()));
+        }
         Ok(Response::new(self.ops.submit(&ctx, call, added).await?))
     }
 
@@ -35,7 +40,12 @@ impl NearbyService for Nearby {
         request: Request<pb::ReplaceNearbyPoiRequest>,
     ) -> Result<Response<pb::ReplaceNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
+        let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
+        if validate_only {
+            self.ops.account::<AddNearbyPoi>(&ctx)?;
+            return Ok(Response::new(Default::default()));
+        }
         Ok(Response::new(self.ops.submit(&ctx, call, replaced).await?))
     }
 

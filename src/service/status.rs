@@ -466,10 +466,11 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
             .with("path", path);
     }
     let Some(row) = errcode::lookup(path, code.0) else {
-// Logs have the message; only the caller has `errmsg` as it came.
+        // Logs have the message; only the caller has `errmsg` as it came.
         let errmsg_masked = masked(errmsg);
-        let message =
-            format!("WeChat refused with {code}, which this service does not know: {errmsg_masked}");
+        let message = format!(
+            "WeChat refused with {code}, which this service does not know: {errmsg_masked}"
+        );
         let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
         return said(unknown, code, errmsg).with("path", path);
     };

@@ -27,7 +27,7 @@ impl StoreService for Store {
         let call = AddStore::try_from(request)?;
         if validate_only {
             self.ops.account::<AddStore>(&ctx)?;
-            return Ok(Response::new(pb::AddStoreResponse::default()));
+            return Ok(Response::new(Default::default()));
         }
         let answer =
             |_, submission| pb::AddStoreResponse { submission: Some(submission), settled: false };
@@ -39,7 +39,11 @@ impl StoreService for Store {
         request: Request<pb::UpdateStoreRequest>,
     ) -> Result<Response<pb::UpdateStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
+        let validate_only = request.validate_only;
         let change = Change::try_from(request)?;
+        if validate_only {
+            return Ok(Response::new(self.ops.checked_update(&ctx, change).await?));
+        }
         Ok(Response::new(self.ops.update_store(&ctx, change).await?))
     }
 

@@ -1,6 +1,6 @@
 //! Cards of stores.
 
-use super::{Check, Evident, Invalid};
+use super::{Check, Evident, Form, Invalid};
 use crate::{
     pb,
     wechat::{
@@ -16,7 +16,7 @@ impl TryFrom<pb::GetStoreCardRequest> for GetCard {
         pb::GetStoreCardRequest { app_id: _, poi_id }: pb::GetStoreCardRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = check.required("poi_id", poi_id).into();
+        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
         check.done(Self { poi_id })
     }
 }
@@ -34,8 +34,8 @@ impl TryFrom<pb::SetStoreCardRequest> for SetCard {
         pb::SetStoreCardRequest { app_id: _, request_id: _, poi_id, card_id }: pb::SetStoreCardRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = check.required("poi_id", poi_id).into();
-        let card_id = check.required("card_id", card_id).into();
+        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
+        let card_id = check.formed("card_id", card_id, &Form::CARD_ID).into();
         check.done(Self { poi_id, card_id })
     }
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    Check, Evidence, Invalid, Review, Values,
+    Check, Evidence, Form, Invalid, Review, Values,
     store::{pictures, quoted, store},
 };
 use crate::{
@@ -43,18 +43,24 @@ impl TryFrom<pb::UpdateStoreRequest> for Change {
             picture_urls,
             card_id,
             map_poi_id,
+            validate_only: _,
         }: pb::UpdateStoreRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let change = Self {
             poi_id: store(&mut check, poi_id),
-            contract_phone: check.change("contact_phone", contact_phone),
+            contract_phone: check.formed_change("contact_phone", contact_phone, &Form::PHONE),
             hour: hours.map(|hours| check.hours("hours", Some(hours))),
             pictures: picture_urls.map(|pb::PictureUrls { urls }| {
                 check.pictures("picture_urls.urls", urls, usize::MAX)
             }),
-            card_id: check.change("card_id", card_id).unwrap_or_default().into(),
-            map_poi_id: check.change("map_poi_id", map_poi_id).map(Into::into),
+            card_id: check
+                .formed_change("card_id", card_id, &Form::CARD_ID)
+                .unwrap_or_default()
+                .into(),
+            map_poi_id: check
+                .formed_change("map_poi_id", map_poi_id, &Form::MAP_POI_ID)
+                .map(Into::into),
         };
         if change.is_empty() {
             for field in ["contact_phone", "hours", "picture_urls", "card_id", "map_poi_id"] {
@@ -246,8 +252,8 @@ mod tests {
             updated(&change.over(shown(), in_review).expect("a store"), None).picture_urls
         };
         assert_eq!(sent(change(None)), ["http://new"]);
-        let urls = vec!["http://newer".to_owned()];
-        assert_eq!(sent(change(Some(pb::PictureUrls { urls }))), ["http://newer"]);
+        let urls = vec![PICTURE.to_owned()];
+        assert_eq!(sent(change(Some(pb::PictureUrls { urls }))), [PICTURE]);
     }
 
     #[test]

@@ -5,10 +5,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
+use super::Form;
 use crate::id::MediaId;
 
 /// WeChat takes this many documents in one field (0~5个mediaid).
 const MOST_DOCUMENTS: usize = 5;
+
+/// What is wrong with an empty text that shall replace another.
+pub(super) const CANNOT_CLEAR: &str = "must not be empty: WeChat can clear nothing; leave it out";
 
 /// What is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,39 +79,75 @@ impl Check {
         since
     }
 
-    /// Text that has to be there.
+    /// A line of text that has to be there.
     pub(crate) fn required(&mut self, field: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.refuse(field, "required");
+            return text;
         }
         self.optional(field, text)
     }
 
-    /// Text that may be empty.
+    /// A line of text that may be empty.
     pub(crate) fn optional(&mut self, field: &str, text: String) -> String {
-        // JSON can only write these as \uXXXX, which WeChat refuses (40033).
-        let is_control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
-        if text.contains(is_control) {
-            self.refuse(field, "must not contain control characters");
+        self.text(field, text, false)
+    }
+
+    /// The name of something that this service or the caller knows, or none where it is empty. Blanks
+    /// around it would make it another one.
+    pub(crate) fn name(&mut self, field: &str, name: String) -> String {
+        if !name.trim().is_empty() && name.trim() != name {
+            self.refuse(field, "must not begin or end with a blank");
+        }
+        self.optional(field, name)
+    }
+
+    /// Text of several lines that has to be there.
+    pub(crate) fn prose(&mut self, field: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.refuse(field, "required");
+            return text;
+        }
+        self.text(field, text, true)
+    }
+
+    /// Text of several lines that replaces what is there: absent leaves it, and empty is no value.
+    pub(crate) fn change(&mut self, field: &str, text: Option<String>) -> Option<String> {
+        let text = text?;
+        if text.trim().is_empty() {
+            self.refuse(field, CANNOT_CLEAR);
+            return Some(text);
+        }
+        Some(self.text(field, text, true))
+    }
+
+    fn text(&mut self, field: &str, text: String, has_lines: bool) -> String {
+        // JSON can only write most of these as \uXXXX, which WeChat refuses (40033).
+        let is_control =
+            |c: char| c.is_control() && !(has_lines && matches!(c, '\t' | '\n' | '\r'));
+        if let Some(c) = text.chars().find(|c| is_control(*c)) {
+            self.refuse(field, format!("must not contain control characters ({})", code_point(c)));
+        } else if let Some(c) = invisible(&text) {
+            let c = code_point(c);
+            self.refuse(field, format!("must not contain invisible characters ({c})"));
+        } else if !text.is_empty() && text.trim().is_empty() {
+            self.refuse(field, "must not be blank");
         }
         text
     }
 
-    /// Text that replaces what is there: absent leaves it, and empty is no value.
-    pub(crate) fn change(&mut self, field: &str, text: Option<String>) -> Option<String> {
-        let text = text?;
-        if text.trim().is_empty() {
-            self.refuse(field, "must not be empty: WeChat can clear nothing; leave it out");
-        }
-        Some(self.optional(field, text))
+    /// A line of at most so many characters.
+    pub(crate) fn at_most(&mut self, field: &str, text: String, characters: usize) -> String {
+        let text = self.optional(field, text);
+        self.within(field, &text, characters);
+        text
     }
 
-    /// Text of at most so many characters.
-    pub(crate) fn at_most(&mut self, field: &str, text: String, characters: usize) -> String {
+    /// At most so many characters.
+    pub(crate) fn within(&mut self, field: &str, text: &str, characters: usize) {
         if text.chars().count() > characters {
             self.refuse(field, format!("must have at most {characters} characters"));
         }
-        self.optional(field, text)
     }
 
     /// A name of so many units by WeChat's counting, in which a Chinese character is two
@@ -148,10 +188,7 @@ impl Check {
 
     /// A temporary media id that has to be there.
     pub(crate) fn media_id(&mut self, field: &str, id: String) -> MediaId {
-        if id.contains('|') {
-            self.refuse(field, "must not contain |");
-        }
-        self.required(field, id).into()
+        self.formed(field, id, &Form::MEDIA_ID).into()
     }
 
     /// Addresses of pictures, from one to `most`.
@@ -163,18 +200,43 @@ impl Check {
             self.refuse(field, format!("at most {most}"));
         }
         for (index, url) in urls.iter().enumerate() {
-            self.picture(&format!("{field}[{index}]"), url.clone());
+            self.formed(&format!("{field}[{index}]"), url.clone(), &Form::PICTURE);
         }
         urls
     }
+}
 
-    /// The address of a picture that has to be there.
-    pub(crate) fn picture(&mut self, field: &str, url: String) -> String {
-        if !url.starts_with("http://") && !url.starts_with("https://") {
-            self.refuse(field, "has to be the URL that UploadImage gave");
+/// The first character that shows nothing and was hardly meant, if there is one: zero-width blanks,
+/// marks of direction and of the order of bytes, and what stands for bytes that were no text.
+fn invisible(text: &str) -> Option<char> {
+    let is_invisible = |c: char| {
+        matches!(c,
+            '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200c}' | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffd}')
+    };
+    let mut before = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        // What joins two pictures (emoji) into one is meant.
+        let joins = c == '\u{200d}'
+            && before.is_some_and(is_pictograph)
+            && rest.peek().is_some_and(|next| is_pictograph(*next));
+        if is_invisible(c) || (c == '\u{200d}' && !joins) {
+            return Some(c);
         }
-        self.optional(field, url)
+        before = Some(c);
     }
+    None
+}
+
+fn is_pictograph(c: char) -> bool {
+    matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
+}
+
+/// The name of a character that cannot be shown, as in `U+200B`.
+fn code_point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
 }
 
 #[cfg(test)]
@@ -182,19 +244,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_may_have_lines_but_no_other_control_characters() {
-        for (text, good) in [
-            ("家常菜\r\n\t老店", true),
-            ("", true),
-            ("\u{0}", false),
-            ("a\u{1b}", false),
-            ("\u{7f}", false),
-            ("\u{85}", false),
+    fn a_line_has_nothing_that_cannot_be_seen_and_prose_has_lines_too() {
+        for (text, line, prose) in [
+            ("家常菜 老店", true, true),
+            ("家常菜\r\n\t老店", false, true),
+            ("👨\u{200d}🍳 私房菜", true, true),
+            ("\u{0}", false, false),
+            ("a\u{14}", false, false),
+            ("\u{7f}", false, false),
+            ("\u{85}", false, false),
+            ("店\u{200b}", false, false),
+            ("\u{feff}店", false, false),
+            ("店\u{200d}", false, false),
+            ("\u{202e}店", false, false),
+            ("店\u{2028}", false, false),
+            ("店\u{fffd}", false, false),
+            (" ", false, false),
+            ("\u{3000}", false, false),
         ] {
             let mut check = Check::default();
             let kept = check.optional("field", text.to_owned());
-            assert_eq!((kept.as_str(), check.done(()).is_ok()), (text, good), "{text:?}");
+            assert_eq!((kept.as_str(), check.done(()).is_ok()), (text, line), "{text:?}");
+            let mut check = Check::default();
+            check.prose("field", text.to_owned());
+            assert_eq!(check.done(()).is_ok(), prose, "{text:?}");
         }
+        let mut check = Check::default();
+        check.optional("field", String::new());
+        assert_eq!(check.done(()), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_named() {
+        let mut check = Check::default();
+        check.required("name", "巷口\u{200b}小馆".to_owned());
+        let invalid = check.done(()).expect_err("invisible");
+        assert_eq!(invalid.violations()[0].rule, "must not contain invisible characters (U+200B)");
     }
 
     #[test]
@@ -203,17 +288,6 @@ mod tests {
             let mut check = Check::default();
             check.required("field", text.to_owned());
             assert_eq!(check.done(()).is_ok(), good, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn pictures_are_addresses_of_either_scheme() {
-        for (url, good) in
-            [("http://a", true), ("https://a", true), ("a", false), ("ftp://a", false)]
-        {
-            let mut check = Check::default();
-            check.pictures("field", vec![url.to_owned()], 1);
-            assert_eq!(check.done(()).is_ok(), good, "{url}");
         }
     }
 }

@@ -8,7 +8,7 @@ const RULE: &str = "has to be HH:MM, from 00:00 to 23:59";
 impl Check {
     /// Hours that have to be there, as WeChat writes them.
     pub(crate) fn hours(&mut self, field: &str, hours: Option<OpeningHours>) -> String {
-        let Some(OpeningHours { open, close, text: _ }) = hours else {
+        let Some(OpeningHours { open, close, text }) = hours else {
             self.refuse(field, "required");
             return String::new();
         };
@@ -17,6 +17,8 @@ impl Check {
                 self.refuse(format!("{field}.{name}"), RULE);
             }
         }
+        // WeChat's own words, which are not sent.
+        self.optional(&format!("{field}.text"), text);
         format!("{open}-{close}")
     }
 }

@@ -3,6 +3,13 @@
 use super::Check;
 use crate::{pb::LatLng, wechat::Decimal};
 
+/// All of China lies between these degrees north, from the Spratly Islands to Mohe …
+const NORTH: (f64, f64) = (3.0, 54.0);
+/// … and these degrees east, from the Pamir to the Ussuri.
+const EAST: (f64, f64) = (73.0, 136.0);
+/// In kilometres.
+const EARTH_RADIUS: f64 = 6371.0;
+
 impl Check {
     /// A point that has to be there, as the latitude and longitude that WeChat wants in text.
     ///
@@ -12,18 +19,42 @@ impl Check {
             self.refuse(field, "required");
             return Default::default();
         };
-        for (name, degrees, most) in [("latitude", latitude, 90.0), ("longitude", longitude, 180.0)]
-        {
-            // False for what is not a number.
-            if !(-most..=most).contains(&degrees) {
-                self.refuse(format!("{field}.{name}"), format!("has to be from -{most} to {most}"));
+        if latitude == 0.0 && longitude == 0.0 {
+            self.refuse(field, "required: latitude and longitude are both 0");
+        } else if is_in_china(longitude, latitude) {
+            self.refuse(field, "latitude and longitude look swapped: latitude is degrees north");
+        } else {
+            for (name, degrees, (least, most)) in
+                [("latitude", latitude, NORTH), ("longitude", longitude, EAST)]
+            {
+                // False for what is not a number.
+                if !(least..=most).contains(&degrees) {
+                    let rule = format!("has to be from {least} to {most}, as all of China is");
+                    self.refuse(format!("{field}.{name}"), rule);
+                }
             }
         }
         (latitude.to_string(), longitude.to_string())
     }
 }
 
+/// Whether a point may be in China. Swapped it never may: no degree north is one of these east.
+fn is_in_china(latitude: f64, longitude: f64) -> bool {
+    let within = |(least, most): (f64, f64), degrees: f64| (least..=most).contains(&degrees);
+    within(NORTH, latitude) && within(EAST, longitude)
+}
+
 impl LatLng {
+    /// Returns how far it is to another point, in kilometres.
+    pub(crate) fn kilometres_to(&self, other: &Self) -> f64 {
+        let [(north, east), (other_north, other_east)] =
+            [self, other].map(|point| (point.latitude.to_radians(), point.longitude.to_radians()));
+        let half = |degrees: f64| (degrees / 2.0).sin().powi(2);
+        let haversine =
+            half(other_north - north) + north.cos() * other_north.cos() * half(other_east - east);
+        2.0 * EARTH_RADIUS * haversine.sqrt().min(1.0).asin()
+    }
+
     /// Reads a point; none where WeChat gives no whole one.
     pub(crate) fn read(latitude: Decimal, longitude: Decimal) -> Option<Self> {
         Some(Self { latitude: latitude.0?, longitude: longitude.0? })
@@ -44,15 +75,50 @@ mod tests {
     fn a_point_keeps_its_digits() {
         let expected = ("23.0974903107".to_owned(), "113.323753357".to_owned());
         assert_eq!(sent(23.0974903107, 113.323753357), Some(expected));
-        assert_eq!(sent(-90.0, 0.000_000_1), Some(("-90".to_owned(), "0.0000001".to_owned())));
+        assert_eq!(sent(3.000_000_1, 73.0), Some(("3.0000001".to_owned(), "73".to_owned())));
+    }
+
+    fn mistakes(latitude: f64, longitude: f64) -> Vec<String> {
+        let mut check = Check::default();
+        check.location("location", Some(LatLng { latitude, longitude }));
+        let invalid = check.done(()).expect_err("on no map of China");
+        invalid.violations().iter().map(|one| format!("{} {}", one.field, one.rule)).collect()
     }
 
     #[test]
-    fn what_is_on_no_map_is_refused() {
-        for (latitude, longitude) in
-            [(113.3, 23.1), (f64::NAN, 1.0), (1.0, f64::INFINITY), (0.0, 180.1)]
-        {
-            assert_eq!(sent(latitude, longitude), None, "{latitude} {longitude}");
+    fn what_is_on_no_map_of_china_is_refused() {
+        for (latitude, longitude, field) in [
+            (0.0, 0.0, "location required"),
+            (-0.0, 0.0, "location required"),
+            (f64::NAN, 113.3, "location.latitude "),
+            (23.1, f64::INFINITY, "location.longitude "),
+            (23.1, 180.1, "location.longitude "),
+            (23.1, 0.0, "location.longitude "),
+            // New York.
+            (40.7, -74.0, "location.longitude "),
+            (-23.1, 113.3, "location.latitude "),
+        ] {
+            let mistakes = mistakes(latitude, longitude);
+            assert!(mistakes[0].starts_with(field), "{mistakes:?}");
+            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         }
+    }
+
+    #[test]
+    fn swapped_numbers_are_called_swapped() {
+        // Guangzhou, and Kashgar, whose degrees east could be degrees north.
+        for (latitude, longitude) in [(113.3, 23.1), (75.99, 39.47)] {
+            let mistakes = mistakes(latitude, longitude);
+            assert!(mistakes[0].starts_with("location latitude and longitude look swapped"));
+        }
+    }
+
+    #[test]
+    fn distances_are_those_on_a_globe() {
+        let point = |latitude, longitude| LatLng { latitude, longitude };
+        let (beijing, guangzhou) = (point(39.904, 116.407), point(23.129, 113.264));
+        let distance = beijing.kilometres_to(&guangzhou);
+        assert!((1_880.0..1_900.0).contains(&distance), "{distance}");
+        assert_eq!(beijing.kilometres_to(&beijing), 0.0);
     }
 }

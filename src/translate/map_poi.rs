@@ -1,6 +1,6 @@
 //! Places of Tencent Maps.
 
-use super::{Check, Evidence, Evident, Invalid, Review, Reviewed, store::texts};
+use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed, store::texts};
 use crate::{
     id::DistrictId,
     pb::{self, SubmissionKind},
@@ -14,9 +14,6 @@ const AREAS: u32 = 100;
 const MOST_AREAS: u32 = 1000;
 /// Province, city, district.
 const MOST_NAMES: usize = 3;
-/// Old stores have ids of about nine digits; with the 19 of a map id WeChat only says that the
-/// request is malformed (47001).
-const DIGITS_OF_MAP_POI_ID: usize = 19;
 
 /// A page of areas, as a caller wants it.
 #[derive(Debug, PartialEq)]
@@ -39,6 +36,9 @@ impl TryFrom<pb::ListDistrictsRequest> for WantedDistricts {
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let size = check.page_size(page_size, AREAS, MOST_AREAS);
+        if !parent_id.is_empty() {
+            check.area("parent_id", &parent_id);
+        }
         check.done(Self { parent: parent_id, recursive, size, token: page_token })
     }
 }
@@ -132,6 +132,7 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
             licence_url,
             introduction,
             legacy_poi_id,
+            validate_only: _,
         }: pb::CreateMapPoiRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
@@ -141,13 +142,10 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
         let (latitude, longitude) = check.location("location", location);
         let category = check.category(category);
         let telephone = check.telephones(telephones);
-        let photo = check.picture("photo_url", photo_url);
-        let license = check.picture("licence_url", licence_url);
-        let introduct = check.required("introduction", introduction);
-        let poi_id = check.optional("legacy_poi_id", legacy_poi_id);
-        if poi_id.len() >= DIGITS_OF_MAP_POI_ID {
-            check.refuse("legacy_poi_id", "has to be the poi_id of an old store");
-        }
+        let photo = check.formed("photo_url", photo_url, &Form::PICTURE);
+        let license = check.formed("licence_url", licence_url, &Form::PICTURE);
+        let introduct = check.prose("introduction", introduction);
+        let poi_id = check.formed_if_any("legacy_poi_id", legacy_poi_id, &Form::LEGACY_POI_ID);
         check.done(Self {
             name,
             longitude,
@@ -167,15 +165,22 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
     }
 }
 
-impl Evident for CreateMapPoi {
-    fn evidence(&self) -> Option<Evidence> {
+impl CreateMapPoi {
+    /// Where the place is.
+    pub(crate) fn location(&self) -> Option<pb::LatLng> {
         let degrees = |text: &str| text.parse().ok();
         let location = degrees(&self.latitude).zip(degrees(&self.longitude));
+        location.map(|(latitude, longitude)| pb::LatLng { latitude, longitude })
+    }
+}
+
+impl Evident for CreateMapPoi {
+    fn evidence(&self) -> Option<Evidence> {
         Some(Evidence::MapPoiEvent(pb::MapPoiAudit {
             map_poi_id: String::new(),
             name: self.name.clone(),
             address: self.address.clone(),
-            location: location.map(|(latitude, longitude)| pb::LatLng { latitude, longitude }),
+            location: self.location(),
         }))
     }
 }
@@ -201,10 +206,14 @@ impl Reviewed for CreateMapPoi {
 
 impl Check {
     fn district(&mut self, id: String) -> DistrictId {
-        if id.len() != 6 || !id.bytes().all(|digit| digit.is_ascii_digit()) {
-            self.refuse("district_id", "has to be the six digits of an area");
-        }
+        self.area("district_id", &id);
         id.into()
+    }
+
+    fn area(&mut self, field: &str, id: &str) {
+        if id.len() != 6 || !id.bytes().all(|digit| digit.is_ascii_digit()) {
+            self.refuse(field, "has to be the six digits of an area");
+        }
     }
 
     fn category(&mut self, category: String) -> String {
@@ -225,9 +234,10 @@ impl Check {
         for (index, number) in numbers.iter().enumerate() {
             let field = format!("telephones[{index}]");
             if number.contains([';', '；']) {
-                self.refuse(&field, "must not contain a semicolon");
+                self.refuse(&field, "must not contain a semicolon: each number is one of the list");
+                continue;
             }
-            self.required(&field, number.clone());
+            self.formed(&field, number.clone(), &Form::PHONE);
         }
         numbers.join(";")
     }
@@ -271,7 +281,7 @@ mod tests {
         let request = pb::CreateMapPoiRequest {
             district_id: "海珠区".to_owned(),
             category: "美食：中餐厅".to_owned(),
-            telephones: vec!["1".to_owned(), "2;3".to_owned()],
+            telephones: vec!["110".to_owned(), "110;120".to_owned()],
             photo_url: String::new(),
             legacy_poi_id: "2880741500279549033".to_owned(),
             ..place()

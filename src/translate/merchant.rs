@@ -1,6 +1,6 @@
 //! The store mini program itself.
 
-use super::{Check, Evidence, Evident, Invalid, Review, Reviewed};
+use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed};
 use crate::{
     pb::{self, AuditState, SubmissionKind},
     state::is_open,
@@ -73,6 +73,7 @@ impl TryFrom<pb::ApplyMerchantRequest> for ApplyMerchant {
             introduction,
             licence_media_id,
             supplementary_media_ids,
+            validate_only: _,
         } = request;
         let mut check = Check::default();
         let (min, max) = NAME_UNITS;
@@ -82,11 +83,10 @@ impl TryFrom<pb::ApplyMerchantRequest> for ApplyMerchant {
             qualification_list: check.documents("qualification_media_ids", qualification_media_ids),
             headimg_mediaid: check.media_id("avatar_media_id", avatar_media_id),
             nickname: check.units("name", name, min, max),
-            intro: check.required("introduction", introduction),
-            org_code: match licence_media_id {
-                none if none.is_empty() => none.into(),
-                some => check.media_id("licence_media_id", some),
-            },
+            intro: check.prose("introduction", introduction),
+            org_code: check
+                .formed_if_any("licence_media_id", licence_media_id, &Form::MEDIA_ID)
+                .into(),
             other_files: check.documents("supplementary_media_ids", supplementary_media_ids),
         };
         check.done(call)
@@ -174,10 +174,7 @@ impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
         if avatar_media_id.is_none() && introduction.is_none() {
             check.refuse("avatar_media_id", "required, unless introduction is there");
         }
-        let avatar = check.change("avatar_media_id", avatar_media_id);
-        if avatar.as_ref().is_some_and(|id| id.contains('|')) {
-            check.refuse("avatar_media_id", "must not contain |");
-        }
+        let avatar = check.formed_change("avatar_media_id", avatar_media_id, &Form::MEDIA_ID);
         let introduction = check.change("introduction", introduction);
         // Empty is how WeChat writes unchanged.
         check.done(Self {

@@ -1,14 +1,16 @@
 //! Between the two vocabularies: pure functions, no I/O, no waiting.
 //!
 //! What a caller says is taken apart completely, so that a new field is a compile error and not a
-//! silent loss. Checked is what translating needs and what WeChat documents as fixed form; its
-//! business rules are its own, and its refusals are typed.
+//! silent loss. What can be known to be wrong is refused here: what translating needs, what WeChat
+//! documents as a fixed form (`form`), and what cannot be seen. WeChat's business rules are its own,
+//! and its refusals are typed.
 
 pub(crate) mod audit;
 mod card;
 pub(crate) mod change;
 mod check;
 mod evidence;
+mod form;
 mod hours;
 pub(crate) mod legacy;
 mod location;
@@ -25,5 +27,6 @@ pub(crate) mod write;
 pub(crate) use check::Check;
 pub use check::{Invalid, Violation};
 pub(crate) use evidence::{Evidence, Evident, Looks, Sought, Values};
+pub(crate) use form::Form;
 pub use picture::BadPicture;
 pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed, damaged};

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Check, Evidence, Evident, Invalid, Looks, Review, Reviewed, store::WantedRows};
+use super::{Check, Evidence, Evident, Form, Invalid, Looks, Review, Reviewed, store::WantedRows};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
@@ -32,8 +32,13 @@ impl TryFrom<pb::AddNearbyPoiRequest> for AddNearbyPoi {
     type Error = Invalid;
 
     fn try_from(request: pb::AddNearbyPoiRequest) -> Result<Self, Invalid> {
-        let pb::AddNearbyPoiRequest { app_id: _, request_id: _, client_reference: _, profile } =
-            request;
+        let pb::AddNearbyPoiRequest {
+            app_id: _,
+            request_id: _,
+            client_reference: _,
+            profile,
+            validate_only: _,
+        } = request;
         place(Check::default(), PoiId::default(), profile)
     }
 }
@@ -48,9 +53,10 @@ impl TryFrom<pb::ReplaceNearbyPoiRequest> for AddNearbyPoi {
             client_reference: _,
             poi_id,
             profile,
+            validate_only: _,
         } = request;
         let mut check = Check::default();
-        let poi_id = check.required("poi_id", poi_id).into();
+        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
         place(check, poi_id, profile)
     }
 }
@@ -86,15 +92,15 @@ fn described(check: &mut Check, profile: pb::NearbyPoiProfile) -> AddNearbyPoi {
     AddNearbyPoi {
         poi_id: PoiId::default(),
         store_name: check.required("profile.name", name),
-        map_poi_id: check.optional("profile.map_poi_id", map_poi_id).into(),
+        map_poi_id: check.formed_if_any("profile.map_poi_id", map_poi_id, &Form::MAP_POI_ID).into(),
         address: check.required("profile.address", address),
         pic_list: Quoted(PicList {
             list: check.pictures("profile.picture_urls", picture_urls, MOST_PICTURES),
         }),
-        contract_phone: check.required("profile.contact_phone", contact_phone),
+        contract_phone: check.formed("profile.contact_phone", contact_phone, &Form::PHONE),
         hour: check.hours("profile.hours", hours),
         company_name: check.required("profile.company_name", company_name),
-        credential: check.required("profile.credential", credential),
+        credential: check.formed("profile.credential", credential, &Form::CREDENTIAL),
         qualification_list: check.documents("profile.qualification_media_ids", papers),
         service_infos: Quoted(labels(check, service_labels)),
         kf_info: Quoted(chat(check, customer_service)),
@@ -147,8 +153,8 @@ fn label(check: &mut Check, field: &str, label: pb::ServiceLabel) -> ServiceInfo
         id,
         kind,
         name,
-        appid: check.required(&of("app_id"), app_id).into(),
-        path: check.required(&of("path"), path),
+        appid: check.formed(&of("app_id"), app_id, &Form::APP_ID).into(),
+        path: check.page_path(&of("path"), path),
         desc: check.at_most(&of("description"), description, LABEL_CHARACTERS),
     }
 }
@@ -177,10 +183,8 @@ fn standard(kind: Kind) -> Option<(u8, &'static str)> {
 
 fn chat(check: &mut Check, chat: Option<pb::CustomerService>) -> KfInfo {
     let pb::CustomerService { open, avatar_url, name } = chat.unwrap_or_default();
-    let avatar = match avatar_url {
-        none if none.is_empty() => none,
-        some => check.picture("profile.customer_service.avatar_url", some),
-    };
+    let field = "profile.customer_service.avatar_url";
+    let avatar = check.formed_if_any(field, avatar_url, &Form::PICTURE);
     let name = check.optional("profile.customer_service.name", name);
     KfInfo { open_kf: open, kf_headimg: open.then_some(avatar), kf_name: open.then_some(name) }
 }
@@ -301,7 +305,7 @@ impl TryFrom<pb::DeleteNearbyPoiRequest> for DelNearbyPoi {
         pb::DeleteNearbyPoiRequest { app_id: _, request_id: _, poi_id }: pb::DeleteNearbyPoiRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = check.required("poi_id", poi_id).into();
+        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
         check.done(Self { poi_id })
     }
 }
@@ -325,7 +329,7 @@ impl TryFrom<pb::SetNearbyPoiVisibilityRequest> for SetNearbyPoiShowStatus {
         let pb::SetNearbyPoiVisibilityRequest { app_id: _, request_id: _, poi_id, visible } =
             request;
         let mut check = Check::default();
-        let poi_id = check.required("poi_id", poi_id).into();
+        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
         if visible.is_none() {
             check.refuse("visible", "required");
         }

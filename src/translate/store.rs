@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Check, Evidence, Evident, Invalid, Review, Reviewed};
+use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed};
 use crate::{
     id::PoiId,
     pb::{self, AuditState, OpeningHours, SubmissionKind},
@@ -44,15 +44,17 @@ impl TryFrom<pb::AddStoreRequest> for AddStore {
             check.refuse("qualification_media_ids", "only together with company_name");
         }
         let call = Self {
-            map_poi_id: check.required("map_poi_id", map_poi_id).into(),
+            map_poi_id: check.formed("map_poi_id", map_poi_id, &Form::MAP_POI_ID).into(),
             pic_list: quoted(check.pictures("picture_urls", picture_urls, usize::MAX)),
-            contract_phone: check.required("contact_phone", contact_phone),
+            contract_phone: check.formed("contact_phone", contact_phone, &Form::PHONE),
             hour: check.hours("hours", hours),
-            credential: check.required("credential", credential),
+            credential: check.formed("credential", credential, &Form::CREDENTIAL),
             company_name: check.optional("company_name", company_name),
             qualification_list: check.documents("qualification_media_ids", qualification_media_ids),
-            card_id: check.optional("card_id", card_id).into(),
-            poi_id: check.optional("legacy_poi_id", legacy_poi_id).into(),
+            card_id: check.formed_if_any("card_id", card_id, &Form::CARD_ID).into(),
+            poi_id: check
+                .formed_if_any("legacy_poi_id", legacy_poi_id, &Form::LEGACY_POI_ID)
+                .into(),
         };
         check.done(call)
     }
@@ -218,7 +220,7 @@ impl From<Done> for pb::DeleteStoreResponse {
 
 /// The id of a store.
 pub(super) fn store(check: &mut Check, poi_id: String) -> PoiId {
-    check.required("poi_id", poi_id).into()
+    check.formed("poi_id", poi_id, &Form::POI_ID).into()
 }
 
 /// The pictures of a store, as WeChat wants them.

@@ -161,7 +161,8 @@ impl Request {
             Self::CreateMapPoi(create) => create.name.push_str("-other"),
             Self::SetStoreCard(set) => set.card_id.push_str("-other"),
             Self::UpdateStore(update) => {
-                *update.contact_phone.get_or_insert_default() += "-other";
+                let phone = update.contact_phone.as_deref().unwrap_or("020");
+                update.contact_phone = Some(format!("{phone}-9"));
             }
             _ => return None,
         }

@@ -57,7 +57,7 @@ pub(crate) struct Example {
     #[serde(rename = "source")]
     _source: String,
     /// As in `StoreService/GetStore`.
-    rpc: String,
+    pub(crate) rpc: String,
     /// In the JSON of protobuf.
     pub(crate) request: Value,
     /// Where it has to arrive.

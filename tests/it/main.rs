@@ -17,6 +17,7 @@ mod forms;
 mod fuzz;
 mod hostile;
 mod hosts;
+mod input;
 mod lanes;
 mod lifecycle;
 mod lists;

@@ -11,7 +11,10 @@ use wechat_store_gateway::{
     simulator::{Fault, faults::Kind},
 };
 
-use crate::support::{App, is, reason};
+use crate::{
+    documented::examples,
+    support::{App, is, reason},
+};
 
 const GET_DISTRICT: &str = "/wxa/get_district";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +57,45 @@ async fn an_old_table_is_served_while_a_new_one_cannot_be_had() {
     while app.count(GET_DISTRICT) < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_district_that_the_table_lacks_is_asked_for_again_once_in_five_minutes() {
+    let app = App::start().await;
+    // The documented table is short.
+    let (_, short) = examples()
+        .into_iter()
+        .find(|(_, example)| example.path == GET_DISTRICT)
+        .expect("WeChat's example");
+    app.wechat.fault(Fault::new(GET_DISTRICT, Kind::Replace { body: short.reply }));
+    let unknown = || is(Code::NotFound, "DISTRICT_NOT_FOUND");
+    let list = async |parent_id: &str| app.map_pois().list_districts(children(parent_id)).await;
+
+    let status = list("440300").await.expect_err("not in the short table");
+    assert_eq!(reason(&status), unknown());
+    assert_eq!(app.count(GET_DISTRICT), 1, "that table has just come");
+    app.clock.advance(Duration::from_secs(5 * 60));
+    app.wechat.fault(Fault::new(GET_DISTRICT, Kind::Latency { ms: 300 }));
+    let (listed, named) =
+        tokio::join!(join_all((0..50).map(|_| list("440300"))), resolve(&app, &["深圳", "南山"]));
+    assert!(listed.into_iter().all(|list| list.is_ok()));
+    assert_eq!(named.expect("found").len(), 1);
+    assert_eq!(app.count(GET_DISTRICT), 2, "once for all");
+
+    let place = pb::CreateMapPoiRequest { district_id: "999999".to_owned(), ..new_place() };
+    for asked in [2, 3] {
+        for _ in 0..3 {
+            assert_eq!(reason(&list("999999").await.expect_err("nowhere")), unknown());
+            let status = app.map_pois().create_map_poi(place.clone()).await.expect_err("nowhere");
+            assert_eq!(reason(&status), unknown());
+        }
+        assert_eq!(app.count(GET_DISTRICT), asked);
+        app.clock.advance(Duration::from_secs(5 * 60));
+    }
+    // A table that cannot be had leaves the one that is there.
+    app.fault(GET_DISTRICT, Kind::Html502);
+    assert_eq!(reason(&list("999999").await.expect_err("nowhere")), unknown());
+    list("440300").await.expect("still known");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,285 @@
+//! Values of a fixed form: ids, telephone numbers, numbers of licences, addresses of pictures.
+//!
+//! A form refuses what no such value can be, because WeChat's own answer would come late or say
+//! nothing of the field. It is lenient where no document fixes the form: lengths are bounded only
+//! where the type of the number bounds them.
+
+use reqwest::Url;
+
+use super::Check;
+
+/// WeChat's ids are unsigned numbers of 64 bits at most.
+const MOST_DIGITS: usize = 20;
+/// Ids of Tencent Maps are spread over all numbers of 64 bits: nearly all have 18 to 20 digits. Of
+/// 100,000 one has fewer than 16.
+const LEAST_DIGITS_OF_MAP_POI_ID: usize = 16;
+/// Old stores have ids of about nine digits. With the id of a map place in its stead WeChat only says
+/// that the request is malformed (47001).
+const MOST_DIGITS_OF_LEGACY_POI_ID: usize = LEAST_DIGITS_OF_MAP_POI_ID - 1;
+/// The shortest telephone number, such as 110.
+const LEAST_DIGITS_OF_PHONE: usize = 3;
+/// Where pictures are that WeChat keeps: `mmbiz.qpic.cn` mostly.
+const PICTURE_HOSTS: [&str; 2] = [".qpic.cn", ".qlogo.cn"];
+
+/// What a value of one kind is made of.
+#[derive(Debug)]
+pub(crate) struct Form {
+    fits: fn(&str) -> bool,
+    /// What would be right.
+    rule: &'static str,
+}
+
+impl Form {
+    /// The app id of an account.
+    pub(crate) const APP_ID: Self =
+        Self { fits: is_word, rule: "has to be an app id: letters, digits, - and _ only" };
+    /// The id of a card.
+    pub(crate) const CARD_ID: Self =
+        Self { fits: is_word, rule: "has to be the id of a card: letters, digits, - and _ only" };
+    /// The number of a licence (经营资质证件号): 15 digits, 9 of an organisation code, or 18 of a
+    /// unified code.
+    pub(crate) const CREDENTIAL: Self = Self {
+        fits: |text| {
+            let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '(' | ')');
+            text.chars().all(is_good)
+        },
+        rule: "has to be the number of a licence: letters, digits, - and brackets only",
+    };
+    /// The id of an old store.
+    pub(crate) const LEGACY_POI_ID: Self = Self {
+        fits: |text| is_number(text) && text.len() <= MOST_DIGITS_OF_LEGACY_POI_ID,
+        rule: "has to be the poi_id of an old store, as ListLegacyStores gives it: some nine digits \
+               0-9 only",
+    };
+    /// The id of a place of Tencent Maps.
+    pub(crate) const MAP_POI_ID: Self = Self {
+        fits: |text| {
+            is_number(text)
+                && text.len() >= LEAST_DIGITS_OF_MAP_POI_ID
+                && text.parse::<u64>().is_ok()
+        },
+        rule: "has to be the map_poi_id that SearchMapPois gives: all of its 19 or so digits 0-9, as \
+               text and nothing else",
+    };
+    /// The id of an uploaded picture.
+    pub(crate) const MEDIA_ID: Self = Self {
+        fits: is_word,
+        rule: "has to be the media_id that UploadTemporaryImage gave: letters, digits, - and _ only",
+    };
+    /// The path of a page in a mini program.
+    pub(crate) const PAGE_PATH: Self = Self {
+        fits: |text| !text.contains(char::is_whitespace),
+        rule: "has to be the path of a page, without blanks",
+    };
+    /// A telephone number.
+    pub(crate) const PHONE: Self = Self {
+        fits: |text| {
+            let is_good = |c: char| c.is_ascii_digit() || "+-() .,/*#转".contains(c);
+            text.trim() == text
+                && text.chars().all(is_good)
+                && text.bytes().filter(u8::is_ascii_digit).count() >= LEAST_DIGITS_OF_PHONE
+        },
+        rule: "has to be a telephone number: digits 0-9, and between them + - . , / * # brackets, \
+               blanks and the Chinese sign of an extension only",
+    };
+    /// The address of an uploaded picture.
+    pub(crate) const PICTURE: Self = Self {
+        fits: is_picture,
+        rule: "has to be the URL that UploadImage gave, such as http://mmbiz.qpic.cn/mmbiz_png/.../0",
+    };
+    /// The id of a store or of a nearby place.
+    pub(crate) const POI_ID: Self = Self {
+        // 0 is a store that is not there, which WeChat says itself.
+        fits: |text| text == "0" || is_number(text) && text.len() <= MOST_DIGITS,
+        rule: "has to be the poi_id that WeChat gave: digits 0-9 only",
+    };
+}
+
+impl Check {
+    /// A value that has to be there and to have its form.
+    pub(crate) fn formed(&mut self, field: &str, value: String, form: &Form) -> String {
+        if value.is_empty() {
+            self.refuse(field, "required");
+        }
+        self.formed_if_any(field, value, form)
+    }
+
+    /// A value that may be empty and otherwise has to have its form.
+    pub(crate) fn formed_if_any(&mut self, field: &str, value: String, form: &Form) -> String {
+        if !value.is_empty() && !(form.fits)(&value) {
+            self.refuse(field, form.rule);
+        }
+        value
+    }
+
+    /// The path of a page that has to be there.
+    pub(super) fn page_path(&mut self, field: &str, path: String) -> String {
+        let path = self.required(field, path);
+        self.formed_if_any(field, path, &Form::PAGE_PATH)
+    }
+
+    /// A value that replaces what is there: absent leaves it, and empty is no value.
+    pub(crate) fn formed_change(
+        &mut self,
+        field: &str,
+        value: Option<String>,
+        form: &Form,
+    ) -> Option<String> {
+        let value = value?;
+        if value.is_empty() {
+            self.refuse(field, super::check::CANNOT_CLEAR);
+        }
+        Some(self.formed_if_any(field, value, form))
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// Whether a text is a number other than 0, written without zeros before it.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0')
+}
+
+fn is_picture(text: &str) -> bool {
+    // The parser would take blanks away.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return false;
+    }
+    let Ok(url) = Url::parse(text) else { return false };
+    let is_weixin = |host: &str| PICTURE_HOSTS.iter().any(|ending| host.ends_with(ending));
+    matches!(url.scheme(), "http" | "https")
+        && url.host_str().is_some_and(is_weixin)
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.port().is_none()
+        && url.path() != "/"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fits(form: &Form, text: &str) -> bool {
+        let mut check = Check::default();
+        check.formed("field", text.to_owned(), form);
+        check.done(()).is_ok()
+    }
+
+    #[test]
+    fn ids_of_map_places_are_whole_numbers_of_64_bits() {
+        for text in [
+            "2880741500279549033",
+            "5938314494307741153",
+            // Both were seen at Tencent Maps.
+            "14312873533493635930",
+            "887637304642591005",
+            "1000000000000000000",
+        ] {
+            assert!(fits(&Form::MAP_POI_ID, text), "{text}");
+        }
+        for text in [
+            "",
+            " 2880741500279549033",
+            "2880741500279549033\u{3000}",
+            "2880741500279549033\u{200b}",
+            "2.88E+18",
+            "2.88074150027955E+18",
+            "2880741500279549033.0",
+            "２８８０７４１５００２７９５４９０３３",
+            "+2880741500279549033",
+            "-2880741500279549033",
+            "02880741500279549033",
+            "28807415002795490330",
+            "288074150027954903x",
+            "472671857",
+            "0",
+        ] {
+            assert!(!fits(&Form::MAP_POI_ID, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_of_stores_are_numbers() {
+        for text in ["472671857", "1", "0", "2880741500279549033"] {
+            assert!(fits(&Form::POI_ID, text), "{text}");
+        }
+        assert!(fits(&Form::LEGACY_POI_ID, "271262077"));
+        assert!(!fits(&Form::LEGACY_POI_ID, "2880741500279549033"), "that of a map place");
+        for text in ["472671857 ", "\u{feff}1", "４７２", "4.7E+8", "01", "472671857\n", "a"] {
+            assert!(!fits(&Form::POI_ID, text) && !fits(&Form::LEGACY_POI_ID, text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pictures_are_where_wechat_keeps_them() {
+        for url in [
+            "http://mmbiz.qpic.cn/mmbiz_jpg/tW66AWvE2K4EJx/0?wx_fmt=jpeg",
+            "https://mmbiz.qpic.cn/a",
+            "http://mmbiz.qlogo.cn/mmbiz/a/0",
+            "https://mmecoa.qpic.cn/sz_mmecoa_png/a/640",
+        ] {
+            assert!(fits(&Form::PICTURE, url), "{url}");
+        }
+        for url in [
+            "mmbiz.qpic.cn/a",
+            "http://a",
+            "https://cos.example.com/a.png",
+            "ftp://mmbiz.qpic.cn/a",
+            "http://mmbiz.qpic.cn.example.com/a",
+            "http://example.com/mmbiz.qpic.cn/a",
+            "http://mmbiz.qpic.cn@example.com/a",
+            "http://a:b@mmbiz.qpic.cn/a",
+            "http://qpic.cn.evil/a",
+            "http://mmbiz.qpic.cn/",
+            "http://mmbiz.qpic.cn/a b",
+            " http://mmbiz.qpic.cn/a",
+            "http://mmbiz.qpic.cn/a\u{200b}",
+            "file:///a.png",
+            "C:\\a.png",
+        ] {
+            assert!(!fits(&Form::PICTURE, url), "{url}");
+        }
+    }
+
+    #[test]
+    fn phones_are_made_of_digits_and_what_stands_between() {
+        for text in ["110", "+86 20-89190388", "(020)89190388转801", "400-800-8820", "020-1"] {
+            assert!(fits(&Form::PHONE, text), "{text}");
+        }
+        for text in [
+            " 020-1",
+            "020-1 ",
+            "０２０-１２３",
+            "电话",
+            "无",
+            "020-1\u{200b}",
+            "1.3E+10",
+            "12",
+            "-",
+        ] {
+            assert!(!fits(&Form::PHONE, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_licences_and_words_are_ascii() {
+        for text in ["156718193518281", "22883878-0", "91750100ME2XCR6A70", "310000400000001(1-1)"]
+        {
+            assert!(fits(&Form::CREDENTIAL, text), "{text}");
+        }
+        for text in ["9175 0100", "９１７５", "1.5671819E+14", "91750100\u{feff}", "执照"] {
+            assert!(!fits(&Form::CREDENTIAL, text), "{text}");
+        }
+        for form in [&Form::APP_ID, &Form::CARD_ID, &Form::MEDIA_ID] {
+            assert!(fits(
+                form,
+                "RTZgKZ386yFn5kQSWLTxe4bqxwgzGBjs3OE02cg9CVQk1wRVE3c8fjUFX7jvpi-P_"
+            ));
+            for text in ["a|b", "a b", " a", "a\u{200b}", "卡", "a\n"] {
+                assert!(!fits(form, text), "{form:?} {text:?}");
+            }
+        }
+    }
+}
