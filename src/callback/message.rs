@@ -1,7 +1,9 @@
 //! The messages that WeChat pushes: XML or JSON, as the account chose, and flat but for a few.
 
-use std::fmt;
+use std::{borrow::Cow, collections::HashMap, fmt};
 
+use bytes::Bytes;
+use encoding_rs::GBK;
 use quick_xml::{
     escape::resolve_xml_entity,
     events::{BytesRef, Event},
@@ -13,6 +15,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use crate::lenient;
+
 /// Deeper than any message of WeChat's; those with lists in them have four levels.
 const DEPTH: usize = 16;
 
@@ -21,6 +25,10 @@ const DEPTH: usize = 16;
 pub struct Message {
     text: String,
     fields: Fields,
+    /// What came, if it is faulty.
+    raw: Option<Bytes>,
+    /// Names of fields that are there twice and do not say the same.
+    doubtful: Vec<String>,
 }
 
 /// Why something is no message. Quotes nothing of it.
@@ -30,24 +38,96 @@ pub struct Malformed(pub(super) &'static str);
 
 /// Reads a message. Takes any bytes, and time and memory in proportion to them.
 ///
+/// What is not written as XML and JSON have it is read a second time, leniently: a fault then spoils
+/// the field in which it stands, and not the message.
+///
 /// Of a field that is there twice the first counts, in either form: WeChat sends none, and a
-/// refusal would only lose the message. What is nested is no field of its own: its parent has the
-/// JSON, or in XML the text beside it.
+/// refusal would only lose the message. If the message has faults, and the two do not say the same,
+/// neither counts, because one of them may be text that a person typed. What is nested is no field
+/// of its own: its parent has the JSON, or in XML the text beside it.
 pub fn read(bytes: &[u8]) -> Result<Message, Malformed> {
-    let text = str::from_utf8(bytes).map_err(|_| Malformed("not UTF-8"))?;
-    let inner = text.trim_start_matches('\u{feff}').trim();
-    let fields = match inner.as_bytes().first() {
-        Some(b'<') => xml(inner)?,
-        Some(b'{') => serde_json::from_str(inner).map_err(|_| Malformed("broken JSON"))?,
-        _ => return Err(Malformed("neither XML nor JSON")),
+    let exact = str::from_utf8(bytes).map_err(|_| Malformed("not UTF-8"));
+    let read = exact.and_then(|text| Ok((text, fields(text, Rules::Strict)?)));
+    let malformed = match read {
+        Ok((text, fields)) => {
+            let text = text.to_owned();
+            return Ok(Message { text, fields, raw: None, doubtful: Vec::new() });
+        }
+        Err(malformed) => malformed,
     };
-    Ok(Message { text: text.to_owned(), fields })
+    let text = text(bytes);
+    let Ok(mut fields) = fields(&text, Rules::Lenient) else { return Err(malformed) };
+    let doubtful = fields.take_doubtful();
+    Ok(Message {
+        text: text.into_owned(),
+        fields,
+        raw: Some(Bytes::copy_from_slice(bytes)),
+        doubtful,
+    })
+}
+
+/// Returns the text of any bytes, which are UTF-8, or GBK, as older Chinese systems write. What is
+/// neither shows as U+FFFD.
+pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
+    let read = String::from_utf8_lossy(bytes);
+    let Cow::Owned(damaged) = &read else { return read };
+    // GBK that is read as UTF-8 is mostly faults, UTF-8 with a fault in it is mostly characters.
+    let count = |is_counted: fn(char) -> bool| damaged.chars().filter(|c| is_counted(*c)).count();
+    let faults = count(|character| character == '\u{fffd}');
+    let characters = count(|character| !character.is_ascii() && character != '\u{fffd}');
+    if faults <= characters.max(1) {
+        return read;
+    }
+    GBK.decode_without_bom_handling_and_without_replacement(bytes).unwrap_or(read)
+}
+
+/// How faults are met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rules {
+    /// Any of them is an error.
+    Strict,
+    /// What spoils no more than a field is no error.
+    Lenient,
+}
+
+fn fields(text: &str, rules: Rules) -> Result<Fields, Malformed> {
+    let inner = match rules {
+        Rules::Strict => text.trim_start_matches('\u{feff}').trim(),
+        Rules::Lenient => text.trim_matches(is_blank),
+    };
+    let broken = |_| Malformed("broken JSON");
+    match (inner.as_bytes().first(), rules) {
+        (Some(b'<'), _) => xml(inner, rules),
+        (Some(b'{'), Rules::Strict) => serde_json::from_str(inner).map_err(broken),
+        (Some(b'{'), Rules::Lenient) => {
+            let repaired = lenient::repair(inner.as_bytes()).ok_or(Malformed("broken JSON"))?;
+            serde_json::from_str(&repaired).map_err(broken)
+        }
+        _ => Err(Malformed("neither XML nor JSON")),
+    }
+}
+
+/// Whether nothing is to be seen of a character.
+pub(super) fn is_blank(character: char) -> bool {
+    character.is_whitespace()
+        || character.is_control()
+        || matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 impl Message {
-    /// The whole message, as it came.
+    /// The whole message as text: as it came, unless that is not UTF-8.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The bytes that came, if they are not written as XML or JSON in UTF-8 should be.
+    pub fn faulty(&self) -> Option<&Bytes> {
+        self.raw.as_ref()
+    }
+
+    /// The whole message, as it came.
+    pub fn bytes(&self) -> &[u8] {
+        self.raw.as_deref().unwrap_or(self.text.as_bytes())
     }
 
     /// A field, without the blanks around it; empty where there is none.
@@ -57,14 +137,28 @@ impl Message {
         found.map_or("", |(_, value)| value.trim())
     }
 
+    /// Whether a field is left out because it is there twice and does not say the same.
+    pub(super) fn is_doubtful(&self, name: &str) -> bool {
+        self.doubtful.iter().any(|doubtful| doubtful == name)
+    }
+
     /// What the settings call it: an event by its name, another message by its type. What comes
-    /// without a type are notices to third-party platforms and probes.
+    /// without a type are notices to third-party platforms and probes. Empty if it says neither, or
+    /// not surely.
     pub fn name(&self) -> &str {
-        let event = self.field("Event");
-        match self.field("MsgType") {
-            "event" | "" if !event.is_empty() => event,
-            "" if !self.field("InfoType").is_empty() => self.field("InfoType"),
-            "" => self.field("action"),
+        if ["MsgType", "Event", "InfoType", "action"].iter().any(|name| self.is_doubtful(name)) {
+            return "";
+        }
+        let name = |field| self.field(field).trim_matches(is_blank);
+        let event = name("Event");
+        match name("MsgType") {
+            kind if !event.is_empty()
+                && (kind.is_empty() || kind.eq_ignore_ascii_case("event")) =>
+            {
+                event
+            }
+            "" if !name("InfoType").is_empty() => name("InfoType"),
+            "" => name("action"),
             kind => kind,
         }
     }
@@ -74,11 +168,30 @@ impl Message {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fields(Vec<(String, String)>);
 
+impl Fields {
+    /// Takes out the fields that are there twice and do not say the same, and returns their names.
+    fn take_doubtful(&mut self) -> Vec<String> {
+        let mut first = HashMap::new();
+        let mut doubtful = Vec::new();
+        for (name, value) in &self.0 {
+            if *first.entry(name).or_insert(value) != value {
+                doubtful.push(name.clone());
+            }
+        }
+        doubtful.sort_unstable();
+        doubtful.dedup();
+        self.0.retain(|(name, _)| doubtful.binary_search(name).is_err());
+        doubtful
+    }
+}
+
 /// Reads `<xml>` and its children. Knows no entity but the five that XML has; a document type, which
-/// could define more, is refused.
-fn xml(text: &str) -> Result<Fields, Malformed> {
+/// could define more, is refused. Leniently, a reference that is not known is text.
+fn xml(text: &str, rules: Rules) -> Result<Fields, Malformed> {
     let mut reader = Reader::from_str(text);
-    reader.config_mut().expand_empty_elements = true;
+    let config = reader.config_mut();
+    config.expand_empty_elements = true;
+    config.allow_dangling_amp = rules == Rules::Lenient;
     let mut fields = Fields::default();
     let (mut name, mut value) = (String::new(), String::new());
     let (mut depth, mut begun) = (0, false);
@@ -107,10 +220,15 @@ fn xml(text: &str) -> Result<Fields, Malformed> {
             }
             Event::Text(text) => text.xml10_content(),
             Event::CData(text) => text.xml10_content(),
-            Event::GeneralRef(reference) => resolved(&reference)?.into(),
+            Event::GeneralRef(reference) => match resolved(&reference) {
+                Ok(text) => text.into(),
+                Err(_) if rules == Rules::Lenient => format!("&{};", &*reference).into(),
+                Err(malformed) => return Err(malformed),
+            },
             // Empty elements come as a start and an end, as was asked for.
             Event::Comment(_) | Event::Decl(_) | Event::Empty(_) => continue,
             Event::DocType(_) => return Err(Malformed("XML with a document type")),
+            Event::PI(_) if rules == Rules::Lenient => continue,
             Event::PI(_) => return Err(Malformed("XML with instructions")),
             Event::Eof if begun && depth == 0 => return Ok(fields),
             Event::Eof => return Err(Malformed("XML that is cut off")),
@@ -145,7 +263,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    fields.0.push((name, scalar(value.get())));
+                    fields.0.push((name, scalar(value.get()).map_err(de::Error::custom)?));
                 }
                 Ok(fields)
             }
@@ -154,12 +272,13 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// A value as text. Numbers stay as they are written, so that none is rounded; and so does a string
-/// with half a character in it, for a follower's broken smiley must not hold up the rest.
-fn scalar(json: &str) -> String {
-    match json {
-        "null" => String::new(),
-        _ => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
+/// A value as text. Numbers, lists and objects stay as they are written, so that nothing is rounded.
+/// Fails for a string with half a character in it.
+fn scalar(json: &str) -> serde_json::Result<String> {
+    match json.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(json),
+        _ if json == "null" => Ok(String::new()),
+        _ => Ok(json.to_owned()),
     }
 }
 
@@ -200,17 +319,51 @@ mod tests {
     #[test]
     fn half_a_character_does_not_cost_the_message() {
         let json = r#"{"Content":"\ud83d","MsgType":"text"}"#;
-        assert_eq!(fields(json, ["Content", "MsgType"]), [r#""\ud83d""#, "text"]);
+        assert_eq!(fields(json, ["Content", "MsgType"]), ["\u{fffd}", "text"]);
+    }
+
+    #[test]
+    fn a_fault_spoils_no_more_than_its_field() {
+        for (text, expected) in [
+            ("{\"a\":\"x\u{14}\ny\",\"b\":1}", "x\u{14}\ny"),
+            ("\u{feff}\u{200b}{\"a\":NaN,\"b\":1,}\0", "NaN"),
+            (r#"{"a":"说"好"的","b":1}"#, "说\"好\"的"),
+            ("<xml><a>x&nbsp;y & z&#0;</a><b>1</b></xml>", "x&nbsp;y & z&#0;"),
+            ("<?php ?><xml><a>x</a><b>1</b></xml>\0", "x"),
+        ] {
+            let message = read(text.as_bytes()).expect(text);
+            assert_eq!((message.field("a"), message.field("b")), (expected, "1"), "{text}");
+            assert_eq!(message.faulty().map(|bytes| &**bytes), Some(text.as_bytes()));
+            assert_eq!((message.bytes(), message.text()), (text.as_bytes(), text));
+        }
+        for text in [r#"{"a":"x"}"#, "<xml><a>x\u{14}]]></a></xml>", "\u{feff} {\"a\":1} "] {
+            let message = read(text.as_bytes()).expect(text);
+            assert_eq!((message.faulty(), message.bytes()), (None, text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn gbk_is_told_from_damaged_utf8() {
+        for (bytes, expected) in [
+            (&b"\xc3\xc5\xcd\xb7\xb2\xbb\xc7\xe5"[..], "门头不清"),
+            (b"\xc9\xcc\xbb\xa7 ABC", "商户 ABC"),
+            (b"\xe9\x97", "\u{fffd}"),
+            (b"\xe9\x97\xa8\xe5\xa4", "门\u{fffd}"),
+            (b"\xff\xff\xff", "\u{fffd}\u{fffd}\u{fffd}"),
+            ("门".as_bytes(), "门"),
+        ] {
+            assert_eq!(text(bytes), expected, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]
     fn references_are_resolved_and_only_those_of_xml() {
         let xml = "<xml><a>&lt;&amp;&gt;&quot;&apos;&#38;&#x5BA1;<![CDATA[&amp;]]></a></xml>";
         assert_eq!(fields(xml, ["a"]), ["<&>\"'&审&amp;"]);
-        assert_eq!(refused("<xml><a>&nbsp;</a></xml>"), "XML with an unknown entity");
-        for number in ["#0", "#xD800", "#x110000", "#", "#-1"] {
-            let broken = refused(format!("<xml><a>&{number};</a></xml>"));
-            assert_eq!(broken, "XML with a broken reference", "{number}");
+        for text in ["&nbsp;", "&#0;", "&#xD800;", "&#x110000;", "&#;", "&#-1;"] {
+            let xml = format!("<xml><a>{text}</a></xml>");
+            let message = read(xml.as_bytes()).expect(&xml);
+            assert_eq!((message.field("a"), message.faulty().is_some()), (text, true));
         }
     }
 
@@ -233,6 +386,9 @@ mod tests {
     fn of_a_doubled_field_the_first_counts() {
         assert_eq!(fields("<xml><a>1</a><a>2</a></xml>", ["a"]), ["1"]);
         assert_eq!(fields(r#"{"a":1,"a":2}"#, ["a"]), ["1"]);
+        let faulty = read(br#"{"a":1,"a":2,"b":3,"b":3,}"#).expect("a message");
+        assert_eq!((faulty.field("a"), faulty.field("b")), ("", "3"));
+        assert!(faulty.is_doubtful("a") && !faulty.is_doubtful("b"));
     }
 
     #[test]
@@ -256,12 +412,11 @@ mod tests {
             ("<xml></xml><xml></xml>", "XML with another root"),
             ("<xml></xml>text", "XML with text around it"),
             ("<html></html>", "XML with another root"),
-            ("<?php ?><xml></xml>", "XML with instructions"),
             ("<?xml version='1.0'?>", "XML that is cut off"),
         ] {
             assert_eq!(refused(text), why, "{text}");
         }
-        assert_eq!(refused(b"<xml><a>\xff</a></xml>"), "not UTF-8");
+        assert_eq!(refused(b"<xml><a>\xff</xml>"), "not UTF-8");
     }
 
     #[test]
@@ -273,7 +428,9 @@ mod tests {
             (r#"{"MsgType":"text","Event":"subscribe"}"#, "text"),
             (r#"{"InfoType":"authorized"}"#, "authorized"),
             (r#"{"action":"CheckContainerPath"}"#, "CheckContainerPath"),
+            (r#"{"MsgType":"EVENT\u0000","Event":"\u200bsubscribe\u0001"}"#, "subscribe"),
             ("{}", ""),
+            (r#"{"Event":"subscribe","Event":"unsubscribe",}"#, ""),
         ] {
             assert_eq!(read(json.as_bytes()).expect(json).name(), name);
         }

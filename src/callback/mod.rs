@@ -1,7 +1,8 @@
 //! What WeChat tells us, without being asked.
 //!
 //! A push is verified, unsealed, read, stored, passed on, and only then answered `success`; after
-//! anything else WeChat sends it again, up to three times.
+//! anything else WeChat sends it again, up to three times. A push that is proven to be WeChat's but
+//! cannot be read is stored as it came, because to refuse it would lose it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    message::Malformed,
+    message::{Malformed, Message},
     relay::{Failed, Push, Relay},
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     id::{AppId, Secret},
     seal,
     state::{Appended, NewEvent},
+    telemetry,
 };
 
 pub mod envelope;
@@ -33,8 +35,8 @@ pub mod event;
 pub mod message;
 mod relay;
 
-/// The account's id follows.
-const PATH: &str = "/wechat/callback/";
+/// The parts of a path; the account's id follows. Ids are in small letters.
+const PATH: [&str; 2] = ["wechat", "callback"];
 /// Many times the longest message that WeChat documents, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
 /// For the body of a request, of WeChat's five seconds.
@@ -100,20 +102,37 @@ impl Receiver {
 impl Inner {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        let account = head.uri.path().strip_prefix(PATH).and_then(|id| self.accounts.get(id));
+        let account = self.account(head.uri.path());
         let answer = match (account, &head.method) {
             (None, _) => Err(Refusal::new(StatusCode::NOT_FOUND, "nobody receives there")),
+            // Monitors and load balancers ask so whether somebody is there.
+            (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
             (Some(account), &Method::GET) => self.echo(account, &head),
             (Some(account), &Method::POST) => self.receive(account, &head, body).await,
             _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "neither GET nor POST")),
         };
-        answer.unwrap_or_else(|Refusal { status, reason }| {
-            let app_id = account.map(|account| account.app_id.as_str());
-            tracing::warn!(app_id, status = status.as_u16(), reason, "a push was refused");
+        answer.unwrap_or_else(|refusal| {
+            if head.method != Method::HEAD {
+                refusal.log(account);
+            }
             let mut response = Response::default();
-            *response.status_mut() = status;
+            *response.status_mut() = refusal.status;
+            if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+                let allowed = HeaderValue::from_static("GET, HEAD, POST");
+                response.headers_mut().insert(header::ALLOW, allowed);
+            }
             response
         })
+    }
+
+    /// The account that a path names. Proxies and people add slashes and write ids in capitals.
+    fn account(&self, path: &str) -> Option<&Account> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        for expected in PATH {
+            parts.next().filter(|part| part.eq_ignore_ascii_case(expected))?;
+        }
+        let app_id = AppId::from(parts.next()?.to_ascii_lowercase());
+        self.accounts.get(&app_id).filter(|_| parts.next().is_none())
     }
 
     /// Shows WeChat that this address is ours, when somebody enters it there.
@@ -126,14 +145,26 @@ impl Inner {
     async fn receive(&self, account: &Account, head: &Parts, body: Incoming) -> Answer {
         let body = whole(body).await?;
         let plain = self.unsealed(account, &Query::new(head), &body)?;
-        let message = message::read(&plain)?;
-        let name = message.name();
-        let callback = &account.callback;
-        let event = event::read(&account.app_id, &message, &callback.keep, self.clock.unix());
+        let (callback, now) = (&account.callback, self.clock.unix());
+        let message = message::read(&plain);
+        let event = match &message {
+            Ok(message) => event::read(&account.app_id, message, &callback.keep, now),
+            // Its signature covers no body, so nothing shows that this is WeChat's.
+            Err(malformed) if callback.mode == CallbackMode::Plain => {
+                return Err((*malformed).into());
+            }
+            Err(_) => Some(event::unreadable(&account.app_id, &plain, now)),
+        };
         let stored = event.is_some();
         if let Some(event) = event {
+            let event_id = event.event_id.clone();
             self.store(event).await?;
+            if let Err(malformed) = message {
+                account.unreadable(malformed, &event_id);
+            }
         }
+        // A target with a list of what it wants does not get what cannot be read.
+        let name = message.as_ref().map_or("", Message::name);
         let reply = match &self.relay {
             Some(relay) => {
                 let push = Push {
@@ -206,6 +237,15 @@ impl Inner {
 }
 
 impl Account {
+    /// Logs that a push was kept though it cannot be read.
+    fn unreadable(&self, malformed: Malformed, event_id: &str) {
+        let Self { app_id, .. } = self;
+        let text = "an unreadable push was kept as it came";
+        if let Some(unlogged) = telemetry::seldom(text, &format!("{app_id} {malformed}")) {
+            tracing::warn!(%app_id, event_id, reason = %malformed, unlogged, "{text}");
+        }
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         self.callback.token.read().context("token")?;
         self.keys().try_for_each(|key| key.map(drop))
@@ -275,6 +315,17 @@ struct Refusal {
 }
 
 impl Refusal {
+    /// Logs it, unless many of its kind were logged just now: anybody can send these.
+    fn log(&self, account: Option<&Account>) {
+        let Self { status, reason } = self;
+        let app_id = account.map(|account| account.app_id.as_str());
+        let text = "a push was refused";
+        let cause = format!("{} {reason}", app_id.unwrap_or_default());
+        if let Some(unlogged) = telemetry::seldom(text, &cause) {
+            tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");
+        }
+    }
+
     fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self { status, reason: reason.into() }
     }

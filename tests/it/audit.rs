@@ -328,6 +328,34 @@ async fn a_submission_repeated_by_wechat_is_one_event() {
 }
 
 #[tokio::test]
+async fn an_unreadable_push_reaches_watchers_without_kinds() {
+    let app = App::start().await;
+    let mut watch = Watch::begin(&app, latest()).await;
+    let mut stores = Watch::filtered(&app, latest(), "", &[SubmissionKind::Store]).await;
+    stores.next().await;
+    let faulty = "{\"MsgType\":\"event\",\"Event\":\"add_store_audit_info\",\"status\":3,\
+                  \"audit_id\":416620525,\"reason\":\"a\u{14}\n\0b\"}";
+    for text in ["<xml><Event>add_store", faulty] {
+        let push = json!({ "app_id": OFFICIAL_APP_ID, "text": text });
+        app.wechat.control("POST", "pushes", &push).expect("pushed");
+        let (event, _) = watch.event().await;
+        assert_eq!(event.wechat_message_bytes, text);
+    }
+    let (event, _) = stores.event().await;
+    assert_eq!(event.wechat_message_bytes, faulty, "a watcher of a kind gets only that");
+    let app = app.restart().await;
+    let [unreadable, read] = &app.events(pb::ListAuditEventsRequest::default()).await[..] else {
+        panic!("not two events")
+    };
+    assert_eq!((unreadable.kind(), unreadable.wechat_event.as_str()), Default::default());
+    assert_eq!(unreadable.wechat_message_bytes, "<xml><Event>add_store");
+    assert!(unreadable.receive_time.is_some());
+    assert_eq!((read.kind(), read.state()), (SubmissionKind::Store, AuditState::Rejected));
+    assert_eq!((read.audit_id.as_str(), read.reason.as_str()), ("416620525", "a\u{14}\n\0b"));
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_known_is_known_after_a_restart() {
     let app = App::start().await;
     let poi_id = app.approved_store("0001").await;

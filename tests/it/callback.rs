@@ -359,18 +359,16 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
         ("nothing", Push::plain("").post(), 400),
         ("garbage", Push::plain(vec![0xFF; 1000]).post(), 400),
         ("laughs around it", Push::plain(laughs.clone()).post(), 400),
-        ("laughs in it", Push::sealed(&laughs).post(), 400),
         ("a file around it", Push::plain(file).post(), 400),
-        ("a file in it", Push::sealed(file).post(), 400),
-        ("garbage in it", Push::sealed([0xFF; 1000]).post(), 400),
-        ("nothing in it", Push::sealed("").post(), 400),
         ("too much", Push::plain(ten).post(), 413),
         ("too much in chunks", chunked, 413),
         ("to nobody", good.clone().to("wx0000000000000000").post(), 404),
         ("to one without callback", good.clone().to(MINI_PROGRAM_APP_ID).post(), 404),
         ("to no account", good.clone().to("").post(), 404),
-        ("deeper", good.clone().to(&format!("{OFFICIAL_APP_ID}/")).post(), 404),
+        ("deeper", good.clone().to(&format!("{OFFICIAL_APP_ID}/x")).post(), 404),
         ("elsewhere", good.request("POST", "/"), 404),
+        ("to no path", good.request("POST", "/wechat/callback"), 404),
+        ("to another path", good.request("POST", &good.target().replace("callback", "call")), 404),
         ("deleting", good.request("DELETE", &good.target()), 405),
         ("putting", good.request("PUT", &good.target()), 405),
         ("another's question", get(&good.clone().signed_with("another")), 403),
@@ -389,6 +387,244 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
         }
     }
     assert!(gateway.push(good).await.is_success(), "and it still receives");
+}
+
+/// Settings of a further account that receives sealed pushes.
+fn another_account(app_id: &str, token: &str) -> String {
+    format!(
+        "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"official\"\nsecret = \"secret\"\n\
+         [accounts.callback]\ntoken = \"{token}\"\naes_key = \"{OFFICIAL_AES_KEY}\""
+    )
+}
+
+/// What nothing can be made of, proven or not.
+fn unreadable() -> Vec<Vec<u8>> {
+    let laughs = (0..9).fold(String::from("<!ENTITY l0 \"ha\">"), |laughs, level| {
+        laughs + &format!("<!ENTITY l{} \"{}\">", level + 1, format!("&l{level};").repeat(10))
+    });
+    let laughs = format!("<!DOCTYPE xml [{laughs}]><xml><Event>&l9;</Event></xml>");
+    let file = "<!DOCTYPE xml [<!ENTITY f SYSTEM \"file:///etc/passwd\">]><xml><a>&f;</a></xml>";
+    let html = "<html><body>502 Bad Gateway</body></html>";
+    let texts = [&*laughs, file, html, "", "\0", "success", "[1]", "null", "{", "<xml>"];
+    let mut unreadable: Vec<_> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    let cut = |text: &str| text.as_bytes()[..text.len() - 5].to_vec();
+    unreadable.extend([cut(FAILED), cut(FAILED_JSON), vec![0xFF; 1000]]);
+    unreadable.push(FAILED.encode_utf16().flat_map(u16::to_le_bytes).collect());
+    unreadable
+}
+
+#[tokio::test]
+async fn a_proven_push_that_cannot_be_read_is_kept_as_it_came() {
+    let gateway = Gateway::start(SAFE).await;
+    for (number, message) in unreadable().into_iter().enumerate() {
+        gateway.lines.clear();
+        let what = message.escape_ascii().to_string();
+        for push in [Push::sealed(&message), Push::sealed(&message)] {
+            let answer = gateway.push(push).await;
+            assert!(answer.is_success(), "{what}: {answer:?}");
+        }
+        let events = gateway.events();
+        assert_eq!(events.len(), number + 1, "kept, and once: {what}");
+        let event = &events[number];
+        assert_eq!((event.kind(), event.state()), Default::default());
+        assert_eq!((event.wechat_event.as_str(), event.audit_id.as_str()), ("", ""));
+        assert_eq!(event.app_id, OFFICIAL_APP_ID);
+        assert_eq!(event.wechat_message_bytes, message, "{what}");
+        assert_eq!(event.wechat_message, String::from_utf8_lossy(&message));
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_push_is_told_to_the_operator_without_its_content() {
+    // An account of its own, whose lines are counted apart.
+    let app_id = "wx00000000000000f2";
+    let gateway = Gateway::start(&another_account(app_id, CALLBACK_TOKEN)).await;
+    let push = Push::with(OFFICIAL_AES_KEY, app_id, "<xml><Event>secret</xml>").to(app_id);
+    assert!(gateway.push(push).await.is_success());
+    let [event] = &gateway.events()[..] else { panic!("not one event") };
+    let [warning] = &gateway.lines.warnings()[..] else { panic!("not one warning") };
+    assert!(warning.contains(&event.event_id) && warning.contains(app_id), "{warning}");
+    assert!(!warning.contains("secret"), "{warning}");
+}
+
+#[tokio::test]
+async fn a_fault_in_a_push_spoils_its_field_only() {
+    let faulty = |reason: &[u8]| {
+        let [before, after] = [FAILED_JSON, FAILED]
+            .map(|form| form.split("门头不清").collect::<Vec<_>>())
+            .map(|parts| [parts[0].as_bytes(), parts[1].as_bytes()]);
+        [before, after].map(|[before, after]| [before, reason, after].concat())
+    };
+    let gbk = b"\xc3\xc5\xcd\xb7\xb2\xbb\xc7\xe5";
+    let mut messages = Vec::new();
+    for reason in ["门头\u{14}不清", "门头\n不清", "门头\0不清", "门头\u{feff}不清"]
+    {
+        messages.extend(faulty(reason.as_bytes()).map(|message| (message, reason)));
+    }
+    messages.extend(faulty(gbk).map(|message| (message, "门头不清")));
+    messages
+        .extend(faulty(&"门头不清".as_bytes()[..11]).map(|message| (message, "门头不\u{fffd}")));
+    let [json, _] = faulty(b"\\ud83d \"x\" \\x");
+    messages.push((json, "\u{fffd} \"x\" \\x"));
+    for (message, reason) in messages {
+        let gateway = Gateway::start(SAFE).await;
+        let answer = gateway.push(Push::sealed(&message)).await;
+        let what = message.escape_ascii();
+        assert!(answer.is_success(), "{what}: {answer:?}");
+        let [event] = &gateway.events()[..] else { panic!("{what}: not one event") };
+        assert_eq!((event.kind(), event.state()), (SubmissionKind::Store, AuditState::Rejected));
+        assert_eq!((event.audit_id.as_str(), event.reason.as_str()), ("416620525", reason));
+        let kept = match &*event.wechat_message_bytes {
+            b"" => event.wechat_message.as_bytes(),
+            bytes => bytes,
+        };
+        assert_eq!(kept, message, "{what}");
+        assert_eq!(gateway.lines.warnings(), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_followers_faulty_message_is_not_kept() {
+    let gateway = Gateway::start(SAFE).await;
+    for text in ["a\u{14}b", "a\nb", "a \"b\" c", "\\ud83d", "\\x"] {
+        let message = TEXT.replace("你好", text);
+        assert!(gateway.push(Push::sealed(message)).await.is_success());
+    }
+    let gbk =
+        [b"<xml><MsgType>text</MsgType><Content>", &b"\xc4\xe3\xba\xc3"[..], b"</Content></xml>"];
+    assert!(gateway.push(Push::sealed(gbk.concat())).await.is_success());
+    assert_eq!(gateway.events(), []);
+}
+
+#[tokio::test]
+async fn a_reviews_result_is_known_by_its_name_however_that_is_written() {
+    let gateway = Gateway::start(SAFE).await;
+    let written =
+        ["ADD_STORE_AUDIT_INFO", " add_store_audit_info\u{200b}", "add_store_audit_info\0"];
+    for (number, name) in written.into_iter().enumerate() {
+        for form in [FAILED, FAILED_JSON] {
+            let message = form.replace("add_store_audit_info", name);
+            assert!(gateway.push(Push::sealed(message)).await.is_success());
+        }
+        let events = gateway.events();
+        assert_eq!(events.len(), 2 * (number + 1), "{name}");
+        assert!(events.iter().all(|event| event.kind() == SubmissionKind::Store), "{name}");
+    }
+    // A damaged name may be that of a result, too.
+    let damaged =
+        [FAILED, FAILED_JSON].map(|form| form.replace("add_store_audit_info", "add_st\u{fffd}"));
+    for message in damaged {
+        assert!(gateway.push(Push::sealed(message)).await.is_success());
+    }
+    let events = gateway.events();
+    assert_eq!(events.len(), 8);
+    assert!(events[6..].iter().all(|event| event.kind() == SubmissionKind::Unspecified));
+}
+
+#[tokio::test]
+async fn a_faulty_envelope_is_opened_if_it_is_proven() {
+    let gateway = Gateway::start(SAFE).await;
+    let push = Push::sealed(FAILED);
+    let sealed = push.sealed.clone().expect("sealed");
+    let plain = "<reason>a < b & c</b></reason><!DOCTYPE";
+    for body in [
+        format!("<xml>{plain}<Encrypt><![CDATA[{sealed}]]></Encrypt><Encrypt></Encrypt></xml>"),
+        format!("{{{plain},\"Encrypt\" : \"{}\"", sealed.replace('/', "\\/")),
+        format!("\u{feff}{{\"ToUserName\":\"g\nh\",\"Encrypt\":\"{sealed}\"}}\0"),
+        format!("<xml><ToUserName>&nbsp;</ToUserName><Encrypt>{sealed}</Encrypt></xml>"),
+    ] {
+        assert!(gateway.push(push.clone().in_body(body)).await.is_success());
+    }
+    assert_eq!(gateway.events().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_shows_that_an_unreadable_plain_push_is_wechats() {
+    let gateway = Gateway::start("mode = \"plain\"").await;
+    for message in unreadable() {
+        let what = message.escape_ascii().to_string();
+        assert_eq!(gateway.push(Push::plain(message)).await.status, 400, "{what}");
+    }
+    assert_eq!(gateway.events(), []);
+    let faulty = FAILED_JSON.replace("门头", "门\u{14}头");
+    assert!(gateway.push(Push::plain(faulty)).await.is_success());
+    let [event] = &gateway.events()[..] else { panic!("not one event") };
+    assert_eq!((event.kind(), event.reason.as_str()), (SubmissionKind::Store, "门\u{14}头不清"));
+}
+
+#[tokio::test]
+async fn a_number_that_cannot_be_read_leaves_the_rest() {
+    let gateway = Gateway::start(SAFE).await;
+    let message = r#"{"CreateTime":"soon","MsgType":"event","Event":"create_map_poi_audit_info",
+        "audit_id":" 123456789012345678901234\u200b","status":0,"map_poi_id":5938314494307741153,
+        "name":"a","latitude":"abc","longitude":113.3}"#;
+    let unknown = r#"{"MsgType":"event","Event":"add_store_audit_info","audit_id":0,"status":97,
+        "is_upgrade":99999999999}"#;
+    for message in [message, unknown] {
+        assert!(gateway.push(Push::sealed(message)).await.is_success());
+    }
+    let [place, store] = &gateway.events()[..] else { panic!("not two events") };
+    assert_eq!(place.state(), AuditState::Approved);
+    assert_eq!(place.audit_id, "123456789012345678901234");
+    assert_eq!(place.unreadable_fields, ["latitude", "CreateTime"]);
+    let Some(Detail::MapPoi(detail)) = &place.detail else { panic!("a place") };
+    assert_eq!((detail.map_poi_id.as_str(), &detail.location), ("5938314494307741153", &None));
+
+    assert_eq!((store.kind(), store.state()), (SubmissionKind::Store, AuditState::Unspecified));
+    assert_eq!((store.wechat_status, store.audit_id.as_str()), (Some(97), ""));
+    assert_eq!(store.unreadable_fields, ["is_upgrade"]);
+}
+
+#[tokio::test]
+async fn a_path_is_found_however_it_is_written() {
+    let gateway = Gateway::start(SAFE).await;
+    let push = Push::sealed(FAILED);
+    let question = Push::plain("");
+    for path in [
+        format!("/wechat/callback/{OFFICIAL_APP_ID}/"),
+        format!("/wechat/callback/{OFFICIAL_APP_ID}//"),
+        format!("//wechat//callback/{OFFICIAL_APP_ID}"),
+        format!("/wechat/callback/{}", OFFICIAL_APP_ID.to_uppercase()),
+        format!("/WeChat/Callback/{}/", OFFICIAL_APP_ID.to_uppercase()),
+    ] {
+        let target = format!("{path}?{}", push.query());
+        assert!(gateway.send(push.request("POST", &target)).await.is_success(), "{path}");
+        let target = format!("{path}?{}&echostr=hello", question.query());
+        assert_eq!(gateway.send(question.request("GET", &target)).await.body, "hello", "{path}");
+    }
+    let [event] = &gateway.events()[..] else { panic!("not one event") };
+    assert_eq!(event.app_id, OFFICIAL_APP_ID);
+    assert_eq!(gateway.lines.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_probe_is_no_refused_push() {
+    let gateway = Gateway::start(SAFE).await;
+    let probe = Push::plain("");
+    let here = format!("/wechat/callback/{OFFICIAL_APP_ID}");
+    for (target, status) in [(&*here, 200), (&*probe.target(), 200), ("/wechat/callback/x", 404)] {
+        let answer = gateway.send(probe.request("HEAD", target)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, ""), "{target}");
+    }
+    assert_eq!(gateway.lines.warnings(), Vec::<String>::new());
+    let answer = gateway.send(probe.request("OPTIONS", &here)).await;
+    assert_eq!(answer.status, 405);
+    assert!(answer.head.contains("allow: get, head, post"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_flood_of_bad_pushes_is_no_flood_of_lines() {
+    // An account of its own, whose lines are counted apart.
+    let app_id = "wx00000000000000f1";
+    let gateway = Gateway::start(&another_account(app_id, "another")).await;
+    let bad = Push::sealed(FAILED).to(app_id);
+    let begun = Instant::now();
+    for _ in 0..300 {
+        assert_eq!(gateway.push(bad.clone()).await.status, 403);
+    }
+    let lines = gateway.lines.warnings().len() as u64;
+    assert!((1..=21 + begun.elapsed().as_secs()).contains(&lines), "{lines} lines");
+    assert!(gateway.push(Push::sealed(FAILED)).await.is_success(), "another account");
 }
 
 #[tokio::test]
@@ -653,8 +889,13 @@ async fn targets_get_what_they_want() {
     for message in [TEXT, FAILED, r#"{"MsgType":"event","Event":"subscribe"}"#] {
         assert!(gateway.push(Push::sealed(message)).await.is_success());
     }
-    let counts = [&all, &texts, &rest].map(|target| target.requests().len());
-    assert_eq!(counts, [3, 1, 1]);
+    let counts = || [&all, &texts, &rest].map(|target| target.requests().len());
+    assert_eq!(counts(), [3, 1, 1]);
+    // What a faulty message is can be read; what an unreadable one is nobody knows.
+    assert!(gateway.push(Push::sealed(TEXT.replace("你好", "a\nb"))).await.is_success());
+    assert_eq!(counts(), [4, 2, 1]);
+    assert!(gateway.push(Push::sealed("{")).await.is_success());
+    assert_eq!(counts(), [5, 2, 2]);
 }
 
 #[tokio::test]
