@@ -10,6 +10,7 @@ use crate::{
     codec::Encoded,
     context::{Context, Stage},
     pb::{self, DistrictLevel, LatLng},
+    state::PAGE_BYTES,
     translate::{
         Check,
         map_poi::{Names, WantedDistricts},
@@ -200,15 +201,22 @@ impl Districts {
         let (offset, size) = (cursor.offset as usize, *size as usize);
         let (total, count, districts) = if *recursive {
             let rest = self.areas[beneath.clone()].get(offset..).unwrap_or_default();
-            let page = &rest[..size.min(rest.len())];
+            let begin = rest.first().map_or(0, |first| first.encoded.start);
+            let fits = |area: &&Area| area.encoded.end - begin <= PAGE_BYTES;
+            let count = rest.iter().take(size).take_while(fits).count();
+            let page = &rest[..count.max(1).min(rest.len())];
             let ends = page.first().zip(page.last());
             let bytes = ends.map(|(first, last)| first.encoded.start..last.encoded.end);
             (beneath.len(), page.len(), self.encoded.slice(bytes.unwrap_or_default()))
         } else {
             let (mut count, mut bytes) = (0, BytesMut::new());
             for area in self.children(beneath.clone()).skip(offset).take(size) {
+                let encoded = &self.encoded[area.encoded.clone()];
+                if count > 0 && bytes.len() + encoded.len() > PAGE_BYTES {
+                    break;
+                }
                 count += 1;
-                bytes.extend_from_slice(&self.encoded[area.encoded.clone()]);
+                bytes.extend_from_slice(encoded);
             }
             (self.children(beneath).count(), count, bytes.freeze())
         };

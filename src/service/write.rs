@@ -36,15 +36,7 @@ impl WriteService for Write {
         let name = wanted_write(name)?;
         let found = match &name {
             Name::WriteId(id) => self.state.write(id).await.map_err(Error::State)?,
-            Name::WriteRequestId(id) => {
-                let query = WriteQuery {
-                    limit: 100,
-                    request_id: Some(id.clone()),
-                    ..WriteQuery::default()
-                };
-                let page = self.state.writes(query).await.map_err(Error::State)?;
-                page.writes.into_iter().rfind(|write| belongs(write, &ctx))
-            }
+            Name::WriteRequestId(id) => self.newest(id, &ctx).await?,
         };
         let (Name::WriteId(id) | Name::WriteRequestId(id)) = name;
         let found = found.filter(|write| belongs(write, &ctx));
@@ -82,6 +74,23 @@ impl WriteService for Write {
         let before = before.ok_or_else(|| status::write_not_unknown(&write_id))?;
         tracing::info!(write_id, executed, "somebody said what became of a write");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
+    }
+}
+
+impl Write {
+    /// The caller's newest write of that name.
+    async fn newest(&self, request_id: &str, ctx: &Context) -> Result<Option<state::Write>, Error> {
+        let request_id = Some(request_id.to_owned());
+        let mut query = WriteQuery { limit: 100, request_id, ..WriteQuery::default() };
+        let mut newest = None;
+        loop {
+            let page = self.state.writes(query.clone()).await?;
+            newest = page.writes.into_iter().rfind(|write| belongs(write, ctx)).or(newest);
+            if page.at_end {
+                return Ok(newest);
+            }
+            query.after = page.seen;
+        }
     }
 }
 

@@ -40,6 +40,12 @@ pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn Stat
 /// How long a write is kept after it finished, and a claim after its term.
 const WRITES_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A page of rows ends before they have more bytes than this, unless its first row alone has more. gRPC's
+/// clients take answers of up to 4 MiB, and a page as it is answered has little more than its rows.
+pub(crate) const PAGE_BYTES: usize = 3 << 20;
+/// What a row counts for beside its texts, in bytes.
+const ROW_BYTES: usize = 64;
+
 /// What both backends can do.
 #[tonic::async_trait]
 pub trait State: fmt::Debug + Send + Sync {
@@ -57,8 +63,9 @@ pub trait State: fmt::Debug + Send + Sync {
 
     /// The events after a position that fit, in order.
     ///
-    /// Looks at a bounded number of events at most, so a page may have fewer than `limit`, even
-    /// none; [`EventPage::seen`] says how far it looked, and is the log's end only if it reached it.
+    /// Looks at a bounded number of events at most and answers a bounded number of bytes, so a page may
+    /// have fewer than `limit`, even none; [`EventPage::seen`] says how far it looked, and is the log's
+    /// end only if it reached it.
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error>;
 
     /// Ends when the log may have events after `position`; also sometimes for nothing, and after 30
@@ -312,7 +319,21 @@ pub struct Event {
     pub submission: Option<Bytes>,
 }
 
+impl EventQuery {
+    /// How many bytes a page has at most, but for its first event.
+    fn most_bytes(&self) -> usize {
+        self.bytes.map_or(PAGE_BYTES, |bytes| bytes.min(PAGE_BYTES))
+    }
+}
+
 impl Event {
+    /// What it counts for in a page.
+    fn size(&self) -> usize {
+        let Self { message, amends, superseded_by, submission, .. } = self;
+        let submission = submission.as_ref().map_or(0, Bytes::len);
+        ROW_BYTES + message.len() + amends.len() + superseded_by.len() + submission
+    }
+
     /// Its place.
     pub fn mark(&self) -> Mark {
         Mark { position: self.position, key: self.key }
@@ -335,6 +356,8 @@ pub struct EventQuery {
     pub after: u64,
     /// At most so many.
     pub limit: usize,
+    /// At most so many bytes, but one event if there is one. Never more than the state itself allows.
+    pub bytes: Option<usize>,
     /// Only of this account.
     pub app_id: Option<AppId>,
     /// Only of these kinds.
@@ -356,6 +379,8 @@ pub struct EventPage {
     pub seen: u64,
     /// Whether there is nothing after `seen`, for now.
     pub at_end: bool,
+    /// The event at the query's `after`; `None` if none is kept there.
+    pub before: Option<Mark>,
     /// The log that they are in, at the same moment.
     pub log: Log,
 }
@@ -427,6 +452,15 @@ pub struct Submission {
     pub event_id: String,
     /// When it was settled, in milliseconds since 1970; 0 while it is open.
     pub settled: u64,
+}
+
+impl Submission {
+    /// What it counts for in a page.
+    fn size(&self) -> usize {
+        let Self { message, audit_id, reason, poi_id, map_poi_id, event_id, .. } = self;
+        let ids = [audit_id.as_str(), poi_id.as_str(), map_poi_id.as_str(), event_id];
+        ROW_BYTES + message.len() + reason.len() + ids.iter().map(|id| id.len()).sum::<usize>()
+    }
 }
 
 /// Which submissions are wanted. What is empty or `None` leaves nothing out.
@@ -586,6 +620,19 @@ pub struct Write {
     /// How long whoever claimed or sent it still has it, unless it ends before; of one that is
     /// unknown, how long it may still arrive.
     pub rest: Duration,
+}
+
+impl Write {
+    /// What it counts for in a page.
+    fn size(&self) -> usize {
+        let Self { write_id, app_id, method, request_id, client_reference, sought, reply, .. } =
+            self;
+        let reply = reply.as_ref().map_or(0, Bytes::len);
+        let names = [write_id, app_id.as_str(), request_id, client_reference];
+        let names = names.iter().map(|name| name.len()).sum::<usize>();
+        // A response is named after its method, too.
+        2 * (ROW_BYTES + method.len()) + names + sought.len() + reply
+    }
 }
 
 /// Which writes are wanted. What is empty or `None` leaves nothing out.

@@ -96,6 +96,7 @@ pub(crate) fn wanted_events(
     let query = EventQuery {
         after: 0,
         limit: check.rows(page_size),
+        bytes: None,
         app_id: account(app_id),
         kinds: check.kinds(&kinds),
         submission_id: check.submission_id(submission_id),

@@ -35,6 +35,7 @@ macro_rules! conformance {
             an_event_is_appended_once
             appends_at_once_leave_no_gap
             events_are_read_in_pages_that_fit
+            a_page_ends_before_it_has_too_many_bytes
             whoever_waits_for_events_wakes_up
             a_log_says_where_it_begins_and_ends
             a_submission_is_remembered_once
@@ -176,6 +177,66 @@ pub(crate) async fn events_are_read_in_pages_that_fit(backend: &mut impl Backend
         let page = state.events(beyond).await.expect("a page");
         assert_eq!((page.events.len(), page.seen, page.at_end), (0, after, true));
     }
+}
+
+pub(crate) async fn a_page_ends_before_it_has_too_many_bytes(backend: &mut impl Backend) {
+    const SIZES: [usize; 7] = [1 << 20, 1 << 20, 2 << 20, 5 << 20, 1, 1 << 20, 1];
+    let state = backend.state();
+    let text = |size: usize| Bytes::from(vec![b'x'; size]);
+    for (name, size) in ["a", "b", "c", "d", "e", "f", "g"].into_iter().zip(SIZES) {
+        append(&state, NewEvent { message: text(size), ..event(name) }).await;
+        remember(&state, NewSubmission { message: text(size), ..submission(name) }).await;
+        let fence = claim(&state, write(name, name), LONG).await;
+        state
+            .ended(name, fence, Outcome::Finished { reply: text(size), submission: None })
+            .await
+            .expect("noted");
+    }
+    // The third would make it too many, the fourth alone is.
+    let pages: [&[usize]; 4] = [&SIZES[..2], &SIZES[2..3], &SIZES[3..4], &SIZES[4..]];
+
+    let (mut after, mut found, mut before) = (0, Vec::new(), None);
+    loop {
+        let query = EventQuery { after, limit: 100, ..EventQuery::default() };
+        let page = state.events(query).await.expect("a page");
+        assert_eq!(page.before, before, "after {after}");
+        found.push(page.events.iter().map(|event| event.message.len()).collect::<Vec<_>>());
+        (after, before) = (page.seen, page.events.last().map(Event::mark));
+        if page.at_end {
+            break;
+        }
+    }
+    assert_eq!(found, pages);
+    for (bytes, expected) in [(0, 1), (1 << 20, 1), ((2 << 20) + 1000, 2), (usize::MAX, 2)] {
+        let query = EventQuery { limit: 100, bytes: Some(bytes), ..EventQuery::default() };
+        let page = state.events(query).await.expect("a page");
+        assert_eq!((page.events.len(), page.seen, page.at_end), (expected, expected as u64, false));
+    }
+
+    let (mut after, mut found) = (0, Vec::new());
+    loop {
+        let query = SubmissionQuery { after, limit: 100, ..SubmissionQuery::default() };
+        let page = state.submissions(query).await.expect("a page");
+        found.push(page.submissions.iter().map(|it| it.message.len()).collect::<Vec<_>>());
+        after = page.seen;
+        if page.at_end {
+            break;
+        }
+    }
+    assert_eq!(found, pages);
+
+    let (mut after, mut found) = (0, Vec::new());
+    loop {
+        let query = WriteQuery { after, limit: 100, ..WriteQuery::default() };
+        let page = state.writes(query).await.expect("a page");
+        let length = |write: &Write| write.reply.as_ref().map_or(0, Bytes::len);
+        found.push(page.writes.iter().map(length).collect::<Vec<_>>());
+        after = page.seen;
+        if page.at_end {
+            break;
+        }
+    }
+    assert_eq!(found, pages);
 }
 
 pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend) {

@@ -28,6 +28,9 @@ type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
 /// A place in the log as scripts write it.
 type Place = Option<(u64, Vec<u8>)>;
 
+/// The key of the event that a page follows.
+type Before = Option<Vec<u8>>;
+
 /// A log as scripts write it: epoch, pruned, newest.
 type WrittenLog = (u64, Place, Place);
 
@@ -75,17 +78,19 @@ pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Append
 }
 
 pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<EventPage, Error> {
-    let EventQuery { after, limit, app_id, kinds, submission_id, from, until } = query;
+    let most_bytes = query.most_bytes();
+    let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } = query;
     let mut call = redis.call(&EVENTS);
     call.arg(after.min(EXACT)).arg(limit);
     call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
     call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
     call.arg(submission_id.unwrap_or_default());
-    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch());
-    let (seen, at_end, events, found): (u64, bool, Vec<Written>, WrittenLog) =
+    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);
+    let (seen, at_end, events, before, found): (u64, bool, Vec<Written>, Before, WrittenLog) =
         redis.run(&call).await?;
     let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
-    Ok(EventPage { events, seen: seen.max(after), at_end, log: read_log(found)? })
+    let before = before.map(key).transpose()?.map(|key| Mark { position: after, key });
+    Ok(EventPage { events, seen: seen.max(after), at_end, before, log: read_log(found)? })
 }
 
 pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error> {

@@ -1,29 +1,38 @@
 -- Reads events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from, until,
--- the log's epoch if it has none. Answers { seen, at_end, events, log }.
+-- the log's epoch if it has none, and how many bytes the events may have but for the first of them.
+-- Answers { seen, at_end, events, what stands at `after`, log }.
 local after, limit, app_id, kinds, submission_id = unpack(ARGV)
-local from, to = tonumber(ARGV[6]), tonumber(ARGV[7])
+local from, to, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 limit = tonumber(limit)
 local LOOK, CHUNK = 2000, 100 -- so many at most, so many at once
 
 local last = tonumber(call('GET', LAST) or 0)
-local seen, looked, found = tonumber(after), 0, {}
+local seen, looked, found, bytes = tonumber(after), 0, {}, 0
 
--- Looks at an event.
+-- Looks at an event; false if the page has no room for it.
 local function look(position, event)
-  seen, looked = position, looked + 1
+  looked = looked + 1
   local received = tonumber(event.received)
   if (app_id ~= '' and event.app_id ~= app_id)
     or (kinds ~= ',' and not kinds:find(',' .. event.kind .. ',', 1, true))
     or received < from or received >= to then
-    return
+    seen = position
+    return true
   end
   local id = event.submission
   if id == '' then
     id = call('HGET', LATE, position) or ''
   end
   local message = id ~= '' and call('HGET', submission_key(id), 'message')
+  bytes = bytes + ROW_BYTES + #event.message + #event.amends + #event.superseded_by
+    + (message and #message or 0)
+  if bytes > most_bytes and #found > 0 then
+    return false
+  end
   found[#found + 1] = { position, event.key, received, event.message, event.amends,
     event.superseded_by, message }
+  seen = position
+  return true
 end
 
 -- The next positions, with or without their events.
@@ -35,21 +44,24 @@ local function more()
   return call('XRANGE', LOG, start .. '-0', '+', 'COUNT', math.min(CHUNK, limit + 10))
 end
 
-while #found < limit and looked < LOOK do
+local room = true
+while room and #found < limit and looked < LOOK do
   local chunk = more()
   if #chunk == 0 then
     seen = math.max(seen, last)
     break
   end
   for _, entry in ipairs(chunk) do
-    if #found == limit then
+    if not room or #found == limit then
       break
     end
     if submission_id ~= '' then
-      look(tonumber(entry), event_at(entry))
+      room = look(tonumber(entry), event_at(entry))
     else
-      look(tonumber(entry[1]:match('^%d+')), named(entry[2]))
+      room = look(tonumber(entry[1]:match('^%d+')), named(entry[2]))
     end
   end
 end
-return { string.format('%.0f', seen), seen >= last and 1 or 0, found, log(ARGV[8]) }
+local before = after ~= '0' and event_at(after)
+return { string.format('%.0f', seen), seen >= last and 1 or 0, found, before and before.key or false,
+  log(ARGV[8]) }

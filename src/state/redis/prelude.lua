@@ -34,6 +34,18 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- What a row of a page counts for beside its texts, in bytes.
+local ROW_BYTES = 64
+
+-- What a row of a page counts for.
+local function size(row)
+  local bytes = ROW_BYTES
+  for _, text in ipairs(row) do
+    bytes = bytes + (text and #tostring(text) or 0)
+  end
+  return bytes
+end
+
 -- A list of names and values as a table, from a place in it on.
 local function named(list, from)
   local fields = {}

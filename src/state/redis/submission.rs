@@ -11,7 +11,9 @@ use super::{
 use crate::{
     id::{AppId, PoiId},
     pb::{AuditState, SubmissionKind},
-    state::{Error, NewSubmission, Submission, SubmissionPage, SubmissionQuery, is_open},
+    state::{
+        Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery, is_open,
+    },
 };
 
 static REMEMBER: LazyLock<Script> = lua!("remember.lua");
@@ -86,7 +88,7 @@ pub(super) async fn submissions(
     call.arg(set(states.into_iter().map(AuditState::into)));
     call.arg(until.unwrap_or(u64::MAX));
     call.arg(client_reference.unwrap_or_default());
-    call.arg(u8::from(only_open));
+    call.arg(u8::from(only_open)).arg(PAGE_BYTES);
     let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
     let submissions = found.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(SubmissionPage { submissions, seen, at_end })

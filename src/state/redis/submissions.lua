@@ -1,13 +1,14 @@
 -- Reads submissions. ARGV: after, limit, app_id, kinds as ',1,2,', states likewise, until,
--- client_reference, whether only open ones can fit. Answers { seen, at_end, submissions }.
+-- client_reference, whether only open ones can fit, and how many bytes they may have but for the first
+-- of them. Answers { seen, at_end, submissions }.
 local after, limit, app_id, kinds, states = unpack(ARGV)
-local to, client_reference = tonumber(ARGV[6]), ARGV[7]
+local to, client_reference, most_bytes = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 limit = tonumber(limit)
 local LOOK = 1000
 
 local all = client_reference ~= '' and reference_key(client_reference)
   or ARGV[8] == '1' and OPEN or ALL
-local seen, found = after, {}
+local seen, found, bytes = after, {}, 0
 for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
   if #found >= limit then
     break
@@ -18,7 +19,12 @@ for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0,
     and (kinds == ',' or kinds:find(',' .. kind .. ',', 1, true))
     and (states == ',' or states:find(',' .. state .. ',', 1, true))
     and tonumber(created) < to then
-    found[#found + 1] = submission(id)
+    local row = submission(id)
+    bytes = bytes + size(row)
+    if bytes > most_bytes and #found > 0 then
+      break
+    end
+    found[#found + 1] = row
   end
   seen = number
 end

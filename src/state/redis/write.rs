@@ -11,7 +11,7 @@ use super::{
     submission,
 };
 use crate::state::{
-    Begun, Error, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState,
+    Begun, Error, NewWrite, Outcome, PAGE_BYTES, Sent, Write, WritePage, WriteQuery, WriteState,
 };
 
 static BEGIN: LazyLock<Script> = lua!("begin.lua");
@@ -108,7 +108,7 @@ pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<Writ
     call.arg(states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())));
     call.arg(until.unwrap_or(u64::MAX));
     call.arg(request_id.unwrap_or_default());
-    call.arg(u8::from(only_unfinished));
+    call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
     let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
     let writes = found.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(WritePage { writes, seen, at_end })

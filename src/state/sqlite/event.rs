@@ -192,24 +192,32 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     ))?;
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.submission_id])?;
-    let mut page =
-        EventPage { events: Vec::new(), seen: query.after, at_end: false, log: log(db)? };
+    let (before, log) = (mark(db, query.after)?, log(db)?);
+    let mut page = EventPage { events: Vec::new(), seen: query.after, at_end: false, before, log };
+    let (mut bytes, most_bytes) = (0, query.most_bytes());
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
         if looked == SCAN || page.events.len() == query.limit {
             return Ok(page);
         }
-        page.seen = row.get("position")?;
+        let position = row.get("position")?;
         if fits(row, query)? {
-            page.events.push(read(row)?);
+            let event = read(row)?;
+            bytes += event.size();
+            if bytes > most_bytes && !page.events.is_empty() {
+                return Ok(page);
+            }
+            page.events.push(event);
         }
+        page.seen = position;
     }
     Ok(EventPage { seen: page.seen.max(page.log.newest.position), at_end: true, ..page })
 }
 
 fn fits(row: &Row<'_>, query: &EventQuery) -> Result<bool, Error> {
     // The others are the statement's.
-    let EventQuery { after: _, limit: _, app_id, kinds, submission_id: _, from, until } = query;
+    let EventQuery { after: _, limit: _, bytes: _, app_id, kinds, submission_id: _, from, until } =
+        query;
     let received: u64 = row.get("received")?;
     let of_account: String = row.get("app_id")?;
     let of_kind: i32 = row.get("kind")?;
@@ -229,6 +237,15 @@ fn read(row: &Row<'_>) -> Result<Event, Error> {
         superseded_by: row.get("superseded_by")?,
         submission: row.get::<_, Option<Vec<u8>>>("submission")?.map(Into::into),
     })
+}
+
+/// The event at a position.
+fn mark(db: &Connection, position: u64) -> Result<Option<Mark>, Error> {
+    let key = db
+        .prepare_cached("SELECT key FROM events WHERE position = ?1")?
+        .query_row([storable(position)], |row| row.get(0))
+        .optional()?;
+    Ok(key.map(|key| Mark { position, key: EventKey(key) }))
 }
 
 pub(super) fn newest(db: &Connection) -> Result<u64, Error> {

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     id::{AppId, PoiId},
     pb::{AuditState, SubmissionKind},
-    state::{Error, NewEvent, NewSubmission, Submission, SubmissionPage, SubmissionQuery, is_open},
+    state::{
+        Error, NewEvent, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
+        is_open,
+    },
 };
 
 /// What [`read`] reads, and [`fits`].
@@ -194,15 +197,22 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.client_reference])?;
     let mut page = SubmissionPage { submissions: Vec::new(), seen: query.after, at_end: false };
+    let mut bytes = 0;
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
         if looked == SCAN || page.submissions.len() == query.limit {
             return Ok(page);
         }
-        page.seen = row.get("number")?;
+        let number = row.get("number")?;
         if fits(row, query)? {
-            page.submissions.push(read(row)?);
+            let submission = read(row)?;
+            bytes += submission.size();
+            if bytes > PAGE_BYTES && !page.submissions.is_empty() {
+                return Ok(page);
+            }
+            page.submissions.push(submission);
         }
+        page.seen = number;
     }
     Ok(SubmissionPage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
 }

@@ -6,7 +6,8 @@ use rusqlite::{Connection, Params, Row, params};
 
 use super::{SCAN, later, millis, storable, submission};
 use crate::state::{
-    Begun, Error, NewWrite, Outcome, WRITES_KEPT, Write, WritePage, WriteQuery, WriteState,
+    Begun, Error, NewWrite, Outcome, PAGE_BYTES, WRITES_KEPT, Write, WritePage, WriteQuery,
+    WriteState,
 };
 
 /// What [`read`] reads.
@@ -141,16 +142,22 @@ pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<Writ
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![storable(query.after), SCAN + 1, request_id])?;
     let mut page = WritePage { writes: Vec::new(), seen: query.after, at_end: false };
+    let mut bytes = 0;
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
         if looked == SCAN || page.writes.len() == query.limit {
             return Ok(page);
         }
         let write = read(row, now)?;
-        page.seen = write.number;
+        let number = write.number;
         if fits(&write, query) {
+            bytes += write.size();
+            if bytes > PAGE_BYTES && !page.writes.is_empty() {
+                return Ok(page);
+            }
             page.writes.push(write);
         }
+        page.seen = number;
     }
     Ok(WritePage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
 }
