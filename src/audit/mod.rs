@@ -4,6 +4,8 @@
 //! * `watch` gives the log to any number of watchers: new events from memory, older ones from the
 //!   state, in one order.
 //! * `cursor` says where a watcher is, and notices a log that is another one or lost its end.
+//! * `large` has every large event in memory once.
+//! * `places` counts how many watch.
 //! * `reconcile` asks WeChat about reviews of which no push came.
 
 use std::{
@@ -13,11 +15,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     cursor::{Cursor, Mark},
-    watch::Tail,
+    large::Shared,
+    places::Places,
+    watch::{Entry, Tail},
 };
 pub(crate) use self::{
     reconcile::reconcile,
@@ -26,6 +31,7 @@ pub(crate) use self::{
 use crate::{
     clock::Clock,
     config,
+    context::Peer,
     id::AppId,
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
@@ -33,6 +39,8 @@ use crate::{
 };
 
 mod cursor;
+mod large;
+mod places;
 mod reconcile;
 mod watch;
 
@@ -52,6 +60,10 @@ struct Inner {
     settings: config::Audit,
     retention: Duration,
     tail: Tail,
+    large: Shared<Entry>,
+    places: Places,
+    /// Watchers that read the state.
+    catching_up: Semaphore,
     pushed: Mutex<HashSet<AppId>>,
     stop: CancellationToken,
 }
@@ -71,6 +83,14 @@ pub enum Error {
     /// The process is ending.
     #[error("shutting down")]
     Stopped,
+    /// The caller's connection, or its address, has as many watches as it may.
+    #[error("as many watches are open as {setting} allows, {most}")]
+    TooMany {
+        /// How many it may have.
+        most: usize,
+        /// What says so.
+        setting: &'static str,
+    },
 }
 
 /// Some events, and where reading goes on.
@@ -91,13 +111,17 @@ impl Audits {
         clock: Clock,
         stop: CancellationToken,
     ) -> Self {
-        let (settings, retention) = (settings.audit.clone(), settings.state.retention());
+        let (places, retention) = (Places::new(&settings.limits), settings.state.retention());
+        let settings = settings.audit.clone();
         Self(Arc::new(Inner {
             state,
             clock,
             settings,
             retention,
             tail: Tail::default(),
+            large: Shared::default(),
+            places,
+            catching_up: Semaphore::new(watch::CATCHING_UP),
             pushed: Mutex::default(),
             stop,
         }))
@@ -134,8 +158,14 @@ impl Audits {
     }
 
     /// Begins to watch.
-    pub(crate) async fn watch(&self, start: Start, filter: Filter) -> Result<Watcher, Error> {
-        Watcher::new(self.clone(), start, filter).await
+    pub(crate) async fn watch(
+        &self,
+        start: Start,
+        filter: Filter,
+        peer: Peer,
+    ) -> Result<Watcher, Error> {
+        let place = self.0.places.take(peer).await?;
+        Watcher::new(self.clone(), start, filter, place).await
     }
 
     /// Some events.
@@ -177,14 +207,10 @@ impl Audits {
 
     /// The mark at a position that was just looked at.
     async fn mark(&self, position: u64) -> Result<Mark, Error> {
-        let query =
-            EventQuery { after: position.saturating_sub(1), limit: 1, ..Default::default() };
+        let query = EventQuery { after: position, ..EventQuery::default() };
         let page = self.0.state.events(query).await?;
-        match page.events.first() {
-            Some(event) if event.position == position => Ok(Mark::from(event)),
-            // Gone meanwhile, or before the first event: from the oldest that is kept.
-            _ => Ok(page.log.pruned.into()),
-        }
+        // Gone meanwhile, or before the first event: from the oldest that is kept.
+        Ok(page.before.unwrap_or(page.log.pruned).into())
     }
 
     async fn prune(&self) {

@@ -4,7 +4,12 @@
 //! appended it is given, the rest it reads. A watcher takes what it has not seen from there, at its
 //! own pace, as often as its connection has room; one that is further behind reads from the state
 //! until it has caught up. So nobody waits for anybody, and a watcher costs no more than its place in
-//! the log.
+//! the log and the few events that it has taken.
+//!
+//! A watcher is looked at only while its connection has room. One that does not read stands still in
+//! the middle of whatever it waits for, so it must not wait for anything that others share: a place
+//! in a queue that came to such a watcher would be lost until it reads. The state is therefore read
+//! in a task of its own.
 //!
 //! Every step from one event to the next is checked: whoever reads asks again for the last event
 //! that it knows, and what is given says which event it follows. A log that lost its end and grew
@@ -19,8 +24,9 @@ use std::{
 };
 
 use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Audits, Cursor, Error, Inner, Mark, PAUSE};
+use super::{Audits, Cursor, Error, Inner, Mark, PAUSE, large::Large, places::Place};
 use crate::{
     codec::Encoded,
     pb::{SubmissionKind, WatchAuditEventsResponse, WatchPosition},
@@ -32,8 +38,14 @@ use crate::{
 const MOST_EVENTS: usize = 1024;
 /// … and how many bytes of them, roughly.
 const MOST_BYTES: usize = 4 << 20;
-/// How many events are read at once.
+/// How many events a watcher takes at once …
 const BATCH: usize = 64;
+/// … and how many bytes of them, roughly, but one event in any case. This is what a watcher that does
+/// not read has in memory, beside what is on its way to its connection.
+const BATCH_BYTES: usize = 16 << 10;
+/// How many watchers read the state at a time. The state has more readers than this: calls do not wait
+/// for those who catch up.
+pub(super) const CATCHING_UP: usize = 2;
 
 /// Where a watcher starts.
 #[derive(Debug)]
@@ -48,14 +60,24 @@ pub(crate) enum Start {
 type Watched = Encoded<WatchAuditEventsResponse>;
 
 /// An event in memory.
-#[derive(Debug)]
-struct Entry {
+#[derive(Debug, PartialEq)]
+pub(super) struct Entry {
     mark: Mark,
     size: usize,
     app_id: String,
     kind: SubmissionKind,
     /// As all who watch get it.
     watched: Watched,
+}
+
+impl Large for Entry {
+    fn name(&self) -> u64 {
+        self.mark.position
+    }
+
+    fn is_large(&self) -> bool {
+        self.size > BATCH_BYTES
+    }
 }
 
 /// The end of the log, in memory.
@@ -117,9 +139,16 @@ impl Tail {
         if here != at.mark || base.epoch != at.epoch {
             return Found::Unknown;
         }
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<Entry>| {
+            let first = bytes == 0;
+            bytes += entry.size;
+            first || bytes <= BATCH_BYTES
+        };
+        let entries = recent.entries.range(offset..).take(BATCH).take_while(fits);
         match recent.entries.len() - offset {
             0 => Found::End,
-            _ => Found::Events(recent.entries.iter().skip(offset).take(BATCH).cloned().collect()),
+            _ => Found::Events(entries.cloned().collect()),
         }
     }
 
@@ -231,28 +260,39 @@ impl Audits {
 
     /// The next events after a place, from the state. Fails if the log does not go on from there.
     async fn after(&self, Cursor { epoch, mark }: Cursor) -> Result<Vec<Arc<Entry>>, Error> {
-        let state = &self.0.state;
         let query = EventQuery {
-            after: mark.position.saturating_sub(1),
-            limit: BATCH + 1,
+            after: mark.position,
+            limit: BATCH,
+            bytes: Some(BATCH_BYTES),
             ..EventQuery::default()
         };
-        let EventPage { mut events, log, .. } = state.events(query).await?;
-        let goes_on = match events.first() {
-            Some(first) if Mark::from(first) == mark => {
-                events.remove(0);
-                true
-            }
+        let EventPage { events, before, log, .. } = self.0.state.events(query).await?;
+        let goes_on = match before {
+            Some(before) => Mark::from(before) == mark,
             // Nothing stands at position 0, nor where the log was pruned.
-            first => {
-                first.is_none_or(|first| first.position == mark.position + 1)
+            None => {
+                events.first().is_none_or(|first| first.position == mark.position + 1)
                     && Mark::from(log.pruned) == mark
             }
         };
         if !goes_on || log.epoch != epoch {
             return Err(Error::Expired);
         }
-        Ok(entries(epoch, &events)?)
+        let entries = entries(epoch, &events)?;
+        Ok(entries.into_iter().map(|entry| self.0.large.one(entry)).collect())
+    }
+
+    /// The same for a watcher, in a task of its own, which gets on though nobody looks at it.
+    async fn caught_up(&self, at: Cursor) -> Result<Vec<Arc<Entry>>, Error> {
+        let audits = self.clone();
+        let reading = tokio::spawn(async move {
+            // Nobody closes the semaphore.
+            let _place = audits.0.catching_up.acquire().await;
+            audits.after(at).await
+        });
+        // Whoever is gone needs nothing.
+        let lost = |_| state::Error::Unusable("a watcher's reader was lost".to_owned());
+        AbortOnDropHandle::new(reading).await.map_err(lost)?
     }
 
     /// Ends at a time, or when the process does.
@@ -293,6 +333,7 @@ pub(crate) struct Watcher {
     alarm: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     greeted: bool,
     end: End,
+    _place: Place,
 }
 
 /// How far a watcher's end has come.
@@ -305,22 +346,26 @@ enum End {
 }
 
 impl Watcher {
-    pub(super) async fn new(audits: Audits, start: Start, filter: Filter) -> Result<Self, Error> {
+    pub(super) async fn new(
+        audits: Audits,
+        start: Start,
+        filter: Filter,
+        place: Place,
+    ) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
         audits.0.tail.watched.notify_one();
         // First: where it breaks from here on, it has to be looked again.
         let breaks = changed.borrow().breaks;
-        let at = match start {
+        let (at, ready) = match start {
             Start::Cursor(text) => {
                 let at = Cursor::read(&text).ok_or(Error::Malformed)?;
                 // Told now rather than in the stream.
-                audits.after(at).await?;
-                at
+                (at, audits.after(at).await?)
             }
             Start::End(end) => {
                 let state::Log { epoch, pruned, newest } = audits.0.state.log().await?;
                 let latest = end == WatchPosition::Latest;
-                Cursor { epoch, mark: if latest { newest } else { pruned }.into() }
+                (Cursor { epoch, mark: if latest { newest } else { pruned }.into() }, Vec::new())
             }
         };
         let checkpoint_at = audits.0.clock.now();
@@ -328,13 +373,14 @@ impl Watcher {
             audits,
             filter,
             at,
-            ready: VecDeque::new(),
+            ready: ready.into(),
             changed,
             breaks,
             checkpoint_at,
             alarm: None,
             greeted: false,
             end: End::No,
+            _place: place,
         })
     }
 
@@ -388,7 +434,7 @@ impl Watcher {
                 Found::End => Vec::new(),
                 Found::Unknown => {
                     // Seldom, and large.
-                    let entries = Box::pin(self.audits.after(self.at)).await?;
+                    let entries = Box::pin(self.audits.caught_up(self.at)).await?;
                     self.breaks = breaks;
                     entries
                 }
@@ -426,18 +472,23 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use tempfile::TempDir;
+
     use super::*;
     use crate::{
         clock::Clock,
         config::Settings,
+        context::Peer,
         pb::{AuditState, SubmissionKind},
         state::{EventKey, NewEvent, Origin, temporary},
     };
 
-    #[tokio::test]
-    async fn whoever_wants_nothing_of_a_long_log_hears_how_far_that_is_known() {
-        let clock = Clock::frozen();
-        let (_folder, state) = temporary(&clock);
+    /// A log with 200 events.
+    async fn long(clock: &Clock) -> (TempDir, Settings, Audits) {
+        let (folder, state) = temporary(clock);
         for number in 0..200_u8 {
             let event = NewEvent {
                 key: EventKey([number; 32]),
@@ -459,9 +510,46 @@ mod tests {
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = Settings::read("", &environment.into()).expect("good settings");
         let audits = Audits::new(state, &settings, clock.clone(), Default::default());
+        (folder, settings, audits)
+    }
+
+    #[tokio::test]
+    async fn watchers_that_stand_still_hold_up_no_reader() {
+        let (_folder, _settings, audits) = long(&Clock::frozen()).await;
+        let mut watchers = Vec::new();
+        for _ in 0..20 {
+            let start = Start::End(WatchPosition::Earliest);
+            let watcher = audits.watch(start, Filter::default(), Peer::NONE).await;
+            watchers.push(watcher.expect("a log"));
+        }
+        // Each is looked at until it waits for something, and then not any more.
+        let mut still = Vec::new();
+        for watcher in &mut watchers {
+            watcher.next().await.expect("no end").expect("no error");
+            let mut next = Box::pin(watcher.next());
+            assert!((&mut next).now_or_never().is_none(), "it reads");
+            still.push(next);
+        }
+        let read = async {
+            for _ in 0..20 {
+                let query = EventQuery { limit: 1, ..EventQuery::default() };
+                audits.list(query).await.expect("a page");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), read).await.expect("there are readers");
+        for next in still {
+            let watched = next.await.expect("no end").expect("no error").decode().expect("one");
+            assert_eq!(watched.event.expect("the first").audit_id, "");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_wants_nothing_of_a_long_log_hears_how_far_that_is_known() {
+        let clock = Clock::frozen();
+        let (_folder, settings, audits) = long(&clock).await;
         let filter = Filter::new("wx2".to_owned(), &[]).expect("a filter");
         let start = Start::End(WatchPosition::Earliest);
-        let mut watcher = Watcher::new(audits, start, filter).await.expect("a log");
+        let mut watcher = audits.watch(start, filter, Peer::NONE).await.expect("a log");
         let mut places = Vec::new();
         for _ in 0..3 {
             let Some(Ok(watched)) = watcher.next().await else { panic!("none") };

@@ -16,6 +16,10 @@ pub struct Limits {
     pub max_deadline_ms: u64,
     /// How many calls of one account are at WeChat at a time.
     pub account_concurrency: u32,
+    /// How many watches a connection may have open at a time.
+    pub watches_per_connection: u32,
+    /// How many watches all connections from one address may have open at a time.
+    pub watches_per_address: u32,
     /// At a stop, how long health says NOT_SERVING before new connections are refused, in
     /// milliseconds: the time load balancers need to notice.
     pub lame_duck_ms: u64,
@@ -29,6 +33,8 @@ impl Default for Limits {
             default_deadline_ms: 15_000,
             max_deadline_ms: 60_000,
             account_concurrency: 64,
+            watches_per_connection: 1_000,
+            watches_per_address: 10_000,
             lame_duck_ms: 0,
             drain_ms: 20_000,
         }
@@ -51,6 +57,16 @@ impl Limits {
         usize::try_from(self.account_concurrency).unwrap_or(usize::MAX)
     }
 
+    /// How many watches a connection may have open at a time.
+    pub fn watches_per_connection(&self) -> usize {
+        usize::try_from(self.watches_per_connection).unwrap_or(usize::MAX)
+    }
+
+    /// How many watches all connections from one address may have open at a time.
+    pub fn watches_per_address(&self) -> usize {
+        usize::try_from(self.watches_per_address).unwrap_or(usize::MAX)
+    }
+
     /// How long health says NOT_SERVING before new connections are refused.
     pub fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
@@ -71,6 +87,14 @@ pub(super) fn check(limits: Limits, mistakes: &mut Mistakes) -> Limits {
     }
     if !(1..=10_000).contains(&limits.account_concurrency) {
         mistakes.add("limits.account_concurrency", "has to be from 1 to 10000");
+    }
+    for (key, watches) in [
+        ("limits.watches_per_connection", limits.watches_per_connection),
+        ("limits.watches_per_address", limits.watches_per_address),
+    ] {
+        if !(1..=1_000_000).contains(&watches) {
+            mistakes.add(key, "has to be from 1 to 1000000");
+        }
     }
     limits
 }

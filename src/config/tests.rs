@@ -141,6 +141,14 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
             format!("[limits]\naccount_concurrency = 10001\n{ACCOUNT}"),
             "limits.account_concurrency: has to be from 1 to 10000",
         ),
+        (
+            format!("[limits]\nwatches_per_connection = 0\n{ACCOUNT}"),
+            "limits.watches_per_connection: has to be from 1 to 1000000",
+        ),
+        (
+            format!("[limits]\nwatches_per_address = 0\n{ACCOUNT}"),
+            "limits.watches_per_address: has to be from 1 to 1000000",
+        ),
         (format!("[wechat]\nhosts = []\n{ACCOUNT}"), "wechat.hosts: empty"),
         (
             format!("[wechat]\nhosts = [\"https://a\", 7]\n{ACCOUNT}"),

@@ -22,6 +22,9 @@ use tokio::task::yield_now;
 use tonic::{Status, body::Body};
 use tower::Service;
 
+use super::unsent::{Unsent, Waiting};
+use crate::service::Endless;
+
 /// The most of a DATA frame that h2 copies.
 const COPIED: usize = 255;
 /// A frame up to this is worth being made several.
@@ -79,6 +82,7 @@ impl<F: Future + Unpin> Future for Gathered<F> {
 pub(super) struct Gathering<S> {
     pub(super) service: S,
     pub(super) calls: Calls,
+    pub(super) unsent: Unsent,
 }
 
 impl<S, B> Service<Request<B>> for Gathering<S>
@@ -96,7 +100,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = Some(self.calls.begin());
-        Answering { answer: self.service.call(request), call }
+        Answering { answer: self.service.call(request), call, unsent: self.unsent.clone() }
     }
 }
 
@@ -105,6 +109,7 @@ where
 pub(super) struct Answering<F> {
     answer: F,
     call: Option<Call>,
+    unsent: Unsent,
 }
 
 impl<F> Future for Answering<F>
@@ -115,8 +120,10 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answer).poll(cx))?;
-        let call = self.call.take();
-        Poll::Ready(Ok(response.map(|body| Answer { body, rest: Bytes::new(), _call: call })))
+        let (call, unsent) = (self.call.take(), self.unsent.clone());
+        let waiting = response.extensions().get().map(|Endless| Waiting::default());
+        let rest = Bytes::new();
+        Poll::Ready(Ok(response.map(|body| Answer { body, rest, unsent, waiting, _call: call })))
     }
 }
 
@@ -126,6 +133,9 @@ pub(super) struct Answer {
     body: Body,
     /// Of the last frame.
     rest: Bytes,
+    unsent: Unsent,
+    /// Of one that has no end by itself; any other is in memory as a whole, and goes out.
+    waiting: Option<Waiting>,
     _call: Option<Call>,
 }
 
@@ -146,6 +156,10 @@ impl http_body::Body for Answer {
         if !self.rest.is_empty() {
             return Poll::Ready(Some(Ok(self.next_piece())));
         }
+        let answer = &mut *self;
+        if let Some(waiting) = &mut answer.waiting {
+            ready!(answer.unsent.poll_room(waiting, cx));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
             Ok(match frame?.into_data() {
@@ -153,6 +167,8 @@ impl http_body::Body for Answer {
                     self.rest = data;
                     self.next_piece()
                 }
+                // Of these there may be many.
+                Ok(data) if data.len() > SMALL => Frame::data(self.unsent.count(data)),
                 Ok(data) => Frame::data(data),
                 Err(trailers) => trailers,
             })
@@ -203,7 +219,7 @@ mod tests {
         let service = tower::service_fn(|_: Request<()>| {
             std::future::ready(Ok(Response::new(Body::new(Full::new(Bytes::from("all"))))))
         });
-        let mut service = Gathering { service, calls: calls.clone() };
+        let mut service = Gathering { service, calls: calls.clone(), unsent: Unsent::default() };
         let under_way = || calls.0.load(Ordering::Relaxed);
         let answer = service.call(Request::new(()));
         assert_eq!(under_way(), 1);
@@ -226,7 +242,8 @@ mod tests {
         ] {
             let sent: Bytes = (0..length).map(|at| at as u8).collect();
             let body = Body::new(Full::new(sent.clone()));
-            let mut answer = Answer { body, rest: Bytes::new(), _call: None };
+            let (rest, unsent) = (Bytes::new(), Unsent::default());
+            let mut answer = Answer { body, rest, unsent, waiting: None, _call: None };
             let (mut lengths, mut arrived) = (Vec::new(), Vec::new());
             while let Some(frame) = answer.frame().await {
                 let data = frame.expect("no error").into_data().expect("data");

@@ -26,6 +26,7 @@ use tower::Service;
 use self::{
     admin::Admin,
     gather::{Calls, Gathered, Gathering},
+    unsent::Unsent,
 };
 use crate::{
     account::Registry,
@@ -46,6 +47,7 @@ mod admin;
 mod gather;
 mod health;
 mod reflection;
+mod unsent;
 
 /// What every client says first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,6 +57,10 @@ const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Calls at once on one connection; further ones wait at the client.
 const STREAMS: u32 = 1_024;
+/// From so many bytes on that a stream has given, and that could not be sent yet, nothing more is taken
+/// from it. Some times what is written at once; h2's own 400 KB would be in memory for every stream that
+/// nobody reads.
+const STREAM_BUFFER: usize = 4 * 1024;
 /// Where no socket is left, a pause lets some close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -208,7 +214,7 @@ where
     S::Future: Send + Unpin,
 {
     let calls = Calls::default();
-    let service = Gathering { service, calls: calls.clone() };
+    let service = Gathering { service, calls: calls.clone(), unsent: Unsent::default() };
     // Small frames must not wait for each other; a socket that is already dead tells below.
     let _ = stream.set_nodelay(true);
     let greeted = go_away.run_until_cancelled(greeted(stream)).await;
@@ -217,6 +223,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(STREAM_BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let gathered = Gathered { connection: connection.as_mut(), calls, gave_way: false };

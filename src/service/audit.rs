@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use super::status;
+use super::{Endless, status};
 use crate::{
     audit::{Audits, Page, Start, Watcher},
     codec::Encoded,
@@ -43,12 +43,14 @@ impl AuditService for Audit {
         let (ctx, request) = Context::split(request)?;
         let pb::WatchAuditEventsRequest { app_id: _, start: from, kinds } = request;
         let (start, filter) = (start(from)?, Filter::new(ctx.app_id, &kinds)?);
-        let watcher = self.audits.watch(start, filter).await?;
+        let watcher = self.audits.watch(start, filter, ctx.peer).await?;
         let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
             let next = watcher.next().await?;
             Some((next.map_err(Status::from), watcher))
         });
-        Ok(Response::new(responses.boxed()))
+        let mut response = Response::new(responses.boxed());
+        response.extensions_mut().insert(Endless);
+        Ok(response)
     }
 
     async fn list_audit_events(

@@ -40,6 +40,10 @@ pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes
         .add_service(WriteServiceServer::new(write::Write { ops: ops(), state }))
 }
 
+/// Marks an answer that is made bit by bit, and has no end by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endless;
+
 /// The full names of all services.
 pub const SERVICES: &[&str] = &[
     pb::audit_service_server::SERVICE_NAME,

@@ -184,6 +184,7 @@ impl From<audit::Error> for Status {
                 .violation("cursor", "has to be the cursor of an earlier response"),
             audit::Error::State(error) => no_state(&error),
             audit::Error::Stopped => stopped(),
+            audit::Error::TooMany { setting, .. } => too_many_watches(&error, setting),
         }
         .into()
     }
@@ -264,6 +265,12 @@ fn overloaded(path: &'static str) -> Failure {
 
 fn cursor(code: Code, error: &audit::Error) -> Failure {
     Failure::new(code, ErrorReason::CursorExpired, format!("{error}"))
+}
+
+fn too_many_watches(error: &audit::Error, setting: &str) -> Failure {
+    Failure::new(Code::ResourceExhausted, ErrorReason::TooManyWatches, format!("{error}"))
+        .with("mender", Mender::Caller.as_str())
+        .with("setting", setting)
 }
 
 fn no_state(error: &state::Error) -> Failure {

@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio_stream::StreamExt;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt;
 use wechat_store_gateway::{
     pb::{
         self, AuditState, EventOrigin, SubmissionKind, WatchPosition,
-        watch_audit_events_request::Start,
+        audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
     },
     simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind},
 };
 
-use crate::support::{App, STABLE_TOKEN, hours, is, nearby_profile, new_store, reason, within};
+use crate::support::{
+    App, Limit, STABLE_TOKEN, hours, is, nearby_profile, new_store, reason, within,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -189,7 +192,77 @@ async fn a_watcher_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn pages_of_large_events_fit_into_what_clients_take() {
+    let app = App::start().await;
+    let mut watch = Watch::begin(&app, latest()).await;
+    let mut watched = Vec::new();
+    for audit_id in 0..30 {
+        let push = json!({
+            "Event": "add_store_audit_info", "audit_id": audit_id, "status": 3,
+            "reason": "店".repeat(30_000),
+        });
+        app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
+        watched.push(watch.event().await.0);
+    }
+    let (mut listed, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request =
+            pb::ListAuditEventsRequest { page_size: 1000, page_token, ..Default::default() };
+        // The client takes four megabytes at most.
+        let page = app.audits().list_audit_events(request).await.expect("a page").into_inner();
+        assert!(!page.events.is_empty());
+        listed.extend(page.events);
+        (page_token, pages) = (page.next_page_token, pages + 1);
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(pages > 1 && listed == watched, "{pages} pages, {} events", listed.len());
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_watches_and_an_address_so_many() {
+    let limits = "[limits]\nwatches_per_connection = 3\nwatches_per_address = 4";
+    let app = App::with_sections(limits).await;
+    let watch = async |channel: &Channel| {
+        let start = Some(latest());
+        let request = pb::WatchAuditEventsRequest { start, ..Default::default() };
+        let mut client = AuditServiceClient::new(channel.clone());
+        let mut stream = client.watch_audit_events(request).await?.into_inner();
+        within(SOON, stream.next()).await.expect("no end").map(|_| stream)
+    };
+    let too_many = |result: Result<Streaming<_>, Status>| {
+        let status = result.map(|_| ()).expect_err("refused");
+        assert_eq!(reason(&status), is(Code::ResourceExhausted, "TOO_MANY_WATCHES"));
+        let details = status.get_error_details();
+        details.error_info().expect("a reason").metadata["setting"].clone()
+    };
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        watches.push(watch(&app.channel).await.expect("room"));
+    }
+    assert_eq!(too_many(watch(&app.channel).await), "limits.watches_per_connection");
+    let endpoint = Channel::from_shared(format!("http://{}", app.address)).expect("a URL");
+    let other = endpoint.connect().await.expect("it listens");
+    let _fourth = watch(&other).await.expect("this connection has none");
+    assert_eq!(too_many(watch(&other).await), "limits.watches_per_address");
+    // Other calls have nothing to do with it, and a watch that has ended leaves its place.
+    app.events(pb::ListAuditEventsRequest::default()).await;
+    watches.pop();
+    within(SOON, async {
+        while watch(&app.channel).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn filters_leave_out_what_is_not_wanted_and_checkpoints_pass_over_it() {
+    // A watcher that forgets its checkpoints may look for them for ever.
+    let _limit = Limit::new(6 * SOON);
     let app = App::with_sections("[audit]\ncheckpoint_seconds = 0.2").await;
     let kinds = [SubmissionKind::NearbyPoi];
     let mut nearby = Watch::filtered(&app, earliest(), MINI_PROGRAM_APP_ID, &kinds).await;

@@ -31,6 +31,7 @@ mod reconcile;
 mod redis;
 mod settle;
 mod slots;
+mod stalled;
 mod state;
 mod state_sqlite;
 mod statuses;

@@ -2,7 +2,9 @@
 
 use std::{
     future::Future,
+    io::Write,
     net::SocketAddr,
+    sync::mpsc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -453,6 +455,25 @@ pub(crate) async fn take_classic_token(host: SocketAddr) -> String {
     let body = answer.split("\r\n\r\n").nth(1).expect("a body");
     let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
     body["access_token"].as_str().expect("a token").to_owned()
+}
+
+/// Ends all tests with a failure if it is not dropped in time: for what could keep a thread busy for
+/// ever, so that no timer fires.
+pub(crate) struct Limit {
+    _running: mpsc::Sender<()>,
+}
+
+impl Limit {
+    pub(crate) fn new(limit: Duration) -> Self {
+        let (running, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            if end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = std::io::stderr().write_all(b"a test is still running\n");
+                std::process::abort();
+            }
+        });
+        Self { _running: running }
+    }
 }
 
 /// Waits, but not for ever.

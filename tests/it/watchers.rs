@@ -45,7 +45,7 @@ const EARLIEST: WatchPosition = WatchPosition::Earliest;
 const LATEST: WatchPosition = WatchPosition::Latest;
 
 /// Pushes so many further reviews, as WeChat would; says how many a second.
-async fn ingest(app: &App, count: u64) -> f64 {
+pub(crate) async fn ingest(app: &App, count: u64) -> f64 {
     static AUDIT_ID: AtomicU64 = AtomicU64::new(1);
     let left = AtomicU64::new(count);
     let key = Key::read(&Secret::from(OFFICIAL_AES_KEY.to_owned())).expect("a key");
@@ -89,7 +89,7 @@ fn push(key: &Key, timestamp: &str, audit_id: u64) -> Request<Full<Bytes>> {
 }
 
 /// Every event of the log, by its id.
-async fn logged(app: &App) -> Vec<String> {
+pub(crate) async fn logged(app: &App) -> Vec<String> {
     let mut ids = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -293,7 +293,7 @@ async fn who_is_further_behind_than_memory_reads_the_log() {
 
 /// A gateway in a process of its own, for what only that shows.
 #[cfg(target_os = "linux")]
-mod process {
+pub(crate) mod process {
     use std::{
         fs,
         path::PathBuf,
@@ -304,15 +304,19 @@ mod process {
 
     use super::*;
 
-    struct Process {
+    pub(crate) struct Process {
         child: Child,
-        address: String,
+        pub(crate) address: String,
         _folder: TempDir,
     }
 
     impl Process {
         async fn start() -> Self {
-            let folder = tempfile::tempdir().expect("a folder");
+            Self::beside(tempfile::tempdir().expect("a folder")).await
+        }
+
+        /// With the state in `state.db` of a folder.
+        pub(crate) async fn beside(folder: TempDir) -> Self {
             let [settings, log] = ["settings.toml", "log"].map(|name| folder.path().join(name));
             let text = format!(
                 "listen = {{ grpc = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n\
@@ -334,7 +338,7 @@ mod process {
         }
 
         /// What it has in memory, in kilobytes.
-        fn memory(&self) -> u64 {
+        pub(crate) fn memory(&self) -> u64 {
             let status = format!("/proc/{}/status", self.child.id());
             let status = fs::read_to_string(status).expect("it runs");
             let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
