@@ -39,4 +39,5 @@ mod store;
 mod tls;
 mod tokens;
 mod watchers;
+mod whole;
 mod writes;
