@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
@@ -74,24 +74,36 @@ async fn turns_come_in_the_order_of_asking() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
-    let app = App::start().await;
-    let places = app.places(6).await;
-    let patience = Duration::from_millis(2_500);
-    let calls = places.iter().enumerate().map(|(n, id)| add(&app, place(id, n), patience));
-    let (mut added, mut told) = (0, 0);
-    for answer in join_all(calls).await {
-        match answer {
-            Ok(()) => added += 1,
-            Err(status) => {
-                assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
-                let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
-                assert!(retry.is_some_and(|wait| wait >= Duration::from_secs(1)));
-                told += 1;
-            }
-        }
+    // The lane rests for a second after the first place, and the clock stands still.
+    let app = App::still().await;
+    let places = app.places(7).await;
+    app.nearby().add_nearby_poi(place(&places[0], 0)).await.expect("submitted");
+    let nearby = app.timeless_nearby().await;
+    let mut calls: FuturesUnordered<_> = places[1..]
+        .iter()
+        .enumerate()
+        .map(|(n, id)| {
+            let mut nearby = nearby.clone();
+            let request = patient(place(id, n + 1), Duration::from_millis(2_500));
+            async move { nearby.add_nearby_poi(request).await }
+        })
+        .collect();
+    // Of 2.5 s a little is ours, so two can wait behind the one whose turn is next.
+    for _ in 0..3 {
+        let answer = within(SOON, calls.next()).await.expect("six calls");
+        let status = answer.expect_err("no turn in time");
+        assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
+        let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(retry, Some(Duration::from_secs(3)));
     }
-    assert!(added >= 1 && told >= 2 && added + told == 6, "{added} added, {told} told");
-    assert_eq!(app.count(ADD), added, "who was told was not sent");
+    assert_eq!(calls.len(), 3, "the others wait");
+    assert_eq!(app.count(ADD), 1, "a refused call is not sent");
+    for sent in 2..=3 {
+        app.clock.advance(Duration::from_secs(1));
+        within(SOON, calls.next()).await.expect("three calls").expect("its turn came");
+        assert_eq!(app.count(ADD), sent);
+    }
+    drop(calls);
     app.stop().await;
 }
 

@@ -233,7 +233,7 @@ async fn what_was_executed_is_found_at_once_and_not_sent_again() {
 #[tokio::test]
 async fn what_was_not_executed_is_sent_again_once_it_cannot_arrive_any_more() {
     for write in ALL {
-        let app = App::start().await;
+        let app = App::still().await;
         let poi_id = app.prepared(write).await;
         let before = app.count(write.path());
         // Sent, and dropped before anything was done.

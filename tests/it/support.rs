@@ -81,14 +81,25 @@ impl App {
         Self::with("default = true").await
     }
 
+    /// With a clock that stands still unless a test advances it, so that nothing depends on how busy
+    /// the machine is.
+    pub(crate) async fn still() -> Self {
+        Self::still_with_sections("").await
+    }
+
+    /// The same with further sections of the settings.
+    pub(crate) async fn still_with_sections(sections: &str) -> Self {
+        Self::launch(Clock::frozen(), "default = true", sections, None).await
+    }
+
     /// With other settings of both accounts than `default = true`.
     pub(crate) async fn with(account: &str) -> Self {
-        Self::launch(account, "", None).await
+        Self::launch(Clock::system(), account, "", None).await
     }
 
     /// With further sections of the settings.
     pub(crate) async fn with_sections(sections: &str) -> Self {
-        Self::launch("default = true", sections, None).await
+        Self::launch(Clock::system(), "default = true", sections, None).await
     }
 
     /// In front of another server than the simulator.
@@ -98,12 +109,11 @@ impl App {
 
     /// With other settings of `[wechat]`.
     pub(crate) async fn reaching(wechat: &str) -> Self {
-        Self::launch("default = true", "", Some(wechat)).await
+        Self::launch(Clock::system(), "default = true", "", Some(wechat)).await
     }
 
-    async fn launch(account: &str, sections: &str, reaching: Option<&str>) -> Self {
+    async fn launch(clock: Clock, account: &str, sections: &str, reaching: Option<&str>) -> Self {
         secrets::watch().await;
-        let clock = Clock::system();
         let settings = simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -281,6 +291,11 @@ impl App {
     /// The same for stores.
     pub(crate) async fn timeless_stores(&self) -> StoreServiceClient<Timeless> {
         StoreServiceClient::with_origin(self.timeless().await, self.origin())
+    }
+
+    /// The same for nearby places.
+    pub(crate) async fn timeless_nearby(&self) -> NearbyServiceClient<Timeless> {
+        NearbyServiceClient::with_origin(self.timeless().await, self.origin())
     }
 
     async fn timeless(&self) -> Timeless {
