@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AccountCallback, Environment, Mistakes, SecretSource,
     callback::{self, CallbackMode},
+    invisible,
     secret::{WrittenSecret, resolve},
 };
 use crate::id::AppId;
@@ -124,7 +125,11 @@ pub(super) fn check(
 /// `WECHAT_APP_ID` and `WECHAT_APP_SECRET` are enough for one default account; with
 /// `WECHAT_CALLBACK_TOKEN` it receives pushes, sealed ones with `WECHAT_CALLBACK_AES_KEY`.
 fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Option<Written> {
-    let app_id = environment.get("WECHAT_APP_ID")?.clone();
+    let app_id = environment.get("WECHAT_APP_ID")?.trim().to_owned();
+    if let Some(mistake) = invisible::found(&app_id) {
+        mistakes.add("WECHAT_APP_ID", mistake);
+        return None;
+    }
     let kind = match environment.get("WECHAT_ACCOUNT_KIND").map(String::as_str) {
         None | Some("official") => AccountKind::Official,
         Some("mini_program") => AccountKind::MiniProgram,

@@ -22,6 +22,7 @@ pub use self::{
 mod account;
 mod audit;
 mod callback;
+mod invisible;
 mod limits;
 mod listen;
 mod secret;
@@ -78,6 +79,9 @@ impl Settings {
         })?;
         let mut mistakes = Mistakes::default();
         override_from(environment, &mut table, &mut mistakes);
+        for (name, value) in &table {
+            invisible::check(value, name, &mut mistakes);
+        }
 
         let listen = listen::check(section(&mut table, "listen", &mut mistakes), &mut mistakes);
         let wechat = wechat::check(section(&mut table, "wechat", &mut mistakes), &mut mistakes);

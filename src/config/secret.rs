@@ -1,10 +1,10 @@
 //! Where secrets are: written out, in a variable of the environment, or in a file.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Environment, Mistakes};
+use super::{Environment, Mistakes, invisible};
 use crate::id::Secret;
 
 /// Where a secret is.
@@ -19,16 +19,27 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// The secret, without the line's end that editors and secret stores add. Never empty: a file
-    /// is, for a moment, while somebody writes it.
+    /// Returns the secret, without the line's end that editors and secret stores add. Never empty: a
+    /// file is, for a moment, while somebody writes it.
+    ///
+    /// Fails, and names the file, if it cannot be read, is empty, or has a character that no person
+    /// sees: WeChat would call such a secret wrong.
     pub fn read(&self) -> io::Result<Secret> {
         let path = match self {
             Self::File(path) => path,
             Self::Value(secret) => return Ok(secret.clone()),
         };
-        match std::fs::read_to_string(path)?.trim() {
-            "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
-            secret => Ok(secret.to_owned().into()),
+        let wrong = |kind, what: &dyn fmt::Display| {
+            io::Error::new(kind, format!("{}: {what}", path.display()))
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.kind(), &error))?;
+        let invalid = io::ErrorKind::InvalidData;
+        match text.trim() {
+            "" => Err(wrong(invalid, &"the file is empty")),
+            secret => match invisible::found(secret) {
+                Some(mistake) => Err(wrong(invalid, &mistake)),
+                None => Ok(secret.to_owned().into()),
+            },
         }
     }
 }
@@ -58,16 +69,20 @@ pub(super) fn resolve(
             return None;
         }
         Some(WrittenSecret::File { file }) => {
-            let name = file.display().to_string();
             let source = SecretSource::File(file);
             if let Err(error) = source.read() {
-                mistakes.add(key, format!("{name}: {error}"));
+                mistakes.add(key, error.to_string());
             }
             return Some(source);
         }
         Some(WrittenSecret::Literal(secret)) => secret,
         Some(WrittenSecret::Env { env }) => match environment.get(&env) {
-            Some(secret) => secret.clone().into(),
+            Some(secret) => {
+                if let Some(mistake) = invisible::found(secret.trim()) {
+                    mistakes.add(key, format!("the environment's {env} {mistake}"));
+                }
+                secret.clone().into()
+            }
             None => {
                 mistakes.add(key, format!("the environment has no {env}"));
                 return None;

@@ -497,3 +497,95 @@ fn the_state_is_a_file_or_a_redis_whose_password_is_not_shown() {
         assert!(found[0].key == "state.url" && !found[0].message.contains("hush"), "{wrong}");
     }
 }
+
+#[test]
+fn a_character_that_is_not_seen_is_a_mistake_that_names_its_setting() {
+    let id = "wx0000000000000001";
+    for (file, environment, expected) in [
+        (
+            format!("[[accounts]]\napp_id = \"{id}\u{200b}\"\nkind = \"official\"\nsecret = \"s\""),
+            &[][..],
+            "accounts[0].app_id: has an invisible character (U+200B) at position 19",
+        ),
+        (
+            format!("[[accounts]]\napp_id = \"{id}\"\nkind = \"official\"\nsecret = \"\u{feff}s\""),
+            &[],
+            "accounts[0].secret: has a byte order mark (U+FEFF) at position 1",
+        ),
+        (
+            format!(
+                "[[accounts]]\napp_id = \"{id}\"\nkind = \"official\"\nsecret = {{ env = \"S\" }}"
+            ),
+            &[("S", "s\u{200d}t")],
+            "accounts[0].secret: the environment's S has an invisible character (U+200D) at position 2",
+        ),
+        (
+            format!(
+                "[[accounts]]\napp_id = \"{id}\"\nkind = \"official\"\nsecret = \"s\"\n\
+                 [accounts.callback]\ntoken = \"\u{feff}t\"\nmode = \"plain\"\n\
+                 forward_to = [{{ url = \"http://a/\u{2060}\" }}]"
+            ),
+            &[],
+            "accounts[0].callback.forward_to[0].url: has an invisible character (U+2060)",
+        ),
+        (
+            "[wechat]\nhosts = [\"https://api.weixin.qq.com\u{200b}\"]\n".to_owned(),
+            &[],
+            "wechat.hosts[0]: has an invisible character (U+200B) at position 26",
+        ),
+        (
+            String::new(),
+            &[("WECHAT_STORE_GATEWAY__STATE__URL", "\u{feff}sqlite:state.db")],
+            "state.url: has a byte order mark (U+FEFF) at position 1",
+        ),
+        (
+            String::new(),
+            &[("WECHAT_APP_ID", "wx00000000000000\u{200b}01"), ("WECHAT_APP_SECRET", "s")],
+            "WECHAT_APP_ID: has an invisible character (U+200B) at position 17",
+        ),
+        (
+            String::new(),
+            &[("WECHAT_APP_ID", id), ("WECHAT_APP_SECRET", "\u{feff}s")],
+            "accounts[0].secret: the environment's WECHAT_APP_SECRET has a byte order mark",
+        ),
+    ] {
+        let told = mistakes(&file, environment);
+        assert!(told.iter().any(|mistake| mistake.starts_with(expected)), "{expected}: {told:?}");
+    }
+}
+
+#[test]
+fn a_secret_file_with_a_character_that_is_not_seen_is_refused_whenever_it_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("secret");
+    let source = SecretSource::File(path.clone());
+    for (content, wrong) in [
+        ("\u{feff}hush\n", Some("byte order mark (U+FEFF) at position 1")),
+        ("hush\u{200b}\n", Some("invisible character (U+200B) at position 5")),
+        ("hu\nsh\n", Some("line break (U+000A) at position 3")),
+        ("hush\r\n", None),
+    ] {
+        std::fs::write(&path, content).expect("a file");
+        let file = format!("secret = {{ file = {path:?} }}");
+        let file = GOOD.replace("secret = \"literal-secret\"", &file);
+        let read = Settings::read(&file, &environment(&[("BRAND_A", "hush")]));
+        let Some(wrong) = wrong else {
+            read.expect("good settings");
+            assert_eq!(source.read().expect("readable").expose(), "hush");
+            continue;
+        };
+        let [mistake] = &read.expect_err("a mistake")[..] else { panic!("one mistake") };
+        let mistake = mistake.to_string();
+        let expected = format!("accounts[1].secret: {}: has ", path.display());
+        assert!(mistake.starts_with(&expected) && mistake.contains(wrong), "{mistake}");
+        // The file may change while the service runs.
+        let error = source.read().expect_err("refused").to_string();
+        assert!(error.contains(wrong) && !error.contains("hush"), "{error}");
+    }
+}
+
+#[test]
+fn a_settings_file_may_begin_with_a_byte_order_mark() {
+    let settings = format!("\u{feff}{GOOD}");
+    Settings::read(&settings, &environment(&[("BRAND_A", "hush")])).expect("good settings");
+}
