@@ -70,13 +70,61 @@ impl Kind {
         }
     }
 
-    /// Whether the end of the picture is there. More may follow it: telephones append the film of a
-    /// moving photo to its JPEG.
+    /// Returns true if the end of the picture is there. More may follow it: telephones append the
+    /// film of a moving photo to its JPEG, and tools their notes to a GIF.
     fn ends(self, content: &[u8]) -> bool {
         match self {
-            Self::Gif => content.iter().rfind(|byte| **byte != 0) == Some(&0x3b),
+            Self::Gif => match gif_ends(content) {
+                Some(true) => true,
+                // Only what fills up a sector or a packet may follow.
+                Some(false) => content.iter().rfind(|byte| **byte != 0) == Some(&TRAILER),
+                // Its blocks cannot be followed, so it may end anywhere.
+                None => content.contains(&TRAILER),
+            },
             Self::Jpeg => content.windows(2).rev().any(|marker| marker == [0xff, 0xd9]),
             Self::Png => content.windows(4).rev().any(|name| name == b"IEND"),
+        }
+    }
+}
+
+/// The last byte of a GIF.
+const TRAILER: u8 = 0x3b;
+
+/// Follows the blocks of a GIF (GIF89a, appendix A) and returns whether its trailer comes before its
+/// bytes end; nothing if a block is of no known kind.
+fn gif_ends(content: &[u8]) -> Option<bool> {
+    /// In bytes: signature and version, then what is said of the whole picture.
+    const HEADER: usize = 13;
+    const FLAGS: usize = 10;
+
+    fn color_table(flags: u8) -> usize {
+        if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
+    }
+
+    let byte = |at: usize| content.get(at).copied();
+    let Some(flags) = byte(FLAGS) else { return Some(false) };
+    let mut at = HEADER + color_table(flags);
+    loop {
+        let sub_blocks = match byte(at) {
+            None => return Some(false),
+            Some(TRAILER) => return Some(true),
+            // An extension, with its label.
+            Some(0x21) => at + 2,
+            // An image: its place, its colors, and the size of its codes.
+            Some(0x2c) => match byte(at + 9) {
+                None => return Some(false),
+                Some(flags) => at + 10 + color_table(flags) + 1,
+            },
+            Some(_) => return None,
+        };
+        at = sub_blocks;
+        // The last one is empty.
+        loop {
+            let Some(length) = byte(at) else { return Some(false) };
+            at += 1 + usize::from(length);
+            if length == 0 {
+                break;
+            }
         }
     }
 }
@@ -87,7 +135,8 @@ mod tests {
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR....\0\0\0\0IEND\xae\x42\x60\x82";
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0....\xff\xd9";
-    const GIF: &[u8] = b"GIF89a....\x3b";
+    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0;\0\xff;\xff\
+        !\xf9\x04\x01\0;\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D;\0;";
     const RULE: Rule = Rule {
         kinds: &[Kind::Jpeg, Kind::Png],
         kinds_text: "has to be PNG or JPEG",
@@ -126,6 +175,22 @@ mod tests {
         for content in [&b""[..], &PNG[..PNG.len() - 8], &JPEG[..JPEG.len() - 1]] {
             assert!(matches!(name(content), Err(BadPicture::Incomplete(_))), "{content:?}");
         }
-        assert!(!Kind::Gif.ends(&GIF[..GIF.len() - 1]));
+    }
+
+    #[test]
+    fn a_gif_ends_with_its_blocks_whatever_follows() {
+        for more in [&b""[..], b"\0", b"\0\0\0", b"\r\n", b"XMP", b"a note", &[0xff; 2000]] {
+            assert!(Kind::Gif.ends(&[GIF, more].concat()), "{more:?}");
+        }
+        assert!(Kind::Gif.ends(b"GIF87a\x01\0\x01\0\0\0\0;more"));
+        // Cut off, though bytes like the last one are everywhere in it.
+        for length in 6..GIF.len() - 1 {
+            let cut = &GIF[..length];
+            let seems_whole = cut.iter().rfind(|byte| **byte != 0) == Some(&b';');
+            assert_eq!(Kind::Gif.ends(cut), seems_whole, "{length}");
+        }
+        // A block of no known kind.
+        assert!(Kind::Gif.ends(b"GIF89a\x01\0\x01\0\0\0\0?what;is it"));
+        assert!(!Kind::Gif.ends(b"GIF89a\x01\0\x01\0\0\0\0?what is it"));
     }
 }

@@ -47,6 +47,28 @@ async fn a_picture_of_ten_megabytes_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_picture_with_bytes_after_its_end_is_taken() {
+    let app = App::start().await;
+    let gif = b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let jpeg = b"\xff\xd8\xff\xe0....\xff\xd9";
+    for picture in [&gif[..], &png(), jpeg] {
+        let content = [picture, b"notes of a tool"].concat();
+        let content = content.into();
+        let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
+        app.media().upload_temporary_image(request).await.expect("taken");
+        let content = picture[..picture.len() - 2].to_vec().into();
+        let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
+        let status = app.media().upload_temporary_image(request).await;
+        // Of a PNG only the name of its last part is looked for.
+        if !picture.starts_with(b"\x89PNG") {
+            let status = status.expect_err("cut off");
+            assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_brings_nothing_is_no_success() {
     let app = App::start().await;
     for path in ["/cgi-bin/media/upload", "/cgi-bin/media/uploadimg"] {
