@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -184,7 +185,46 @@ async fn a_spent_quota_stops_it() {
     let run = bench.call(&arguments, "");
     assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(4), 4), "{}", run.said);
     assert!(run.said.contains("20 rows: 3 ok, 1 failed, 16 not sent;"), "{}", run.said);
-    assert!(run.said.contains("DAILY_QUOTA_SPENT"), "{}", run.said);
+    // At midnight in China.
+    let stopped = "stopped: the default account until ";
+    assert!(run.said.contains(stopped), "{}", run.said);
+    let rest = "T16:00:00Z: DAILY_QUOTA_SPENT; 16 of its rows not sent";
+    assert!(run.said.contains(rest), "{}", run.said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_quota_of_one_account_leaves_the_others_rows() {
+    let bench = Bench::start().await;
+    const UPLOAD: &str = "/cgi-bin/media/upload";
+    bench.control("quota", json!({ "app_id": OFFICIAL_APP_ID, "path": UPLOAD, "daily_limit": 2 }));
+    // A GIF that is like no other, for each account in turn.
+    let rows: Vec<_> = (0..20)
+        .map(|number| {
+            let app_id = [OFFICIAL_APP_ID, MINI_PROGRAM_APP_ID][number % 2];
+            let mut gif = b"GIF89a\x01\0\x01\0\0\0\0;".to_vec();
+            gif.push(u8::try_from(number).expect("few"));
+            json!({ "app_id": app_id, "content": STANDARD.encode(gif) }).to_string()
+        })
+        .collect();
+    let file = bench.file("rows.jsonl", &rows.join("\n"));
+    let arguments = [
+        "MediaService/UploadTemporaryImage",
+        "--rows",
+        &file,
+        "--at-once",
+        "1",
+        "--max-failures",
+        "1",
+    ];
+    let run = bench.call(&arguments, "");
+    assert_eq!(run.code, Some(4), "{}", run.said);
+    assert!(run.said.contains("20 rows: 12 ok, 1 failed, 7 not sent;"), "{}", run.said);
+    let stopped = format!("stopped: {OFFICIAL_APP_ID} until ");
+    assert!(run.said.contains(&stopped), "{}", run.said);
+    assert!(run.said.contains("DAILY_QUOTA_SPENT; 7 of its rows not sent"), "{}", run.said);
+    let sent = bench.wechat.calls(UPLOAD);
+    let of = |app_id: &str| sent.iter().filter(|call| call.app_id == app_id).count();
+    assert_eq!((of(OFFICIAL_APP_ID), of(MINI_PROGRAM_APP_ID)), (3, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,8 @@ pub struct Spent {
     pub error: Error,
     /// When WeChat is asked again.
     pub retry_after: Duration,
+    /// When the quota is full again.
+    pub until: u64,
 }
 
 /// A call that finds out whether a quota is still spent. Only one per path is under way.
@@ -121,7 +123,7 @@ impl Quotas {
         match known.get(path) {
             // That of the day says more than that of a minute, and knows when its trials were.
             Some(memory) if memory.ends_at >= ends_at => {
-                Spent { retry_after: memory.wait(now), ..told }
+                Spent { retry_after: memory.wait(now), until: memory.ends_at, ..told }
             }
             _ => {
                 if now < ends_at {
@@ -152,7 +154,8 @@ impl Memory {
     }
 
     fn told(&self, path: &'static str, now: u64) -> Spent {
-        Spent { path, error: self.error.clone(), retry_after: self.wait(now) }
+        let (error, until) = (self.error.clone(), self.ends_at);
+        Spent { path, error, retry_after: self.wait(now), until }
     }
 }
 

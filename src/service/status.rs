@@ -4,8 +4,12 @@
 //! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
 //! [`errcode`](super::errcode).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
+use prost_types::Timestamp;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -161,9 +165,12 @@ impl From<Error> for Status {
             }
             Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
             Error::PageToken => return page::Foreign.into(),
-            Error::Quota(Spent { path, error, retry_after }) => {
-                // Nothing was sent, so it is as safe to repeat as a read.
-                wechat(path, Safety::Read, error).retry_after(retry_after)
+            Error::Quota(Spent { path, error, retry_after, until }) => {
+                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
+                // Nothing was executed, so it is as safe to repeat as a read.
+                wechat(path, Safety::Read, error)
+                    .retry_after(retry_after)
+                    .with("until", Timestamp::from(until).to_string())
             }
             Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
@@ -600,7 +607,10 @@ mod tests {
                 path: "/wxa/get_store_list",
                 error: wechat::Error::Refused { code, message },
                 retry_after: Duration::from_secs(7),
+                until: 1_795_968_000,
             }));
+            let info = status.get_details_error_info().expect("every status has one");
+            assert_eq!(info.metadata["until"], "2026-11-29T16:00:00Z");
             assert_eq!(reason(&status), (Code::ResourceExhausted, expected.to_owned()));
             let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
             assert_eq!(wait, Some(Duration::from_secs(7)));

@@ -51,11 +51,24 @@ pub(super) struct Caller {
     answered: AtomicU64,
 }
 
-/// How a row ended, and why no other should begin, if none should.
+/// How a row ended, and why others should not begin, if they should not.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) outcome: Outcome,
-    pub(super) halt: Option<String>,
+    pub(super) halt: Option<Halt>,
+}
+
+/// Why other rows should not begin.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// Those of the same account would be refused for the same reason.
+    Account {
+        reason: String,
+        /// Until when, if the service says so.
+        until: Option<String>,
+    },
+    /// None should.
+    All(String),
 }
 
 /// How a row ended.
@@ -88,7 +101,8 @@ impl Outcome {
 enum Verdict {
     Final,
     Unknown,
-    /// Every other row would be refused likewise, for longer than anybody waits.
+    /// Every other row of the account would be refused for the same reason, for longer than
+    /// `--patience`.
     Hopeless,
     /// Again, after this time if somebody said one.
     Again(Option<Duration>),
@@ -130,8 +144,8 @@ impl Caller {
                 Verdict::Final => return end(Outcome::Failed(status)),
                 Verdict::Unknown => return end(Outcome::Unknown(status)),
                 Verdict::Hopeless => {
-                    let halt = Some(format!("the rest would be refused, too: {}", reason(&status)));
-                    return Answer { outcome: Outcome::Failed(status), halt };
+                    let halt = Halt::Account { reason: reason(&status), until: until(&status) };
+                    return Answer { outcome: Outcome::Failed(status), halt: Some(halt) };
                 }
                 Verdict::Again(Some(wait)) => wait,
                 Verdict::Again(None) => {
@@ -151,7 +165,9 @@ impl Caller {
                 let alone = answered > before;
                 let halt = (!alone).then(|| {
                     let reason = reason(&status);
-                    format!("no row got an answer for as long as --patience allows: {reason}")
+                    Halt::All(format!(
+                        "no row got an answer for as long as --patience allows: {reason}"
+                    ))
                 });
                 return Answer { outcome: Outcome::Unfinished(Some(status)), halt };
             }
@@ -224,6 +240,11 @@ fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
         return Some(millis.map(|wait| LEAST_PAUSE.max(Duration::from_millis(wait))).ok_or(Never));
     }
     status.get_details_retry_info()?.retry_delay.map(|wait| Ok(wait.max(LEAST_PAUSE)))
+}
+
+/// Until when the service refuses such calls, if it says so.
+fn until(status: &Status) -> Option<String> {
+    status.get_details_error_info()?.metadata.remove("until")
 }
 
 /// The reason that the service names, or the code.

@@ -34,6 +34,8 @@ pub(super) struct Ask {
     pub(super) id: Uuid,
     /// The `request_id` of its request, where requests of this type have one.
     pub(super) request_id: Option<String>,
+    /// The account that it names; empty for the default one.
+    pub(super) app_id: String,
     pub(super) message: DynamicMessage,
 }
 
@@ -76,7 +78,9 @@ impl Reader {
                 }
             }
         });
-        Ok(Ask { id, request_id, message })
+        let app_id = self.kind.get_field_by_name("app_id").map(|field| message.get_field(&field));
+        let app_id = app_id.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
+        Ok(Ask { id, request_id, app_id, message })
     }
 }
 

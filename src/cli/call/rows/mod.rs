@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
-    attempt::{Answer, Caller, Outcome},
+    attempt::{Answer, Caller, Halt, Outcome},
     input::{Ask, Reader, Row, Source},
     progress::Progress,
     results::{Line, Results},
@@ -141,6 +141,7 @@ struct Ended {
     row: u64,
     id: Uuid,
     request_id: Option<String>,
+    app_id: String,
     answer: Answer,
 }
 
@@ -202,22 +203,35 @@ impl Import {
             self.tally.before += 1;
             return Ok(None);
         }
+        if self.tally.holds(&ask.app_id) {
+            return Ok(None);
+        }
         Ok(Some((number, ask)))
     }
 
     fn record(&mut self, ended: Ended) -> Result<(), Failure> {
-        let Answer { outcome, halt } = &ended.answer;
+        let Ended { row, id, request_id, app_id, answer: Answer { outcome, halt } } = ended;
         let reason = outcome.reason();
-        match outcome {
+        match &outcome {
             Outcome::Ok(_) => self.tally.ok += 1,
+            // It is not the row that is wrong.
+            Outcome::Failed(_) if matches!(halt, Some(Halt::Account { .. })) => {
+                self.tally.failed(&reason);
+            }
             Outcome::Failed(_) => self.failed(&reason),
             Outcome::Unfinished(_) => self.tally.unfinished(&reason),
             Outcome::Unknown(_) => self.tally.unknown += 1,
         }
-        if let Some(why) = halt {
-            self.halt(End::Halted(why.clone()));
+        match halt {
+            None => {}
+            Some(Halt::All(why)) => self.halt(End::Halted(why)),
+            Some(Halt::Account { reason, until }) => {
+                if let Some(told) = self.tally.hold(app_id, reason, until) {
+                    self.progress.aside(|| print::problem(told));
+                }
+            }
         }
-        let line = Line::answered(ended.row, ended.id, ended.request_id, ended.answer.outcome);
+        let line = Line::answered(row, id, request_id, outcome);
         self.write(&line)
     }
 
@@ -250,8 +264,8 @@ impl Import {
 }
 
 async fn send(caller: Arc<Caller>, (row, ask): (u64, Ask)) -> Ended {
-    let Ask { id, request_id, message } = ask;
-    Ended { row, id, request_id, answer: caller.call(message).await }
+    let Ask { id, request_id, app_id, message } = ask;
+    Ended { row, id, request_id, app_id, answer: caller.call(message).await }
 }
 
 /// Waits for this, but not after everything has stopped and some time has passed.

@@ -1,6 +1,10 @@
 //! What came of all rows together, and the exit code.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use crate::cli::{Failure, print};
 
@@ -34,6 +38,16 @@ pub(super) struct Tally {
     unfinished: BTreeMap<String, u64>,
     duplicates: u64,
     first_duplicates: Vec<(u64, u64)>,
+    /// The accounts whose further rows are not sent, by `app_id`.
+    held: BTreeMap<String, Held>,
+}
+
+/// Why rows of an account are not sent, and how many were not.
+#[derive(Debug)]
+struct Held {
+    reason: String,
+    until: Option<String>,
+    rows: u64,
 }
 
 /// Some rows failed, which has been told.
@@ -57,6 +71,35 @@ impl Tally {
         }
     }
 
+    /// Notes that further rows of an account are not to be sent. Returns what to tell, the first
+    /// time.
+    pub(super) fn hold(
+        &mut self,
+        app_id: String,
+        reason: String,
+        until: Option<String>,
+    ) -> Option<String> {
+        let account = Account(&app_id).to_string();
+        match self.held.entry(app_id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(entry) => {
+                let held = entry.insert(Held { reason, until, rows: 0 });
+                Some(format!("no more rows of {account} are sent{held}"))
+            }
+        }
+    }
+
+    /// Returns true, and counts the row, if rows of this account are not to be sent.
+    pub(super) fn holds(&mut self, app_id: &str) -> bool {
+        let held = self.held.get_mut(app_id);
+        held.map(|held| held.rows += 1).is_some()
+    }
+
+    /// How many rows were not sent because those of their account are not.
+    fn held(&self) -> u64 {
+        self.held.values().map(|held| held.rows).sum()
+    }
+
     pub(super) fn failures(&self) -> u64 {
         self.failed.values().sum()
     }
@@ -72,7 +115,7 @@ impl Tally {
 
     /// How many rows have ended.
     pub(super) fn done(&self) -> u64 {
-        self.sent() + self.before + self.duplicates
+        self.sent() + self.before + self.duplicates + self.held()
     }
 
     /// What is not well, in a few words; empty if all is.
@@ -104,7 +147,7 @@ impl Tally {
         match end {
             End::Interrupted => INTERRUPTED,
             End::Halted(_) => UNFINISHED,
-            End::Complete if self.without_answer() > 0 => UNFINISHED,
+            End::Complete if self.without_answer() > 0 || !self.held.is_empty() => UNFINISHED,
             End::Complete if self.unknown > 0 => UNKNOWN,
             End::Complete if self.failures() > 0 => FAILED,
             End::Complete => 0,
@@ -128,7 +171,7 @@ impl Tally {
             ("unknown", self.unknown),
             ("unfinished", self.without_answer()),
             ("the same as an earlier row", self.duplicates),
-            ("not sent", not_sent.unwrap_or(0)),
+            ("not sent", not_sent.unwrap_or(0) + self.held()),
         ];
         let counts = counts.iter().filter(|(what, count)| *what == "ok" || *count > 0);
         let counts: Vec<_> = counts.map(|(what, count)| format!("{count} {what}")).collect();
@@ -137,6 +180,10 @@ impl Tally {
         let _ = write!(text, "; {seconds:.1} s, {rate:.1} a second");
         if not_sent.is_none() && !matches!(end, End::Complete) {
             let _ = write!(text, "\n  the rest of the rows was not read, and not sent");
+        }
+        for (app_id, held) in &self.held {
+            let (account, rows) = (Account(app_id), held.rows);
+            let _ = write!(text, "\n  stopped: {account}{held}; {rows} of its rows not sent");
         }
         for (what, reasons) in [("failed", &self.failed), ("unfinished", &self.unfinished)] {
             let reasons: Vec<_> =
@@ -167,5 +214,27 @@ impl Tally {
                 write!(text, "\n  not sent, for it says the same: line {}{more}", named.join(", "));
         }
         text
+    }
+}
+
+/// An account as people read it.
+struct Account<'a>(&'a str);
+
+impl fmt::Display for Account<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            "" => f.write_str("the default account"),
+            app_id => f.write_str(app_id),
+        }
+    }
+}
+
+/// Follows what is stopped.
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(until) = &self.until {
+            write!(f, " until {until}")?;
+        }
+        write!(f, ": {}", self.reason)
     }
 }
