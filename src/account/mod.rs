@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub mod quota;
+mod reply_times;
 pub mod slots;
 pub mod token;
 

@@ -13,7 +13,7 @@ use crate::{
     account::{
         self, Account, Registry,
         quota::{Spent, Trial},
-        slots::Slot,
+        slots::{Busy, Slot},
         token,
     },
     clock::Clock,
@@ -108,6 +108,8 @@ pub enum Error {
         app_id: AppId,
         /// The endpoint.
         path: &'static str,
+        /// How long that takes.
+        wait: Duration,
     },
     /// The page token belongs to another list.
     #[error("not a page token of this list")]
@@ -308,7 +310,7 @@ impl Operations {
             ctx.stage.reach(Stage::WeChat);
             let sent_at = clock.unix();
             let result = client.send(call, attempt).await;
-            drop(slot);
+            slot.answered();
             let error = result.as_ref().err();
             if error.is_some() || trial.is_some() {
                 account.quotas.learn(E::PATH, error, &mut trial, sent_at, clock.unix())?;
@@ -339,7 +341,7 @@ impl Operations {
 
     /// Waits until a call may be sent. Where its quota is spent it has to be a trial.
     async fn enter<'a, E: Endpoint>(
-        &self,
+        &'a self,
         account: &'a Account,
         ctx: &Context,
         sending: Option<&mut Sending>,
@@ -347,12 +349,16 @@ impl Operations {
     ) -> Result<Slot<'a>, Error> {
         let clock = self.clock();
         let left = sending.as_ref().map(|sending| &sending.left);
-        let slot = account.slots.take(ctx.deadline, clock);
+        let slot = account.slots.take(E::PATH, ctx.deadline, clock);
         let slot = match left {
             Some(left) => left.run_until_cancelled(slot).await.ok_or(Error::Deadline)?,
             None => slot.await,
         };
-        let busy = |_| Error::Overloaded { app_id: account.app_id.clone(), path: E::PATH };
+        let busy = |Busy { wait }| Error::Overloaded {
+            app_id: account.app_id.clone(),
+            path: E::PATH,
+            wait,
+        };
         let slot = slot.map_err(busy)?;
         if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
             return Err(Error::Deadline);

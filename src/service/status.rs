@@ -35,6 +35,8 @@ const LONGEST_TEXT: usize = 512;
 const LEAST_RETRY: Duration = Duration::from_millis(100);
 /// … and at the latest after this.
 const MOST_RETRY: Duration = Duration::from_secs(5);
+/// Callers that were refused for overload should not come back sooner than this.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 /// A state that failed is worth another try after this.
 const STATE_PAUSE: Duration = Duration::from_secs(1);
 /// So many mistakes of a request are named one by one; more would not fit either.
@@ -163,7 +165,9 @@ impl From<Error> for Status {
                     None => failure,
                 }
             }
-            Error::Overloaded { app_id, path } => overloaded(path).with("app_id", app_id),
+            Error::Overloaded { app_id, path, wait } => {
+                overloaded(path, wait).with("app_id", app_id)
+            }
             Error::PageToken => return page::Foreign.into(),
             Error::Quota(Spent { path, error, retry_after, until }) => {
                 let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
@@ -262,12 +266,12 @@ fn lane_busy(path: &'static str, wait: Duration) -> Failure {
         .retry_after(wait.max(Duration::from_secs(1)))
 }
 
-fn overloaded(path: &'static str) -> Failure {
-    let message = "the account has as many calls under way as it may, and the turn of this one would \
+fn overloaded(path: &'static str, wait: Duration) -> Failure {
+    let message = "the account has as many calls under way as it may, and the answer to this one would \
                    come too late; nothing was sent";
     Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
         .with("path", path)
-        .retry_after(Duration::from_secs(1))
+        .retry_after(wait.clamp(OVERLOAD_PAUSE, MOST_RETRY))
 }
 
 fn cursor(code: Code, error: &audit::Error) -> Failure {
@@ -657,7 +661,9 @@ mod tests {
                     .into(),
                 1,
             ),
-            (overloaded("/wxa/update_store").into(), 1),
+            (overloaded("/wxa/update_store", Duration::ZERO).into(), 1),
+            (overloaded("/wxa/update_store", Duration::from_secs(3)).into(), 3),
+            (overloaded("/wxa/update_store", Duration::from_secs(99)).into(), 5),
             (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
             (unavailable(refused), 7),
         ] {
@@ -718,7 +724,7 @@ mod tests {
             Error::Deadline.into(),
             Error::DistrictUnknown { district: cause() }.into(),
             Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
-            overloaded("/wxa/update_store").into(),
+            overloaded("/wxa/update_store", Duration::ZERO).into(),
             Error::Stopped.into(),
             token(token::Error::BudgetSpent),
             token(token::Error::Deadline),

@@ -104,6 +104,51 @@ async fn a_line_has_an_end_and_who_waits_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_turn_comes_too_late_is_refused_on_arrival() {
+    // The clock stands still, so no deadline passes: what is refused was foreseen.
+    let app = App::still_with_sections("[limits]\naccount_concurrency = 1").await;
+    app.fault(GET_CARD, Kind::Hold);
+    let cards = app.timeless_cards().await;
+    let read = move |patience| {
+        let mut cards = cards.clone();
+        let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+        tokio::spawn(async move { cards.get_store_card(patient(request, patience)).await })
+    };
+    // A call holds its slot for twenty seconds, until its caller leaves.
+    let first = read(LONG);
+    arrived(&app, GET_CARD, 1).await;
+    app.clock.advance(Duration::from_secs(20));
+    first.abort();
+    let second = read(LONG);
+    arrived(&app, GET_CARD, 2).await;
+    // So the next one would wait for twenty seconds.
+    let refused = within(LONG, read(Duration::from_secs(20))).await;
+    let status = refused.expect("no panic").expect_err("its turn comes too late");
+    overloaded(&status);
+    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    assert_eq!(retry, Some(Duration::from_secs(5)));
+    let waits = read(LONG);
+    assert_eq!(app.count(GET_CARD), 2, "a refused call is not sent");
+
+    // However long the last calls took, a free slot is given.
+    app.wechat.control("DELETE", "faults", &serde_json::json!({})).expect("cleared");
+    second.abort();
+    waits.abort();
+    let answer = within(LONG, async {
+        loop {
+            let answer = read(Duration::from_secs(1)).await.expect("no panic");
+            let status = answer.expect_err("there is no such store");
+            // Until the gateway notices that the callers have left.
+            if status.code() != Code::ResourceExhausted {
+                return status;
+            }
+        }
+    });
+    assert_eq!(answer.await.code(), Code::NotFound);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_was_sent_keeps_its_place_when_its_caller_leaves() {
     let app = App::with_sections("[limits]\naccount_concurrency = 1").await;
     app.wechat.fault(Fault::new(SET_CARD, Kind::Latency { ms: 3_000 }));

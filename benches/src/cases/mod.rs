@@ -7,6 +7,7 @@ use crate::{rounds::Report, world::World};
 pub mod callbacks;
 pub mod fanout;
 pub mod growth;
+pub mod overload;
 pub mod process;
 pub mod profile;
 pub mod reads;
@@ -22,6 +23,7 @@ pub const CASES: &[(&str, Run)] = &[
     ("tree", |world| Box::pin(reads::tree(world))),
     ("write", |world| Box::pin(writes::writes(world))),
     ("callback", |world| Box::pin(callbacks::callbacks(world))),
+    ("overload", |world| Box::pin(overload::overload(world))),
     ("fanout", |world| Box::pin(fanout::fanout(world))),
     ("start", |world| Box::pin(process::start(world))),
     ("memory", |world| Box::pin(process::memory(world))),
