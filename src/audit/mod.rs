@@ -171,7 +171,7 @@ impl Audits {
     /// Some events.
     pub(crate) async fn list(&self, query: EventQuery) -> Result<Page, Error> {
         let page = self.0.state.events(query).await?;
-        let events = page.events.iter().map(translate::audit::event).collect::<Result<_, _>>()?;
+        let events = page.events.iter().map(translate::audit::event).collect();
         let mark = match page.events.last() {
             Some(last) if last.position == page.seen => Mark::from(last),
             _ if page.log.newest.position == page.seen => page.log.newest.into(),
@@ -190,14 +190,22 @@ impl Audits {
         Ok(stored.map(|stored| self.shown(stored)).transpose()?)
     }
 
-    /// Some submissions, and where the next page begins.
+    /// Some submissions, how many were left out because they cannot be read, and where the next page
+    /// begins.
     pub(crate) async fn submissions(
         &self,
         query: SubmissionQuery,
-    ) -> Result<(Vec<pb::Submission>, Option<u64>), Error> {
+    ) -> Result<(Vec<pb::Submission>, u64, Option<u64>), Error> {
         let page = self.0.state.submissions(query).await?;
-        let submissions = page.submissions.into_iter().map(|stored| self.shown(stored));
-        Ok((submissions.collect::<Result<_, _>>()?, (!page.at_end).then_some(page.seen)))
+        let (mut submissions, mut unreadable) = (Vec::new(), page.unreadable);
+        for stored in page.submissions {
+            match self.shown(stored) {
+                Ok(submission) => submissions.push(submission),
+                Err(state::Error::Unreadable(_)) => unreadable += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((submissions, unreadable, (!page.at_end).then_some(page.seen)))
     }
 
     fn shown(&self, stored: state::Submission) -> Result<pb::Submission, state::Error> {

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Finding {
     state: AuditState,
     /// WeChat's number for it; 0 where it has none.
-    wechat_status: Option<i32>,
+    wechat_status: i32,
     reason: String,
     audit_id: String,
     poi_id: String,
@@ -101,7 +101,13 @@ impl<'a> Round<'a> {
             let due = state.take_due(settings.ask_again(), BATCH).await?;
             let count = due.len();
             for stored in due {
-                self.look_up(stored).await?;
+                match self.look_up(stored).await {
+                    // It is not in the way of the others.
+                    Err(super::Error::State(error @ state::Error::Unreadable(_))) => {
+                        tracing::error!("a review cannot be looked up: {error}");
+                    }
+                    looked_up => looked_up?,
+                }
             }
             if count < BATCH {
                 return Ok(());
@@ -307,7 +313,7 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
         kind: kind.into(),
         wechat_event: wechat_event.to_owned(),
         state: state.into(),
-        wechat_status,
+        wechat_status: Some(wechat_status).filter(|status| *status != 0),
         audit_id: audit_id.clone(),
         reason: reason.clone(),
         origin: EventOrigin::Reconciled.into(),

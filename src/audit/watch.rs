@@ -30,7 +30,7 @@ use super::{Audits, Cursor, Error, Inner, Mark, PAUSE, large::Large, places::Pla
 use crate::{
     codec::Encoded,
     pb::{SubmissionKind, WatchAuditEventsResponse, WatchPosition},
-    state::{self, EventPage, EventQuery, Stretch},
+    state::{self, EventPage, EventQuery, Stretch, gap::is_gap},
     translate::{self, audit::Filter},
 };
 
@@ -66,6 +66,8 @@ pub(super) struct Entry {
     size: usize,
     app_id: String,
     kind: SubmissionKind,
+    /// Whether it is lost: what is known of it may be damaged, so every watcher gets it.
+    lost: bool,
     /// As all who watch get it.
     watched: Watched,
 }
@@ -248,7 +250,7 @@ impl Audits {
         let newer = if wait { state.newer(at.mark.position).await? } else { None };
         let entries = match newer {
             Some(Stretch { after, events }) if Mark::from(after) == at.mark => {
-                entries(at.epoch, &events)?
+                entries(at.epoch, &events)
             }
             _ => self.after(at).await?,
         };
@@ -278,7 +280,7 @@ impl Audits {
         if !goes_on || log.epoch != epoch {
             return Err(Error::Expired);
         }
-        let entries = entries(epoch, &events)?;
+        let entries = entries(epoch, &events);
         Ok(entries.into_iter().map(|entry| self.0.large.one(entry)).collect())
     }
 
@@ -305,16 +307,16 @@ impl Audits {
 }
 
 /// As all who watch get them.
-fn entries(epoch: u64, events: &[state::Event]) -> Result<Vec<Arc<Entry>>, state::Error> {
+fn entries(epoch: u64, events: &[state::Event]) -> Vec<Arc<Entry>> {
     let entries = events.iter().map(|stored| {
         let mark = stored.into();
-        let event = translate::audit::event(stored)?;
-        let (kind, cursor) = (event.kind(), Cursor { epoch, mark }.text());
-        let app_id = event.app_id.clone();
+        let event = translate::audit::event(stored);
+        let cursor = Cursor { epoch, mark }.text();
+        let (app_id, kind, lost) = (event.app_id.clone(), event.kind(), is_gap(&event));
         let watched = Encoded::new(&WatchAuditEventsResponse { cursor, event: Some(event) });
         // The message holds most of it.
         let size = stored.message.len() + mem::size_of::<Entry>();
-        Ok(Arc::new(Entry { mark, size, app_id, kind, watched }))
+        Arc::new(Entry { mark, size, app_id, kind, lost, watched })
     });
     entries.collect()
 }
@@ -411,7 +413,7 @@ impl Watcher {
             let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
                 self.at.mark = entry.mark;
-                if self.filter.wants(&entry.app_id, entry.kind) {
+                if entry.lost || self.filter.wants(&entry.app_id, entry.kind) {
                     self.put_off_checkpoint();
                     return Ok(entry.watched.clone());
                 }

@@ -31,14 +31,8 @@ use crate::{
     },
     state::{self, EventQuery, Outcome, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought,
-        change::{is_comparable, shows},
-        damaged,
-        map_poi::is_about,
-        merchant::other_audit,
-        nearby::looks,
-        store::fingerprint,
-        write::kept,
+        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, damaged,
+        map_poi::is_about, merchant::other_audit, nearby::looks, store::fingerprint, write::kept,
     },
     wechat::{
         self, Endpoint, Errcode,
@@ -93,7 +87,7 @@ pub(super) struct Lists {
 pub(crate) struct ListedStore {
     pub(crate) poi_id: String,
     pub(crate) state: AuditState,
-    pub(crate) wechat_status: Option<i32>,
+    pub(crate) wechat_status: i32,
     looks: Vec<u8>,
 }
 
@@ -366,12 +360,7 @@ impl Operations {
             (Evidence::Store(wanted), _) => {
                 let poi_id = wanted.poi_id.clone().into();
                 let shown = self.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
-                let shown = shown.into();
-                if !is_comparable(&shown) {
-                    let cause = format!("fields {:?} of the store", shown.unreadable_fields);
-                    return Err(unreadable(GetStoreInfo::PATH, cause));
-                }
-                Ok(shows(&shown, wanted).then(Found::default))
+                Ok(shows(&shown.into(), wanted).then(Found::default))
             }
             (Evidence::StoreGone(poi_id), _) => {
                 let call = GetStoreInfo { poi_id: poi_id.clone().into() };
@@ -511,6 +500,11 @@ impl Operations {
         };
         loop {
             let page = self.0.state.submissions(query.clone()).await?;
+            if page.unreadable > 0 {
+                // It may be the one that something belongs to.
+                let what = "a submission of the same kind and account is damaged".to_owned();
+                return Err(state::Error::Unreadable(what));
+            }
             page.submissions.into_iter().try_for_each(&mut look)?;
             if page.at_end {
                 return Ok(());
@@ -538,13 +532,15 @@ impl Operations {
             let page = self.0.state.events(query.clone()).await?;
             for event in page.events {
                 // Somebody who looked at the same time may have remembered this write's own.
-                if let Some(submission) = &event.submission
-                    && Remembered::read(submission)?.submission.submission_id != write.write_id
+                let own = event.submission.as_ref().is_none_or(|submission| {
+                    Remembered::read(submission)
+                        .is_ok_and(|its| its.submission.submission_id == write.write_id)
+                });
+                // One that cannot be read shows nothing.
+                if own
+                    && let Ok(event) = AuditEvent::decode(&*event.message)
+                    && fits(&event)
                 {
-                    continue;
-                }
-                let event = AuditEvent::decode(&*event.message).map_err(damaged)?;
-                if fits(&event) {
                     return Ok(Some(event));
                 }
             }

@@ -87,9 +87,10 @@ impl AuditService for Audit {
         let after = read_page_token(SUBMISSIONS, &request.page_token)?;
         let mut query = wanted_submissions(ctx.app_id, ctx.client_reference, request)?;
         query.after = after;
-        let (submissions, next) = self.audits.submissions(query).await?;
+        let (submissions, unreadable, next) = self.audits.submissions(query).await?;
         let next_page_token = next.map(|after| page_token(SUBMISSIONS, after)).unwrap_or_default();
-        Ok(Response::new(pb::ListSubmissionsResponse { submissions, next_page_token }))
+        let unreadable = unreadable.try_into().unwrap_or(i32::MAX);
+        Ok(Response::new(pb::ListSubmissionsResponse { submissions, next_page_token, unreadable }))
     }
 }
 

@@ -58,7 +58,8 @@ impl WriteService for Write {
             false => page_token(WRITES, page.seen),
         };
         let writes = page.writes.into_iter().map(write).collect();
-        Ok(Response::new(pb::ListWritesResponse { writes, next_page_token }))
+        let unreadable = page.unreadable.try_into().unwrap_or(i32::MAX);
+        Ok(Response::new(pb::ListWritesResponse { writes, next_page_token, unreadable }))
     }
 
     async fn resolve_write(
@@ -85,6 +86,11 @@ impl Write {
         let mut newest = None;
         loop {
             let page = self.state.writes(query.clone()).await?;
+            if page.unreadable > 0 {
+                // It may be the one that is asked for.
+                let what = "a write of that name is damaged".to_owned();
+                return Err(state::Error::Unreadable(what).into());
+            }
             newest = page.writes.into_iter().rfind(|write| belongs(write, ctx)).or(newest);
             if page.at_end {
                 return Ok(newest);

@@ -24,6 +24,7 @@ use crate::{
     pb::{AuditState, SubmissionKind},
 };
 
+pub(crate) mod gap;
 pub mod redis;
 pub mod sqlite;
 
@@ -61,7 +62,8 @@ pub trait State: fmt::Debug + Send + Sync {
     /// where they are equal; what was pushed counts more than what was asked for, whenever it was.
     async fn append(&self, event: NewEvent) -> Result<Appended, Error>;
 
-    /// The events after a position that fit, in order.
+    /// The events after a position that fit, in order. Where one cannot be read there is an
+    /// [`EventGap`](crate::pb::EventGap) in its place.
     ///
     /// Looks at a bounded number of events at most and answers a bounded number of bytes, so a page may
     /// have fewer than `limit`, even none; [`EventPage::seen`] says how far it looked, and is the log's
@@ -303,7 +305,7 @@ pub enum Appended {
 /// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in the log. The first has 1, and there are no gaps.
+    /// Its place in the log. The first has 1, and each place has one.
     pub position: u64,
     /// Its key.
     pub key: EventKey,
@@ -487,6 +489,8 @@ pub struct SubmissionQuery {
 pub struct SubmissionPage {
     /// Those that fit.
     pub submissions: Vec<Submission>,
+    /// How many were left out because they cannot be read, and fit or might.
+    pub unreadable: u64,
     /// Nothing up to this number that fits is missing.
     pub seen: u64,
     /// Whether there is nothing after `seen`, for now.
@@ -657,6 +661,8 @@ pub struct WriteQuery {
 pub struct WritePage {
     /// Those that fit.
     pub writes: Vec<Write>,
+    /// How many were left out because they cannot be read, and fit or might.
+    pub unreadable: u64,
     /// Nothing up to this number that fits is missing.
     pub seen: u64,
     /// Whether there is nothing after `seen`, for now.

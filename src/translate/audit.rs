@@ -5,22 +5,28 @@ use uuid::Uuid;
 
 use super::{
     Check, Invalid,
-    submission::{Remembered, damaged, time},
+    submission::{Remembered, time},
 };
 use crate::{
     id::AppId,
     pb::{self, AuditState, SubmissionKind, audit_event::Detail},
-    state::{self, Event, EventQuery, SubmissionQuery},
+    state::{Event, EventQuery, SubmissionQuery, gap::gap},
 };
 
-/// An event of the log as a caller sees it: with what the log and the submission know.
-pub(crate) fn event(stored: &Event) -> Result<pb::AuditEvent, state::Error> {
-    let mut event = pb::AuditEvent::decode(&*stored.message).map_err(damaged)?;
-    event.receive_time = Some(time(stored.received).into());
+/// An event of the log as a caller sees it: with what the log and the submission know. One that cannot
+/// be read is a gap.
+pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
+    let unreadable = |error: prost::DecodeError| {
+        let (id, kind) = (stored.key.event_id(), SubmissionKind::Unspecified);
+        gap(id, String::new(), kind, error.to_string())
+    };
+    let mut event = pb::AuditEvent::decode(&*stored.message).unwrap_or_else(unreadable);
+    // Nobody knows when a lost one came.
+    event.receive_time = (stored.received > 0).then(|| time(stored.received).into());
     event.amends.clone_from(&stored.amends);
     event.superseded_by.clone_from(&stored.superseded_by);
-    let Some(message) = &stored.submission else { return Ok(event) };
-    let submission = Remembered::read(message)?.submission;
+    let remembered = stored.submission.as_ref().and_then(|message| Remembered::read(message).ok());
+    let Some(Remembered { submission, .. }) = remembered else { return event };
     event.submission_id = submission.submission_id;
     event.client_reference = submission.client_reference;
     event.request_id = submission.request_id;
@@ -29,7 +35,7 @@ pub(crate) fn event(stored: &Event) -> Result<pb::AuditEvent, state::Error> {
         Some(Detail::StorePictures(pictures)) => pictures.poi_id = submission.poi_id,
         _ => {}
     }
-    Ok(event)
+    event
 }
 
 /// The detail of an event that was asked for instead of pushed, and its name.

@@ -208,7 +208,10 @@ pub(crate) fn looks(credential: &str, address: &str) -> Vec<u8> {
 
 impl Reviewed for AddNearbyPoi {
     fn review(&self, AddNearbyPoiReply { data }: &AddNearbyPoiReply) -> Review {
-        let AddedNearbyPoi { audit_id, poi_id: new, related_credential: _ } = data.clone();
+        let (audit_id, new) = match data {
+            Some(data) => (data.audit_id.clone(), data.poi_id.clone()),
+            None => Default::default(),
+        };
         Review {
             kind: SubmissionKind::NearbyPoi,
             audit_id,
@@ -224,7 +227,7 @@ pub(crate) fn added(
     AddNearbyPoiReply { data }: AddNearbyPoiReply,
     submission: pb::Submission,
 ) -> pb::AddNearbyPoiResponse {
-    let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data;
+    let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data.unwrap_or_default();
     pb::AddNearbyPoiResponse {
         submission: Some(submission),
         settled: false,
@@ -265,19 +268,17 @@ impl From<ListedNearbyPoi> for pb::NearbyPoi {
             display_status,
             refuse_reason: Text(reason),
             audit_id,
-            unreadable,
         } = row;
         Self {
             poi_id: poi_id.into(),
             address: qualification_address.0,
             credential: qualification_num.0,
             state: listed_state(audit_status).into(),
-            wechat_status: audit_status.0,
+            wechat_status: audit_status.or_zero(),
             reason,
             visible: is_shown(display_status),
-            wechat_display_status: display_status.0,
+            wechat_display_status: display_status.or_zero(),
             audit_id: audit_id.into(),
-            unreadable_fields: unreadable,
         }
     }
 }

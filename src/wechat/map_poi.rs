@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountKinds, Decimal, Endpoint, Int, List, Need, Proof, Rows, Safety, Text, Verdict};
+use super::{AccountKinds, Decimal, Endpoint, Envelope, Int, List, Proof, Safety, Text};
 use crate::id::{AuditId, DistrictId, MapPoiId, PoiId};
 
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
@@ -60,9 +60,7 @@ impl Endpoint for GetDistrict {
     const PATH: &'static str = "/wxa/get_district";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
-    const VERDICT: Verdict = Verdict::Status;
-    const WHOLE: &'static [Need] = &[Need::Filled("result")];
-    const SALVAGED: bool = false;
+    const ENVELOPE: Envelope = Envelope::Status;
     /// The table has some 700 KB.
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
     const MAX_REPLY: usize = 16 << 20;
@@ -82,16 +80,18 @@ pub struct SearchMapPoi {
 
 /// Answers [`SearchMapPoi`].
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct SearchMapPoiReply {
     /// What was found.
-    pub data: FoundPlaces,
+    pub data: Option<FoundPlaces>,
 }
 
 /// The `data` of [`SearchMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct FoundPlaces {
     /// The places. Empty where nothing was found.
-    pub item: Rows<FoundPlace>,
+    pub item: List<FoundPlace>,
 }
 
 /// A place of Tencent Maps.
@@ -114,9 +114,6 @@ pub struct FoundPlace {
     pub sosomap_poi_uid: MapPoiId,
     /// Undocumented and empty in the samples, so that anything is taken.
     pub pic_urls: List<serde_json::Value>,
-    /// The fields that could not be read.
-    #[serde(rename = "$unreadable")]
-    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for SearchMapPoi {
@@ -124,7 +121,6 @@ impl Endpoint for SearchMapPoi {
     const PATH: &'static str = "/wxa/search_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
-    const WHOLE: &'static [Need] = &[Need::List("data.item")];
     type Reply = SearchMapPoiReply;
 }
 
@@ -166,13 +162,15 @@ pub struct CreateMapPoi {
 
 /// Answers [`CreateMapPoi`].
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct CreateMapPoiReply {
     /// What was submitted.
-    pub data: ProposedPlace,
+    pub data: Option<ProposedPlace>,
 }
 
 /// The `data` of [`CreateMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct ProposedPlace {
     /// The `audit_id` of the event.
     pub base_id: AuditId,
@@ -183,11 +181,6 @@ impl Endpoint for CreateMapPoi {
     const PATH: &'static str = "/wxa/create_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Once(Proof::Event);
-    const VERDICT: Verdict = Verdict::NoError;
-    const WHOLE: &'static [Need] = &[Need::Id("data.base_id")];
+    const ENVELOPE: Envelope = Envelope::Error;
     type Reply = CreateMapPoiReply;
-
-    fn is_whole(reply: &CreateMapPoiReply) -> bool {
-        !reply.data.base_id.is_empty()
-    }
 }

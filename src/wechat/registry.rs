@@ -9,8 +9,7 @@
 use http::Method;
 
 use super::{
-    AccountKinds, Endpoint, Need, Safety, Verdict, card, map_poi, media, merchant, nearby, store,
-    token,
+    AccountKinds, Endpoint, Envelope, Safety, card, map_poi, media, merchant, nearby, store, token,
 };
 
 /// Marks the calls that [`ENDPOINTS`] names. Only the list in `src/wechat/registry.rs` implements it.
@@ -31,12 +30,8 @@ pub struct Facts {
     pub account: AccountKinds,
     /// [`Endpoint::SAFETY`].
     pub safety: Safety,
-    /// [`Endpoint::VERDICT`].
-    pub verdict: Verdict,
-    /// [`Endpoint::WHOLE`].
-    pub whole: &'static [Need],
-    /// [`Endpoint::SALVAGED`].
-    pub salvaged: bool,
+    /// [`Endpoint::ENVELOPE`].
+    pub envelope: Envelope,
 }
 
 impl Facts {
@@ -47,9 +42,7 @@ impl Facts {
             path: E::PATH,
             account: E::ACCOUNT,
             safety: E::SAFETY,
-            verdict: E::VERDICT,
-            whole: E::WHOLE,
-            salvaged: E::SALVAGED,
+            envelope: E::ENVELOPE,
         }
     }
 }

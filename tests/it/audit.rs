@@ -28,7 +28,12 @@ impl Watch {
         Self::filtered(app, start, "", &[]).await
     }
 
-    async fn filtered(app: &App, start: Start, app_id: &str, kinds: &[SubmissionKind]) -> Self {
+    pub(crate) async fn filtered(
+        app: &App,
+        start: Start,
+        app_id: &str,
+        kinds: &[SubmissionKind],
+    ) -> Self {
         let request = pb::WatchAuditEventsRequest {
             app_id: app_id.to_owned(),
             start: Some(start),

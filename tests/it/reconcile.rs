@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Asks after a fifth of a second, and then every third.
-const EAGER: &str = "[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001";
+pub(crate) const EAGER: &str = "[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001";
 const PLACE: &str = "2708071440732747189";
 
 /// A gateway that soon asks, and someone who watches.

@@ -1500,7 +1500,7 @@ pub(crate) fn event(id: &str) -> NewEvent {
     }
 }
 
-fn about(audit_id: &str, id: &str, event_time: u64) -> NewEvent {
+pub(crate) fn about(audit_id: &str, id: &str, event_time: u64) -> NewEvent {
     NewEvent { audit_id: audit_id.to_owned().into(), event_time, ..event(id) }
 }
 
@@ -1514,7 +1514,7 @@ fn asked(submission_id: &str, event: NewEvent) -> NewEvent {
 }
 
 /// A new store.
-fn submission(id: &str) -> NewSubmission {
+pub(crate) fn submission(id: &str) -> NewSubmission {
     NewSubmission {
         submission_id: id.to_owned(),
         app_id: app("wx1"),
@@ -1574,7 +1574,7 @@ async fn remember(state: &Arc<dyn State>, submission: NewSubmission) {
     state.remember(submission).await.expect("remembered");
 }
 
-async fn find(state: &Arc<dyn State>, submission_id: &str) -> Submission {
+pub(crate) async fn find(state: &Arc<dyn State>, submission_id: &str) -> Submission {
     state.submission(submission_id).await.expect("no error").expect("remembered")
 }
 

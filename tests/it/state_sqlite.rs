@@ -7,15 +7,23 @@ use std::{
     time::Duration,
 };
 
+use prost::Message;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
     clock::Clock,
-    state::{Appended, Error, EventKey, EventQuery, NewEvent, State, sqlite::Sqlite},
+    pb::AuditEvent,
+    state::{
+        Acquired, Appended, Error, Event, EventKey, EventQuery, NewEvent, NewSubmission, State,
+        sqlite::Sqlite,
+    },
 };
 
-use crate::state::{Backend, conformance, event};
+use crate::{
+    damage::loosen,
+    state::{Backend, about, conformance, event, find, submission},
+};
 
 conformance!(sqlite);
 
@@ -471,4 +479,147 @@ async fn damaged_index_is_made_anew_at_the_start() {
     fs::write(file.path(), content).expect("written");
     file.reopen().await;
     assert_eq!(file.state().append(event("a")).await, Ok(Appended::Known(1)));
+}
+
+/// What a file that is copied to a state of its own comes to: refused, or its events.
+async fn opened_anew(content: &[u8]) -> Result<Vec<Event>, Error> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    fs::write(&path, content).expect("written");
+    let state = Sqlite::open(&path, Clock::frozen())?;
+    let query = EventQuery { limit: 99, ..EventQuery::default() };
+    state.events(query).await.map(|page| page.events)
+}
+
+#[tokio::test]
+async fn flipped_bits_are_refused_repaired_or_gaps() {
+    let mut file = sqlite().await;
+    for n in 0..30 {
+        let reason = n.to_string();
+        let message = AuditEvent { reason: reason.repeat(n), ..AuditEvent::default() };
+        let message = message.encode_to_vec().into();
+        file.state().append(NewEvent { message, ..event(&reason) }).await.expect("appended");
+    }
+    file.state = None;
+    let whole = fs::read(file.path()).expect("a file");
+    let events = opened_anew(&whole).await.expect("whole");
+    assert_eq!(events.len(), 30);
+    let (mut refused, mut gaps, mut harmless) = (0, 0, 0);
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..300 {
+        let mut damaged = whole.clone();
+        let at = random.usize(..damaged.len());
+        damaged[at] ^= 1 << random.u32(..8);
+        let found = match opened_anew(&damaged).await {
+            Err(Error::Damaged(_) | Error::Newer { .. }) => {
+                refused += 1;
+                continue;
+            }
+            found => found.unwrap_or_else(|error| panic!("{at}: {error}")),
+        };
+        // Those at the end may be more, if the number that says how many there are is too high.
+        assert!(found.len() >= events.len(), "{at}: {}", found.len());
+        for (found, event) in found.iter().zip(&events) {
+            let message = AuditEvent::decode(&*found.message).expect("a message");
+            let is_gap = message.detail.is_some();
+            assert!(is_gap || found == event, "{at}: {found:?} was {event:?}");
+            gaps += usize::from(is_gap);
+        }
+        harmless += usize::from(found == events);
+    }
+    assert!(refused > 5 && gaps > 5 && harmless > 5, "{refused} {gaps} {harmless}");
+}
+
+#[tokio::test]
+async fn damaged_rows_are_forgotten_with_those_around_them() {
+    let (file, state) = with_an_event().await;
+    for n in 0..4 {
+        state.append(event(&n.to_string())).await.expect("appended");
+    }
+    let db = Connection::open(file.path()).expect("opened");
+    loosen(&db);
+    db.execute_batch(
+        "UPDATE events SET received = 'x' WHERE position = 1;
+         UPDATE events SET key = 'x' WHERE position = 4;
+         DELETE FROM events WHERE position = 2",
+    )
+    .expect("damaged");
+    file.clock.advance(Duration::from_secs(60));
+    assert_eq!(state.prune(Duration::from_secs(1)).await, Ok(3));
+    assert_eq!(state.log().await.expect("a log").pruned.position, 4);
+    assert_eq!(keys(&state).await.len(), 1);
+}
+
+#[tokio::test]
+async fn damaged_leases_and_counters_begin_anew() {
+    let (file, state) = with_an_event().await;
+    let db = Connection::open(file.path()).expect("opened");
+    let term = Duration::from_secs(60);
+    for set in ["until = 'x'", "until = x'FF'", "fence = 'x', until = 0", "fence = -7, until = 0"] {
+        let Ok(Acquired::Lease(before)) = state.acquire(set, term).await else { panic!("free") };
+        loosen(&db);
+        let sql = format!("UPDATE leases SET {set} WHERE name = ?1");
+        db.execute(&sql, [set]).expect("damaged");
+        let acquired = state.acquire(set, term).await;
+        let Ok(Acquired::Lease(fence)) = acquired else { panic!("{set}: {acquired:?}") };
+        assert!(fence > before || !set.starts_with("until"), "{set}: {fence}");
+        assert_eq!(state.renew(set, fence, term).await, Ok(true), "{set}");
+    }
+    for set in ["until = 'x'", "spent = 'x'", "spent = -1"] {
+        assert_eq!(state.spend(set, 1, term).await, Ok(true));
+        let sql = format!("UPDATE counters SET {set} WHERE name = ?1");
+        db.execute(&sql, [set]).expect("damaged");
+        state.spend(set, 1, term).await.expect("no error");
+    }
+}
+
+#[tokio::test]
+async fn damaged_rows_are_in_the_way_of_nothing_that_is_linked_or_settled() {
+    for damage in [
+        "UPDATE events SET state = 'x' WHERE position = 1",
+        "UPDATE events SET reason = x'FF' WHERE position = 1",
+        "UPDATE submissions SET reason = x'FF' WHERE submission_id = 'damaged'",
+        "UPDATE submissions SET created = 'x' WHERE submission_id = 'damaged'",
+    ] {
+        let mut file = sqlite().await;
+        let review = |id: &str| NewSubmission { audit_id: id.to_owned().into(), ..submission(id) };
+        file.state().append(about("1", "a", 1)).await.expect("appended");
+        file.state().append(about("1", "b", 2)).await.expect("appended");
+        let damaged = NewSubmission { audit_id: "2".to_owned().into(), ..submission("damaged") };
+        file.state().remember(damaged).await.expect("remembered");
+        file.state = None;
+        let db = Connection::open(file.path()).expect("opened");
+        let strict: Vec<(String, String)> = {
+            let mut tables = db.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table'");
+            let tables = tables.as_mut().expect("a schema");
+            let tables = tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+            tables.expect("tables").collect::<Result<_, _>>().expect("tables")
+        };
+        loosen(&db);
+        db.execute(damage, []).expect("damaged");
+        // Strict again, as damage leaves it.
+        db.execute_batch("PRAGMA writable_schema = ON").expect("set");
+        for (name, sql) in strict {
+            let set = "UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1";
+            db.execute(set, [name, sql]).expect("set");
+        }
+        drop(db);
+        file.reopen().await;
+        let state = file.state();
+
+        let again = Duration::from_secs(3600);
+        let due = |id: &str| NewSubmission { ask_after: Some(Duration::ZERO), ..review(id) };
+        state.remember(due("1")).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let settled = find(&state, "1").await;
+        assert!(!settled.event_id.is_empty(), "{damage}");
+        state.append(about("2", "c", 3)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        state.append(about("1", "d", 3)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let query =
+            EventQuery { limit: 9, submission_id: Some("1".to_owned()), ..EventQuery::default() };
+        let linked = state.events(query).await.expect("a page").events.len();
+        assert!(linked >= 2, "{damage}: {linked}");
+        state.remember(due("3")).await.expect("remembered");
+        let taken = state.take_due(again, 9).await.expect("no error");
+        assert!(taken.iter().any(|one| one.audit_id.as_str() == "3"), "{damage}: {taken:?}");
+    }
 }

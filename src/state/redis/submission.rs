@@ -91,7 +91,7 @@ pub(super) async fn submissions(
     call.arg(u8::from(only_open)).arg(PAGE_BYTES);
     let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
     let submissions = found.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(SubmissionPage { submissions, seen, at_end })
+    Ok(SubmissionPage { submissions, unreadable: 0, seen, at_end })
 }
 
 pub(super) async fn take_due(

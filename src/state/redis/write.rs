@@ -111,7 +111,7 @@ pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<Writ
     call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
     let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
     let writes = found.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(WritePage { writes, seen, at_end })
+    Ok(WritePage { writes, unreadable: 0, seen, at_end })
 }
 
 pub(super) async fn resolve(

@@ -1,16 +1,22 @@
 //! The log of events, and which of several results of one review counts.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use bytes::Bytes;
+use prost::Message;
+use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
-use super::{SCAN, storable, submission};
+use super::{SCAN, readable, skipped, storable, submission, sum, unless_damaged};
 use crate::{
     id::AppId,
     pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        is_decided,
+        gap::gap, is_decided,
     },
 };
+
+/// Stands for the message of a submission that cannot be read: the event has one, and it is not the
+/// event that is damaged. No message begins like this.
+const NO_MESSAGE: [u8; 1] = [0xFF];
 
 /// What events about the same thing have in common. Where both the audit id is empty and there is no
 /// submission, an event stands alone.
@@ -70,6 +76,16 @@ pub(super) fn append(
 
     // Not by RETURNING, for which SQLite makes a table of its own each time.
     let position = newest(db)? + 1;
+    let beside = Beside {
+        position,
+        key: event.key,
+        received: now,
+        kind: event.kind as i32,
+        app_id: event.app_id.as_str(),
+        amends: &amends,
+        superseded_by: &superseded_by,
+    };
+    let message = beside.sum(|beside| sum::sealed(&event.message, beside));
     db.prepare_cached("UPDATE log SET newest = ?1, newest_key = ?2")?
         .execute(params![position, key])?;
     db.prepare_cached(
@@ -96,7 +112,7 @@ pub(super) fn append(
         now,
         amends,
         superseded_by,
-        &*event.message,
+        message,
     ])?;
     submission::settle(db, now, &review)?;
     let submission = match &review.submission_id {
@@ -132,17 +148,25 @@ pub(super) fn is_known(db: &Connection, review: &Review<'_>) -> Result<bool, Err
 
 /// Links the events that came before their submission.
 pub(super) fn link(db: &Connection, review: &Review<'_>) -> Result<(), Error> {
-    if let (Some(submission_id), false) = (&review.submission_id, review.audit_id.is_empty()) {
-        db.prepare_cached(
-            "UPDATE events SET submission_id = ?4
-             WHERE app_id = ?1 AND kind = ?2 AND audit_id = ?3 AND submission_id IS NULL",
-        )?
-        .execute(params![
-            review.app_id.as_str(),
-            review.kind as i32,
-            review.audit_id,
-            submission_id
-        ])?;
+    let (Some(submission_id), false) = (&review.submission_id, review.audit_id.is_empty()) else {
+        return Ok(());
+    };
+    let its = "app_id = ?1 AND kind = ?2 AND audit_id = ?3 AND submission_id IS NULL";
+    let (app_id, kind) = (review.app_id.as_str(), review.kind as i32);
+    let linked = db
+        .prepare_cached(&format!("UPDATE events SET submission_id = ?4 WHERE {its}"))?
+        .execute(params![app_id, kind, review.audit_id, submission_id]);
+    match linked.map_err(Error::from) {
+        // One that is damaged holds up the others: they are linked one by one.
+        Err(Error::Unreadable(_)) => {}
+        linked => return linked.map(drop),
+    }
+    let mut events = db.prepare(&format!("SELECT position FROM events WHERE {its}"))?;
+    let events = events.query_map(params![app_id, kind, review.audit_id], |row| row.get(0))?;
+    for position in events.collect::<Result<Vec<i64>, _>>()? {
+        let mut link =
+            db.prepare_cached("UPDATE events SET submission_id = ?2 WHERE position = ?1")?;
+        unless_damaged(link.execute(params![position, submission_id]), "an event")?;
     }
     Ok(())
 }
@@ -174,8 +198,8 @@ pub(super) fn verdict(db: &Connection, review: &Review<'_>) -> Result<Option<Ver
                 })
             },
         )
-        .optional()?;
-    Ok(verdict)
+        .optional();
+    readable(verdict, "an event")
 }
 
 pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Error> {
@@ -192,60 +216,185 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     ))?;
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.submission_id])?;
-    let (before, log) = (mark(db, query.after)?, log(db)?);
+    let log = log(db)?;
+    let before = mark(db, query.after, &log)?;
     let mut page = EventPage { events: Vec::new(), seen: query.after, at_end: false, before, log };
     let (mut bytes, most_bytes) = (0, query.most_bytes());
-    for looked in 0.. {
-        let Some(row) = rows.next()? else { break };
+    // Adds an event; says whether there was room.
+    let mut push = |page: &mut EventPage, event: Event| {
+        let room = page.events.len() < query.limit
+            && (page.events.is_empty() || bytes + event.size() <= most_bytes);
+        if room {
+            bytes += event.size();
+            page.events.push(event);
+        }
+        room
+    };
+    let mut looked = 0;
+    loop {
+        let row = rows.next()?;
+        // The rows of a submission do not follow each other.
+        let whole = query.submission_id.is_none();
+        let position = match row {
+            Some(row) => row.get("position")?,
+            None => page.log.newest.position.saturating_add(1),
+        };
+        let expected = page.seen.max(page.log.pruned.position).saturating_add(1);
+        for missing in if whole { expected..position } else { 0..0 } {
+            if looked == SCAN || !push(&mut page, lost(missing, None, "its row is missing")) {
+                return Ok(page);
+            }
+            (page.seen, looked) = (missing, looked + 1);
+        }
+        let Some(row) = row else { break };
         if looked == SCAN || page.events.len() == query.limit {
             return Ok(page);
         }
-        let position = row.get("position")?;
-        if fits(row, query)? {
-            let event = read(row)?;
-            bytes += event.size();
-            if bytes > most_bytes && !page.events.is_empty() {
-                return Ok(page);
-            }
-            page.events.push(event);
+        let event = match Stored::read(row, position) {
+            Ok(stored) => stored.fits(query).then(|| stored.event(submission_of(row))),
+            Err(error) => Some(lost(position, Some(row), &error.to_string())),
+        };
+        if let Some(event) = event
+            && !push(&mut page, event)
+        {
+            return Ok(page);
         }
-        page.seen = position;
+        (page.seen, looked) = (position, looked + 1);
     }
     Ok(EventPage { seen: page.seen.max(page.log.newest.position), at_end: true, ..page })
 }
 
-fn fits(row: &Row<'_>, query: &EventQuery) -> Result<bool, Error> {
-    // The others are the statement's.
-    let EventQuery { after: _, limit: _, bytes: _, app_id, kinds, submission_id: _, from, until } =
-        query;
-    let received: u64 = row.get("received")?;
-    let of_account: String = row.get("app_id")?;
-    let of_kind: i32 = row.get("kind")?;
-    Ok(app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of_account)
-        && (kinds.is_empty() || kinds.iter().any(|kind| *kind as i32 == of_kind))
-        && from.is_none_or(|from| from <= received)
-        && until.is_none_or(|until| received < until))
+/// A row, whose checksum is right if it has one.
+struct Stored<'a> {
+    beside: Beside<'a>,
+    message: &'a [u8],
 }
 
-fn read(row: &Row<'_>) -> Result<Event, Error> {
-    Ok(Event {
-        position: row.get("position")?,
-        key: EventKey(row.get("key")?),
-        received: row.get("received")?,
-        message: row.get::<_, Vec<u8>>("message")?.into(),
-        amends: row.get("amends")?,
-        superseded_by: row.get("superseded_by")?,
-        submission: row.get::<_, Option<Vec<u8>>>("submission")?.map(Into::into),
-    })
+impl<'a> Stored<'a> {
+    fn read(row: &'a Row<'_>, position: u64) -> Result<Self, Error> {
+        let text = |column| {
+            let value = row.get_ref(column)?.as_str();
+            value.map_err(|_| Error::Unreadable(format!("{column} is no text")))
+        };
+        let beside = Beside {
+            position,
+            key: EventKey(row.get("key")?),
+            received: row.get("received")?,
+            kind: row.get("kind")?,
+            app_id: text("app_id")?,
+            amends: text("amends")?,
+            superseded_by: text("superseded_by")?,
+        };
+        let message = row.get_ref("message")?.as_blob();
+        let message = message.map_err(|_| Error::Unreadable("message is no message".to_owned()))?;
+        let message = beside.sum(|beside| sum::opened(message, beside))?;
+        Ok(Self { beside, message })
+    }
+
+    fn fits(&self, query: &EventQuery) -> bool {
+        // The others are the statement's.
+        let EventQuery {
+            after: _,
+            limit: _,
+            bytes: _,
+            app_id,
+            kinds,
+            submission_id: _,
+            from,
+            until,
+        } = query;
+        let Beside { app_id: of_account, kind: of_kind, received, .. } = self.beside;
+        app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of_account)
+            && (kinds.is_empty() || kinds.iter().any(|kind| *kind as i32 == of_kind))
+            && from.is_none_or(|from| from <= received)
+            && until.is_none_or(|until| received < until)
+    }
+
+    fn event(&self, submission: Option<Bytes>) -> Event {
+        let Beside { position, key, received, amends, superseded_by, .. } = self.beside;
+        Event {
+            position,
+            key,
+            received,
+            message: Bytes::copy_from_slice(self.message),
+            amends: amends.to_owned(),
+            superseded_by: superseded_by.to_owned(),
+            submission,
+        }
+    }
 }
 
-/// The event at a position.
-fn mark(db: &Connection, position: u64) -> Result<Option<Mark>, Error> {
+/// What was remembered of an event's submission.
+fn submission_of(row: &Row<'_>) -> Option<Bytes> {
+    let message = match row.get_ref("submission").ok()? {
+        ValueRef::Null => return None,
+        message => message.as_blob().ok().and_then(|message| sum::opened(message, &[]).ok()),
+    };
+    Some(Bytes::copy_from_slice(message.unwrap_or(&NO_MESSAGE)))
+}
+
+/// What stands in place of an event that cannot be read: with its key, if that is known.
+fn lost(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
+    skipped("an event", cause);
+    let key = row.and_then(|row| row.get("key").ok()).map_or_else(|| lost_key(position), EventKey);
+    let app_id = row.and_then(|row| row.get("app_id").ok()).unwrap_or_default();
+    let kind = row.and_then(|row| row.get::<_, i32>("kind").ok());
+    let kind = kind.and_then(|kind| SubmissionKind::try_from(kind).ok()).unwrap_or_default();
+    let event = gap(key.event_id(), app_id, kind, cause.to_owned());
+    Event {
+        position,
+        key,
+        received: row.and_then(|row| row.get("received").ok()).unwrap_or_default(),
+        message: event.encode_to_vec().into(),
+        amends: String::new(),
+        superseded_by: String::new(),
+        submission: None,
+    }
+}
+
+/// The key of an event whose own is lost: always the same.
+fn lost_key(position: u64) -> EventKey {
+    EventKey::of(0, [&b"lost"[..], &position.to_be_bytes()])
+}
+
+/// What the checksum of an event's message covers beside the message.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    position: u64,
+    key: EventKey,
+    received: u64,
+    kind: i32,
+    app_id: &'a str,
+    amends: &'a str,
+    superseded_by: &'a str,
+}
+
+impl Beside<'_> {
+    fn sum<T>(&self, sum: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let Self { position, key, received, kind, app_id, amends, superseded_by } = self;
+        sum(&[
+            &position.to_be_bytes(),
+            &key.0,
+            &received.to_be_bytes(),
+            &kind.to_be_bytes(),
+            app_id.as_bytes(),
+            amends.as_bytes(),
+            superseded_by.as_bytes(),
+        ])
+    }
+}
+
+/// The event at a position; `None` if it is not kept any more, or is yet to come.
+fn mark(db: &Connection, position: u64, log: &Log) -> Result<Option<Mark>, Error> {
+    if position <= log.pruned.position || position > log.newest.position {
+        return Ok(None);
+    }
     let key = db
         .prepare_cached("SELECT key FROM events WHERE position = ?1")?
-        .query_row([storable(position)], |row| row.get(0))
+        .query_row([storable(position)], |row| Ok(row.get(0).ok()))
         .optional()?;
-    Ok(key.map(|key| Mark { position, key: EventKey(key) }))
+    let key = key.flatten().map_or_else(|| lost_key(position), EventKey);
+    Ok(Some(Mark { position, key }))
 }
 
 pub(super) fn newest(db: &Connection) -> Result<u64, Error> {
@@ -274,17 +423,17 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     let mut last: Option<u64> = None;
     while let Some(row) = rows.next()? {
         let position = row.get(0)?;
-        if position == newest || row.get::<_, u64>(1)? >= before {
+        // Where this cannot be read the row is as old as those around it.
+        if position == newest || row.get(1).is_ok_and(|received: u64| received >= before) {
             break;
         }
         last = Some(position);
     }
     drop(rows);
     let Some(last) = last else { return Ok(0) };
-    db.prepare_cached(
-        "UPDATE log SET (pruned, pruned_key) = (SELECT position, key FROM events WHERE position = ?1)",
-    )?
-    .execute([last])?;
+    let key = mark(db, last, &log(db)?)?.map_or_else(|| lost_key(last), |mark| mark.key);
+    db.prepare_cached("UPDATE log SET pruned = ?1, pruned_key = ?2")?
+        .execute(params![last, key.0])?;
     let gone = db.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;
     Ok(gone.try_into().unwrap_or(u64::MAX))
 }

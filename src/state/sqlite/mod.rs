@@ -11,6 +11,7 @@ mod reader;
 mod recent;
 mod schema;
 mod submission;
+mod sum;
 mod token;
 mod write;
 mod writer;
@@ -39,6 +40,7 @@ use crate::{
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
         SubmissionQuery, Write, WritePage, WriteQuery,
     },
+    telemetry,
 };
 
 /// How long SQLite waits for a lock that another process has. That of an operator with a shell is
@@ -133,7 +135,7 @@ impl Open {
     fn new(path: &Path, clock: &Clock) -> Result<Self, Error> {
         let files = Arc::new(Files::lock(path)?);
         let named = |error| match error {
-            Error::Damaged(what) => Error::Damaged(format!(
+            Error::Damaged(what) | Error::Unreadable(what) => Error::Damaged(format!(
                 "{}: {what}; restore a backup, or move the file away to begin anew",
                 path.display()
             )),
@@ -149,7 +151,7 @@ impl Open {
         let guard = Guard::new(&files, &trust)?;
         Ok(Self {
             readers: Readers::new(files.database(), &trust),
-            writer: Writer::start(db, guard, clock.clone())?,
+            writer: Writer::start(db, guard, clock.clone()).map_err(named)?,
             _files: files,
         })
     }
@@ -348,6 +350,10 @@ impl From<rusqlite::Error> for Error {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Self::Damaged(error.to_string())
                 }
+                // Nothing of ours has a wrong type: a column that is not even written does.
+                _ if error.extended_code == ffi::SQLITE_CONSTRAINT_DATATYPE => {
+                    Self::Unreadable("a value has a wrong type".to_owned())
+                }
                 // What was not synced before may be lost, too, though the next sync succeeds.
                 _ if error.extended_code == ffi::SQLITE_IOERR_FSYNC => {
                     Self::Lost("the disk failed to sync".to_owned())
@@ -356,6 +362,29 @@ impl From<rusqlite::Error> for Error {
             },
             None => Self::Unreadable("a value has a wrong type".to_owned()),
         }
+    }
+}
+
+/// Passes over a change of rows of which one is damaged.
+fn unless_damaged(changed: rusqlite::Result<usize>, what: &'static str) -> Result<(), Error> {
+    readable(changed.map(Some), what).map(drop)
+}
+
+/// What a row has, or nothing if that row is damaged: it must not hold up what is about others.
+fn readable<T>(read: rusqlite::Result<Option<T>>, what: &'static str) -> Result<Option<T>, Error> {
+    match read.map_err(Error::from) {
+        Err(Error::Unreadable(why)) => {
+            skipped(what, &why);
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
+/// Says that a damaged row was left out.
+fn skipped(what: &'static str, why: &str) {
+    if let Some(unlogged) = telemetry::seldom("a damaged row of the state was left out", what) {
+        tracing::error!(what, why, unlogged, "a damaged row of the state was left out");
     }
 }
 

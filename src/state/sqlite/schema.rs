@@ -11,6 +11,10 @@ const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 /// the names of a day's writes, which are random: each would be read from the file again.
 const CACHE: i32 = 8_000;
 
+/// If more events than this are missing at the end of the log, it is not events that are damaged, but
+/// the number that says how many there are.
+const MOST_MISSING: u64 = 10_000;
+
 /// Brings a file up to date.
 pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     // Readers do not wait; a commit is on the disk when it returns.
@@ -55,7 +59,15 @@ pub(super) fn check(db: &Connection) -> Result<(), Error> {
     for found in found {
         tracing::error!("a row of the state is damaged: {found}");
     }
-    Ok(())
+    let fits = db.query_row(
+        "SELECT newest - ifnull((SELECT max(position) FROM events), newest) BETWEEN 0 AND ?1 FROM log",
+        [MOST_MISSING],
+        |row| row.get(0),
+    );
+    match fits {
+        Ok(true) => Ok(()),
+        _ => Err(Error::Damaged("the log of events has another end than its events".to_owned())),
+    }
 }
 
 fn findings(db: &Connection) -> Result<Vec<String>, Error> {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     SCAN,
     event::{self, Review, Verdict},
-    later, storable,
+    later, readable, skipped, storable, sum, unless_damaged,
 };
 use crate::{
     id::{AppId, PoiId},
@@ -22,6 +22,9 @@ use crate::{
 /// What [`read`] reads, and [`fits`].
 const COLUMNS: &str = "number, message, created, audit_id, state, reason, poi_id, map_poi_id,
     event_id, settled, app_id, kind";
+
+/// So many that are damaged and due hold up no others.
+const MOST_DAMAGED: usize = 1000;
 
 pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) -> Result<(), Error> {
     let NewSubmission {
@@ -59,7 +62,7 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         now,
         settled,
         ask_after.map(|wait| later(now, wait)),
-        &**message,
+        sum::sealed(message, &[]),
     ])?;
     let review = Review {
         app_id,
@@ -88,9 +91,11 @@ pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<
             "SELECT submission_id FROM submissions WHERE app_id = ?1 AND kind = ?2 AND {condition}
              ORDER BY number DESC LIMIT 1"
         );
-        db.prepare_cached(&sql)?
+        let found = db
+            .prepare_cached(&sql)?
             .query_row(params![app_id.as_str(), *kind as i32, value], |row| row.get(0))
-            .optional()
+            .optional();
+        readable(found, "a submission")
     };
     let mut submission_id: Option<String> = None;
     if !audit_id.is_empty() {
@@ -105,8 +110,9 @@ pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<
             _ => None,
         };
         if let Some(submission_id) = &submission_id {
-            db.prepare_cached("UPDATE submissions SET audit_id = ?2 WHERE submission_id = ?1")?
-                .execute([submission_id, audit_id.as_str()])?;
+            let mut number =
+                db.prepare_cached("UPDATE submissions SET audit_id = ?2 WHERE submission_id = ?1")?;
+            unless_damaged(number.execute([submission_id, audit_id.as_str()]), "a submission")?;
         }
     }
     Ok(Review { submission_id, ..review })
@@ -138,16 +144,16 @@ pub(super) fn settle(db: &Connection, now: u64, review: &Review<'_>) -> Result<(
     let Some(submission_id) = &review.submission_id else { return Ok(()) };
     let Some(verdict) = event::verdict(db, review)? else { return Ok(()) };
     let Verdict { event_id, state, reason, poi_id, map_poi_id, .. } = verdict;
-    db.prepare_cached(
+    let mut stand = db.prepare_cached(
         "UPDATE submissions SET
            event_id = ?2, state = ?3, reason = ?4,
            poi_id = iif(?5 = '', poi_id, ?5),
            map_poi_id = iif(?6 = '', map_poi_id, ?6),
            settled = ?7
          WHERE submission_id = ?1 AND event_id <> ?2",
-    )?
-    .execute(params![submission_id, event_id, state, reason, poi_id, map_poi_id, now])?;
-    Ok(())
+    )?;
+    let stands = params![submission_id, event_id, state, reason, poi_id, map_poi_id, now];
+    unless_damaged(stand.execute(stands), "a submission")
 }
 
 pub(super) fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Error> {
@@ -157,11 +163,11 @@ pub(super) fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submi
 
 /// What was remembered of a submission, as it was at first.
 pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Bytes>, Error> {
-    let message: Option<Vec<u8>> = db
+    let message = db
         .prepare_cached("SELECT message FROM submissions WHERE submission_id = ?1")?
-        .query_row([submission_id], |row| row.get(0))
+        .query_row([submission_id], |row| Ok(sum::value(row.get_ref(0)?).ok()))
         .optional()?;
-    Ok(message.map(Into::into))
+    Ok(message.flatten())
 }
 
 pub(super) fn pictures(
@@ -196,7 +202,7 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.client_reference])?;
-    let mut page = SubmissionPage { submissions: Vec::new(), seen: query.after, at_end: false };
+    let mut page = SubmissionPage { seen: query.after, ..SubmissionPage::default() };
     let mut bytes = 0;
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
@@ -204,31 +210,40 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
             return Ok(page);
         }
         let number = row.get("number")?;
-        if fits(row, query)? {
-            let submission = read(row)?;
-            bytes += submission.size();
-            if bytes > PAGE_BYTES && !page.submissions.is_empty() {
-                return Ok(page);
+        match fits(row, query).then(|| read(row)) {
+            None => {}
+            Some(Ok(submission)) => {
+                bytes += submission.size();
+                if bytes > PAGE_BYTES && !page.submissions.is_empty() {
+                    return Ok(page);
+                }
+                page.submissions.push(submission);
             }
-            page.submissions.push(submission);
+            Some(Err(error)) => {
+                skipped("a submission", &error.to_string());
+                page.unreadable += 1;
+            }
         }
         page.seen = number;
     }
     Ok(SubmissionPage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
 }
 
-fn fits(row: &Row<'_>, query: &SubmissionQuery) -> Result<bool, Error> {
+/// Whether a row fits, or might if more of it could be read.
+fn fits(row: &Row<'_>, query: &SubmissionQuery) -> bool {
     // The others are the statement's.
     let SubmissionQuery { after: _, limit: _, app_id, kinds, states, until, client_reference: _ } =
         query;
-    let of_account: String = row.get("app_id")?;
-    let of_kind: i32 = row.get("kind")?;
-    let in_state: i32 = row.get("state")?;
-    let created: u64 = row.get("created")?;
-    Ok(app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of_account)
-        && (kinds.is_empty() || kinds.iter().any(|kind| *kind as i32 == of_kind))
-        && (states.is_empty() || states.iter().any(|state| *state as i32 == in_state))
-        && until.is_none_or(|until| created < until))
+    let of_account: Option<String> = row.get("app_id").ok();
+    let known = |of_account: &String| app_id.as_ref().is_none_or(|id| id.as_str() == of_account);
+    let of_kind = row.get::<_, i32>("kind").ok().and_then(|kind| kind.try_into().ok());
+    let in_state: Option<i32> = row.get("state").ok();
+    let in_state = in_state.and_then(|state| AuditState::try_from(state).ok());
+    let created: Option<u64> = row.get("created").ok();
+    of_account.as_ref().is_none_or(known)
+        && (kinds.is_empty() || of_kind.is_none_or(|kind| kinds.contains(&kind)))
+        && (states.is_empty() || in_state.is_none_or(|state| states.contains(&state)))
+        && until.is_none_or(|until| created.is_none_or(|created| created < until))
 }
 
 /// The highest number that there is.
@@ -245,18 +260,28 @@ pub(super) fn take_due(
     again: Duration,
     limit: usize,
 ) -> Result<Vec<Submission>, Error> {
-    let sql = format!(
-        "UPDATE submissions SET ask_at = ?2 WHERE number IN (
-           SELECT number FROM submissions INDEXED BY submissions_due
-           WHERE settled = 0 AND ask_at <= ?1 ORDER BY ask_at LIMIT ?3)
-         RETURNING {COLUMNS}"
-    );
-    let mut statement = db.prepare_cached(&sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query(params![now, later(now, again), limit])?;
+    // One by one, for one that is damaged may refuse to be changed.
+    let mut due = db.prepare_cached(
+        "SELECT number FROM submissions INDEXED BY submissions_due
+         WHERE settled = 0 AND ask_at <= ?1 ORDER BY ask_at LIMIT ?2",
+    )?;
+    let most = i64::try_from(limit.saturating_add(MOST_DAMAGED)).unwrap_or(i64::MAX);
+    let due = due.query_map(params![now, most], |row| row.get(0))?;
+    let due: Vec<u64> = due.collect::<Result<_, _>>()?;
+    let sql = format!("UPDATE submissions SET ask_at = ?2 WHERE number = ?1 RETURNING {COLUMNS}");
+    let mut take = db.prepare_cached(&sql)?;
     let mut taken = Vec::new();
-    while let Some(row) = rows.next()? {
-        taken.push(read(row)?);
+    for number in due {
+        if taken.len() == limit {
+            break;
+        }
+        let mut rows = take.query(params![number, later(now, again)])?;
+        let row = rows.next().map_err(Error::from);
+        match row.and_then(|row| row.map(read).transpose()) {
+            Ok(submission) => taken.extend(submission),
+            Err(Error::Unreadable(why)) => skipped("a submission", &why),
+            Err(error) => return Err(error),
+        }
     }
     Ok(taken)
 }
@@ -274,18 +299,24 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
 }
 
 fn read(row: &Row<'_>) -> Result<Submission, Error> {
+    // What it is listed by.
+    row.get_ref("app_id")?.as_str().map_err(|_| unknown("account"))?;
+    SubmissionKind::try_from(row.get::<_, i32>("kind")?).map_err(|_| unknown("kind"))?;
     let state: i32 = row.get("state")?;
     Ok(Submission {
         number: row.get("number")?,
-        message: row.get::<_, Vec<u8>>("message")?.into(),
+        message: sum::value(row.get_ref("message")?)?,
         created: row.get("created")?,
         audit_id: row.get::<_, String>("audit_id")?.into(),
-        state: AuditState::try_from(state)
-            .map_err(|_| Error::Damaged("a submission is in no known state".to_owned()))?,
+        state: AuditState::try_from(state).map_err(|_| unknown("state"))?,
         reason: row.get("reason")?,
         poi_id: row.get::<_, String>("poi_id")?.into(),
         map_poi_id: row.get::<_, String>("map_poi_id")?.into(),
         event_id: row.get("event_id")?,
         settled: row.get("settled")?,
     })
+}
+
+fn unknown(what: &str) -> Error {
+    Error::Unreadable(format!("a submission has no known {what}"))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::later;
+use super::{later, readable, skipped};
 use crate::{
     id::{AppId, Secret},
     state::{Error, SharedToken},
@@ -29,8 +29,8 @@ pub(super) fn living(
                 age: Duration::from_millis(row.get(3)?),
             })
         })
-        .optional()?;
-    Ok(token)
+        .optional();
+    readable(token, "a token")
 }
 
 pub(super) fn put(
@@ -44,7 +44,7 @@ pub(super) fn put(
     if let Some(token) = living(db, now, app_id)?.filter(|token| token.generation != before) {
         return Ok(token);
     }
-    let (generation, since) = db
+    let put = db
         .prepare_cached(
             "INSERT INTO tokens (app_id, value, generation, since, until)
              VALUES (?1, ?2, 1, ?3, ?4)
@@ -57,7 +57,17 @@ pub(super) fn put(
         )?
         .query_row(params![app_id.as_str(), value.expose(), now, later(now, life)], |row| {
             Ok((row.get(0)?, row.get::<_, u64>(1)?))
-        })?;
+        });
+    let (generation, since) = match put.map_err(Error::from) {
+        Err(Error::Unreadable(why)) => {
+            skipped("a token", &why);
+            // A generation that none was before, for there is less than one in a millisecond.
+            db.prepare_cached("REPLACE INTO tokens VALUES (?1, ?2, ?3, ?3, ?4)")?
+                .execute(params![app_id.as_str(), value.expose(), now, later(now, life)])?;
+            (now, now)
+        }
+        put => put?,
+    };
     let age = Duration::from_millis(now.saturating_sub(since));
     Ok(SharedToken { value: value.clone(), generation, life, age })
 }
@@ -72,8 +82,8 @@ pub(super) fn spend(
     let spent = db
         .prepare_cached("SELECT spent FROM counters WHERE name = ?1 AND until > ?2")?
         .query_row(params![counter, now], |row| row.get::<_, u32>(0))
-        .optional()?;
-    if spent.unwrap_or_default() >= limit {
+        .optional();
+    if readable(spent, "a counter")?.unwrap_or_default() >= limit {
         return Ok(false);
     }
     db.prepare_cached(

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Params, Row, params};
+use rusqlite::{Connection, Params, Row, params, types::ValueRef};
 
-use super::{SCAN, later, millis, storable, submission};
+use super::{SCAN, later, millis, skipped, storable, submission, sum};
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, WRITES_KEPT, Write, WritePage, WriteQuery,
     WriteState,
@@ -47,7 +47,7 @@ pub(super) fn begin(
             sent.is_some(),
             now,
             if sent.is_some() { now } else { 0 },
-            sent.as_ref().map_or(&[][..], |sent| &sent.sought),
+            sent.as_ref().map_or_else(Vec::new, |sent| sealed(&sent.sought)),
         ])?;
         let write_id = write_id.clone();
         return Ok(Begun::Claimed { write_id, fence: 1, sent: sent.is_some() });
@@ -87,7 +87,7 @@ pub(super) fn sent(
              SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4, sought = ?5
              WHERE write_id = ?1 AND fence = ?2 AND state IN ('claimed', 'sent') AND until > ?3",
         )?
-        .execute(params![write_id, storable(fence), now, later(now, by), sought])?;
+        .execute(params![write_id, storable(fence), now, later(now, by), sealed(sought)])?;
     Ok(changed > 0)
 }
 
@@ -108,7 +108,7 @@ pub(super) fn ended(
                 "UPDATE writes SET state = 'finished', reply = ?3, ended = ?4
                  WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
             )?
-            .execute(params![write_id, fence, &**reply, now])?,
+            .execute(params![write_id, fence, sealed(reply), now])?,
         Outcome::Released => db
             .prepare_cached(
                 "DELETE FROM writes WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
@@ -141,15 +141,25 @@ pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<Writ
         format!("SELECT {COLUMNS} FROM writes {narrowed} AND number > ?1 ORDER BY number LIMIT ?2");
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![storable(query.after), SCAN + 1, request_id])?;
-    let mut page = WritePage { writes: Vec::new(), seen: query.after, at_end: false };
+    let mut page = WritePage { seen: query.after, ..WritePage::default() };
     let mut bytes = 0;
     for looked in 0.. {
         let Some(row) = rows.next()? else { break };
         if looked == SCAN || page.writes.len() == query.limit {
             return Ok(page);
         }
-        let write = read(row, now)?;
-        let number = write.number;
+        let number = row.get("number")?;
+        let write = match read(row, now) {
+            Ok(write) => write,
+            Err(error) => {
+                if might_fit(row, query) {
+                    skipped("a write", &error.to_string());
+                    page.unreadable += 1;
+                }
+                page.seen = number;
+                continue;
+            }
+        };
         if fits(&write, query) {
             bytes += write.size();
             if bytes > PAGE_BYTES && !page.writes.is_empty() {
@@ -168,6 +178,29 @@ fn fits(write: &Write, query: &WriteQuery) -> bool {
     app_id.as_ref().is_none_or(|app_id| *app_id == write.app_id)
         && (states.is_empty() || states.contains(&write.state))
         && until.is_none_or(|until| write.created < until)
+}
+
+/// Whether a row that cannot be read might fit, by what can be read of it.
+fn might_fit(row: &Row<'_>, query: &WriteQuery) -> bool {
+    let of_account: Option<String> = row.get("app_id").ok();
+    let known = |of: &String| query.app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of);
+    let state = row.get_ref("state").ok().and_then(|state| WriteState::named(state.as_str().ok()?));
+    // One that was sent may be unknown by now.
+    let also = |state: &WriteState| match state {
+        WriteState::Sent => Some(WriteState::Unknown),
+        _ => None,
+    };
+    let in_state = |state: &WriteState| {
+        query.states.is_empty()
+            || query.states.contains(state)
+            || also(state).is_some_and(|state| query.states.contains(&state))
+    };
+    of_account.as_ref().is_none_or(known) && state.as_ref().is_none_or(in_state)
+}
+
+/// As it is stored; what is empty stays so.
+fn sealed(message: &[u8]) -> Vec<u8> {
+    if message.is_empty() { Vec::new() } else { sum::sealed(message, &[]) }
 }
 
 /// The highest number that there is.
@@ -227,10 +260,14 @@ fn find(
 
 fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
     let stored = WriteState::named(row.get_ref("state")?.as_str().unwrap_or_default())
-        .ok_or_else(|| Error::Damaged("a write is in no known state".to_owned()))?;
+        .ok_or_else(|| Error::Unreadable("a write is in no known state".to_owned()))?;
     let rest = match stored {
         WriteState::Finished => 0,
         _ => row.get::<_, u64>("until")?.saturating_sub(now),
+    };
+    let reply = match row.get_ref("reply")? {
+        ValueRef::Null => None,
+        reply => Some(sum::value(reply)?),
     };
     Ok(Write {
         number: row.get("number")?,
@@ -241,8 +278,8 @@ fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
         client_reference: row.get("client_reference")?,
         state: if stored == WriteState::Sent && rest == 0 { WriteState::Unknown } else { stored },
         attempts: row.get("attempts")?,
-        sought: row.get::<_, Vec<u8>>("sought")?.into(),
-        reply: row.get::<_, Option<Vec<u8>>>("reply")?.map(Into::into),
+        sought: sum::value(row.get_ref("sought")?)?,
+        reply,
         created: row.get("created")?,
         sent: row.get("sent")?,
         ended: row.get("ended")?,

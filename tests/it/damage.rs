@@ -1,0 +1,326 @@
+//! Damaged rows of the state: each spoils only itself, and says so.
+
+use std::{slice, time::Duration};
+
+use rusqlite::Connection;
+use serde_json::json;
+use tonic::Code;
+use wechat_store_gateway::{
+    pb::{
+        self, AuditEvent, AuditState, SubmissionKind, WriteState, audit_event::Detail,
+        get_write_request::Name, watch_audit_events_request::Start,
+    },
+    simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, audit::Decision, faults::Kind},
+};
+
+use crate::{
+    audit::{Watch, earliest},
+    reconcile::EAGER,
+    support::{App, STABLE_TOKEN, is, nearby_profile, new_store, reason, within},
+};
+
+const NAMES: [&str; 3] = [
+    "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a90",
+    "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a91",
+    "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a92",
+];
+
+const SOON: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// Lets columns take values of any type, as damage does.
+pub(crate) fn loosen(db: &Connection) {
+    db.execute_batch(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema
+         SET sql = replace(replace(replace(sql, 'STRICT, ', ''), 'STRICT', ''), 'NOT NULL', '')
+         WHERE type = 'table';
+         PRAGMA writable_schema = RESET;",
+    )
+    .expect("loosened");
+}
+
+/// Flips a bit in the middle of a value.
+fn flip(db: &Connection, table: &str, column: &str, row: u64) {
+    let sql = format!("SELECT {column} FROM {table} WHERE rowid = {row}");
+    let mut value: Vec<u8> = db.query_row(&sql, [], |row| row.get(0)).expect("a value");
+    let middle = value.len() / 2;
+    value[middle] ^= 4;
+    let sql = format!("UPDATE {table} SET {column} = ?1 WHERE rowid = {row}");
+    assert_eq!(db.execute(&sql, [value]).expect("changed"), 1);
+}
+
+/// What becomes of a row.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    /// A bit of a column is another.
+    Flip(&'static str),
+    /// SQL.
+    Set(&'static str),
+}
+
+impl App {
+    fn damage(&self, table: &str, row: u64, damage: Damage) {
+        let db = self.open_state();
+        loosen(&db);
+        match damage {
+            Damage::Flip(column) => flip(&db, table, column, row),
+            Damage::Set(sql) => {
+                let sql = format!("{sql} WHERE rowid = {row}");
+                assert_eq!(db.execute(&sql, []).expect("changed"), 1, "{sql}");
+            }
+        }
+    }
+
+    /// Pushes the end of a review, and waits until it is in the log.
+    async fn push_end(&self, audit_id: u64) {
+        let message = json!({
+            "Event": "add_store_audit_info", "audit_id": audit_id, "status": 1, "poiid": audit_id,
+        });
+        let id = self.wechat.push(OFFICIAL_APP_ID, &message).expect("a callback");
+        let taken = async {
+            loop {
+                let pushes = self.wechat.pushes();
+                let push = pushes.iter().find(|push| push.id == id).expect("kept");
+                if push.attempts.iter().any(|sent| sent.outcome == "taken") {
+                    return;
+                }
+                tokio::time::sleep(MOMENT).await;
+            }
+        };
+        within(SOON, taken).await;
+    }
+}
+
+fn is_gap(event: &AuditEvent) -> bool {
+    matches!(&event.detail, Some(Detail::Gap(gap)) if gap.lost_events == 1 && !gap.cause.is_empty())
+}
+
+#[tokio::test]
+async fn damaged_event_is_a_gap_between_the_others() {
+    let all = [
+        Damage::Flip("message"),
+        Damage::Set("UPDATE events SET message = substr(message, 1, 30)"),
+        Damage::Set("UPDATE events SET message = zeroblob(30)"),
+        Damage::Set("UPDATE events SET message = 7"),
+        Damage::Set("UPDATE events SET message = NULL"),
+        Damage::Set("UPDATE events SET received = 'soon'"),
+        Damage::Set("UPDATE events SET received = received + 1"),
+        Damage::Set("UPDATE events SET amends = x'FF'"),
+        Damage::Set("UPDATE events SET app_id = x'FF'"),
+        Damage::Set("UPDATE events SET kind = 'store', app_id = 7"),
+        Damage::Set("UPDATE events SET app_id = 'wx0000000000000002'"),
+        Damage::Set("UPDATE events SET kind = 99"),
+        Damage::Set("UPDATE events SET key = x'01'"),
+        Damage::Set("DELETE FROM events"),
+    ];
+    for damage in all {
+        let app = App::start().await;
+        for audit_id in 1..=3 {
+            app.push_end(audit_id).await;
+        }
+        let before = app.events(Default::default()).await;
+        app.damage("events", 2, damage);
+
+        let listed = app.events(Default::default()).await;
+        assert_eq!(listed.len(), 3, "{damage:?}");
+        assert_eq!((&listed[0], &listed[2]), (&before[0], &before[2]), "{damage:?}");
+        assert!(is_gap(&listed[1]), "{damage:?}: {:?}", listed[1]);
+        assert!(!listed[1].event_id.is_empty());
+        if matches!(damage, Damage::Flip("message")) {
+            assert_eq!(listed[1].event_id, before[1].event_id, "it says which one is lost");
+            assert_eq!(
+                (listed[1].kind(), &*listed[1].app_id),
+                (SubmissionKind::Store, OFFICIAL_APP_ID)
+            );
+        }
+        let by_page = pb::ListAuditEventsRequest {
+            app_id: OFFICIAL_APP_ID.to_owned(),
+            kinds: vec![SubmissionKind::Store.into()],
+            page_size: 1,
+            ..Default::default()
+        };
+        let mut page_token = String::new();
+        for listed in &listed {
+            let page = pb::ListAuditEventsRequest { page_token, ..by_page.clone() };
+            let page = app.audits().list_audit_events(page).await.expect("a page").into_inner();
+            assert_eq!(page.events, slice::from_ref(listed), "{damage:?}");
+            page_token = page.next_page_token;
+        }
+
+        let mut watch =
+            Watch::filtered(&app, earliest(), OFFICIAL_APP_ID, &[SubmissionKind::Store]).await;
+        let mut cursors = Vec::new();
+        for listed in &listed {
+            let (event, cursor) = watch.event().await;
+            assert_eq!(event, *listed, "{damage:?}");
+            cursors.push(cursor);
+        }
+        for (cursor, next) in cursors.into_iter().zip(&listed[1..]) {
+            let mut watch = Watch::begin(&app, Start::Cursor(cursor)).await;
+            assert_eq!(watch.event().await.0, *next, "{damage:?}: the cursor leads on");
+        }
+        app.push_end(4).await;
+        assert_eq!(watch.event().await.0.audit_id, "4", "{damage:?}: the stream goes on");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn gap_passes_every_filter_because_its_account_may_be_damaged() {
+    let app = App::start().await;
+    app.push_end(1).await;
+    app.push_end(2).await;
+    app.damage("events", 1, Damage::Flip("message"));
+    let request = pb::ListAuditEventsRequest {
+        app_id: MINI_PROGRAM_APP_ID.to_owned(),
+        kinds: vec![SubmissionKind::Merchant.into()],
+        end_time: Some(Default::default()),
+        ..Default::default()
+    };
+    let gap = app.events(request).await;
+    assert!(gap.len() == 1 && is_gap(&gap[0]), "{gap:?}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn damaged_event_does_not_keep_the_next_result_of_its_review_out() {
+    for set in ["state = 'ok'", "event_id = x'FF'", "reason = x'FF'", "event_time = 'now'"] {
+        let app = App::start().await;
+        let submission = app.add_store("2708071440732747189", "0001").await;
+        app.approve(&submission);
+        let mut watch = Watch::begin(&app, earliest()).await;
+        watch.event().await;
+        let db = app.open_state();
+        loosen(&db);
+        db.execute(&format!("UPDATE events SET {set}"), []).expect("changed");
+        app.push_end(submission.audit_id.parse().expect("a number")).await;
+        assert_eq!(watch.event().await.0.audit_id, submission.audit_id, "{set}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn damaged_submission_is_counted_and_holds_up_no_other() {
+    let all = [
+        Damage::Flip("message"),
+        Damage::Set("UPDATE submissions SET message = substr(message, 1, 10)"),
+        Damage::Set("UPDATE submissions SET message = 7"),
+        Damage::Set("UPDATE submissions SET state = 99"),
+        Damage::Set("UPDATE submissions SET state = 'open'"),
+        Damage::Set("UPDATE submissions SET created = 'soon'"),
+        Damage::Set("UPDATE submissions SET reason = x'FF'"),
+        Damage::Set("UPDATE submissions SET kind = 'store', app_id = 7"),
+    ];
+    for damage in all {
+        let app = App::with_sections(EAGER).await;
+        let store = app.add_store("2708071440732747189", "0001").await;
+        // Asked about after the damaged one, and by what belongs to it alone.
+        let request = pb::AddNearbyPoiRequest {
+            profile: Some(nearby_profile("2708071440732747189")),
+            ..Default::default()
+        };
+        let place = app.nearby().add_nearby_poi(request).await.expect("submitted").into_inner();
+        let place = place.submission.expect("a submission");
+        app.damage("submissions", 1, damage);
+        let page = app.audits().list_submissions(pb::ListSubmissionsRequest::default()).await;
+        let page = page.expect("a page").into_inner();
+        assert_eq!((page.submissions.len(), page.unreadable), (1, 1), "{damage:?}");
+        assert_eq!(page.submissions[0].submission_id, place.submission_id);
+        let request =
+            pb::GetSubmissionRequest { submission_id: store.submission_id, ..Default::default() };
+        let refused = app.audits().get_submission(request).await.expect_err("it is damaged");
+        assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
+
+        let mut watch = Watch::begin(&app, earliest()).await;
+        let audit_id = place.audit_id.parse().expect("a number");
+        app.wechat.decide_silently(audit_id, Decision::Approve, "").expect("an open review");
+        let (event, _) = watch.event().await;
+        assert_eq!(event.submission_id, place.submission_id, "{damage:?}");
+        assert_eq!(event.state(), AuditState::Approved);
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
+    let all = [
+        Damage::Set("UPDATE writes SET state = 'odd'"),
+        Damage::Set("UPDATE writes SET state = x'FF'"),
+        Damage::Set("UPDATE writes SET attempts = 'many'"),
+        Damage::Set("UPDATE writes SET sent = -1"),
+        Damage::Set("UPDATE writes SET reply = 7"),
+        Damage::Flip("reply"),
+        Damage::Flip("sought"),
+    ];
+    for damage in all {
+        let app = App::start().await;
+        let places = app.places(3).await;
+        let write = |n: usize| pb::AddStoreRequest {
+            request_id: NAMES[n].to_owned(),
+            ..new_store(&places[n], &format!("000{n}"))
+        };
+        for n in 0..2 {
+            app.stores().add_store(write(n)).await.expect("submitted");
+        }
+        app.damage("writes", 1, damage);
+        let sent = app.count("/wxa/add_store");
+        let refused = app.stores().add_store(write(0)).await.expect_err("it cannot be read");
+        assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
+        assert_eq!(app.count("/wxa/add_store"), sent, "{damage:?}: not sent again");
+        app.stores().add_store(write(1)).await.expect("the other is known");
+
+        let page = app.writes().list_writes(pb::ListWritesRequest::default()).await;
+        let page = page.expect("a page").into_inner();
+        assert_eq!((page.writes.len(), page.unreadable), (1, 1), "{damage:?}");
+        let name = Some(Name::WriteRequestId(NAMES[0].to_owned()));
+        let request = pb::GetWriteRequest { name, ..Default::default() };
+        let refused = app.writes().get_write(request).await.expect_err("not: there is none");
+        assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
+
+        // What is lost is looked for, though a damaged one comes first.
+        app.damage("writes", 1, Damage::Set("UPDATE writes SET ended = 0"));
+        app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetAfter));
+        app.fault("/wxa/get_store_list", Kind::Errcode { errcode: -1, errmsg: None });
+        let lost = app.stores().add_store(write(2)).await.expect_err("nothing shows it yet");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
+        app.clock.advance(Duration::from_secs(60));
+        let finished = async {
+            let name = Some(Name::WriteRequestId(NAMES[2].to_owned()));
+            let request = pb::GetWriteRequest { name, ..Default::default() };
+            loop {
+                let found = app.writes().get_write(request.clone()).await.expect("known");
+                let found = found.into_inner().write.expect("a write");
+                if found.state() == WriteState::Finished {
+                    return;
+                }
+                tokio::time::sleep(MOMENT).await;
+            }
+        };
+        within(SOON, finished).await;
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn damaged_token_is_fetched_anew() {
+    for set in ["value = x'FF'", "until = 'x', since = 'x'", "generation = 'x'", "generation = -1"]
+    {
+        let app = App::start().await;
+        app.list_stores().await;
+        let db = app.open_state();
+        loosen(&db);
+        assert_eq!(db.execute(&format!("UPDATE tokens SET {set}"), []).expect("changed"), 1);
+        drop(db);
+        let app = app.restart().await;
+        let before = app.count(STABLE_TOKEN);
+        app.list_stores().await;
+        assert_eq!(app.count(STABLE_TOKEN) - before, 1, "{set}");
+        let app = app.restart().await;
+        let before = app.count(STABLE_TOKEN);
+        app.list_stores().await;
+        assert_eq!(app.count(STABLE_TOKEN), before, "{set}: the new one was kept");
+        app.stop().await;
+    }
+}
