@@ -7,7 +7,8 @@ use std::{borrow::Borrow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// Defines an id: opaque text, read from a JSON string, an integer or null.
+/// Defines an id: opaque text, read from a JSON string, an integer or null. Blanks around it are left out,
+/// as in pushes, and 0 is how WeChat writes that there is none.
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident,)+) => {$(
         $(#[$doc])*
@@ -87,11 +88,14 @@ impl de::Visitor<'_> for IdVisitor {
     }
 
     fn visit_str<E: de::Error>(self, id: &str) -> Result<String, E> {
-        Ok(id.to_owned())
+        Ok(match id.trim() {
+            "0" => String::new(),
+            id => id.to_owned(),
+        })
     }
 
     fn visit_u64<E: de::Error>(self, id: u64) -> Result<String, E> {
-        Ok(id.to_string())
+        Ok(if id == 0 { String::new() } else { id.to_string() })
     }
 
     fn visit_i64<E: de::Error>(self, id: i64) -> Result<String, E> {
@@ -142,7 +146,11 @@ mod tests {
             let id: MapPoiId = serde_json::from_str(json).expect(json);
             assert_eq!(id.as_str(), "5938314494307741153");
         }
-        assert!(serde_json::from_str::<PoiId>("null").expect("null is no id").is_empty());
+        for json in ["null", r#""""#, r#"" ""#, "0", r#""0""#] {
+            assert!(serde_json::from_str::<PoiId>(json).expect(json).is_empty(), "{json}");
+        }
+        let id: PoiId = serde_json::from_str("\" 472671857\\n\"").expect("an id");
+        assert_eq!(id.as_str(), "472671857");
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl UnaryService<pb::GetStoreRequest> for Proxy {
                 credential: info.qualification_num,
                 company_name: info.qualification_name,
                 state: state.into(),
-                wechat_status: info.status,
+                wechat_status: Some(info.status),
                 categories: Vec::new(),
             };
             Ok(tonic::Response::new(pb::GetStoreResponse { store: Some(store) }))

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Finding {
     state: AuditState,
     /// WeChat's number for it; 0 where it has none.
-    wechat_status: i32,
+    wechat_status: Option<i32>,
     reason: String,
     audit_id: String,
     poi_id: String,
@@ -313,7 +313,7 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
         kind: kind.into(),
         wechat_event: wechat_event.to_owned(),
         state: state.into(),
-        wechat_status: Some(wechat_status).filter(|status| *status != 0),
+        wechat_status,
         audit_id: audit_id.clone(),
         reason: reason.clone(),
         origin: EventOrigin::Reconciled.into(),

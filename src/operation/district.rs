@@ -122,8 +122,8 @@ struct Area {
 impl Districts {
     /// Reads WeChat's table.
     ///
-    /// Fails where it has not three levels or an area's children are not in it. Areas that are
-    /// nobody's children are left out.
+    /// Fails if it has not three levels, if an area has no id or no name, if an area's children are not in
+    /// it, or if an area is no child of any other: a table is kept for a day, and a hole with it.
     fn new(
         GetDistrictReply { data_version, result }: GetDistrictReply,
     ) -> Result<Self, wechat::Error> {
@@ -140,6 +140,14 @@ impl Districts {
         table.add(&levels, 0..levels[0].len(), None)?;
         if table.areas.is_empty() {
             return Err(unreadable("no areas".to_owned()));
+        }
+        let nodes = || levels.iter().flatten();
+        if nodes().any(|node| node.id.is_empty() || node.fullname.0.is_empty()) {
+            return Err(unreadable("an area without an id or a name".to_owned()));
+        }
+        let lost = |node: &&DistrictNode| !table.by_id.contains_key(node.id.as_str());
+        if let Some(node) = nodes().find(lost) {
+            return Err(unreadable(format!("area {} belongs to no other", node.id)));
         }
         let mut encoded = Vec::new();
         for area in &mut table.areas {
@@ -407,7 +415,9 @@ fn district(node: &DistrictNode, parent_id: String) -> pb::District {
         name: name.0.clone(),
         full_name: fullname.0.clone(),
         pinyin: pinyin.0.iter().map(|syllable| syllable.0.clone()).collect(),
-        location: location.as_ref().and_then(|point| LatLng::read(point.lat, point.lng)),
+        location: location
+            .as_ref()
+            .and_then(|point| LatLng::read(point.lat, point.lng, &mut Vec::new())),
         parent_id,
         child_count: 0,
         id,
@@ -595,6 +605,13 @@ mod tests {
             (r#""cidx":[6,6]"#, r#""cidx":[6]"#),
             (r#""fullname":"武昌区""#, r#""fullname":"武昌区","cidx":[0,0]"#),
             (r#""result":["#, r#""result":[[],"#),
+            // Areas that nothing leads to.
+            (r#","cidx":[2,3]"#, ""),
+            (r#""cidx":[0,1]}"#, r#""cidx":null}"#),
+            (r#""cidx":["2","3"]"#, r#""cidx":["2","2"]"#),
+            (r#""id":"420106""#, r#""id":"""#),
+            (r#""id":"420106""#, r#""id":null"#),
+            (r#""fullname":"武昌区""#, r#""fullname":"""#),
         ] {
             assert!(TABLE.contains(right), "{right}");
             let read = read(&TABLE.replacen(right, wrong, 1));

@@ -22,7 +22,7 @@ use crate::{
         store::WantedRows,
     },
     wechat::{
-        self, Endpoint, Int,
+        self, Endpoint, Int, Text,
         nearby::{GetNearbyPoiList, GetNearbyPoiListReply, ListedNearbyPoi},
         store::{GetPoiList, GetPoiListReply, GetStoreList, GetStoreListReply, PoiInfo, StoreInfo},
     },
@@ -62,6 +62,22 @@ pub(crate) trait Paged: Endpoint + Sized {
 
     /// Returns what tells a row from others. Empty if that cannot be read.
     fn id(row: &Self::Row) -> &str;
+
+    /// Whether all that [`settle`](super::settle) and reconciliation compare could be read.
+    fn is_comparable(row: &Self::Row) -> bool;
+}
+
+/// Whether none of these fields is among those that could not be read.
+fn were_read(unreadable: &[String], fields: &[&str]) -> bool {
+    let is_in = |name: &str, field: &str| {
+        name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    !unreadable.iter().any(|name| fields.iter().any(|field| is_in(name, field)))
+}
+
+/// Whether a text has no character that stands for bytes that could not be read.
+fn is_exact(Text(text): &Text) -> bool {
+    !text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 impl Paged for GetStoreList {
@@ -86,6 +102,16 @@ impl Paged for GetStoreList {
     fn id(row: &StoreInfo) -> &str {
         row.poi_id.as_str()
     }
+
+    fn is_comparable(row: &StoreInfo) -> bool {
+        let fields = ["telephone", "open_time", "photo_list", "qualification_num"];
+        let photos = row.photo_list.0.iter().map(|photo| &photo.photo_url);
+        were_read(&row.unreadable, &fields)
+            && [&row.telephone, &row.open_time, &row.qualification_num]
+                .into_iter()
+                .chain(photos)
+                .all(is_exact)
+    }
 }
 
 impl Paged for GetPoiList {
@@ -109,6 +135,10 @@ impl Paged for GetPoiList {
 
     fn id(row: &PoiInfo) -> &str {
         row.poi_id.as_str()
+    }
+
+    fn is_comparable(row: &PoiInfo) -> bool {
+        were_read(&row.unreadable, &["upgrade_status"])
     }
 }
 
@@ -139,9 +169,8 @@ impl Paged for GetNearbyPoiList {
     fn open(
         GetNearbyPoiListReply { data }: GetNearbyPoiListReply,
     ) -> (Vec<ListedNearbyPoi>, Places) {
-        let data = data.unwrap_or_default();
         let counts = Places { left: data.left_apply_num, most: data.max_apply_num };
-        (data.data.0.poi_list.0, counts)
+        (data.data.0.poi_list.unwrap_or_default().0, counts)
     }
 
     /// WeChat counts no rows, but how many may still come.
@@ -151,6 +180,13 @@ impl Paged for GetNearbyPoiList {
 
     fn id(row: &ListedNearbyPoi) -> &str {
         row.poi_id.as_str()
+    }
+
+    fn is_comparable(row: &ListedNearbyPoi) -> bool {
+        let fields = ["qualification_address", "qualification_num", "audit_status", "audit_id"];
+        were_read(&row.unreadable, &fields)
+            && is_exact(&row.qualification_address)
+            && is_exact(&row.qualification_num)
     }
 }
 
@@ -233,6 +269,8 @@ pub(crate) struct Listing<T> {
     pub(crate) rows: Vec<T>,
     path: &'static str,
     extent: Extent,
+    /// How many rows cannot be compared with anything.
+    damaged: u32,
 }
 
 impl<T> Listing<T> {
@@ -243,6 +281,9 @@ impl<T> Listing<T> {
     pub(crate) fn whole(&self) -> Result<&[T], Error> {
         let Extent { read, unread, broken } = self.extent;
         match broken {
+            None if self.damaged > 0 => {
+                Err(unreadable(self.path, format!("{} rows of a list are damaged", self.damaged)))
+            }
             None if unread == 0 => Ok(&self.rows),
             None => Err(unreadable(self.path, format!("{read} rows of a list are not all of it"))),
             Some(broken) => Err(unreadable(self.path, broken.to_string())),
@@ -289,9 +330,13 @@ impl Operations {
         ctx: &Context,
         wanted: impl Fn(L::Row) -> T + Send + Sync,
     ) -> Result<Listing<T>, Error> {
-        let mut rows = Vec::new();
-        let extent = self.all::<L>(ctx, |row| rows.push(wanted(row))).await?;
-        Ok(Listing { rows, path: L::PATH, extent })
+        let (mut rows, mut damaged) = (Vec::new(), 0);
+        let take = |row| {
+            damaged += u32::from(!L::is_comparable(&row));
+            rows.push(wanted(row));
+        };
+        let extent = self.all::<L>(ctx, take).await?;
+        Ok(Listing { rows, path: L::PATH, extent, damaged })
     }
 
     /// Which list of which account a page token is good for.
@@ -538,7 +583,7 @@ mod tests {
         }
 
         fn counts(total: Option<i64>) -> Int {
-            Int(total)
+            Int(total.map(|total| total as i32))
         }
     }
 
@@ -548,7 +593,7 @@ mod tests {
         }
 
         fn counts(total: Option<i64>) -> Places {
-            Places { left: Int(Some(7)), most: Int(total.map(|total| 7 + total)) }
+            Places { left: Int(Some(7)), most: Int(total.map(|total| 7 + total as i32)) }
         }
     }
 

@@ -157,21 +157,29 @@ pub enum Error {
 impl Error {
     /// Whether the write may have been executed all the same.
     pub(crate) fn leaves_doubt(&self) -> bool {
-        let Self::WeChat { safety: Safety::Once(proof), error, .. } = self else { return false };
-        match error {
+        let Self::WeChat { safety, error, .. } = self else { return false };
+        match (safety, error) {
+            (Safety::Read, _) => false,
+            // There was an answer, and it does not say what WeChat did.
+            (_, wechat::Error::Page | wechat::Error::Unreadable { .. }) => true,
+            (Safety::Repeatable, _) => false,
             // On what makes something new it is no verdict.
-            wechat::Error::Refused { code: Errcode::BUSY, .. } => {
+            (Safety::Once(proof), wechat::Error::Refused { code: Errcode::BUSY, .. }) => {
                 !matches!(proof, Proof::Gone | Proof::Values)
             }
-            wechat::Error::NotExecuted { .. }
-            | wechat::Error::NotSent { .. }
-            | wechat::Error::ProxyRefused
-            | wechat::Error::Refused { .. } => false,
-            wechat::Error::BadStatus { .. }
-            | wechat::Error::Lost { .. }
-            | wechat::Error::Page
-            | wechat::Error::TimedOut { .. }
-            | wechat::Error::Unreadable { .. } => true,
+            (
+                _,
+                wechat::Error::NotExecuted { .. }
+                | wechat::Error::NotSent { .. }
+                | wechat::Error::ProxyRefused
+                | wechat::Error::Refused { .. },
+            ) => false,
+            (
+                Safety::Once(_),
+                wechat::Error::BadStatus { .. }
+                | wechat::Error::Lost { .. }
+                | wechat::Error::TimedOut { .. },
+            ) => true,
         }
     }
 }

@@ -31,8 +31,14 @@ use crate::{
     },
     state::{self, EventQuery, Outcome, SubmissionQuery, Write, WriteQuery, WriteState, is_open},
     translate::{
-        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought, change::shows, damaged,
-        map_poi::is_about, merchant::other_audit, nearby::looks, store::fingerprint, write::kept,
+        CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought,
+        change::{is_comparable, shows},
+        damaged,
+        map_poi::is_about,
+        merchant::other_audit,
+        nearby::looks,
+        store::fingerprint,
+        write::kept,
     },
     wechat::{
         self, Endpoint, Errcode,
@@ -87,7 +93,7 @@ pub(super) struct Lists {
 pub(crate) struct ListedStore {
     pub(crate) poi_id: String,
     pub(crate) state: AuditState,
-    pub(crate) wechat_status: i32,
+    pub(crate) wechat_status: Option<i32>,
     looks: Vec<u8>,
 }
 
@@ -360,7 +366,12 @@ impl Operations {
             (Evidence::Store(wanted), _) => {
                 let poi_id = wanted.poi_id.clone().into();
                 let shown = self.read(ctx, GetStoreInfo { poi_id }).await?.business.base_info;
-                Ok(shows(&shown.into(), wanted).then(Found::default))
+                let shown = shown.into();
+                if !is_comparable(&shown) {
+                    let cause = format!("fields {:?} of the store", shown.unreadable_fields);
+                    return Err(unreadable(GetStoreInfo::PATH, cause));
+                }
+                Ok(shows(&shown, wanted).then(Found::default))
             }
             (Evidence::StoreGone(poi_id), _) => {
                 let call = GetStoreInfo { poi_id: poi_id.clone().into() };

@@ -64,9 +64,8 @@ impl Operations {
             let sent = sent.await;
             lane.leave(sent.as_ref().is_err_and(Error::leaves_doubt)).await;
             let (call, reply) = sent?;
-            let data = reply.data.unwrap_or_default();
-            // A flag, whatever its name says.
-            let reviewed = data.has_audit_id == Int(Some(1));
+            let data = reply.data;
+            let reviewed = data.is_reviewed();
             ops.0.pictures.note(store, &call.pic_list.0.list, reviewed, ops.clock().now());
             if !reviewed {
                 return Ok((updated(&call, None), None));

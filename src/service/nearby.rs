@@ -8,6 +8,7 @@ use crate::{
     pb::{self, nearby_service_server::NearbyService},
     translate::{
         nearby::{added, replaced},
+        page::take_out_unreadable,
         store::WantedRows,
     },
     wechat::nearby::{AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus},
@@ -56,11 +57,15 @@ impl NearbyService for Nearby {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
         let page = self.ops.page::<GetNearbyPoiList>(&ctx, wanted).await?;
+        let next_page_token = page.next_token();
+        let mut pois = page.rows.into_iter().map(Into::into).collect();
+        let unreadable_count = take_out_unreadable(&mut pois, |poi: &pb::NearbyPoi| &poi.poi_id);
         Ok(Response::new(pb::ListNearbyPoisResponse {
-            next_page_token: page.next_token(),
-            remaining_count: page.counts.left.or_zero(),
-            maximum_count: page.counts.most.or_zero(),
-            pois: page.rows.into_iter().map(Into::into).collect(),
+            pois,
+            next_page_token,
+            remaining_count: page.counts.left.0,
+            maximum_count: page.counts.most.0,
+            unreadable_count,
         }))
     }
 

@@ -444,6 +444,13 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
             ErrorReason::OutcomeUnknown,
             format!("{message}; the call may have been executed, so it was not sent again"),
         ),
+        wechat::Error::Page | wechat::Error::Unreadable { .. } if safety != Safety::Read => {
+            Failure::new(
+                Code::Unknown,
+                ErrorReason::OutcomeUnknown,
+                format!("{message}; the call may have been executed, and repeating it is harmless"),
+            )
+        }
         wechat::Error::Unreadable { .. } => {
             Failure::new(Code::Internal, ErrorReason::WechatBadReply, message)
         }

@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     operation::Operations,
     pb::{self, store_service_server::StoreService},
-    translate::{change::Change, legacy::Progress, store::WantedRows},
+    translate::{change::Change, legacy::Progress, page::take_out_unreadable, store::WantedRows},
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
 };
 
@@ -64,10 +64,14 @@ impl StoreService for Store {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
         let page = self.ops.page::<GetStoreList>(&ctx, wanted).await?;
+        let (next_page_token, total_size) = (page.next_token(), page.counts.0);
+        let mut stores = page.rows.into_iter().map(Into::into).collect();
+        let unreadable_count = take_out_unreadable(&mut stores, |store: &pb::Store| &store.poi_id);
         Ok(Response::new(pb::ListStoresResponse {
-            next_page_token: page.next_token(),
-            total_size: page.counts.or_zero(),
-            stores: page.rows.into_iter().map(Into::into).collect(),
+            stores,
+            next_page_token,
+            total_size,
+            unreadable_count,
         }))
     }
 
@@ -87,10 +91,15 @@ impl StoreService for Store {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
         let page = self.ops.page::<GetPoiList>(&ctx, wanted).await?;
+        let (next_page_token, total_size) = (page.next_token(), page.counts.0);
+        let mut stores = page.rows.into_iter().map(Into::into).collect();
+        let unreadable_count =
+            take_out_unreadable(&mut stores, |store: &pb::LegacyStore| &store.poi_id);
         Ok(Response::new(pb::ListLegacyStoresResponse {
-            next_page_token: page.next_token(),
-            total_size: page.counts.or_zero(),
-            stores: page.rows.into_iter().map(Into::into).collect(),
+            stores,
+            next_page_token,
+            total_size,
+            unreadable_count,
         }))
     }
 

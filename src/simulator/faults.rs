@@ -38,6 +38,11 @@ pub struct Fault {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Kind {
+    /// Not carried out; these bytes are the answer, whatever they are.
+    Bytes {
+        /// The body.
+        base64: String,
+    },
     /// Carried out; the answer comes a byte at a time, by real time.
     Drip {
         /// The pause before each byte.
@@ -166,6 +171,7 @@ impl Fault {
             Kind::Errcode { .. }
                 | Kind::Html502
                 | Kind::Redirect { .. }
+                | Kind::Bytes { .. }
                 | Kind::Replace { .. }
                 | Kind::ResetBefore
                 | Kind::Status { .. }

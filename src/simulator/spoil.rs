@@ -1,5 +1,6 @@
 //! How a good answer is made a bad one: the rewriting half of the faults, pure.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -13,6 +14,9 @@ const BAD_GATEWAY: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>
 /// The answer that `kind` makes of `reply`.
 pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
     match kind {
+        Kind::Bytes { base64 } => {
+            Reply { body: BASE64_STANDARD.decode(base64).unwrap_or_default().into(), ..reply }
+        }
         Kind::Empty => Reply { body: Bytes::new(), ..reply },
         Kind::ErrcodeAsString => rewrite(reply, errcode_as_string),
         Kind::Html502 => page(StatusCode::BAD_GATEWAY, BAD_GATEWAY),

@@ -22,7 +22,7 @@ impl TryFrom<pb::GetStoreCardRequest> for GetCard {
 }
 
 impl From<GetCardReply> for pb::GetStoreCardResponse {
-    fn from(GetCardReply { card_id }: GetCardReply) -> Self {
+    fn from(GetCardReply { card_id, unreadable: _ }: GetCardReply) -> Self {
         Self { card_id: card_id.into() }
     }
 }

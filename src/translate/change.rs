@@ -1,16 +1,18 @@
 //! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
 
+use std::slice;
+
 use sha2::{Digest, Sha256};
 
 use super::{
     Check, Evidence, Form, Invalid, Review, Values,
-    store::{pictures, quoted, store},
+    store::{quoted, store},
 };
 use crate::{
     id::{AuditId, CardId, MapPoiId, PoiId},
     pb::{self, OpeningHours, SubmissionKind},
     wechat::{
-        PicList, Quoted,
+        PicList, Quoted, Text,
         store::{StoreInfo, UpdateStore},
     },
 };
@@ -80,26 +82,42 @@ impl Change {
     /// The update that changes this much and leaves the rest as the store shows it. Pictures in
     /// review go before those that are shown.
     ///
-    /// Fails where something is left out that the store does not have either: sent empty, it could
-    /// take away what WeChat merely did not tell.
+    /// Fails where something is left out that the store does not have either, or that WeChat shows in a
+    /// form that could not be read exactly: sent back, it would change what nobody asked to change.
     pub(crate) fn over(
         self,
         shown: StoreInfo,
         in_review: Option<Vec<String>>,
     ) -> Result<UpdateStore, Invalid> {
         let mut check = Check::default();
-        let mut kept = |field, missing| {
-            if missing {
+        let damaged = |field: &str| {
+            let inside = |name: &&String| name.strip_prefix(field).is_some_and(is_end_of_name);
+            shown.unreadable.iter().any(|name| inside(&name))
+        };
+        let mut kept = |field, shown: &[String], damaged: bool| {
+            let is_damaged = |text: &String| text.is_empty() || text.contains(is_damage);
+            if !damaged && shown.iter().all(String::is_empty) {
                 check.refuse(field, "required: WeChat shows none that could be kept");
+            } else if damaged || shown.iter().any(is_damaged) {
+                check.refuse(field, "required: WeChat shows a value that cannot be kept unchanged");
             }
         };
-        let contract_phone = self.contract_phone.unwrap_or(shown.telephone.0);
-        kept("contact_phone", contract_phone.is_empty());
-        let hour = self.hour.unwrap_or(shown.open_time.0);
-        kept("hours", hour.is_empty());
-        let wanted = self.pictures.or(in_review);
-        let list = wanted.unwrap_or_else(|| pictures(shown.photo_list));
-        kept("picture_urls", list.is_empty());
+        let contract_phone = self.contract_phone.unwrap_or_else(|| {
+            let Text(phone) = shown.telephone;
+            kept("contact_phone", slice::from_ref(&phone), damaged("telephone"));
+            phone
+        });
+        let hour = self.hour.unwrap_or_else(|| {
+            let Text(hours) = shown.open_time;
+            kept("hours", slice::from_ref(&hours), damaged("open_time"));
+            hours
+        });
+        let list = self.pictures.or(in_review).unwrap_or_else(|| {
+            let photos = shown.photo_list.0.into_iter();
+            let urls: Vec<_> = photos.map(|photo| photo.photo_url.0).collect();
+            kept("picture_urls", &urls, damaged("photo_list"));
+            urls
+        });
         check.done(UpdateStore {
             map_poi_id: self.map_poi_id,
             poi_id: self.poi_id,
@@ -133,6 +151,17 @@ impl Change {
     }
 }
 
+/// Whether the name of a field ends here, and not in the middle of another one.
+fn is_end_of_name(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('.')
+}
+
+/// Whether a character is no part of any value: no caller could send it, or it stands for bytes that could
+/// not be read.
+fn is_damage(character: char) -> bool {
+    character.is_control() || character == char::REPLACEMENT_CHARACTER
+}
+
 /// Whether a store shows what was to change.
 pub(crate) fn shows(shown: &pb::Store, wanted: &Values) -> bool {
     let Values { poi_id: _, phone, hours, pictures, unseen } = wanted;
@@ -144,6 +173,14 @@ pub(crate) fn shows(shown: &pb::Store, wanted: &Values) -> bool {
         && same(phone, hash(&[&shown.contact_phone]))
         && same(hours, hash(&[shown_hours]))
         && same(pictures, hash(&shown.picture_urls))
+}
+
+/// Whether all that [`shows`] compares could be read.
+pub(crate) fn is_comparable(shown: &pb::Store) -> bool {
+    let compared = ["telephone", "open_time", "photo_list"];
+    let is_of = |name: &str, field: &str| name.strip_prefix(field).is_some_and(is_end_of_name);
+    let mut names = shown.unreadable_fields.iter();
+    !names.any(|name| compared.iter().any(|field| is_of(name, field)))
 }
 
 /// A hash of texts, in any order.
@@ -262,6 +299,48 @@ mod tests {
         let change = Change::try_from(pb::UpdateStoreRequest { card_id, ..request() });
         let invalid = change.expect("valid").over(StoreInfo::default(), None).expect_err("empty");
         assert_eq!(fields(&invalid), ["contact_phone", "hours", "picture_urls"]);
+    }
+
+    #[test]
+    fn a_value_that_was_read_inexactly_is_never_sent_back() {
+        let json = |field: &str, value: &str| {
+            let store = format!(
+                r#"{{"telephone":"1","open_time":"10:00-21:00","photo_list":[{{"photo_url":"http://a"}}],"{field}":{value}}}"#
+            );
+            serde_json::from_str::<serde_json::Value>(&store).expect(&store)
+        };
+        let photos = "photo_list";
+        for (field, value, refused) in [
+            ("telephone", r#""1\u00142""#, "contact_phone"),
+            ("telephone", r#""1\n2""#, "contact_phone"),
+            ("telephone", r#""1\ufffd""#, "contact_phone"),
+            ("$unreadable", r#"["telephone"]"#, "contact_phone"),
+            ("open_time", r#""10:00\t-21:00""#, "hours"),
+            ("$unreadable", r#"["open_time"]"#, "hours"),
+            (photos, r#"[{"photo_url":"http://a"},{"photo_url":null}]"#, "picture_urls"),
+            (photos, r#"[{"photo_url":"http://a"},null]"#, "picture_urls"),
+            (photos, r#"[{"photo_url":"http://a"},{}]"#, "picture_urls"),
+            (photos, r#"[{"photo_url":"http://a\u0000"}]"#, "picture_urls"),
+            (photos, "[]", "picture_urls"),
+            (photos, "null", "picture_urls"),
+            ("$unreadable", r#"["photo_list"]"#, "picture_urls"),
+            ("$unreadable", r#"["photo_list.photo_url"]"#, "picture_urls"),
+        ] {
+            let shown = || serde_json::from_value(json(field, value)).expect("a store");
+            let card_id = Some("pabcedfg".to_owned());
+            let change = pb::UpdateStoreRequest { card_id, ..request() };
+            let invalid = Change::try_from(change.clone()).expect("valid").over(shown(), None);
+            assert_eq!(fields(&invalid.expect_err(value)), [refused], "{field}: {value}");
+
+            // Given by the caller, it is not read.
+            let given = pb::UpdateStoreRequest {
+                contact_phone: Some("2".to_owned()),
+                hours: OpeningHours::read("09:00-10:00".to_owned()),
+                picture_urls: Some(pb::PictureUrls { urls: vec!["http://b".to_owned()] }),
+                ..change
+            };
+            Change::try_from(given).expect("valid").over(shown(), None).expect(value);
+        }
     }
 
     #[test]

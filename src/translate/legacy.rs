@@ -8,7 +8,7 @@ use crate::{
     id::PoiId,
     pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
     wechat::{
-        Done, Int,
+        Decimal, Done, Int,
         store::{DelPoi, GetPoi, GetPoiReply, PoiInfo},
     },
 };
@@ -53,6 +53,7 @@ impl From<PoiInfo> for pb::LegacyStore {
             upgrade_status,
             upgrade_comment,
             mapid,
+            mut unreadable,
         }: PoiInfo,
     ) -> Self {
         Self {
@@ -64,8 +65,8 @@ impl From<PoiInfo> for pb::LegacyStore {
             city: city.0,
             district: district.0,
             address: address.0,
-            location: pb::LatLng::read(latitude, longitude),
-            offset_type: offset_type.or_zero(),
+            location: pb::LatLng::read(latitude, longitude, &mut unreadable),
+            offset_type: offset_type.0,
             contact_phone: telephone.0,
             hours: OpeningHours::read(open_time.0),
             categories: categories.0.into_iter().map(|category| category.0).collect(),
@@ -73,16 +74,27 @@ impl From<PoiInfo> for pb::LegacyStore {
             introduction: introduction.0,
             recommendation: recommend.0,
             special: special.0,
-            average_price: avg_price.0.unwrap_or_default().round() as i32,
+            average_price: price(avg_price, &mut unreadable),
             state: state(available_state).into(),
-            wechat_status: available_state.or_zero(),
+            wechat_status: available_state.0,
             update_in_review: update_status.0 == Some(1),
             upgrade_state: upgrade_state(upgrade_status).into(),
-            wechat_upgrade_status: upgrade_status.or_zero(),
+            wechat_upgrade_status: upgrade_status.0,
             upgrade_comment: upgrade_comment.0,
             map_poi_id: mapid.into(),
+            unreadable_fields: unreadable,
         }
     }
+}
+
+/// The `avg_price` of getpoilist, in whole yuan.
+fn price(Decimal(price): Decimal, unreadable: &mut Vec<String>) -> Option<i32> {
+    let yuan = price?.round();
+    if !(0.0..=f64::from(i32::MAX)).contains(&yuan) {
+        unreadable.push("avg_price".to_owned());
+        return None;
+    }
+    Some(yuan as i32)
 }
 
 /// The `available_state` of getpoilist (1 系统错误, 2 审核中, 3 审核通过, 4 审核驳回).
@@ -224,7 +236,7 @@ fn blocker(store: PoiInfo, next_step: UpgradeStep) -> pb::UpgradeBlocker {
         poi_id: store.poi_id.into(),
         name,
         upgrade_state: upgrade_state(upgrade_status).into(),
-        wechat_upgrade_status: upgrade_status.or_zero(),
+        wechat_upgrade_status: upgrade_status.0,
         reason: store.upgrade_comment.0,
         map_poi_id: store.mapid.into(),
         next_step: next_step.into(),
@@ -236,7 +248,7 @@ mod tests {
     use super::*;
     use crate::wechat::{Text, store::GetPoiListReply};
 
-    fn progress(statuses: &[i64], unread: u32) -> pb::GetUpgradeProgressResponse {
+    fn progress(statuses: &[i32], unread: u32) -> pb::GetUpgradeProgressResponse {
         let mut progress = Progress::default();
         for &status in statuses {
             let poi_id = "271262077".to_owned().into();
@@ -333,7 +345,10 @@ mod tests {
             let store = pb::LegacyStore::from(row.base_info);
             assert_eq!((store.poi_id.as_str(), store.shop_number.as_str()), ("271262077", "101"));
             assert_eq!(store.map_poi_id, "2880741500279549033");
-            assert_eq!((store.state(), store.average_price), (LegacyStoreState::Approved, 35));
+            assert_eq!(
+                (store.state(), store.average_price),
+                (LegacyStoreState::Approved, Some(35))
+            );
             assert_eq!(store.upgrade_state(), UpgradeState::Pending);
         }
     }

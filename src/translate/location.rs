@@ -55,9 +55,24 @@ impl LatLng {
         2.0 * EARTH_RADIUS * haversine.sqrt().min(1.0).asin()
     }
 
-    /// Reads a point; none where WeChat gives no whole one.
-    pub(crate) fn read(latitude: Decimal, longitude: Decimal) -> Option<Self> {
-        Some(Self { latitude: latitude.0?, longitude: longitude.0? })
+    /// Returns the point that WeChat gives; none where it gives no whole one. Degrees that are on no globe
+    /// are `unreadable`, by WeChat's names.
+    pub(crate) fn read(
+        latitude: Decimal,
+        longitude: Decimal,
+        unreadable: &mut Vec<String>,
+    ) -> Option<Self> {
+        let mut degrees = |name: &str, Decimal(degrees): Decimal, most: f64| {
+            let degrees = degrees?;
+            let possible = (-most..=most).contains(&degrees);
+            if !possible {
+                unreadable.push(name.to_owned());
+            }
+            possible.then_some(degrees)
+        };
+        let latitude = degrees("latitude", latitude, 90.0);
+        let longitude = degrees("longitude", longitude, 180.0);
+        Some(Self { latitude: latitude?, longitude: longitude? })
     }
 }
 

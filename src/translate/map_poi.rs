@@ -1,11 +1,15 @@
 //! Places of Tencent Maps.
 
-use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed, store::texts};
+use super::{
+    Check, Evidence, Evident, Form, Invalid, Review, Reviewed, page::take_out_unreadable,
+    store::texts,
+};
 use crate::{
     id::DistrictId,
     pb::{self, SubmissionKind},
-    wechat::map_poi::{
-        CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply,
+    wechat::{
+        Rows,
+        map_poi::{CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply},
     },
 };
 
@@ -82,8 +86,10 @@ impl TryFrom<pb::SearchMapPoisRequest> for SearchMapPoi {
 
 impl From<SearchMapPoiReply> for pb::SearchMapPoisResponse {
     fn from(SearchMapPoiReply { data }: SearchMapPoiReply) -> Self {
-        let places = data.unwrap_or_default().item.0;
-        Self { pois: places.into_iter().map(Into::into).collect() }
+        let Rows(places) = data.item;
+        let mut pois = places.into_iter().map(pb::MapPoi::from).collect();
+        let unreadable_count = take_out_unreadable(&mut pois, |poi| &poi.map_poi_id);
+        Self { pois, unreadable_count }
     }
 }
 
@@ -98,6 +104,7 @@ impl From<FoundPlace> for pb::MapPoi {
             category,
             sosomap_poi_uid,
             pic_urls,
+            mut unreadable,
         }: FoundPlace,
     ) -> Self {
         let telephones = telephone.0.split([';', '；']).map(str::trim);
@@ -105,10 +112,11 @@ impl From<FoundPlace> for pb::MapPoi {
             map_poi_id: sosomap_poi_uid.into(),
             name: branch_name.0,
             address: address.0,
-            location: pb::LatLng::read(latitude, longitude),
+            location: pb::LatLng::read(latitude, longitude, &mut unreadable),
             telephones: telephones.filter(|number| !number.is_empty()).map(str::to_owned).collect(),
             category: category.0,
             picture_urls: texts(pic_urls),
+            unreadable_fields: unreadable,
         }
     }
 }
@@ -199,7 +207,7 @@ pub(crate) fn is_about(event: &pb::MapPoiAudit, proposed: &pb::MapPoiAudit) -> b
 
 impl Reviewed for CreateMapPoi {
     fn review(&self, CreateMapPoiReply { data }: &CreateMapPoiReply) -> Review {
-        let audit_id = data.as_ref().map(|data| data.base_id.clone()).unwrap_or_default();
+        let audit_id = data.base_id.clone();
         Review { kind: SubmissionKind::MapPoi, audit_id, ..Review::default() }
     }
 }
@@ -323,13 +331,11 @@ mod tests {
             {}]}}"#,
         )
         .expect("a reply");
-        let [place, nothing] = pb::SearchMapPoisResponse::from(reply).pois.try_into().expect("two");
+        let found = pb::SearchMapPoisResponse::from(reply);
+        assert_eq!(found.unreadable_count, 1);
+        let [place] = found.pois.try_into().expect("one");
         assert_eq!(place.map_poi_id, "2708071440732747189");
         assert_eq!(place.telephones, ["020-89190388", "020-1"]);
         assert_eq!(place.location.expect("a point").longitude, 113.274810791);
-        assert_eq!(nothing, pb::MapPoi::default());
-
-        let none: SearchMapPoiReply = serde_json::from_str(r#"{"data":null}"#).expect("a reply");
-        assert!(pb::SearchMapPoisResponse::from(none).pois.is_empty());
     }
 }

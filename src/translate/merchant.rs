@@ -5,7 +5,7 @@ use crate::{
     pb::{self, AuditState, SubmissionKind},
     state::is_open,
     wechat::{
-        Done, Int, List, Text,
+        Done, Int, List, Rows, Text,
         merchant::{
             ApplyMerchant, CategoryNode, GetMerchantAuditInfoReply, GetMerchantCategoryReply,
             MerchantAuditInfo, ModifyMerchant, QualifyDocument, QualifyGroup,
@@ -20,9 +20,8 @@ const ROOT: &str = "0";
 
 impl From<GetMerchantCategoryReply> for pb::ListCategoriesResponse {
     fn from(GetMerchantCategoryReply { data }: GetMerchantCategoryReply) -> Self {
-        let tree = data.unwrap_or_default().all_category_info.unwrap_or_default();
-        let List(nodes) = tree.categories;
-        let nodes = nodes.into_iter().filter(|node| node.id.0 != ROOT);
+        let Rows(nodes) = data.all_category_info.categories;
+        let nodes = nodes.into_iter().filter(|node| !node.is_root());
         let mut categories: Vec<pb::Category> = nodes.map(Into::into).collect();
         // Parents first, and otherwise WeChat's order.
         categories.sort_by_key(|category| category.level);
@@ -38,7 +37,7 @@ impl From<CategoryNode> for pb::Category {
         Self {
             id: id.0,
             name: name.0,
-            level: level.or_zero(),
+            level: level.0.unwrap_or_default(),
             parent_id: if father == ROOT { String::new() } else { father },
             child_ids: children.0.into_iter().map(|Text(id)| id).collect(),
             sensitive: sensitive_type == Int(Some(1)),
@@ -119,12 +118,13 @@ impl Reviewed for ApplyMerchant {
 
 impl From<GetMerchantAuditInfoReply> for pb::GetMerchantAuditResponse {
     fn from(GetMerchantAuditInfoReply { data }: GetMerchantAuditInfoReply) -> Self {
-        let MerchantAuditInfo { audit_id, status, reason } = data.unwrap_or_default();
+        let MerchantAuditInfo { audit_id, status, reason, unreadable } = data;
         Self {
-            audit_id: if audit_id.as_str() == "0" { String::new() } else { audit_id.into() },
+            audit_id: audit_id.into(),
             state: state(status).into(),
-            wechat_status: status.or_zero(),
+            wechat_status: status.0,
             reason: reason.0,
+            unreadable_fields: unreadable,
         }
     }
 }
@@ -229,11 +229,12 @@ mod tests {
             (r#"{"data":{"audit_id":7,"status":3}}"#, (AuditState::Rejected, 3, "7")),
             (r#"{"data":{"audit_id":7,"status":4}}"#, (AuditState::DeclinedByAdmin, 4, "7")),
             (r#"{"data":{"audit_id":7,"status":9}}"#, (AuditState::Unspecified, 9, "7")),
-            (r#"{"data":null}"#, (AuditState::Unspecified, 0, "")),
         ] {
             let reply: GetMerchantAuditInfoReply = serde_json::from_str(json).expect(json);
             let audit = pb::GetMerchantAuditResponse::from(reply);
-            assert_eq!((audit.state(), audit.wechat_status, &*audit.audit_id), expected, "{json}");
+            let (state, number, audit_id) = expected;
+            assert_eq!((audit.state(), audit.wechat_status), (state, Some(number)), "{json}");
+            assert_eq!(audit.audit_id, audit_id, "{json}");
         }
     }
 

@@ -208,10 +208,7 @@ pub(crate) fn looks(credential: &str, address: &str) -> Vec<u8> {
 
 impl Reviewed for AddNearbyPoi {
     fn review(&self, AddNearbyPoiReply { data }: &AddNearbyPoiReply) -> Review {
-        let (audit_id, new) = match data {
-            Some(data) => (data.audit_id.clone(), data.poi_id.clone()),
-            None => Default::default(),
-        };
+        let AddedNearbyPoi { audit_id, poi_id: new, related_credential: _ } = data.clone();
         Review {
             kind: SubmissionKind::NearbyPoi,
             audit_id,
@@ -227,7 +224,7 @@ pub(crate) fn added(
     AddNearbyPoiReply { data }: AddNearbyPoiReply,
     submission: pb::Submission,
 ) -> pb::AddNearbyPoiResponse {
-    let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data.unwrap_or_default();
+    let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data;
     pb::AddNearbyPoiResponse {
         submission: Some(submission),
         settled: false,
@@ -268,17 +265,19 @@ impl From<ListedNearbyPoi> for pb::NearbyPoi {
             display_status,
             refuse_reason: Text(reason),
             audit_id,
+            unreadable,
         } = row;
         Self {
             poi_id: poi_id.into(),
             address: qualification_address.0,
             credential: qualification_num.0,
             state: listed_state(audit_status).into(),
-            wechat_status: audit_status.or_zero(),
+            wechat_status: audit_status.0,
             reason,
             visible: is_shown(display_status),
-            wechat_display_status: display_status.or_zero(),
+            wechat_display_status: display_status.0,
             audit_id: audit_id.into(),
+            unreadable_fields: unreadable,
         }
     }
 }

@@ -121,6 +121,14 @@ impl Check {
     }
 }
 
+/// Takes the rows without a readable id out of a page, and returns how many there were. Their positions
+/// count for where the next page begins, so this comes last.
+pub(crate) fn take_out_unreadable<R>(rows: &mut Vec<R>, id: impl Fn(&R) -> &str) -> i32 {
+    let all = rows.len();
+    rows.retain(|row| !id(row).is_empty());
+    i32::try_from(all - rows.len()).unwrap_or(i32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,7 +92,7 @@ impl Reviewed for AddStore {
     fn review(&self, AddStoreReply { data }: &AddStoreReply) -> Review {
         Review {
             kind: SubmissionKind::Store,
-            audit_id: data.as_ref().map(|data| data.audit_id.clone()).unwrap_or_default(),
+            audit_id: data.audit_id.clone(),
             map_poi_id: self.map_poi_id.clone(),
             ..Review::default()
         }
@@ -135,6 +135,7 @@ impl From<StoreInfo> for pb::Store {
             qualification_name,
             status,
             categories,
+            mut unreadable,
         }: StoreInfo,
     ) -> Self {
         Self {
@@ -144,15 +145,16 @@ impl From<StoreInfo> for pb::Store {
             city: city.0,
             district: district.0,
             address: address.0,
-            location: pb::LatLng::read(latitude, longitude),
+            location: pb::LatLng::read(latitude, longitude, &mut unreadable),
             contact_phone: telephone.0,
             hours: OpeningHours::read(open_time.0),
             picture_urls: pictures(photo_list),
             credential: qualification_num.0,
             company_name: qualification_name.0,
             state: state(status).into(),
-            wechat_status: status.or_zero(),
+            wechat_status: status.0,
             categories: texts(categories),
+            unreadable_fields: unreadable,
         }
     }
 }
@@ -310,7 +312,7 @@ mod tests {
         )
         .expect("a reply");
         let store = pb::GetStoreResponse::from(reply).store.expect("a store");
-        assert_eq!((store.state(), store.wechat_status), (AuditState::InReview, 2));
+        assert_eq!((store.state(), store.wechat_status), (AuditState::InReview, Some(2)));
         assert_eq!((store.poi_id.as_str(), store.picture_urls.len()), ("472671857", 1));
         assert_eq!(store.hours.expect("hours").close, "12:00");
         assert_eq!(store.location.expect("a point").latitude, 45.556098938);

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountKinds, Done, Endpoint, Safety};
+use super::{AccountKinds, Done, Endpoint, Need, Safety};
 use crate::id::{CardId, PoiId};
 
 /// `POST /card/storewxa/get` — 获取门店小程序配置的卡券
@@ -21,6 +21,9 @@ pub struct GetCard {
 pub struct GetCardReply {
     /// The card. Absent where the store has none.
     pub card_id: CardId,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for GetCard {
@@ -28,7 +31,14 @@ impl Endpoint for GetCard {
     const PATH: &'static str = "/card/storewxa/get";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    // A store without a card has no card_id.
+    const WHOLE: &'static [Need] = &[];
     type Reply = GetCardReply;
+
+    /// A card whose id cannot be read is not no card.
+    fn is_whole(reply: &GetCardReply) -> bool {
+        !reply.unreadable.iter().any(|field| field == "card_id")
+    }
 }
 
 /// `POST /card/storewxa/set` — 设置门店小程序配置的卡券
@@ -47,5 +57,6 @@ impl Endpoint for SetCard {
     const PATH: &'static str = "/card/storewxa/set";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Repeatable;
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

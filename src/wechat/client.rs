@@ -123,7 +123,7 @@ impl Client {
         let result = match self.exchange(call, &attempt, &choice, &span).await {
             Ok(body) => {
                 choice.tell(sign_of(&body));
-                read_reply::<E>(&body)
+                envelope::open::<E>(&body)
             }
             Err(Failed { error, sign }) => {
                 choice.tell(sign);
@@ -208,15 +208,17 @@ impl Client {
             return failed;
         }
         let Ok(body) = read(response, LONGEST_REFUSAL, limit).await else { return failed };
-        match read_reply::<E>(&body) {
-            Err(error @ Error::Refused { .. }) => Failed { error, sign: Sign::Answered },
-            // The body contradicts the status, so nothing is proven.
-            Ok(_) if says_done(&body) => {
-                let error = Error::BadStatus { status: status.as_u16(), retry_after: None };
-                Failed { error, ..failed }
-            }
-            _ => failed,
+        let contradicts = match envelope::open::<E>(&body) {
+            Err(error @ Error::Refused { .. }) => return Failed { error, sign: Sign::Answered },
+            Err(_) => says_done(&body),
+            Ok(_) => true,
+        };
+        if contradicts {
+            // Body and status cannot both be right, so nothing is proven.
+            let error = Error::BadStatus { status: status.as_u16(), retry_after: None };
+            return Failed { error, ..failed };
         }
+        failed
     }
 }
 
@@ -243,15 +245,6 @@ fn is_page(body: &[u8]) -> bool {
 fn says_done(body: &[u8]) -> bool {
     let body = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     body["errcode"] == 0 || body["errcode"] == "0"
-}
-
-fn read_reply<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
-    let reply = envelope::open(E::ENVELOPE, body)?;
-    if !E::is_whole(&reply) {
-        let cause = "a success without what was asked for".to_owned();
-        return Err(Error::Unreadable { cause });
-    }
-    Ok(reply)
 }
 
 /// Whether WeChat may have executed the call, or may yet.

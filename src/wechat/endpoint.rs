@@ -23,8 +23,15 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     const ACCOUNT: AccountKinds;
     /// What a lost reply means.
     const SAFETY: Safety;
-    /// How this endpoint reports failure.
-    const ENVELOPE: Envelope = Envelope::Errcode;
+    /// How its reply states success.
+    const VERDICT: Verdict = Verdict::Errcode;
+    /// What a reply has to have beside the verdict, as the documents promise it. A reply without is not
+    /// whole: it is [`Error::Unreadable`](super::Error::Unreadable), whatever its verdict says. The types
+    /// of [`Endpoint::Reply`] and [`Endpoint::is_whole`] enforce it; tests damage each of these in turn.
+    const WHOLE: &'static [Need];
+    /// Whether the rest of a reply is of use where a part of it cannot be read. Not so for what is kept
+    /// for a day: the damage would stay as long.
+    const SALVAGED: bool = true;
     /// Set where WeChat takes the calls of an account one at a time: how long after an answer the
     /// next may follow.
     const PACE: Option<Duration> = None;
@@ -35,7 +42,7 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     /// What comes back.
     type Reply: DeserializeOwned + Send + 'static;
 
-    /// Whether a success has what the call was made for. One without it counts as unreadable.
+    /// Whether a success has all of [`Endpoint::WHOLE`] that its type does not enforce.
     fn is_whole(_reply: &Self::Reply) -> bool {
         true
     }
@@ -105,13 +112,33 @@ pub enum Proof {
     Values,
 }
 
-/// How an endpoint says that it failed. An `errcode` other than 0 is a failure everywhere.
+/// How a reply states success. An `errcode` other than 0 is a refusal everywhere. Success is never inferred
+/// from silence: a reply that states neither is [`Error::Unreadable`](super::Error::Unreadable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Envelope {
-    /// By `errcode` alone.
+pub enum Verdict {
+    /// By [`Endpoint::WHOLE`], for the documents promise no `errcode`; one that is there has to be 0.
+    Content,
+    /// By an `errcode` of 0.
     Errcode,
-    /// Or by an `error` that is not null (create_map_poi).
-    Error,
-    /// Or by a `status` other than 0 (get_district).
+    /// As [`Verdict::Content`], if `error` is null or missing (create_map_poi).
+    NoError,
+    /// By a `status` of 0 (get_district).
     Status,
+}
+
+/// Something that a reply has to have. Names in it are separated by dots; a string on the way hides JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// An id: text that is not empty or a number, and not 0.
+    Id(&'static str),
+    /// A list, empty or not.
+    List(&'static str),
+    /// A list with at least one row.
+    Filled(&'static str),
+    /// A whole number.
+    Number(&'static str),
+    /// A whole number or, at the second place, an id.
+    NumberOrId(&'static str, &'static str),
+    /// Text that is not empty.
+    Text(&'static str),
 }

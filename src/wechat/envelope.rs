@@ -1,99 +1,184 @@
-//! Is this reply a success? WeChat has three ways to say no.
+//! What a reply says: refused, done, or nothing that can be relied on.
 //!
-//! One rule fits every documented sample: `errcode` absent or 0 is success, unless `error` is there
-//! and not null (create_map_poi) or `status` is not 0 (get_district). Failures of all endpoints,
-//! these two included, may come as `errcode`.
+//! A refusal is an `errcode` other than 0, at every endpoint. A success has to be stated, in the way that
+//! the endpoint's [`Verdict`] names. A reply that states neither is unreadable: a proxy on the way wrote
+//! it, or WeChat changed.
+//!
+//! Replies are read strictly. Where that fails they are read once more: WeChat puts what people type into
+//! JSON as it is, and one character of it must not hide a verdict or an id.
+
+use std::{borrow::Cow, fmt};
 
 use memchr::memmem;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned},
+};
+use serde_json::Value;
 
-use super::{Envelope, Errcode, Error, Int, Text};
+use super::{Endpoint, Errcode, Error, Verdict, objects::Objects, salvage};
+use crate::lenient;
 
-/// Reads the verdict, then the reply.
-pub(super) fn open<R: DeserializeOwned>(envelope: Envelope, body: &[u8]) -> Result<R, Error> {
-    if envelope == Envelope::Errcode && is_success(body) {
-        return read(body);
-    }
-    let verdict: Errors = read(body)?;
-    if let Int(Some(code)) = verdict.errcode
-        && code != 0
+/// The byte order mark of UTF-8, which some proxies put first. It damages nothing.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Reads a reply.
+///
+/// Fails if WeChat refused, or if the reply is not whole.
+pub(super) fn open<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
+    let reply: E::Reply = if is_plain_success(E::VERDICT, body)
+        && let Ok(reply) = strict(body)
     {
-        return Err(Error::Refused { code: Errcode(code), message: verdict.errmsg.0 });
+        reply
+    } else {
+        slowly::<E>(body)?
+    };
+    match E::is_whole(&reply) {
+        true => Ok(reply),
+        false => Err(unreadable("a success without what was asked for".to_owned())),
     }
-    match envelope {
-        Envelope::Errcode => {}
-        Envelope::Error => {
-            if let Some(error) = read::<NonNullError>(body)?.error {
-                return Err(Error::Refused { code: Errcode(0), message: error.to_string() });
-            }
-        }
-        Envelope::Status => {
-            let Status { status, message } = read(body)?;
-            if let Int(Some(status)) = status
-                && status != 0
-            {
-                return Err(Error::Refused { code: Errcode(status), message: message.0 });
-            }
-        }
-    }
-    read(body)
 }
 
-/// Whether the verdict of `errcode` is certainly a success, if this is JSON at all: by far the most
-/// replies are, and to see it like this costs less than reading the JSON for it.
+/// Whether the verdict is certainly a success, if this is JSON at all: by far the most replies are, and to
+/// see it like this costs less than reading the JSON for it.
 ///
-/// A name that stands here once can be nobody's but that of the whole, or else the whole has none,
-/// which is a success, too; unless letters of it are written as `\u0065`.
-fn is_success(body: &[u8]) -> bool {
-    let once = |name: &[u8], values: &[&[u8]]| {
-        let mut places = memmem::find_iter(body, name).map(|at| &body[at + name.len()..]);
-        match (places.next(), places.next()) {
-            (None, _) => true,
-            (Some(rest), None) => values.iter().any(|value| rest.starts_with(value)),
-            (Some(_), Some(_)) => false,
+/// `errcode` may occur once, at the very beginning, which makes it the name of a field of the whole. A
+/// second one could be a field of the whole, too; and so could one with letters written as `\u0065`.
+fn is_plain_success(verdict: Verdict, body: &[u8]) -> bool {
+    const NAME: &[u8] = b"errcode";
+    let stated = match verdict {
+        Verdict::Content => memmem::find(body, NAME).is_none(),
+        Verdict::Errcode => match body.strip_prefix(b"{\"errcode\":0") {
+            Some(rest @ [b',' | b'}', ..]) => memmem::find(rest, NAME).is_none(),
+            _ => false,
+        },
+        Verdict::NoError | Verdict::Status => false,
+    };
+    stated && memmem::find(body, br"\u00").is_none()
+}
+
+/// Reads the verdict, then the reply: strictly, or else leniently.
+fn slowly<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
+    // What is no object is not WeChat's, and serde would accept an array for a struct.
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    let (text, verdict) = match strict::<Stated>(body) {
+        Ok(verdict) if is_object => (Cow::Borrowed(body), verdict),
+        strictly => {
+            let repaired = lenient::repair(body).ok_or_else(|| match strictly {
+                Err(error) => damaged(body, &error),
+                Ok(_) => unreadable(format!("no JSON object in {} bytes", body.len())),
+            })?;
+            let repaired = repaired.into_bytes();
+            let verdict = strict(&repaired).map_err(|error| damaged(&repaired, &error))?;
+            (Cow::Owned(repaired), verdict)
         }
     };
-    once(b"errcode", &[b"\":0,", b"\":0}"])
-        && once(b"errmsg", &[b"\":\""])
-        && memmem::find(body, br"\u00").is_none()
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    // serde would take an array for a struct.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Error::Unreadable { cause: format!("no JSON object in {} bytes", body.len()) });
+    verdict.judge(E::VERDICT)?;
+    if !E::SALVAGED {
+        let plain = body.strip_prefix(BOM).unwrap_or(body);
+        return strict(plain).map_err(|error| damaged(plain, &error));
     }
-    // serde_json's message may quote a value of the body, so only the place is kept.
-    serde_json::from_slice(body).map_err(|error| Error::Unreadable {
-        cause: format!(
-            "{:?} error at line {} column {} of {} bytes",
-            error.classify(),
-            error.line(),
-            error.column(),
-            body.len()
-        ),
+    strict(&text).or_else(|error| {
+        let json = str::from_utf8(&text).ok();
+        json.and_then(salvage::read).ok_or_else(|| damaged(&text, &error))
     })
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Errors {
-    errcode: Int,
-    errmsg: Text,
+fn strict<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = T::deserialize(Objects(&mut reader))?;
+    reader.end()?;
+    Ok(value)
 }
 
-/// `error` is documented as null; whether it is text or an object otherwise is not.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct NonNullError {
-    error: Option<serde_json::Value>,
+fn unreadable(cause: String) -> Error {
+    Error::Unreadable { cause }
 }
 
-#[derive(Deserialize, Default)]
+/// serde_json's message may quote a value of the body, so only the place is kept.
+fn damaged(body: &[u8], error: &serde_json::Error) -> Error {
+    unreadable(format!(
+        "{:?} error at line {} column {} of {} bytes",
+        error.classify(),
+        error.line(),
+        error.column(),
+        body.len()
+    ))
+}
+
+/// All ways in which a reply states its verdict.
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct Status {
-    status: Int,
-    message: Text,
+struct Stated {
+    errcode: Code,
+    errmsg: Value,
+    /// Documented as null; whether it is text or an object otherwise is not.
+    error: Value,
+    status: Code,
+    message: Value,
+}
+
+impl Stated {
+    fn judge(self, verdict: Verdict) -> Result<(), Error> {
+        let Self { errcode: Code(errcode), errmsg, error, status: Code(status), message } = self;
+        let refused = |code, message| Err(Error::Refused { code: Errcode(code), message });
+        match (errcode, verdict) {
+            (Some(code), _) if code != 0 => refused(code, text(errmsg)),
+            (Some(_), Verdict::Errcode) | (_, Verdict::Content) => Ok(()),
+            (_, Verdict::NoError) => match error {
+                Value::Null => Ok(()),
+                error => refused(0, error.to_string()),
+            },
+            (_, Verdict::Status) => match status {
+                Some(0) => Ok(()),
+                Some(status) => refused(status, text(message)),
+                None => Err(unreadable("no status".to_owned())),
+            },
+            (None, Verdict::Errcode) => Err(unreadable("no errcode".to_owned())),
+        }
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// The number of a verdict; also from text. Null and empty text are none. What is anything else, a boolean
+/// above all, states nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Code(Option<i64>);
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Code;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Code, E> {
+                Ok(Code(Some(number)))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Code, E> {
+                i64::try_from(number).map(|number| Code(Some(number))).map_err(E::custom)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Code, E> {
+                match text.trim() {
+                    "" => Ok(Code(None)),
+                    text => text.parse().map(|number| Code(Some(number))).map_err(E::custom),
+                }
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Code, E> {
+                Ok(Code(None))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 /// A reply of which only the verdict matters.
@@ -102,75 +187,148 @@ pub struct Done {}
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::Method;
+    use serde::Serialize;
 
-    fn verdict(envelope: Envelope, body: &str) -> Result<(), String> {
-        open::<Done>(envelope, body.as_bytes()).map(|_| ()).map_err(|error| match error {
+    use super::*;
+    use crate::wechat::{AccountKinds, Listed, Need, Safety};
+
+    /// An endpoint for each verdict, of whose reply nothing is needed.
+    #[derive(Serialize)]
+    struct Call<const VERDICT: u8>;
+
+    const VERDICTS: [Verdict; 4] =
+        [Verdict::Errcode, Verdict::Content, Verdict::NoError, Verdict::Status];
+
+    impl<const VERDICT: u8> Listed for Call<VERDICT> {}
+
+    impl<const VERDICT: u8> Endpoint for Call<VERDICT> {
+        const METHOD: Method = Method::POST;
+        const PATH: &'static str = "/call";
+        const ACCOUNT: AccountKinds = AccountKinds::Any;
+        const SAFETY: Safety = Safety::Read;
+        const VERDICT: Verdict = VERDICTS[VERDICT as usize];
+        const WHOLE: &'static [Need] = &[];
+        type Reply = Done;
+    }
+
+    fn said(result: Result<Done, Error>) -> Result<(), String> {
+        result.map(|_| ()).map_err(|error| match error {
             Error::Refused { code, message } => format!("{code} {message}"),
             other => other.to_string(),
         })
     }
 
+    fn verdict(verdict: Verdict, body: &[u8]) -> Result<(), String> {
+        said(match verdict {
+            Verdict::Errcode => open::<Call<0>>(body),
+            Verdict::Content => open::<Call<1>>(body),
+            Verdict::NoError => open::<Call<2>>(body),
+            Verdict::Status => open::<Call<3>>(body),
+        })
+    }
+
     #[test]
     fn every_documented_verdict_is_read() {
-        use Envelope as E;
+        use Verdict as V;
         let busy = r#"{"errcode":-1,"errmsg":"system error"}"#;
-        for (envelope, body, expected) in [
-            (E::Errcode, r#"{"errcode":0,"errmsg":"ok"}"#, Ok(())),
-            (E::Errcode, r#"{"errcode":"0"}"#, Ok(())),
-            (E::Errcode, r#"{"url":"http://mmbiz.qpic.cn/x"}"#, Ok(())),
-            (E::Errcode, busy, Err("-1 system error")),
-            (E::Errcode, r#"{"errcode":"85038","errmsg":null}"#, Err("85038 ")),
-            (E::Error, r#"{"error":null,"data":{"base_id":1}}"#, Ok(())),
-            (E::Error, r#"{"data":{"base_id":1}}"#, Ok(())),
-            (E::Error, r#"{"error":"bad name"}"#, Err(r#"0 "bad name""#)),
-            (E::Error, r#"{"errcode":47001,"errmsg":"data"}"#, Err("47001 data")),
-            (E::Status, r#"{"status":0,"result":[]}"#, Ok(())),
-            (E::Status, r#"{"status":110,"message":"no"}"#, Err("110 no")),
-            (E::Status, r#"{"errcode":40001,"errmsg":"x"}"#, Err("40001 x")),
+        for (how, body, expected) in [
+            (V::Errcode, r#"{"errcode":0,"errmsg":"ok"}"#, Ok(())),
+            (V::Errcode, r#"{"errcode":"0"}"#, Ok(())),
+            (V::Errcode, r#"{"business":{"errmsg":"ok"},"errcode":0}"#, Ok(())),
+            (V::Errcode, busy, Err("-1 system error")),
+            (V::Errcode, r#"{"errcode":"85038","errmsg":null}"#, Err("85038 ")),
+            (V::Errcode, r#"{"errcode":85038,"errmsg":{}}"#, Err("85038 {}")),
+            (V::Content, r#"{"url":"http://mmbiz.qpic.cn/x"}"#, Ok(())),
+            (V::Content, r#"{"errcode":0,"url":"http://mmbiz.qpic.cn/x"}"#, Ok(())),
+            (V::Content, busy, Err("-1 system error")),
+            (V::NoError, r#"{"error":null,"data":{"base_id":1}}"#, Ok(())),
+            (V::NoError, r#"{"data":{"base_id":1}}"#, Ok(())),
+            (V::NoError, r#"{"error":"bad name"}"#, Err(r#"0 "bad name""#)),
+            (V::NoError, r#"{"errcode":47001,"errmsg":"data"}"#, Err("47001 data")),
+            (V::Status, r#"{"status":0,"result":[]}"#, Ok(())),
+            (V::Status, r#"{"status":110,"message":"no"}"#, Err("110 no")),
+            (V::Status, r#"{"errcode":40001,"errmsg":"x"}"#, Err("40001 x")),
         ] {
-            assert_eq!(verdict(envelope, body), expected.map_err(str::to_owned), "{body}");
+            assert_eq!(verdict(how, body.as_bytes()), expected.map_err(str::to_owned), "{body}");
         }
     }
 
     #[test]
-    fn what_is_seen_to_be_a_success_is_one() {
+    fn silence_and_foreign_verdicts_are_no_success() {
         for body in [
-            r#"{"errcode":0,"errmsg":"ok","business":{}}"#,
-            r#"{"business":{"errmsg":"ok","errcode":0}}"#,
-            r#"{"url":"http://mmbiz.qpic.cn/\u95e8"}"#,
-            r#"{"text":"\"errcode\":0,"}"#,
-        ] {
-            assert_eq!(verdict(Envelope::Errcode, body), Ok(()), "{body}");
-        }
-        assert!(is_success(br#"{"errcode":0,"errmsg":"ok","business":{"name":"\u95e8"}}"#));
-        for body in [
-            r#"{"errcode":1}"#,
-            r#"{"errcode":-1,"errmsg":"ok"}"#,
-            r#"{"errcode":"85038"}"#,
-            r#"{"errcode":01}"#,
+            "{}",
+            r#"{"errmsg":"ok"}"#,
+            r#"{"errcode":null}"#,
+            r#"{"errcode":""}"#,
+            r#"{"errcode":false}"#,
+            r#"{"errcode":true}"#,
+            r#"{"errcode":[0]}"#,
             r#"{"errcode":0.5}"#,
-            r#"{"errcode": 7}"#,
-            r#"{"errcode" :7}"#,
-            r#"{"data":{"errcode":0},"errcode":7}"#,
-            r#"{"errcode":7,"data":{"errcode":0}}"#,
-            r#"{"data":"errcode\":0,","errcode":7}"#,
-            r#"{"data":{"errcode":0},"err\u0063ode":7}"#,
-            r#"{"\u0065rrcode":7}"#,
+            r#"{"errcode":"o"}"#,
+            r#"{"ErrCode":0}"#,
+            r#"{"message":"forbidden by policy"}"#,
+            r#"{"code":-601001,"msg":"system error"}"#,
+            r#"{"code":0,"data":{"errcode":0}}"#,
+            r#"{"ret":-1}"#,
+            r#"{"base_resp":{"errcode":0}}"#,
+            r#"{"base_resp":{"errcode":108}}"#,
+            r#"{"text":"\"errcode\":0,"}"#,
             r#"{"errcode":0,"errcode":7}"#,
-            r#"{"errcode":0,"errmsg":{}}"#,
-            r#"{"errmsg":"ok","errmsg":"no"}"#,
+            r#"{"errcode":0,"err\u0063ode":7}"#,
         ] {
-            assert!(!is_success(body.as_bytes()), "{body}");
-            assert!(verdict(Envelope::Errcode, body).is_err(), "{body}");
+            let said = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
+            assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
+            let said = verdict(Verdict::Status, body.as_bytes()).expect_err(body);
+            assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
         }
+        assert!(verdict(Verdict::Status, br#"{"status":false}"#).is_err());
+    }
+
+    #[test]
+    fn the_verdict_is_found_though_the_reply_is_damaged() {
+        for body in [
+            b"{\"errcode\":85038,\"errmsg\":\"a\nb\"}".as_slice(),
+            b"\xef\xbb\xbf{\"errcode\":85038,\"errmsg\":\"\"}",
+            b"{\"errmsg\":\"\xe9\x97\",\"errcode\":85038}",
+            br#"{"errmsg":"\ud83d","errcode":85038}"#,
+            b"{\"errmsg\":\"\x14\",\"errcode\":\"85038\"}",
+        ] {
+            let said = verdict(Verdict::Errcode, body).expect_err("a refusal");
+            assert!(said.starts_with("85038 "), "{said}");
+        }
+        assert_eq!(verdict(Verdict::Errcode, b"\xef\xbb\xbf{\"errcode\":0,\"x\":\"\n\"}"), Ok(()));
+    }
+
+    #[test]
+    fn a_success_is_seen_fast_only_where_it_is_certain() {
+        let fast = |body: &str| is_plain_success(Verdict::Errcode, body.as_bytes());
+        for body in [r#"{"errcode":0}"#, r#"{"errcode":0,"errmsg":"ok","business":{}}"#] {
+            assert!(fast(body), "{body}");
+        }
+        for body in [
+            "{}",
+            r#"{"errcode":00}"#,
+            r#"{"errcode":0.5}"#,
+            r#"{"errcode":7}"#,
+            r#"{"errcode":0,"errcode":7}"#,
+            r#"{"errcode":0,"err\u0063ode":7}"#,
+            r#"{"data":{"errcode":0}}"#,
+            r#"{"data":{"errcode":0},"errcode":7}"#,
+        ] {
+            assert!(!fast(body), "{body}");
+        }
+        assert!(is_plain_success(Verdict::Content, br#"{"url":"x"}"#));
+        assert!(!is_plain_success(Verdict::Content, br#"{"\u0065rrcode":7}"#));
+        assert!(!is_plain_success(Verdict::Content, br#"{"errcode":0,"url":"x"}"#));
     }
 
     #[test]
     fn what_is_no_json_object_is_unreadable_and_not_quoted() {
-        for body in ["", "<html>secret</html>", r#"{"errcode":0"#, "[]", "7", r#"{"errcode":"o"}"#]
+        for body in
+            ["", "<html>secret</html>", r#"{"errcode":0"#, "[]", "7", r#"{"errcode":"secret"}"#]
         {
-            let said = verdict(Envelope::Errcode, body).expect_err(body);
+            let said = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
             assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
             assert!(!said.contains("secret"), "{said}");
         }

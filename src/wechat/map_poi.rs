@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountKinds, Decimal, Endpoint, Envelope, Int, List, Proof, Safety, Text};
+use super::{AccountKinds, Decimal, Endpoint, Int, List, Need, Proof, Rows, Safety, Text, Verdict};
 use crate::id::{AuditId, DistrictId, MapPoiId, PoiId};
 
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
@@ -60,7 +60,9 @@ impl Endpoint for GetDistrict {
     const PATH: &'static str = "/wxa/get_district";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
-    const ENVELOPE: Envelope = Envelope::Status;
+    const VERDICT: Verdict = Verdict::Status;
+    const WHOLE: &'static [Need] = &[Need::Filled("result")];
+    const SALVAGED: bool = false;
     /// The table has some 700 KB.
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
     const MAX_REPLY: usize = 16 << 20;
@@ -80,18 +82,16 @@ pub struct SearchMapPoi {
 
 /// Answers [`SearchMapPoi`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct SearchMapPoiReply {
     /// What was found.
-    pub data: Option<FoundPlaces>,
+    pub data: FoundPlaces,
 }
 
 /// The `data` of [`SearchMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct FoundPlaces {
     /// The places. Empty where nothing was found.
-    pub item: List<FoundPlace>,
+    pub item: Rows<FoundPlace>,
 }
 
 /// A place of Tencent Maps.
@@ -114,6 +114,9 @@ pub struct FoundPlace {
     pub sosomap_poi_uid: MapPoiId,
     /// Undocumented and empty in the samples, so that anything is taken.
     pub pic_urls: List<serde_json::Value>,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for SearchMapPoi {
@@ -121,6 +124,7 @@ impl Endpoint for SearchMapPoi {
     const PATH: &'static str = "/wxa/search_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::List("data.item")];
     type Reply = SearchMapPoiReply;
 }
 
@@ -162,15 +166,13 @@ pub struct CreateMapPoi {
 
 /// Answers [`CreateMapPoi`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct CreateMapPoiReply {
     /// What was submitted.
-    pub data: Option<ProposedPlace>,
+    pub data: ProposedPlace,
 }
 
 /// The `data` of [`CreateMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct ProposedPlace {
     /// The `audit_id` of the event.
     pub base_id: AuditId,
@@ -181,6 +183,11 @@ impl Endpoint for CreateMapPoi {
     const PATH: &'static str = "/wxa/create_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Once(Proof::Event);
-    const ENVELOPE: Envelope = Envelope::Error;
+    const VERDICT: Verdict = Verdict::NoError;
+    const WHOLE: &'static [Need] = &[Need::Id("data.base_id")];
     type Reply = CreateMapPoiReply;
+
+    fn is_whole(reply: &CreateMapPoiReply) -> bool {
+        !reply.data.base_id.is_empty()
+    }
 }

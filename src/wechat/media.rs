@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountKinds, Endpoint, Int, Payload, Safety, Text, client::multipart};
+use super::{
+    AccountKinds, Endpoint, Need, Payload, Safety, Seconds, Text, Verdict, client::multipart,
+};
 use crate::id::MediaId;
 
 /// The one part of an upload.
@@ -40,7 +42,7 @@ pub struct UploadTemporaryReply {
     /// The picture's id.
     pub media_id: MediaId,
     /// When WeChat took it, in seconds since 1970.
-    pub created_at: Int,
+    pub created_at: Seconds,
 }
 
 impl Endpoint for UploadTemporary {
@@ -48,6 +50,8 @@ impl Endpoint for UploadTemporary {
     const PATH: &'static str = "/cgi-bin/media/upload";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const VERDICT: Verdict = Verdict::Content;
+    const WHOLE: &'static [Need] = &[Need::Id("media_id")];
     // Ten megabytes take a while on a slow line.
     const REPLY_LIMIT: Duration = Duration::from_secs(60);
     type Reply = UploadTemporaryReply;
@@ -86,11 +90,13 @@ impl Endpoint for UploadImg {
     const PATH: &'static str = "/cgi-bin/media/uploadimg";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const VERDICT: Verdict = Verdict::Content;
+    const WHOLE: &'static [Need] = &[Need::Text("url")];
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
     type Reply = UploadImgReply;
 
     fn is_whole(reply: &UploadImgReply) -> bool {
-        !reply.url.0.is_empty()
+        !reply.url.0.trim().is_empty()
     }
 
     fn payload(&self) -> Result<Payload, serde_json::Error> {

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountKinds, Done, Endpoint, Int, List, Proof, Safety, Text};
+use super::{AccountKinds, Done, Endpoint, Int, List, Need, Proof, Rows, Safety, Text};
 use crate::id::{AuditId, MediaId};
 
 /// `GET /wxa/get_merchant_category` — 拉取门店小程序类目
@@ -14,26 +14,23 @@ pub struct GetMerchantCategory {}
 
 /// Answers [`GetMerchantCategory`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct GetMerchantCategoryReply {
     /// All there is.
-    pub data: Option<CategoryData>,
+    pub data: CategoryData,
 }
 
 /// A wrapper of WeChat's.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct CategoryData {
     /// Another one.
-    pub all_category_info: Option<AllCategoryInfo>,
+    pub all_category_info: AllCategoryInfo,
 }
 
 /// The tree of categories.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct AllCategoryInfo {
     /// Its nodes in a flat list, with the root.
-    pub categories: List<CategoryNode>,
+    pub categories: Rows<CategoryNode>,
 }
 
 /// A category (类目), or the root of all.
@@ -55,6 +52,13 @@ pub struct CategoryNode {
     pub sensitive_type: Int,
     /// These documents. Missing where there are none.
     pub qualify: Option<Qualify>,
+}
+
+impl CategoryNode {
+    /// Whether this is WeChat's root, which is no category.
+    pub fn is_root(&self) -> bool {
+        self.id.0 == "0"
+    }
 }
 
 /// Documents (证件) of a category.
@@ -86,7 +90,15 @@ impl Endpoint for GetMerchantCategory {
     const PATH: &'static str = "/wxa/get_merchant_category";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::Filled("data.all_category_info.categories")];
+    const SALVAGED: bool = false;
     type Reply = GetMerchantCategoryReply;
+
+    /// A tree has more than its root, and its nodes have ids: they refer to each other by them.
+    fn is_whole(reply: &GetMerchantCategoryReply) -> bool {
+        let nodes = &reply.data.all_category_info.categories.0;
+        nodes.iter().any(|node| !node.is_root()) && nodes.iter().all(|node| !node.id.0.is_empty())
+    }
 }
 
 /// `POST /wxa/apply_merchant` — 创建门店小程序
@@ -117,6 +129,7 @@ impl Endpoint for ApplyMerchant {
     const PATH: &'static str = "/wxa/apply_merchant";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::MerchantAudit);
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
 
@@ -129,10 +142,9 @@ pub struct GetMerchantAuditInfo {}
 
 /// Answers [`GetMerchantAuditInfo`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct GetMerchantAuditInfoReply {
     /// All there is.
-    pub data: Option<MerchantAuditInfo>,
+    pub data: MerchantAuditInfo,
 }
 
 /// The review of an application.
@@ -145,6 +157,9 @@ pub struct MerchantAuditInfo {
     pub status: Int,
     /// Why, for 3 and 4.
     pub reason: Text,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for GetMerchantAuditInfo {
@@ -152,7 +167,12 @@ impl Endpoint for GetMerchantAuditInfo {
     const PATH: &'static str = "/wxa/get_merchant_audit_info";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::Number("data.status")];
     type Reply = GetMerchantAuditInfoReply;
+
+    fn is_whole(reply: &GetMerchantAuditInfoReply) -> bool {
+        reply.data.status.0.is_some()
+    }
 }
 
 /// `POST /wxa/modify_merchant` — 修改门店小程序信息
@@ -172,5 +192,6 @@ impl Endpoint for ModifyMerchant {
     const PATH: &'static str = "/wxa/modify_merchant";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Repeatable;
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

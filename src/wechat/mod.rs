@@ -10,9 +10,11 @@ mod endpoint;
 mod envelope;
 mod error;
 mod hosts;
+mod objects;
 mod pools;
 mod quoted;
 mod registry;
+mod salvage;
 mod status;
 mod tolerant;
 
@@ -26,10 +28,10 @@ pub mod token;
 
 pub use access::AccessToken;
 pub use client::{Attempt, Client, Tries};
-pub use endpoint::{AccountKinds, Endpoint, Envelope, Payload, Proof, Safety};
+pub use endpoint::{AccountKinds, Endpoint, Need, Payload, Proof, Safety, Verdict};
 pub use envelope::Done;
 pub use error::{Errcode, Error};
 pub use quoted::{PicList, Quoted};
 pub use registry::{ENDPOINTS, Facts, Listed};
 pub(crate) use status::passes;
-pub use tolerant::{Decimal, Int, List, Nested, Text};
+pub use tolerant::{Decimal, Int, List, Nested, Rows, Seconds, Text};

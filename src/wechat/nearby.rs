@@ -6,7 +6,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountKinds, Done, Endpoint, Int, List, Nested, PicList, Proof, Quoted, Safety, Text,
+    AccountKinds, Done, Endpoint, Int, Need, Nested, PicList, Proof, Quoted, Rows, Safety, Text,
 };
 use crate::id::{AppId, AuditId, MapPoiId, PoiId};
 
@@ -89,14 +89,13 @@ pub struct ServiceInfo {
 
 /// Answers [`AddNearbyPoi`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct AddNearbyPoiReply {
     /// All there is.
-    pub data: Option<AddedNearbyPoi>,
+    pub data: AddedNearbyPoi,
 }
 
 /// What became of an [`AddNearbyPoi`].
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AddedNearbyPoi {
     /// The review.
@@ -114,7 +113,12 @@ impl Endpoint for AddNearbyPoi {
     const SAFETY: Safety = Safety::Once(Proof::ListedNearbyPoi);
     // 使用时间隔1s进行串行调用
     const PACE: Option<Duration> = Some(Duration::from_secs(1));
+    const WHOLE: &'static [Need] = &[Need::Id("data.audit_id")];
     type Reply = AddNearbyPoiReply;
+
+    fn is_whole(reply: &AddNearbyPoiReply) -> bool {
+        !reply.data.audit_id.is_empty()
+    }
 }
 
 /// `POST /wxa/getnearbypoilist` — 查看地点列表
@@ -130,10 +134,9 @@ pub struct GetNearbyPoiList {
 
 /// Answers [`GetNearbyPoiList`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct GetNearbyPoiListReply {
     /// All there is.
-    pub data: Option<NearbyPoiPage>,
+    pub data: NearbyPoiPage,
 }
 
 /// A page of places, and how many there may be.
@@ -148,12 +151,20 @@ pub struct NearbyPoiPage {
     pub data: Nested<NearbyPoiRows>,
 }
 
+impl NearbyPoiPage {
+    /// How many places the account has, by the numbers of how many it may have.
+    pub fn count(&self) -> Option<u32> {
+        let (most, left) = (self.max_apply_num.0?, self.left_apply_num.0?);
+        u32::try_from(most.checked_sub(left)?).ok().filter(|_| left >= 0)
+    }
+}
+
 /// The rows of a page.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NearbyPoiRows {
     /// The rows; what WeChat sends where there are none is not documented.
-    pub poi_list: List<ListedNearbyPoi>,
+    pub poi_list: Option<Rows<ListedNearbyPoi>>,
 }
 
 /// A place as it is listed.
@@ -174,6 +185,9 @@ pub struct ListedNearbyPoi {
     pub refuse_reason: Text,
     /// The review. Undocumented, and not always there.
     pub audit_id: AuditId,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for GetNearbyPoiList {
@@ -183,7 +197,13 @@ impl Endpoint for GetNearbyPoiList {
     const SAFETY: Safety = Safety::Read;
     // A thousand places, each with an address and a reason.
     const MAX_REPLY: usize = 4 << 20;
+    const WHOLE: &'static [Need] = &[Need::List("data.data.poi_list")];
     type Reply = GetNearbyPoiListReply;
+
+    /// A list that is missing is empty only where the numbers beside it say that there is no place.
+    fn is_whole(GetNearbyPoiListReply { data }: &GetNearbyPoiListReply) -> bool {
+        data.data.0.poi_list.is_some() || data.count() == Some(0)
+    }
 }
 
 /// `POST /wxa/delnearbypoi` — 删除地点
@@ -200,6 +220,7 @@ impl Endpoint for DelNearbyPoi {
     const PATH: &'static str = "/wxa/delnearbypoi";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
 
@@ -219,5 +240,6 @@ impl Endpoint for SetNearbyPoiShowStatus {
     const PATH: &'static str = "/wxa/setnearbypoishowstatus";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Repeatable;
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

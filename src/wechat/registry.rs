@@ -9,7 +9,8 @@
 use http::Method;
 
 use super::{
-    AccountKinds, Endpoint, Envelope, Safety, card, map_poi, media, merchant, nearby, store, token,
+    AccountKinds, Endpoint, Need, Safety, Verdict, card, map_poi, media, merchant, nearby, store,
+    token,
 };
 
 /// Marks the calls that [`ENDPOINTS`] names. Only the list in `src/wechat/registry.rs` implements it.
@@ -30,8 +31,12 @@ pub struct Facts {
     pub account: AccountKinds,
     /// [`Endpoint::SAFETY`].
     pub safety: Safety,
-    /// [`Endpoint::ENVELOPE`].
-    pub envelope: Envelope,
+    /// [`Endpoint::VERDICT`].
+    pub verdict: Verdict,
+    /// [`Endpoint::WHOLE`].
+    pub whole: &'static [Need],
+    /// [`Endpoint::SALVAGED`].
+    pub salvaged: bool,
 }
 
 impl Facts {
@@ -42,7 +47,9 @@ impl Facts {
             path: E::PATH,
             account: E::ACCOUNT,
             safety: E::SAFETY,
-            envelope: E::ENVELOPE,
+            verdict: E::VERDICT,
+            whole: E::WHOLE,
+            salvaged: E::SALVAGED,
         }
     }
 }

@@ -4,7 +4,8 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountKinds, Decimal, Done, Endpoint, Int, List, PicList, Proof, Quoted, Safety, Text,
+    AccountKinds, Decimal, Done, Endpoint, Int, List, Need, PicList, Proof, Quoted, Rows, Safety,
+    Text,
 };
 use crate::id::{AuditId, CardId, MapPoiId, PoiId};
 
@@ -40,15 +41,13 @@ pub struct AddStore {
 
 /// Answers [`AddStore`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct AddStoreReply {
     /// What was submitted.
-    pub data: Option<AddedStore>,
+    pub data: AddedStore,
 }
 
 /// The `data` of [`AddStoreReply`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct AddedStore {
     /// The review. The store's `poi_id` comes with its event only.
     pub audit_id: AuditId,
@@ -59,7 +58,12 @@ impl Endpoint for AddStore {
     const PATH: &'static str = "/wxa/add_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::ListedStore);
+    const WHOLE: &'static [Need] = &[Need::Id("data.audit_id")];
     type Reply = AddStoreReply;
+
+    fn is_whole(reply: &AddStoreReply) -> bool {
+        !reply.data.audit_id.is_empty()
+    }
 }
 
 /// `POST /wxa/update_store` — 更新门店信息
@@ -84,10 +88,9 @@ pub struct UpdateStore {
 
 /// Answers [`UpdateStore`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct UpdateStoreReply {
     /// What was submitted.
-    pub data: Option<UpdatedStore>,
+    pub data: UpdatedStore,
 }
 
 /// The `data` of [`UpdateStoreReply`].
@@ -98,6 +101,19 @@ pub struct UpdatedStore {
     pub has_audit_id: Int,
     /// The review. May be missing where there is none.
     pub audit_id: AuditId,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
+}
+
+impl UpdatedStore {
+    /// Whether WeChat began a review. A review that is numbered was begun, whatever the flag says, and
+    /// even if its number cannot be read.
+    pub fn is_reviewed(&self) -> bool {
+        let is_numbered =
+            !self.audit_id.is_empty() || self.unreadable.iter().any(|it| it == "audit_id");
+        self.has_audit_id == Int(Some(1)) || is_numbered
+    }
 }
 
 impl Endpoint for UpdateStore {
@@ -105,7 +121,12 @@ impl Endpoint for UpdateStore {
     const PATH: &'static str = "/wxa/update_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Values);
+    const WHOLE: &'static [Need] = &[Need::NumberOrId("data.has_audit_id", "data.audit_id")];
     type Reply = UpdateStoreReply;
+
+    fn is_whole(UpdateStoreReply { data }: &UpdateStoreReply) -> bool {
+        data.has_audit_id.0.is_some() || data.is_reviewed()
+    }
 }
 
 /// `POST /wxa/get_store_info` — 获取单个门店信息
@@ -118,8 +139,6 @@ pub struct GetStoreInfo {
 }
 
 /// Answers [`GetStoreInfo`].
-///
-/// Without a store it is unreadable: an update made of nothing would clear the store.
 #[derive(Debug, Deserialize)]
 pub struct GetStoreInfoReply {
     /// The store.
@@ -127,7 +146,7 @@ pub struct GetStoreInfoReply {
 }
 
 /// What WeChat wraps around every store.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Row<T> {
     /// The store.
     pub base_info: T,
@@ -167,6 +186,9 @@ pub struct StoreInfo {
     pub status: Int,
     /// Only in lists, and empty in the samples, so that anything is taken.
     pub categories: List<serde_json::Value>,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 /// A picture.
@@ -182,7 +204,12 @@ impl Endpoint for GetStoreInfo {
     const PATH: &'static str = "/wxa/get_store_info";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::Id("business.base_info.poi_id")];
     type Reply = GetStoreInfoReply;
+
+    fn is_whole(reply: &GetStoreInfoReply) -> bool {
+        !reply.business.base_info.poi_id.is_empty()
+    }
 }
 
 /// `POST /wxa/get_store_list` — 获取门店信息列表
@@ -198,11 +225,11 @@ pub struct GetStoreList {
 
 /// Answers [`GetStoreList`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct GetStoreListReply {
     /// The stores.
-    pub business_list: List<Row<StoreInfo>>,
+    pub business_list: Rows<Row<StoreInfo>>,
     /// How many the account has.
+    #[serde(default)]
     pub total_count: Int,
 }
 
@@ -211,6 +238,7 @@ impl Endpoint for GetStoreList {
     const PATH: &'static str = "/wxa/get_store_list";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::List("business_list")];
     type Reply = GetStoreListReply;
 }
 
@@ -228,6 +256,7 @@ impl Endpoint for DelStore {
     const PATH: &'static str = "/wxa/del_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
 
@@ -246,11 +275,11 @@ pub struct GetPoiList {
 
 /// Answers [`GetPoiList`].
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 pub struct GetPoiListReply {
     /// The old stores.
-    pub business_list: List<Row<PoiInfo>>,
+    pub business_list: Rows<Row<PoiInfo>>,
     /// How many the account has. Text in the official sample, a number in real bodies.
+    #[serde(default)]
     pub total_count: Int,
 }
 
@@ -306,6 +335,9 @@ pub struct PoiInfo {
     pub upgrade_comment: Text,
     /// The `map_poi_id` of other calls.
     pub mapid: MapPoiId,
+    /// The fields that could not be read.
+    #[serde(rename = "$unreadable")]
+    pub unreadable: Vec<String>,
 }
 
 impl Endpoint for GetPoiList {
@@ -313,6 +345,7 @@ impl Endpoint for GetPoiList {
     const PATH: &'static str = "/cgi-bin/poi/getpoilist";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::List("business_list")];
     type Reply = GetPoiListReply;
 }
 
@@ -337,7 +370,12 @@ impl Endpoint for GetPoi {
     const PATH: &'static str = "/cgi-bin/poi/getpoi";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const WHOLE: &'static [Need] = &[Need::Text("business.base_info.business_name")];
     type Reply = GetPoiReply;
+
+    fn is_whole(reply: &GetPoiReply) -> bool {
+        !reply.business.base_info.business_name.0.trim().is_empty()
+    }
 }
 
 /// `POST /cgi-bin/poi/delpoi` — 删除门店
@@ -354,5 +392,6 @@ impl Endpoint for DelPoi {
     const PATH: &'static str = "/cgi-bin/poi/delpoi";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

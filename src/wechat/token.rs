@@ -5,11 +5,14 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{AccountKinds, Endpoint, Int, Payload, Safety, Text};
+use super::{AccountKinds, Endpoint, Need, Payload, Safety, Seconds, Text, Verdict};
 use crate::id::{AppId, Secret};
 
 /// WeChat's tokens live 7200 s. A longer life would be a mistake, and no clock can add every number.
 const LONGEST_LIFE: Duration = Duration::from_secs(7200);
+
+/// What both token calls bring.
+const WHOLE_TOKEN: &[Need] = &[Need::Text("access_token"), Need::Number("expires_in")];
 
 /// `GET /cgi-bin/token` — 获取接口调用凭据
 ///
@@ -29,6 +32,8 @@ impl Endpoint for ClassicToken {
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     // It changes which token is valid, but asking again just brings a newer one.
     const SAFETY: Safety = Safety::Repeatable;
+    const VERDICT: Verdict = Verdict::Content;
+    const WHOLE: &'static [Need] = WHOLE_TOKEN;
     const REPLY_LIMIT: Duration = Duration::from_secs(5);
     type Reply = TokenReply;
 
@@ -71,6 +76,8 @@ impl Endpoint for StableToken {
     const PATH: &'static str = "/cgi-bin/stable_token";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const VERDICT: Verdict = Verdict::Content;
+    const WHOLE: &'static [Need] = WHOLE_TOKEN;
     const REPLY_LIMIT: Duration = Duration::from_secs(5);
     type Reply = TokenReply;
 
@@ -86,14 +93,15 @@ pub struct TokenReply {
     /// The token; 512 characters and more.
     pub access_token: Text,
     /// How many seconds it lives; at most 7200.
-    pub expires_in: Int,
+    pub expires_in: Seconds,
 }
 
 impl TokenReply {
     /// How long the token lives; none where there is no token.
     pub fn life(&self) -> Option<Duration> {
         let life = Duration::from_secs(u64::try_from(self.expires_in.0?).ok()?);
-        (!life.is_zero() && !self.access_token.0.is_empty()).then(|| life.min(LONGEST_LIFE))
+        let is_there = !self.access_token.0.trim().is_empty();
+        (!life.is_zero() && is_there).then(|| life.min(LONGEST_LIFE))
     }
 }
 

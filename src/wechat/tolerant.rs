@@ -1,8 +1,9 @@
-//! Reading what WeChat really sends.
+//! Reads what WeChat really sends.
 //!
-//! One field is a number here and text there, `null`, empty or missing elsewhere. These types take
-//! all of it and stand for one value; a reply struct made of them with `#[serde(default)]` decodes
-//! whatever the documents, and the bodies seen in the field, show.
+//! A field is a number in one reply and text in the next, `null`, empty or missing elsewhere. These types
+//! accept every such form of one value. They refuse every other form: a reply is then read again by
+//! `salvage.rs`, in which the field is absent and named. A list that a reply cannot do without is a
+//! [`Rows`], for which null and empty text are no list.
 
 use std::{fmt, marker::PhantomData};
 
@@ -11,36 +12,47 @@ use serde::{
     de::{self, DeserializeOwned},
 };
 
-/// Text; also from a number or a boolean. Missing and null are empty.
+use super::objects::Objects;
+
+/// Text; also from a whole number. Missing and null are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(pub String);
 
-/// A whole number; also from text. Missing, null and empty text are none.
+/// A whole number of 32 bits; also from text. Missing, null and empty text are none. All of WeChat's own
+/// numbers are far smaller, so one that is not is unreadable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Int(pub Option<i64>);
+pub struct Int(pub Option<i32>);
+
+/// A time in seconds, since 1970 or from now; also from text. Missing, null and empty text are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seconds(pub Option<i64>);
 
 /// A decimal number; also from text. Missing, null and empty text are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Decimal(pub Option<f64>);
 
-/// A list; also from null or empty text, which are the empty list.
+/// A list that may be missing; also from null or empty text, which are the empty list. An element that is
+/// null is the default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
+
+/// A list that a reply has to have: nothing else stands for an empty one. A row that cannot be read is the
+/// default, which has no id, so that the others keep their positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows<T>(pub Vec<T>);
 
 /// An object that WeChat hides as JSON inside a string; also from the object itself. Null and empty
 /// text are the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nested<T>(pub T);
 
-impl Int {
-    /// The number as the contract carries it: 0 where there is none, limited to 32 bits.
-    pub fn or_zero(self) -> i32 {
-        let number = self.0.unwrap_or_default();
-        i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
     }
 }
 
-impl<T> Default for List<T> {
+impl<T> Default for Rows<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
@@ -58,16 +70,10 @@ impl<'de> Deserialize<'de> for Text {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
                 Ok(Text(text.to_owned()))
             }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Text, E> {
-                Ok(Text(value.to_string()))
-            }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Text, E> {
                 Ok(Text(number.to_string()))
             }
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Text, E> {
-                Ok(Text(number.to_string()))
-            }
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Text, E> {
                 Ok(Text(number.to_string()))
             }
             fn visit_unit<E: de::Error>(self) -> Result<Text, E> {
@@ -80,13 +86,57 @@ impl<'de> Deserialize<'de> for Text {
 
 impl<'de> Deserialize<'de> for Int {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Text(text) = Text::deserialize(deserializer)?;
-        match text.trim() {
-            "" => Ok(Self(None)),
-            "true" => Ok(Self(Some(1))),
-            "false" => Ok(Self(Some(0))),
-            text => text.parse().map(|number| Self(Some(number))).map_err(de::Error::custom),
+        let Number(number) = Number::deserialize(deserializer)?;
+        number.map(i32::try_from).transpose().map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Number::deserialize(deserializer).map(|Number(seconds)| Self(seconds))
+    }
+}
+
+/// What both are read from. A flag may be a boolean, and a float may be whole.
+struct Number(Option<i64>);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Number, E> {
+                Ok(Number(Some(flag.into())))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Number, E> {
+                Ok(Number(Some(number)))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Number, E> {
+                i64::try_from(number).map(|number| Number(Some(number))).map_err(E::custom)
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Number, E> {
+                match number.fract() == 0.0 && number.abs() < f64::from(i32::MAX) {
+                    true => Ok(Number(Some(number as i64))),
+                    false => Err(E::invalid_value(de::Unexpected::Float(number), &self)),
+                }
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+                match text.trim() {
+                    "" => Ok(Number(None)),
+                    "true" => Ok(Number(Some(1))),
+                    "false" => Ok(Number(Some(0))),
+                    text => text.parse().map(|number| Number(Some(number))).map_err(E::custom),
+                }
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Number, E> {
+                Ok(Number(None))
+            }
         }
+        deserializer.deserialize_any(Visitor)
     }
 }
 
@@ -105,7 +155,10 @@ impl<'de> Deserialize<'de> for Decimal {
                     text => {
                         let number: f64 = text.parse().map_err(E::custom)?;
                         // Rust also reads "NaN" and "inf", which are no place on any map.
-                        Ok(Decimal(Some(number).filter(|number| number.is_finite())))
+                        match number.is_finite() {
+                            true => Ok(Decimal(Some(number))),
+                            false => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                        }
                     }
                 }
             }
@@ -126,10 +179,10 @@ impl<'de> Deserialize<'de> for Decimal {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+        impl<'de, T: Deserialize<'de> + Default> de::Visitor<'de> for Visitor<T> {
             type Value = List<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,12 +200,33 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut items = Vec::new();
                 while let Some(item) = seq.next_element::<Option<T>>()? {
-                    items.extend(item);
+                    items.push(item.unwrap_or_default());
                 }
                 Ok(List(items))
             }
         }
         deserializer.deserialize_any(Visitor(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Rows<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Default> de::Visitor<'de> for Visitor<T> {
+            type Value = Rows<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Rows<T>, A::Error> {
+                let mut rows = Vec::new();
+                while let Some(row) = seq.next_element::<Option<T>>()? {
+                    rows.push(row.unwrap_or_default());
+                }
+                Ok(Rows(rows))
+            }
+        }
+        deserializer.deserialize_seq(Visitor(PhantomData))
     }
 }
 
@@ -172,7 +246,9 @@ impl<'de, T: DeserializeOwned + Default> Deserialize<'de> for Nested<T> {
                 if json.trim().is_empty() {
                     return Ok(Nested::default());
                 }
-                let value: Option<T> = serde_json::from_str(json).map_err(E::custom)?;
+                let mut reader = serde_json::Deserializer::from_str(json);
+                let value = Option::<T>::deserialize(Objects(&mut reader)).map_err(E::custom)?;
+                reader.end().map_err(E::custom)?;
                 Ok(Nested(value.unwrap_or_default()))
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Nested<T>, A::Error> {
@@ -214,9 +290,10 @@ mod tests {
         let strings = r#"{"name":"7","total_count":"3","longitude":"113.5","photos":["1"],
             "data":"{\"poi_list\":[\"1\"]}","unknown":{"x":[]}}"#;
         assert_eq!(read(numbers), read(strings));
-        let flags = read(r#"{"name":true,"total_count":true}"#);
-        assert_eq!((flags.name.0.as_str(), flags.total_count), ("true", Int(Some(1))));
-        assert_eq!(read(r#"{"total_count":false}"#).total_count, Int(Some(0)));
+        for (json, number) in [("true", 1), ("false", 0), ("3.0", 3), ("\" 3 \"", 3)] {
+            let json = format!(r#"{{"total_count":{json}}}"#);
+            assert_eq!(read(&json).total_count, Int(Some(number)), "{json}");
+        }
     }
 
     #[test]
@@ -225,15 +302,34 @@ mod tests {
         let empty = r#"{"name":"","total_count":"","longitude":" ","photos":"","data":""}"#;
         assert_eq!(read(null), Reply::default());
         assert_eq!(read(empty), Reply::default());
-        assert_eq!(read(r#"{"data":"null","photos":[null]}"#), Reply::default());
+        assert_eq!(read(r#"{"data":"null"}"#), Reply::default());
+        assert_eq!(read(r#"{"photos":[null]}"#).photos, List(vec![Text::default()]));
     }
 
     #[test]
-    fn a_number_beyond_its_limits_is_not_taken_for_another_one() {
-        let numbers = [i64::MIN, -1, 0, 4_294_967_297].map(|number| Int(Some(number)).or_zero());
-        assert_eq!(numbers, [i32::MIN, -1, 0, i32::MAX]);
-        for text in ["NaN", "-inf", "1e999"] {
-            assert_eq!(read(&format!(r#"{{"longitude":"{text}"}}"#)).longitude, Decimal(None));
+    fn a_number_beyond_its_limits_is_not_read_as_another_one() {
+        for json in [
+            r#"{"total_count":2147483648}"#,
+            r#"{"total_count":"-2147483649"}"#,
+            r#"{"total_count":1.5}"#,
+            r#"{"longitude":"NaN"}"#,
+            r#"{"longitude":"-inf"}"#,
+            r#"{"longitude":"1e999"}"#,
+            r#"{"name":59383144943077411530000}"#,
+            r#"{"name":1.5}"#,
+            r#"{"name":true}"#,
+        ] {
+            assert!(serde_json::from_str::<Reply>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_has_to_be_there_has_no_other_form() {
+        let read = serde_json::from_str::<Rows<Int>>;
+        let numbers = [Int(Some(1)), Int(None), Int(Some(2))];
+        assert_eq!(read(r#"[1,null,"2"]"#).expect("rows").0, numbers);
+        for json in ["null", r#""""#, "{}", "0", "false", r#"[{}]"#] {
+            assert!(read(json).is_err(), "{json}");
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
 const TOKENS: [(&str, &str); 2] = [(CLASSIC_TOKEN, "classic"), (STABLE_TOKEN, "stable")];
 
 /// Every endpoint that needs a token, with an example of a call to it.
-fn calls() -> Vec<(&'static Facts, Example)> {
+pub(crate) fn calls() -> Vec<(&'static Facts, Example)> {
     let mut by_path = HashMap::new();
     for (_, example) in examples() {
         by_path.entry(example.path.clone()).or_insert(example);

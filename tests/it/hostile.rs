@@ -35,7 +35,8 @@ async fn every_broken_answer_becomes_a_typed_status() {
         (text("[1,2]"), &bad_reply),
         (text(r#"{"errcode":"o"}"#), &bad_reply),
         (text(r#"{"errcode":0,"card_id":{"no":"text"}}"#), &bad_reply),
-        (text(r#"{"errcode":0,"card_id":12345678901234567890123}"#), &bad_reply),
+        (text(r#"{"errcode":0,"card_id":1.5}"#), &bad_reply),
+        (text(r#"{"card_id":"p1"}"#), &bad_reply),
     ] {
         let app = App::start().await;
         app.fault(GET_CARD, kind.clone());
@@ -73,14 +74,19 @@ async fn odd_types_and_unknown_fields_change_nothing() {
     for body in [
         r#"{"errcode":"0","errmsg":"ok","card_id":"p1"}"#,
         r#"{"errcode":0,"card_id":"p1","extra":{"a":[1,null]}}"#,
-        r#" {"card_id":"p1"} "#,
-        r#"{"errcode":null,"errmsg":null,"card_id":"p1"}"#,
+        r#" {"card_id":"p1","errcode":0} "#,
+        r#"{"errcode":0,"errmsg":null,"card_id":" p1\n"}"#,
     ] {
         app.wechat.fault(Fault::new(GET_CARD, Kind::Replace { body: json!(body) }));
         assert_eq!(app.read().await.expect(body), "p1");
     }
-    app.wechat.fault(Fault::new(GET_CARD, Kind::Replace { body: json!(r#"{"card_id":null}"#) }));
-    assert_eq!(app.read().await.expect("null is no card"), "");
+    for (body, card_id) in [
+        (r#"{"errcode":0,"card_id":null}"#, ""),
+        (r#"{"errcode":0,"card_id":12345678901234567890123}"#, "12345678901234567890123"),
+    ] {
+        app.wechat.fault(Fault::new(GET_CARD, Kind::Replace { body: json!(body) }));
+        assert_eq!(app.read().await.expect(body), card_id);
+    }
     app.wechat.fault(Fault::new(GET_CARD, Kind::Replace { body: json!({"errcode": "65115"}) }));
     let status = app.read().await.expect_err("an errcode as text");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));

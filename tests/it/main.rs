@@ -40,4 +40,5 @@ mod store;
 mod tls;
 mod tokens;
 mod watchers;
+mod whole;
 mod writes;

@@ -76,8 +76,8 @@ async fn an_upload_that_brings_nothing_is_no_success() {
     }
     let request = pb::UploadTemporaryImageRequest { content: png().into(), ..Default::default() };
     let status = app.media().upload_temporary_image(request).await.expect_err("no id");
-    assert_eq!(reason(&status), is(Code::Internal, "WECHAT_BAD_REPLY"));
+    assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     let request = pb::UploadImageRequest { content: png().into(), ..Default::default() };
     let status = app.media().upload_image(request).await.expect_err("no address");
-    assert_eq!(reason(&status), is(Code::Internal, "WECHAT_BAD_REPLY"));
+    assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"));
 }

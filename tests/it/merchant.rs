@@ -79,7 +79,7 @@ async fn an_application_waits_for_the_administrator_and_then_for_wechat() {
     let audit_id = audit(&app).await.audit_id.parse().expect("a number");
     app.wechat.reject(audit_id, "头像不清晰").expect("an open review");
     let rejected = audit(&app).await;
-    assert_eq!((rejected.state(), rejected.wechat_status), (AuditState::Rejected, 3));
+    assert_eq!((rejected.state(), rejected.wechat_status), (AuditState::Rejected, Some(3)));
     assert_eq!(rejected.reason, "头像不清晰");
 }
 

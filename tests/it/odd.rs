@@ -192,7 +192,7 @@ async fn null_for_every_field_is_an_answer_or_a_typed_status() {
 async fn what_the_samples_leave_out_is_read_all_the_same() {
     let app = App::start().await;
     let answers = |path: &str, body| app.wechat.fault(Fault::new(path, Kind::Replace { body }));
-    let item = json!([{"pic_urls": ["http://a"]}]);
+    let item = json!([{"sosomap_poi_uid": PLACE, "pic_urls": ["http://a"]}]);
     answers("/wxa/search_map_poi", json!({"errcode": 0, "data": {"item": item}}));
     let request = pb::SearchMapPoisRequest {
         district_id: "440105".to_owned(),
@@ -202,7 +202,7 @@ async fn what_the_samples_leave_out_is_read_all_the_same() {
     let found = app.map_pois().search_map_pois(request).await.expect("places").into_inner();
     assert_eq!(found.pois[0].picture_urls, ["http://a"]);
 
-    let rows = json!([{"base_info": {"categories": ["美食"], "update_status": 1}}]);
+    let rows = json!([{"base_info": {"poi_id": 7, "categories": ["美食"], "update_status": 1}}]);
     answers("/wxa/get_store_list", json!({"errcode": 0, "business_list": rows, "total_count": 1}));
     assert_eq!(app.list_stores().await[0].categories, ["美食"]);
     answers("/cgi-bin/poi/getpoilist", json!({"errcode": 0, "business_list": rows}));
@@ -216,7 +216,7 @@ async fn what_the_samples_leave_out_is_read_all_the_same() {
     let request = pb::AddNearbyPoiRequest { profile, ..Default::default() };
     let added = app.nearby().add_nearby_poi(request).await.expect("submitted").into_inner();
     assert_eq!((added.poi_id.as_str(), added.credential.as_str()), ("2", "3"));
-    let rows = json!({"poi_list": [{"audit_id": 4}]}).to_string();
+    let rows = json!({"poi_list": [{"poi_id": 2, "audit_id": 4}]}).to_string();
     answers("/wxa/getnearbypoilist", json!({"errcode": 0, "data": {"data": rows}}));
     let request = pb::ListNearbyPoisRequest::default();
     let listed = app.nearby().list_nearby_pois(request).await.expect("places").into_inner();

@@ -606,10 +606,16 @@ async fn what_another_application_changed_proves_nothing() {
 async fn an_event_that_may_be_anothers_proves_nothing() {
     for event_first in [true, false] {
         let app = App::start().await;
-        // The same place, of which nobody knows the number.
+        // The same place, whose reply had no number: an operator saw that it was submitted.
         let nameless = Kind::NullField { pointer: "/data/base_id".to_owned() };
         app.wechat.fault(Fault::new("/wxa/create_map_poi", nameless));
-        app.map_pois().create_map_poi(new_map_poi()).await.expect("submitted");
+        let lost = app.map_pois().create_map_poi(new_map_poi()).await.expect_err("no number");
+        assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+        let listed = app.writes().list_writes(pb::ListWritesRequest::default()).await;
+        let write_id = listed.expect("a page").into_inner().writes.remove(0).write_id;
+        let resolution = pb::WriteResolution::Executed.into();
+        let seen = pb::ResolveWriteRequest { write_id, resolution, ..Default::default() };
+        app.writes().resolve_write(seen).await.expect("settled");
         let audit_id = app.wechat.audits()[0].audit_id;
         if event_first {
             app.wechat.approve(audit_id).expect("an open review");
