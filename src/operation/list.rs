@@ -602,11 +602,13 @@ mod tests {
         rows: RefCell<Vec<u32>>,
         /// Whether it tells how many rows it has.
         counts: bool,
+        /// Whether it gives all rows from the first one on that was asked for.
+        generous: bool,
     }
 
     impl List {
         fn new(rows: u32) -> Self {
-            Self { rows: RefCell::new((0..rows).collect()), counts: true }
+            Self { rows: RefCell::new((0..rows).collect()), counts: true, generous: false }
         }
 
         fn delete(&self, gone: impl Fn(u32) -> bool) {
@@ -619,7 +621,8 @@ mod tests {
             let second = begin + u32::from(limit > 1);
             assert!(asked.contains(&begin) && asked.contains(&second), "{begin}: {asked:?}");
             let all = self.rows.borrow();
-            let rows = all.iter().skip(asked.start as usize).take(asked.len());
+            let most = if self.generous { all.len() } else { asked.len() };
+            let rows = all.iter().skip(asked.start as usize).take(most);
             let rows = rows.map(|row| L::row(&row.to_string())).collect();
             Window { asked, rows, counts: L::counts(self.counts.then_some(all.len() as i64)) }
         }
@@ -674,6 +677,17 @@ mod tests {
     async fn every_nearby_place_comes_once() {
         let counts = [0, 1, 45, 999, 1000, 1001, 2500, 3000];
         every_row_comes_once::<GetNearbyPoiList>(&[7, 20, 999, 1000], &counts).await;
+    }
+
+    #[tokio::test]
+    async fn rows_beyond_those_asked_for_come_on_the_next_page_and_only_there() {
+        for counts in [true, false] {
+            let list = List { counts, generous: true, ..List::new(3_000) };
+            let all = (0..3_000).collect::<Vec<_>>();
+            // No page has more than its size.
+            assert_eq!(list.read::<GetStoreList>(20, |_| {}).await, all);
+            assert_eq!(list.read::<GetNearbyPoiList>(400, |_| {}).await, all);
+        }
     }
 
     #[tokio::test]
