@@ -16,6 +16,8 @@ use crate::{
 /// Areas per page where the caller names no number, and at most.
 const AREAS: u32 = 100;
 const MOST_AREAS: u32 = 1000;
+/// How many found places are passed on. WeChat documents no number.
+const MOST_PLACES: usize = 1000;
 /// Province, city, district.
 const MOST_NAMES: usize = 3;
 
@@ -89,7 +91,9 @@ impl From<SearchMapPoiReply> for pb::SearchMapPoisResponse {
         let Rows(places) = data.item;
         let mut pois = places.into_iter().map(pb::MapPoi::from).collect();
         let unreadable_count = take_out_unreadable(&mut pois, |poi| &poi.map_poi_id);
-        Self { pois, unreadable_count }
+        let omitted = pois.len().saturating_sub(MOST_PLACES);
+        pois.truncate(MOST_PLACES);
+        Self { pois, unreadable_count, omitted_count: omitted.try_into().unwrap_or(i32::MAX) }
     }
 }
 
@@ -337,5 +341,21 @@ mod tests {
         assert_eq!(place.map_poi_id, "2708071440732747189");
         assert_eq!(place.telephones, ["020-89190388", "020-1"]);
         assert_eq!(place.location.expect("a point").longitude, 113.274810791);
+    }
+
+    #[test]
+    fn a_search_that_finds_too_much_says_how_much_is_missing() {
+        let found = |count: usize| {
+            let item = (0..count).map(|id| serde_json::json!({ "sosomap_poi_uid": id + 1 }));
+            let reply = serde_json::json!({ "data": { "item": item.collect::<Vec<_>>() } });
+            let reply: SearchMapPoiReply =
+                serde_json::from_str(&reply.to_string()).expect("a reply");
+            pb::SearchMapPoisResponse::from(reply)
+        };
+        for (count, passed_on, omitted) in [(1000, 1000, 0), (60_000, 1000, 59_000)] {
+            let answer = found(count);
+            assert_eq!((answer.pois.len(), answer.omitted_count), (passed_on, omitted));
+            assert_eq!(answer.pois.last().expect("a place").map_poi_id, "1000");
+        }
     }
 }
