@@ -86,14 +86,14 @@ def legacy_stores(args):
     stores, token = {}, ""
     while True:
         page = call(args, "StoreService/ListLegacyStores", {"page_token": token})
-        known, counted = len(stores), page.get("totalSize", 0)
+        known, counted = len(stores), page.get("totalSize")
         stores.update((store["poiId"], store) for store in page.get("stores", []) if store.get("poiId"))
         token = page.get("nextPageToken", "")
         if not token and len(stores) == counted:
             return stores
         if not token or len(stores) == known:
-            text = f"WeChat counts {counted} old stores and lists {len(stores)}; start this again later"
-            sys.exit(finish(1, text))
+            counts = "does not count its old stores" if counted is None else f"counts {counted} old stores"
+            sys.exit(finish(1, f"WeChat {counts} and lists {len(stores)}; start this again later"))
 
 
 def mistakes(stores, sheet):

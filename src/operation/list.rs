@@ -49,6 +49,8 @@ pub(crate) trait Paged: Endpoint + Sized {
     type Counts: Send;
     /// WeChat refuses to give more rows at once.
     const MOST_ROWS: u32;
+    /// Whether WeChat may count fewer rows than there are.
+    const COUNTS_FEWER: bool = false;
 
     /// Returns the call for `limit` rows from `begin` on, and which rows it really asks for: the first
     /// of them, and also the second if there are two.
@@ -155,6 +157,8 @@ impl Paged for GetNearbyPoiList {
     type Row = ListedNearbyPoi;
     type Counts = Places;
     const MOST_ROWS: u32 = 1000;
+    // WeChat's own sample lists two places, and says that nine of ten may still be added.
+    const COUNTS_FEWER: bool = true;
 
     /// WeChat counts pages here, not rows.
     fn window(begin: u32, _limit: u32) -> (Self, Range<u32>) {
@@ -506,10 +510,22 @@ struct Window<L: Paged> {
 }
 
 impl<L: Paged> Window<L> {
-    /// How many rows there are in all. A number that is smaller than the rows beside it counts
-    /// something else.
+    /// How many rows there are in all, if the number can be believed that says so.
     fn total(&self) -> Option<u32> {
-        L::total(&self.counts).filter(|&total| self.rows.len() <= total as usize)
+        let total = L::total(&self.counts)?;
+        match u32::try_from(self.rows.len()).unwrap_or(u32::MAX) {
+            came if came <= total => Some(total),
+            came if L::COUNTS_FEWER && came < self.limit() => {
+                Some(self.asked.start.saturating_add(came))
+            }
+            // It counts something else.
+            _ => None,
+        }
+    }
+
+    /// How many rows were asked for.
+    fn limit(&self) -> u32 {
+        self.asked.end.saturating_sub(self.asked.start)
     }
 
     /// How many rows lie before the cursor.
@@ -548,6 +564,8 @@ impl<L: Paged> Window<L> {
         let nothing = rows.is_empty() && came < asked.len();
         let ends = used == came
             && match total {
+                // WeChat gave all rows at once, wherever it was asked to begin.
+                Some(total) if came == total as usize => true,
                 // Rows that are given again say nothing about how many there are.
                 Some(_) if repeats => false,
                 Some(total) if offset >= total => true,
@@ -812,6 +830,10 @@ mod tests {
         for less in [Some(0), Some(2), Some(-1)] {
             let extent = read_all::<GetStoreList>(|_| (numbers(0..3), less)).await.1;
             assert_eq!((extent.read, extent.unread), (3, 1), "{less:?}");
+            // How many places may still be added does not count them exactly.
+            let whole = if less == Some(-1) { 1 } else { 0 };
+            let extent = read_all::<GetNearbyPoiList>(|_| (numbers(0..3), less)).await.1;
+            assert_eq!((extent.read, extent.unread), (3, whole), "{less:?}");
         }
     }
 
@@ -823,6 +845,13 @@ mod tests {
         let twice = |_| (vec!["1".to_owned(), "1".to_owned()], Some(2));
         let (rows, extent, _) = read_all::<GetStoreList>(twice).await;
         assert_eq!((rows, extent), (1, Extent { read: 1, unread: 1, broken: None }));
+    }
+
+    #[tokio::test]
+    async fn a_list_that_comes_at_once_is_whole_wherever_it_was_to_begin() {
+        let at_once = |_| (numbers(0..120), Some(120));
+        let (rows, extent, calls) = read_all::<GetStoreList>(at_once).await;
+        assert_eq!((rows, extent.unread, calls), (120, 0, 3));
     }
 
     #[tokio::test]
