@@ -1,6 +1,13 @@
 //! Compiles `proto/` without an installed protoc.
 
-use std::{env, error::Error, fmt::Write, fs, path::PathBuf, process::Command};
+use std::{
+    env,
+    error::Error,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -50,6 +57,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         build = build.extern_path(format!("{PACKAGE}.{name}"), encoded);
     }
     build.compile_fds(descriptors)?;
+    health(&out)
+}
+
+/// gRPC's own health protocol. It is no part of the contract.
+fn health(out: &Path) -> Result<(), Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.open_file("grpc/health/v1/health.proto")?;
+    let descriptors = compiler.file_descriptor_set();
+    fs::write(out.join("health.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }
 

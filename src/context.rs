@@ -15,6 +15,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
+    admit::Held,
     clock::Clock,
     pb::Addressed,
     telemetry::Trace,
@@ -48,6 +49,9 @@ pub struct Context {
     pub stage: StageCell,
     /// Which connection it came by.
     pub peer: Peer,
+    /// The memory of its request, which counts for as long as something of it is left. `None` where
+    /// there is no request.
+    pub(crate) _held: Option<Arc<Held>>,
 }
 
 /// Which connection a call came by, for limits on what one connection or one address may have.
@@ -85,6 +89,7 @@ impl Peer {
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) peer: Peer,
+    pub(crate) held: Arc<Held>,
     pub(crate) deadline: Instant,
     pub(crate) trace: Trace,
     pub(crate) stage: StageCell,
@@ -97,7 +102,7 @@ impl Context {
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
-        let Arrival { peer, deadline, trace, stage } =
+        let Arrival { peer, held, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the admission layer");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
@@ -119,6 +124,7 @@ impl Context {
             trace,
             stage,
             peer,
+            _held: Some(held),
         };
         check.done((ctx, message))
     }
@@ -135,6 +141,7 @@ impl Context {
             trace: Trace::none(),
             stage: StageCell::default(),
             peer: Peer::NONE,
+            _held: None,
         }
     }
 

@@ -1,7 +1,14 @@
 //! HTTP/1 for WeChat's pushes and for operators. The first of these ports is open to the world, so
-//! nobody gets more of it than a push needs: time, memory, connections.
+//! a peer gets no more of it than a push needs: time, memory, connections.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,55 +16,45 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Further ones wait to be accepted.
-const CONNECTIONS: usize = 512;
-/// Many times what anybody here sends as the head of a request, in bytes.
+use crate::accept::{Accepted, Acceptor};
+
+/// Many times the longest head of a request here, in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
 /// For the head of a request, and between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// Nobody keeps one for longer, whether he sends or reads slowly.
+/// A connection is kept no longer, whether its peer sends or reads slowly.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
 /// What was begun before its connection is to end takes no longer.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Where no socket is left, a pause lets some close.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Where nothing was begun this is for a request that is just arriving.
+const IDLE_LIMIT: Duration = Duration::from_millis(500);
 
 /// Serves until `stop`, then ends what it has begun.
 pub(crate) async fn run<F>(
-    listener: TcpListener,
+    acceptor: Acceptor,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
     let accept = async {
-        // Nobody closes the semaphore.
-        while let Ok(place) = places.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let served = serve(stream, stop.clone(), answer.clone());
-                    connections.spawn(async {
-                        served.await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!("no connection could be accepted: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+        loop {
+            let Accepted { stream, place, .. } = acceptor.next().await;
+            let served = serve(stream, stop.clone(), answer.clone());
+            connections.spawn(async {
+                served.await;
+                drop(place);
+            });
         }
     };
     stop.run_until_cancelled(accept).await;
-    drop(listener);
+    drop(acceptor);
     connections.close();
     connections.wait().await;
 }
@@ -70,11 +67,16 @@ async fn serve<F>(
 ) where
     F: Future<Output = Response<Full<Bytes>>>,
 {
-    // A socket that is already dead tells below.
-    let _ = stream.set_nodelay(true);
+    // Whether a request is here whose answer is not.
+    let busy = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
-        let answer = answer(request);
-        async { Ok::<_, Infallible>(answer.await) }
+        busy.store(true, Ordering::Relaxed);
+        let (answer, busy) = (answer(request), busy.clone());
+        async move {
+            let answer = answer.await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -91,7 +93,11 @@ async fn serve<F>(
         Some(result) => result,
         None => {
             connection.as_mut().graceful_shutdown();
-            timeout(END_LIMIT, connection).await.unwrap_or(Ok(()))
+            let mut ended = timeout(IDLE_LIMIT, connection.as_mut()).await;
+            if ended.is_err() && busy.load(Ordering::Relaxed) {
+                ended = timeout(END_LIMIT, connection).await;
+            }
+            ended.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

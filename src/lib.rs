@@ -27,6 +27,7 @@
 //!
 //! Beside all this stands [`simulator`], a small WeChat that shares nothing with [`wechat`].
 
+mod accept;
 pub mod account;
 pub mod admit;
 pub mod audit;

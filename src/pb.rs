@@ -15,6 +15,14 @@ include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 /// The compiled `proto/` with its comments, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// gRPC's own protocol of health, of which a crate has an older version.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+
+    /// The compiled file, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/health.bin"));
+}
+
 /// What every request may name beside its own content.
 pub trait Addressed: prost::Message {
     /// The RPC that it asks for, as in `StoreService/AddStore`.

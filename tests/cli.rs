@@ -187,6 +187,24 @@ fn pipes_are_read_and_written(grpc: &str) {
     assert_eq!((error(&head).as_str(), text(&head.stdout).lines().count()), ("", 1));
 }
 
+/// Each of them ends a process at once if it does nothing about it.
+#[cfg(unix)]
+#[test]
+fn signals_that_would_kill_are_ignored_with_a_line() {
+    let file = File::new(&format!("[listen]\ngrpc = \"127.0.0.1:0\"\n{ACCOUNT}"));
+    let mut service = Daemon::start(&["serve", "--config", file.path()]);
+    let grpc = service.address_after("\"grpc\":\"");
+    for name in ["HUP", "USR1", "USR2", "ALRM", "XCPU", "XFSZ", "VTALRM", "PROF"] {
+        service.signal(name);
+        let (line, _) = service.read_until("a signal was ignored");
+        assert!(line.contains(&format!("SIG{name}")), "{line}");
+    }
+    let health = run(&["healthcheck", "--address", &grpc]);
+    assert_eq!(text(&health.stdout), "SERVING\n");
+    service.signal("QUIT");
+    assert_eq!(service.wait(), Some(0), "this one stops it in order");
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let file = File::new(&format!(

@@ -20,9 +20,10 @@ use self::{
     relay::{Failed, Push, Relay},
 };
 use crate::{
+    accept::Acceptor,
     audit::Audits,
     clock::Clock,
-    config::{AccountCallback, CallbackMode, SecretSource, Settings},
+    config::{AccountCallback, CallbackMode, Connections, SecretSource, Settings},
     http1,
     id::{AppId, Secret},
     seal,
@@ -53,6 +54,8 @@ struct Inner {
     accounts: HashMap<AppId, Account>,
     audits: Audits,
     clock: Clock,
+    /// How many may be open.
+    connections: Connections,
     /// How far a push's timestamp may be from our time.
     window: Option<Duration>,
     /// Where an account passes anything on.
@@ -85,17 +88,19 @@ impl Receiver {
         let window = settings.callback.timestamp_window();
         let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
         let relay = passes_on.then(Relay::new).transpose()?;
-        let inner = Inner { accounts, audits, clock, window, relay };
+        let connections = settings.limits.callback();
+        let inner = Inner { accounts, audits, clock, connections, window, relay };
         Ok(Some(Self(Arc::new(inner))))
     }
 
     /// Receives until `stop`, then ends what it has begun.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let acceptor = Acceptor::new(listener, "listen.callback", self.0.connections);
         let answer = move |request| {
             let inner = self.0.clone();
             async move { inner.answer(request).await }
         };
-        http1::run(listener, stop, answer).await;
+        http1::run(acceptor, stop, answer).await;
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tonic_health::pb::{
+use super::{Failure, print, target::Target};
+use crate::pb::health::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-
-use super::{Failure, print, target::Target};
 
 /// Shorter than what probes usually allow.
 const LIMIT: Duration = Duration::from_secs(2);

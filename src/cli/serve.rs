@@ -3,7 +3,7 @@
 use super::{Failure, settings::Source, signal};
 use crate::{
     clock::Clock,
-    config::{Environment, Settings},
+    config::{Environment, Limits, Settings},
     server::{self, Listeners},
     telemetry::{Sampler, Telemetry},
 };
@@ -30,6 +30,8 @@ impl Serve {
 async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
     // First, so that no signal is missed that comes while the rest begins.
     let stop = signal::stop()?;
+    signal::ignore_others()?;
+    raise_file_limit(&settings.limits);
     let listeners = Listeners::bind(&settings).await?;
     let stop = async {
         stop.await;
@@ -39,3 +41,33 @@ async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
     tracing::info!("stopped");
     Ok(())
 }
+
+/// Files that are open beside callers' connections: the state's, connections to WeChat, the log.
+#[cfg(unix)]
+const OTHER_FILES: usize = 256;
+
+/// Allows this process as many open files as the system lets it have: each connection is one, and
+/// where none is left no push comes in and WeChat is not called.
+#[cfg(unix)]
+fn raise_file_limit(limits: &Limits) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where that is refused, what it was is what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = getrlimit(Resource::Nofile).current;
+    let connections = [limits.grpc(), limits.callback(), limits.admin()];
+    let connections: usize = connections.iter().map(|listener| listener.in_all).sum();
+    let needed = (connections + OTHER_FILES) as u64;
+    if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer files may be open than limits.connections and the like need; raise ulimit -n"
+        );
+    }
+}
+
+/// There is no such limit.
+#[cfg(not(unix))]
+fn raise_file_limit(_: &Limits) {}

@@ -12,7 +12,7 @@ pub use self::{
     account::{Account, AccountKind, TokenKind},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
-    limits::Limits,
+    limits::{Connections, Limits},
     listen::Listen,
     secret::SecretSource,
     state::{State, StateUrl},

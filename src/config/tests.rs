@@ -65,6 +65,12 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         [limits]
         drain_ms = "long"
         default_deadline_ms = 0
+        connections = 0
+        callback_connections_per_address = 100001
+        calls = 1
+        unfinished_requests = 0
+        request_memory_mib = 31
+        request_silence_ms = 99
         [[accounts]]
         kind = "shop"
         secret = { env = "NOT_SET" }
@@ -83,6 +89,12 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         "wechat.ca_file: /no/such: ",
         "limits.drain_ms:",
         "limits.default_deadline_ms:",
+        "limits.connections:",
+        "limits.callback_connections_per_address:",
+        "limits.calls:",
+        "limits.unfinished_requests:",
+        "limits.request_memory_mib:",
+        "limits.request_silence_ms:",
         "accounts[0].app_id:",
         "accounts[0].kind:",
         "accounts[0].secret: the environment has no NOT_SET",

@@ -264,6 +264,11 @@ impl Operations {
         }
     }
 
+    /// How many writes are under way.
+    pub fn writes(&self) -> usize {
+        self.0.writes.len()
+    }
+
     /// Waits until the writes under way have ended.
     pub async fn drained(&self) {
         self.0.writes.close();

@@ -9,10 +9,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{http1, state::State};
+use crate::{accept::Acceptor, http1, state::State};
 
 /// A state that takes longer is not ready. Longer than a state itself waits for anything: it knows
 /// better what is wrong.
@@ -28,12 +27,12 @@ pub(super) struct Admin {
 
 impl Admin {
     /// Answers until `stop`.
-    pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub(super) async fn run(self, acceptor: Acceptor, stop: CancellationToken) {
         let answer = move |request| {
             let admin = self.clone();
             async move { admin.answer(request).await }
         };
-        http1::run(listener, stop, answer).await;
+        http1::run(acceptor, stop, answer).await;
     }
 
     async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {

@@ -8,59 +8,40 @@
 use std::{
     convert::Infallible,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::task::yield_now;
 use tonic::{Status, body::Body};
 use tower::Service;
 
-use super::unsent::{Unsent, Waiting};
-use crate::service::Endless;
+use super::{
+    taken,
+    unsent::{Unsent, Waiting},
+};
+use crate::{
+    admit::{Connection, Held, Share},
+    service::Endless,
+};
 
 /// The most of a DATA frame that h2 copies.
 const COPIED: usize = 255;
 /// A frame up to this is worth being made several.
 const SMALL: usize = 4 * COPIED;
-
-/// The calls of one connection that are under way, their answers included.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Calls(Arc<AtomicUsize>);
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Call(Calls);
-
-impl Calls {
-    fn begin(&self) -> Call {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Call(self.clone())
-    }
-
-    fn are_several(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 1
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// The most of a larger one that HTTP/2 gets at a time, so that the rest stays here until it is read.
+const PIECE: usize = 16 * 1024;
 
 /// A connection that gives way to everything else that is ready, where it has several calls: what
 /// they have to say by then is one write.
 #[derive(Debug)]
 pub(super) struct Gathered<F> {
     pub(super) connection: F,
-    pub(super) calls: Calls,
+    /// Its calls that are under way, their answers included.
+    pub(super) calls: Arc<Share>,
     pub(super) gave_way: bool,
 }
 
@@ -68,7 +49,7 @@ impl<F: Future + Unpin> Future for Gathered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.gave_way = !self.gave_way && self.calls.are_several();
+        self.gave_way = !self.gave_way && self.calls.own() > 1;
         // Whoever is polled once is woken after the others, even if it is dropped.
         if self.gave_way && pin!(yield_now()).poll(cx).is_pending() {
             return Poll::Pending;
@@ -81,7 +62,7 @@ impl<F: Future + Unpin> Future for Gathered<F> {
 #[derive(Clone, Debug)]
 pub(super) struct Gathering<S> {
     pub(super) service: S,
-    pub(super) calls: Calls,
+    pub(super) connection: Arc<Connection>,
     pub(super) unsent: Unsent,
 }
 
@@ -99,8 +80,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let call = Some(self.calls.begin());
-        Answering { answer: self.service.call(request), call, unsent: self.unsent.clone() }
+        // Whether it is one too many the service sees.
+        let call = self.connection.calls.add(1);
+        let memory = self.connection.memory.clone();
+        let counted = Some(Counted { _call: call, memory });
+        Answering { answer: self.service.call(request), counted, unsent: self.unsent.clone() }
     }
 }
 
@@ -108,8 +92,16 @@ where
 #[derive(Debug)]
 pub(super) struct Answering<F> {
     answer: F,
-    call: Option<Call>,
+    counted: Option<Counted>,
     unsent: Unsent,
+}
+
+/// What counts while an answer is on its way.
+#[derive(Debug)]
+struct Counted {
+    _call: Held,
+    /// What its connection has of it.
+    memory: Arc<Share>,
 }
 
 impl<F> Future for Answering<F>
@@ -120,28 +112,71 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answer).poll(cx))?;
-        let (call, unsent) = (self.call.take(), self.unsent.clone());
+        let (counted, unsent) = (self.counted.take(), self.unsent.clone());
         let waiting = response.extensions().get().map(|Endless| Waiting::default());
-        let rest = Bytes::new();
-        Poll::Ready(Ok(response.map(|body| Answer { body, rest, unsent, waiting, _call: call })))
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, counted, unsent, waiting))))
     }
 }
 
-/// The body of an answer, in frames that h2 copies if it is small.
+/// The body of an answer, in frames that h2 copies if it is small, and that wait here if it is large.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
     /// Of the last frame.
     rest: Bytes,
+    /// The most of it that goes at a time.
+    piece: usize,
+    counted: Option<Counted>,
+    /// The memory of the last frame.
+    held: Option<Held>,
     unsent: Unsent,
     /// Of one that has no end by itself; any other is in memory as a whole, and goes out.
     waiting: Option<Waiting>,
-    _call: Option<Call>,
 }
 
 impl Answer {
+    fn new(body: Body, counted: Option<Counted>, unsent: Unsent, waiting: Option<Waiting>) -> Self {
+        Self { body, rest: Bytes::new(), piece: PIECE, counted, held: None, unsent, waiting }
+    }
+
     fn next_piece(&mut self) -> Frame<Bytes> {
-        Frame::data(self.rest.split_to(self.rest.len().min(COPIED)))
+        Frame::data(self.rest.split_to(self.rest.len().min(self.piece)))
+    }
+
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.next_piece())));
+        }
+        self.held = None;
+        if let Some(waiting) = &mut self.waiting {
+            ready!(self.unsent.poll_room(waiting, cx));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            Ok(match frame?.into_data() {
+                Ok(data) if (COPIED + 1..=SMALL).contains(&data.len()) => {
+                    self.piece = COPIED;
+                    self.rest = data;
+                    self.next_piece()
+                }
+                // Of these there may be many.
+                Ok(data) if self.waiting.is_some() && data.len() > SMALL => {
+                    Frame::data(self.unsent.count(data))
+                }
+                Ok(data) if data.len() > SMALL => {
+                    if data.len() > PIECE {
+                        // It is made already. While it is not read there is less for others.
+                        let memory = self.counted.as_ref().map(|counted| &counted.memory);
+                        self.held = memory.map(|memory| memory.add(data.len()));
+                    }
+                    self.piece = PIECE;
+                    self.rest = self.unsent.count(data);
+                    self.next_piece()
+                }
+                Ok(data) => Frame::data(data),
+                Err(trailers) => trailers,
+            })
+        }))
     }
 }
 
@@ -153,26 +188,14 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if !self.rest.is_empty() {
-            return Poll::Ready(Some(Ok(self.next_piece())));
-        }
-        let answer = &mut *self;
-        if let Some(waiting) = &mut answer.waiting {
-            ready!(answer.unsent.poll_room(waiting, cx));
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| {
-            Ok(match frame?.into_data() {
-                Ok(data) if (COPIED + 1..=SMALL).contains(&data.len()) => {
-                    self.rest = data;
-                    self.next_piece()
-                }
-                // Of these there may be many.
-                Ok(data) if data.len() > SMALL => Frame::data(self.unsent.count(data)),
-                Ok(data) => Frame::data(data),
-                Err(trailers) => trailers,
-            })
-        }))
+        let frame = self.next_frame(cx);
+        taken::note(match frame {
+            // A client may work on one event for as long as it likes.
+            Poll::Ready(_) if self.waiting.is_some() => taken::Body::GaveOneOfMany,
+            Poll::Ready(_) => taken::Body::Gave,
+            Poll::Pending => taken::Body::Waits,
+        });
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -192,12 +215,17 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
+    use crate::{admit::Budgets, config::Limits, context::Peer};
+
+    fn connection() -> Arc<Connection> {
+        Budgets::new(&Limits::default()).connection(Peer::NONE)
+    }
 
     /// Who ran first, a connection with so many calls or a task that was ready after it.
-    async fn first(calls: usize) -> &'static str {
+    async fn first(count: usize) -> &'static str {
         let (sender, mut ran) = tokio::sync::mpsc::unbounded_channel();
-        let under_way = Calls::default();
-        let _calls: Vec<_> = (0..calls).map(|_| under_way.begin()).collect();
+        let under_way = connection().calls.clone();
+        let _calls: Vec<_> = (0..count).map(|_| under_way.add(1)).collect();
         let other = sender.clone();
         let connection = Box::pin(async move { sender.send("connection").expect("we wait") });
         let connection = Gathered { connection, calls: under_way.clone(), gave_way: false };
@@ -215,12 +243,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_is_under_way_until_its_answer_is_out() {
-        let calls = Calls::default();
+        let connection = connection();
+        let calls = connection.calls.clone();
         let service = tower::service_fn(|_: Request<()>| {
             std::future::ready(Ok(Response::new(Body::new(Full::new(Bytes::from("all"))))))
         });
-        let mut service = Gathering { service, calls: calls.clone(), unsent: Unsent::default() };
-        let under_way = || calls.0.load(Ordering::Relaxed);
+        let mut service = Gathering { service, connection, unsent: Unsent::default() };
+        let under_way = || calls.own();
         let answer = service.call(Request::new(()));
         assert_eq!(under_way(), 1);
         drop(service.call(Request::new(())));
@@ -239,11 +268,11 @@ mod tests {
             (256, vec![255, 1]),
             (SMALL, vec![255; 4]),
             (SMALL + 1, vec![SMALL + 1]),
+            (2 * PIECE + 1, vec![PIECE, PIECE, 1]),
         ] {
             let sent: Bytes = (0..length).map(|at| at as u8).collect();
             let body = Body::new(Full::new(sent.clone()));
-            let (rest, unsent) = (Bytes::new(), Unsent::default());
-            let mut answer = Answer { body, rest, unsent, waiting: None, _call: None };
+            let mut answer = Answer::new(body, None, Unsent::default(), None);
             let (mut lengths, mut arrived) = (Vec::new(), Vec::new());
             while let Some(frame) = answer.frame().await {
                 let data = frame.expect("no error").into_data().expect("data");
@@ -253,5 +282,21 @@ mod tests {
             assert_eq!((lengths, arrived), (pieces, sent.to_vec()));
             assert!(http_body::Body::is_end_stream(&answer));
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_takes_memory_until_it_is_read() {
+        let connection = connection();
+        let (call, memory) = (connection.calls.add(1), connection.memory.clone());
+        let counted = Some(Counted { _call: call, memory });
+        let body = Body::new(Full::new(Bytes::from(vec![7; 3 * PIECE])));
+        let mut answer = Answer::new(body, counted, Unsent::default(), None);
+        assert_eq!(connection.memory.own(), 0);
+        for _ in 0..3 {
+            answer.frame().await.expect("a piece").expect("no error");
+            assert_eq!(connection.memory.own(), 3 * PIECE);
+        }
+        assert!(answer.frame().await.is_none());
+        assert_eq!(connection.memory.own(), 0);
     }
 }

@@ -6,13 +6,13 @@ use std::{
     io::{self, Cursor},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -25,17 +25,18 @@ use tower::Service;
 
 use self::{
     admin::Admin,
-    gather::{Calls, Gathered, Gathering},
+    gather::{Gathered, Gathering},
+    health::Reporter,
     unsent::Unsent,
 };
 use crate::{
+    accept::{Accepted, Acceptor},
     account::Registry,
-    admit::Admit,
+    admit::{Admission, Budgets, Connection, Share},
     audit::{Audits, reconcile},
     callback::Receiver,
     clock::Clock,
     config::Settings,
-    context::Peer,
     operation::{Operations, settle},
     service,
     state::{self, State},
@@ -47,6 +48,7 @@ mod admin;
 mod gather;
 mod health;
 mod reflection;
+mod taken;
 mod unsent;
 
 /// What every client says first (RFC 9113, 3.4).
@@ -55,14 +57,22 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 /// After this long without a frame the peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A peer that does not answer that for so long is gone.
+const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(20);
 /// Calls at once on one connection; further ones wait at the client.
 const STREAMS: u32 = 1_024;
+/// The longest head that HTTP/2 reads to its end, in bytes. What `admit` takes is less, so that most
+/// long heads get a gRPC status; beyond this the answer is HTTP's 431.
+const HEAD_SIZE: u32 = 64 * 1024;
 /// From so many bytes on that a stream has given, and that could not be sent yet, nothing more is taken
 /// from it. Some times what is written at once; h2's own 400 KB would be in memory for every stream that
 /// nobody reads.
 const STREAM_BUFFER: usize = 4 * 1024;
-/// Where no socket is left, a pause lets some close.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// At a stop, a connection without calls is kept for so long: a call may be on its way, and what the
+/// last one answered.
+const IDLE_LIMIT: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const IDLE_TICK: Duration = Duration::from_millis(50);
 
 /// The sockets that the service listens on, bound by the caller.
 #[derive(Debug)]
@@ -97,8 +107,8 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until `shutdown`, then ends in order: health says NOT_SERVING; after the lame-duck time
-/// no connection is accepted and every client is told to go away; running calls and writes go on
-/// for at most the drain time.
+/// no connection is accepted and every client is told to go away; connections without calls are
+/// closed, running calls and writes go on for at most the drain time.
 ///
 /// Fails if the state cannot be opened or the settings' hosts cannot be used.
 pub async fn run(
@@ -109,18 +119,19 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let state = open(&settings, &clock).await?;
-    let connections = Connections::default();
-    let Connections { go_away, tasks } = &connections;
+    let (go_away, connections) = (CancellationToken::new(), TaskTracker::new());
     let audits = Audits::new(state.clone(), &settings, clock.clone(), go_away.clone());
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat, &clock)?;
     let registry = Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
     let ask_after = settings.audit.ask_after();
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
-    let (health, health_service) = health::service().await;
-    let routes = service::routes(&ops, audits.clone(), state.clone()).add_service(health_service);
-    let routes = reflection::add_to(routes, go_away).prepare();
-    let service = Admit::new(routes, &settings.limits, clock, sampler);
+    let health = Reporter::new(go_away.clone());
+    let routes = service::routes(&ops, audits.clone(), state.clone()).add_service(health.service());
+    let routes = reflection::add_to(routes, &go_away).prepare();
+    let limits = &settings.limits;
+    let budgets = Budgets::new(limits);
+    let admission = Admission::new(routes, limits, clock, sampler, go_away.clone());
 
     let callback = listeners.callback.as_ref().map(TcpListener::local_addr).transpose()?;
     tracing::info!(
@@ -131,36 +142,53 @@ pub async fn run(
         "serving"
     );
     // They end when every client is told to go away.
+    let background = TaskTracker::new();
     if let (Some(receiver), Some(listener)) = (receiver, listeners.callback) {
-        tasks.spawn(receiver.run(listener, go_away.clone()));
+        background.spawn(receiver.run(listener, go_away.clone()));
     }
-    tasks.spawn(reconcile(audits.clone(), ops.clone()));
-    tasks.spawn(settle(ops.clone(), audits.clone(), go_away.clone()));
-    tasks.spawn(async move { audits.run().await });
+    background.spawn(reconcile(audits.clone(), ops.clone()));
+    background.spawn(settle(ops.clone(), audits.clone(), go_away.clone()));
+    background.spawn(async move { audits.run().await });
     // Until the very end: operators want to see that, too.
     let (leaving, ended) = (CancellationToken::new(), CancellationToken::new());
     let admin = Admin { state, leaving: leaving.clone() };
     let _ends_with_this = ended.clone().drop_guard();
-    tokio::spawn(admin.run(listeners.admin, ended));
+    let acceptor = Acceptor::new(listeners.admin, "listen.admin", limits.admin());
+    tokio::spawn(admin.run(acceptor, ended));
+    let acceptor = Acceptor::new(listeners.grpc, "listen.grpc", limits.grpc());
+    let accept = async {
+        loop {
+            let accepted = acceptor.next().await;
+            let connection = budgets.connection(accepted.peer);
+            let service = admission.by(connection.clone());
+            connections.spawn(serve(accepted, service, connection, go_away.clone()));
+        }
+    };
     tokio::select! {
-        () = accept(&listeners.grpc, |peer| service.clone().by(peer), &connections) => {}
+        () = accept => {}
         () = async {
             shutdown.await;
             leaving.cancel();
-            health.not_serving().await;
-            tokio::time::sleep(settings.limits.lame_duck()).await;
+            health.not_serving();
+            tokio::time::sleep(limits.lame_duck()).await;
         } => {}
     }
-    drop(listeners.grpc);
-    health.end_watches().await;
-    connections.go_away.cancel();
-    connections.tasks.close();
+    drop(acceptor);
+    go_away.cancel();
+    connections.close();
+    background.close();
     let drained = async {
-        connections.tasks.wait().await;
+        connections.wait().await;
+        background.wait().await;
         ops.drained().await;
     };
-    if tokio::time::timeout(settings.limits.drain(), drained).await.is_err() {
-        tracing::warn!("calls were still running at the end of the drain time");
+    if tokio::time::timeout(limits.drain(), drained).await.is_err() {
+        tracing::warn!(
+            calls = budgets.calls.taken(),
+            writes = ops.writes(),
+            background = background.len(),
+            "the drain time is over, and what was still running was cut off"
+        );
     }
     Ok(())
 }
@@ -172,70 +200,59 @@ async fn open(settings: &Settings, clock: &Clock) -> anyhow::Result<Arc<dyn Stat
     state.map_err(|error| anyhow::anyhow!("state.url: {url}: {error}"))
 }
 
-/// The open connections, each in a task of its own, so that each can be told to go away; and what
-/// else has to end in time.
-#[derive(Debug, Default)]
-struct Connections {
-    go_away: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// Accepts connections for ever, each with a service of its own.
-async fn accept<S>(listener: &TcpListener, service: impl Fn(Peer) -> S, connections: &Connections)
-where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + Unpin,
-{
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let go_away = connections.go_away.clone();
-                let service = service(Peer::new(address));
-                connections.tasks.spawn(serve(stream, service, go_away));
-            }
-            Err(error) => {
-                tracing::warn!("no connection could be accepted: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Serves one connection to its end.
-async fn serve<S>(stream: TcpStream, service: S, go_away: CancellationToken)
-where
+async fn serve<S>(
+    accepted: Accepted,
+    service: S,
+    connection: Arc<Connection>,
+    go_away: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send + Unpin,
 {
-    let calls = Calls::default();
-    let service = Gathering { service, calls: calls.clone(), unsent: Unsent::default() };
-    // Small frames must not wait for each other; a socket that is already dead tells below.
-    let _ = stream.set_nodelay(true);
+    let Accepted { stream, place: _place, .. } = accepted;
+    let calls = connection.calls.clone();
+    let service = Gathering { service, connection, unsent: Unsent::default() };
     let greeted = go_away.run_until_cancelled(greeted(stream)).await;
     let Some(Ok(stream)) = greeted else { return };
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(taken::Executor { stop: go_away.clone() })
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_LIMIT)
         .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_SIZE)
         .max_send_buf_size(STREAM_BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
-    let gathered = Gathered { connection: connection.as_mut(), calls, gave_way: false };
+    let gathered =
+        Gathered { connection: connection.as_mut(), calls: calls.clone(), gave_way: false };
     let result = tokio::select! {
         result = gathered => result,
         () = go_away.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => result,
+                // Its peer does not answer, so it would not end by itself.
+                () = idle(&calls) => return,
+            }
         }
     };
     if let Err(error) = result {
         tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// Waits until a connection has had no calls for a while.
+async fn idle(calls: &Share) {
+    let mut busy = Instant::now();
+    while busy.elapsed() < IDLE_LIMIT {
+        tokio::time::sleep(IDLE_TICK).await;
+        if calls.own() > 0 {
+            busy = Instant::now();
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     body::Body,
+    codec::CompressionEncoding::Gzip,
     server::NamedService,
     service::{LayerExt, Routes},
 };
@@ -22,6 +23,9 @@ use tonic_reflection::server::{Builder, Error};
 use tower::{Service, util::MapRequestLayer};
 
 use crate::{pb, service::status};
+
+/// The longest question, in bytes.
+const LONGEST: usize = 64 * 1024;
 
 /// Adds both versions. Their streams end with `stop`: a tool that keeps one open would otherwise hold
 /// its connection open too.
@@ -31,15 +35,23 @@ pub(super) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
         let stop = stop.clone().cancelled_owned();
         request.map(|body| Body::new(StreamBody::new(BodyStream::new(body).take_until(stop))))
     });
+    let v1 = || {
+        let service = builder().build_v1()?;
+        Ok(service.accept_compressed(Gzip).max_decoding_message_size(LONGEST))
+    };
+    let v1alpha = || {
+        let service = builder().build_v1alpha()?;
+        Ok(service.accept_compressed(Gzip).max_decoding_message_size(LONGEST))
+    };
     routes
-        .add_service(until_stop.named_layer(Late::new(|| builder().build_v1())))
-        .add_service(until_stop.named_layer(Late::new(|| builder().build_v1alpha())))
+        .add_service(until_stop.named_layer(Late::new(v1)))
+        .add_service(until_stop.named_layer(Late::new(v1alpha)))
 }
 
 fn builder() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(pb::health::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 

@@ -17,6 +17,20 @@ pub(crate) mod status;
 mod store;
 mod write;
 
+/// The longest message that the services take, in bytes, but for [`media`].
+const LONGEST_REQUEST: usize = 4 << 20;
+
+/// The longest message that a path takes, in bytes.
+pub(crate) fn longest_request(path: &str) -> usize {
+    use pb::media_service_server::SERVICE_NAME;
+
+    let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    match service {
+        Some((SERVICE_NAME, _)) => media::LONGEST_REQUEST,
+        _ => LONGEST_REQUEST,
+    }
+}
+
 /// All services, over one set of operations, one log and one state.
 pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes {
     use pb::{

@@ -16,6 +16,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::errcode::{self, Mender};
 use crate::{
     account::{self, quota::Spent, token},
+    admit::Unfit,
     audit,
     context::Stage,
     operation::Error,
@@ -146,6 +147,71 @@ impl From<BadPicture> for Status {
     }
 }
 
+impl From<Unfit> for Status {
+    fn from(unfit: Unfit) -> Self {
+        let encoding_unknown = matches!(unfit, Unfit::Encoding(_));
+        let mut status: Self = unfit_to_serve(unfit).into();
+        if encoding_unknown {
+            let known = MetadataValue::from_static("identity,gzip");
+            status.metadata_mut().insert("grpc-accept-encoding", known);
+        }
+        status
+    }
+}
+
+fn unfit_to_serve(unfit: Unfit) -> Failure {
+    let malformed =
+        |message: &str| Failure::new(Code::InvalidArgument, ErrorReason::MalformedRequest, message);
+    let unknown =
+        |message| Failure::new(Code::Unimplemented, ErrorReason::MalformedRequest, message);
+    let too_large = |message| Failure::new(Code::OutOfRange, ErrorReason::MessageTooLarge, message);
+    let header = |name: &str, rule: &str| {
+        let message = format!("{name}: {rule}");
+        Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message)
+            .violation(name, rule)
+    };
+    match unfit {
+        Unfit::LongHead { size, limit } => {
+            too_large(format!("the metadata have {size} bytes, and at most {limit} are taken"))
+        }
+        Unfit::Twice(name) => header(name.as_str(), "has to stand there once"),
+        Unfit::Timeout => {
+            header("grpc-timeout", "has to be one to eight digits and one of H, M, S, m, u, n")
+        }
+        Unfit::Format(format) => unknown(format!(
+            "messages of application/grpc+{format} are not known; send application/grpc"
+        )),
+        Unfit::Encoding(encoding) => unknown(format!(
+            "messages compressed with {encoding} cannot be read; gzip and identity can"
+        )),
+        Unfit::Long { size: Some(size), limit } => {
+            too_large(format!("the message has {size} bytes, and at most {limit} are taken"))
+        }
+        Unfit::Long { size: None, limit } => too_large(format!(
+            "the message has more than {limit} bytes when it is uncompressed, which is the limit"
+        )),
+        Unfit::Malformed(how) => malformed(&format!("the request is malformed: {how}")),
+        Unfit::Broken => malformed("the request ended before its message did"),
+        Unfit::Silent(silence) => {
+            let message = format!(
+                "of the request nothing came for {} ms; it is not here",
+                silence.as_millis()
+            );
+            Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message)
+                .with("stage", "admitted")
+        }
+        Unfit::Exhausted(exhausted) => {
+            let setting = exhausted.setting;
+            let message =
+                format!("there is as much under way as {setting} allows; nothing was done");
+            Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
+                .with("setting", setting)
+                .retry_after(Duration::from_secs(1))
+        }
+        Unfit::Stopped => stopped(),
+    }
+}
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
@@ -228,6 +294,15 @@ fn mender(code: Code, reason: ErrorReason) -> Mender {
 /// The handler itself failed.
 pub(crate) fn internal(what: &str) -> Status {
     Failure::new(Code::Internal, ErrorReason::Internal, what).into()
+}
+
+/// Health was asked about a service that is not here.
+pub(crate) fn service_unknown(name: &str) -> Status {
+    let name = clipped(name);
+    let message = format!("there is no service {name} here");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::NameUnknown, message);
+    failure.details.set_resource_info("grpc.health.v1.Service", name, "", "not here");
+    failure.into()
 }
 
 /// No district has the names or the id that were asked for.
@@ -353,8 +428,8 @@ fn reshaped(status: &Status) -> Status {
 
     let message = status.message();
     let (code, reason) = match status.code() {
-        // tonic has words only for a compression that is not taken; clients know it by this code.
-        Code::Unimplemented if !message.is_empty() => (Code::Unimplemented, R::MalformedRequest),
+        // What health and reflection say of a name that is not here.
+        Code::NotFound => (Code::NotFound, R::NameUnknown),
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
         // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
         // made it.

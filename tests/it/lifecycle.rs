@@ -10,13 +10,18 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, once};
 use tonic::Code;
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
 use tonic_reflection::pb::{v1, v1alpha};
-use wechat_store_gateway::{pb, service::SERVICES};
+use wechat_store_gateway::{
+    pb::{
+        self,
+        health::{
+            HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+        },
+    },
+    service::SERVICES,
+};
 
-use crate::support::{App, within};
+use crate::support::{App, is, reason, within};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -33,8 +38,7 @@ async fn health_speaks_of_the_process_and_of_every_service() {
     }
     let request = HealthCheckRequest { service: "wechat.store.v1.Nothing".to_owned() };
     let status = health.check(request).await.expect_err("unknown");
-    // It is the protocol's own answer, not one of ours.
-    assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
+    assert_eq!(reason(&status), is(Code::NotFound, "NAME_UNKNOWN"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

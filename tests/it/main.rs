@@ -13,6 +13,7 @@ mod contract;
 mod damage;
 mod deadlines;
 mod documented;
+mod door;
 mod endpoints;
 mod forms;
 mod fuzz;

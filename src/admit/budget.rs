@@ -1,0 +1,143 @@
+//! What all connections share, such as memory, and how much of it one may have.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// So much of one thing is there for all connections together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// Its key in `[limits]`.
+    pub(crate) setting: &'static str,
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+/// What one connection has of it. It may have as much as is still free: one connection alone gets at
+/// most half, two get a third each, so something is always left for another.
+#[derive(Debug)]
+pub(crate) struct Share {
+    of: Arc<Budget>,
+    own: AtomicUsize,
+}
+
+/// A part of a share, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    share: Arc<Share>,
+    amount: usize,
+}
+
+/// There is not enough.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted {
+    /// The setting that says how much there is.
+    pub(crate) setting: &'static str,
+}
+
+impl Budget {
+    pub(crate) fn new(setting: &'static str, limit: usize) -> Arc<Self> {
+        Arc::new(Self { setting, limit, taken: AtomicUsize::new(0) })
+    }
+
+    /// The share of a new connection.
+    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
+        Arc::new(Share { of: self.clone(), own: AtomicUsize::new(0) })
+    }
+
+    /// How much is taken by all.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Share {
+    /// Takes some, or refuses.
+    pub(crate) fn take(self: &Arc<Self>, amount: usize) -> Result<Held, Exhausted> {
+        let held = self.add(amount);
+        self.check().map(|()| held)
+    }
+
+    /// Takes some even if it is too much; then others are refused until it is given back.
+    pub(crate) fn add(self: &Arc<Self>, amount: usize) -> Held {
+        self.own.fetch_add(amount, Ordering::Relaxed);
+        self.of.taken.fetch_add(amount, Ordering::Relaxed);
+        Held { share: self.clone(), amount }
+    }
+
+    /// How much this connection has.
+    pub(crate) fn own(&self) -> usize {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// Whether this connection has too much.
+    pub(crate) fn check(&self) -> Result<(), Exhausted> {
+        let free = self.of.limit.saturating_sub(self.of.taken());
+        match self.own() <= free {
+            true => Ok(()),
+            false => Err(Exhausted { setting: self.of.setting }),
+        }
+    }
+}
+
+impl Held {
+    /// Takes some more, or refuses; what it has by then it keeps until it is dropped.
+    pub(crate) fn grow(&mut self, amount: usize) -> Result<(), Exhausted> {
+        self.share.own.fetch_add(amount, Ordering::Relaxed);
+        self.share.of.taken.fetch_add(amount, Ordering::Relaxed);
+        self.amount += amount;
+        self.share.check()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.share.own.fetch_sub(self.amount, Ordering::Relaxed);
+        self.share.of.taken.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_connection_leaves_half_and_a_second_one_a_third() {
+        let budget = Budget::new("calls", 90);
+        let (first, second, third) = (budget.share(), budget.share(), budget.share());
+        let all =
+            |share: &Arc<Share>| std::iter::from_fn(|| share.take(1).ok()).collect::<Vec<_>>();
+        let firsts = all(&first);
+        assert_eq!(firsts.len(), 45);
+        assert_eq!(all(&second).len(), 22, "half of what is left");
+        let _seconds = all(&second);
+        assert_eq!(all(&third).len(), 11);
+        drop(firsts);
+        assert_eq!((budget.taken(), first.own()), (22, 0));
+        assert_eq!(all(&third).len(), 34);
+    }
+
+    #[test]
+    fn what_was_refused_takes_nothing() {
+        let budget = Budget::new("request_memory_mib", 10);
+        let share = budget.share();
+        assert_eq!(share.take(6).err(), Some(Exhausted { setting: "request_memory_mib" }));
+        let mut held = share.take(2).expect("there is enough");
+        assert!(held.grow(3).is_ok());
+        assert!(held.grow(1).is_err());
+        drop(held);
+        assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn what_was_added_counts_although_it_was_too_much() {
+        let budget = Budget::new("calls", 10);
+        let (hog, other) = (budget.share(), budget.share());
+        let held = hog.add(10);
+        assert!(hog.check().is_err());
+        assert!(other.take(1).is_err());
+        drop(held);
+        assert!(other.take(1).is_ok());
+    }
+}

@@ -1,0 +1,453 @@
+//! A request before a service sees it: what its head says, and its message as a whole.
+//!
+//! Every method but those of reflection takes one message. It is read here and not by tonic, so that a
+//! request of which only the head came costs little, ends soon, and is counted.
+
+use std::{io::Read, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use flate2::bufread::MultiGzDecoder;
+use futures_util::{FutureExt, stream, stream::BoxStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body};
+
+use super::{
+    Connection,
+    budget::{Exhausted, Held},
+};
+
+/// The longest head, counted as HTTP/2 counts it.
+const LONGEST_HEAD: usize = 16 * 1024;
+/// What HTTP/2 adds for each header (RFC 9113, 6.5.2).
+const HEADER: usize = 32;
+/// At a stop, so long may a request that is on its way bring nothing.
+const STOP_SILENCE: Duration = Duration::from_secs(1);
+/// A tool that keeps reflection open asks again within this time, or its stream ends.
+const REFLECTION_SILENCE: Duration = Duration::from_secs(300);
+/// Before every message stands whether it is compressed, and its length in four bytes.
+const PREFIX: usize = 5;
+
+pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The answer to what is not gRPC at all, which no gRPC client would understand otherwise.
+pub(super) fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let (status, text) = if request.method() != Method::POST {
+        (StatusCode::METHOD_NOT_ALLOWED, "this port speaks gRPC, whose method is POST\n")
+    } else if subtype(request.headers()).is_none() {
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks gRPC: application/grpc\n")
+    } else {
+        return None;
+    };
+    let mut response = Response::new(Body::new(Full::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    Some(response)
+}
+
+/// What follows `application/grpc`: nothing, or the format of messages, as in `+proto`.
+fn subtype(headers: &HeaderMap) -> Option<&str> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (types.next(), types.next()) else { return None };
+    let value = value.to_str().ok()?;
+    let (essence, _) = value.split_once(';').unwrap_or((value, ""));
+    let essence = essence.trim_end();
+    let grpc = "application/grpc";
+    let begin = essence.get(..grpc.len())?;
+    let rest = &essence[grpc.len()..];
+    let known = begin.eq_ignore_ascii_case(grpc) && (rest.is_empty() || rest.starts_with('+'));
+    known.then_some(rest)
+}
+
+/// Why a request comes to no service.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// Its head has more than so many bytes.
+    LongHead { size: usize, limit: usize },
+    /// A header stands there twice that has one meaning.
+    Twice(HeaderName),
+    /// `grpc-timeout` is none.
+    Timeout,
+    /// Messages are in another format than protobuf.
+    Format(String),
+    /// Messages are compressed in a way that we do not know.
+    Encoding(String),
+    /// Its message is longer than allowed; how long, if it says so.
+    Long { size: Option<usize>, limit: usize },
+    /// It is not what gRPC prescribes.
+    Malformed(&'static str),
+    /// It ended before its message did.
+    Broken,
+    /// Nothing came for so long.
+    Silent(Duration),
+    /// There are too many others.
+    Exhausted(Exhausted),
+    /// This process stops.
+    Stopped,
+}
+
+impl From<Exhausted> for Unfit {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::Exhausted(exhausted)
+    }
+}
+
+/// What the head of a gRPC request says about the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// How long the caller waits.
+    pub(super) timeout: Option<Duration>,
+    /// Whether messages may be compressed with gzip.
+    gzip: bool,
+    /// In bytes.
+    size: usize,
+}
+
+impl Head {
+    /// Reads a head, or says what is wrong with it.
+    pub(super) fn read<B>(request: &Request<B>) -> Result<Self, Unfit> {
+        let headers = request.headers();
+        let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
+        let size = size.sum::<usize>() + request.uri().path().len();
+        if size > LONGEST_HEAD {
+            return Err(Unfit::LongHead { size, limit: LONGEST_HEAD });
+        }
+        match subtype(headers) {
+            Some(format) if !format.is_empty() && !format.eq_ignore_ascii_case("+proto") => {
+                return Err(Unfit::Format(clipped(&format[1..])));
+            }
+            _ => {}
+        }
+        let timeout = match one(headers, &GRPC_TIMEOUT)? {
+            Some(value) => Some(timeout(value.as_bytes()).ok_or(Unfit::Timeout)?),
+            None => None,
+        };
+        let gzip = match one(headers, &GRPC_ENCODING)?.map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => false,
+            Some(b"gzip") => true,
+            Some(other) => return Err(Unfit::Encoding(clipped(&String::from_utf8_lossy(other)))),
+        };
+        Ok(Self { timeout, gzip, size })
+    }
+}
+
+/// A header that has one meaning or none.
+fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unfit> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Unfit::Twice(name.clone())),
+        (value, None) => Ok(value),
+    }
+}
+
+fn clipped(text: &str) -> String {
+    text.chars().take(32).collect()
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit.
+fn timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count = digits.iter().fold(0, |count, digit| count * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// A request that is here, uncompressed, with its prefix; and the memory that it takes.
+pub(super) type Whole = (Bytes, Held);
+
+/// Waits for the rest of requests.
+#[derive(Clone, Debug)]
+pub(super) struct Waits {
+    /// How long nothing may come.
+    pub(super) silence: Duration,
+    /// When this process stops, it is less.
+    pub(super) stop: CancellationToken,
+}
+
+impl Waits {
+    /// Reads the one message of a request, which has at most `limit` bytes, and drops its body.
+    pub(super) async fn message<B>(
+        &self,
+        head: Head,
+        from: &mut Option<B>,
+        limit: usize,
+        connection: &Connection,
+    ) -> Result<Whole, Unfit>
+    where
+        B: http_body::Body<Data = Bytes, Error: Send> + Unpin,
+    {
+        let Some(body) = from else { return Err(Unfit::Broken) };
+        let mut held = connection.memory.take(head.size)?;
+        let mut unfinished = None;
+        let mut message =
+            Message { gzip: head.gzip, limit, first: Bytes::new(), all: BytesMut::new() };
+        loop {
+            let frame = match body.frame().now_or_never() {
+                Some(frame) => frame,
+                None => {
+                    if unfinished.is_none() {
+                        unfinished = Some(connection.unfinished.take(1)?);
+                    }
+                    self.within(self.silence, body.frame()).await?
+                }
+            };
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| Unfit::Broken)?;
+            if let Ok(data) = frame.into_data() {
+                held.grow(data.len())?;
+                message.push(data)?;
+            }
+        }
+        *from = None;
+        let whole = message.whole()?;
+        if whole[0] == 0 {
+            return Ok((whole, held));
+        }
+        let unpacked = unpacked(&whole[PREFIX..], limit)?;
+        held.grow(unpacked.len())?;
+        Ok((unpacked, held))
+    }
+
+    /// The body of a stream of requests, each of which comes in time.
+    pub(super) fn stream<B>(self, body: Option<B>, connection: Arc<Connection>) -> Body
+    where
+        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
+    {
+        let frames = stream::unfold(body.map(|body| (body, self.silence)), move |state| {
+            let (waits, connection) = (self.clone(), connection.clone());
+            async move {
+                let (mut body, silence) = state?;
+                let waited = async {
+                    let _unfinished = connection.unfinished.take(1)?;
+                    waits.within(silence, body.frame()).await
+                };
+                match waited.await {
+                    Ok(Some(Ok(frame))) => Some((Ok(frame), Some((body, REFLECTION_SILENCE)))),
+                    Ok(Some(Err(_))) => Some((Err(Unfit::Broken.into()), None)),
+                    Ok(None) => None,
+                    Err(unfit) => Some((Err(unfit.into()), None)),
+                }
+            }
+        });
+        let frames: BoxStream<'static, Result<Frame<Bytes>, Status>> = Box::pin(frames);
+        Body::new(StreamBody::new(frames))
+    }
+
+    /// Waits for a frame that comes in time.
+    async fn within<F: Future>(&self, silence: Duration, frame: F) -> Result<F::Output, Unfit> {
+        let stopped = async {
+            self.stop.cancelled().await;
+            sleep(STOP_SILENCE).await;
+        };
+        tokio::select! {
+            biased;
+            frame = frame => Ok(frame),
+            () = sleep(silence) => Err(Unfit::Silent(silence)),
+            () = stopped => Err(Unfit::Stopped),
+        }
+    }
+}
+
+/// One message on its way.
+struct Message {
+    gzip: bool,
+    limit: usize,
+    /// The first frame; most messages have no other.
+    first: Bytes,
+    /// All frames, where there are several: what a frame leaves in memory can be many times as large.
+    all: BytesMut,
+}
+
+impl Message {
+    fn push(&mut self, frame: Bytes) -> Result<(), Unfit> {
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = frame;
+        } else {
+            if !self.first.is_empty() {
+                self.all.extend_from_slice(&std::mem::take(&mut self.first));
+            }
+            self.all.extend_from_slice(&frame);
+        }
+        let arrived = if self.first.is_empty() { &self.all[..] } else { &self.first };
+        let Some((&[compressed, ref length @ ..], rest)) = arrived.split_first_chunk::<PREFIX>()
+        else {
+            return Ok(());
+        };
+        match compressed {
+            0 => {}
+            1 if self.gzip => {}
+            1 => return Err(Unfit::Malformed("compressed, and grpc-encoding does not say how")),
+            _ => return Err(Unfit::Malformed("not gRPC: it begins with neither 0 nor 1")),
+        }
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > self.limit {
+            return Err(Unfit::Long { size: Some(length), limit: self.limit });
+        }
+        if rest.len() > length {
+            return Err(Unfit::Malformed("more than one message, or bytes after it"));
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Result<Bytes, Unfit> {
+        let Self { first, all, .. } = self;
+        let whole = if first.is_empty() { all.freeze() } else { first };
+        match whole.split_first_chunk::<PREFIX>() {
+            Some(([_, length @ ..], rest))
+                if u32::from_be_bytes(*length) as usize == rest.len() =>
+            {
+                Ok(whole)
+            }
+            None if whole.is_empty() => Err(Unfit::Malformed("no message")),
+            _ => Err(Unfit::Broken),
+        }
+    }
+}
+
+/// A message that was compressed with gzip, with the prefix of one that was not.
+fn unpacked(packed: &[u8], limit: usize) -> Result<Bytes, Unfit> {
+    let mut message = vec![0; PREFIX];
+    let mut reader = MultiGzDecoder::new(packed);
+    // One byte more shows that there is more.
+    let read = (&mut reader).take(limit as u64 + 1).read_to_end(&mut message);
+    let length = message.len() - PREFIX;
+    if length > limit {
+        return Err(Unfit::Long { size: None, limit });
+    }
+    read.map_err(|_| Unfit::Malformed("no gzip, or broken off, or with bytes after its end"))?;
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    message[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts_are_read_as_the_protocol_writes_them() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("99999999m", Some(Duration::from_millis(99_999_999))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("6n", Some(Duration::from_nanos(6))),
+            ("", None),
+            ("S", None),
+            ("-1S", None),
+            ("123456789S", None),
+            ("1x", None),
+        ] {
+            assert_eq!(timeout(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_grpc_is_grpc() {
+        for (value, expected) in [
+            ("application/grpc", Some("")),
+            ("Application/GRPC; charset=utf-8", Some("")),
+            ("application/grpc+proto", Some("+proto")),
+            ("application/grpc+json", Some("+json")),
+            ("application/grpc-web", None),
+            ("application/grpc-web+proto", None),
+            ("application/json", None),
+            ("application/gr", None),
+            ("", None),
+        ] {
+            let headers = [(header::CONTENT_TYPE, value.parse().expect("ASCII"))];
+            assert_eq!(subtype(&headers.into_iter().collect()), expected, "{value:?}");
+        }
+        assert_eq!(subtype(&HeaderMap::new()), None);
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    #[test]
+    fn what_was_compressed_is_unpacked_up_to_the_limit() {
+        let unpacked = |packed: &[u8]| unpacked(packed, 1_000);
+        let message = unpacked(&packed(&[7; 1_000])).expect("within the limit");
+        assert_eq!(message[..PREFIX], [0, 0, 0, 3, 232]);
+        assert_eq!(message[PREFIX..], [7; 1_000]);
+        assert_eq!(unpacked(&packed(&[])).expect("empty").len(), PREFIX);
+        let bomb = packed(&vec![0; 10 << 20]);
+        assert!(bomb.len() < 20_000);
+        for (bytes, long) in [
+            (packed(&[7; 1_001]), true),
+            (bomb, true),
+            (packed(&[7; 9])[..15].to_vec(), false),
+            ([packed(&[7; 9]), vec![0; 9]].concat(), false),
+            (b"nonsense".to_vec(), false),
+            (Vec::new(), false),
+        ] {
+            match unpacked(&bytes) {
+                Err(Unfit::Long { size: None, limit: 1_000 }) => assert!(long),
+                Err(Unfit::Malformed(_)) => assert!(!long),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn message(frames: &[&[u8]]) -> Result<Bytes, Unfit> {
+        let (first, all) = (Bytes::new(), BytesMut::new());
+        let mut message = Message { gzip: false, limit: 9, first, all };
+        frames.iter().try_for_each(|frame| message.push(Bytes::copy_from_slice(frame)))?;
+        message.whole()
+    }
+
+    #[test]
+    fn a_message_is_whole_however_it_is_cut() {
+        let whole = b"\0\0\0\0\x03abc";
+        for at in 0..whole.len() {
+            let (begin, end) = whole.split_at(at);
+            assert_eq!(message(&[begin, b"", end]).expect("whole"), whole[..], "{at}");
+        }
+        let bytes = whole.iter().map(std::slice::from_ref).collect::<Vec<_>>();
+        assert_eq!(message(&bytes).expect("whole"), whole[..]);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_as_soon_as_that_shows() {
+        let refused = |frames: &[&[u8]]| message(frames).expect_err("no message");
+        assert!(matches!(refused(&[]), Unfit::Malformed("no message")));
+        assert!(matches!(refused(&[b"\0\0"]), Unfit::Broken));
+        assert!(matches!(refused(&[b"\0\0\0\0\x03ab"]), Unfit::Broken));
+        assert!(matches!(refused(&[b"\0\0\0\0\x0a"]), Unfit::Long { size: Some(10), .. }));
+        for frames in [
+            &[&b"\0\0\0\0\x01ab"[..]][..],
+            &[b"\0\0\0\0\x01a", b"\0\0\0\0\0"],
+            &[b"\x01\0\0\0\0"],
+            &[b"\x02\0\0\0\0"],
+            &[b"GET / HTTP/1.1"],
+        ] {
+            assert!(matches!(refused(frames), Unfit::Malformed(_)), "{frames:?}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What a peer does not read: its stream is reset after a while, and the rest of its connection goes on.
+//!
+//! An answer comes from its body a piece at a time. hyper asks for the next piece when HTTP/2 has room
+//! for it, so a body that gave a piece and is not asked again belongs to a peer that does not read. hyper
+//! itself would wait for ever: a peer that answers pings is alive.
+
+use std::{
+    cell::Cell,
+    future::pending,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use pin_project_lite::pin_project;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// As long as a dead connection may leave what was sent to it.
+const LIMIT: Duration = Duration::from_secs(60);
+/// At a stop there is less time.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// What the body that was polled last on this thread did.
+    static BODY: Cell<Option<Body>> = const { Cell::new(None) };
+}
+
+/// What the body of an answer did when it was polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// It gave a piece, and now it is the peer's turn.
+    Gave,
+    /// It gave a piece of a stream without an end, which the peer may leave for as long as it likes.
+    GaveOneOfMany,
+    /// It waits for something itself.
+    Waits,
+}
+
+/// Notes what a body does, for the stream that polls it.
+pub(super) fn note(body: Body) {
+    BODY.set(Some(body));
+}
+
+/// Runs the streams of a connection, each until its peer has not read for too long.
+#[derive(Clone, Debug)]
+pub(super) struct Executor {
+    pub(super) stop: CancellationToken,
+}
+
+impl Executor {
+    /// Waits until a peer that has not read has had its time.
+    fn limit(&self, limit: Option<Duration>) -> BoxFuture<'static, ()> {
+        let stop = self.stop.clone();
+        async move {
+            let stopped = async {
+                stop.cancelled().await;
+                sleep(STOP_LIMIT).await;
+            };
+            let limit = async {
+                match limit {
+                    Some(limit) => sleep(limit).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = limit => {}
+                () = stopped => {}
+            }
+        }
+        .boxed()
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(Taken { stream, executor: self.clone(), limit: None });
+    }
+}
+
+pin_project! {
+    /// A stream that ends when its peer does not read.
+    struct Taken<F> {
+        #[pin]
+        stream: F,
+        executor: Executor,
+        // There while its body gave a piece and was not asked again.
+        limit: Option<BoxFuture<'static, ()>>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Taken<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        BODY.set(None);
+        if this.stream.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match BODY.take() {
+            Some(Body::Gave) => *this.limit = Some(this.executor.limit(Some(LIMIT))),
+            Some(Body::GaveOneOfMany) => *this.limit = Some(this.executor.limit(None)),
+            Some(Body::Waits) => *this.limit = None,
+            None => {}
+        }
+        match this.limit {
+            // A stream that is dropped is reset.
+            Some(limit) => limit.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::Arc};
+
+    use tokio::{sync::Notify, time::Instant};
+
+    use super::*;
+
+    /// A stream whose body does this each time it is polled, and how long it lives.
+    async fn lives(polls: &'static [Option<Body>], stop: CancellationToken) -> Option<u64> {
+        let (started, woken, dropped) = (Instant::now(), Arc::new(Notify::new()), Arc::new(()));
+        let (held, wake) = (Arc::downgrade(&dropped), woken.clone());
+        let mut polls = polls.iter();
+        let stream = async move {
+            let _dropped = dropped;
+            let mut woken = Box::pin(async move {
+                loop {
+                    wake.notified().await;
+                }
+            });
+            poll_fn(|cx| {
+                if let Some(Some(body)) = polls.next() {
+                    note(*body);
+                }
+                woken.as_mut().poll(cx)
+            })
+            .await;
+        };
+        hyper::rt::Executor::execute(&Executor { stop }, stream);
+        for second in 0..200 {
+            sleep(Duration::from_secs(1)).await;
+            if held.upgrade().is_none() {
+                return Some(started.elapsed().as_secs());
+            }
+            if second % 40 == 20 {
+                woken.notify_one();
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_peer_does_not_read_ends_and_one_that_waits_does_not() {
+        use Body::{Gave, GaveOneOfMany, Waits};
+        let lives = |polls| lives(polls, CancellationToken::new());
+        assert_eq!(lives(&[Some(Gave)]).await, Some(61));
+        // Being polled is not being read.
+        assert_eq!(lives(&[Some(Gave), None, None]).await, Some(61));
+        // Read once more after 21 seconds.
+        assert_eq!(lives(&[Some(Gave), Some(Gave)]).await, Some(82));
+        assert_eq!(lives(&[Some(Gave), Some(Waits)]).await, None);
+        assert_eq!(lives(&[Some(Waits)]).await, None);
+        assert_eq!(lives(&[Some(GaveOneOfMany)]).await, None);
+        assert_eq!(lives(&[None]).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_holds_a_stop_for_two_seconds() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert_eq!(lives(&[Some(Body::Gave)], stop.clone()).await, Some(3));
+        assert_eq!(lives(&[Some(Body::GaveOneOfMany)], stop.clone()).await, Some(3));
+        assert_eq!(lives(&[Some(Body::Waits)], stop).await, None);
+    }
+}
