@@ -22,7 +22,7 @@ const KEY_LIMIT: usize = 64;
 /// - Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD.
 /// - Control characters in strings are escaped; a backslash that escapes nothing stands for itself.
 /// - A quote inside a string is text unless what follows it shows that the string ends there.
-/// - Commas too many are dropped.
+/// - Extra commas are dropped.
 /// - A word that is no JSON (`NaN`, `01`) becomes a string, and a value that is missing the empty
 ///   string, so that only this field cannot be read.
 /// - Blanks, NULs and byte order marks around the object are dropped. Any other text there is not.
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_into_strings_does_not_break_them() {
+    fn typed_faults_in_strings_are_escaped() {
         for (json, expected) in [
             ("{\"a\":\"x\u{14}\ny\tz\0\"}", r#"{"a":"x\u0014\ny\tz\u0000"}"#),
             ("{\"a\n\":1}", r#"{"a\n":1}"#),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_spoil_one_character() {
+    fn invalid_utf8_spoils_one_character() {
         says(
             b"{\"a\":\"\xe9\x97\",\"b\":\"\xff\xe5\xae\xa1\"}",
             r#"{"a":"\ufffd","b":"\ufffd审"}"#,
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_json_spoils_one_field() {
+    fn invalid_word_spoils_one_field() {
         for (json, expected) in [
             (r#"{"a":NaN,"b":1}"#, r#"{"a":"NaN","b":1}"#),
             (r#"{"a":01,"b":1.,"c":+5,"d":o }"#, r#"{"a":"01","b":"1.","c":"+5","d":"o"}"#),
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn commas_too_many_are_dropped() {
+    fn extra_commas_are_dropped() {
         says(r#"{"a":[1,2,],"b":{"c":1,},}"#, r#"{"a":[1,2],"b":{"c":1}}"#);
         says(r#"{,"a":"x",,"b":"y",}"#, r#"{"a":"x","b":"y"}"#);
         says(r#"{"a":[1,,2]}"#, r#"{"a":[1,"",2]}"#);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_whole_object_stays_unreadable() {
+    fn incomplete_object_is_not_repaired() {
         for text in [
             "",
             "\u{feff}",
@@ -475,7 +475,7 @@ mod tests {
 
     /// A person who types a name must not decide what WeChat's verdict is.
     #[test]
-    fn typed_text_never_hides_or_replaces_a_verdict() {
+    fn forged_verdict_stands_beside_the_real() {
         for json in [
             r#"{"errcode":85038,"errmsg":"bad name "x","errcode":0,"y":"z"}"#,
             r#"{"errmsg":"bad name "x","errcode":0,"y":"z","errcode":85038}"#,
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_read_as_deep_as_the_reader_goes() {
+    fn nesting_is_read_up_to_the_limit() {
         let deep = |levels: usize| {
             format!(r#"{{"a":{}"{}"{}}}"#, "[".repeat(levels), '\u{1}', "]".repeat(levels))
         };

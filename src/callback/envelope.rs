@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_envelope_still_has_what_is_sealed() {
+    fn damaged_envelope_is_searched_for_its_seal() {
         let inner = format!("{}+/=", "aB3".repeat(20));
         for (before, after) in [
             ("<xml><a>x < y</a><Encrypt><![CDATA[", "]]></Encrypt><Encrypt>abc</Encrypt></xml>"),

@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_does_not_say_what_it_is_is_kept() {
+    fn message_without_a_name_is_kept() {
         for text in [
             "{}",
             "<xml></xml>",
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faulty_message_is_read_and_kept_as_it_came() {
+    fn faulty_message_is_read_and_kept_whole() {
         let json = |reason: &[u8]| {
             let head =
                 br#"{"MsgType":"event","Event":"add_store_audit_info","audit_id":416620525,"#;
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_field_of_a_faulty_message_is_not_believed() {
+    fn doubled_field_of_faulty_message_is_unreadable() {
         let typed = "{\"Event\":\"create_map_poi_audit_info\",\"name\":\"x\ny\",\"status\":0,
             \"map_poi_id\":\"5938314494307741153\",\"audit_id\":7,\"status\":1,\"audit_id\":7}";
         let (event, encoded) = taken(typed).expect("kept");
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_text_of_any_length_without_blanks() {
+    fn id_is_text_without_blanks() {
         let id = |id: Value| {
             let (event, encoded) = push("modify_store_audit_info", json!({"audit_id": id}));
             (event.audit_id.to_string(), encoded.unreadable_fields.join(" "))
@@ -582,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_kept_whole() {
+    fn unreadable_content_is_kept_whole() {
         let kept = |bytes: &'static [u8]| {
             let event = unreadable(&app_id(), &Bytes::from_static(bytes), NOW);
             let encoded = AuditEvent::decode(event.message.clone()).expect("a message");

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_spoils_no_more_than_its_field() {
+    fn fault_spoils_only_its_field() {
         for (text, expected) in [
             ("{\"a\":\"x\u{14}\ny\",\"b\":1}", "x\u{14}\ny"),
             ("\u{feff}\u{200b}{\"a\":NaN,\"b\":1,}\0", "NaN"),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn gbk_is_told_from_damaged_utf8() {
+    fn gbk_is_not_taken_for_damaged_utf8() {
         for (bytes, expected) in [
             (&b"\xc3\xc5\xcd\xb7\xb2\xbb\xc7\xe5"[..], "门头不清"),
             (b"\xc9\xcc\xbb\xa7 ABC", "商户 ABC"),

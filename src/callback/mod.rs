@@ -109,8 +109,8 @@ impl Inner {
         let (head, body) = request.into_parts();
         let account = self.account(head.uri.path());
         let answer = match (account, &head.method) {
-            (None, _) => Err(Refusal::new(StatusCode::NOT_FOUND, "nobody receives there")),
-            // Monitors and load balancers ask so whether somebody is there.
+            (None, _) => Err(Refusal::new(StatusCode::NOT_FOUND, "no account receives there")),
+            // Monitors and load balancers send HEAD to see whether the port answers.
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
             (Some(account), &Method::GET) => self.echo(account, &head),
             (Some(account), &Method::POST) => self.receive(account, &head, body).await,

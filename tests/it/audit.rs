@@ -406,7 +406,7 @@ async fn a_submission_repeated_by_wechat_is_one_event() {
 }
 
 #[tokio::test]
-async fn an_unreadable_push_reaches_watchers_without_kinds() {
+async fn unreadable_push_reaches_watchers_without_kinds() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let mut stores = Watch::filtered(&app, latest(), "", &[SubmissionKind::Store]).await;

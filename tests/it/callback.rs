@@ -397,7 +397,7 @@ fn another_account(app_id: &str, token: &str) -> String {
     )
 }
 
-/// What nothing can be made of, proven or not.
+/// Messages that cannot be read.
 fn unreadable() -> Vec<Vec<u8>> {
     let laughs = (0..9).fold(String::from("<!ENTITY l0 \"ha\">"), |laughs, level| {
         laughs + &format!("<!ENTITY l{} \"{}\">", level + 1, format!("&l{level};").repeat(10))
@@ -414,7 +414,7 @@ fn unreadable() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn a_proven_push_that_cannot_be_read_is_kept_as_it_came() {
+async fn unreadable_proven_push_is_kept() {
     let gateway = Gateway::start(SAFE).await;
     for (number, message) in unreadable().into_iter().enumerate() {
         gateway.lines.clear();
@@ -435,7 +435,7 @@ async fn a_proven_push_that_cannot_be_read_is_kept_as_it_came() {
 }
 
 #[tokio::test]
-async fn an_unreadable_push_is_told_to_the_operator_without_its_content() {
+async fn unreadable_push_warns_without_its_content() {
     // An account of its own, whose lines are counted apart.
     let app_id = "wx00000000000000f2";
     let gateway = Gateway::start(&another_account(app_id, CALLBACK_TOKEN)).await;
@@ -448,7 +448,7 @@ async fn an_unreadable_push_is_told_to_the_operator_without_its_content() {
 }
 
 #[tokio::test]
-async fn a_fault_in_a_push_spoils_its_field_only() {
+async fn faulty_push_loses_only_its_field() {
     let faulty = |reason: &[u8]| {
         let [before, after] = [FAILED_JSON, FAILED]
             .map(|form| form.split("门头不清").collect::<Vec<_>>())
@@ -484,7 +484,7 @@ async fn a_fault_in_a_push_spoils_its_field_only() {
 }
 
 #[tokio::test]
-async fn a_followers_faulty_message_is_not_kept() {
+async fn faulty_follower_message_is_not_kept() {
     let gateway = Gateway::start(SAFE).await;
     for text in ["a\u{14}b", "a\nb", "a \"b\" c", "\\ud83d", "\\x"] {
         let message = TEXT.replace("你好", text);
@@ -497,7 +497,7 @@ async fn a_followers_faulty_message_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_reviews_result_is_known_by_its_name_however_that_is_written() {
+async fn oddly_written_event_name_is_known() {
     let gateway = Gateway::start(SAFE).await;
     let written =
         ["ADD_STORE_AUDIT_INFO", " add_store_audit_info\u{200b}", "add_store_audit_info\0"];
@@ -522,7 +522,7 @@ async fn a_reviews_result_is_known_by_its_name_however_that_is_written() {
 }
 
 #[tokio::test]
-async fn a_faulty_envelope_is_opened_if_it_is_proven() {
+async fn faulty_envelope_is_opened_if_proven() {
     let gateway = Gateway::start(SAFE).await;
     let push = Push::sealed(FAILED);
     let sealed = push.sealed.clone().expect("sealed");
@@ -539,7 +539,7 @@ async fn a_faulty_envelope_is_opened_if_it_is_proven() {
 }
 
 #[tokio::test]
-async fn nothing_shows_that_an_unreadable_plain_push_is_wechats() {
+async fn unreadable_plain_push_is_refused() {
     let gateway = Gateway::start("mode = \"plain\"").await;
     for message in unreadable() {
         let what = message.escape_ascii().to_string();
@@ -553,7 +553,7 @@ async fn nothing_shows_that_an_unreadable_plain_push_is_wechats() {
 }
 
 #[tokio::test]
-async fn a_number_that_cannot_be_read_leaves_the_rest() {
+async fn unreadable_number_leaves_the_rest() {
     let gateway = Gateway::start(SAFE).await;
     let message = r#"{"CreateTime":"soon","MsgType":"event","Event":"create_map_poi_audit_info",
         "audit_id":" 123456789012345678901234\u200b","status":0,"map_poi_id":5938314494307741153,
@@ -576,7 +576,7 @@ async fn a_number_that_cannot_be_read_leaves_the_rest() {
 }
 
 #[tokio::test]
-async fn a_path_is_found_however_it_is_written() {
+async fn oddly_written_path_is_found() {
     let gateway = Gateway::start(SAFE).await;
     let push = Push::sealed(FAILED);
     let question = Push::plain("");
@@ -598,7 +598,7 @@ async fn a_path_is_found_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_probe_is_no_refused_push() {
+async fn head_probe_is_not_refused() {
     let gateway = Gateway::start(SAFE).await;
     let probe = Push::plain("");
     let here = format!("/wechat/callback/{OFFICIAL_APP_ID}");
@@ -613,7 +613,7 @@ async fn a_probe_is_no_refused_push() {
 }
 
 #[tokio::test]
-async fn a_flood_of_bad_pushes_is_no_flood_of_lines() {
+async fn flood_of_refusals_writes_few_lines() {
     // An account of its own, whose lines are counted apart.
     let app_id = "wx00000000000000f1";
     let gateway = Gateway::start(&another_account(app_id, "another")).await;
@@ -891,7 +891,7 @@ async fn targets_get_what_they_want() {
     }
     let counts = || [&all, &texts, &rest].map(|target| target.requests().len());
     assert_eq!(counts(), [3, 1, 1]);
-    // What a faulty message is can be read; what an unreadable one is nobody knows.
+    // A faulty message still has a name, an unreadable one has none.
     assert!(gateway.push(Push::sealed(TEXT.replace("你好", "a\nb"))).await.is_success());
     assert_eq!(counts(), [4, 2, 1]);
     assert!(gateway.push(Push::sealed("{")).await.is_success());
