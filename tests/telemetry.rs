@@ -133,12 +133,13 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free now, and below those that the system gives out by itself.
+/// A port that is free now, below those that the system gives out by itself, and none that tests in
+/// other processes use.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let seed = u16::try_from(std::process::id() % 10_000).expect("small");
+    let first = 27_000 + u16::try_from(std::process::id() % 180).expect("small") * 10;
     loop {
-        let port = 20_000 + (seed + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 10;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
