@@ -81,22 +81,44 @@ impl Operations {
     }
 }
 
-/// Districts whose place on the map says little of where their shops are, by the first digits of
-/// their ids: how far a shop may be from it, in kilometres. The first that fits counts.
-const REACH: [(&str, f64); 9] = [
+/// How far a shop may be from the point that stands for its district, in kilometres, by the first
+/// digits of the district's id. The first that fits counts.
+const REACH: [(&str, f64); 18] = [
+    // 阿拉善: 额济纳旗 is larger than Iceland.
+    ("1529", 700.0),
+    // The rest of 内蒙古.
+    ("15", 400.0),
     // 三沙: islands all over the South China Sea.
     ("4603", 2_000.0),
-    // 内蒙古, 黑龙江, 四川, 西藏, 甘肃, 青海, 新疆: some counties are larger than Austria.
-    ("15", 700.0),
-    ("23", 400.0),
-    ("51", 400.0),
+    // 黑龙江, 四川.
+    ("23", 250.0),
+    ("51", 250.0),
+    // 拉萨, and the rest of 西藏: 双湖, 改则, 尼玛.
+    ("5401", 250.0),
     ("54", 700.0),
-    ("62", 500.0),
-    ("63", 700.0),
+    // 酒泉: 肃北 lies in two parts.
+    ("6209", 500.0),
+    // 西宁, 海东 …
+    ("6301", 200.0),
+    ("6302", 200.0),
+    // … 玉树 and 海西, where 唐古拉 belongs to 格尔木, and the rest of 青海.
+    ("6327", 700.0),
+    ("6328", 700.0),
+    ("63", 300.0),
+    // 乌鲁木齐, 克拉玛依, and the rest of 新疆: 若羌, 且末, 哈密.
+    ("6501", 250.0),
+    ("6502", 250.0),
+    ("6590", 250.0),
     ("65", 700.0),
     // No other county is 200 km long.
     ("", 200.0),
 ];
+
+/// How far a shop may be from the point that stands for its district, in kilometres.
+fn reach(id: &str) -> f64 {
+    let reach = REACH.iter().find(|(prefix, _)| id.starts_with(prefix));
+    reach.map_or(f64::INFINITY, |(_, reach)| *reach)
+}
 
 /// All areas, each followed by everything beneath it.
 #[derive(Debug)]
@@ -296,8 +318,7 @@ impl Districts {
         let area = &self.areas[self.find(id)?].district;
         let (Some(place), Some(area)) = (place, &area.location) else { return Ok(()) };
         let distance = place.kilometres_to(area);
-        let reach = REACH.iter().find(|(prefix, _)| id.starts_with(prefix));
-        if reach.is_some_and(|(_, reach)| distance > *reach) {
+        if distance > reach(id) {
             let mut check = Check::default();
             let rule = format!(
                 "has to be in the district {id}, but is {distance:.0} km from it; if the place is \
@@ -487,6 +508,23 @@ mod tests {
             line.map(|district| district.id).collect::<Vec<_>>().join("/")
         };
         matches.into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_district_reaches_as_far_as_its_part_of_china_is_empty() {
+        for (id, kilometres) in [
+            ("440105", 200.0),
+            ("152923", 700.0),
+            ("150102", 400.0),
+            ("650102", 250.0),
+            ("652824", 700.0),
+        ] {
+            assert_eq!(reach(id), kilometres, "{id}");
+        }
+        for (index, (prefix, _)) in REACH.iter().enumerate() {
+            let hides = |(earlier, _): &(&str, f64)| prefix.starts_with(earlier);
+            assert!(!REACH[..index].iter().any(hides), "{prefix} never counts");
+        }
     }
 
     #[test]

@@ -295,8 +295,11 @@ async fn a_place_that_cannot_lie_in_its_district_is_refused() {
         // Beijing, and Guilin, 400 km away.
         ("440105", 39.9, 116.4, "km from it"),
         ("440105", 25.27, 110.29, "km from it"),
-        // The district lies in Beijing.
+        // The districts lie in Beijing, Harbin and Urumqi, and the places in Guangzhou, Qiqihar and
+        // Kashgar.
         ("110105", 23.09, 113.32, "km from it"),
+        ("230102", 47.35, 123.92, "km from it"),
+        ("650102", 39.47, 75.99, "km from it"),
     ] {
         for validate_only in [true, false] {
             let location = Some(pb::LatLng { latitude, longitude });
