@@ -40,6 +40,7 @@ pub mod context;
 mod flight;
 mod http1;
 pub mod id;
+mod invisible;
 pub mod lenient;
 pub mod operation;
 pub mod pb;

@@ -4,11 +4,13 @@
 use toml::Value;
 
 use super::Mistakes;
+use crate::invisible::has_no_width;
 
 /// Returns what is wrong with a text that has a control or zero-width character, and where; the
 /// text itself, which may be a secret, is not quoted.
 pub(super) fn found(text: &str) -> Option<String> {
-    let (index, char) = text.chars().enumerate().find(|(_, char)| is_invisible(*char))?;
+    let (index, char) =
+        text.chars().enumerate().find(|(_, char)| char.is_control() || has_no_width(*char))?;
     let what = match char {
         '\u{feff}' => "byte order mark",
         '\n' | '\r' => "line break",
@@ -40,32 +42,6 @@ pub(super) fn check(value: &Value, key: &str, mistakes: &mut Mistakes) {
         }
         _ => {}
     }
-}
-
-/// Unicode's controls, and what has no width: marks of order and direction, joiners, variation
-/// selectors, tags.
-fn is_invisible(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{ad}'
-                | '\u{34f}'
-                | '\u{61c}'
-                | '\u{115f}'
-                | '\u{1160}'
-                | '\u{17b4}'
-                | '\u{17b5}'
-                | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{fe00}'..='\u{fe0f}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 #[cfg(test)]

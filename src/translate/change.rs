@@ -336,7 +336,7 @@ mod tests {
             let given = pb::UpdateStoreRequest {
                 contact_phone: Some("2".to_owned()),
                 hours: OpeningHours::read("09:00-10:00".to_owned()),
-                picture_urls: Some(pb::PictureUrls { urls: vec!["http://b".to_owned()] }),
+                picture_urls: Some(pb::PictureUrls { urls: vec![PICTURE.to_owned()] }),
                 ..change
             };
             Change::try_from(given).expect("valid").over(shown(), None).expect(value);

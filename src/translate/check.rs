@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::Form;
-use crate::id::MediaId;
+use crate::{id::MediaId, invisible::has_no_width};
 
 /// WeChat takes this many documents in one field (0~5个mediaid).
 const MOST_DOCUMENTS: usize = 5;
@@ -206,23 +206,26 @@ impl Check {
     }
 }
 
-/// The first character that shows nothing and was hardly meant, if there is one: zero-width blanks,
-/// marks of direction and of the order of bytes, and what stands for bytes that were no text.
+/// The first character that shows nothing and was hardly meant, if there is one: what has no width,
+/// and what stands for bytes that were no text.
 fn invisible(text: &str) -> Option<char> {
-    let is_invisible = |c: char| {
-        matches!(c,
-            '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200c}' | '\u{200e}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-            | '\u{fff9}'..='\u{fffd}')
-    };
     let mut before = None;
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
-        // What joins two pictures (emoji) into one is meant.
-        let joins = c == '\u{200d}'
-            && before.is_some_and(is_pictograph)
-            && rest.peek().is_some_and(|next| is_pictograph(*next));
-        if is_invisible(c) || (c == '\u{200d}' && !joins) {
+        let is_meant = match c {
+            // Joins two pictures (emoji) into one.
+            '\u{200d}' => {
+                before.is_some_and(is_pictograph)
+                    && rest.peek().is_some_and(|next| is_pictograph(*next))
+            }
+            // Picks one of several ways to write the character before.
+            '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => {
+                before.is_some_and(|before| !has_no_width(before))
+            }
+            char::REPLACEMENT_CHARACTER => false,
+            c => !has_no_width(c),
+        };
+        if !is_meant {
             return Some(c);
         }
         before = Some(c);
@@ -248,7 +251,8 @@ mod tests {
         for (text, line, prose) in [
             ("家常菜 老店", true, true),
             ("家常菜\r\n\t老店", false, true),
-            ("👨\u{200d}🍳 私房菜", true, true),
+            ("👨\u{200d}🍳 ❤\u{fe0f} 私房菜", true, true),
+            ("葛\u{e0100}店", true, true),
             ("\u{0}", false, false),
             ("a\u{14}", false, false),
             ("\u{7f}", false, false),
@@ -256,6 +260,8 @@ mod tests {
             ("店\u{200b}", false, false),
             ("\u{feff}店", false, false),
             ("店\u{200d}", false, false),
+            ("\u{fe0f}店", false, false),
+            ("店\u{3164}", false, false),
             ("\u{202e}店", false, false),
             ("店\u{2028}", false, false),
             ("店\u{fffd}", false, false),

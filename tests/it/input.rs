@@ -252,7 +252,7 @@ async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_calle
         (
             "StoreService/AddStore",
             "contact_phone",
-            &["电话", "０２０-８９１９０３８８", "1.38E+10", "none", "12"],
+            &["电话", "０２０-８９１９０３８８", "1.38E+10", "none", "-"],
         ),
         ("StoreService/UpdateStore", "contact_phone", &["n/a"]),
         ("MapPoiService/CreateMapPoi", "telephones[0]", &["010-6666666;010-7777777", "无"]),
