@@ -623,3 +623,49 @@ async fn damaged_rows_are_in_the_way_of_nothing_that_is_linked_or_settled() {
         assert!(taken.iter().any(|one| one.audit_id.as_str() == "3"), "{damage}: {taken:?}");
     }
 }
+
+#[tokio::test]
+async fn log_that_is_damaged_in_the_middle_is_refused_and_not_cut_off() {
+    let (file, state) = with_an_event().await;
+    for n in 0..9 {
+        state.append(event(&n.to_string())).await.expect("appended");
+    }
+    let log = fs::read(file.folder.path().join("state.db-wal")).expect("a log");
+    let database = fs::read(file.path()).expect("a file");
+    // As a kill leaves it, with these bits flipped.
+    let opened = async |flips: &[usize], length: usize| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.db");
+        fs::write(&path, &database).expect("written");
+        let mut log = log[..length].to_vec();
+        flips.iter().for_each(|at| log[*at] ^= 1);
+        fs::write(folder.path().join("state.db-wal"), log).expect("written");
+        let state: Arc<dyn State> = Arc::new(Sqlite::open(&path, Clock::frozen())?);
+        Ok::<_, Error>(keys(&state).await.len())
+    };
+    const FRAME: usize = 24 + 4096;
+    let commits = commits(&file.path());
+    assert!(commits >= 10);
+    let ends = |number: usize| {
+        // The frames that end a commit say so.
+        let frames = log[32..].chunks_exact(FRAME).enumerate();
+        let ends = frames.filter(|(_, frame)| frame[4..8] != [0; 4]);
+        32 + FRAME * (1 + ends.map(|(at, _)| at).nth(number).expect("a commit"))
+    };
+    assert_eq!(opened(&[], log.len()).await, Ok(10));
+    // What a loss of power leaves: the last is missing, or cut, or wrong.
+    assert_eq!(opened(&[], ends(commits - 2)).await, Ok(9));
+    assert_eq!(opened(&[], log.len() - 1).await, Ok(9));
+    assert_eq!(opened(&[log.len() - 1], log.len()).await, Ok(9));
+    assert_eq!(opened(&[ends(commits - 3) + 100], log.len()).await, Ok(8));
+    // What only damage does: a page, the sum of a frame, its salt, the head of the log.
+    let frame = ends(2);
+    let head = [0, 1, 2, 3, 5, 9, 13, 17, 22, 25, 31];
+    for at in head.into_iter().chain([frame + 100, frame + 17, frame + 9]) {
+        let refused = opened(&[at], log.len()).await;
+        assert!(
+            matches!(&refused, Err(Error::Damaged(what)) if what.contains("would be lost")),
+            "{at}: {refused:?}"
+        );
+    }
+}

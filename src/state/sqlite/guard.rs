@@ -91,6 +91,11 @@ impl Files {
         &self.database
     }
 
+    /// The path of SQLite's log.
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Whether nothing was written yet.
     pub(super) fn is_new(&self) -> bool {
         self.handle.metadata().is_ok_and(|metadata| metadata.len() == 0)

@@ -13,6 +13,7 @@ mod schema;
 mod submission;
 mod sum;
 mod token;
+mod wal;
 mod write;
 mod writer;
 
@@ -141,6 +142,7 @@ impl Open {
             )),
             error => error,
         };
+        wal::check(files.log()).map_err(named)?;
         let mut db = connect(files.database(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let is_new = files.is_new();
         schema::prepare(&mut db).map_err(named)?;
