@@ -241,6 +241,7 @@ impl UnaryService<pb::GetStoreRequest> for Proxy {
             let (open, close) = info.open_time.split_once('-').unwrap_or_default();
             let state = if info.status == 2 { AuditState::InReview } else { AuditState::Approved };
             let store = pb::Store {
+                unreadable_fields: Vec::new(),
                 poi_id: info.poi_id,
                 name: info.business_name,
                 province: info.province,
