@@ -54,9 +54,8 @@ pub async fn overload(world: &World) -> anyhow::Result<Report> {
         let closed = message.clone();
         // As many as are answered in some seconds.
         let calls = (320.0 * world.seconds.max(2.0)) as u64;
-        let saturation = load::calls(gateway.grpc, GET_STORE, SATURATION, calls, move |_| {
-            closed.clone()
-        });
+        let saturation =
+            load::calls(gateway.grpc, GET_STORE, SATURATION, calls, move |_| closed.clone());
         let saturation = saturation.await?.rate();
         report.say(&format!("{name}: {saturation:.0} answers a second at saturation"));
         for times in [2.0, 4.0] {
