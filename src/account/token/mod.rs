@@ -63,8 +63,14 @@ const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 /// Tries within one refresh where WeChat is busy or out of reach.
 const TRIES: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// How long other replicas leave a fetch to this one: more than one try takes.
-const LEASE: Duration = Duration::from_secs(15);
+const MINUTE: Duration = Duration::from_secs(60);
+/// How long other replicas leave a fetch to this one, if it froze or died; while it runs it prolongs
+/// that.
+const LEASE: Duration = Duration::from_secs(3);
+const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// No lease is longer, nor the quiet after a loss of the state. What is was left by a clock that was
+/// set back since.
+const LONGEST_LEASE: Duration = Duration::from_secs(6);
 /// How often it is looked whether another replica has ended its fetch.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A shared token that lives no longer than this is left alone.
@@ -374,41 +380,59 @@ impl Tokens {
 
     async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
         let force = wants_force && self.may_force().await;
-        let (lease, before) = loop {
+        loop {
             let shared = self.shared.token(&self.app_id).await.ok().flatten();
             if let Some(token) = shared.as_ref().and_then(|shared| self.adopt(number, shared)) {
                 return Ok(token);
             }
             let before = shared.map_or(0, |shared| shared.generation);
-            match self.shared.acquire(&self.lease(), LEASE).await {
-                Ok(Acquired::Lease(fence)) => break (Some(fence), before),
-                Ok(Acquired::Taken(rest)) if rest <= LEASE => {
+            let lease = match self.shared.acquire(&self.lease(), LEASE).await {
+                Ok(Acquired::Lease(fence)) => Some(fence),
+                Ok(Acquired::Taken(rest)) if rest <= LONGEST_LEASE => {
                     self.clock.sleep(rest.min(LOOK_AGAIN)).await;
+                    continue;
                 }
-                // What replicas share cannot be had now, or was left by a clock that was set back
-                // since; but tokens can.
-                Ok(Acquired::Taken(_)) | Err(_) => break (None, before),
-            }
-        };
-        let result = self.fetch(number, force, lease, before).await;
-        if let Some(fence) = lease {
+                // What replicas share cannot be had now, but tokens can.
+                Ok(Acquired::Taken(_)) | Err(_) => None,
+            };
+            let Some(fence) = lease else {
+                if let Some(result) = self.fetch(number, force, None, before).await {
+                    return result;
+                }
+                continue;
+            };
+            let result = tokio::select! {
+                result = self.fetch(number, force, Some(fence), before) => result,
+                () = self.keep_lease(fence) => None,
+            };
             // At the latest it ends by itself.
             let _ = self.shared.free(&self.lease(), fence, Duration::ZERO).await;
+            if let Some(result) = result {
+                return result;
+            }
         }
-        result
     }
 
-    /// Asks WeChat, and tells the other replicas.
+    /// Prolongs the lease, for ever.
+    async fn keep_lease(&self, fence: u64) {
+        loop {
+            self.clock.sleep(LEASE_RENEWAL).await;
+            // One that was lost is noticed before the next try: what was sent is waited for.
+            let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
+        }
+    }
+
+    /// Asks WeChat, and tells the other replicas. Nothing if another one may have asked meanwhile.
     async fn fetch(
         &self,
         number: u64,
         force: bool,
         lease: Option<u64>,
         before: u64,
-    ) -> Result<Arc<Token>, Error> {
+    ) -> Option<Result<Arc<Token>, Error>> {
         let budget = format!("tokens/{}", self.app_id);
         if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
-            return Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE));
+            return Some(Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE)));
         }
         let mut tries = Tries::default();
         loop {
@@ -418,22 +442,26 @@ impl Tokens {
                     let Fetched { value, life } = &fetched;
                     let life = life.saturating_sub(self.clock.now() - sent_at);
                     let put = self.shared.put_token(&self.app_id, before, value, life).await;
-                    return Ok(match put {
+                    return Some(Ok(match put {
                         Ok(shared) if shared.value != *value => self
                             .adopt(number, &shared)
                             .unwrap_or_else(|| self.store(number, fetched, sent_at)),
                         _ => self.store(number, fetched, sent_at),
-                    });
+                    }));
                 }
                 Err(error) if tries.count() < TRIES && repeats_soon(&error) && !force => {
                     self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
-                    if let Some(fence) = lease {
-                        let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
+                    if let Some(fence) = lease
+                        && let Ok(false) = self.shared.renew(&self.lease(), fence, LEASE).await
+                    {
+                        // This process was frozen, and another one has taken its turn.
+                        let _ = self.shared.refund(&budget).await;
+                        return None;
                     }
                 }
                 Err(error) => {
                     let _ = self.shared.refund(&budget).await;
-                    return Err(self.fail(error));
+                    return Some(Err(self.fail(error)));
                 }
             }
         }
@@ -507,7 +535,10 @@ impl Tokens {
     fn fail(&self, error: FetchError) -> Error {
         let passing = passing(&error);
         let in_a_row = self.lock().failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
-        let pause = if passing {
+        let pause = if is_minute_quota(&error) {
+            let into = self.clock.unix() % MINUTE.as_secs();
+            MINUTE - Duration::from_secs(into)
+        } else if passing {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
         } else {
             HUMAN_PAUSE
@@ -563,9 +594,7 @@ impl Tokens {
 fn passing(error: &FetchError) -> bool {
     match error {
         FetchError::Secret(_) => false,
-        FetchError::WeChat(wechat::Error::Refused { code, .. }) => {
-            matches!(*code, Errcode::BUSY | Errcode::MINUTE_QUOTA)
-        }
+        FetchError::WeChat(wechat::Error::Refused { code, .. }) => *code == Errcode::BUSY,
         FetchError::WeChat(wechat::Error::ProxyRefused) => false,
         FetchError::WeChat(_) => true,
     }
@@ -582,6 +611,11 @@ fn asked_pause(error: &FetchError) -> Duration {
         FetchError::Secret(_) => Duration::ZERO,
         FetchError::WeChat(error) => error.retry_after().unwrap_or_default(),
     }
+}
+
+/// Whether the next minute mends it.
+fn is_minute_quota(error: &FetchError) -> bool {
+    matches!(error, FetchError::WeChat(wechat::Error::Refused { code: Errcode::MINUTE_QUOTA, .. }))
 }
 
 #[cfg(test)]
@@ -683,12 +717,18 @@ mod tests {
             assert_eq!(pause(mended_by_people), 60);
         }
         tokens.store(1, fetched("t", 7_200), clock.now());
-        assert_eq!([pause(refused(-1)), pause(refused(45011))], [1, 2]);
+        assert_eq!(pause(refused(-1)), 1);
+        let ends_in = 60 - clock.unix() % 60;
+        assert_eq!(
+            [pause(refused(45011)), pause(refused(45011))],
+            [ends_in; 2],
+            "the minute's end"
+        );
         let limited = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
             FetchError::WeChat(wechat::Error::NotExecuted { status: 429, retry_after })
         };
         assert!(!repeats_soon(&limited(1)) && repeats_soon(&lost()));
-        assert_eq!([1, 77, 9_999].map(|asked| pause(limited(asked))), [4, 77, 300]);
+        assert_eq!([1, 77, 9_999].map(|asked| pause(limited(asked))), [8, 77, 300]);
     }
 }
