@@ -13,7 +13,11 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Error, Operations, settle::Outlook};
+use super::{
+    Error, Operations,
+    lane::{Hold, Lane},
+    settle::Outlook,
+};
 use crate::{
     account::Account,
     clock::Clock,
@@ -38,6 +42,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Whoever waits for an answer waits no longer for the end to be noted.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Whoever lost a lane gets it again within this.
+const LANE_LOST: Duration = Duration::from_secs(1);
 /// The fence of a new claim.
 const FIRST: u64 = 1;
 /// After a failure of the state.
@@ -55,6 +61,8 @@ pub(super) struct Sending {
     sought: Bytes,
     /// Until when the next attempt may be sent without being noted, for its claim was noted as sent.
     noted: Option<Instant>,
+    /// The lane that it is sent in.
+    lane: Option<Arc<Hold>>,
 }
 
 /// A write that this process runs.
@@ -76,6 +84,11 @@ impl Sending {
         }
     }
 
+    /// The same for a call that is sent only while this lane is held.
+    pub(super) fn within(self, lane: Option<&Lane>) -> Self {
+        Self { lane: lane.map(Lane::hold), ..self }
+    }
+
     /// Names the write. Empty if it is not noted.
     pub(super) fn write_id(&self) -> &str {
         self.claim.as_ref().map_or("", |claim| &claim.write_id)
@@ -83,6 +96,12 @@ impl Sending {
 
     /// Notes that the call is about to be sent. Fails if it must not be.
     pub(super) async fn begin<E: Endpoint>(&mut self, clock: &Clock) -> Result<(), Error> {
+        if let Some(lane) = &self.lane
+            && !lane.send(E::REPLY_LIMIT).await?
+        {
+            // This process was frozen, and another one may have its turn.
+            return Err(Error::LaneBusy { path: E::PATH, wait: LANE_LOST });
+        }
         let Some(Claim { state, write_id, fence }) = &self.claim else { return Ok(()) };
         if self.noted.take().is_some_and(|until| clock.now() < until) {
             return Ok(());
@@ -120,7 +139,8 @@ impl Operations {
         self.detached(ctx, |ops, ctx, left| async move {
             // Twice is the same as once, nobody asks for it again, and nothing is reviewed.
             if ctx.request_id.is_none() && !matches!(E::SAFETY, Safety::Once(_)) {
-                let sending = Sending { left, claim: None, sought: Bytes::new(), noted: None };
+                let sending =
+                    Sending { left, claim: None, sought: Bytes::new(), noted: None, lane: None };
                 return Ok(run(ops, account, ctx, sending).await?.0);
             }
             // By time, so that the newest stand together in an index.
@@ -144,7 +164,7 @@ impl Operations {
             };
             // Another claim's id may stand in what was not noted.
             let sought = sought.filter(|_| noted.is_some()).unwrap_or_default();
-            let sending = Sending { left, claim: Some(claim.clone()), sought, noted };
+            let sending = Sending { left, claim: Some(claim.clone()), sought, noted, lane: None };
             let result = run(ops.clone(), account, ctx.clone(), sending).await;
             let outcome = match &result {
                 Ok((response, remembered)) => Outcome::Finished {

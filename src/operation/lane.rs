@@ -1,32 +1,81 @@
 //! Writes that WeChat wants one after another.
 //!
 //! Within this process callers stand in line, in the order of asking; among replicas a lease says
-//! whose turn it is, and how long the lane rests after each call. What cannot be fenced at WeChat, a
-//! replica that froze between its last look and the socket, ends with the lease's term.
+//! whose turn it is, and how long the lane rests after each call. It is short, and prolonged while
+//! the caller waits, so that a replica that froze holds up the others for moments. Before a call is
+//! sent it is prolonged for as long as that may take; where it was lost the call is not sent. What
+//! cannot be fenced at WeChat, a replica that froze between that and the socket, ends with the term.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Mutex;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Error, Operations, turns::Turn};
-use crate::{context::Context, state::Acquired, wechat::Endpoint};
+use crate::{
+    clock::Clock,
+    context::Context,
+    state::{self, Acquired, State},
+    wechat::Endpoint,
+};
 
 /// How often it is looked whether another replica has left the lane.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Beyond the deadline and WeChat's time to answer: then the call is over in any case.
+/// How long a lane is held by a replica that froze before it sent anything.
+const LEASE: Duration = Duration::from_secs(3);
+const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// Beyond WeChat's time to answer: then the call is over in any case.
 const TERM_MARGIN: Duration = Duration::from_secs(5);
 
-/// A lane that is ours, until it is left or its term is over.
+/// A lane that is ours, until it is left or lost.
 #[derive(Debug)]
 pub(super) struct Lane {
-    ops: Operations,
-    name: String,
-    fence: u64,
+    hold: Arc<Hold>,
     /// After an answer, until the next call.
     pace: Duration,
     /// After no answer: the call may still arrive.
     limit: Duration,
     _turn: Turn<String>,
+    _keeping: DropGuard,
+}
+
+/// The lease of a lane.
+#[derive(Debug)]
+pub(super) struct Hold {
+    state: Arc<dyn State>,
+    clock: Clock,
+    name: String,
+    fence: u64,
+    /// Until when a call that was sent may take. Held while the lease is changed, so that it is not
+    /// made shorter.
+    sent_until: Mutex<Instant>,
+}
+
+impl Hold {
+    /// Prolongs the lease for a call that is about to be sent. False if it was lost.
+    pub(super) async fn send(&self, limit: Duration) -> Result<bool, state::Error> {
+        let mut sent_until = self.sent_until.lock().await;
+        let term = limit + TERM_MARGIN;
+        let held = self.state.renew(&self.name, self.fence, term).await?;
+        *sent_until = self.clock.now() + term;
+        Ok(held)
+    }
+
+    /// Prolongs the lease until it is lost.
+    async fn keep(&self) {
+        loop {
+            self.clock.sleep(LEASE_RENEWAL).await;
+            let sent_until = self.sent_until.lock().await;
+            let term = LEASE.max(sent_until.saturating_duration_since(self.clock.now()));
+            // Where the state failed it may work again in time.
+            if let Ok(false) = self.state.renew(&self.name, self.fence, term).await {
+                return;
+            }
+        }
+    }
 }
 
 impl Operations {
@@ -61,11 +110,9 @@ impl Operations {
             () = self.clock().sleep_until(too_late) => return Err(busy(pace)),
         };
         loop {
-            let term = ctx.time_left(self.clock()) + E::REPLY_LIMIT + TERM_MARGIN;
-            match self.0.state.acquire(&name, term).await? {
+            match self.0.state.acquire(&name, LEASE).await? {
                 Acquired::Lease(fence) => {
-                    let (ops, limit) = (self.clone(), E::REPLY_LIMIT);
-                    return Ok(Lane { ops, name, fence, pace, limit, _turn: turn });
+                    return Ok(self.held(name, fence, pace, E::REPLY_LIMIT, turn));
                 }
                 // It may end sooner, but nobody knows.
                 Acquired::Taken(rest) if patience().is_zero() => return Err(busy(rest)),
@@ -75,15 +122,42 @@ impl Operations {
             }
         }
     }
+
+    fn held(
+        &self,
+        name: String,
+        fence: u64,
+        pace: Duration,
+        limit: Duration,
+        turn: Turn<String>,
+    ) -> Lane {
+        let (state, clock) = (self.0.state.clone(), self.clock().clone());
+        let sent_until = Mutex::new(clock.now());
+        let hold = Arc::new(Hold { state, clock, name, fence, sent_until });
+        let left = CancellationToken::new();
+        tokio::spawn({
+            let (hold, left) = (hold.clone(), left.clone());
+            async move { left.run_until_cancelled(hold.keep()).await }
+        });
+        Lane { hold, pace, limit, _turn: turn, _keeping: left.drop_guard() }
+    }
 }
 
 impl Lane {
+    /// Its lease.
+    pub(super) fn hold(&self) -> Arc<Hold> {
+        self.hold.clone()
+    }
+
     /// Leaves it to the next, after a rest; a longer one where the call may still arrive.
     pub(super) async fn leave(self, in_doubt: bool) {
         let rest = if in_doubt { self.limit } else { self.pace };
+        // The lease is not prolonged any more, nor while it is given back.
+        let _sent_until = self.hold.sent_until.lock().await;
+        let Hold { state, name, fence, .. } = &*self.hold;
         // Where this fails the lane is free when its term is over.
-        if let Err(error) = self.ops.0.state.free(&self.name, self.fence, rest).await {
-            tracing::warn!(lane = self.name, "a lane cannot be given back: {error}");
+        if let Err(error) = state.free(name, *fence, rest).await {
+            tracing::warn!(lane = name, "a lane cannot be given back: {error}");
         }
     }
 }

@@ -57,7 +57,7 @@ impl Operations {
                 let call = ops.completed(&account, &ctx, &store, change, left).await?;
                 let response = updated(&call, None).encode_to_vec().into();
                 let sought = Sought { evidence, response, ..Sought::default() };
-                let mut sending = sending.clone().seeking(|| sought);
+                let mut sending = sending.clone().seeking(|| sought).within(Some(&lane));
                 let reply = ops.attempts(&account, &ctx, &call, Some(&mut sending)).await?;
                 Ok((call, reply))
             };

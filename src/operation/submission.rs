@@ -45,7 +45,7 @@ impl Operations {
             };
             let write_id = sending.write_id().to_owned();
             let sought = || remembered(call.review(&E::Reply::default()), &write_id).into();
-            let mut sending = sending.seeking(sought);
+            let mut sending = sending.seeking(sought).within(lane.as_ref());
             let reply = ops.attempts(&account, &ctx, &call, Some(&mut sending)).await;
             if let Some(lane) = lane {
                 lane.leave(reply.as_ref().is_err_and(Error::leaves_doubt)).await;
