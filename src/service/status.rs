@@ -19,6 +19,7 @@ use crate::{
     admit::Unfit,
     audit,
     context::Stage,
+    id::AppId,
     operation::Error,
     pb::ErrorReason,
     state,
@@ -245,7 +246,7 @@ impl From<Error> for Status {
             Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
-            Error::Token { app_id, error } => no_token(error).with("app_id", app_id),
+            Error::Token { app_id, error } => of_account(no_token(error), &app_id),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
             Error::WriteInProgress { write_id, rest } => write_in_progress(&write_id, rest),
         }
@@ -466,6 +467,27 @@ fn account(error: account::Error) -> Failure {
     }
 }
 
+/// Adds the account that has no token, and what of its settings, here or at WeChat, would cure that.
+fn of_account(failure: Failure, app_id: &AppId) -> Failure {
+    let errcode = failure.metadata.get("errcode").map(String::as_str);
+    let setting = match (failure.reason, errcode) {
+        (ErrorReason::AppIdInvalid, _) => "accounts.app_id",
+        (ErrorReason::AppSecretFrozen | ErrorReason::AppSecretInvalid, _) => "accounts.secret",
+        (ErrorReason::IpNotAllowed, _) => "ip_whitelist",
+        // That of another kind of account is refused as one that is wrong.
+        (ErrorReason::TokenRefused, Some("40001")) => "accounts.kind, accounts.token",
+        // Whoever else fetches classic tokens ends ours.
+        (ErrorReason::TokenRefused, _) => "accounts.token",
+        _ => return failure.with("app_id", app_id.as_str()),
+    };
+    let whose = match setting {
+        "ip_whitelist" => format!("; see the IP whitelist of {app_id} at WeChat"),
+        setting => format!("; see {setting} of {app_id} in the settings"),
+    };
+    let message = failure.message.clone() + &whose;
+    Failure { message, ..failure }.with("app_id", app_id.as_str()).with("setting", setting)
+}
+
 fn no_token(error: token::Error) -> Failure {
     let message = error.to_string();
     match error {
@@ -676,6 +698,36 @@ mod tests {
         let status = refusal("/wxa/add_store", 48001, "api unauthorized");
         let failure = status.get_details_precondition_failure().expect("a precondition");
         assert!(failure.violations[0].description.contains("[8, 9, 10, 13]"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_missing_token_names_the_setting_that_cures_it() {
+        let token = "/cgi-bin/stable_token";
+        let refusal = |code| wechat::Error::Refused { code: Errcode(code), message: String::new() };
+        let unavailable = |code| token::Error::Unavailable {
+            path: token,
+            error: refusal(code),
+            retry_after: Duration::ZERO,
+        };
+        let refused =
+            |code| token::Error::Refused { path: "/wxa/get_store_list", refusal: refusal(code) };
+        for (error, reason, setting) in [
+            (unavailable(40001), "APP_SECRET_INVALID", Some("accounts.secret")),
+            (unavailable(40125), "APP_SECRET_INVALID", Some("accounts.secret")),
+            (unavailable(40243), "APP_SECRET_FROZEN", Some("accounts.secret")),
+            (unavailable(40013), "APP_ID_INVALID", Some("accounts.app_id")),
+            (unavailable(40164), "IP_NOT_ALLOWED", Some("ip_whitelist")),
+            (refused(40001), "TOKEN_REFUSED", Some("accounts.kind, accounts.token")),
+            (refused(42001), "TOKEN_REFUSED", Some("accounts.token")),
+            (unavailable(-1), "WECHAT_BUSY", None),
+            (unavailable(45011), "MINUTE_QUOTA_SPENT", None),
+        ] {
+            let status = Status::from(Error::Token { app_id: "wx1".to_owned().into(), error });
+            let info = status.get_details_error_info().expect("every status has an ErrorInfo");
+            assert_eq!((&*info.reason, &*info.metadata["app_id"]), (reason, "wx1"));
+            assert_eq!(info.metadata.get("setting").map(String::as_str), setting, "{reason}");
+            assert_eq!(status.message().contains("wx1"), setting.is_some(), "{status:?}");
+        }
     }
 
     #[test]
