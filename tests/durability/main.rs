@@ -9,6 +9,7 @@
 
 mod disk;
 mod files;
+mod frozen;
 mod gateway;
 mod import;
 mod journal;

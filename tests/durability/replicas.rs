@@ -1,17 +1,28 @@
 //! Two gateways that share a Redis.
 
+use std::time::Instant;
+
 use futures_util::future::join_all;
-use tonic::Code;
-use wechat_store_gateway::pb::{self, AuditState, watch_audit_events_request::Start};
+use tokio::time::sleep;
+use tonic::{Code, Status, transport::Channel};
+use wechat_store_gateway::{
+    pb::{
+        self, AuditState, store_service_client::StoreServiceClient,
+        watch_audit_events_request::Start,
+    },
+    simulator::{Fault, faults::Kind},
+};
 
 use crate::{
-    gateway::{Gateway, LONG, add_store, earliest, event, reason},
+    gateway::{Gateway, LONG, MOMENT, add_store, earliest, event, new_store, reason},
     random,
     redis::Redis,
     sender::{WeChat, send, success},
     tell,
     watcher::Watcher,
 };
+
+const ADD_STORE: &str = "/wxa/add_store";
 
 #[tokio::test]
 async fn two_gateways_fetch_one_token() {
@@ -101,6 +112,63 @@ async fn watchers_of_two_gateways_see_one_order_and_may_change_over() {
     assert_eq!(send(&one, events + 1).await.expect("an answer"), success());
     let (event, _) = event(&mut watch).await;
     assert_eq!(event.audit_id, (events + 1).to_string());
+}
+
+#[tokio::test]
+async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_are_told() {
+    let redis = Redis::start(true).await;
+    let wechat = WeChat::start().await;
+    let (one, other) = pair(&wechat, &redis).await;
+    assert_eq!(send(&one, 1).await.expect("an answer"), success());
+    let (_, cursor) = event(&mut one.watch(earliest()).await.expect("a stream")).await;
+    wechat.simulator.fault(Fault::new(ADD_STORE, Kind::Latency { ms: 3_000 }));
+    let sent = tokio::spawn(add_named(one.stores()));
+    let end = Instant::now() + LONG;
+    while wechat.simulator.calls(ADD_STORE).is_empty() {
+        assert!(Instant::now() < end, "it is not sent");
+        sleep(MOMENT).await;
+    }
+
+    assert!(redis.command("FLUSHALL").await.starts_with("+OK"));
+    // Who is impatient asks the other, again and again.
+    let repeated = loop {
+        assert!(Instant::now() < end, "it does not recover");
+        match add_named(other.stores()).await {
+            Ok(answer) => break answer,
+            Err(status) => {
+                let (code, reason) = reason(&status);
+                let (unavailable, running) = (Code::Unavailable, Code::Aborted);
+                assert!(code == unavailable || code == running, "{code:?} {reason}");
+                sleep(MOMENT).await;
+            }
+        }
+    };
+    let answer = sent.await.expect("no panic").expect("WeChat took it");
+    assert_eq!(repeated.submission, answer.submission);
+    assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
+
+    // The log is another one, and takes events; who read the old one is told.
+    for gateway in [&one, &other] {
+        gateway.says(200, "ok").await;
+        let begun = gateway.watch(Start::Cursor(cursor.clone())).await;
+        let status = begun.expect_err("it leads nowhere");
+        assert_eq!(reason(&status), (Code::OutOfRange, "CURSOR_EXPIRED".to_owned()));
+    }
+    assert_eq!(send(&one, 2).await.expect("an answer"), success());
+    assert_eq!(other.lists().await, Ok(1));
+    let told =
+        [&one, &other].map(|gateway| gateway.said().matches("Redis was emptied and").count());
+    assert_eq!(told.iter().sum::<usize>(), 1, "one of them tells it, once");
+    assert!(redis.command("GET {wechat-store-gateway}:schema").await.starts_with("$1"));
+}
+
+/// Submits a store, always under the same name.
+async fn add_named(
+    mut stores: StoreServiceClient<Channel>,
+) -> Result<pb::AddStoreResponse, Status> {
+    let request_id = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d".to_owned();
+    let request = pb::AddStoreRequest { request_id, ..new_store() };
+    Ok(stores.add_store(request).await?.into_inner())
 }
 
 /// Two that start at the same time, for that is when both would begin the same.

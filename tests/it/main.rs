@@ -31,6 +31,8 @@ mod odd;
 mod quota;
 mod reconcile;
 mod redis;
+mod redis_loss;
+mod redis_outage;
 mod settle;
 mod slots;
 mod stalled;

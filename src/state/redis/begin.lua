@@ -1,6 +1,6 @@
 -- Claims a write. ARGV: its fields, each after its name, and its `term` in milliseconds; of one that is
 -- sent at once also `by`, in milliseconds, and `sought`. Answers what became of that: 'claimed' or
--- 'sent' with id and fence, 'other', or 'known' with the write.
+-- 'sent' with id and fence, 'other', 'known' with the write, or 'quiet' with how long nobody begins one.
 local new, time = named(ARGV), now()
 local id = new.write_id
 if new.request_id ~= '' then
@@ -9,17 +9,10 @@ end
 
 local write = write_at(id, time)
 if not write then
-  local number = call('INCR', LAST_WRITE)
-  call('HSET', write_key(id), 'number', number, 'app_id', new.app_id, 'method', new.method,
-    'request_id', new.request_id, 'fingerprint', new.fingerprint,
-    'client_reference', new.client_reference, 'state', 'claimed', 'fence', 1, 'attempts', 0,
-    'sought', '', 'created', time, 'sent', 0, 'ended', 0)
-  call('ZADD', WRITES, number, id)
-  call('ZADD', UNFINISHED, number, id)
-  if new.request_id ~= '' then
-    call('SET', request_key(new.app_id, new.method, new.request_id), id)
-    call('ZADD', requests_key(new.request_id), number, id)
+  if quiet_left(time) > 0 then
+    return { 'quiet', '', quiet_left(time), false }
   end
+  add_write(new, 1, time)
   if new.by then
     send_write(id, new, time)
     return { 'sent', id, 1, false }
@@ -33,7 +26,10 @@ elseif write.state == 'sent' and new.by and id == new.write_id then
 elseif write.state ~= 'claimed' or (write.rest > 0 and id ~= new.write_id) then
   return { 'known', '', 0, written(write) }
 elseif id ~= new.write_id then
-  call('HINCRBY', write_key(id), 'fence', 1)
+  if quiet_left(time) > 0 then
+    return { 'quiet', '', quiet_left(time), false }
+  end
+  call('HSET', write_key(id), 'fence', math.max(tonumber(write.fence), BASE) + 1)
 end
 local over = time + tonumber(new.term)
 call('HSET', write_key(id), 'over', over)

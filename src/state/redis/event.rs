@@ -4,7 +4,10 @@ use std::{sync::LazyLock, time::Duration};
 
 use ::redis::Script;
 
-use super::connection::{Connection, damaged, lua, millis};
+use super::{
+    connection::{Connection, lua, millis},
+    failure::damaged,
+};
 use crate::{
     pb::SubmissionKind,
     state::{

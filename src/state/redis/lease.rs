@@ -1,10 +1,16 @@
 //! Leases: a hash each, which stays, because its fence must never come again.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use ::redis::Script;
 
-use super::connection::{Connection, lua, millis};
+use super::{
+    connection::{Call, Connection, lua, millis},
+    notes::NotedLease,
+};
 use crate::state::{Acquired, Error};
 
 static LEASE: LazyLock<Script> = lua!("lease.lua");
@@ -14,7 +20,13 @@ pub(super) async fn acquire(
     name: &str,
     term: Duration,
 ) -> Result<Acquired, Error> {
-    match run(redis, "acquire", name, term, None).await? {
+    let call = call(redis, "acquire", name, term, None);
+    let answer = redis.run_noting(&call, |notes, answer: &(u64, u64)| {
+        if let (fence @ 1.., _) = *answer {
+            notes.leased(name, fence, true, term);
+        }
+    });
+    match answer.await? {
         (0, left) => Ok(Acquired::Taken(Duration::from_millis(left))),
         (fence, _) => Ok(Acquired::Lease(fence)),
     }
@@ -26,8 +38,7 @@ pub(super) async fn renew(
     fence: u64,
     term: Duration,
 ) -> Result<bool, Error> {
-    let (held, _) = run(redis, "renew", name, term, Some(fence)).await?;
-    Ok(held == fence)
+    change(redis, "renew", name, fence, term).await
 }
 
 pub(super) async fn free(
@@ -36,18 +47,39 @@ pub(super) async fn free(
     fence: u64,
     rest: Duration,
 ) -> Result<(), Error> {
-    run(redis, "free", name, rest, Some(fence)).await?;
+    change(redis, "free", name, fence, rest).await?;
     Ok(())
 }
 
-/// Answers with the fence, or 0 and how long the lease is not to be had.
-async fn run(
+/// Notes a lease anew that Redis has lost.
+pub(super) fn note(redis: &Connection, name: &str, lease: &NotedLease) -> Call {
+    let NotedLease { fence, held, until } = *lease;
+    let left = until.saturating_duration_since(Instant::now());
+    let mut call = call(redis, "note", name, left, Some(fence));
+    call.arg(u8::from(held));
+    call
+}
+
+/// Prolongs a lease or gives it back; false if it was lost.
+async fn change(
     redis: &Connection,
-    verb: &str,
+    verb: &'static str,
     name: &str,
+    fence: u64,
     span: Duration,
-    fence: Option<u64>,
-) -> Result<(u64, u64), Error> {
-    let call = &mut redis.call(&LEASE);
-    redis.run(call.arg(verb).arg(name).arg(millis(span)).arg(fence)).await
+) -> Result<bool, Error> {
+    let call = call(redis, verb, name, span, Some(fence));
+    let answer = redis.run_noting(&call, |notes, answer: &(u64, u64)| {
+        if answer.0 == fence {
+            notes.leased(name, fence, verb == "renew", span);
+        }
+    });
+    Ok(answer.await?.0 == fence)
+}
+
+/// A call that is answered with the fence, or 0 and how long the lease is not to be had.
+fn call(redis: &Connection, verb: &str, name: &str, span: Duration, fence: Option<u64>) -> Call {
+    let mut call = redis.call(&LEASE);
+    call.arg(verb).arg(name).arg(millis(span)).arg(fence);
+    call
 }

@@ -5,7 +5,11 @@
 
 mod connection;
 mod event;
+mod failure;
 mod lease;
+mod link;
+mod notes;
+mod renote;
 mod submission;
 mod token;
 mod write;
@@ -91,7 +95,7 @@ impl State for Redis {
         by: Duration,
         sought: Bytes,
     ) -> Result<bool, Error> {
-        write::sent(&self.connection, write_id, fence, by, &sought).await
+        write::sent(&self.connection, write_id, fence, by, sought).await
     }
 
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {

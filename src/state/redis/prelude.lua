@@ -2,11 +2,37 @@
 -- one slot of a cluster, so that scripts may make up the rest. Redis runs one script at a time, and
 -- writes down what it did as one transaction.
 
-local call = redis.call
+-- `end.lua` is what every script ends with.
+
+local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HMGET = true, TIME = true,
+  XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYSCORE = true,
+  ZREVRANGE = true, ZSCORE = true }
+local wrote = false -- whether this script has changed anything
+
+local function call(command, ...)
+  wrote = wrote or not READS[command]
+  return redis.call(command, ...)
+end
 
 local function key(...)
   return KEYS[1] .. table.concat({ ... }, ':')
 end
+
+-- The first arguments: which state the process knows, what it is called there, how often it has seen
+-- the state change, and how often by itself. Another state, or one that is further back, is not
+-- touched: what is answered then is nothing. `adopt.lua` says what stands in GUARD.
+local GUARD = key('guard')
+local era, me, seen, seen_own = unpack(ARGV, 1, 4)
+local its_era, steps, own, quiet, base =
+  unpack(call('HMGET', GUARD, 'era', 'steps', me, 'quiet', 'base'))
+steps, own = tonumber(steps or 0), tonumber(own or 0)
+if its_era ~= era or steps < tonumber(seen) or own < tonumber(seen_own) then
+  return {}
+end
+local ARGV = { unpack(ARGV, 5) }
+
+-- Every fence and generation of this state is higher: none comes twice, not even after a loss.
+local BASE = tonumber(base or 0)
 
 local LOG = key('log')                 -- the stream of events; an entry's id is <position>-0
 local LAST = key('log', 'last')        -- the newest position
@@ -46,10 +72,15 @@ local function size(row)
   return bytes
 end
 
--- A list of names and values as a table, from a place in it on.
-local function named(list, from)
+-- How long nobody begins anything, since the state was lost.
+local function quiet_left(time)
+  return math.max(tonumber(quiet or 0) - time, 0)
+end
+
+-- A list of names and values as a table, from a place in it on, up to another.
+local function named(list, from, to)
   local fields = {}
-  for i = from or 1, #list, 2 do
+  for i = from or 1, to or #list, 2 do
     fields[list[i]] = list[i + 1]
   end
   return fields
@@ -278,6 +309,22 @@ local function written(write)
     { write.state, write.attempts, write.reply or false, write.created, write.sent, write.ended,
       write.rest, write.sought },
   }
+end
+
+-- A write that is new here.
+local function add_write(new, fence, created)
+  local id = new.write_id
+  local number = call('INCR', LAST_WRITE)
+  call('HSET', write_key(id), 'number', number, 'app_id', new.app_id, 'method', new.method,
+    'request_id', new.request_id, 'fingerprint', new.fingerprint,
+    'client_reference', new.client_reference, 'state', 'claimed', 'fence', fence, 'attempts', 0,
+    'sought', '', 'created', created, 'sent', 0, 'ended', 0)
+  call('ZADD', WRITES, number, id)
+  call('ZADD', UNFINISHED, number, id)
+  if new.request_id ~= '' then
+    call('SET', request_key(new.app_id, new.method, new.request_id), id)
+    call('ZADD', requests_key(new.request_id), number, id)
+  end
 end
 
 -- Notes that a write is about to be sent, that its outcome is known after `by` milliseconds, and that

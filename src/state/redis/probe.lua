@@ -1,2 +1,4 @@
--- Writes something.
-call('SET', key('probe'), now())
+-- Writes something. Answers how long nobody begins anything, since the state was lost.
+local time = now()
+call('SET', key('probe'), time)
+return quiet_left(time)

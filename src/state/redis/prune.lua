@@ -34,6 +34,9 @@ if gone then
   call('XTRIM', LOG, 'MINID', (gone.position + 1) .. '-0')
 end
 
+-- This process is still there.
+call('HSET', GUARD, 'at:' .. me, time)
+
 -- Submissions, from the one settled first on.
 local old = call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. before, 'LIMIT', 0, LOOK)
 for _, id in ipairs(old) do

@@ -2,11 +2,12 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use ::redis::{Script, ScriptInvocation};
+use ::redis::Script;
 
 use super::{
-    connection::{Connection, damaged, lua, millis},
+    connection::{Call, Connection, lua, millis},
     event::set,
+    failure::damaged,
 };
 use crate::{
     id::{AppId, PoiId},
@@ -36,7 +37,7 @@ pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> R
 }
 
 /// Adds the fields of a submission to a call, each after its name.
-pub(super) fn describe(call: &mut ScriptInvocation<'_>, submission: NewSubmission) {
+pub(super) fn describe(call: &mut Call, submission: NewSubmission) {
     let NewSubmission {
         submission_id,
         app_id,

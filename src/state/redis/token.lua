@@ -10,7 +10,7 @@ generation, since, over = tonumber(generation or 0), tonumber(since or 0), tonum
 if value and (over <= time or generation == tonumber(before)) then
   over = time + tonumber(life)
   if old ~= value then
-    old, generation, since = value, generation + 1, time
+    old, generation, since = value, math.max(generation, BASE) + 1, time
   end
   call('HSET', token, 'value', old, 'generation', generation, 'since', since, 'over', over)
 elseif over <= time then

@@ -3,11 +3,12 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use ::redis::{Script, ScriptInvocation};
+use ::redis::Script;
 use bytes::Bytes;
 
 use super::{
-    connection::{Connection, damaged, lua, millis},
+    connection::{Call, Connection, lost, lua, millis, quiet},
+    failure::damaged,
     submission,
 };
 use crate::state::{
@@ -35,27 +36,40 @@ pub(super) async fn begin(
     write: NewWrite,
     term: Duration,
 ) -> Result<Begun, Error> {
-    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
-        write;
     let mut call = redis.call(&BEGIN);
-    call.arg("write_id").arg(write_id);
-    call.arg("app_id").arg(app_id.as_str());
-    call.arg("method").arg(method);
-    call.arg("request_id").arg(request_id.unwrap_or_default());
-    call.arg("fingerprint").arg(&fingerprint[..]);
-    call.arg("client_reference").arg(client_reference);
+    describe(&mut call, &write);
     call.arg("term").arg(millis(term));
-    if let Some(Sent { by, sought }) = sent {
-        call.arg("by").arg(millis(by)).arg("sought").arg(&sought[..]);
+    if let Some(Sent { by, sought }) = &write.sent {
+        call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
     }
-    let (what, write_id, fence, known): (String, String, u64, Option<Written>) =
-        redis.run(&call).await?;
+    let begun = redis.run_noting(&call, |notes, begun: &(String, String, u64, Option<Written>)| {
+        let (what, write_id, fence, _) = begun;
+        match what.as_str() {
+            "claimed" => notes.claimed(write_id.clone(), *fence, NewWrite { sent: None, ..write }),
+            "sent" => notes.claimed(write_id.clone(), *fence, write),
+            _ => {}
+        }
+    });
+    let (what, write_id, fence, known) = begun.await?;
     match (what.as_str(), known) {
         ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
         ("other", _) => Ok(Begun::Other),
         ("known", Some(written)) => Ok(Begun::Known(read(written)?)),
+        ("quiet", _) => Err(quiet(fence)),
         _ => Err(damaged("word")),
     }
+}
+
+/// Adds the fields of a write to a call, each after its name.
+pub(super) fn describe(call: &mut Call, write: &NewWrite) {
+    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent: _ } =
+        write;
+    call.arg("write_id").arg(write_id);
+    call.arg("app_id").arg(app_id.as_str());
+    call.arg("method").arg(method);
+    call.arg("request_id").arg(request_id.as_deref().unwrap_or_default());
+    call.arg("fingerprint").arg(&fingerprint[..]);
+    call.arg("client_reference").arg(client_reference);
 }
 
 pub(super) async fn sent(
@@ -63,9 +77,19 @@ pub(super) async fn sent(
     write_id: &str,
     fence: u64,
     by: Duration,
-    sought: &[u8],
+    sought: Bytes,
 ) -> Result<bool, Error> {
-    redis.run(redis.call(&SENT).arg(write_id).arg(fence).arg(millis(by)).arg(sought)).await
+    if redis.is_void(write_id) {
+        return Err(lost());
+    }
+    let mut call = redis.call(&SENT);
+    call.arg(write_id).arg(fence).arg(millis(by)).arg(&sought[..]);
+    let sent = redis.run_noting(&call, |notes, sent: &bool| {
+        if *sent {
+            notes.sent(write_id, by, sought);
+        }
+    });
+    sent.await
 }
 
 pub(super) async fn ended(
@@ -76,13 +100,13 @@ pub(super) async fn ended(
 ) -> Result<(), Error> {
     let mut call = redis.call(&ENDED);
     call.arg(write_id).arg(fence);
-    describe(&mut call, outcome);
-    redis.run(&call).await
+    end(&mut call, outcome.clone());
+    redis.run_noting(&call, |notes, (): &()| notes.ended(write_id, outcome)).await
 }
 
 /// Adds an outcome to the arguments of a script: its name, the reply, and the fields of what was
 /// submitted.
-fn describe(call: &mut ScriptInvocation<'_>, outcome: Outcome) {
+fn end(call: &mut Call, outcome: Outcome) {
     let (outcome, reply, submission) = match outcome {
         Outcome::Finished { reply, submission } => ("finished", reply, submission),
         Outcome::Released => ("released", Bytes::new(), None),
@@ -121,7 +145,7 @@ pub(super) async fn resolve(
 ) -> Result<Option<Write>, Error> {
     let mut call = redis.call(&RESOLVE);
     call.arg(write_id);
-    describe(&mut call, outcome);
+    end(&mut call, outcome);
     let found: Option<Written> = redis.run(&call).await?;
     found.map(read).transpose()
 }

@@ -1,0 +1,1 @@
+-- Nothing: that the state is there was found out before.

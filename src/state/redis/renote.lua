@@ -1,0 +1,29 @@
+-- Notes a write anew that the process ARGV speaks for had sent before the state was lost. ARGV[1] is
+-- how it ended: 'finished', with the reply ARGV[2], 'unknown', or empty. ARGV[3] is how many of the
+-- arguments after it are the write's own fields, each after its name: beside those of `begin.lua` its
+-- `fence`, `attempts` and what is `sought`, how long ago it was sent, `age`, and for how long an answer
+-- may still come, `rest`, in milliseconds. The rest are the fields of what it submitted.
+local outcome, reply, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local new, time = named(ARGV, 4, count + 3), now()
+local id = new.write_id
+if #ARGV > count + 3 then
+  remember(named(ARGV, count + 4))
+end
+local write = write_at(id, time)
+if write and (write.state == 'finished' or tonumber(write.fence) > tonumber(new.fence)) then
+  return
+end
+local sent = time - tonumber(new.age)
+if not write then
+  -- Another has the name: this one is found by its id alone.
+  if new.request_id ~= '' and call('GET', request_key(new.app_id, new.method, new.request_id)) then
+    new.request_id = ''
+  end
+  add_write(new, new.fence, sent)
+end
+call('HSET', write_key(id), 'state', 'sent', 'fence', new.fence, 'attempts', new.attempts,
+  'sent', sent, 'over', time + tonumber(new.rest), 'sought', new.sought)
+call('ZREM', CLAIMS, id)
+if outcome ~= '' then
+  end_write(id, outcome, reply, time)
+end

@@ -1,0 +1,285 @@
+//! A Redis that loses the state under those who use it: what was under way is not done twice, what is
+//! gone is not acknowledged, and it goes on by itself.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use wechat_store_gateway::{
+    id::{AppId, Secret},
+    state::{
+        Acquired, Appended, Begun, Error, NewWrite, Outcome, Sent, State, SubmissionQuery,
+        WriteState,
+    },
+};
+
+use crate::{
+    redis::{RedisServer, SOON, event, positions},
+    redis_outage::Door,
+    state::{claim, finished, submission, write},
+    support::within,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The answer, once the state is no longer looked after.
+async fn settled<T>(verb: impl AsyncFn() -> Result<T, Error>) -> T {
+    let again = async {
+        loop {
+            match verb().await {
+                Ok(answer) => break answer,
+                Err(error) if is_quiet(&error) => sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    };
+    within(SOON, again).await
+}
+
+fn is_quiet(error: &Error) -> bool {
+    match error {
+        Error::Lost(_) => true,
+        Error::Unusable(why) => why.contains("writes are taken again"),
+        _ => false,
+    }
+}
+
+/// Nothing is begun, whether or not it is known that anything was lost.
+fn is_refused<T: std::fmt::Debug>(answer: Result<T, Error>) {
+    assert!(matches!(&answer, Err(error) if is_quiet(error)), "{answer:?}");
+}
+
+fn is_lost<T: std::fmt::Debug>(answer: Result<T, Error>) {
+    assert!(matches!(answer, Err(Error::Lost(_))), "{answer:?}");
+}
+
+async fn lease(state: &Arc<dyn State>, name: &str) -> u64 {
+    let acquire = async {
+        loop {
+            match settled(async || state.acquire(name, MINUTE).await).await {
+                Acquired::Lease(fence) => break fence,
+                Acquired::Taken(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    within(SOON, acquire).await
+}
+
+/// The fields of what agrees on the state.
+async fn guard(server: &RedisServer) -> HashMap<String, String> {
+    let said = server.command("HGETALL {wechat-store-gateway}:guard").await;
+    let words: Vec<_> = said.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
+    words.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
+}
+
+/// What two processes have under way, and what becomes of it when the state is lost in a way.
+async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut RedisServer)) {
+    let (one, other) = (server.open().await, server.open().await);
+    let log = one.log().await.expect("Redis runs");
+    assert_eq!(one.append(event(1)).await, Ok(Appended::New(1)));
+    let at_once = NewWrite {
+        sent: Some(Sent { by: MINUTE, sought: "sought".into() }),
+        ..write("at once", "first")
+    };
+    assert!(matches!(one.begin(at_once, MINUTE).await, Ok(Begun::Claimed { sent: true, .. })));
+    let later = claim(&one, write("later", "second"), MINUTE).await;
+    assert_eq!(one.sent("later", later, MINUTE, Bytes::new()).await, Ok(true));
+    let claimed = claim(&one, write("claimed", "third"), MINUTE).await;
+    let done = claim(&one, write("done", "fourth"), MINUTE).await;
+    assert_eq!(one.sent("done", done, MINUTE, Bytes::new()).await, Ok(true));
+    let submitted = Outcome::Finished {
+        reply: "reply".into(),
+        submission: Some(Box::new(submission("submitted"))),
+    };
+    one.ended("done", done, submitted).await.expect("Redis runs");
+    let held = lease(&one, "held").await;
+    let (app_id, token) = (AppId::from("wx1".to_owned()), Secret::from("t".to_owned()));
+    let before = one.put_token(&app_id, 0, &token, MINUTE).await.expect("Redis runs");
+
+    lose(server).await;
+
+    // Whoever comes first notices, and nothing is begun at once.
+    let noticed = Instant::now();
+    is_refused(other.begin(write("again", "first"), MINUTE).await);
+    let [begun, probed] =
+        [other.begin(write("again", "first"), MINUTE).await.map(drop), other.probe().await];
+    if noticed.elapsed() < Duration::from_secs(4) {
+        is_refused(begun);
+        is_refused(probed);
+    }
+    // What was claimed before is not sent, as often as one tries.
+    for _ in 0..3 {
+        is_lost(one.sent("claimed", claimed, MINUTE, Bytes::new()).await);
+        is_lost(one.sent("later", later, MINUTE, Bytes::new()).await);
+    }
+    // Who sent it noted it anew, and so nobody sends it again.
+    for (id, name) in [("at once", "first"), ("later", "second")] {
+        let again = write(&format!("{id} again"), name);
+        let begun = settled(async || other.begin(again.clone(), MINUTE).await).await;
+        let Begun::Known(known) = begun else { panic!("{begun:?}") };
+        assert_eq!((&*known.write_id, known.state, known.attempts), (id, WriteState::Sent, 1));
+        assert!(known.rest > MINUTE / 2, "{known:?}");
+    }
+    // The end of one that ended just before is there, too, and what it submitted.
+    let begun = settled(async || other.begin(write("done again", "fourth"), MINUTE).await).await;
+    let Begun::Known(known) = begun else { panic!("{begun:?}") };
+    assert_eq!((known.state, known.reply), (WriteState::Finished, Some("reply".into())));
+    let found = other.submissions(SubmissionQuery { limit: 9, ..Default::default() }).await;
+    assert_eq!(found.expect("Redis runs").submissions.len(), 1);
+    // What was not sent can be begun anew.
+    let begun = settled(async || other.begin(write("third again", "third"), MINUTE).await).await;
+    assert!(matches!(begun, Begun::Claimed { .. }), "{begun:?}");
+    is_lost(one.sent("claimed", claimed, MINUTE, Bytes::new()).await);
+    // Its end is noted where it was begun, and its repeat is told.
+    one.ended("at once", 1, finished("later reply")).await.expect("Redis runs");
+    let begun = other.begin(write("once more", "first"), MINUTE).await.expect("Redis runs");
+    let Begun::Known(known) = begun else { panic!("{begun:?}") };
+    assert_eq!(known.reply, Some("later reply".into()));
+
+    // A lease stays with who has it; fences and generations never come again.
+    let taken = other.acquire("held", MINUTE).await;
+    assert!(matches!(taken, Ok(Acquired::Taken(_))), "{taken:?}");
+    assert_eq!(one.renew("held", held, MINUTE).await, Ok(true));
+    one.free("held", held, Duration::ZERO).await.expect("Redis runs");
+    assert!(lease(&other, "held").await > held);
+    assert!(lease(&other, "new").await > 1_600_000_000_000, "higher than all before the loss");
+    let late = Secret::from("late".to_owned());
+    let after = other.put_token(&app_id, 0, &late, MINUTE).await.expect("Redis runs");
+    assert!(after.value == token || after.generation > before.generation, "{after:?}");
+
+    // It has all that a new state has, once, and both work in it.
+    assert_eq!(server.command("GET {wechat-store-gateway}:schema").await, "$1\r\n1\r\n");
+    for state in [&one, &other] {
+        assert_eq!(state.probe().await, Ok(()));
+    }
+    assert_eq!(one.log().await, other.log().await);
+    let found = one.log().await.expect("Redis runs");
+    assert!(found.epoch != log.epoch || found.newest.position == 0, "its cursors lead nowhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_in_a_redis_that_was_emptied_is_not_done_twice() {
+    let flush = async |server: &mut RedisServer| {
+        assert!(server.command("FLUSHALL").await.starts_with("+OK"));
+    };
+    nothing_is_done_twice(&mut RedisServer::start(true).await, flush).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_in_a_redis_that_came_back_empty_is_not_done_twice() {
+    let restart = async |server: &mut RedisServer| {
+        server.kill();
+        server.restart().await;
+    };
+    nothing_is_done_twice(&mut RedisServer::start(false).await, restart).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_in_a_redis_that_went_back_to_an_older_copy_is_not_done_twice() {
+    let mut server = RedisServer::start(false).await;
+    let earlier = server.open().await;
+    earlier.log().await.expect("a name");
+    assert!(server.command("SAVE").await.starts_with("+OK"));
+    let restart = async |server: &mut RedisServer| {
+        server.kill();
+        server.restart().await;
+    };
+    nothing_is_done_twice(&mut server, restart).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lacks_what_was_acknowledged_is_noticed_by_each_process() {
+    let (first, second) = (RedisServer::start(false).await, RedisServer::start(false).await);
+    let door = Door::to(&first).await;
+    let (one, other) = (door.open().await, door.open().await);
+    assert_eq!(one.append(event(1)).await, Ok(Appended::New(1)));
+    assert_eq!(other.append(event(2)).await, Ok(Appended::New(2)));
+    second.command(&format!("REPLICAOF 127.0.0.1 {}", first.port)).await;
+    let copied = async {
+        while !second.command("GET {wechat-store-gateway}:log:last").await.contains("\n2\r") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(SOON, copied).await;
+    second.command("REPLICAOF NO ONE").await;
+    // It takes over without the last step, which only one process knows of.
+    let last = claim(&one, write("last", "name"), MINUTE).await;
+    assert_eq!(one.sent("last", last, MINUTE, Bytes::new()).await, Ok(true));
+    one.ended("last", last, finished("reply")).await.expect("Redis runs");
+    door.lead_to(&second);
+
+    // The other cannot know of it, and takes the state further than the one has seen it.
+    for number in 3..20 {
+        assert_eq!(other.append(event(number)).await, Ok(Appended::New(number.into())));
+    }
+    let found = one.write("last").await.expect("Redis runs").expect("noted anew");
+    assert_eq!((found.state, found.reply), (WriteState::Finished, Some("reply".into())));
+    assert_eq!(other.append(event(20)).await, Ok(Appended::New(20)));
+    assert_eq!(positions(&*one).await, (1..=20).collect::<Vec<_>>(), "the remains are used");
+}
+
+#[tokio::test]
+async fn who_waits_for_events_is_woken_by_a_loss() {
+    let server = RedisServer::start(false).await;
+    let state = server.open().await;
+    assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
+    let waiting = tokio::spawn({
+        let state = state.clone();
+        async move { state.newer(1).await }
+    });
+    sleep(Duration::from_millis(100)).await;
+    server.command("FLUSHALL").await;
+    // Nobody else asks for anything.
+    let woken = within(SOON, waiting).await.expect("no panic");
+    assert_eq!(woken, Ok(None));
+    assert_eq!(positions(&*state).await, [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_begins_a_new_state_and_all_the_others_join_it() {
+    let server = RedisServer::start(false).await;
+    let mut states = Vec::new();
+    for _ in 0..8 {
+        states.push(server.open().await);
+    }
+    let era = async || guard(&server).await.remove("era").expect("one");
+    let first = era().await;
+    server.command("FLUSHALL").await;
+    let probes = states.iter().map(|state| async { is_refused(state.probe().await) });
+    futures_util::future::join_all(probes).await;
+    let second = era().await;
+    assert_ne!(first, second);
+    for state in &states {
+        settled(async || state.probe().await).await;
+    }
+    assert_eq!(era().await, second, "it is begun once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_has_sent_something_notices_a_loss_though_nobody_calls_it() {
+    let server = RedisServer::start(false).await;
+    let (one, other) = (server.open().await, server.open().await);
+    let fence = claim(&one, write("w", "r"), MINUTE).await;
+    assert_eq!(one.sent("w", fence, MINUTE, Bytes::new()).await, Ok(true));
+    server.command("FLUSHALL").await;
+    let begun = settled(async || other.begin(write("w again", "r"), MINUTE).await).await;
+    assert!(matches!(begun, Begun::Known(_)), "{begun:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_starts_on_an_emptied_redis_does_not_hide_that() {
+    let server = RedisServer::start(false).await;
+    let one = server.open().await;
+    let write_id = claim(&one, write("w", "r"), MINUTE).await;
+    assert_eq!(one.sent("w", write_id, MINUTE, Bytes::new()).await, Ok(true));
+    server.command("FLUSHALL").await;
+    let new = server.open().await;
+    one.log().await.expect("Redis runs");
+    is_refused(new.begin(write("again", "other"), MINUTE).await);
+    let begun = settled(async || new.begin(write("w again", "r"), MINUTE).await).await;
+    assert!(matches!(begun, Begun::Known(_)), "{begun:?}");
+}
