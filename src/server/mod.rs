@@ -119,6 +119,18 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let state = open(&settings, &clock).await?;
+    run_over(state, settings, listeners, clock, sampler, shutdown).await
+}
+
+/// Serves as [`run`] does, over a state that is open already.
+pub async fn run_over(
+    state: Arc<dyn State>,
+    settings: Settings,
+    listeners: Listeners,
+    clock: Clock,
+    sampler: Sampler,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let (go_away, connections) = (CancellationToken::new(), TaskTracker::new());
     let audits = Audits::new(state.clone(), &settings, clock.clone(), go_away.clone());
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;

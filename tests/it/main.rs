@@ -37,6 +37,7 @@ mod settle;
 mod slots;
 mod stalled;
 mod state;
+mod state_fails;
 mod state_sqlite;
 mod statuses;
 mod store;

@@ -1,0 +1,313 @@
+//! A state of which one verb fails, in each way and under each call: the caller gets STATE_UNAVAILABLE.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::{Code, Status, transport::Channel};
+use wechat_store_gateway::{
+    clock::Clock,
+    config::{Environment, Settings},
+    id::{AppId, PoiId, Secret},
+    pb::{
+        self, WatchPosition, audit_service_client::AuditServiceClient,
+        card_service_client::CardServiceClient, get_write_request::Name,
+        nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+        watch_audit_events_request::Start, write_service_client::WriteServiceClient,
+    },
+    server::{self, Listeners},
+    simulator::{
+        self, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+    },
+    state::{
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
+        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
+        SubmissionQuery, Write, WritePage, WriteQuery, sqlite::Sqlite,
+    },
+    telemetry::Sampler,
+};
+
+use crate::support::{is, nearby_profile, new_store, reason};
+
+/// Not known to anybody.
+const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+
+/// A state that works, but for one verb.
+#[derive(Debug)]
+struct Failing {
+    inner: Sqlite,
+    /// The verb, and what it fails with.
+    fails: Mutex<Option<(&'static str, Error)>>,
+    /// Which verbs were used.
+    used: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Failing {
+    fn reach(&self, verb: &'static str) -> Result<(), Error> {
+        self.used.lock().expect("no panic").insert(verb);
+        match &*self.fails.lock().expect("no panic") {
+            Some((fails, error)) if *fails == verb => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every verb first looks whether it is to fail.
+macro_rules! verbs {
+    ($($verb:ident($($name:ident: $type:ty),*) -> $answer:ty;)+) => {
+        #[tonic::async_trait]
+        impl State for Failing {$(
+            async fn $verb(&self, $($name: $type),*) -> Result<$answer, Error> {
+                self.reach(stringify!($verb))?;
+                self.inner.$verb($($name),*).await
+            }
+        )+}
+    };
+}
+
+verbs! {
+    append(event: NewEvent) -> Appended;
+    events(query: EventQuery) -> EventPage;
+    newer(position: u64) -> Option<Stretch>;
+    log() -> Log;
+    prune(age: Duration) -> u64;
+    remember(submission: NewSubmission) -> ();
+    submission(submission_id: &str) -> Option<Submission>;
+    pictures(app_id: &AppId, poi_id: &PoiId) -> Option<Submission>;
+    submissions(query: SubmissionQuery) -> SubmissionPage;
+    take_due(again: Duration, limit: usize) -> Vec<Submission>;
+    begin(write: NewWrite, term: Duration) -> Begun;
+    sent(write_id: &str, fence: u64, by: Duration, sought: Bytes) -> bool;
+    ended(write_id: &str, fence: u64, outcome: Outcome) -> ();
+    write(write_id: &str) -> Option<Write>;
+    writes(query: WriteQuery) -> WritePage;
+    resolve(write_id: &str, outcome: Outcome) -> Option<Write>;
+    acquire(name: &str, term: Duration) -> Acquired;
+    renew(name: &str, fence: u64, term: Duration) -> bool;
+    free(name: &str, fence: u64, rest: Duration) -> ();
+    token(app_id: &AppId) -> Option<SharedToken>;
+    put_token(app_id: &AppId, before: u64, value: &Secret, life: Duration) -> SharedToken;
+    spend(counter: &str, limit: u32, window: Duration) -> bool;
+    refund(counter: &str) -> ();
+    probe() -> ();
+}
+
+/// A gateway over such a state.
+struct Gateway {
+    state: Arc<Failing>,
+    channel: Channel,
+    clock: Clock,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    async fn start() -> Self {
+        let clock = Clock::system();
+        let wechat =
+            Simulator::new(simulator::Settings { clock: clock.clone(), ..Default::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let host = listener.local_addr().expect("bound");
+        tokio::spawn(wechat.run(listener, std::future::pending()));
+        let text = format!(
+            r#"
+            [listen]
+            grpc = "127.0.0.1:0"
+            admin = "127.0.0.1:0"
+            [wechat]
+            hosts = ["http://{host}"]
+            [[accounts]]
+            app_id = "{OFFICIAL_APP_ID}"
+            kind = "official"
+            default = true
+            secret = "{OFFICIAL_SECRET}"
+            [[accounts]]
+            app_id = "{MINI_PROGRAM_APP_ID}"
+            kind = "mini_program"
+            default = true
+            secret = "{MINI_PROGRAM_SECRET}"
+            "#
+        );
+        let settings = Settings::read(&text, &Environment::new()).expect("good settings");
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = Sqlite::open(&folder.path().join("state.db"), clock.clone()).expect("a state");
+        let (fails, used) = (Mutex::default(), Mutex::default());
+        let state = Arc::new(Failing { inner, fails, used });
+        let listeners = Listeners::bind(&settings).await.expect("free ports");
+        let address = listeners.grpc.local_addr().expect("bound");
+        tokio::spawn(server::run_over(
+            state.clone(),
+            settings,
+            listeners,
+            clock.clone(),
+            Sampler::default(),
+            std::future::pending(),
+        ));
+        let channel = Channel::from_shared(format!("http://{address}"));
+        let channel = channel.expect("a URL").connect().await.expect("the gateway listens");
+        Self { state, channel, clock, _folder: folder }
+    }
+
+    /// Calls an RPC that uses the state. What the calls before left behind is over then.
+    async fn call(&self, rpc: &str) -> Result<(), Status> {
+        self.clock.advance(Duration::from_secs(20));
+        let service = || self.channel.clone();
+        match rpc {
+            "ListAuditEvents" => {
+                let request = pb::ListAuditEventsRequest::default();
+                AuditServiceClient::new(service()).list_audit_events(request).await.map(drop)
+            }
+            "WatchAuditEvents" => {
+                let start = Some(Start::Position(WatchPosition::Earliest.into()));
+                let request = pb::WatchAuditEventsRequest { start, ..Default::default() };
+                AuditServiceClient::new(service()).watch_audit_events(request).await.map(drop)
+            }
+            "GetSubmission" => {
+                let submission_id = NAME.to_owned();
+                let request = pb::GetSubmissionRequest { submission_id, ..Default::default() };
+                AuditServiceClient::new(service()).get_submission(request).await.map(drop)
+            }
+            "ListSubmissions" => {
+                let request = pb::ListSubmissionsRequest::default();
+                AuditServiceClient::new(service()).list_submissions(request).await.map(drop)
+            }
+            "GetWrite" => {
+                let name = Some(Name::WriteId(NAME.to_owned()));
+                let request = pb::GetWriteRequest { name, ..Default::default() };
+                WriteServiceClient::new(service()).get_write(request).await.map(drop)
+            }
+            "GetWrite by name" => {
+                let name = Some(Name::WriteRequestId(NAME.to_owned()));
+                let request = pb::GetWriteRequest { name, ..Default::default() };
+                WriteServiceClient::new(service()).get_write(request).await.map(drop)
+            }
+            "ListWrites" => {
+                let request = pb::ListWritesRequest::default();
+                WriteServiceClient::new(service()).list_writes(request).await.map(drop)
+            }
+            "ResolveWrite" => {
+                let write_id = NAME.to_owned();
+                let resolution = pb::WriteResolution::NotExecuted.into();
+                let request =
+                    pb::ResolveWriteRequest { write_id, resolution, ..Default::default() };
+                WriteServiceClient::new(service()).resolve_write(request).await.map(drop)
+            }
+            "AddStore" => {
+                let store = new_store("2708071440732747189", "0001");
+                StoreServiceClient::new(service()).add_store(store).await.map(drop)
+            }
+            "UpdateStore" => {
+                let (poi_id, request_id) = ("1".to_owned(), fresh_name());
+                let request = pb::UpdateStoreRequest {
+                    poi_id,
+                    request_id,
+                    contact_phone: Some("020-89190388".to_owned()),
+                    ..Default::default()
+                };
+                StoreServiceClient::new(service()).update_store(request).await.map(drop)
+            }
+            "SetStoreCard" => {
+                let (poi_id, card_id) = ("1".to_owned(), "pabc".to_owned());
+                let request_id = fresh_name();
+                let request =
+                    pb::SetStoreCardRequest { poi_id, card_id, request_id, ..Default::default() };
+                CardServiceClient::new(service()).set_store_card(request).await.map(drop)
+            }
+            "AddNearbyPoi" => {
+                let profile = Some(nearby_profile("2708071440732747189"));
+                let request = pb::AddNearbyPoiRequest { profile, ..Default::default() };
+                NearbyServiceClient::new(service()).add_nearby_poi(request).await.map(drop)
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// So that nothing is a repeat.
+fn fresh_name() -> String {
+    format!("{:08x}-5f0e-4d7e-9c55-0a3f5f1c2b6d", fastrand::u32(..))
+}
+
+/// Each way to fail.
+fn kinds() -> [Error; 7] {
+    let why = || "on purpose".to_owned();
+    let kinds = [
+        Error::Damaged(why()),
+        Error::Full,
+        Error::Locked,
+        Error::Lost(why()),
+        Error::Newer { found: 2, known: 1 },
+        Error::Unreadable(why()),
+        Error::Unusable(why()),
+    ];
+    // A new one asks for its place above.
+    for kind in &kinds {
+        match kind {
+            Error::Damaged(_)
+            | Error::Full
+            | Error::Locked
+            | Error::Lost(_)
+            | Error::Newer { .. }
+            | Error::Unreadable(_)
+            | Error::Unusable(_) => {}
+        }
+    }
+    kinds
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failing_state_is_state_unavailable_for_every_verb() {
+    let gateway = Gateway::start().await;
+    // Without these verbs a call cannot be answered; without others it can, or asks for itself.
+    for (rpc, needed) in [
+        ("ListAuditEvents", &["events"][..]),
+        ("WatchAuditEvents", &["log"]),
+        ("GetSubmission", &["submission"]),
+        ("ListSubmissions", &["submissions"]),
+        ("GetWrite", &["write"]),
+        ("GetWrite by name", &["writes"]),
+        ("ListWrites", &["writes"]),
+        ("ResolveWrite", &["write"]),
+        ("AddStore", &["begin"]),
+        ("SetStoreCard", &["begin"]),
+        ("UpdateStore", &["begin", "acquire"]),
+        ("AddNearbyPoi", &["begin", "acquire", "renew", "sent"]),
+    ] {
+        gateway.state.used.lock().expect("no panic").clear();
+        let works = gateway.call(rpc).await;
+        if let Err(status) = &works {
+            assert_ne!(reason(status), is(Code::Unavailable, "STATE_UNAVAILABLE"), "{rpc}");
+        }
+        let used = gateway.state.used.lock().expect("no panic").clone();
+        for verb in needed {
+            assert!(used.contains(verb), "{rpc} does not use {verb}: {used:?}");
+        }
+        for verb in used {
+            for error in kinds() {
+                *gateway.state.fails.lock().expect("no panic") = Some((verb, error.clone()));
+                let answer = gateway.call(rpc).await;
+                *gateway.state.fails.lock().expect("no panic") = None;
+                match answer {
+                    Err(status)
+                        if reason(&status) == is(Code::Unavailable, "STATE_UNAVAILABLE") =>
+                    {
+                        assert!(status.message().contains(&error.to_string()), "{rpc}: {status:?}");
+                    }
+                    other => {
+                        assert!(!needed.contains(&verb), "{rpc}, {verb}, {error:?}: {other:?}");
+                        // As it was answered before, or as what was known by then.
+                        let code = |answer: &Result<(), Status>| {
+                            answer.as_ref().err().map(|status| status.code())
+                        };
+                        assert_ne!(code(&other), Some(Code::Internal), "{rpc}, {verb}: {other:?}");
+                        assert_ne!(code(&other), Some(Code::Unknown), "{rpc}, {verb}: {other:?}");
+                    }
+                }
+            }
+        }
+    }
+}
