@@ -60,13 +60,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     health(&out)
 }
 
-/// gRPC's own health protocol. It is no part of the contract.
+/// The server of gRPC's own health protocol, with `List`, which tonic-health lacks; what tonic-health has
+/// is taken from there. It is no part of the contract.
 fn health(out: &Path) -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.open_file("grpc/health/v1/health.proto")?;
     let descriptors = compiler.file_descriptor_set();
     fs::write(out.join("health.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let mut build = tonic_prost_build::configure();
+    for name in ["HealthCheckRequest", "HealthCheckResponse"] {
+        build = build
+            .extern_path(format!(".grpc.health.v1.{name}"), format!("::tonic_health::pb::{name}"));
+    }
+    build.compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 /// The compiled `proto/` with its comments, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// gRPC's own protocol of health, of which a crate has an older version.
+/// gRPC's own protocol of health, with what tonic-health lacks of it.
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 

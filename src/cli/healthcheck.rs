@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Failure, print, target::Target};
-use crate::pb::health::{
+use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use super::{Failure, print, target::Target};
 
 /// Shorter than what probes usually allow.
 const LIMIT: Duration = Duration::from_secs(2);

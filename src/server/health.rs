@@ -1,16 +1,25 @@
 //! `grpc.health.v1`: speaks of this process, never of WeChat.
+//!
+//! tonic-health answers. Its protocol is older than `List`, and it ends a `Watch` of an unknown service, so
+//! both are added here.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use tonic_health::{
+    ServingStatus,
+    pb::{
+        HealthCheckRequest, HealthCheckResponse, health_check_response,
+        health_server::Health as Answers,
+    },
+    server::{HealthReporter, HealthService},
+};
 
 use crate::{
     pb::health::{
-        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
-        health_check_response::ServingStatus,
+        HealthListRequest, HealthListResponse,
         health_server::{Health, HealthServer},
     },
     service::{SERVICES, status},
@@ -19,14 +28,16 @@ use crate::{
 /// Says how this process is: all its services are alike.
 #[derive(Clone, Debug)]
 pub(super) struct Reporter {
-    status: Arc<watch::Sender<ServingStatus>>,
+    reporter: HealthReporter,
     /// Ends the streams of `Watch`, which would otherwise hold their connections open.
     end: CancellationToken,
 }
 
 impl Reporter {
-    pub(super) fn new(end: CancellationToken) -> Self {
-        Self { status: Arc::new(watch::Sender::new(ServingStatus::Serving)), end }
+    pub(super) async fn new(end: CancellationToken) -> Self {
+        let reporter = Self { reporter: HealthReporter::new(), end };
+        reporter.say(ServingStatus::Serving).await;
+        reporter
     }
 
     /// The service that says it.
@@ -35,17 +46,28 @@ impl Reporter {
     }
 
     /// New calls should go elsewhere.
-    pub(super) fn not_serving(&self) {
-        self.status.send_replace(ServingStatus::NotServing);
+    pub(super) async fn not_serving(&self) {
+        self.say(ServingStatus::NotServing).await;
+    }
+
+    async fn say(&self, status: ServingStatus) {
+        for service in names() {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+
+    fn answers(&self) -> HealthService {
+        HealthService::from_health_reporter(self.reporter.clone())
     }
 }
 
-fn is_here(service: &str) -> bool {
-    service.is_empty() || SERVICES.contains(&service)
+/// All services, and the process as a whole.
+fn names() -> impl Iterator<Item = &'static str> {
+    SERVICES.iter().copied().chain([""])
 }
 
-fn response(status: ServingStatus) -> HealthCheckResponse {
-    HealthCheckResponse { status: status.into() }
+fn is_here(service: &str) -> bool {
+    names().any(|name| name == service)
 }
 
 #[tonic::async_trait]
@@ -56,10 +78,9 @@ impl Health for Reporter {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let service = request.into_inner().service;
-        match is_here(&service) {
-            true => Ok(Response::new(response(*self.status.borrow()))),
-            false => Err(status::service_unknown(&service)),
+        match is_here(&request.get_ref().service) {
+            true => self.answers().check(request).await,
+            false => Err(status::service_unknown(&request.get_ref().service)),
         }
     }
 
@@ -67,36 +88,29 @@ impl Health for Reporter {
         &self,
         _: Request<HealthListRequest>,
     ) -> Result<Response<HealthListResponse>, Status> {
-        let status = response(*self.status.borrow());
-        let names = SERVICES.iter().chain(&[""]);
-        let statuses: HashMap<_, _> = names.map(|name| ((*name).to_owned(), status)).collect();
+        let answers = self.answers();
+        let mut statuses = HashMap::new();
+        for name in names() {
+            let service = name.to_owned();
+            let check = Request::new(HealthCheckRequest { service });
+            statuses.insert(name.to_owned(), answers.check(check).await?.into_inner());
+        }
         Ok(Response::new(HealthListResponse { statuses }))
     }
 
-    /// A service that is not here may come with the next version of this process, so the stream of
-    /// who asks about it stays open, as the protocol says.
+    /// A service that is not here may come with the next version of this process, so the stream of a
+    /// client that asks about it stays open, as the protocol says.
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let service = request.into_inner().service;
-        let statuses = if is_here(&service) {
-            let receiver = self.status.subscribe();
-            stream::unfold((receiver, None, self.end.clone()), async |(mut receiver, said, end)| {
-                let status = tokio::select! {
-                    // The last news first.
-                    biased;
-                    status = receiver.wait_for(|status| Some(*status) != said) => *status.ok()?,
-                    () = end.cancelled() => return None,
-                };
-                Some((status, (receiver, Some(status), end)))
-            })
-            .left_stream()
-        } else {
-            let unknown = stream::once(std::future::ready(ServingStatus::ServiceUnknown));
-            let end = self.end.clone().cancelled_owned();
-            unknown.chain(stream::pending().take_until(end)).right_stream()
-        };
-        Ok(Response::new(Box::pin(statuses.map(|status| Ok(response(status))))))
+        let end = self.end.clone().cancelled_owned();
+        if is_here(&request.get_ref().service) {
+            let statuses = self.answers().watch(request).await?.into_inner();
+            return Ok(Response::new(Box::pin(statuses.take_until(end))));
+        }
+        let status = health_check_response::ServingStatus::ServiceUnknown.into();
+        let unknown = stream::once(std::future::ready(Ok(HealthCheckResponse { status })));
+        Ok(Response::new(Box::pin(unknown.chain(stream::pending().take_until(end)))))
     }
 }

@@ -138,7 +138,7 @@ pub async fn run_over(
     let registry = Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
     let ask_after = settings.audit.ask_after();
     let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
-    let health = Reporter::new(go_away.clone());
+    let health = Reporter::new(go_away.clone()).await;
     let routes = service::routes(&ops, audits.clone(), state.clone()).add_service(health.service());
     let routes = reflection::add_to(routes, &go_away).prepare();
     let limits = &settings.limits;
@@ -181,7 +181,7 @@ pub async fn run_over(
         () = async {
             shutdown.await;
             leaving.cancel();
-            health.not_serving();
+            health.not_serving().await;
             tokio::time::sleep(limits.lame_duck()).await;
         } => {}
     }

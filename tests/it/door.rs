@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_stream::once;
 use tonic::{Code, Status, body::Body, codec::CompressionEncoding, metadata::MetadataMap};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest,
@@ -25,10 +26,7 @@ use tonic_types::StatusExt;
 use wechat_store_gateway::{
     pb::{
         self,
-        health::{
-            HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus,
-            health_client::HealthClient,
-        },
+        health::{HealthListRequest, health_client::HealthClient},
         media_service_client::MediaServiceClient,
     },
     service::SERVICES,

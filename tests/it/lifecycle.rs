@@ -10,16 +10,11 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, once};
 use tonic::Code;
-use tonic_reflection::pb::{v1, v1alpha};
-use wechat_store_gateway::{
-    pb::{
-        self,
-        health::{
-            HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-        },
-    },
-    service::SERVICES,
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tonic_reflection::pb::{v1, v1alpha};
+use wechat_store_gateway::{pb, service::SERVICES};
 
 use crate::support::{App, is, reason, within};
 
