@@ -49,11 +49,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&servers)?;
     let mut build = tonic_prost_build::configure()
         .build_client(false)
-        .codec_path("crate::codec::Codec")
+        .codec_path("crate::util::codec::Codec")
         .extern_path(PACKAGE, "crate::pb")
         .out_dir(servers);
     for name in ENCODED {
-        let encoded = format!("crate::codec::Encoded<crate::pb::{name}>");
+        let encoded = format!("crate::util::codec::Encoded<crate::pb::{name}>");
         build = build.extern_path(format!("{PACKAGE}.{name}"), encoded);
     }
     build.compile_fds(descriptors)?;

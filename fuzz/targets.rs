@@ -5,15 +5,15 @@
 
 use prost::Message as _;
 use wechat_store_gateway::{
-    callback::{
+    message_crypto::{self, Key},
+    pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
+    push::{
         envelope, event,
         message::{self, Message},
     },
-    id::{AppId, Secret},
-    lenient,
-    pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
-    seal::{self, Key},
     state::NewEvent,
+    util::id::{AppId, Secret},
+    util::lenient,
 };
 
 /// Whom everything in the corpus is sealed for.
@@ -136,13 +136,13 @@ pub fn open(input: &[u8]) {
         if let Ok(message) = &opened {
             assert!(message.len() < sealed.len());
             // For one account or for another, but never for both.
-            assert_eq!(key.open(sealed, "wx0000000000000000"), Err(seal::Error::Foreign));
+            assert_eq!(key.open(sealed, "wx0000000000000000"), Err(message_crypto::Error::Foreign));
         }
         let parts = ["1488856741", "415670741", sealed];
-        let signature = seal::sign(&secret, &parts);
+        let signature = message_crypto::sign(&secret, &parts);
         assert_eq!(signature.len(), 40);
-        assert!(seal::verify(&secret, &parts, &signature));
-        assert!(!seal::verify(&secret, &parts[..2], &signature) || sealed.is_empty());
+        assert!(message_crypto::verify(&secret, &parts, &signature));
+        assert!(!message_crypto::verify(&secret, &parts[..2], &signature) || sealed.is_empty());
     }
     // Anything can be sealed, and what is sealed can be opened.
     let mut random = [0; 16];
@@ -152,8 +152,8 @@ pub fn open(input: &[u8]) {
     let sealed = key.seal(rest, APP_ID, random);
     assert!(sealed.len() <= (rest.len() + 128) * 4 / 3 + 4);
     assert_eq!(key.open(&sealed, APP_ID).as_deref(), Ok(rest));
-    assert_eq!(key.open(&sealed, &APP_ID[1..]), Err(seal::Error::Foreign));
-    assert_eq!(key.open(&sealed[1..], APP_ID), Err(seal::Error::Unreadable));
+    assert_eq!(key.open(&sealed, &APP_ID[1..]), Err(message_crypto::Error::Foreign));
+    assert_eq!(key.open(&sealed[1..], APP_ID), Err(message_crypto::Error::Unreadable));
 }
 
 fn any_message(input: &[u8]) {

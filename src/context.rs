@@ -1,4 +1,4 @@
-//! What is known of a call beside its content: made by [`admit`](crate::admit), carried down to
+//! What is known of a call beside its content: made by [`admit`](crate::server::middleware), carried down to
 //! whatever the call needs.
 
 use std::{
@@ -15,11 +15,11 @@ use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
-    admit::Held,
-    clock::Clock,
     pb::Addressed,
+    server::middleware::Held,
     telemetry::Trace,
     translate::{Check, Invalid},
+    util::clock::Clock,
 };
 
 /// In characters, as `proto/` says.

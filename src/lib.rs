@@ -4,11 +4,11 @@
 //!
 //! A call goes straight down, and each layer speaks one language:
 //!
-//! 1. [`server`] accepts its connection, [`admit`] gives it a deadline and a place in a trace;
+//! 1. [`server`] accepts its connection, [`server::middleware`] gives it a deadline and a place in a trace;
 //! 2. [`service`] takes the caller's words ([`pb`]), [`translate`] checks them and says the same in
 //!    WeChat's;
-//! 3. [`operation`] runs it: which retry is safe, who may leave before it ends;
-//! 4. [`account`] lends it an access token;
+//! 3. [`call`] runs it: which retry is safe, who may leave before it ends;
+//! 4. [`accounts`] lends it an access token;
 //! 5. [`wechat`] sends it, once, and reads what came back.
 //!
 //! A family of calls has the same file name in every layer: `card.rs` is always about cards.
@@ -17,38 +17,31 @@
 //!
 //! What WeChat took for review it decides later, and tells once. An event goes straight up:
 //!
-//! 1. [`callback`] receives the push, checks with [`seal`] that it is WeChat's, opens it, reads it;
+//! 1. [`push`] receives the push, checks with [`message_crypto`] that it is WeChat's, opens it, reads it;
 //! 2. [`state`] appends it to the log, durably and once, and links it to the submission that
-//!    [`operation`] remembered; only then WeChat is told `success`;
-//! 3. [`audit`] gives it to everybody who watches, now or after any interruption;
+//!    [`call`] remembered; only then WeChat is told `success`;
+//! 3. [`events`] gives it to everybody who watches, now or after any interruption;
 //! 4. [`service`] says it in the caller's words.
 //!
-//! Where no push comes, [`audit`] asks WeChat through [`operation`].
+//! Where no push comes, [`events`] asks WeChat through [`call`].
 //!
 //! Beside all this stands [`simulator`], a small WeChat that shares nothing with [`wechat`].
 
-mod accept;
-pub mod account;
-pub mod admit;
-pub mod audit;
-pub mod callback;
+pub mod accounts;
+pub mod call;
 pub mod cli;
-pub mod clock;
-pub mod codec;
 pub mod config;
 pub mod context;
-mod flight;
-mod http1;
-pub mod id;
-mod invisible;
-pub mod lenient;
-pub mod operation;
+mod errors;
+pub mod events;
+pub mod message_crypto;
 pub mod pb;
-pub mod seal;
+pub mod push;
 pub mod server;
 pub mod service;
 pub mod simulator;
 pub mod state;
 pub mod telemetry;
 pub mod translate;
+pub mod util;
 pub mod wechat;

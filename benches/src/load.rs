@@ -21,7 +21,7 @@ use tokio::{
 use tonic::{client::Grpc, transport::Channel};
 
 use crate::{
-    codec::Raw,
+    util::codec::Raw,
     process::{Core, Placing},
 };
 

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use prost::Message;
 use tonic::Status;
 use wechat_store_gateway::{
-    callback::message,
-    id::Secret,
-    operation, pb, seal,
+    push::message,
+    util::id::Secret,
+    call, pb, message_crypto,
     wechat::{
         Endpoint, Errcode, Error,
         store::{AddStore, GetStoreInfo, GetStoreInfoReply},
@@ -49,15 +49,15 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
             let token = Secret::from("callback-token".to_owned());
             let sealed = "x".repeat(600);
             let parts = ["1700000000", "1", &sealed];
-            let signature = seal::sign(&token, &parts);
+            let signature = message_crypto::sign(&token, &parts);
             Box::new(move || {
                 let parts = ["1700000000", "1", black_box(&sealed)];
-                anyhow::ensure!(seal::verify(&token, &parts, &signature), "a wrong signature");
+                anyhow::ensure!(message_crypto::verify(&token, &parts, &signature), "a wrong signature");
                 Ok(())
             })
         }
         "open_seal" => {
-            let key = seal::Key::read(&Secret::from(KEY.to_owned())).context("no key")?;
+            let key = message_crypto::Key::read(&Secret::from(KEY.to_owned())).context("no key")?;
             let sealed = key.seal(push().as_bytes(), APP_ID, [7; 16]);
             Box::new(move || {
                 black_box(key.open(black_box(&sealed), APP_ID)?);

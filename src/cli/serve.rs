@@ -2,10 +2,10 @@
 
 use super::{Failure, settings::Source, signal};
 use crate::{
-    clock::Clock,
     config::{Environment, Limits, Settings},
     server::{self, Listeners},
     telemetry::{Sampler, Telemetry},
+    util::clock::Clock,
 };
 
 /// Serves until it is told to stop.

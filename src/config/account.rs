@@ -10,7 +10,7 @@ use super::{
     invisible,
     secret::{WrittenSecret, resolve},
 };
-use crate::id::AppId;
+use crate::util::id::AppId;
 
 /// One of `[[accounts]]`.
 #[derive(Clone, Debug, Serialize)]

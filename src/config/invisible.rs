@@ -4,7 +4,7 @@
 use toml::Value;
 
 use super::Mistakes;
-use crate::invisible::has_no_width;
+use crate::util::invisible::has_no_width;
 
 /// Returns what is wrong with a text that has a control or zero-width character, and where; the
 /// text itself, which may be a secret, is not quoted.

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Environment, Mistakes, invisible};
-use crate::id::Secret;
+use crate::util::id::Secret;
 
 /// Where a secret is.
 #[derive(Clone, Debug, Serialize)]

@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 
-use crate::{accept::Acceptor, http1, state::State};
+use crate::{server::accept::Acceptor, server::http1, state::State};
 
 /// A state that takes longer is not ready. Longer than a state itself waits for anything: it knows
 /// better what is wrong.

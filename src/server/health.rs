@@ -18,11 +18,12 @@ use tonic_health::{
 };
 
 use crate::{
+    errors::status,
     pb::health::{
         HealthListRequest, HealthListResponse,
         health_server::{Health, HealthServer},
     },
-    service::{SERVICES, status},
+    service::SERVICES,
 };
 
 /// Says how this process is: all its services are alike.

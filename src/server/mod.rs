@@ -25,28 +25,31 @@ use tower::Service;
 
 use self::{
     admin::Admin,
-    gather::{Gathered, Gathering},
+    coalesce::{Gathered, Gathering},
     health::Reporter,
     unsent::Unsent,
 };
 use crate::{
-    accept::{Accepted, Acceptor},
-    account::Registry,
-    admit::{Admission, Budgets, Connection, Share},
-    audit::{Audits, reconcile},
-    callback::Receiver,
-    clock::Clock,
+    accounts::Registry,
+    call::{Operations, settle},
     config::Settings,
-    operation::{Operations, settle},
+    events::{Audits, reconcile},
+    push::Receiver,
+    server::accept::{Accepted, Acceptor},
+    server::middleware::{Admission, Budgets, Connection, Share},
     service,
     state::{self, State},
     telemetry::Sampler,
+    util::clock::Clock,
     wechat::Client,
 };
 
+pub(crate) mod accept;
 mod admin;
-mod gather;
+mod coalesce;
 mod health;
+pub(crate) mod http1;
+pub mod middleware;
 mod reflection;
 mod taken;
 mod unsent;

@@ -22,7 +22,7 @@ use tonic::{
 use tonic_reflection::server::{Builder, Error};
 use tower::{Service, util::MapRequestLayer};
 
-use crate::{pb, service::status};
+use crate::{errors::status, pb};
 
 /// The longest question, in bytes.
 const LONGEST: usize = 64 * 1024;

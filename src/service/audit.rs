@@ -5,11 +5,11 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use super::{Endless, status};
+use super::Endless;
 use crate::{
-    audit::{Audits, Page, Start, Watcher},
-    codec::Encoded,
     context::Context,
+    errors::status,
+    events::{Audits, Page, Start, Watcher},
     pb::{
         self, WatchPosition, audit_service_server::AuditService,
         watch_audit_events_request as watch_request,
@@ -19,6 +19,7 @@ use crate::{
         audit::{Filter, wanted_events, wanted_submission, wanted_submissions},
         page::{page_token, read_page_token},
     },
+    util::codec::Encoded,
 };
 
 /// The lists here, as page tokens name them.

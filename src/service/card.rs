@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, card_service_server::CardService},
     wechat::card::{GetCard, SetCard},
 };

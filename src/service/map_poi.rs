@@ -3,11 +3,11 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    codec::Encoded,
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, map_poi_service_server::MapPoiService},
     translate::map_poi::{Names, WantedDistricts},
+    util::codec::Encoded,
     wechat::map_poi::{CreateMapPoi, SearchMapPoi},
 };
 

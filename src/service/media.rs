@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, media_service_server::MediaService},
     translate::media::uploaded,
     wechat::media::{UploadImg, UploadTemporary},

@@ -3,10 +3,10 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    codec::Encoded,
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, merchant_service_server::MerchantService},
+    util::codec::Encoded,
     wechat::merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
 };
 

@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use crate::{audit::Audits, operation::Operations, pb, state::State};
+use crate::{call::Operations, events::Audits, pb, state::State};
 
 mod audit;
 mod card;
-mod errcode;
 mod map_poi;
 mod media;
 mod merchant;
 mod nearby;
-pub(crate) mod status;
 mod store;
 mod write;
 

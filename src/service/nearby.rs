@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, nearby_service_server::NearbyService},
     translate::{
         nearby::{added, replaced},

@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
+    call::Operations,
     context::Context,
-    operation::Operations,
     pb::{self, store_service_server::StoreService},
     translate::{change::Change, legacy::Progress, page::take_out_unreadable, store::WantedRows},
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},

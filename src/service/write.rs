@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::status;
 use crate::{
+    call::{Error, Operations},
     context::Context,
-    operation::{Error, Operations},
+    errors::status,
     pb::{self, get_write_request::Name, write_service_server::WriteService},
     state::{self, State, WriteQuery},
     translate::{

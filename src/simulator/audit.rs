@@ -223,7 +223,7 @@ pub(super) fn next_due(world: &World) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Clock, simulator::Settings};
+    use crate::{simulator::Settings, util::clock::Clock};
 
     fn world(audit_delay: Option<Duration>) -> World {
         World::new(Settings { clock: Clock::frozen(), audit_delay, ..Settings::default() })

@@ -74,7 +74,7 @@ use self::{
     world::World,
 };
 pub use self::{faults::Fault, nearby::COMPANY, push::Callback};
-use crate::clock::Clock;
+use crate::util::clock::Clock;
 
 /// The official account that a simulator has unless it is told otherwise.
 pub const OFFICIAL_APP_ID: &str = "wx0000000000000001";

@@ -247,7 +247,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
+    use crate::util::clock::Clock;
 
     struct Desk {
         clock: Clock,

@@ -29,7 +29,7 @@ use super::{
     store::Stores,
     token::{Moment, Tokens},
 };
-use crate::clock::Clock;
+use crate::util::clock::Clock;
 
 /// The whole state. One lock holds all of it, so every call sees one consistent world.
 pub(super) struct World {

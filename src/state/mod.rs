@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    clock::Clock,
     config,
-    id::{AppId, AuditId, MapPoiId, PoiId, Secret},
     pb::{AuditState, SubmissionKind},
+    util::clock::Clock,
+    util::id::{AppId, AuditId, MapPoiId, PoiId, Secret},
 };
 
 pub(crate) mod gap;

@@ -8,9 +8,9 @@ use super::{
     submission::{Remembered, time},
 };
 use crate::{
-    id::AppId,
     pb::{self, AuditState, SubmissionKind, audit_event::Detail},
     state::{Event, EventQuery, SubmissionQuery, gap::gap},
+    util::id::AppId,
 };
 
 /// An event of the log as a caller sees it: with what the log and the submission know. One that cannot

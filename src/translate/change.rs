@@ -9,8 +9,8 @@ use super::{
     store::{quoted, store},
 };
 use crate::{
-    id::{AuditId, CardId, MapPoiId, PoiId},
     pb::{self, OpeningHours, SubmissionKind},
+    util::id::{AuditId, CardId, MapPoiId, PoiId},
     wechat::{
         PicList, Quoted, Text,
         store::{StoreInfo, UpdateStore},

@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use uuid::Uuid;
 
 use super::Form;
-use crate::{id::MediaId, invisible::has_no_width};
+use crate::{util::id::MediaId, util::invisible::has_no_width};
 
 /// WeChat takes this many documents in one field (0~5个mediaid).
 const MOST_DOCUMENTS: usize = 5;

@@ -5,8 +5,8 @@ use super::{
     store::{WantedRows, pictures, store},
 };
 use crate::{
-    id::PoiId,
     pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
+    util::id::PoiId,
     wechat::{
         Decimal, Done, Int,
         store::{DelPoi, GetPoi, GetPoiReply, PoiInfo},

@@ -5,8 +5,8 @@ use super::{
     store::texts,
 };
 use crate::{
-    id::DistrictId,
     pb::{self, SubmissionKind},
+    util::id::DistrictId,
     wechat::{
         Rows,
         map_poi::{CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply},

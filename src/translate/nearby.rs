@@ -4,8 +4,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Check, Evidence, Evident, Form, Invalid, Looks, Review, Reviewed, store::WantedRows};
 use crate::{
-    id::PoiId,
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
+    util::id::PoiId,
     wechat::{
         Done, Int, PicList, Quoted, Text,
         nearby::{

@@ -5,8 +5,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed};
 use crate::{
-    id::PoiId,
     pb::{self, AuditState, OpeningHours, SubmissionKind},
+    util::id::PoiId,
     wechat::{
         Done, Int, List, PicList, Quoted,
         store::{

@@ -7,9 +7,9 @@ use prost::Message;
 use super::{Evidence, Evident};
 use crate::{
     context::Context,
-    id::{AppId, AuditId, MapPoiId, PoiId},
     pb::{AuditState, Submission, SubmissionKind},
     state::{self, NewSubmission, is_open},
+    util::id::{AppId, AuditId, MapPoiId, PoiId},
 };
 
 /// An administrator who has not confirmed by then can be asked again (S3 §2: 24 小时).
@@ -148,7 +148,7 @@ pub(crate) fn damaged(error: prost::DecodeError) -> state::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
+    use crate::util::clock::Clock;
 
     fn remembered(kind: SubmissionKind) -> Remembered {
         let mut ctx = Context::internal(Clock::frozen().now());

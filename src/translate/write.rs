@@ -5,9 +5,9 @@ use prost_types::Any;
 
 use super::{Check, Invalid, submission::time};
 use crate::{
-    id::AppId,
     pb::{self, get_write_request::Name},
     state::{self, WriteQuery, WriteState},
+    util::id::AppId,
 };
 
 /// Stands before a response that is known.

@@ -8,7 +8,7 @@ use std::{
 use reqwest::Url;
 
 use super::hosts::Host;
-use crate::id::Secret;
+use crate::util::id::Secret;
 
 /// An access token, and a URL that carries it; shows neither.
 ///

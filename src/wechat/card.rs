@@ -4,7 +4,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{AccountKinds, Done, Endpoint, Need, Safety};
-use crate::id::{CardId, PoiId};
+use crate::util::id::{CardId, PoiId};
 
 /// `POST /card/storewxa/get` — 获取门店小程序配置的卡券
 ///

@@ -27,7 +27,7 @@ use super::{
     pools::Pools,
     status,
 };
-use crate::{clock::Clock, config};
+use crate::{config, util::clock::Clock};
 
 /// The longest wait for a host that was out: another attempt has to fit in after it.
 const TRIAL_LIMIT: Duration = Duration::from_secs(3);

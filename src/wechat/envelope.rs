@@ -17,7 +17,7 @@ use serde::{
 use serde_json::Value;
 
 use super::{Endpoint, Errcode, Error, Verdict, objects::Objects, salvage};
-use crate::lenient;
+use crate::util::lenient;
 
 /// The byte order mark of UTF-8, which some proxies put first. It damages nothing.
 const BOM: &[u8] = b"\xef\xbb\xbf";

@@ -18,7 +18,7 @@ use std::{
 
 use reqwest::Url;
 
-use crate::clock::Clock;
+use crate::util::clock::Clock;
 
 /// From a host's failure to its first trial; doubled by each trial that fails, and where it fails
 /// again soon after it came back.

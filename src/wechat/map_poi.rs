@@ -6,7 +6,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{AccountKinds, Decimal, Endpoint, Int, List, Need, Proof, Rows, Safety, Text, Verdict};
-use crate::id::{AuditId, DistrictId, MapPoiId, PoiId};
+use crate::util::id::{AuditId, DistrictId, MapPoiId, PoiId};
 
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
 ///

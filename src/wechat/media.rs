@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AccountKinds, Endpoint, Need, Payload, Safety, Seconds, Text, Verdict, client::multipart,
 };
-use crate::id::MediaId;
+use crate::util::id::MediaId;
 
 /// The one part of an upload.
 const PART: &str = "media";

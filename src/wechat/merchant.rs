@@ -4,7 +4,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{AccountKinds, Done, Endpoint, Int, List, Need, Proof, Rows, Safety, Text};
-use crate::id::{AuditId, MediaId};
+use crate::util::id::{AuditId, MediaId};
 
 /// `GET /wxa/get_merchant_category` — 拉取门店小程序类目
 ///

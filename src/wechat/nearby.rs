@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AccountKinds, Done, Endpoint, Int, Need, Nested, PicList, Proof, Quoted, Rows, Safety, Text,
 };
-use crate::id::{AppId, AuditId, MapPoiId, PoiId};
+use crate::util::id::{AppId, AuditId, MapPoiId, PoiId};
 
 /// `POST /wxa/addnearbypoi` — 添加地点
 ///

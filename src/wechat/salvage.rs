@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::objects::Objects;
-use crate::lenient;
+use crate::util::lenient;
 
 /// The field in which a struct receives the names of its fields that could not be read. WeChat uses no
 /// such name.
@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        id::PoiId,
+        util::id::PoiId,
         wechat::{Decimal, Int, List, Nested, Rows, Text},
     };
 

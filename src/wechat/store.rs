@@ -7,7 +7,7 @@ use super::{
     AccountKinds, Decimal, Done, Endpoint, Int, List, Need, PicList, Proof, Quoted, Rows, Safety,
     Text,
 };
-use crate::id::{AuditId, CardId, MapPoiId, PoiId};
+use crate::util::id::{AuditId, CardId, MapPoiId, PoiId};
 
 /// `POST /wxa/add_store` — 添加门店
 ///

@@ -6,7 +6,7 @@ use http::Method;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{AccountKinds, Endpoint, Need, Payload, Safety, Seconds, Text, Verdict};
-use crate::id::{AppId, Secret};
+use crate::util::id::{AppId, Secret};
 
 /// WeChat's tokens live 7200 s. A longer life would be a mistake, and no clock can add every number.
 const LONGEST_LIFE: Duration = Duration::from_secs(7200);

@@ -74,7 +74,7 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
         found
     });
     let path = path.map_or("*", |(path, _)| path);
-    // These take -1 as WeChat's word that nothing was done: see `leaves_doubt` in src/operation.
+    // These take -1 as WeChat's word that nothing was done: see `leaves_doubt` in src/call.
     let believed =
         ["/wxa/del_store", "/wxa/delnearbypoi", "/wxa/update_store", "/cgi-bin/stable_token"];
     let busy = Kind::Errcode { errcode: -1, errmsg: None };

@@ -9,11 +9,11 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::sleep};
 use wechat_store_gateway::{
-    clock::Clock,
     simulator::{
         Account, AccountKind, COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET,
         Settings, Simulator, audit::State,
     },
+    util::clock::Clock,
 };
 
 use crate::gateway::exchange;

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use tonic::Code;
 use wechat_store_gateway::{
-    clock::Clock,
     pb,
     simulator::{Fault, faults::Kind},
+    util::clock::Clock,
 };
 
 use crate::{

@@ -20,19 +20,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 use wechat_store_gateway::{
-    audit::Audits,
-    callback::Receiver,
-    clock::Clock,
     config::{Environment, Settings},
-    id::{AppId, PoiId, Secret},
+    events::Audits,
+    message_crypto::{self, Key},
     pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
-    seal::{self, Key},
+    push::Receiver,
     simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
         SubmissionQuery, Write, WritePage, WriteQuery,
     },
+    util::clock::Clock,
+    util::id::{AppId, PoiId, Secret},
 };
 
 use crate::{
@@ -231,12 +231,12 @@ impl Push {
     fn query(&self) -> String {
         let Self { timestamp, further, .. } = self;
         let token = Secret::from(self.token.to_owned());
-        let signature = seal::sign(&token, &[timestamp, NONCE]);
+        let signature = message_crypto::sign(&token, &[timestamp, NONCE]);
         let mut query = format!("signature={signature}&timestamp={timestamp}&nonce={NONCE}");
         query += further;
         if let Some(sealed) = &self.sealed {
             query += "&msg_signature=";
-            query += &seal::sign(&token, &[timestamp, NONCE, sealed]);
+            query += &message_crypto::sign(&token, &[timestamp, NONCE, sealed]);
         }
         query
     }

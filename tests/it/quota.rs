@@ -7,9 +7,9 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_store_gateway::{
-    clock::Clock,
     pb,
     simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind},
+    util::clock::Clock,
 };
 
 use crate::support::{App, GET_CARD, SET_CARD, is, png, reason};

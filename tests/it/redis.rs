@@ -20,12 +20,12 @@ use tokio::{
     time::sleep,
 };
 use wechat_store_gateway::{
-    id::{AppId, Secret},
     pb::{AuditState, SubmissionKind},
     state::{
         Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, Outcome,
         State, WriteQuery, WriteState, redis::Redis,
     },
+    util::id::{AppId, Secret},
 };
 
 use crate::{

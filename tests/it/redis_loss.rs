@@ -10,11 +10,11 @@ use std::{
 use bytes::Bytes;
 use tokio::time::sleep;
 use wechat_store_gateway::{
-    id::{AppId, Secret},
     state::{
         Acquired, Appended, Begun, Error, NewWrite, Outcome, Sent, State, SubmissionQuery,
         WriteState,
     },
+    util::id::{AppId, Secret},
 };
 
 use crate::{

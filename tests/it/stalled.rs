@@ -193,9 +193,9 @@ async fn three_hundred_watchers_that_do_not_read_hold_up_no_call() {
 #[cfg(target_os = "linux")]
 mod memory {
     use wechat_store_gateway::{
-        clock::Clock,
         pb::{AuditEvent, AuditState, SubmissionKind},
         state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
+        util::clock::Clock,
     };
 
     use super::*;

@@ -5,13 +5,13 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
-    id::{AppId, Secret},
     pb::{AuditState, SubmissionKind},
     state::{
         Acquired, Appended, Begun, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission,
         NewWrite, Origin, Outcome, Sent, State, Stretch, Submission, SubmissionQuery, Write,
         WriteQuery, WriteState,
     },
+    util::id::{AppId, Secret},
 };
 
 /// A state that is empty when a case begins.

@@ -11,9 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{Code, Status, transport::Channel};
 use wechat_store_gateway::{
-    clock::Clock,
     config::{Environment, Settings},
-    id::{AppId, PoiId, Secret},
     pb::{
         self, WatchPosition, audit_service_client::AuditServiceClient,
         card_service_client::CardServiceClient, get_write_request::Name,
@@ -30,6 +28,8 @@ use wechat_store_gateway::{
         SubmissionQuery, Write, WritePage, WriteQuery, sqlite::Sqlite,
     },
     telemetry::Sampler,
+    util::clock::Clock,
+    util::id::{AppId, PoiId, Secret},
 };
 
 use crate::support::{is, nearby_profile, new_store, reason};

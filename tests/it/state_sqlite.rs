@@ -12,12 +12,12 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
-    clock::Clock,
     pb::AuditEvent,
     state::{
         Acquired, Appended, Error, Event, EventKey, EventQuery, NewEvent, NewSubmission, State,
         sqlite::Sqlite,
     },
+    util::clock::Clock,
 };
 
 use crate::{

@@ -36,7 +36,6 @@ pub(crate) use wechat_store_gateway::simulator::{
     CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY,
 };
 use wechat_store_gateway::{
-    clock::Clock,
     config::{Environment, Settings},
     pb::{
         self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
@@ -52,6 +51,7 @@ use wechat_store_gateway::{
         push::{Format, Mode},
     },
     telemetry::Sampler,
+    util::clock::Clock,
 };
 
 use crate::secrets;

@@ -26,13 +26,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 use wechat_store_gateway::{
-    id::Secret,
+    message_crypto::{self, Key},
     pb::{
         ListAuditEventsRequest, WatchAuditEventsRequest, WatchAuditEventsResponse, WatchPosition,
         audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
     },
-    seal::{self, Key},
     simulator::OFFICIAL_APP_ID,
+    util::id::Secret,
 };
 
 use crate::support::{App, CALLBACK_TOKEN, OFFICIAL_AES_KEY, within};
@@ -79,7 +79,7 @@ fn push(key: &Key, timestamp: &str, audit_id: u64) -> Request<Full<Bytes>> {
         "reason": "门头照片不清晰。".repeat(20),
     });
     let sealed = key.seal(message.to_string().as_bytes(), OFFICIAL_APP_ID, [7; 16]);
-    let signature = seal::sign(&token, &[timestamp, "1", &sealed]);
+    let signature = message_crypto::sign(&token, &[timestamp, "1", &sealed]);
     let query = format!("timestamp={timestamp}&nonce=1&msg_signature={signature}");
     let body = json!({ "ToUserName": "gh", "Encrypt": sealed }).to_string();
     Request::post(format!("/wechat/callback/{OFFICIAL_APP_ID}?{query}"))

@@ -9,8 +9,8 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use wechat_store_gateway::{
-    id::Secret,
-    seal,
+    util::id::Secret,
+    message_crypto,
     simulator::{CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID},
 };
 
@@ -32,7 +32,7 @@ const MOST: u64 = 50_000;
 pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
     let token = Secret::from(CALLBACK_TOKEN.to_owned());
     let key = Secret::from(OFFICIAL_AES_KEY.to_owned());
-    let key = seal::Key::read(&key).context("a key")?;
+    let key = message_crypto::Key::read(&key).context("a key")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
     let push = |_| {
         let audit_id = audit_id();
@@ -46,7 +46,7 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
         );
         let sealed =
             key.seal(message.as_bytes(), OFFICIAL_APP_ID, fastrand::u128(..).to_ne_bytes());
-        let signature = seal::sign(&token, &[&now, "1", &sealed]);
+        let signature = message_crypto::sign(&token, &[&now, "1", &sealed]);
         let body = format!(
             "<xml><ToUserName><![CDATA[gh_4346ac1514d8]]></ToUserName>\
              <Encrypt><![CDATA[{sealed}]]></Encrypt></xml>"

@@ -15,7 +15,7 @@ use wechat_store_gateway::pb::{self, WatchPosition, watch_audit_events_request::
 
 use crate::{
     cases::callbacks::{numbers, pushes},
-    codec::Raw,
+    util::codec::Raw,
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},

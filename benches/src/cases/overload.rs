@@ -12,7 +12,7 @@ use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
 use crate::{
     cases::reads::get_store,
-    codec::Raw,
+    util::codec::Raw,
     floor::GET_STORE,
     load::{self, Shape},
     rounds::{Bound, By, Claim, Report},

@@ -11,7 +11,6 @@ use super::{
     simulate::{self, bind},
 };
 use crate::{
-    clock::Clock,
     config::{Environment, Settings},
     server::{self, Listeners},
     simulator::{
@@ -20,6 +19,7 @@ use crate::{
         push::{Format, Mode},
     },
     telemetry::{Sampler, Telemetry},
+    util::clock::Clock,
 };
 
 mod guide;

@@ -156,14 +156,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Clock,
-        seal,
+        message_crypto,
         simulator::{
             CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
             audit::Kind,
             control,
             push::{Mode, State},
         },
+        util::clock::Clock,
     };
 
     /// What an account's server got.
@@ -310,8 +310,8 @@ mod tests {
             assert_eq!(String::from_utf8(opened).expect("text"), push.message);
             let parts = [query("timestamp"), query("nonce"), sealed];
             let token = CALLBACK_TOKEN.to_owned().into();
-            assert!(seal::verify(&token, &parts, query("msg_signature")));
-            assert!(seal::verify(&token, &parts[..2], query("signature")));
+            assert!(message_crypto::verify(&token, &parts, query("msg_signature")));
+            assert!(message_crypto::verify(&token, &parts[..2], query("signature")));
             assert_eq!(query("tenant"), "1");
         }
         for pair in got.windows(2) {
@@ -431,7 +431,7 @@ mod tests {
         let asked = honest.got().remove(0).query;
         let parts = [asked["timestamp"].as_str(), &asked["nonce"]];
         let token = CALLBACK_TOKEN.to_owned().into();
-        assert!(seal::verify(&token, &parts, &asked["signature"]));
+        assert!(message_crypto::verify(&token, &parts, &asked["signature"]));
         assert_eq!(post(&quoting, false).await.0, 200);
         let nowhere = json!({ "app_id": OFFICIAL_APP_ID, "url": null });
         simulator.control("POST", "callback", &nowhere).expect("taken away");

@@ -96,7 +96,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Clock,
         simulator::{
             COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
             audit::{self, Decision, Kind},
@@ -104,6 +103,7 @@ mod tests {
             push::outbox::take,
             world::{World, endpoints},
         },
+        util::clock::Clock,
     };
 
     /// WeChat's samples, each with its numbers as bare as they are there.

@@ -18,7 +18,7 @@ use super::{
     audit::{Audit, Ending},
     world::World,
 };
-use crate::seal;
+use crate::message_crypto;
 
 /// Where an account's pushes go, and how (服务器配置).
 #[derive(Clone, Debug, Deserialize)]
@@ -128,13 +128,13 @@ impl Callback {
         if self.mode == Mode::Plain { Ok(()) } else { self.key().map(drop) }
     }
 
-    fn key(&self) -> Result<seal::Key, String> {
-        let key = seal::Key::read(&self.encoding_aes_key.clone().into());
+    fn key(&self) -> Result<message_crypto::Key, String> {
+        let key = message_crypto::Key::read(&self.encoding_aes_key.clone().into());
         key.ok_or("the encoding_aes_key has to be 43 characters of base64".to_owned())
     }
 
     fn sign(&self, parts: &[&str]) -> String {
-        seal::sign(&self.token.clone().into(), parts)
+        message_crypto::sign(&self.token.clone().into(), parts)
     }
 }
 

@@ -185,12 +185,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Clock,
         simulator::{
             CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, Settings,
             audit::{self, Decision, Kind},
             push::{self, Format, Mode},
         },
+        util::clock::Clock,
     };
 
     fn world(seed: u64) -> World {

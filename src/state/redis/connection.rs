@@ -25,7 +25,7 @@ use super::{
     notes::Notes,
     renote,
 };
-use crate::{flight::Flight, state::Error};
+use crate::{state::Error, util::single_flight::SingleFlight};
 
 /// What all keys begin with. The braces make it a hash tag: a cluster keeps them all in one slot.
 const PREFIX: &str = "{wechat-store-gateway}:";
@@ -119,7 +119,7 @@ struct Known {
     era: Option<Era>,
     /// The one before, of which something may be under way.
     left: Option<Era>,
-    agreement: Flight<Result<(), Error>>,
+    agreement: SingleFlight<Result<(), Error>>,
     notes: Notes,
     /// Whether a task looks after what is under way.
     looked_after: bool,

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::failure::Failure;
-use crate::{flight::Flight, state::Error};
+use crate::{state::Error, util::single_flight::SingleFlight};
 
 /// How long an answer may take, connecting included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ struct Ways {
     open: Option<(Way, Instant)>,
     /// How many connections were tried.
     tried: u64,
-    flight: Flight<Result<Way, Error>>,
+    flight: SingleFlight<Result<Way, Error>>,
     /// The last failure, how many there were in a row, and when the next attempt may be made.
     failure: Option<(Error, u32, Instant)>,
 }

@@ -20,12 +20,12 @@ use bytes::Bytes;
 
 use self::connection::Connection;
 use crate::{
-    id::{AppId, PoiId, Secret},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
         SubmissionQuery, Write, WritePage, WriteQuery,
     },
+    util::id::{AppId, PoiId, Secret},
 };
 
 /// The state at a Redis.

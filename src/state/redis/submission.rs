@@ -10,11 +10,11 @@ use super::{
     failure::damaged,
 };
 use crate::{
-    id::{AppId, PoiId},
     pb::{AuditState, SubmissionKind},
     state::{
         Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery, is_open,
     },
+    util::id::{AppId, PoiId},
 };
 
 static REMEMBER: LazyLock<Script> = lua!("remember.lua");

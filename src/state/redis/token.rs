@@ -6,8 +6,8 @@ use ::redis::Script;
 
 use super::connection::{Connection, lua, millis};
 use crate::{
-    id::{AppId, Secret},
     state::{Error, SharedToken},
+    util::id::{AppId, Secret},
 };
 
 static TOKEN: LazyLock<Script> = lua!("token.lua");

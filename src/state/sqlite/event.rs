@@ -6,12 +6,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
 use super::{SCAN, readable, skipped, storable, submission, sum, unless_damaged};
 use crate::{
-    id::AppId,
     pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
         gap::gap, is_decided,
     },
+    util::id::AppId,
 };
 
 /// Stands for the message of a submission that cannot be read: the event has one, and it is not the

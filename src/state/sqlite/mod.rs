@@ -34,14 +34,14 @@ use self::{
     writer::{Lasts, Writer},
 };
 use crate::{
-    clock::Clock,
-    id::{AppId, PoiId, Secret},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
         SubmissionQuery, Write, WritePage, WriteQuery,
     },
     telemetry,
+    util::clock::Clock,
+    util::id::{AppId, PoiId, Secret},
 };
 
 /// How long SQLite waits for a lock that another process has. That of an operator with a shell is

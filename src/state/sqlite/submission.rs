@@ -11,12 +11,12 @@ use super::{
     later, readable, skipped, storable, sum, unless_damaged,
 };
 use crate::{
-    id::{AppId, PoiId},
     pb::{AuditState, SubmissionKind},
     state::{
         Error, NewEvent, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
         is_open,
     },
+    util::id::{AppId, PoiId},
 };
 
 /// What [`read`] reads, and [`fits`].

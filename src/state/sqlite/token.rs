@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{later, readable, skipped};
 use crate::{
-    id::{AppId, Secret},
     state::{Error, SharedToken},
+    util::id::{AppId, Secret},
 };
 
 /// The token of an account, unless its life is over.

@@ -17,8 +17,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::{event, guard::Guard, now, recent::Recent};
 use crate::{
-    clock::Clock,
     state::{Error, Event},
+    util::clock::Clock,
 };
 
 /// How many verbs share a transaction at most, lest the first wait too long for the last.

@@ -1,0 +1,734 @@
+//! Access tokens, correct by construction.
+//!
+//! * One refresh per account at a time, in a task of its own; callers wait for it, and one that
+//!   hangs up does not stop it.
+//! * A *generation* counts changes of value. A refusal refreshes only while the refused value is
+//!   still the current one, so a thousand refusals cause one refresh.
+//! * A token is renewed ahead of its end; where that fails, the last good one is used to its end.
+//! * A late answer never replaces a newer token, and a token's life counts from the moment the
+//!   request for it was sent.
+//! * Replicas share tokens through the [`State`](crate::state): who needs one looks there first, and
+//!   one of them at a time asks WeChat. Where the state fails each asks for itself.
+//! * Every account has a budget, which the replicas share, and a failure is remembered for a while,
+//!   so that nothing loops.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tracing::Span;
+
+use self::{classic::Classic, stable::Stable};
+use crate::{
+    config::{self, TokenKind},
+    state::{self, Acquired, SharedToken},
+    util::clock::Clock,
+    util::id::{AppId, Secret},
+    util::single_flight::{Run, SingleFlight},
+    wechat::{self, AccessToken, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
+};
+
+mod classic;
+mod stable;
+
+/// In its last five minutes WeChat answers with the next token while this one still works.
+const RENEW_AHEAD: Duration = Duration::from_secs(300);
+/// So that replicas do not renew in the same second.
+const RENEW_JITTER: Duration = Duration::from_secs(60);
+/// WeChat's machines take a moment to learn of a new token, and those of another host perhaps a
+/// moment longer: so long after a refresh or a change of host a refusal proves nothing.
+const SETTLING: Duration = Duration::from_secs(3);
+/// How long a fetch that brought back the refused value is not repeated.
+const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
+/// Two endpoints that refuse the token within this time rule out a fault of one endpoint.
+const CORROBORATION: Duration = Duration::from_secs(60);
+/// WeChat ignores forced refreshes that follow faster (and allows 20 a day).
+const FORCE_PAUSE: Duration = Duration::from_secs(30);
+/// Of WeChat's 20 forced refreshes a day we take no more than this.
+const FORCE_BUDGET: u32 = 4;
+/// Of WeChat's 2,000 classic tokens a day (500,000 stable ones) we take no more than this. A failed
+/// fetch costs nothing, and pauses keep failures rare enough: after a day of them an account still
+/// recovers as soon as it can.
+const DAILY_BUDGET: u32 = 1_000;
+/// After a failure that only people can mend.
+const HUMAN_PAUSE: Duration = Duration::from_secs(60);
+/// After the first passing failure; doubles with each further one up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A server's `Retry-After` makes a pause longer, up to this: without tokens nothing works.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
+/// Tries within one refresh where WeChat is busy or out of reach.
+const TRIES: u32 = 3;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTE: Duration = Duration::from_secs(60);
+/// How long other replicas leave a fetch to this one, if it froze or died; while it runs it prolongs
+/// that.
+const LEASE: Duration = Duration::from_secs(3);
+const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// No lease is longer, nor the quiet after a loss of the state. What is was left by a clock that was
+/// set back since.
+const LONGEST_LEASE: Duration = Duration::from_secs(6);
+/// How often it is looked whether another replica has ended its fetch.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A shared token that lives no longer than this is left alone.
+const LEAST_LIFE: Duration = Duration::from_secs(5);
+
+/// A usable access token.
+#[derive(Debug)]
+pub struct Token {
+    /// The token itself.
+    pub access: AccessToken,
+    /// Counts the changes of value since the start.
+    pub generation: u64,
+    fetched_at: Instant,
+    renew_at: Instant,
+    expires_at: Instant,
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Today's share of tokens is used up.
+    #[error("today's budget of {DAILY_BUDGET} tokens is used up")]
+    BudgetSpent,
+    /// None came before the caller's deadline.
+    #[error("no access token came in time")]
+    Deadline,
+    /// WeChat keeps refusing the token that it keeps giving out.
+    #[error("WeChat refuses the access token and gives no other")]
+    Refused {
+        /// The call that it refuses.
+        path: &'static str,
+        /// What it said.
+        refusal: wechat::Error,
+    },
+    /// The settings' secret file cannot be read.
+    #[error("the account's secret cannot be read: {0}")]
+    Secret(#[from] SecretUnreadable),
+    /// The token endpoint failed.
+    #[error("no access token: {error}")]
+    Unavailable {
+        /// The endpoint.
+        path: &'static str,
+        /// What it said.
+        error: wechat::Error,
+        /// When the next try is made.
+        retry_after: Duration,
+    },
+}
+
+/// The secret's file cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SecretUnreadable(String);
+
+impl From<std::io::Error> for SecretUnreadable {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Where tokens come from.
+trait Source: fmt::Debug + Send + Sync {
+    fn path(&self) -> &'static str;
+
+    /// Whether `force` makes a difference.
+    fn can_force(&self) -> bool;
+
+    fn fetch<'a>(
+        &'a self,
+        client: &'a Client,
+        tries: &'a mut Tries,
+        force: bool,
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
+}
+
+/// Asks a token endpoint once.
+async fn ask<E: Endpoint<Reply = TokenReply>>(
+    client: &Client,
+    call: E,
+    tries: &mut Tries,
+) -> Result<Fetched, FetchError> {
+    // A refresh serves many calls, so it belongs to the trace of none.
+    let parent = &Span::none();
+    let limit = E::REPLY_LIMIT;
+    let attempt = Attempt { token: None, limit, time_left: limit, tries, parent };
+    Ok(client.send(&call, attempt).await?.into())
+}
+
+struct Fetched {
+    value: Secret,
+    life: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error(transparent)]
+    Secret(#[from] SecretUnreadable),
+    #[error(transparent)]
+    WeChat(#[from] wechat::Error),
+}
+
+impl From<TokenReply> for Fetched {
+    fn from(reply: TokenReply) -> Self {
+        let life = reply.life().unwrap_or_default();
+        Self { value: reply.access_token.0.into(), life }
+    }
+}
+
+/// The token of one account.
+#[derive(Debug)]
+pub struct Tokens {
+    app_id: AppId,
+    source: Box<dyn Source>,
+    force_allowed: bool,
+    client: Client,
+    clock: Clock,
+    /// The last one, which may have ended.
+    latest: Mutex<Option<Arc<Token>>>,
+    shared: Arc<dyn state::State>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: u64,
+    /// Refreshes are numbered as they start …
+    started: u64,
+    /// … and one that started before the last that was stored comes too late.
+    stored: u64,
+    flight: SingleFlight<Result<Arc<Token>, Error>>,
+    failure: Option<Failure>,
+    suspect: Option<Suspect>,
+    forced_at: Option<Instant>,
+}
+
+/// The last refresh failed; until `retry_at` its error is the answer.
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    in_a_row: u32,
+    retry_at: Instant,
+}
+
+impl Failure {
+    /// The error, as whoever asks later gets it.
+    fn told_at(&self, now: Instant) -> Error {
+        let mut error = self.error.clone();
+        if let Error::Unavailable { retry_after, .. } = &mut error {
+            *retry_after = self.retry_at - now;
+        }
+        error
+    }
+}
+
+/// A value that was refused.
+#[derive(Debug)]
+struct Suspect {
+    generation: u64,
+    refused_by: Vec<(&'static str, Instant)>,
+    /// Set once WeChat gave the same value again: it is not asked before then.
+    ask_again_at: Option<Instant>,
+}
+
+impl Tokens {
+    pub(super) fn new(
+        settings: &config::Account,
+        client: Client,
+        shared: Arc<dyn state::State>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let (app_id, secret) = (settings.app_id.clone(), settings.secret.clone());
+        let source: Box<dyn Source> = match settings.token {
+            TokenKind::Classic => Box::new(Classic { app_id, secret }),
+            TokenKind::Stable => Box::new(Stable { app_id, secret }),
+        };
+        Arc::new(Self {
+            app_id: settings.app_id.clone(),
+            source,
+            force_allowed: settings.force_refresh,
+            client,
+            clock,
+            latest: Mutex::default(),
+            shared,
+            state: Mutex::default(),
+        })
+    }
+
+    /// The current token; waits for one, but not beyond `deadline`.
+    pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
+        let now = self.clock.now();
+        if let Some(token) = self.current_at(now) {
+            if now >= token.renew_at {
+                // Ahead of its end: nobody waits, and a failure costs nothing yet.
+                let _ = self.refresh(&mut self.lock(), false);
+            }
+            return Ok(token);
+        }
+        let run = {
+            let mut state = self.lock();
+            match self.current() {
+                Some(token) => return Ok(token),
+                None => self.refresh(&mut state, false)?,
+            }
+        };
+        self.wait(run, deadline).await
+    }
+
+    /// Whether nobody would have to wait for one.
+    pub fn is_current(&self) -> bool {
+        let now = self.clock.now();
+        self.latest().as_ref().is_some_and(|token| now < token.expires_at)
+    }
+
+    /// What is current by now, after a wait with this one.
+    pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
+        if self.lock().generation == known.generation {
+            return known;
+        }
+        self.current().unwrap_or(known)
+    }
+
+    /// What to try next after WeChat refused `token` for a call to `path`: a newer token, or, soon
+    /// after a refresh or a change of host, the same one once more.
+    pub async fn refused(
+        self: &Arc<Self>,
+        token: &Token,
+        path: &'static str,
+        refusal: wechat::Error,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, Error> {
+        let run = {
+            let mut state = self.lock();
+            let now = self.clock.now();
+            if let Some(current) = self.current() {
+                let moved_at = self.client.host_changed_at();
+                let settling = [Some(current.fetched_at), moved_at]
+                    .into_iter()
+                    .flatten()
+                    .any(|at| now.duration_since(at) < SETTLING);
+                if current.generation != token.generation || settling {
+                    return Ok(current);
+                }
+            }
+            match self.after_refusal(&mut state, token, path, now) {
+                Some(force) => self.refresh(&mut state, force)?,
+                None => return Err(Error::Refused { path, refusal }),
+            }
+        };
+        let fresh = self.wait(run, deadline).await?;
+        if fresh.generation == token.generation {
+            return Err(Error::Refused { path, refusal });
+        }
+        Ok(fresh)
+    }
+
+    /// Remembers the refusal; whether to refresh now, and whether by force.
+    fn after_refusal(
+        &self,
+        state: &mut State,
+        token: &Token,
+        path: &'static str,
+        now: Instant,
+    ) -> Option<bool> {
+        if state.suspect.as_ref().is_none_or(|suspect| suspect.generation != token.generation) {
+            let generation = token.generation;
+            state.suspect =
+                Some(Suspect { generation, refused_by: Vec::new(), ask_again_at: None });
+        }
+        let suspect = state.suspect.as_mut()?;
+        suspect
+            .refused_by
+            .retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
+        suspect.refused_by.push((path, now));
+        if suspect.ask_again_at.is_none_or(|at| now >= at) {
+            return Some(false);
+        }
+        // WeChat gave the refused value again. A new one can be forced, at the cost of everybody
+        // else's; so only if allowed, rarely, and not on the word of a single endpoint.
+        let corroborated = suspect.refused_by.len() >= 2;
+        let rested = state.forced_at.is_none_or(|at| now.duration_since(at) >= FORCE_PAUSE);
+        let force = self.force_allowed && self.source.can_force() && corroborated && rested;
+        if force {
+            state.forced_at = Some(now);
+        }
+        force.then_some(true)
+    }
+
+    /// Joins the refresh under way or starts one, unless the last failure forbids it for now.
+    fn refresh(
+        self: &Arc<Self>,
+        state: &mut State,
+        force: bool,
+    ) -> Result<Run<Result<Arc<Token>, Error>>, Error> {
+        if let Some(run) = state.flight.running() {
+            return Ok(run);
+        }
+        let now = self.clock.now();
+        if let Some(failure) = &state.failure
+            && now < failure.retry_at
+        {
+            return Err(failure.told_at(now));
+        }
+        state.started += 1;
+        let (tokens, number) = (self.clone(), state.started);
+        Ok(state.flight.start(async move { tokens.run(number, force).await }))
+    }
+
+    async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
+        let force = wants_force && self.may_force().await;
+        loop {
+            let shared = self.shared.token(&self.app_id).await.ok().flatten();
+            if let Some(token) = shared.as_ref().and_then(|shared| self.adopt(number, shared)) {
+                return Ok(token);
+            }
+            let before = shared.map_or(0, |shared| shared.generation);
+            let lease = match self.shared.acquire(&self.lease(), LEASE).await {
+                Ok(Acquired::Lease(fence)) => Some(fence),
+                Ok(Acquired::Taken(rest)) if rest <= LONGEST_LEASE => {
+                    self.clock.sleep(rest.min(LOOK_AGAIN)).await;
+                    continue;
+                }
+                // What replicas share cannot be had now, but tokens can.
+                Ok(Acquired::Taken(_)) | Err(_) => None,
+            };
+            let Some(fence) = lease else {
+                if let Some(result) = self.fetch(number, force, None, before).await {
+                    return result;
+                }
+                continue;
+            };
+            let result = tokio::select! {
+                result = self.fetch(number, force, Some(fence), before) => result,
+                () = self.keep_lease(fence) => None,
+            };
+            // At the latest it ends by itself.
+            let _ = self.shared.free(&self.lease(), fence, Duration::ZERO).await;
+            if let Some(result) = result {
+                return result;
+            }
+        }
+    }
+
+    /// Prolongs the lease, for ever.
+    async fn keep_lease(&self, fence: u64) {
+        loop {
+            self.clock.sleep(LEASE_RENEWAL).await;
+            // One that was lost is noticed before the next try: what was sent is waited for.
+            let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
+        }
+    }
+
+    /// Asks WeChat, and tells the other replicas. Nothing if another one may have asked meanwhile.
+    async fn fetch(
+        &self,
+        number: u64,
+        force: bool,
+        lease: Option<u64>,
+        before: u64,
+    ) -> Option<Result<Arc<Token>, Error>> {
+        let budget = format!("tokens/{}", self.app_id);
+        if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
+            return Some(Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE)));
+        }
+        let mut tries = Tries::default();
+        loop {
+            let sent_at = self.clock.now();
+            match self.source.fetch(&self.client, &mut tries, force).await {
+                Ok(fetched) => {
+                    let Fetched { value, life } = &fetched;
+                    let life = life.saturating_sub(self.clock.now() - sent_at);
+                    let put = self.shared.put_token(&self.app_id, before, value, life).await;
+                    return Some(Ok(match put {
+                        Ok(shared) if shared.value != *value => self
+                            .adopt(number, &shared)
+                            .unwrap_or_else(|| self.store(number, fetched, sent_at)),
+                        _ => self.store(number, fetched, sent_at),
+                    }));
+                }
+                Err(error) if tries.count() < TRIES && repeats_soon(&error) && !force => {
+                    self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
+                    if let Some(fence) = lease
+                        && let Ok(false) = self.shared.renew(&self.lease(), fence, LEASE).await
+                    {
+                        // This process was frozen, and another one has taken its turn.
+                        let _ = self.shared.refund(&budget).await;
+                        return None;
+                    }
+                }
+                Err(error) => {
+                    let _ = self.shared.refund(&budget).await;
+                    return Some(Err(self.fail(error)));
+                }
+            }
+        }
+    }
+
+    /// Whether a new value may be forced now: rarely, whichever replica does it.
+    async fn may_force(&self) -> bool {
+        let spend = async |what: &str, limit, window| {
+            let counter = format!("{what}/{}", self.app_id);
+            self.shared.spend(&counter, limit, window).await.is_ok_and(|left| left)
+        };
+        spend("force", 1, FORCE_PAUSE).await && spend("forces", FORCE_BUDGET, DAY).await
+    }
+
+    /// Takes over what another replica has, if that is of use here.
+    fn adopt(&self, number: u64, shared: &SharedToken) -> Option<Arc<Token>> {
+        let now = self.clock.now();
+        let newer = self.current().is_none_or(|current| {
+            *current.access.value() != shared.value
+                || now + shared.life > current.expires_at + LEAST_LIFE
+        });
+        if !newer || shared.life <= LEAST_LIFE {
+            return None;
+        }
+        let (value, age) = (shared.value.clone(), shared.age);
+        let fetched_at = now.checked_sub(age).unwrap_or(now);
+        let life = shared.life + (now - fetched_at);
+        Some(self.store(number, Fetched { value, life }, fetched_at))
+    }
+
+    fn lease(&self) -> String {
+        format!("token/{}", self.app_id)
+    }
+
+    fn store(&self, number: u64, fetched: Fetched, sent_at: Instant) -> Arc<Token> {
+        let mut state = self.lock();
+        let current = self.current();
+        if number < state.stored
+            && let Some(newer) = current
+        {
+            return newer;
+        }
+        state.stored = number;
+        state.failure = None;
+        let same = current.as_ref().is_some_and(|current| *current.access.value() == fetched.value);
+        if !same {
+            state.generation += 1;
+            state.suspect = None;
+        } else if let Some(suspect) = &mut state.suspect {
+            suspect.ask_again_at = Some(self.clock.now() + SUSPECT_PAUSE);
+            tracing::warn!(
+                app_id = %self.app_id,
+                "WeChat refuses the access token and gave the same one again"
+            );
+        }
+        let ahead = RENEW_AHEAD.min(fetched.life / 2);
+        let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
+        let expires_at = sent_at + fetched.life;
+        let token = Arc::new(Token {
+            access: fetched.value.into(),
+            generation: state.generation,
+            // Asking again for the same value does not make it new.
+            fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
+            renew_at: expires_at - ahead + jitter,
+            expires_at,
+        });
+        *self.latest() = Some(token.clone());
+        token
+    }
+
+    fn fail(&self, error: FetchError) -> Error {
+        let passing = passing(&error);
+        let in_a_row = self.lock().failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
+        let pause = if is_minute_quota(&error) {
+            let into = self.clock.unix() % MINUTE.as_secs();
+            MINUTE - Duration::from_secs(into)
+        } else if passing {
+            (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
+        } else {
+            HUMAN_PAUSE
+        };
+        let pause = pause.max(asked_pause(&error).min(LONGEST_ASKED_PAUSE));
+        let path = self.source.path();
+        let error = match error {
+            FetchError::Secret(error) => Error::Secret(error),
+            FetchError::WeChat(error) => Error::Unavailable { path, error, retry_after: pause },
+        };
+        self.remember(error, in_a_row, pause)
+    }
+
+    /// Until after the pause this error is the answer.
+    fn remember(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
+        tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
+        let retry_at = self.clock.now() + pause;
+        self.lock().failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
+        error
+    }
+
+    async fn wait(
+        &self,
+        run: Run<Result<Arc<Token>, Error>>,
+        deadline: Instant,
+    ) -> Result<Arc<Token>, Error> {
+        tokio::select! {
+            result = run => result,
+            () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Token>> {
+        self.current_at(self.clock.now())
+    }
+
+    fn current_at(&self, now: Instant) -> Option<Arc<Token>> {
+        self.latest().as_ref().filter(|token| now < token.expires_at).cloned()
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Arc<Token>>> {
+        // There is one change, and nothing in it can panic.
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether asking again soon may help without anybody doing anything.
+fn passing(error: &FetchError) -> bool {
+    match error {
+        FetchError::Secret(_) => false,
+        FetchError::WeChat(wechat::Error::Refused { code, .. }) => *code == Errcode::BUSY,
+        FetchError::WeChat(wechat::Error::ProxyRefused) => false,
+        FetchError::WeChat(_) => true,
+    }
+}
+
+/// Whether asking again within the same refresh may help.
+fn repeats_soon(error: &FetchError) -> bool {
+    passing(error) && asked_pause(error).is_zero()
+}
+
+/// Returns what the server's `Retry-After` asks for.
+fn asked_pause(error: &FetchError) -> Duration {
+    match error {
+        FetchError::Secret(_) => Duration::ZERO,
+        FetchError::WeChat(error) => error.retry_after().unwrap_or_default(),
+    }
+}
+
+/// Whether the next minute mends it.
+fn is_minute_quota(error: &FetchError) -> bool {
+    matches!(error, FetchError::WeChat(wechat::Error::Refused { code: Errcode::MINUTE_QUOTA, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{AccountKind, SecretSource};
+
+    fn tokens(clock: &Clock) -> (TempDir, Arc<Tokens>) {
+        let settings = config::Account {
+            app_id: "wx0000000000000001".to_owned().into(),
+            kind: AccountKind::Official,
+            default: true,
+            secret: SecretSource::Value("hush".to_owned().into()),
+            token: TokenKind::Stable,
+            force_refresh: false,
+            callback: None,
+        };
+        let client = Client::new(&config::WeChat::default(), clock).expect("a client");
+        let (folder, shared) = state::temporary(clock);
+        (folder, Tokens::new(&settings, client, shared, clock.clone()))
+    }
+
+    fn fetched(value: &str, life: u64) -> Fetched {
+        Fetched { value: value.to_owned().into(), life: Duration::from_secs(life) }
+    }
+
+    #[test]
+    fn a_late_answer_never_replaces_a_newer_token() {
+        let clock = Clock::frozen();
+        let (_folder, tokens) = tokens(&clock);
+        tokens.store(2, fetched("newer", 7_200), clock.now());
+        let kept = tokens.store(1, fetched("older", 7_200), clock.now());
+        assert_eq!(kept.access.value().expose(), "newer");
+        assert_eq!(tokens.current().expect("a token").access.value().expose(), "newer");
+    }
+
+    #[test]
+    fn a_life_counts_from_the_request_and_is_renewed_at_its_end() {
+        let clock = Clock::frozen();
+        let (_folder, tokens) = tokens(&clock);
+        let sent_at = clock.now();
+        clock.advance(Duration::from_secs(100));
+        for (number, life, ahead) in [(1, 7_200, 240..=300), (2, 60, 0..=30)] {
+            let token = tokens.store(number, fetched("t", life), sent_at);
+            assert_eq!(token.expires_at, sent_at + Duration::from_secs(life));
+            let left = (token.expires_at - token.renew_at).as_secs();
+            assert!(ahead.contains(&left), "{left} s before the end of {life} s");
+        }
+        let renewals: Vec<_> =
+            (3..9).map(|n| tokens.store(n, fetched("t", 7_200), sent_at).renew_at).collect();
+        assert!(renewals.iter().any(|at| *at != renewals[0]), "replicas renew apart");
+    }
+
+    #[tokio::test]
+    async fn a_lease_from_a_time_that_was_set_back_holds_up_nobody() {
+        let clock = Clock::system();
+        let (_folder, tokens) = tokens(&clock);
+        let year = 365 * DAY;
+        tokens.shared.acquire(&tokens.lease(), year).await.expect("a state");
+        let asked = tokio::time::timeout(DAY / 3600, tokens.get(clock.now() + year));
+        let answer = asked.await.expect("nobody waits for a year");
+        assert!(matches!(answer, Err(Error::Unavailable { .. })), "WeChat was asked: {answer:?}");
+    }
+
+    #[test]
+    fn the_same_value_again_is_no_new_token() {
+        let clock = Clock::frozen();
+        let (_folder, tokens) = tokens(&clock);
+        let first = tokens.store(1, fetched("t", 7_200), clock.now());
+        clock.advance(Duration::from_secs(60));
+        let again = tokens.store(2, fetched("t", 7_140), clock.now());
+        assert_eq!((again.generation, again.fetched_at), (first.generation, first.fetched_at));
+        let other = tokens.store(3, fetched("u", 7_200), clock.now());
+        assert_eq!((other.generation, other.fetched_at), (first.generation + 1, clock.now()));
+    }
+
+    #[test]
+    fn pauses_after_failures_grow_and_end_with_a_success() {
+        let clock = Clock::frozen();
+        let (_folder, tokens) = tokens(&clock);
+        let refused = |code| {
+            let (code, message) = (Errcode(code), String::new());
+            FetchError::WeChat(wechat::Error::Refused { code, message })
+        };
+        let pause = |error| {
+            tokens.fail(error);
+            let state = tokens.lock();
+            (state.failure.as_ref().expect("a failure").retry_at - clock.now()).as_secs()
+        };
+        let lost = || FetchError::WeChat(wechat::Error::Lost { cause: String::new() });
+        assert_eq!([(); 7].map(|()| pause(lost())), [1, 2, 4, 8, 16, 30, 30]);
+        for mended_by_people in [
+            refused(40164),
+            FetchError::Secret(SecretUnreadable("?".into())),
+            FetchError::WeChat(wechat::Error::ProxyRefused),
+        ] {
+            assert_eq!(pause(mended_by_people), 60);
+        }
+        tokens.store(1, fetched("t", 7_200), clock.now());
+        assert_eq!(pause(refused(-1)), 1);
+        let ends_in = 60 - clock.unix() % 60;
+        assert_eq!(
+            [pause(refused(45011)), pause(refused(45011))],
+            [ends_in; 2],
+            "the minute's end"
+        );
+        let limited = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            FetchError::WeChat(wechat::Error::NotExecuted { status: 429, retry_after })
+        };
+        assert!(!repeats_soon(&limited(1)) && repeats_soon(&lost()));
+        assert_eq!([1, 77, 9_999].map(|asked| pause(limited(asked))), [8, 77, 300]);
+    }
+}

@@ -1,0 +1,41 @@
+//! `stable_token`: one value for everyone who asks, as long as it lives.
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
+use crate::{
+    config::SecretSource,
+    util::id::AppId,
+    wechat::{Client, Endpoint, Tries, token::StableToken},
+};
+
+/// The default source: safe for any number of replicas.
+#[derive(Debug)]
+pub(super) struct Stable {
+    pub(super) app_id: AppId,
+    pub(super) secret: SecretSource,
+}
+
+impl Source for Stable {
+    fn path(&self) -> &'static str {
+        StableToken::PATH
+    }
+
+    fn can_force(&self) -> bool {
+        true
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        client: &'a Client,
+        tries: &'a mut Tries,
+        force: bool,
+    ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+        async move {
+            let secret = self.secret.read().map_err(SecretUnreadable::from)?;
+            let call = StableToken::new(self.app_id.clone(), secret, force);
+            ask(client, call, tries).await
+        }
+        .boxed()
+    }
+}

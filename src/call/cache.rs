@@ -1,0 +1,346 @@
+//! What WeChat rarely changes, remembered.
+//!
+//! The first caller causes a fetch, everybody else waits for the same one or is served from memory.
+//! What is old is still served while a new one is fetched, and kept where that fails.
+
+use std::{
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Error, Operations};
+use crate::{
+    accounts::Account, context::Context, util::clock::Clock, util::single_flight::SingleFlight,
+    wechat::Endpoint,
+};
+
+/// WeChat changes its tables some times a year; one of yesterday is good enough.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// After a failed fetch of a new value, until the next try.
+const PAUSE: Duration = Duration::from_secs(60);
+/// After an answer, until WeChat is asked again because the answer lacks what a caller names.
+const LACK_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// A fetch serves many callers, so it keeps no caller's deadline but this.
+const FETCH_LIMIT: Duration = Duration::from_secs(30);
+/// What nobody has asked for that long is forgotten, as when its account was removed.
+const IDLE_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Remembers a value for every key.
+pub(super) struct Cached<K, V> {
+    entries: moka::sync::Cache<K, Arc<Entry<V>>>,
+    clock: Clock,
+}
+
+struct Entry<V>(Mutex<State<V>>);
+
+struct State<V> {
+    value: Option<Arc<V>>,
+    /// From then on a new value is fetched.
+    fetch_at: Option<Instant>,
+    /// When WeChat was last asked, whatever came of it.
+    asked: Option<Instant>,
+    flight: SingleFlight<Result<Arc<V>, Error>>,
+}
+
+impl<K, V> Cached<K, V>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// Remembers nothing yet.
+    pub(super) fn new(clock: Clock) -> Self {
+        // Age is counted below, by the injected clock; moka only drops what is idle.
+        Self { entries: moka::sync::Cache::builder().time_to_idle(IDLE_LIMIT).build(), clock }
+    }
+
+    /// The value of `key`. Waits only where there is none yet, and not beyond `deadline`; the fetch
+    /// goes on in a task of its own. Without a value its failure goes to all who wait.
+    pub(super) async fn get<F>(
+        &self,
+        key: K,
+        deadline: Instant,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Arc<V>, Error>
+    where
+        F: Future<Output = Result<V, Error>> + Send + 'static,
+    {
+        let entry = self.entries.get_with(key, Arc::default);
+        let run = {
+            let mut state = entry.lock();
+            let now = self.clock.now();
+            match (state.value.clone(), state.flight.running()) {
+                (Some(value), None) if state.fetch_at.is_none_or(|at| now >= at) => {
+                    // It goes on by itself.
+                    drop(state.flight.start(entry.clone().run(self.clock.clone(), fetch())));
+                    return Ok(value);
+                }
+                (Some(value), _) => return Ok(value),
+                (None, Some(run)) => run,
+                (None, None) => state.flight.start(entry.clone().run(self.clock.clone(), fetch())),
+            }
+        };
+        tokio::select! {
+            result = run => result,
+            () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
+        }
+    }
+}
+
+impl<K, V> Cached<K, V>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// A newer value of `key` than the one that lacks something. `None` if WeChat was asked in the last
+    /// [`LACK_PAUSE`], or has none now: then what is lacking is not there. All who come at once wait for
+    /// the same fetch, not beyond `deadline`.
+    pub(super) async fn newer<F>(
+        &self,
+        key: &K,
+        deadline: Instant,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<Option<Arc<V>>, Error>
+    where
+        F: Future<Output = Result<V, Error>> + Send + 'static,
+    {
+        let Some(entry) = self.entries.get(key) else { return Ok(None) };
+        let run = {
+            let mut state = entry.lock();
+            match state.flight.running() {
+                Some(run) => run,
+                None => {
+                    let may_ask = |asked| self.clock.now() >= asked + LACK_PAUSE;
+                    if !state.asked.is_none_or(may_ask) {
+                        return Ok(None);
+                    }
+                    state.flight.start(entry.clone().run(self.clock.clone(), fetch()))
+                }
+            }
+        };
+        tokio::select! {
+            // What failed was logged.
+            result = run => Ok(result.ok()),
+            () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
+        }
+    }
+}
+
+impl<K, V> fmt::Debug for Cached<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached").finish_non_exhaustive()
+    }
+}
+
+impl<V> Entry<V> {
+    async fn run(
+        self: Arc<Self>,
+        clock: Clock,
+        fetch: impl Future<Output = Result<V, Error>>,
+    ) -> Result<Arc<V>, Error> {
+        let result = fetch.await.map(Arc::new);
+        let mut state = self.lock();
+        state.asked = Some(clock.now());
+        match &result {
+            Ok(value) => {
+                state.value = Some(value.clone());
+                state.fetch_at = Some(clock.now() + LIFE);
+            }
+            Err(error) if state.value.is_some() => {
+                state.fetch_at = Some(clock.now() + PAUSE);
+                tracing::warn!("an old table of WeChat stays in use, no new one came: {error}");
+            }
+            // Those who wait are told.
+            Err(_) => {}
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<V>> {
+        // Every change is complete before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> Default for Entry<V> {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            value: None,
+            fetch_at: None,
+            asked: None,
+            flight: SingleFlight::default(),
+        }))
+    }
+}
+
+impl Operations {
+    /// Runs a call that changes nothing on nobody's behalf, for a [`Cached`].
+    pub(super) async fn fetch<E: Endpoint>(
+        &self,
+        account: &Account,
+        call: E,
+    ) -> Result<E::Reply, Error> {
+        let ctx = Context::internal(self.clock().now() + FETCH_LIMIT);
+        self.attempts(account, &ctx, &call, None).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A WeChat whose answer is the number of the fetch, each on a permit.
+    #[derive(Clone)]
+    struct World {
+        cached: Arc<Cached<&'static str, u32>>,
+        clock: Clock,
+        fetches: Arc<AtomicU32>,
+        permits: Arc<Semaphore>,
+        fails: bool,
+    }
+
+    impl World {
+        fn new(permits: usize) -> Self {
+            let clock = Clock::frozen();
+            Self {
+                cached: Arc::new(Cached::new(clock.clone())),
+                clock,
+                fetches: Arc::default(),
+                permits: Arc::new(Semaphore::new(permits)),
+                fails: false,
+            }
+        }
+
+        async fn get(&self) -> Result<u32, Error> {
+            let Self { fetches, permits, fails, .. } = self.clone();
+            let deadline = self.clock.now() + Duration::from_secs(10);
+            let fetch = move || async move {
+                permits.acquire().await.expect("open").forget();
+                let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
+                if fails { Err(Error::Stopped) } else { Ok(number) }
+            };
+            self.cached.get("key", deadline, fetch).await.map(|value| *value)
+        }
+
+        async fn newer(&self) -> Result<Option<u32>, Error> {
+            let Self { fetches, permits, fails, .. } = self.clone();
+            let deadline = self.clock.now() + Duration::from_secs(10);
+            let fetch = move || async move {
+                permits.acquire().await.expect("open").forget();
+                let number = fetches.fetch_add(1, Ordering::SeqCst) + 1;
+                if fails { Err(Error::Stopped) } else { Ok(number) }
+            };
+            Ok(self.cached.newer(&"key", deadline, fetch).await?.map(|value| *value))
+        }
+
+        /// A hundred callers at once, and then one permit.
+        async fn hundred(&self) -> Vec<Result<u32, Error>> {
+            let callers = join_all((0..100).map(|_| self.get()));
+            let permit = async {
+                self.settle().await;
+                self.permits.add_permits(1);
+            };
+            tokio::join!(callers, permit).0
+        }
+
+        /// Lets the fetches under way end.
+        async fn settle(&self) {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hundred_callers_cause_one_fetch() {
+        let world = World::new(0);
+        assert!(world.hundred().await.into_iter().all(|value| matches!(value, Ok(1))));
+        world.clock.advance(LIFE / 2);
+        assert!(matches!(world.get().await, Ok(1)));
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_does_not_stop_the_fetch() {
+        let world = World::new(0);
+        let caller = tokio::spawn({
+            let world = world.clone();
+            async move { world.get().await }
+        });
+        world.settle().await;
+        world.clock.advance(Duration::from_secs(10));
+        assert!(matches!(caller.await.expect("no panic"), Err(Error::Deadline)));
+        world.permits.add_permits(1);
+        world.settle().await;
+        assert!(matches!(world.get().await, Ok(1)));
+    }
+
+    #[tokio::test]
+    async fn what_is_old_is_served_while_a_new_one_is_fetched() {
+        let world = World::new(1);
+        assert!(matches!(world.get().await, Ok(1)));
+        world.clock.advance(LIFE);
+        let values = world.hundred().await;
+        assert!(values.into_iter().all(|value| matches!(value, Ok(1))), "nobody waits");
+        world.settle().await;
+        assert!(matches!(world.get().await, Ok(2)));
+    }
+
+    #[tokio::test]
+    async fn what_is_old_is_kept_where_a_fetch_fails() {
+        let mut world = World::new(10);
+        assert!(matches!(world.get().await, Ok(1)));
+        world.clock.advance(LIFE);
+        world.fails = true;
+        for _ in 0..5 {
+            assert!(matches!(world.get().await, Ok(1)));
+            world.settle().await;
+        }
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 2, "no try within the pause");
+        world.clock.advance(PAUSE);
+        world.fails = false;
+        assert!(matches!(world.get().await, Ok(1)));
+        world.settle().await;
+        assert!(matches!(world.get().await, Ok(3)));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_lacks_something_is_renewed_once_in_five_minutes() {
+        let mut world = World::new(1);
+        assert!(matches!(world.get().await, Ok(1)));
+        assert!(matches!(world.newer().await, Ok(None)), "just asked");
+        world.clock.advance(LACK_PAUSE);
+        let callers = join_all((0..100).map(|_| world.newer()));
+        let permit = async {
+            world.settle().await;
+            world.permits.add_permits(1);
+        };
+        let values = tokio::join!(callers, permit).0;
+        assert!(values.into_iter().all(|value| matches!(value, Ok(Some(2)))), "one fetch for all");
+        assert!(matches!(world.newer().await, Ok(None)));
+        world.clock.advance(LACK_PAUSE);
+        world.permits.add_permits(1);
+        world.fails = true;
+        assert!(matches!(world.newer().await, Ok(None)), "no newer one can be had");
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
+        assert!(matches!(world.newer().await, Ok(None)), "not asked again at once");
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
+        assert!(matches!(world.get().await, Ok(2)), "what was there stays");
+    }
+
+    #[tokio::test]
+    async fn without_a_value_everybody_learns_of_the_failure() {
+        let mut world = World::new(0);
+        world.fails = true;
+        let values = world.hundred().await;
+        assert!(values.into_iter().all(|value| matches!(value, Err(Error::Stopped))));
+        assert_eq!(world.fetches.load(Ordering::SeqCst), 1);
+        (world.fails, world.permits) = (false, Arc::new(Semaphore::new(1)));
+        assert!(matches!(world.get().await, Ok(2)), "and the next one tries again");
+    }
+}

@@ -1,0 +1,4 @@
+//! Every failure as a gRPC status, and what WeChat's errcodes mean.
+
+pub(crate) mod errcode;
+pub(crate) mod status;

@@ -1,0 +1,895 @@
+//! The only place that chooses a gRPC code.
+//!
+//! Every failure has one shape: `google.rpc.ErrorInfo` with a reason of `error.proto`, and where
+//! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
+//! [`errcode`](super::errcode).
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use prost_types::Timestamp;
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::errcode::{self, Mender};
+use crate::{
+    accounts::{self, quota::Spent, token},
+    call::Error,
+    context::Stage,
+    events,
+    pb::ErrorReason,
+    server::middleware::Unfit,
+    state,
+    telemetry::masked,
+    translate::{BadPicture, Invalid, page},
+    util::id::AppId,
+    wechat::{self, Errcode, Safety},
+};
+
+/// The domain of every `ErrorInfo`.
+pub(crate) const DOMAIN: &str = "wechat-store-gateway";
+
+/// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
+const LONGEST_TEXT: usize = 512;
+/// A write that is still running is worth asking for after this …
+const LEAST_RETRY: Duration = Duration::from_millis(100);
+/// … and at the latest after this.
+const MOST_RETRY: Duration = Duration::from_secs(5);
+/// Callers that were refused for overload should not come back sooner than this.
+const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
+/// A state that failed is worth another try after this.
+const STATE_PAUSE: Duration = Duration::from_secs(1);
+/// So many mistakes of a request are named one by one; more would not fit either.
+const MOST_VIOLATIONS: usize = 20;
+
+/// A failure on its way to becoming a status.
+struct Failure {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+            retry_after: None,
+        }
+    }
+
+    fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn violation(mut self, field: &str, rule: &str) -> Self {
+        self.details.add_bad_request_violation(field, rule);
+        self
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let Failure { code, reason, message, mut metadata, mut details, retry_after } = failure;
+        metadata
+            .entry("mender".to_owned())
+            .or_insert_with(|| mender(code, reason).as_str().to_owned());
+        let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        details.set_error_info(reason, DOMAIN, metadata);
+        details = match retry_after {
+            None => details,
+            some => {
+                details.set_retry_info(some);
+                details
+            }
+        };
+        let mut status = Self::with_error_details(code, message, details);
+        if let Some(wait) = retry_after {
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
+        }
+        status
+    }
+}
+
+impl From<Invalid> for Status {
+    fn from(invalid: Invalid) -> Self {
+        let violations = invalid.violations();
+        let mut message = String::from("invalid request");
+        for violation in violations.iter().take(3) {
+            message.push_str(&format!("; {}: {}", violation.field, violation.rule));
+        }
+        if violations.len() > 3 {
+            message.push_str(&format!("; and {} more", violations.len() - 3));
+        }
+        let mut failure = Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
+        let described = violations.iter().take(MOST_VIOLATIONS);
+        let described = described.map(|v| FieldViolation::new(&v.field, &v.rule));
+        failure.details.set_bad_request(described.collect::<Vec<_>>());
+        failure.into()
+    }
+}
+
+impl From<page::Foreign> for Status {
+    fn from(page::Foreign: page::Foreign) -> Self {
+        let rule = "has to be the next_page_token of this list's page before";
+        let message = format!("page_token: {rule}");
+        Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, message)
+            .violation("page_token", rule)
+            .into()
+    }
+}
+
+impl From<BadPicture> for Status {
+    fn from(picture: BadPicture) -> Self {
+        let (reason, rule) = match picture {
+            BadPicture::Incomplete(rule) => (ErrorReason::InvalidRequest, rule),
+            BadPicture::Kind(rule) => (ErrorReason::MediaTypeInvalid, rule),
+            BadPicture::Size(rule) => (ErrorReason::MediaTooLarge, rule),
+        };
+        Failure::new(Code::InvalidArgument, reason, format!("content: {rule}"))
+            .violation("content", rule)
+            .with("mender", Mender::Caller.as_str())
+            .into()
+    }
+}
+
+impl From<Unfit> for Status {
+    fn from(unfit: Unfit) -> Self {
+        let encoding_unknown = matches!(unfit, Unfit::Encoding(_));
+        let mut status: Self = unfit_to_serve(unfit).into();
+        if encoding_unknown {
+            let known = MetadataValue::from_static("identity,gzip");
+            status.metadata_mut().insert("grpc-accept-encoding", known);
+        }
+        status
+    }
+}
+
+fn unfit_to_serve(unfit: Unfit) -> Failure {
+    let malformed =
+        |message: &str| Failure::new(Code::InvalidArgument, ErrorReason::MalformedRequest, message);
+    let unknown =
+        |message| Failure::new(Code::Unimplemented, ErrorReason::MalformedRequest, message);
+    let too_large = |message| Failure::new(Code::OutOfRange, ErrorReason::MessageTooLarge, message);
+    let header = |name: &str, rule: &str| {
+        let message = format!("{name}: {rule}");
+        Failure::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message)
+            .violation(name, rule)
+    };
+    match unfit {
+        Unfit::LongHead { size, limit } => {
+            too_large(format!("the metadata have {size} bytes, and at most {limit} are taken"))
+        }
+        Unfit::Twice(name) => header(name.as_str(), "has to stand there once"),
+        Unfit::Timeout => {
+            header("grpc-timeout", "has to be one to eight digits and one of H, M, S, m, u, n")
+        }
+        Unfit::Format(format) => unknown(format!(
+            "messages of application/grpc+{format} are not known; send application/grpc"
+        )),
+        Unfit::Encoding(encoding) => unknown(format!(
+            "messages compressed with {encoding} cannot be read; gzip and identity can"
+        )),
+        Unfit::Long { size: Some(size), limit } => {
+            too_large(format!("the message has {size} bytes, and at most {limit} are taken"))
+        }
+        Unfit::Long { size: None, limit } => too_large(format!(
+            "the message has more than {limit} bytes when it is uncompressed, which is the limit"
+        )),
+        Unfit::Malformed(how) => malformed(&format!("the request is malformed: {how}")),
+        Unfit::Broken => malformed("the request ended before its message did"),
+        Unfit::Silent(silence) => {
+            let message = format!(
+                "of the request nothing came for {} ms; it is not here",
+                silence.as_millis()
+            );
+            Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message)
+                .with("stage", "admitted")
+        }
+        Unfit::Exhausted(exhausted) => {
+            let setting = exhausted.setting;
+            let message =
+                format!("there is as much under way as {setting} allows; nothing was done");
+            Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
+                .with("setting", setting)
+                .retry_after(Duration::from_secs(1))
+        }
+        Unfit::Stopped => stopped(),
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Account(error) => account(error),
+            Error::Deadline => deadline("before the call was sent", Stage::Admitted),
+            Error::DistrictUnknown { district } => district_not_found(&district),
+            Error::Invalid(invalid) => return invalid.into(),
+            Error::LaneBusy { path, wait } => lane_busy(path, wait),
+            Error::OutcomeUnknown { path, write_id, cause, retry } => {
+                let failure = match cause.map(|cause| *cause) {
+                    Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
+                    _ => outcome_unknown(path),
+                };
+                let failure = failure.with("write_id", write_id);
+                match retry {
+                    Some(retry) => failure.retry_after(retry.max(LEAST_RETRY)),
+                    None => failure,
+                }
+            }
+            Error::Overloaded { app_id, path, wait } => {
+                overloaded(path, wait).with("app_id", app_id)
+            }
+            Error::PageToken => return page::Foreign.into(),
+            Error::Quota(Spent { path, error, retry_after, until }) => {
+                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
+                // Nothing was executed, so it is as safe to repeat as a read.
+                wechat(path, Safety::Read, error)
+                    .retry_after(retry_after)
+                    .with("until", Timestamp::from(until).to_string())
+            }
+            Error::RequestIdReused => request_id_reused(),
+            Error::State(error) => no_state(&error),
+            Error::Stopped => stopped(),
+            Error::Token { app_id, error } => of_account(no_token(error), &app_id),
+            Error::WeChat { path, safety, error } => wechat(path, safety, error),
+            Error::WriteInProgress { write_id, rest } => write_in_progress(&write_id, rest),
+        }
+        .into()
+    }
+}
+
+impl From<events::Error> for Status {
+    fn from(error: events::Error) -> Self {
+        match error {
+            events::Error::Expired => cursor(Code::OutOfRange, &error),
+            events::Error::Malformed => cursor(Code::InvalidArgument, &error)
+                .violation("cursor", "has to be the cursor of an earlier response"),
+            events::Error::State(error) => no_state(&error),
+            events::Error::Stopped => stopped(),
+            events::Error::TooMany { setting, .. } => too_many_watches(&error, setting),
+        }
+        .into()
+    }
+}
+
+/// Who can mend a failure of our own, as `error.proto` says.
+fn mender(code: Code, reason: ErrorReason) -> Mender {
+    match reason {
+        ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return Mender::Operator,
+        ErrorReason::UnknownErrcode => return Mender::Developer,
+        _ => {}
+    }
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Cancelled => Mender::Caller,
+        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated => {
+            Mender::Operator
+        }
+        Code::ResourceExhausted | Code::Aborted | Code::Unavailable => Mender::Wait,
+        Code::Ok | Code::Internal | Code::DataLoss => Mender::Developer,
+    }
+}
+
+/// The handler itself failed.
+pub(crate) fn internal(what: &str) -> Status {
+    Failure::new(Code::Internal, ErrorReason::Internal, what).into()
+}
+
+/// Health was asked about a service that is not here.
+pub(crate) fn service_unknown(name: &str) -> Status {
+    let name = clipped(name);
+    let message = format!("there is no service {name} here");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::NameUnknown, message);
+    failure.details.set_resource_info("grpc.health.v1.Service", name, "", "not here");
+    failure.into()
+}
+
+/// No district has the names or the id that were asked for.
+fn district_not_found(what: &str) -> Failure {
+    let what = clipped(what);
+    let mut failure = Failure::new(
+        Code::NotFound,
+        ErrorReason::DistrictNotFound,
+        format!("Tencent Maps has no district {what}"),
+    );
+    failure.details.set_resource_info("wechat.store.v1.District", what, "", "not in the table");
+    failure
+}
+
+/// The caller's deadline passed.
+pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
+    deadline(&format!("after {} ms", patience.as_millis()), stage).into()
+}
+
+fn deadline(when: &str, stage: Stage) -> Failure {
+    let (name, so) = match stage {
+        Stage::Admitted => ("admitted", "WeChat was not asked to do it"),
+        Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
+        Stage::Queue => ("queue", "while waiting for its turn; WeChat was not called"),
+        Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
+    };
+    let message = format!("the deadline passed {when}, {so}");
+    Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
+}
+
+fn lane_busy(path: &'static str, wait: Duration) -> Failure {
+    let message = "others are before this one, and its turn would come too late; nothing was sent";
+    Failure::new(Code::ResourceExhausted, ErrorReason::LaneBusy, message)
+        .with("mender", Mender::Wait.as_str())
+        .with("path", path)
+        .retry_after(wait.max(Duration::from_secs(1)))
+}
+
+fn overloaded(path: &'static str, wait: Duration) -> Failure {
+    let message = "the account has as many calls under way as it may, and the answer to this one would \
+                   come too late; nothing was sent";
+    Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
+        .with("path", path)
+        .retry_after(wait.clamp(OVERLOAD_PAUSE, MOST_RETRY))
+}
+
+fn cursor(code: Code, error: &events::Error) -> Failure {
+    Failure::new(code, ErrorReason::CursorExpired, format!("{error}"))
+}
+
+fn too_many_watches(error: &events::Error, setting: &str) -> Failure {
+    Failure::new(Code::ResourceExhausted, ErrorReason::TooManyWatches, format!("{error}"))
+        .with("mender", Mender::Caller.as_str())
+        .with("setting", setting)
+}
+
+fn no_state(error: &state::Error) -> Failure {
+    Failure::new(Code::Unavailable, ErrorReason::StateUnavailable, format!("{error}"))
+        .with("mender", Mender::Operator.as_str())
+        .retry_after(STATE_PAUSE)
+}
+
+/// This service remembers no such submission.
+pub(crate) fn submission_not_found(submission_id: &str) -> Status {
+    let message = format!("no submission {submission_id} is remembered");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::SubmissionNotFound, message);
+    let what = "wechat.store.v1.Submission";
+    failure.details.set_resource_info(what, submission_id, "", "not remembered");
+    failure.into()
+}
+
+fn outcome_unknown(path: &'static str) -> Failure {
+    let message = "a write with this request_id was sent before, and nobody knows whether it was \
+                   executed; it was not sent again";
+    Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message).with("path", path)
+}
+
+fn request_id_reused() -> Failure {
+    let rule = "names another request already";
+    Failure::new(Code::InvalidArgument, ErrorReason::RequestIdReused, format!("request_id: {rule}"))
+        .violation("request_id", rule)
+}
+
+fn write_in_progress(write_id: &str, rest: Duration) -> Failure {
+    let message = "the write with this request_id is still running";
+    Failure::new(Code::Aborted, ErrorReason::WriteInProgress, message)
+        .with("write_id", write_id)
+        .retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY))
+}
+
+/// This service remembers no such write.
+pub(crate) fn write_not_found(name: &str) -> Status {
+    let message = format!("no write {name} is remembered");
+    let mut failure = Failure::new(Code::NotFound, ErrorReason::WriteNotFound, message);
+    failure.details.set_resource_info("wechat.store.v1.Write", name, "", "not remembered");
+    failure.into()
+}
+
+/// There is nothing to resolve.
+pub(crate) fn write_not_unknown(write_id: &str) -> Status {
+    let message = format!("the outcome of write {write_id} is known, or an answer may still come");
+    Failure::new(Code::FailedPrecondition, ErrorReason::WriteNotUnknown, message)
+        .with("mender", Mender::Caller.as_str())
+        .into()
+}
+
+fn stopped() -> Failure {
+    Failure::new(Code::Unavailable, ErrorReason::ShuttingDown, "this process is shutting down")
+}
+
+/// A failure read back from a response, with the id of its trace; one that tonic made gets the
+/// shape of ours.
+pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
+    let status = if status.details().is_empty() { reshaped(&status) } else { status };
+    let mut details = status.get_error_details();
+    details.set_request_info(trace_id, "");
+    let metadata = status.metadata().clone();
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
+}
+
+fn reshaped(status: &Status) -> Status {
+    use ErrorReason as R;
+
+    let message = status.message();
+    let (code, reason) = match status.code() {
+        // What health and reflection say of a name that is not here.
+        Code::NotFound => (Code::NotFound, R::NameUnknown),
+        Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
+        // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
+        // made it.
+        Code::Internal | Code::InvalidArgument | Code::Unknown => {
+            (Code::InvalidArgument, R::MalformedRequest)
+        }
+        Code::OutOfRange => (Code::OutOfRange, R::MessageTooLarge),
+        Code::DeadlineExceeded | Code::Cancelled => (status.code(), R::DeadlineExceeded),
+        Code::ResourceExhausted | Code::Unavailable => (Code::ResourceExhausted, R::Overloaded),
+        code => (code, R::Internal),
+    };
+    let message = match (reason, message) {
+        (R::MethodUnknown, "") => "this service has no such method",
+        (_, message) => message,
+    };
+    Failure::new(code, reason, message).into()
+}
+
+fn account(error: accounts::Error) -> Failure {
+    let rule = error.to_string();
+    let rule = clipped(&rule);
+    let invalid = |reason| {
+        Failure::new(Code::InvalidArgument, reason, format!("app_id: {rule}"))
+            .violation("app_id", rule)
+    };
+    match error {
+        accounts::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
+        accounts::Error::Unknown { app_id } => {
+            invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))
+        }
+        accounts::Error::WrongKind { app_id, .. } => {
+            invalid(ErrorReason::AccountKindMismatch).with("app_id", app_id)
+        }
+    }
+}
+
+/// Adds the account that has no token, and what of its settings, here or at WeChat, would cure that.
+fn of_account(failure: Failure, app_id: &AppId) -> Failure {
+    let errcode = failure.metadata.get("errcode").map(String::as_str);
+    let setting = match (failure.reason, errcode) {
+        (ErrorReason::AppIdInvalid, _) => "accounts.app_id",
+        (ErrorReason::AppSecretFrozen | ErrorReason::AppSecretInvalid, _) => "accounts.secret",
+        (ErrorReason::IpNotAllowed, _) => "ip_whitelist",
+        // That of another kind of account is refused as one that is wrong.
+        (ErrorReason::TokenRefused, Some("40001")) => "accounts.kind, accounts.token",
+        // Whoever else fetches classic tokens ends ours.
+        (ErrorReason::TokenRefused, _) => "accounts.token",
+        _ => return failure.with("app_id", app_id.as_str()),
+    };
+    let whose = match setting {
+        "ip_whitelist" => format!("; see the IP whitelist of {app_id} at WeChat"),
+        setting => format!("; see {setting} of {app_id} in the settings"),
+    };
+    let message = failure.message.clone() + &whose;
+    Failure { message, ..failure }.with("app_id", app_id.as_str()).with("setting", setting)
+}
+
+fn no_token(error: token::Error) -> Failure {
+    let message = error.to_string();
+    match error {
+        token::Error::BudgetSpent => {
+            Failure::new(Code::ResourceExhausted, ErrorReason::TokenBudgetSpent, message)
+        }
+        token::Error::Deadline => deadline("before a token came", Stage::Token),
+        token::Error::Refused { path, refusal } => match refusal {
+            wechat::Error::Refused { code, message } => refused(path, code, &message),
+            _ => Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message)
+                .with("mender", Mender::Operator.as_str())
+                .with("path", path),
+        },
+        token::Error::Secret(_) => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AppSecretInvalid, message)
+        }
+        token::Error::Unavailable { path, error, retry_after } => match error {
+            wechat::Error::Refused { code, message } => refused(path, code, &message),
+            wechat::Error::ProxyRefused => proxy_refused(path, message),
+            wechat::Error::BadStatus { status, .. } | wechat::Error::NotExecuted { status, .. } => {
+                Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
+                    .with("path", path)
+                    .with("http_status", status.to_string())
+            }
+            _ => Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
+                .with("path", path),
+        }
+        .retry_after(retry_after),
+    }
+}
+
+fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
+    let message = error.to_string();
+    let once = matches!(safety, Safety::Once(_));
+    let retry_after = error.retry_after();
+    let failure = match error {
+        wechat::Error::Refused { code, message } => refused(path, code, &message),
+        wechat::Error::NotSent { .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+        }
+        wechat::Error::ProxyRefused => proxy_refused(path, message),
+        wechat::Error::NotExecuted { status, .. } => {
+            // What a redirect or a ban comes from does not pass by itself.
+            let mender = if wechat::passes(status) { Mender::Wait } else { Mender::Operator };
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+                .with("http_status", status.to_string())
+                .with("mender", mender.as_str())
+        }
+        _ if once => Failure::new(
+            Code::Unknown,
+            ErrorReason::OutcomeUnknown,
+            format!("{message}; the call may have been executed, so it was not sent again"),
+        ),
+        wechat::Error::Page | wechat::Error::Unreadable { .. } if safety != Safety::Read => {
+            Failure::new(
+                Code::Unknown,
+                ErrorReason::OutcomeUnknown,
+                format!("{message}; the call may have been executed, and repeating it is harmless"),
+            )
+        }
+        wechat::Error::Unreadable { .. } => {
+            Failure::new(Code::Internal, ErrorReason::WechatBadReply, message)
+        }
+        wechat::Error::BadStatus { status, .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+                .with("http_status", status.to_string())
+        }
+        wechat::Error::Lost { .. } | wechat::Error::Page | wechat::Error::TimedOut { .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
+        }
+    };
+    let failure = failure.with("path", path);
+    match retry_after {
+        Some(wait) => failure.retry_after(wait),
+        None => failure,
+    }
+}
+
+/// The proxy of the settings does not let us through.
+fn proxy_refused(path: &'static str, message: String) -> Failure {
+    let mut failure =
+        Failure::new(Code::FailedPrecondition, ErrorReason::ProxyRefused, message.clone())
+            .with("http_status", "407")
+            .with("path", path)
+            .with("setting", "wechat.proxy");
+    failure.details.add_precondition_failure_violation("PROXY_REFUSED", "wechat.proxy", message);
+    failure
+}
+
+/// A refusal by number.
+fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
+    if code.0 == 0 {
+        // The `error` of create_map_poi, which has no number.
+        let message = format!("Tencent Maps refused the place: {}", clipped(&masked(errmsg)));
+        return Failure::new(Code::FailedPrecondition, ErrorReason::MapPoiRefused, message)
+            .with("errmsg", clipped(errmsg))
+            .with("mender", Mender::Caller.as_str())
+            .with("path", path);
+    }
+    let Some(row) = errcode::lookup(path, code.0) else {
+        // Logs have the message; only the caller has `errmsg` as it came.
+        let errmsg_masked = masked(errmsg);
+        let message = format!(
+            "WeChat refused with {code}, which this service does not know: {errmsg_masked}"
+        );
+        let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
+        return said(unknown, code, errmsg).with("path", path);
+    };
+    let mut failure =
+        Failure::new(row.status, row.reason, row.en).with("mender", row.mender.as_str());
+    failure.details.set_localized_message("zh-CN", row.zh);
+    let sets = errcode::permission_sets(path);
+    if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
+        let what = format!("one of the permission sets {sets:?} has to be granted");
+        failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
+    } else if row.status == Code::FailedPrecondition {
+        let kind = row.reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        failure.details.add_precondition_failure_violation(kind, path, row.en);
+    }
+    if row.status == Code::NotFound {
+        failure.details.set_resource_info(resource(path), "", "", row.en);
+    }
+    if matches!(code, Errcode::DAILY_QUOTA | Errcode::MINUTE_QUOTA) {
+        failure.details.add_quota_failure_violation(path, row.en);
+    }
+    if row.mender == Mender::Wait && row.status == Code::Unavailable {
+        failure = failure.retry_after(Duration::from_secs(1));
+    }
+    said(failure, code, errmsg).with("path", path)
+}
+
+/// Adds WeChat's own words.
+fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
+    let failure = failure.with("errcode", code.to_string()).with("errmsg", clipped(errmsg));
+    match rid(errmsg) {
+        Some(rid) => failure.with("rid", rid),
+        None => failure,
+    }
+}
+
+/// WeChat's id of the request, which its support asks for: the last word of `errmsg`.
+fn rid(errmsg: &str) -> Option<&str> {
+    let (_, rid) = errmsg.rsplit_once("rid: ")?;
+    rid.split_whitespace().next().map(clipped)
+}
+
+fn clipped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_TEXT)]
+}
+
+fn resource(path: &str) -> &'static str {
+    if path.contains("nearby") {
+        "wechat.store.v1.NearbyPoi"
+    } else if path.starts_with("/cgi-bin/poi") {
+        "wechat.store.v1.LegacyStore"
+    } else {
+        "wechat.store.v1.Store"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        errors::errcode::tests::{MENDER, between, contract},
+        telemetry::code_name,
+    };
+
+    fn reason(status: &Status) -> (Code, String) {
+        let info = status.get_details_error_info().expect("every status has an ErrorInfo");
+        assert_eq!(info.domain, DOMAIN);
+        (status.code(), info.reason)
+    }
+
+    fn refusal(path: &'static str, code: i64, message: &str) -> Status {
+        let error = wechat::Error::Refused { code: Errcode(code), message: message.to_owned() };
+        Error::WeChat { path, safety: Safety::Read, error }.into()
+    }
+
+    #[test]
+    fn a_refusal_says_what_wechat_said_and_what_it_means() {
+        let status = refusal("/wxa/add_store", 85038, "store has added rid: 65f0-1a2b");
+        assert_eq!(reason(&status), (Code::AlreadyExists, "STORE_DUPLICATE".to_owned()));
+        let info = status.get_details_error_info().expect("checked above");
+        for (key, value) in [("errcode", "85038"), ("rid", "65f0-1a2b"), ("path", "/wxa/add_store")]
+        {
+            assert_eq!(info.metadata.get(key).map(String::as_str), Some(value));
+        }
+        let localized = status.get_details_localized_message().expect("Chinese text");
+        assert_eq!((localized.locale.as_str(), status.message().is_ascii()), ("zh-CN", true));
+        assert!(!localized.message.is_ascii(), "{}", localized.message);
+    }
+
+    #[test]
+    fn an_undocumented_errcode_passes_through_whole() {
+        let status = refusal("/wxa/add_store", 99999, "brand new");
+        assert_eq!(reason(&status), (Code::Unknown, "UNKNOWN_ERRCODE".to_owned()));
+        let info = status.get_details_error_info().expect("checked above");
+        assert_eq!(info.metadata["errcode"], "99999");
+        assert_eq!(info.metadata["errmsg"], "brand new");
+    }
+
+    #[test]
+    fn a_missing_permission_is_named_by_its_number() {
+        let status = refusal("/wxa/addnearbypoi", 48001, "api unauthorized");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert!(failure.violations[0].description.contains("37"), "{failure:?}");
+        let status = refusal("/wxa/add_store", 48001, "api unauthorized");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert!(failure.violations[0].description.contains("[8, 9, 10, 13]"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_missing_token_names_the_setting_that_cures_it() {
+        let token = "/cgi-bin/stable_token";
+        let refusal = |code| wechat::Error::Refused { code: Errcode(code), message: String::new() };
+        let unavailable = |code| token::Error::Unavailable {
+            path: token,
+            error: refusal(code),
+            retry_after: Duration::ZERO,
+        };
+        let refused =
+            |code| token::Error::Refused { path: "/wxa/get_store_list", refusal: refusal(code) };
+        for (error, reason, setting) in [
+            (unavailable(40001), "APP_SECRET_INVALID", Some("accounts.secret")),
+            (unavailable(40125), "APP_SECRET_INVALID", Some("accounts.secret")),
+            (unavailable(40243), "APP_SECRET_FROZEN", Some("accounts.secret")),
+            (unavailable(40013), "APP_ID_INVALID", Some("accounts.app_id")),
+            (unavailable(40164), "IP_NOT_ALLOWED", Some("ip_whitelist")),
+            (refused(40001), "TOKEN_REFUSED", Some("accounts.kind, accounts.token")),
+            (refused(42001), "TOKEN_REFUSED", Some("accounts.token")),
+            (unavailable(-1), "WECHAT_BUSY", None),
+            (unavailable(45011), "MINUTE_QUOTA_SPENT", None),
+        ] {
+            let status = Status::from(Error::Token { app_id: "wx1".to_owned().into(), error });
+            let info = status.get_details_error_info().expect("every status has an ErrorInfo");
+            assert_eq!((&*info.reason, &*info.metadata["app_id"]), (reason, "wx1"));
+            assert_eq!(info.metadata.get("setting").map(String::as_str), setting, "{reason}");
+            assert_eq!(status.message().contains("wx1"), setting.is_some(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_quota_says_when_to_come_back() {
+        for (code, expected) in [(45009, "DAILY_QUOTA_SPENT"), (45011, "MINUTE_QUOTA_SPENT")] {
+            let (code, message) = (Errcode(code), "reach limit".to_owned());
+            let status = Status::from(Error::Quota(Spent {
+                path: "/wxa/get_store_list",
+                error: wechat::Error::Refused { code, message },
+                retry_after: Duration::from_secs(7),
+                until: 1_795_968_000,
+            }));
+            let info = status.get_details_error_info().expect("every status has one");
+            assert_eq!(info.metadata["until"], "2026-11-29T16:00:00Z");
+            assert_eq!(reason(&status), (Code::ResourceExhausted, expected.to_owned()));
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(wait, Some(Duration::from_secs(7)));
+            assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+            let failure = status.get_details_quota_failure().expect("a quota");
+            assert_eq!(failure.violations[0].subject, "/wxa/get_store_list");
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_mended_first_is_a_precondition() {
+        let status = refusal("/wxa/add_store", 40164, "invalid ip");
+        let failure = status.get_details_precondition_failure().expect("a precondition");
+        assert_eq!(failure.violations[0].r#type, "IP_NOT_ALLOWED");
+        assert!(!failure.violations[0].description.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_by_its_kind() {
+        let unknown = Error::DistrictUnknown { district: "999999".to_owned() };
+        for (status, kind) in [
+            (refusal("/wxa/get_store_info", 65115, ""), "Store"),
+            (refusal("/cgi-bin/poi/delpoi", 65115, ""), "LegacyStore"),
+            (refusal("/wxa/delnearbypoi", 93010, ""), "NearbyPoi"),
+            (unknown.into(), "District"),
+        ] {
+            let info = status.get_details_resource_info().expect("a resource");
+            assert_eq!(info.resource_type, format!("wechat.store.v1.{kind}"));
+        }
+    }
+
+    #[test]
+    fn what_time_heals_says_how_long_to_wait() {
+        let unavailable = |error| {
+            let retry_after = Duration::from_secs(7);
+            let error = token::Error::Unavailable { path: "/cgi-bin/token", error, retry_after };
+            Status::from(Error::Token { app_id: "wx1".to_owned().into(), error })
+        };
+        let refused = wechat::Error::Refused { code: Errcode(40164), message: String::new() };
+        for (status, seconds) in [
+            (refusal("/wxa/get_store_list", -1, "busy"), 1),
+            (
+                Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }
+                    .into(),
+                1,
+            ),
+            (overloaded("/wxa/update_store", Duration::ZERO).into(), 1),
+            (overloaded("/wxa/update_store", Duration::from_secs(3)).into(), 3),
+            (overloaded("/wxa/update_store", Duration::from_secs(99)).into(), 5),
+            (unavailable(wechat::Error::Lost { cause: String::new() }), 7),
+            (unavailable(refused), 7),
+        ] {
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(wait, Some(Duration::from_secs(seconds)), "{status:?}");
+            let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("for clients");
+            assert_eq!(pushback, (seconds * 1_000).to_string().as_str());
+        }
+    }
+
+    #[test]
+    fn a_lost_reply_is_unavailable_only_where_a_retry_is_safe() {
+        let lost = |safety| {
+            let error = wechat::Error::Lost { cause: "reset".to_owned() };
+            Status::from(Error::WeChat { path: "/wxa/add_store", safety, error }).code()
+        };
+        assert_eq!(lost(Safety::Read), Code::Unavailable);
+        assert_eq!(lost(Safety::Repeatable), Code::Unavailable);
+        assert_eq!(lost(Safety::Once(wechat::Proof::Event)), Code::Unknown);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is what tonic does")]
+    fn tonics_own(code: Code, message: &str) -> Status {
+        finished(Status::new(code, message), "4bf92f")
+    }
+
+    #[test]
+    fn what_tonic_says_gets_our_shape_and_a_trace_id() {
+        let status = tonics_own(Code::Unimplemented, "");
+        assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
+        let info = status.get_details_request_info().expect("the trace");
+        assert_eq!(info.request_id, "4bf92f");
+    }
+
+    /// Every failure that this service makes itself, where no errcode of WeChat's decides.
+    fn our_own_failures() -> Vec<Status> {
+        let token = |error| Error::Token { app_id: "wx1".to_owned().into(), error }.into();
+        let unavailable = |error| {
+            let (path, retry_after) = ("/cgi-bin/token", Duration::from_secs(1));
+            token(token::Error::Unavailable { path, error, retry_after })
+        };
+        let wechat = |safety, error| Error::WeChat { path: "/wxa/add_store", safety, error }.into();
+        let cause = String::new;
+        let lost = || wechat::Error::Lost { cause: cause() };
+        let unnamed = wechat::Error::Refused { code: Errcode(0), message: cause() };
+        let app_id = || "wx1".to_owned();
+        let needed = wechat::AccountKinds::Official;
+        vec![
+            internal("a handler panicked"),
+            deadline_exceeded(Duration::from_secs(1), Stage::WeChat),
+            page::Foreign.into(),
+            BadPicture::Kind("").into(),
+            BadPicture::Size("").into(),
+            BadPicture::Incomplete("").into(),
+            Error::Account(accounts::Error::NoDefault { needed }).into(),
+            Error::Account(accounts::Error::Unknown { app_id: app_id() }).into(),
+            Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
+            Error::Deadline.into(),
+            Error::DistrictUnknown { district: cause() }.into(),
+            Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
+            overloaded("/wxa/update_store", Duration::ZERO).into(),
+            Error::Stopped.into(),
+            token(token::Error::BudgetSpent),
+            token(token::Error::Deadline),
+            token(token::Error::Refused { path: "/wxa/add_store", refusal: lost() }),
+            unavailable(lost()),
+            wechat(Safety::Read, wechat::Error::NotSent { cause: cause() }),
+            wechat(Safety::Read, wechat::Error::BadStatus { status: 502, retry_after: None }),
+            wechat(Safety::Read, wechat::Error::NotExecuted { status: 429, retry_after: None }),
+            wechat(Safety::Read, wechat::Error::Page),
+            wechat(Safety::Read, wechat::Error::ProxyRefused),
+            unavailable(wechat::Error::ProxyRefused),
+            wechat(Safety::Read, wechat::Error::TimedOut { limit: Duration::ZERO }),
+            wechat(Safety::Read, wechat::Error::Unreadable { cause: cause() }),
+            wechat(Safety::Once(wechat::Proof::Event), lost()),
+            wechat(Safety::Read, unnamed),
+            refusal("/wxa/add_store", 99999, "brand new"),
+            tonics_own(Code::Unimplemented, ""),
+            tonics_own(Code::Internal, "failed to decode"),
+            tonics_own(Code::OutOfRange, "too large"),
+            tonics_own(Code::Unavailable, ""),
+        ]
+    }
+
+    #[test]
+    fn our_own_failures_have_the_code_and_the_mender_of_the_contract() {
+        let contract = contract();
+        for status in our_own_failures() {
+            let (code, reason) = reason(&status);
+            let told = &contract[format!("ERROR_REASON_{reason}").as_str()];
+            assert_eq!(between(told, "Code: ", "."), Some(code_name(code)), "{reason}");
+            let info = status.get_details_error_info().expect("checked above");
+            assert_eq!(between(told, MENDER, "\""), Some(&*info.metadata["mender"]), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_long_errmsg_is_clipped_between_characters() {
+        let status = refusal("/wxa/add_store", 99999, &"门店".repeat(10_000));
+        assert!(status.details().len() < 4096, "{}", status.details().len());
+    }
+}

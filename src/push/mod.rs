@@ -1,0 +1,372 @@
+//! What WeChat tells us, without being asked.
+//!
+//! A push is verified, unsealed, read, stored, passed on, and only then answered `success`; after
+//! anything else WeChat sends it again, up to three times. A push that is proven to be WeChat's but
+//! cannot be read is stored as it came, because to refuse it would lose it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    message::{Malformed, Message},
+    relay::{Failed, Push, Relay},
+};
+use crate::{
+    config::{AccountCallback, CallbackMode, Connections, SecretSource, Settings},
+    events::Audits,
+    message_crypto,
+    server::accept::Acceptor,
+    server::http1,
+    state::{Appended, NewEvent},
+    telemetry,
+    util::clock::Clock,
+    util::id::{AppId, Secret},
+};
+
+pub mod envelope;
+pub mod event;
+pub mod message;
+mod relay;
+
+/// The parts of a path; the account's id follows. Ids are in small letters.
+const PATH: [&str; 2] = ["wechat", "callback"];
+/// Many times the longest message that WeChat documents, in bytes.
+const BODY_LIMIT: usize = 256 * 1024;
+/// For the body of a request, of WeChat's five seconds.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// For storing an event, of WeChat's five seconds.
+const APPEND_TIME: Duration = Duration::from_secs(1);
+
+/// Receives pushes. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Receiver(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    accounts: HashMap<AppId, Account>,
+    audits: Audits,
+    clock: Clock,
+    /// How many may be open.
+    connections: Connections,
+    /// How far a push's timestamp may be from our time.
+    window: Option<Duration>,
+    /// Where an account passes anything on.
+    relay: Option<Relay>,
+}
+
+/// An account that receives pushes.
+#[derive(Debug)]
+struct Account {
+    app_id: AppId,
+    callback: AccountCallback,
+}
+
+impl Receiver {
+    /// For the accounts of the settings that have a `callback`; `None` if none has.
+    ///
+    /// Fails if a key or token cannot be read.
+    pub fn new(settings: &Settings, audits: Audits, clock: Clock) -> anyhow::Result<Option<Self>> {
+        let mut accounts = HashMap::new();
+        for account in &settings.accounts {
+            let Some(callback) = account.callback.clone() else { continue };
+            let app_id = account.app_id.clone();
+            let account = Account { app_id: app_id.clone(), callback };
+            account.check().with_context(|| format!("callback of {app_id}"))?;
+            accounts.insert(app_id, account);
+        }
+        if accounts.is_empty() {
+            return Ok(None);
+        }
+        let window = settings.callback.timestamp_window();
+        let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
+        let relay = passes_on.then(Relay::new).transpose()?;
+        let connections = settings.limits.callback();
+        let inner = Inner { accounts, audits, clock, connections, window, relay };
+        Ok(Some(Self(Arc::new(inner))))
+    }
+
+    /// Receives until `stop`, then ends what it has begun.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let acceptor = Acceptor::new(listener, "listen.callback", self.0.connections);
+        let answer = move |request| {
+            let inner = self.0.clone();
+            async move { inner.answer(request).await }
+        };
+        http1::run(acceptor, stop, answer).await;
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let account = self.account(head.uri.path());
+        let answer = match (account, &head.method) {
+            (None, _) => Err(Refusal::new(StatusCode::NOT_FOUND, "no account receives there")),
+            // Monitors and load balancers send HEAD to see whether the port answers.
+            (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
+            (Some(account), &Method::GET) => self.echo(account, &head),
+            (Some(account), &Method::POST) => self.receive(account, &head, body).await,
+            _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "neither GET nor POST")),
+        };
+        answer.unwrap_or_else(|refusal| {
+            if head.method != Method::HEAD {
+                refusal.log(account);
+            }
+            let mut response = Response::default();
+            *response.status_mut() = refusal.status;
+            if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+                let allowed = HeaderValue::from_static("GET, HEAD, POST");
+                response.headers_mut().insert(header::ALLOW, allowed);
+            }
+            response
+        })
+    }
+
+    /// The account that a path names. Proxies and people add slashes and write ids in capitals.
+    fn account(&self, path: &str) -> Option<&Account> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        for expected in PATH {
+            parts.next().filter(|part| part.eq_ignore_ascii_case(expected))?;
+        }
+        let app_id = AppId::from(parts.next()?.to_ascii_lowercase());
+        self.accounts.get(&app_id).filter(|_| parts.next().is_none())
+    }
+
+    /// Shows WeChat that this address is ours, when somebody enters it there.
+    fn echo(&self, account: &Account, head: &Parts) -> Answer {
+        let query = Query::new(head);
+        self.verify(&account.token()?, &query, "signature", None)?;
+        Ok(respond(None, query.get("echostr").to_owned().into()))
+    }
+
+    async fn receive(&self, account: &Account, head: &Parts, body: Incoming) -> Answer {
+        let body = whole(body).await?;
+        let plain = self.unsealed(account, &Query::new(head), &body)?;
+        let (callback, now) = (&account.callback, self.clock.unix());
+        let message = message::read(&plain);
+        let event = match &message {
+            Ok(message) => event::read(&account.app_id, message, &callback.keep, now),
+            // Its signature covers no body, so nothing shows that this is WeChat's.
+            Err(malformed) if callback.mode == CallbackMode::Plain => {
+                return Err((*malformed).into());
+            }
+            Err(_) => Some(event::unreadable(&account.app_id, &plain, now)),
+        };
+        let stored = event.is_some();
+        if let Some(event) = event {
+            let event_id = event.event_id.clone();
+            self.store(event).await?;
+            if let Err(malformed) = message {
+                account.unreadable(malformed, &event_id);
+            }
+        }
+        // A target with a list of what it wants does not get what cannot be read.
+        let name = message.as_ref().map_or("", Message::name);
+        let reply = match &self.relay {
+            Some(relay) => {
+                let push = Push {
+                    query: head.uri.query().unwrap_or_default().to_owned(),
+                    content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
+                    body,
+                };
+                let targets = callback.forward_to.iter().filter(|target| target.wants(name));
+                relay.pass_on(&push, targets).await?
+            }
+            None => None,
+        };
+        tracing::debug!(app_id = %account.app_id, name, stored, "a push was taken");
+        Ok(match reply {
+            Some(reply) => respond(reply.content_type, reply.body),
+            None => respond(None, Bytes::from_static(b"success")),
+        })
+    }
+
+    /// The message in a push that is really WeChat's. The settings say how it is sealed, never the
+    /// push: `signature` covers no body, so whoever saw one could put any body under it.
+    fn unsealed(&self, account: &Account, query: &Query, body: &Bytes) -> Result<Bytes, Refusal> {
+        let token = account.token()?;
+        match account.callback.mode {
+            CallbackMode::Plain => {
+                self.verify(&token, query, "signature", None)?;
+                if envelope::read(body).is_ok() {
+                    return Err(Refusal::forbidden("sealed, and the settings say it is not"));
+                }
+                Ok(body.clone())
+            }
+            CallbackMode::Compatible | CallbackMode::Safe => {
+                let sealed = envelope::read(body)?;
+                self.verify(&token, query, "msg_signature", Some(&sealed))?;
+                account.open(&sealed)
+            }
+        }
+    }
+
+    fn verify(
+        &self,
+        token: &Secret,
+        query: &Query,
+        signature: &str,
+        sealed: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let timestamp = query.get("timestamp");
+        let parts = [Some(timestamp), Some(query.get("nonce")), sealed];
+        let parts = parts.into_iter().flatten().collect::<Vec<_>>();
+        if !message_crypto::verify(token, &parts, query.get(signature)) {
+            return Err(Refusal::forbidden("wrong signature"));
+        }
+        let distance = |sent: u64| Duration::from_secs(sent.abs_diff(self.clock.unix()));
+        let near = |window| timestamp.parse().is_ok_and(|sent| distance(sent) <= window);
+        match self.window.is_none_or(near) {
+            true => Ok(()),
+            false => Err(Refusal::forbidden("too old or too new")),
+        }
+    }
+
+    /// Stores an event; it is durable when this returns.
+    async fn store(&self, event: NewEvent) -> Result<(), Refusal> {
+        match timeout(APPEND_TIME, self.audits.append(event)).await {
+            Ok(Ok(Appended::New(_) | Appended::Known(_))) => Ok(()),
+            Ok(Ok(Appended::Settled)) => Err(Refusal::unavailable("not stored")),
+            Ok(Err(error)) => Err(Refusal::unavailable(error.to_string())),
+            Err(_) => Err(Refusal::unavailable("storing it takes too long")),
+        }
+    }
+}
+
+impl Account {
+    /// Logs that a push was kept though it cannot be read.
+    fn unreadable(&self, malformed: Malformed, event_id: &str) {
+        let Self { app_id, .. } = self;
+        let text = "an unreadable push was kept as it came";
+        if let Some(unlogged) = telemetry::seldom(text, &format!("{app_id} {malformed}")) {
+            tracing::warn!(%app_id, event_id, reason = %malformed, unlogged, "{text}");
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.callback.token.read().context("token")?;
+        self.keys().try_for_each(|key| key.map(drop))
+    }
+
+    /// Read again each time, so that it can be changed while this runs; and the keys.
+    fn token(&self) -> Result<Secret, Refusal> {
+        let unreadable = |error| Refusal::unavailable(format!("the token cannot be read: {error}"));
+        self.callback.token.read().map_err(unreadable)
+    }
+
+    /// The key, and the one before it; each is read when it is its turn.
+    fn keys(&self) -> impl Iterator<Item = anyhow::Result<message_crypto::Key>> {
+        let AccountCallback { aes_key, previous_aes_key, .. } = &self.callback;
+        let keys = [("aes_key", aes_key), ("previous_aes_key", previous_aes_key)];
+        keys.into_iter().filter_map(|(name, source)| Some(key(source.as_ref()?).context(name)))
+    }
+
+    fn open(&self, sealed: &str) -> Result<Bytes, Refusal> {
+        for key in self.keys() {
+            let key = key.map_err(|error| Refusal::unavailable(format!("{error:#}")))?;
+            match key.open(sealed, self.app_id.as_str()) {
+                Ok(message) => return Ok(message.into()),
+                Err(message_crypto::Error::Unreadable) => {}
+                Err(error @ message_crypto::Error::Foreign) => {
+                    return Err(Refusal::forbidden(error.to_string()));
+                }
+            }
+        }
+        Err(Refusal::forbidden("sealed with another key"))
+    }
+}
+
+fn key(source: &SecretSource) -> anyhow::Result<message_crypto::Key> {
+    message_crypto::Key::read(&source.read()?).context("no EncodingAESKey")
+}
+
+/// Reads the body, if it comes soon and is no longer than allowed.
+async fn whole(body: Incoming) -> Result<Bytes, Refusal> {
+    let too_long = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too long");
+    if body.size_hint().lower() > BODY_LIMIT as u64 {
+        return Err(too_long());
+    }
+    match timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "broken off")),
+        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too slow")),
+    }
+}
+
+fn respond(content_type: Option<HeaderValue>, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    let content_type = content_type.unwrap_or(HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+type Answer = Result<Response<Full<Bytes>>, Refusal>;
+
+/// Why a push is not answered `success`. The sender only gets the status.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    /// For the log; quotes nothing of the push.
+    reason: String,
+}
+
+impl Refusal {
+    /// Logs it, unless many of its kind were logged just now: anybody can send these.
+    fn log(&self, account: Option<&Account>) {
+        let Self { status, reason } = self;
+        let app_id = account.map(|account| account.app_id.as_str());
+        let text = "a push was refused";
+        let cause = format!("{} {reason}", app_id.unwrap_or_default());
+        if let Some(unlogged) = telemetry::seldom(text, &cause) {
+            tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");
+        }
+    }
+
+    fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into() }
+    }
+
+    fn forbidden(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, reason)
+    }
+
+    fn unavailable(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, malformed.to_string())
+    }
+}
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, failed.to_string())
+    }
+}
+
+/// The parameters of a push.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn new(head: &Parts) -> Self {
+        let query = head.uri.query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    /// Empty where there is none.
+    fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+}
