@@ -431,11 +431,11 @@ async fn damaged_token_reply_is_no_token() {
     }
 }
 
-/// The table in docs/wechat.md is what the endpoints say.
+/// The table in docs/calls.md is what the endpoints declare.
 #[test]
 fn documented_needs_are_those_of_the_endpoints() {
-    let text = include_str!("../../docs/wechat.md");
-    let (_, table) = text.split_once("### What makes a reply whole").expect("the heading");
+    let text = include_str!("../../docs/calls.md");
+    let (_, table) = text.split_once("## Which replies are a success").expect("the heading");
     let table = table.split("\n#").next().unwrap_or_default();
     let shown: BTreeSet<_> = table.lines().filter(|line| line.starts_with("| `/")).collect();
     for facts in ENDPOINTS {
@@ -455,7 +455,7 @@ fn documented_needs_are_those_of_the_endpoints() {
         });
         let whole: Vec<_> = [verdict].into_iter().chain(needs).collect();
         let row = format!("| `{}` | {} |", facts.path, whole.join(", "));
-        assert!(shown.iter().any(|line| line.starts_with(&row)), "docs/wechat.md lacks {row}");
+        assert!(shown.iter().any(|line| line.starts_with(&row)), "docs/calls.md lacks {row}");
     }
     assert_eq!(shown.len(), ENDPOINTS.len(), "{shown:#?}");
 }
