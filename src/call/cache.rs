@@ -149,7 +149,9 @@ impl<V> Entry<V> {
             }
             Err(error) if state.value.is_some() => {
                 state.fetch_at = Some(clock.now() + PAUSE);
-                tracing::warn!("an old table of WeChat stays in use, no new one came: {error}");
+                tracing::warn!(
+                    "failed to refresh a table of WeChat's, the cached copy stays in use: {error}"
+                );
             }
             // Those who wait are told.
             Err(_) => {}

@@ -319,7 +319,7 @@ impl Operations {
                 Ok(Outlook::Unknown) => {}
                 Err(error) => {
                     let write_id = write.write_id;
-                    tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
+                    tracing::warn!(write_id, "failed to query WeChat about a write: {error}");
                     return Ok(Err(Some(ASK_AGAIN)));
                 }
             }
@@ -345,7 +345,7 @@ impl Operations {
             tracing::error!(
                 write_id,
                 audit_id,
-                "the outcome of a write cannot be noted yet: {error}"
+                "failed to record the outcome of a write, trying again: {error}"
             );
             self.clock().sleep(PAUSE).await;
         }

@@ -158,7 +158,7 @@ impl Lane {
         let Hold { state, name, fence, .. } = &*self.hold;
         // Where this fails the lane is free when its term is over.
         if let Err(error) = state.free(name, *fence, rest).await {
-            tracing::warn!(lane = name, "a lane cannot be given back: {error}");
+            tracing::warn!(lane = name, "failed to release a write queue: {error}");
         }
     }
 }

@@ -200,7 +200,7 @@ impl Operations {
                 tracing::info!(
                     write_id = write.write_id,
                     method = write.method,
-                    "WeChat shows that a write got through whose reply was lost"
+                    "write confirmed at WeChat after its reply was lost"
                 );
                 Ok(Outlook::Executed)
             }
@@ -606,7 +606,7 @@ pub(crate) async fn settle(ops: Operations, audits: Audits, stop: CancellationTo
         loop {
             let pushed = audits.pushed();
             if let Err(error) = ops.settle_all(&mut looks, &pushed).await {
-                tracing::warn!("writes whose outcome is unknown cannot be looked at: {error}");
+                tracing::warn!("failed to recover writes with an unknown outcome: {error}");
             }
             ops.clock().sleep(EVERY).await;
         }
@@ -668,13 +668,17 @@ impl Operations {
             let sent = UNIX_EPOCH + Duration::from_millis(write.sent);
             let shown = now.duration_since(sent).is_ok_and(|since| since >= SHOWN_WITHIN);
             if outlook == Outlook::NotExecuted && shown {
-                tracing::info!(write_id, method, "WeChat does not show a write: not executed");
+                tracing::info!(
+                    write_id,
+                    method,
+                    "no trace of the write found at WeChat, recorded as not executed"
+                );
                 self.0.state.resolve(write_id, Outcome::Released).await?;
             }
             Ok::<_, Error>(())
         };
         if let Err(error) = looked.await {
-            tracing::warn!(write_id, "WeChat cannot be asked about a write: {error}");
+            tracing::warn!(write_id, "failed to query WeChat about a write: {error}");
         }
     }
 

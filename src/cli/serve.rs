@@ -63,7 +63,7 @@ fn raise_file_limit(limits: &Limits) {
         tracing::warn!(
             allowed,
             needed,
-            "fewer files may be open than limits.connections and the like need; raise ulimit -n"
+            "the open file limit is lower than limits.connections requires; raise ulimit -n"
         );
     }
 }

@@ -70,8 +70,8 @@ pub(super) fn ignore_others() -> io::Result<()> {
         let mut signals = signal(kind)?;
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if let Some(unlogged) = telemetry::seldom("a signal was ignored", name) {
-                    tracing::warn!(signal = name, unlogged, "a signal was ignored: {why}");
+                if let Some(unlogged) = telemetry::seldom("ignored a signal", name) {
+                    tracing::warn!(signal = name, unlogged, "ignored a signal: {why}");
                 }
             }
         });

@@ -228,10 +228,10 @@ impl Audits {
                 Ok(0) => {}
                 // There may be more.
                 Ok(pruned) => {
-                    tracing::debug!(pruned, "old events and submissions were forgotten");
+                    tracing::debug!(pruned, "pruned expired events and submissions");
                     continue;
                 }
-                Err(error) => tracing::warn!("what is too old cannot be forgotten: {error}"),
+                Err(error) => tracing::warn!("failed to prune expired records: {error}"),
             }
             clock.sleep(PRUNE_EVERY).await;
         }

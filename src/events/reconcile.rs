@@ -55,7 +55,7 @@ pub(crate) async fn reconcile(audits: Audits, ops: Operations) {
     let ask_for_ever = async {
         loop {
             if let Err(error) = Round::new(&audits, &ops).run().await {
-                tracing::warn!("reviews without a push cannot be looked up: {error}");
+                tracing::warn!("failed to poll overdue reviews: {error}");
             }
             clock.sleep(rest).await;
         }
@@ -104,7 +104,9 @@ impl<'a> Round<'a> {
                 match self.look_up(stored).await {
                     // It is not in the way of the others.
                     Err(super::Error::State(error @ state::Error::Unreadable(_))) => {
-                        tracing::error!("a review cannot be looked up: {error}");
+                        tracing::error!(
+                            "failed to read a submission record, its review is not polled: {error}"
+                        );
                     }
                     looked_up => looked_up?,
                 }
@@ -127,7 +129,10 @@ impl<'a> Round<'a> {
             Ok(Some(finding)) => {
                 let event = event(&submission, finding, clock.unix());
                 if let Appended::New(_) = state.append(event).await? {
-                    tracing::info!(submission_id, "no push came, but WeChat shows the result");
+                    tracing::info!(
+                        submission_id,
+                        "found a review result at WeChat that no push reported"
+                    );
                 }
             }
             Ok(None) if submission.overdue => {
@@ -135,12 +140,12 @@ impl<'a> Round<'a> {
                 tracing::warn!(
                     submission_id,
                     kind,
-                    "a review is overdue, and WeChat shows no result"
+                    "a review is overdue and WeChat shows no result"
                 );
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(submission_id, "WeChat cannot be asked about a review: {error}");
+                tracing::warn!(submission_id, "failed to query WeChat about a review: {error}");
             }
         }
         Ok(())

@@ -219,10 +219,12 @@ impl Audits {
             // After a failure at once: meanwhile the log may have become another one.
             let step = self.step(!failing).await;
             match step {
-                Ok(()) if mem::take(&mut failing) => tracing::info!("the log can be read again"),
+                Ok(()) if mem::take(&mut failing) => {
+                    tracing::info!("reading the event log works again")
+                }
                 Ok(()) => {}
                 Err(Error::Expired) => {
-                    tracing::error!("the log of events has lost its end, and events with it");
+                    tracing::error!("the event log was truncated; some events are lost");
                     if let Ok(log) = state.log().await {
                         tail.restart(&log);
                     }
@@ -231,7 +233,7 @@ impl Audits {
                 }
                 Err(error) => {
                     if !mem::replace(&mut failing, true) {
-                        tracing::warn!("the log of events cannot be followed: {error}");
+                        tracing::warn!("failed to read the event log: {error}");
                     }
                     clock.sleep(PAUSE).await;
                 }

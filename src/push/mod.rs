@@ -182,7 +182,7 @@ impl Inner {
             }
             None => None,
         };
-        tracing::debug!(app_id = %account.app_id, name, stored, "a push was taken");
+        tracing::debug!(app_id = %account.app_id, name, stored, "accepted a push");
         Ok(match reply {
             Some(reply) => respond(reply.content_type, reply.body),
             None => respond(None, Bytes::from_static(b"success")),
@@ -245,7 +245,7 @@ impl Account {
     /// Logs that a push was kept though it cannot be read.
     fn unreadable(&self, malformed: Malformed, event_id: &str) {
         let Self { app_id, .. } = self;
-        let text = "an unreadable push was kept as it came";
+        let text = "kept an unreadable push unchanged";
         if let Some(unlogged) = telemetry::seldom(text, &format!("{app_id} {malformed}")) {
             tracing::warn!(%app_id, event_id, reason = %malformed, unlogged, "{text}");
         }
@@ -324,7 +324,7 @@ impl Refusal {
     fn log(&self, account: Option<&Account>) {
         let Self { status, reason } = self;
         let app_id = account.map(|account| account.app_id.as_str());
-        let text = "a push was refused";
+        let text = "refused a push";
         let cause = format!("{} {reason}", app_id.unwrap_or_default());
         if let Some(unlogged) = telemetry::seldom(text, &cause) {
             tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");

@@ -100,7 +100,7 @@ impl Relay {
         while let Some(chunk) = response.chunk().await.map_err(told)? {
             if body.len() + chunk.len() > REPLY_LIMIT {
                 // It took the push; that it also says too much is no reason to send it again.
-                tracing::warn!("the reply of a target is too long to be passed back");
+                tracing::warn!("the reply of a relay target is too long to pass back");
                 return Ok(Reply { content_type: None, body: Bytes::new() });
             }
             body.extend_from_slice(&chunk);

@@ -54,7 +54,7 @@ impl Acceptor {
                 // The peer left before it was its turn.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    if let Some(unlogged) = seldom("no connection could be accepted", listener) {
+                    if let Some(unlogged) = seldom("failed to accept a connection", listener) {
                         tracing::warn!(
                             listener,
                             unlogged,
@@ -75,7 +75,7 @@ impl Acceptor {
                     let why = limit.why();
                     if let Some(unlogged) = seldom(why, listener) {
                         let address = peer.address;
-                        tracing::warn!(listener, %address, unlogged, "a connection was refused: {why}");
+                        tracing::warn!(listener, %address, unlogged, "refused a connection: {why}");
                     }
                 }
             }

@@ -101,6 +101,6 @@ async fn serve<F>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!("a connection ended: {error}");
+        tracing::debug!("a connection failed: {error}");
     }
 }

@@ -202,7 +202,7 @@ pub async fn run_over(
             calls = budgets.calls.taken(),
             writes = ops.writes(),
             background = background.len(),
-            "the drain time is over, and what was still running was cut off"
+            "drain time exceeded; aborted the calls that were still running"
         );
     }
     Ok(())
@@ -256,7 +256,7 @@ async fn serve<S>(
         }
     };
     if let Err(error) = result {
-        tracing::debug!("a connection ended: {error}");
+        tracing::debug!("a connection failed: {error}");
     }
 }
 

@@ -73,7 +73,7 @@ impl WriteService for Write {
         let known = known.ok_or_else(|| status::write_not_found(&write_id))?;
         let before = self.ops.resolve(&known, executed).await?;
         let before = before.ok_or_else(|| status::write_not_unknown(&write_id))?;
-        tracing::info!(write_id, executed, "somebody said what became of a write");
+        tracing::info!(write_id, executed, "write resolved by an operator");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
     }
 }

@@ -81,7 +81,7 @@ impl Telemetry {
         // It blocks until the exporter is through, which needs this runtime.
         let ended = tokio::task::spawn_blocking(move || provider.shutdown()).await;
         if let Ok(Err(error)) = ended {
-            tracing::warn!("the last spans were not exported: {error}");
+            tracing::warn!("failed to export the last spans: {error}");
         }
     }
 }

@@ -20,8 +20,8 @@ const CAUSES: usize = 512;
 /// Of each `cause` of a `line` the first 20 may be written, then one a second.
 ///
 /// ```ignore
-/// if let Some(unlogged) = telemetry::seldom("a push was refused", reason) {
-///     tracing::warn!(reason, unlogged, "a push was refused");
+/// if let Some(unlogged) = telemetry::seldom("refused a push", reason) {
+///     tracing::warn!(reason, unlogged, "refused a push");
 /// }
 /// ```
 pub(crate) fn seldom(line: &'static str, cause: &str) -> Option<u64> {

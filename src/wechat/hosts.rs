@@ -190,7 +190,7 @@ impl Hosts {
         state.moves(next.unwrap_or((failed + 1) % self.list.len()), now);
         if !known {
             let [host, next] = [failed, state.current].map(|index| self.list[index].base());
-            tracing::warn!(%host, %next, "WeChat's host fails; calls go to the next one");
+            tracing::warn!(%host, %next, "a host of WeChat's failed; switching to the next one");
         }
     }
 
@@ -205,7 +205,7 @@ impl Hosts {
             state.moves(index, now);
         }
         let host = self.list[index].base();
-        tracing::info!(%host, "WeChat's host answers again; calls go there");
+        tracing::info!(%host, "a host of WeChat's recovered; switching back to it");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

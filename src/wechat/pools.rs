@@ -72,7 +72,9 @@ impl Pools {
         let renewed = spawn_blocking(move || match Current::new(&way, now) {
             // Calls under way end on their old connections.
             Ok(new) => *lock(&current) = new,
-            Err(error) => tracing::warn!("connections to WeChat are kept on: {error:#}"),
+            Err(error) => tracing::warn!(
+                "failed to renew the connections to WeChat, keeping the old ones: {error:#}"
+            ),
         });
         // Whether that worked or not.
         let _ = renewed.await;

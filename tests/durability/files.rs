@@ -36,7 +36,7 @@ async fn stopped(wechat: &WeChat, gateway: &Gateway, why: &str) {
     assert!(wechat.simulator.calls("/wxa/add_store").is_empty(), "it was not sent");
     gateway.stores().list_stores(pb::ListStoresRequest::default()).await.expect("a page");
     let said = gateway.said();
-    let lines = said.lines().filter(|line| line.contains("stopped acknowledging"));
+    let lines = said.lines().filter(|line| line.contains("refusing writes"));
     assert_eq!(
         lines.filter(|line| line.contains(why) && line.contains("ERROR")).count(),
         1,

@@ -156,8 +156,7 @@ async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_
     }
     assert_eq!(send(&one, 2).await.expect("an answer"), success());
     assert_eq!(other.lists().await, Ok(1));
-    let told =
-        [&one, &other].map(|gateway| gateway.said().matches("Redis was emptied and").count());
+    let told = [&one, &other].map(|gateway| gateway.said().matches("Redis was emptied:").count());
     assert_eq!(told.iter().sum::<usize>(), 1, "one of them tells it, once");
     assert!(redis.command("GET {wechat-store-gateway}:schema").await.starts_with("$1"));
 }

@@ -514,7 +514,7 @@ impl Tokens {
             suspect.ask_again_at = Some(self.clock.now() + SUSPECT_PAUSE);
             tracing::warn!(
                 app_id = %self.app_id,
-                "WeChat refuses the access token and gave the same one again"
+                "WeChat refused the access token and returned the same one again"
             );
         }
         let ahead = RENEW_AHEAD.min(fetched.life / 2);

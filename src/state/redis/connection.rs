@@ -389,18 +389,16 @@ fn tell(what: &str, left: Option<Era>, steps: u64, again: usize) {
     match what {
         "new" => tracing::error!(
             writes_noted_anew = again,
-            "Redis was emptied and with it the state, events, submissions, the journal of writes \
-             and tokens among it; a new one was begun, and for {quiet} s no write is taken"
+            "Redis was emptied: the state, with all events, submissions, writes and tokens, is lost; started a new one and refusing writes for {quiet} s"
         ),
         "behind" => tracing::error!(
             writes_noted_anew = again,
             steps_lost_at_least = seen.saturating_sub(steps),
-            "Redis went back to an older copy of the state, so that what was acknowledged last is \
-             lost; its remains are used, and for {quiet} s no write is taken"
+            "Redis went back to an older copy of the state: the last acknowledged changes are lost; continuing with that copy and refusing writes for {quiet} s"
         ),
         _ => tracing::warn!(
             writes_noted_anew = again,
-            "Redis lost the state, and another process has begun a new one, which is used"
+            "Redis lost the state and another process started a new one; continuing with that one"
         ),
     }
 }

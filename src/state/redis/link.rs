@@ -220,8 +220,7 @@ impl Link {
         let made = met.await.unwrap_or_else(|_| Err(Failure::late().error));
         if let Ok((_, true)) = made {
             tracing::warn!(
-                "Redis was restarted, or another one has taken its place: until every process has \
-                 looked whether anything is missing, no write is taken"
+                "Redis was restarted or replaced; refusing writes until every process has checked that nothing is missing"
             );
         }
         let mut ways = self.lock();

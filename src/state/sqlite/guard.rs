@@ -170,7 +170,7 @@ impl Trust {
         if let Error::Damaged(_) | Error::Lost(_) = error
             && self.lasting.set(error.clone()).is_ok()
         {
-            tracing::error!("stopped acknowledging until a restart: {error}");
+            tracing::error!("refusing writes until a restart: {error}");
         }
     }
 
@@ -180,10 +180,10 @@ impl Trust {
         let before = mem::replace(&mut *self.lock(), found.clone());
         match (before, found) {
             (before, Some(error)) if before.as_ref() != Some(&error) => {
-                tracing::error!("stopped acknowledging: {error}");
+                tracing::error!("refusing writes: {error}");
             }
             (Some(_), None) => {
-                tracing::info!("the state is at its place again; acknowledging goes on")
+                tracing::info!("the state file is in place again; accepting writes")
             }
             _ => {}
         }

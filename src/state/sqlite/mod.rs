@@ -89,7 +89,7 @@ impl Sqlite {
         let (open, failed) = match Open::new(path, &clock) {
             Ok(open) => (OnceCell::new_with(Some(open)), None),
             Err(error @ Error::Full) => {
-                tracing::error!("the state cannot be opened yet: {error}");
+                tracing::error!("failed to open the state, trying again on demand: {error}");
                 (OnceCell::new(), Some((clock.now(), error)))
             }
             Err(error) => return Err(error),
@@ -120,7 +120,7 @@ impl Sqlite {
             let opened = task::spawn_blocking(move || Open::new(&path, &clock)).await;
             let opened = opened.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())));
             match &opened {
-                Ok(_) => tracing::info!("the state was opened at last"),
+                Ok(_) => tracing::info!("opened the state after an earlier failure"),
                 Err(error) => {
                     let failed = Some((now, error.clone()));
                     *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
@@ -385,8 +385,8 @@ fn readable<T>(read: rusqlite::Result<Option<T>>, what: &'static str) -> Result<
 
 /// Says that a damaged row was left out.
 fn skipped(what: &'static str, why: &str) {
-    if let Some(unlogged) = telemetry::seldom("a damaged row of the state was left out", what) {
-        tracing::error!(what, why, unlogged, "a damaged row of the state was left out");
+    if let Some(unlogged) = telemetry::seldom("skipped a damaged row of the state", what) {
+        tracing::error!(what, why, unlogged, "skipped a damaged row of the state");
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn check(db: &Connection) -> Result<(), Error> {
         return Err(Error::Damaged(worst.clone()));
     }
     if let Some(first) = found.iter().find(|found| is_about_index(found)) {
-        tracing::error!("an index of the state is damaged and is made anew: {first}");
+        tracing::error!("rebuilding a damaged index of the state: {first}");
         db.execute_batch("REINDEX").map_err(|_| Error::Damaged(first.clone()))?;
         found = findings(db)?;
         if let Some(left) = found.iter().find(|found| !is_about_row(found)) {
@@ -57,7 +57,7 @@ pub(super) fn check(db: &Connection) -> Result<(), Error> {
         }
     }
     for found in found {
-        tracing::error!("a row of the state is damaged: {found}");
+        tracing::error!("found a damaged row in the state: {found}");
     }
     let fits = db.query_row(
         "SELECT newest - ifnull((SELECT max(position) FROM events), newest) BETWEEN 0 AND ?1 FROM log",

@@ -32,7 +32,10 @@ pub(super) fn check(path: &Path) -> Result<(), Error> {
     match forgotten(&mut BufReader::with_capacity(1 << 20, log)) {
         Ok(0) => Ok(()),
         Ok(commits @ 1..=NOT_SYNCED) => {
-            tracing::warn!(commits, "the log of the state ends with what was not synced: {path}");
+            tracing::warn!(
+                commits,
+                "the write-ahead log ends with commits that were not synced: {path}"
+            );
             Ok(())
         }
         Ok(commits) => Err(Error::Damaged(format!(
