@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Follows the results of WeChat's reviews, and misses none, whoever restarts in between.
+"""Follows the results of WeChat's reviews and misses none, even if the client or the gateway restarts.
 
     follow_audits.py GATEWAY FOLDER
 
-GATEWAY is a host and port. FOLDER keeps how far this client has come: delete it to begin anew. Each
-result is printed as a line of JSON; `handle` is where yours goes. README.md says how to run it.
+GATEWAY is a host and port. FOLDER contains the progress of this client. Delete it to start anew. Each
+result is printed as a line of JSON. Put your own code into `handle`. README.md explains how to run it.
 """
 
 import json
@@ -19,7 +19,7 @@ from wechat.store.v1 import audit_pb2 as pb
 from wechat.store.v1 import types_pb2 as types
 from wechat.store.v1.audit_pb2_grpc import AuditServiceStub
 
-# Without these a connection whose other end vanished looks like one on which nothing happens.
+# Without keepalive, a connection to a vanished peer looks like an idle one.
 OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -35,13 +35,13 @@ SETTLED = [
 
 
 class Progress:
-    """How far this client has come: a cursor, and the ids of what was handled."""
+    """The progress of this client: a cursor, and the ids of the handled events."""
 
     def __init__(self, folder):
         os.makedirs(folder, exist_ok=True)
         self.folder = folder
         self.cursor = self.read("cursor")
-        # A real client has this as a unique column beside what it does with an event.
+        # A real client should store the id as a unique column, beside its own data for the event.
         self.handled = set(self.read("handled").split())
         self.journal = open(os.path.join(folder, "handled"), "a", encoding="ascii")
 
@@ -59,7 +59,7 @@ class Progress:
         self.handled.add(event_id)
 
     def store(self, cursor):
-        """Either the old cursor is there or the new one, even if the power fails."""
+        """Stores the cursor. After a power failure the file contains either the old cursor or the new one."""
         path = os.path.join(self.folder, "cursor")
         with open(path + ".new", "w", encoding="ascii") as file:
             file.write(cursor)
@@ -75,8 +75,11 @@ class Progress:
 
 
 def handle(what):
-    """Your part: an event, or a submission whose event was missed. If this process dies right after
-    it, the same one comes again. An event with `superseded_by` is history: do nothing about it."""
+    """Handles an event, or a submission with a missed event. Replace this with your own code.
+
+    If the process dies right after it, the same event comes again. An event with `superseded_by` is
+    history, so do not act on it.
+    """
     print(json.dumps(MessageToDict(what), ensure_ascii=False), flush=True)
 
 
@@ -87,7 +90,7 @@ def once(progress, event_id, what):
 
 
 def watch(audits, progress):
-    """Handles events until the stream ends, which it only does with an error."""
+    """Handles events until the stream ends. A stream ends only with an error."""
     if progress.cursor:
         request = pb.WatchAuditEventsRequest(cursor=progress.cursor)
     else:
@@ -95,13 +98,13 @@ def watch(audits, progress):
     for response in audits.WatchAuditEvents(request):
         if response.HasField("event"):
             once(progress, response.event.event_id, response.event)
-        # Only now, and for checkpoints, too: the other way round an event could be lost.
+        # The cursor must be stored after the event is handled, or an event could be lost. Checkpoints count, too.
         progress.store(response.cursor)
         yield
 
 
 def catch_up(audits, progress):
-    """The log is not the one it was. What every submission has become is still known."""
+    """Reads the result of every submission after the cursor has expired. Events may be lost, submissions are not."""
     request = pb.ListSubmissionsRequest(states=SETTLED, page_size=1000)
     while True:
         page = audits.ListSubmissions(request, timeout=30)
@@ -110,12 +113,12 @@ def catch_up(audits, progress):
         request.page_token = page.next_page_token
         if not request.page_token:
             break
-    # What is left of the log begins at its oldest event; what was handled is known by its id.
+    # The next watch starts at the oldest event. Handled events are skipped by their id.
     progress.store("")
 
 
 def reason(error):
-    """What to act on. The package grpcio-status reads the details whole."""
+    """Returns the reason or the code of an error. The package grpcio-status can parse all details."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
     return "CURSOR_EXPIRED" if b"CURSOR_EXPIRED" in details else error.code().name
 
@@ -137,10 +140,10 @@ def main(gateway, folder):
                 why = reason(error)
                 expired = expired or why == "CURSOR_EXPIRED"
                 if why in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
-                    # Our fault, and no patience mends it.
+                    # The request is wrong, so a retry cannot succeed.
                     sys.exit(f"{why}: {error.details()}")
                 print(f"{why}: {error.details()}", file=sys.stderr, flush=True)
-            # Twice as long each time; at random, for all clients lost the same service at once.
+            # The pause doubles each time. It is random, because all clients lost the same service at once.
             pause = min(max(2 * pause, 0.25), LONGEST_PAUSE)
             time.sleep(pause * random.uniform(0.5, 1.0))
 
