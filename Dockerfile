@@ -5,21 +5,30 @@ ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 
-# The dependencies, with nothing of our own: only a change of these two files builds them again.
+# Options for cargo. `--no-default-features --features mimalloc,otlp,redis` leaves out the simulated
+# WeChat, and with it the commands `sandbox` and `simulate`.
+ARG BUILD_OPTIONS=
+
+# The dependencies, with nothing of our own: only a change of the manifests builds them again.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
-    && touch src/lib.rs \
+COPY benches/Cargo.toml benches/
+COPY clock/Cargo.toml clock/
+COPY simulator/Cargo.toml simulator/
+RUN mkdir src benches/src clock/src simulator/src \
+    && touch src/lib.rs benches/src/lib.rs clock/src/lib.rs simulator/src/lib.rs \
     && echo 'fn main() {}' >build.rs \
     && cp build.rs src/main.rs \
-    && cargo build --locked --release
+    && cargo build --locked --release -p wechat-store-gateway ${BUILD_OPTIONS}
 
 # cargo compares times, and the files' are older than the empty ones' above: without the touch it
 # would take the empty crate for the finished one.
 COPY build.rs ./
 COPY proto proto
+COPY clock clock
+COPY simulator simulator
 COPY src src
-RUN touch build.rs src/lib.rs src/main.rs \
-    && cargo build --locked --release \
+RUN touch build.rs clock/src/lib.rs simulator/src/lib.rs src/lib.rs src/main.rs \
+    && cargo build --locked --release -p wechat-store-gateway ${BUILD_OPTIONS} \
     && mkdir /state
 
 # glibc and the certificate authorities that WeChat's certificates are checked against; no shell.

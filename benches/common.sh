@@ -13,10 +13,11 @@ debian() {
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -qq -y --no-install-recommends "${missing[@]}"
 }
 
-# Builds everything as it is released: the service by its own lock file, the others by theirs.
+# Builds everything as it is released. Each package is built alone, so that the benches add no feature to
+# what the service depends on.
 built() {
-  cargo build --locked --release --quiet --bin wechat-store-gateway
-  cargo build --locked --release --quiet --manifest-path benches/Cargo.toml --target-dir target
+  cargo build --locked --release --quiet -p wechat-store-gateway
+  cargo build --locked --release --quiet -p wechat-store-gateway-benches
   counted
 }
 

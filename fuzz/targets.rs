@@ -4,6 +4,7 @@
 //! what it makes of that.
 
 use prost::Message as _;
+use wechat_simulator::message_crypto as sender;
 use wechat_store_gateway::{
     message_crypto::{self, Key},
     pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
@@ -16,7 +17,7 @@ use wechat_store_gateway::{
     util::lenient,
 };
 
-/// Whom everything in the corpus is sealed for.
+/// Whom everything in the corpus is encrypted for.
 const APP_ID: &str = "wxba5fad812f8e6fb9";
 /// In characters; an input of [`open`] begins with a key.
 const KEY_LENGTH: usize = 43;
@@ -118,42 +119,47 @@ pub fn repair(input: &[u8]) {
     assert_eq!(lenient::repair(text.as_bytes()).as_deref(), Some(text.as_str()), "repaired twice");
 }
 
-/// Something sealed, after the key and a line end.
+/// Decrypts a text that follows a key and a line end.
 pub fn open(input: &[u8]) {
     let (key, rest) = input.split_at_checked(KEY_LENGTH).unwrap_or((input, &[]));
     let (_, rest) = rest.split_first().unwrap_or((&0, &[]));
     let Ok(key) = str::from_utf8(key) else { return };
     let secret = Secret::from(key.to_owned());
-    let Some(key) = Key::read(&secret) else {
-        // None of the right length and characters is refused.
+    let sender = sender::Key::parse(key);
+    assert_eq!(sender.is_some(), Key::parse(&secret).is_some(), "both directions agree");
+    let (Some(sender), Some(key)) = (sender, Key::parse(&secret)) else {
+        // Every text of the right length and characters is a key.
         let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
         assert!(key.len() != KEY_LENGTH || !key.bytes().all(is_base64), "{key:?}");
         return;
     };
-    if let Ok(sealed) = str::from_utf8(rest) {
-        let opened = key.open(sealed, APP_ID);
-        assert_eq!(opened, key.open(sealed, APP_ID), "opened twice");
-        if let Ok(message) = &opened {
-            assert!(message.len() < sealed.len());
+    if let Ok(encrypted) = str::from_utf8(rest) {
+        let decrypted = key.decrypt(encrypted, APP_ID);
+        assert_eq!(decrypted, key.decrypt(encrypted, APP_ID), "decrypted twice");
+        if let Ok(message) = &decrypted {
+            assert!(message.len() < encrypted.len());
             // For one account or for another, but never for both.
-            assert_eq!(key.open(sealed, "wx0000000000000000"), Err(message_crypto::Error::Foreign));
+            assert_eq!(
+                key.decrypt(encrypted, "wx0000000000000000"),
+                Err(message_crypto::Error::Foreign)
+            );
         }
-        let parts = ["1488856741", "415670741", sealed];
-        let signature = message_crypto::sign(&secret, &parts);
+        let parts = ["1488856741", "415670741", encrypted];
+        let signature = sender::sign(secret.expose(), &parts);
         assert_eq!(signature.len(), 40);
         assert!(message_crypto::verify(&secret, &parts, &signature));
-        assert!(!message_crypto::verify(&secret, &parts[..2], &signature) || sealed.is_empty());
+        assert!(!message_crypto::verify(&secret, &parts[..2], &signature) || encrypted.is_empty());
     }
-    // Anything can be sealed, and what is sealed can be opened.
+    // Every message can be encrypted, and decrypts to itself.
     let mut random = [0; 16];
     for (place, byte) in random.iter_mut().zip(rest) {
         *place = *byte;
     }
-    let sealed = key.seal(rest, APP_ID, random);
-    assert!(sealed.len() <= (rest.len() + 128) * 4 / 3 + 4);
-    assert_eq!(key.open(&sealed, APP_ID).as_deref(), Ok(rest));
-    assert_eq!(key.open(&sealed, &APP_ID[1..]), Err(message_crypto::Error::Foreign));
-    assert_eq!(key.open(&sealed[1..], APP_ID), Err(message_crypto::Error::Unreadable));
+    let encrypted = sender.encrypt(rest, APP_ID, random);
+    assert!(encrypted.len() <= (rest.len() + 128) * 4 / 3 + 4);
+    assert_eq!(key.decrypt(&encrypted, APP_ID).as_deref(), Ok(rest));
+    assert_eq!(key.decrypt(&encrypted, &APP_ID[1..]), Err(message_crypto::Error::Foreign));
+    assert_eq!(key.decrypt(&encrypted[1..], APP_ID), Err(message_crypto::Error::Unreadable));
 }
 
 fn any_message(input: &[u8]) {

@@ -25,7 +25,8 @@
 //!
 //! Where no push comes, [`events`] asks WeChat through [`call`].
 //!
-//! Beside all this stands [`simulator`], a small WeChat that shares nothing with [`wechat`].
+//! The feature `sandbox` adds the crate `wechat_simulator`, a small WeChat that shares nothing with
+//! [`wechat`].
 
 pub mod accounts;
 pub mod call;
@@ -39,7 +40,6 @@ pub mod pb;
 pub mod push;
 pub mod server;
 pub mod service;
-pub mod simulator;
 pub mod state;
 pub mod telemetry;
 pub mod translate;

@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 use wechat_store_gateway::{
     cli::{self, Cli, Command},
     config::Environment,
 };
 
 /// A call allocates some ninety times, which takes a tenth of its time with the system's allocator.
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
@@ -27,8 +27,10 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
         Command::Call(call) => call.run().await,
         Command::Check(check) => check.run(&environment),
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
+        #[cfg(feature = "sandbox")]
         Command::Sandbox(sandbox) => sandbox.run(&environment).await,
         Command::Serve(serve) => serve.run(&environment).await,
+        #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
     }
 }

@@ -25,12 +25,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::Channel};
-use wechat_store_gateway::{
-    pb::{
-        self, card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
-        nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
-    },
-    simulator::MINI_PROGRAM_APP_ID,
+use wechat_simulator::MINI_PROGRAM_APP_ID;
+use wechat_store_gateway::pb::{
+    self, card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
+    nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
 };
 
 use self::forms::forms;

@@ -38,12 +38,12 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 use uuid::Uuid;
 use wechat_store_gateway::{
-    util::clock::Clock,
     pb::{self, AuditState, SubmissionKind},
     state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
+    util::clock::Clock,
 };
 
-use crate::{util::codec::Raw, process, rounds::Spread, upstream, world};
+use crate::{process, rounds::Spread, upstream, util::codec::Raw, world};
 
 /// The methods that are called.
 pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";

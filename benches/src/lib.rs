@@ -4,6 +4,12 @@
 //! everything, [`load`] calls it, [`rounds`] interleaves the measurements and compares them;
 //! [`cases`] says what is compared. docs/performance.md is the manual.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "the gateway's rules about the clock, the environment and output do not apply to benchmarks"
+)]
+
 pub mod cases;
 pub mod codec;
 pub mod floor;

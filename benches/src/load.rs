@@ -21,8 +21,8 @@ use tokio::{
 use tonic::{client::Grpc, transport::Channel};
 
 use crate::{
-    util::codec::Raw,
     process::{Core, Placing},
+    util::codec::Raw,
 };
 
 /// What a caller saw. All calls succeeded.

@@ -6,10 +6,13 @@ use std::hint::black_box;
 use anyhow::Context as _;
 use prost::Message;
 use tonic::Status;
+use wechat_simulator::message_crypto as sender;
 use wechat_store_gateway::{
+    call,
+    message_crypto::{self, Key},
+    pb,
     push::message,
     util::id::Secret,
-    call, pb, message_crypto,
     wechat::{
         Endpoint, Errcode, Error,
         store::{AddStore, GetStoreInfo, GetStoreInfoReply},
@@ -47,20 +50,23 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
         }
         "verify_signature" => {
             let token = Secret::from("callback-token".to_owned());
-            let sealed = "x".repeat(600);
-            let parts = ["1700000000", "1", &sealed];
-            let signature = message_crypto::sign(&token, &parts);
+            let encrypted = "x".repeat(600);
+            let signature = sender::sign(token.expose(), &["1700000000", "1", &encrypted]);
             Box::new(move || {
-                let parts = ["1700000000", "1", black_box(&sealed)];
-                anyhow::ensure!(message_crypto::verify(&token, &parts, &signature), "a wrong signature");
+                let parts = ["1700000000", "1", black_box(&encrypted)];
+                anyhow::ensure!(
+                    message_crypto::verify(&token, &parts, &signature),
+                    "a wrong signature"
+                );
                 Ok(())
             })
         }
-        "open_seal" => {
-            let key = message_crypto::Key::read(&Secret::from(KEY.to_owned())).context("no key")?;
-            let sealed = key.seal(push().as_bytes(), APP_ID, [7; 16]);
+        "decrypt" => {
+            let key = Key::parse(&Secret::from(KEY.to_owned())).context("no key")?;
+            let sender = sender::Key::parse(KEY).context("no key")?;
+            let encrypted = sender.encrypt(push().as_bytes(), APP_ID, [7; 16]);
             Box::new(move || {
-                black_box(key.open(black_box(&sealed), APP_ID)?);
+                black_box(key.decrypt(black_box(&encrypted), APP_ID)?);
                 Ok(())
             })
         }
@@ -74,7 +80,7 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
         "status" => Box::new(|| {
             let error = Error::Refused { code: Errcode(65115), message: "no store".to_owned() };
             let (path, safety) = (GetStoreInfo::PATH, GetStoreInfo::SAFETY);
-            let error = operation::Error::WeChat { path, safety, error };
+            let error = call::Error::WeChat { path, safety, error };
             black_box(Status::from(black_box(error)));
             Ok(())
         }),

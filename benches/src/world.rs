@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use wechat_store_gateway::simulator::{
+use wechat_simulator::{
     CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Settings, Simulator,
 };
 

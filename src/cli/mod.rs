@@ -14,10 +14,13 @@ pub mod check;
 mod failure;
 pub mod healthcheck;
 mod print;
+#[cfg(feature = "sandbox")]
 pub mod sandbox;
+mod seconds;
 pub mod serve;
 mod settings;
 mod signal;
+#[cfg(feature = "sandbox")]
 pub mod simulate;
 mod target;
 
@@ -51,8 +54,10 @@ pub enum Command {
     /// Asks a running service whether it serves; exits with 0 only if it does
     Healthcheck(healthcheck::Healthcheck),
     /// Runs the service against a simulated WeChat, no account needed
+    #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Sandbox),
     /// Runs the simulated WeChat alone, for any client of WeChat
+    #[cfg(feature = "sandbox")]
     Simulate(simulate::Simulate),
 }
 

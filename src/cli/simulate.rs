@@ -7,12 +7,12 @@ use std::{
 };
 
 use tokio::net::TcpListener;
-
-use super::{Failure, print, signal};
-use crate::simulator::{
+use wechat_simulator::{
     Callback, Settings, Simulator,
     push::{Format, Mode},
 };
+
+use super::{Failure, print, seconds::seconds, signal};
 
 /// Where the simulator listens unless it is told otherwise.
 pub(super) const ADDRESS: SocketAddr =
@@ -91,12 +91,6 @@ pub(super) async fn bind(argument: &str, address: SocketAddr) -> Result<TcpListe
     })
 }
 
-/// Reads a number of seconds, such as `0.5`.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().map_err(|_| "has to be a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
 /// What there is, and how to use it.
 struct Guide<'a> {
     address: SocketAddr,
@@ -130,18 +124,5 @@ What is done to it, such as deciding reviews or letting calls fail:
 
 Ctrl-C ends it; it forgets everything."
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_a_number_that_is_not_negative() {
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        assert!(seconds("-1").is_err());
-        assert!(seconds("soon").is_err());
-        assert!(seconds("NaN").is_err());
     }
 }

@@ -130,7 +130,7 @@ pub(super) fn check_account(
     let mut key = |written: Option<WrittenSecret>, name: &str| {
         let source = resolve(Some(written?), environment, &at(name), mistakes)?;
         // What cannot be read was told already.
-        if source.read().is_ok_and(|text| message_crypto::Key::read(&text).is_none()) {
+        if source.read().is_ok_and(|text| message_crypto::Key::parse(&text).is_none()) {
             mistakes.add(at(name), "has to be the 43 characters of an EncodingAESKey");
         }
         Some(source)

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use redis::IntoConnectionInfo;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::Mistakes;
@@ -90,7 +89,16 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> State {
         {
             StateUrl::Sqlite(path.into())
         }
-        Some(("redis" | "redis+unix", _)) if url.as_str().into_connection_info().is_ok() => {
+        #[cfg(feature = "redis")]
+        Some(("redis" | "redis+unix", _))
+            if redis::IntoConnectionInfo::into_connection_info(url.as_str()).is_ok() =>
+        {
+            StateUrl::Redis(url)
+        }
+        #[cfg(not(feature = "redis"))]
+        Some(("redis" | "redis+unix", _)) => {
+            mistakes
+                .add("state.url", "must be sqlite:/path/to/file: this build has no Redis support");
             StateUrl::Redis(url)
         }
         // What was written may contain a password.

@@ -272,7 +272,7 @@ impl Account {
     fn open(&self, sealed: &str) -> Result<Bytes, Refusal> {
         for key in self.keys() {
             let key = key.map_err(|error| Refusal::unavailable(format!("{error:#}")))?;
-            match key.open(sealed, self.app_id.as_str()) {
+            match key.decrypt(sealed, self.app_id.as_str()) {
                 Ok(message) => return Ok(message.into()),
                 Err(message_crypto::Error::Unreadable) => {}
                 Err(error @ message_crypto::Error::Foreign) => {
@@ -285,7 +285,7 @@ impl Account {
 }
 
 fn key(source: &SecretSource) -> anyhow::Result<message_crypto::Key> {
-    message_crypto::Key::read(&source.read()?).context("no EncodingAESKey")
+    message_crypto::Key::parse(&source.read()?).context("no EncodingAESKey")
 }
 
 /// Reads the body, if it comes soon and is no longer than allowed.

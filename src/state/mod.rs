@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub(crate) mod gap;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
 
@@ -33,7 +34,12 @@ pub mod sqlite;
 /// Fails where it cannot be opened, belongs to another process, or was written by a newer version.
 pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn State>, Error> {
     Ok(match &settings.url {
+        #[cfg(feature = "redis")]
         config::StateUrl::Redis(url) => Arc::new(redis::Redis::open(url).await?),
+        #[cfg(not(feature = "redis"))]
+        config::StateUrl::Redis(_) => {
+            return Err(Error::Unusable("this build has no Redis support".to_owned()));
+        }
         config::StateUrl::Sqlite(path) => Arc::new(sqlite::Sqlite::open(path, clock)?),
     })
 }

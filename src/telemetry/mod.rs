@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::{Resource, trace as sdk};
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
@@ -97,9 +96,16 @@ fn wanted(environment: &Environment) -> bool {
         && !is("OTEL_SDK_DISABLED", "true")
 }
 
+/// Fails because this build cannot send traces.
+#[cfg(not(feature = "otlp"))]
+fn provider(_: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
+    anyhow::bail!("OTEL_* asks for traces, but this build has no OTLP support; unset it")
+}
+
 /// The exporter reads address, headers and timeout from the `OTEL_EXPORTER_OTLP_*` variables.
+#[cfg(feature = "otlp")]
 fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
-    let exporter = SpanExporter::builder().with_tonic().build()?;
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
     let service = if named {
         Resource::builder()
     } else {

@@ -8,10 +8,8 @@ use std::{
 use prost::Message;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
-use wechat_store_gateway::{
-    pb::{self, WriteState, get_write_request::Name},
-    simulator::COMPANY,
-};
+use wechat_simulator::COMPANY;
+use wechat_store_gateway::pb::{self, WriteState, get_write_request::Name};
 
 use crate::{
     SETTLED_BY_LOOKING,

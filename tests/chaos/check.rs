@@ -8,10 +8,8 @@ use std::{
 use serde_json::Value;
 use tokio::time::sleep;
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{self, WriteState, write_service_client::WriteServiceClient},
-    simulator::journal::Entry,
-};
+use wechat_simulator::journal::Entry;
+use wechat_store_gateway::pb::{self, WriteState, write_service_client::WriteServiceClient};
 
 use crate::{
     SETTLED_BY_LOOKING,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use wechat_store_gateway::simulator::{Fault, Simulator, faults::Kind, journal::Entry};
+use wechat_simulator::{Fault, Simulator, faults::Kind, journal::Entry};
 
 use crate::{
     gateway::Gateway,

@@ -8,13 +8,11 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::sleep};
-use wechat_store_gateway::{
-    simulator::{
-        Account, AccountKind, COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET,
-        Settings, Simulator, audit::State,
-    },
-    util::clock::Clock,
+use wechat_simulator::{
+    Account, AccountKind, COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET, Settings,
+    Simulator, audit::State,
 };
+use wechat_store_gateway::util::clock::Clock;
 
 use crate::gateway::exchange;
 
@@ -127,7 +125,7 @@ impl WeChat {
         for number in 0..MINI_PROGRAMS {
             let app_id = mini_program(number);
             let secret = match number {
-                0 => wechat_store_gateway::simulator::MINI_PROGRAM_SECRET.to_owned(),
+                0 => wechat_simulator::MINI_PROGRAM_SECRET.to_owned(),
                 number => secret(number),
             };
             let token = self.token(&app_id, &secret).await;

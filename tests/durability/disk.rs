@@ -12,11 +12,8 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::sleep;
 use tonic::Code;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-    util::clock::Clock,
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::{pb, util::clock::Clock};
 
 use crate::{
     gateway::{Gateway, MOMENT, add_store, earliest, event, reason},

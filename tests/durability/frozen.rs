@@ -7,10 +7,8 @@ use std::{
 
 use tokio::time::sleep;
 use tonic::{Code, Request};
-use wechat_store_gateway::{
-    pb::{self, nearby_service_client::NearbyServiceClient},
-    simulator::{COMPANY, Fault, MINI_PROGRAM_APP_ID, faults::Kind},
-};
+use wechat_simulator::{COMPANY, Fault, MINI_PROGRAM_APP_ID, faults::Kind};
+use wechat_store_gateway::pb::{self, nearby_service_client::NearbyServiceClient};
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT, new_store, reason},

@@ -21,15 +21,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb::{
-        self, AuditEvent, WatchPosition, audit_service_client::AuditServiceClient,
-        store_service_client::StoreServiceClient, watch_audit_events_request::Start,
-    },
-    simulator::{
-        CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY,
-        OFFICIAL_APP_ID, OFFICIAL_SECRET,
-    },
+use wechat_simulator::{
+    CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY, OFFICIAL_APP_ID,
+    OFFICIAL_SECRET,
+};
+use wechat_store_gateway::pb::{
+    self, AuditEvent, WatchPosition, audit_service_client::AuditServiceClient,
+    store_service_client::StoreServiceClient, watch_audit_events_request::Start,
 };
 
 /// Far more than anything here takes.

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::sleep};
-use wechat_store_gateway::simulator::{Settings, Simulator};
+use wechat_simulator::{Settings, Simulator};
 
 use crate::{
     gateway::{Gateway, MOMENT},

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
-use wechat_store_gateway::{
-    pb::{
-        self, WriteState, get_write_request::Name, store_service_client::StoreServiceClient,
-        write_service_client::WriteServiceClient,
-    },
-    simulator::{Fault, faults::Kind},
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb::{
+    self, WriteState, get_write_request::Name, store_service_client::StoreServiceClient,
+    write_service_client::WriteServiceClient,
 };
 
 use crate::{

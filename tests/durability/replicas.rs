@@ -5,12 +5,9 @@ use std::time::Instant;
 use futures_util::future::join_all;
 use tokio::time::sleep;
 use tonic::{Code, Status, transport::Channel};
-use wechat_store_gateway::{
-    pb::{
-        self, AuditState, store_service_client::StoreServiceClient,
-        watch_audit_events_request::Start,
-    },
-    simulator::{Fault, faults::Kind},
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb::{
+    self, AuditState, store_service_client::StoreServiceClient, watch_audit_events_request::Start,
 };
 
 use crate::{

@@ -4,15 +4,13 @@ use std::{io, net::SocketAddr};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use wechat_store_gateway::{
-    message_crypto,
-    simulator::{
-        CALLBACK_TOKEN, Callback, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
-        Simulator,
-        push::{Format, Mode, Push, State},
-    },
-    util::clock::Clock,
+use wechat_simulator::{
+    CALLBACK_TOKEN, Callback, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
+    Simulator,
+    message_crypto::sign,
+    push::{Format, Mode, Push, State},
 };
+use wechat_store_gateway::util::clock::Clock;
 
 use crate::gateway::{Gateway, exchange};
 
@@ -80,7 +78,7 @@ pub(crate) async fn send(gateway: &Gateway, audit_id: u64) -> io::Result<(u16, S
     // The same each time that it is sent.
     event["CreateTime"] = json!(1_700_000_000);
     let (event, timestamp) = (event.to_string(), Clock::system().unix().to_string());
-    let signature = message_crypto::sign(&CALLBACK_TOKEN.to_owned().into(), &[&timestamp, "1"]);
+    let signature = sign(CALLBACK_TOKEN, &[&timestamp, "1"]);
     let request = format!(
         "POST /wechat/callback/{MINI_PROGRAM_APP_ID}?signature={signature}&timestamp={timestamp}\
          &nonce=1 HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{event}",

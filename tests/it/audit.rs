@@ -6,12 +6,10 @@ use serde_json::json;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb::{
-        self, AuditState, EventOrigin, SubmissionKind, WatchPosition,
-        audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
-    },
-    simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind},
+use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb::{
+    self, AuditState, EventOrigin, SubmissionKind, WatchPosition,
+    audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
 };
 
 use crate::support::{

@@ -19,13 +19,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use wechat_simulator::{
+    MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
+    message_crypto::{Key, sign},
+};
 use wechat_store_gateway::{
     config::{Environment, Settings},
     events::Audits,
-    message_crypto::{self, Key},
     pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
     push::Receiver,
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
@@ -198,8 +200,8 @@ impl Push {
     }
 
     fn with(key: &str, app_id: &str, message: impl AsRef<[u8]>) -> Self {
-        let key = Key::read(&Secret::from(key.to_owned())).expect("a key");
-        Self::around(key.seal(message.as_ref(), app_id, [7; 16]))
+        let key = Key::parse(key).expect("a key");
+        Self::around(key.encrypt(message.as_ref(), app_id, [7; 16]))
     }
 
     fn around(sealed: String) -> Self {
@@ -230,13 +232,12 @@ impl Push {
 
     fn query(&self) -> String {
         let Self { timestamp, further, .. } = self;
-        let token = Secret::from(self.token.to_owned());
-        let signature = message_crypto::sign(&token, &[timestamp, NONCE]);
+        let signature = sign(self.token, &[timestamp, NONCE]);
         let mut query = format!("signature={signature}&timestamp={timestamp}&nonce={NONCE}");
         query += further;
         if let Some(sealed) = &self.sealed {
             query += "&msg_signature=";
-            query += &message_crypto::sign(&token, &[timestamp, NONCE, sealed]);
+            query += &sign(self.token, &[timestamp, NONCE, sealed]);
         }
         query
     }

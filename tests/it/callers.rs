@@ -2,10 +2,8 @@
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
-};
+use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
+use wechat_store_gateway::pb;
 
 use crate::support::{App, is, nearby_profile, new_store, patient, reason};
 

@@ -2,10 +2,8 @@
 
 use tonic::Code;
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{App, SET_CARD, is, reason};
 

@@ -1,7 +1,5 @@
 //! The contract keeps its own rules. `buf lint` knows most of them too; this needs no buf.
 
-use std::path::PathBuf;
-
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use wechat_store_gateway::pb;
 
@@ -116,56 +114,4 @@ fn every_rpc_has_a_row_in_the_docs() {
         let (_, method) = rpc.split_once('/').expect("Service/Method");
         assert!(calls.contains(&format!("\n| {method} | ")), "docs/calls.md has no row for {rpc}");
     }
-}
-
-/// The one way in for callers is the wire: a simulator that shared the client's types could not
-/// find a field misspelt in them.
-#[test]
-fn the_simulator_shares_nothing_with_the_client() {
-    let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulator"))];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("the simulator is there") {
-            let path = entry.expect("readable").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let code = std::fs::read_to_string(&path).expect("readable");
-            for module in code.split("crate::").skip(1).flat_map(modules) {
-                let shared = ["clock", "seal", "simulator"].contains(&module);
-                assert!(shared, "{}: crate::{module}", path.display());
-            }
-        }
-    }
-}
-
-/// The modules that a path after `crate::` leads to: one, or those in its braces.
-fn modules(path: &str) -> Vec<&str> {
-    let is_end = |one: char| !one.is_alphanumeric() && one != '_';
-    if !path.starts_with('{') {
-        return path.split(is_end).take(1).collect();
-    }
-    let (mut modules, mut depth) = (Vec::new(), 0);
-    for piece in path.split_inclusive(['{', '}', ',']) {
-        if depth == 1 {
-            modules.extend(piece.trim_start().split(is_end).next());
-        }
-        match piece.chars().last() {
-            Some('{') => depth += 1,
-            Some('}') => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    modules.retain(|module| !module.is_empty());
-    modules
-}
-
-#[test]
-fn shared_modules_are_found_in_any_import() {
-    assert_eq!(modules("clock::Clock;\nuse std::fmt;"), ["clock"]);
-    assert_eq!(modules("{\n    clock::Clock,\n    id::{self, A},\n};\nuse b;"), ["clock", "id"]);
-    assert_eq!(modules("simulator) fn a() {}"), ["simulator"]);
 }

@@ -5,12 +5,12 @@ use std::{slice, time::Duration};
 use rusqlite::Connection;
 use serde_json::json;
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{
-        self, AuditEvent, AuditState, SubmissionKind, WriteState, audit_event::Detail,
-        get_write_request::Name, watch_audit_events_request::Start,
-    },
-    simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, audit::Decision, faults::Kind},
+use wechat_simulator::{
+    Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, audit::Decision, faults::Kind,
+};
+use wechat_store_gateway::pb::{
+    self, AuditEvent, AuditState, SubmissionKind, WriteState, audit_event::Detail,
+    get_write_request::Name, watch_audit_events_request::Start,
 };
 
 use crate::{

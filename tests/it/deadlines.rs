@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{
     App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_map_poi, patient, reason, within,

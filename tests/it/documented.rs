@@ -8,10 +8,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::Status;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::{contract::rpcs, support::App};
 

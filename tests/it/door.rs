@@ -23,6 +23,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest,
 };
 use tonic_types::StatusExt;
+use wechat_simulator::faults::Kind;
 use wechat_store_gateway::{
     pb::{
         self,
@@ -30,7 +31,6 @@ use wechat_store_gateway::{
         media_service_client::MediaServiceClient,
     },
     service::SERVICES,
-    simulator::faults::Kind,
 };
 
 use crate::support::{App, GET_CARD, is, png, reason, within};

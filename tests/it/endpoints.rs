@@ -6,13 +6,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tonic::Code;
-use wechat_store_gateway::{
-    simulator::{
-        Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
-        faults::Kind::{self, Errcode, Replace, ResetAfter},
-    },
-    wechat::{AccountKinds, ENDPOINTS, Facts, Safety},
+use wechat_simulator::{
+    Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
+    faults::Kind::{self, Errcode, Replace, ResetAfter},
 };
+use wechat_store_gateway::wechat::{AccountKinds, ENDPOINTS, Facts, Safety};
 
 use crate::{
     documented::{Account, AfterLostReply, Example, examples},

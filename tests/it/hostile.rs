@@ -9,7 +9,7 @@ use tokio::{
 };
 use tonic::Code;
 use tonic_types::StatusExt;
-use wechat_store_gateway::simulator::{Fault, faults::Kind};
+use wechat_simulator::{Fault, faults::Kind};
 
 use crate::support::{App, GET_CARD, SET_CARD, is, reason, within};
 

@@ -16,13 +16,11 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 use tonic::Status;
-use wechat_store_gateway::{
-    pb,
-    simulator::{
-        Fault,
-        faults::Kind::{Html502, ResetAfter},
-    },
+use wechat_simulator::{
+    Fault,
+    faults::Kind::{Html502, ResetAfter},
 };
+use wechat_store_gateway::pb;
 
 use crate::support::{
     App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_store, patient, reason, within,

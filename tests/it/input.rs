@@ -11,10 +11,8 @@ use prost_reflect::{
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
-};
+use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
+use wechat_store_gateway::pb;
 
 use crate::{
     documented::{Account, examples},

@@ -5,10 +5,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{App, is, nearby_profile, patient, reason, within};
 

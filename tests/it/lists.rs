@@ -16,10 +16,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{self, UpgradeStep},
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb::{self, UpgradeStep};
 
 use crate::support::{App, STABLE_TOKEN, is, patient, reason};
 

@@ -6,10 +6,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tonic::Code;
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb::{self, DistrictLevel, SubmissionKind},
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb::{self, DistrictLevel, SubmissionKind};
 
 use crate::{
     documented::examples,

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use tonic::Code;
-use wechat_store_gateway::{pb, simulator::faults::Kind};
+use wechat_simulator::faults::Kind;
+use wechat_store_gateway::pb;
 
 use crate::support::{App, is, png, reason};
 

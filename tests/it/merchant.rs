@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{self, AuditState},
-    simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID},
-};
+use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
+use wechat_store_gateway::pb::{self, AuditState};
 
 use crate::support::{App, is, reason};
 

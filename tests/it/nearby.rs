@@ -4,10 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Value, json};
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{self, AuditState, SubmissionKind},
-    simulator::faults::Kind,
-};
+use wechat_simulator::faults::Kind;
+use wechat_store_gateway::pb::{self, AuditState, SubmissionKind};
 
 use crate::support::{App, is, nearby_profile, reason};
 
@@ -134,10 +132,8 @@ async fn the_list_is_read_whatever_wechat_wraps_it_in() {
             "errcode": 0, "errmsg": "",
             "data": {"left_apply_num": left.to_string(), "max_apply_num": 10, "data": data}
         });
-        app.wechat.fault(wechat_store_gateway::simulator::Fault::new(
-            "/wxa/getnearbypoilist",
-            Kind::Replace { body },
-        ));
+        app.wechat
+            .fault(wechat_simulator::Fault::new("/wxa/getnearbypoilist", Kind::Replace { body }));
         let listed = list(&app).await;
         assert_eq!(
             (listed.pois.len(), listed.remaining_count),

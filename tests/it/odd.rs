@@ -4,10 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 use tonic::{Response, Status};
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
-};
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::{
     contract::rpcs,

@@ -6,11 +6,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind},
-    util::clock::Clock,
-};
+use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::{pb, util::clock::Clock};
 
 use crate::support::{App, GET_CARD, SET_CARD, is, png, reason};
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use wechat_store_gateway::{
-    pb::{self, AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
-    simulator::{Fault, OFFICIAL_APP_ID, audit::Decision, faults::Kind},
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, audit::Decision, faults::Kind};
+use wechat_store_gateway::pb::{
+    self, AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail,
 };
 
 use crate::{

@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::{net::TcpListener, sync::OnceCell};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-use wechat_store_gateway::simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
+use wechat_simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
 
 use crate::{
     forms::forms,
@@ -38,7 +38,7 @@ async fn start() {
 async fn tokens() -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let host = listener.local_addr().expect("bound");
-    let wechat = Simulator::new(simulator::Settings::default());
+    let wechat = Simulator::new(wechat_simulator::Settings::default());
     let running = tokio::spawn(wechat.run(listener, std::future::pending()));
     let mut tokens = Vec::new();
     for _ in 0..TOKENS {

@@ -6,10 +6,8 @@ use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb::{self, AuditState, WriteState, get_write_request::Name},
-    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
-};
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb::{self, AuditState, WriteState, get_write_request::Name};
 
 use crate::support::{App, hours, is, nearby_profile, new_map_poi, new_store, reason, within};
 

@@ -6,10 +6,8 @@ use futures_util::future::{join_all, select_all};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
-};
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within};
 

@@ -10,6 +10,9 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::{Code, Status, transport::Channel};
+use wechat_simulator::{
+    MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+};
 use wechat_store_gateway::{
     config::{Environment, Settings},
     pb::{
@@ -19,9 +22,6 @@ use wechat_store_gateway::{
         watch_audit_events_request::Start, write_service_client::WriteServiceClient,
     },
     server::{self, Listeners},
-    simulator::{
-        self, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
-    },
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
@@ -108,8 +108,10 @@ struct Gateway {
 impl Gateway {
     async fn start() -> Self {
         let clock = Clock::system();
-        let wechat =
-            Simulator::new(simulator::Settings { clock: clock.clone(), ..Default::default() });
+        let wechat = Simulator::new(wechat_simulator::Settings {
+            clock: clock.clone(),
+            ..Default::default()
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let host = listener.local_addr().expect("bound");
         tokio::spawn(wechat.run(listener, std::future::pending()));

@@ -9,10 +9,8 @@ use tokio::{
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, faults::Kind},
-};
+use wechat_simulator::{Fault, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{App, GET_CARD, STABLE_TOKEN, is, new_store, reason, within};
 

@@ -9,9 +9,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tonic::Code;
-use wechat_store_gateway::{
-    pb::{self, AuditState, LegacyStoreState, SubmissionKind, UpgradeState, UpgradeStep},
-    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb::{
+    self, AuditState, LegacyStoreState, SubmissionKind, UpgradeState, UpgradeStep,
 };
 
 use crate::support::{App, hours, is, new_store, patient, reason, within};

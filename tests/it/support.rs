@@ -32,8 +32,12 @@ use tonic::{
 use tonic_types::StatusExt;
 use tower::Service;
 /// What pushes to the accounts are signed and sealed with.
-pub(crate) use wechat_store_gateway::simulator::{
-    CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY,
+pub(crate) use wechat_simulator::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY};
+use wechat_simulator::{
+    Callback, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET,
+    Simulator,
+    faults::Kind,
+    push::{Format, Mode},
 };
 use wechat_store_gateway::{
     config::{Environment, Settings},
@@ -44,12 +48,6 @@ use wechat_store_gateway::{
         store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
     server::{self, Listeners},
-    simulator::{
-        self, Callback, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID,
-        OFFICIAL_SECRET, Simulator,
-        faults::Kind,
-        push::{Format, Mode},
-    },
     telemetry::Sampler,
     util::clock::Clock,
 };
@@ -114,7 +112,7 @@ impl App {
 
     async fn launch(clock: Clock, account: &str, sections: &str, reaching: Option<&str>) -> Self {
         secrets::watch().await;
-        let settings = simulator::Settings { clock: clock.clone(), ..Default::default() };
+        let settings = wechat_simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
         let upstream = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let host = upstream.local_addr().expect("bound");
@@ -553,7 +551,7 @@ pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
         picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
         contact_phone: "020-89190388".to_owned(),
         hours: Some(hours("10:00", "21:30")),
-        company_name: simulator::COMPANY.to_owned(),
+        company_name: wechat_simulator::COMPANY.to_owned(),
         credential: "156718193518281".to_owned(),
         service_labels: vec![pb::ServiceLabel {
             kind: pb::NearbyServiceKind::Delivery.into(),

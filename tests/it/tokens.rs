@@ -6,10 +6,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb,
-    simulator::{Fault, OFFICIAL_APP_ID, faults::Kind},
-};
+use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
+use wechat_store_gateway::pb;
 
 use crate::support::{
     App, CLASSIC_TOKEN, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within,

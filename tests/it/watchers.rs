@@ -25,14 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
-use wechat_store_gateway::{
-    message_crypto::{self, Key},
-    pb::{
-        ListAuditEventsRequest, WatchAuditEventsRequest, WatchAuditEventsResponse, WatchPosition,
-        audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
-    },
-    simulator::OFFICIAL_APP_ID,
-    util::id::Secret,
+use wechat_simulator::{
+    OFFICIAL_APP_ID,
+    message_crypto::{Key, sign},
+};
+use wechat_store_gateway::pb::{
+    ListAuditEventsRequest, WatchAuditEventsRequest, WatchAuditEventsResponse, WatchPosition,
+    audit_service_client::AuditServiceClient, watch_audit_events_request::Start,
 };
 
 use crate::support::{App, CALLBACK_TOKEN, OFFICIAL_AES_KEY, within};
@@ -48,7 +47,7 @@ const LATEST: WatchPosition = WatchPosition::Latest;
 pub(crate) async fn ingest(app: &App, count: u64) -> f64 {
     static AUDIT_ID: AtomicU64 = AtomicU64::new(1);
     let left = AtomicU64::new(count);
-    let key = Key::read(&Secret::from(OFFICIAL_AES_KEY.to_owned())).expect("a key");
+    let key = Key::parse(OFFICIAL_AES_KEY).expect("a key");
     let begun = Instant::now();
     let sender = async || {
         let socket = TcpStream::connect(app.callback).await.expect("it listens");
@@ -73,13 +72,12 @@ pub(crate) async fn ingest(app: &App, count: u64) -> f64 {
 
 /// A push of more than a kilobyte.
 fn push(key: &Key, timestamp: &str, audit_id: u64) -> Request<Full<Bytes>> {
-    let token = Secret::from(CALLBACK_TOKEN.to_owned());
     let message = json!({
         "MsgType": "event", "Event": "add_store_audit_info", "audit_id": audit_id, "status": 3,
         "reason": "门头照片不清晰。".repeat(20),
     });
-    let sealed = key.seal(message.to_string().as_bytes(), OFFICIAL_APP_ID, [7; 16]);
-    let signature = message_crypto::sign(&token, &[timestamp, "1", &sealed]);
+    let sealed = key.encrypt(message.to_string().as_bytes(), OFFICIAL_APP_ID, [7; 16]);
+    let signature = sign(CALLBACK_TOKEN, &[timestamp, "1", &sealed]);
     let query = format!("timestamp={timestamp}&nonce=1&msg_signature={signature}");
     let body = json!({ "ToUserName": "gh", "Encrypt": sealed }).to_string();
     Request::post(format!("/wechat/callback/{OFFICIAL_APP_ID}?{query}"))

@@ -13,9 +13,9 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 use uuid::Uuid;
+use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::{
     pb::{self, WriteState, get_write_request::Name},
-    simulator::{Fault, faults::Kind},
     wechat::{ENDPOINTS, Facts, Need, Safety, Verdict},
 };
 

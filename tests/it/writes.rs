@@ -5,10 +5,8 @@ use std::time::Duration;
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use wechat_store_gateway::{
-    pb::{self, WriteResolution, WriteState, get_write_request::Name},
-    simulator::{Fault, MINI_PROGRAM_APP_ID, faults::Kind},
-};
+use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, faults::Kind};
+use wechat_store_gateway::pb::{self, WriteResolution, WriteState, get_write_request::Name};
 
 use crate::support::{App, SET_CARD, is, new_store, patient, reason, within};
 

@@ -8,11 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use wechat_store_gateway::{
-    util::id::Secret,
-    message_crypto,
-    simulator::{CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID},
-};
+use wechat_simulator::{CALLBACK_TOKEN, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, message_crypto};
 
 use crate::{
     cases::reads::Cast,
@@ -30,9 +26,7 @@ const MOST: u64 = 50_000;
 
 /// Pushes about stores that were rejected, no two alike.
 pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
-    let token = Secret::from(CALLBACK_TOKEN.to_owned());
-    let key = Secret::from(OFFICIAL_AES_KEY.to_owned());
-    let key = message_crypto::Key::read(&key).context("a key")?;
+    let key = message_crypto::Key::parse(OFFICIAL_AES_KEY).context("a key")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
     let push = |_| {
         let audit_id = audit_id();
@@ -44,12 +38,12 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
              <status>3</status><reason><![CDATA[xxx]]></reason><is_upgrade>3</is_upgrade>\
              <poiid>12344</poiid></xml>"
         );
-        let sealed =
-            key.seal(message.as_bytes(), OFFICIAL_APP_ID, fastrand::u128(..).to_ne_bytes());
-        let signature = message_crypto::sign(&token, &[&now, "1", &sealed]);
+        let random = fastrand::u128(..).to_ne_bytes();
+        let encrypted = key.encrypt(message.as_bytes(), OFFICIAL_APP_ID, random);
+        let signature = message_crypto::sign(CALLBACK_TOKEN, &[&now, "1", &encrypted]);
         let body = format!(
             "<xml><ToUserName><![CDATA[gh_4346ac1514d8]]></ToUserName>\
-             <Encrypt><![CDATA[{sealed}]]></Encrypt></xml>"
+             <Encrypt><![CDATA[{encrypted}]]></Encrypt></xml>"
         );
         let target = format!(
             "/wechat/callback/{OFFICIAL_APP_ID}?signature=0&timestamp={now}&nonce=1\

@@ -15,11 +15,11 @@ use wechat_store_gateway::pb::{self, WatchPosition, watch_audit_events_request::
 
 use crate::{
     cases::callbacks::{numbers, pushes},
-    util::codec::Raw,
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},
     rounds::{self, Bound, By, Claim, Contender, GATEWAY, Report, TWIN},
+    util::codec::Raw,
     world::{Setup, World, free_port},
 };
 

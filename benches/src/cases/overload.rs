@@ -12,10 +12,10 @@ use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
 use crate::{
     cases::reads::get_store,
-    util::codec::Raw,
     floor::GET_STORE,
     load::{self, Shape},
     rounds::{Bound, By, Claim, Report},
+    util::codec::Raw,
     world::{Gateway, Setup, World},
 };
 

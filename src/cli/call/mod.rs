@@ -12,7 +12,7 @@ pub(super) use self::{
     client::{Client, read},
     refusal::Refusal,
 };
-use super::{Failure, print, simulate::seconds, target::Target};
+use super::{Failure, print, seconds::seconds, target::Target};
 
 mod client;
 mod codec;

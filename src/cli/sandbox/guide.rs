@@ -1,7 +1,8 @@
 //! What to try in a sandbox. A test tries all of it.
 
+use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
+
 use super::{GRPC, Places};
-use crate::simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 
 /// The text, with this program called as the reader called it.
 pub(super) fn text(Places { grpc, simulator, callback }: Places) -> String {

@@ -6,6 +6,12 @@ use std::{
     path::Path,
 };
 
+use wechat_simulator::{
+    AccountKind, CALLBACK_TOKEN, Callback, MINI_PROGRAM_AES_KEY, MINI_PROGRAM_APP_ID,
+    MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+    push::{Format, Mode},
+};
+
 use super::{
     Failure, print, signal,
     simulate::{self, bind},
@@ -13,11 +19,6 @@ use super::{
 use crate::{
     config::{Environment, Settings},
     server::{self, Listeners},
-    simulator::{
-        self, AccountKind, CALLBACK_TOKEN, Callback, MINI_PROGRAM_AES_KEY, MINI_PROGRAM_APP_ID,
-        MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
-        push::{Format, Mode},
-    },
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -96,8 +97,11 @@ impl Sandbox {
         };
         // One clock, so that who advances the simulator's advances the service's.
         let clock = Clock::system();
-        let mut world =
-            simulator::Settings { seed: self.seed, clock: clock.clone(), ..Default::default() };
+        let mut world = wechat_simulator::Settings {
+            seed: self.seed,
+            clock: clock.clone(),
+            ..Default::default()
+        };
         for account in &mut world.accounts {
             account.callback = Some(pushes(account.kind, places.callback));
         }

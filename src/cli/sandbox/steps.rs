@@ -3,9 +3,9 @@
 //! In requests and expectations a text that begins with `$` stands for what an earlier step kept.
 
 use serde_json::{Value, json};
+use wechat_simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 
 use super::tour::Step;
-use crate::simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 
 /// A picture of one pixel (PNG).
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgP5gA\

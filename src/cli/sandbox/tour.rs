@@ -283,12 +283,10 @@ fn show(what: &impl Serialize) {
 mod tests {
     use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
     use tokio::net::TcpListener;
+    use wechat_simulator::{OFFICIAL_APP_ID, Simulator};
 
     use super::*;
-    use crate::{
-        pb,
-        simulator::{self, OFFICIAL_APP_ID, Simulator},
-    };
+    use crate::pb;
 
     #[test]
     fn names_are_filled_in_at_any_depth() {
@@ -318,7 +316,7 @@ mod tests {
     async fn the_simulator_is_controlled_by_http() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let simulator = Simulator::new(simulator::Settings::default());
+        let simulator = Simulator::new(wechat_simulator::Settings::default());
         tokio::spawn(simulator.run(listener, std::future::pending()));
         let accounts = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
         let answer = control(address, "/_simulator/merchant", &accounts).await;

@@ -44,6 +44,7 @@ mod legacy;
 mod map_poi;
 mod media;
 mod merchant;
+pub mod message_crypto;
 mod mint;
 mod nearby;
 mod places;
@@ -64,6 +65,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use wechat_clock::Clock;
 
 use self::{
     audit::{Audit, Decision},
@@ -74,7 +76,6 @@ use self::{
     world::World,
 };
 pub use self::{faults::Fault, nearby::COMPANY, push::Callback};
-use crate::util::clock::Clock;
 
 /// The official account that a simulator has unless it is told otherwise.
 pub const OFFICIAL_APP_ID: &str = "wx0000000000000001";

@@ -18,7 +18,7 @@ use super::{
     audit::{Audit, Ending},
     world::World,
 };
-use crate::message_crypto;
+use crate::message_crypto::{self, Key};
 
 /// Where an account's pushes go, and how (服务器配置).
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +40,8 @@ pub struct Callback {
 }
 
 /// Whether pushes are sealed (消息加解密方式).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// 兼容模式: plain and sealed side by side.
@@ -118,23 +119,23 @@ pub struct Attempt {
 
 impl Callback {
     /// The address for an account.
-    pub(crate) fn address(&self, app_id: &str) -> String {
+    pub fn address(&self, app_id: &str) -> String {
         self.url.replace("{app_id}", app_id)
     }
 
     /// What is wrong with it, if anything is.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         deliver::address(self, "", "")?;
         if self.mode == Mode::Plain { Ok(()) } else { self.key().map(drop) }
     }
 
-    fn key(&self) -> Result<message_crypto::Key, String> {
-        let key = message_crypto::Key::read(&self.encoding_aes_key.clone().into());
-        key.ok_or("the encoding_aes_key has to be 43 characters of base64".to_owned())
+    fn key(&self) -> Result<Key, String> {
+        Key::parse(&self.encoding_aes_key)
+            .ok_or("encoding_aes_key must be 43 characters of base64".to_owned())
     }
 
     fn sign(&self, parts: &[&str]) -> String {
-        message_crypto::sign(&self.token.clone().into(), parts)
+        message_crypto::sign(&self.token, parts)
     }
 }
 

@@ -222,8 +222,10 @@ pub(super) fn next_due(world: &World) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use wechat_clock::Clock;
+
     use super::*;
-    use crate::{simulator::Settings, util::clock::Clock};
+    use crate::Settings;
 
     fn world(audit_delay: Option<Duration>) -> World {
         World::new(Settings { clock: Clock::frozen(), audit_delay, ..Settings::default() })

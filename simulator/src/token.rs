@@ -246,8 +246,9 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
+    use wechat_clock::Clock;
+
     use super::*;
-    use crate::util::clock::Clock;
 
     struct Desk {
         clock: Clock,

@@ -11,7 +11,7 @@ use super::{
     Attempt, Callback, Format, message,
     outbox::{Letter, settle, stamp, take},
 };
-use crate::simulator::{Simulator, audit};
+use crate::{Simulator, audit};
 
 /// The outcome of what needs no repetition.
 pub(super) const TAKEN: &str = "taken";
@@ -19,7 +19,7 @@ pub(super) const TAKEN: &str = "taken";
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// Sends what there is to be sent, when it is due. What is under way ends with this.
-pub(in crate::simulator) async fn run(simulator: Simulator) {
+pub(crate) async fn run(simulator: Simulator) {
     let clock = simulator.clock().clone();
     let wake = simulator.world().outbox.wake.clone();
     let mut under_way = JoinSet::new();
@@ -47,7 +47,7 @@ pub(in crate::simulator) async fn run(simulator: Simulator) {
 }
 
 /// Asks an address whether it belongs to the account, as WeChat does before it accepts one.
-pub(in crate::simulator) async fn verify(
+pub(crate) async fn verify(
     simulator: &Simulator,
     app_id: &str,
     callback: &Callback,
@@ -153,17 +153,15 @@ mod tests {
     use hyper::{body::Incoming, service::service_fn};
     use serde_json::{Value, json};
     use tokio::net::TcpListener;
+    use wechat_clock::Clock;
 
     use super::*;
     use crate::{
-        message_crypto,
-        simulator::{
-            CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
-            audit::Kind,
-            control,
-            push::{Mode, State},
-        },
-        util::clock::Clock,
+        CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
+        audit::Kind,
+        control,
+        message_crypto::{sign, tests::decrypt},
+        push::{Mode, State},
     };
 
     /// What an account's server got.
@@ -306,12 +304,10 @@ mod tests {
             let query = |name: &str| one.query[name].as_str();
             let envelope = envelope(one);
             let sealed = envelope["Encrypt"].as_str().expect("sealed");
-            let opened = key.open(sealed, OFFICIAL_APP_ID).expect("ours");
-            assert_eq!(String::from_utf8(opened).expect("text"), push.message);
+            assert_eq!(decrypt(&key, sealed, OFFICIAL_APP_ID), push.message);
             let parts = [query("timestamp"), query("nonce"), sealed];
-            let token = CALLBACK_TOKEN.to_owned().into();
-            assert!(message_crypto::verify(&token, &parts, query("msg_signature")));
-            assert!(message_crypto::verify(&token, &parts[..2], query("signature")));
+            assert_eq!(sign(CALLBACK_TOKEN, &parts), query("msg_signature"));
+            assert_eq!(sign(CALLBACK_TOKEN, &parts[..2]), query("signature"));
             assert_eq!(query("tenant"), "1");
         }
         for pair in got.windows(2) {
@@ -430,8 +426,7 @@ mod tests {
         assert!(simulator.push(OFFICIAL_APP_ID, &event).is_ok());
         let asked = honest.got().remove(0).query;
         let parts = [asked["timestamp"].as_str(), &asked["nonce"]];
-        let token = CALLBACK_TOKEN.to_owned().into();
-        assert!(message_crypto::verify(&token, &parts, &asked["signature"]));
+        assert_eq!(sign(CALLBACK_TOKEN, &parts), asked["signature"]);
         assert_eq!(post(&quoting, false).await.0, 200);
         let nowhere = json!({ "app_id": OFFICIAL_APP_ID, "url": null });
         simulator.control("POST", "callback", &nowhere).expect("taken away");

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use wechat_clock::Clock;
 
 use super::{
     Account, AccountKind, FAMILIES, Settings,
@@ -29,7 +30,6 @@ use super::{
     store::Stores,
     token::{Moment, Tokens},
 };
-use crate::util::clock::Clock;
 
 /// The whole state. One lock holds all of it, so every call sees one consistent world.
 pub(super) struct World {

@@ -163,7 +163,7 @@ impl Node {
 /// The version of the table: a date, like WeChat's.
 const DATA_VERSION: &str = "20220101";
 
-static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(include_str!("data/districts.tsv")));
+static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(include_str!("../data/districts.tsv")));
 
 #[cfg(test)]
 mod tests {

@@ -248,7 +248,7 @@ pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::Settings;
+    use crate::Settings;
 
     #[test]
     fn names_are_counted_in_units() {

@@ -1,8 +1,10 @@
 //! The one source of time.
 //!
-//! Everything that asks what time it is or waits for a moment asks a [`Clock`], so that the
-//! simulator and tests can move time forward without anybody sleeping. Paused tokio time would not
-//! do: it stops neither sockets nor other threads.
+//! All code that reads the time or waits for a moment uses a [`Clock`]. So the simulator and tests can move
+//! time forward without sleeping. Tokio's paused time would not do, because it stops neither sockets nor
+//! other threads.
+//!
+//! This is a crate of its own because the gateway and the simulator share it and nothing else.
 
 use std::{
     sync::{
@@ -14,7 +16,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// Tells the time and waits for it. Cheap to clone; clones share one time.
+/// Returns the time and waits for moments. It is cheap to clone, and clones share one time.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Inner>);
 
@@ -22,44 +24,44 @@ pub struct Clock(Arc<Inner>);
 struct Inner {
     started: Instant,
     started_wall: SystemTime,
-    /// False for a clock that stands still unless it is advanced.
+    /// Whether time passes by itself. If not, only [`Clock::advance`] moves the clock.
     runs: bool,
-    /// How far the clock was advanced by hand, in nanoseconds: some five hundred years at most.
+    /// How far the clock was advanced by hand, in nanoseconds. It holds about five hundred years.
     advanced: AtomicU64,
-    /// Wakes the sleepers after a change of it.
+    /// Wakes the sleepers when `advanced` changes.
     changes: watch::Sender<()>,
 }
 
 impl Clock {
-    /// A clock that runs with real time and can be advanced beyond it.
+    /// Returns a clock that runs with real time and can be advanced beyond it.
     pub fn system() -> Self {
         Self::new(true)
     }
 
-    /// A clock that stands still until it is advanced. For tests.
+    /// Returns a clock that stands still until it is advanced, for tests.
     pub fn frozen() -> Self {
         Self::new(false)
     }
 
-    /// The time since an arbitrary start. Never goes back.
+    /// Returns the time since an arbitrary start. It never goes back.
     pub fn now(&self) -> Instant {
         self.real() + self.advanced()
     }
 
-    /// The date and time of day. Goes wherever the machine's clock is set, even back: a service that
-    /// was started with a wrong one, or slept with its machine, is right again as soon as that is.
+    /// Returns the date and time of day. It follows the machine's clock when that is set, even backward.
+    /// So a service that started with a wrong clock is right as soon as the machine's clock is right.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock")]
     pub fn wall(&self) -> SystemTime {
         let real = if self.0.runs { SystemTime::now() } else { self.0.started_wall };
         real + self.advanced()
     }
 
-    /// Seconds since 1970-01-01 UTC.
+    /// Returns the seconds since 1970-01-01 UTC.
     pub fn unix(&self) -> u64 {
         self.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
-    /// Waits until `deadline`, which comes by itself or by [`Clock::advance`].
+    /// Waits until `deadline`, which comes as time passes or by [`Clock::advance`].
     pub async fn sleep_until(&self, deadline: Instant) {
         let mut changes = self.0.changes.subscribe();
         loop {
@@ -71,7 +73,7 @@ impl Clock {
             if self.0.runs {
                 tokio::select! {
                     () = tokio::time::sleep_until((real + left).into()) => {}
-                    // The sender lives in `self`, so this only ends by a change.
+                    // The sender lives in `self`, so this ends only by a change.
                     _ = changes.changed() => {}
                 }
             } else {
@@ -85,7 +87,7 @@ impl Clock {
         self.sleep_until(self.now() + duration).await;
     }
 
-    /// Moves the time forward and wakes whoever waits for a moment that is now past.
+    /// Moves the time forward and wakes every sleeper whose moment has come.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let _ = self.0.advanced.fetch_update(Ordering::Release, Ordering::Relaxed, |advanced| {
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_frozen_clock_moves_only_when_it_is_advanced() {
+    async fn frozen_clock_moves_only_when_advanced() {
         let clock = Clock::frozen();
         let (start, wall) = (clock.now(), clock.wall());
         let sleeper = tokio::spawn({
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "compared with the one clock")]
-    fn the_time_of_day_is_the_machines_even_if_it_was_set_since_the_start() {
+    fn wall_time_follows_a_reset_machine_clock() {
         let mut clock = Clock::system();
         let inner = Arc::get_mut(&mut clock.0).expect("only here");
         inner.started_wall -= Duration::from_secs(3600);

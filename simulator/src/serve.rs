@@ -5,7 +5,6 @@
 
 use std::{convert::Infallible, error::Error, fmt, io, pin::pin, time::Duration};
 
-use axum::extract::{DefaultBodyLimit, FromRequest, Multipart};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -16,6 +15,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use multer::Multipart;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -205,16 +205,13 @@ fn padded(bytes: Bytes, more: u64) -> Body {
 
 /// The first file of a form, if this is one.
 async fn file_part(content_type: Option<&HeaderValue>, bytes: Bytes) -> Option<Part> {
-    let mut request = Request::new(axum::body::Body::from(bytes));
-    request.headers_mut().insert(header::CONTENT_TYPE, content_type?.clone());
-    *request.method_mut() = http::Method::POST;
-    DefaultBodyLimit::disable().apply(&mut request);
-    let mut form = Multipart::from_request(request, &()).await.ok()?;
+    let boundary = multer::parse_boundary(content_type?.to_str().ok()?).ok()?;
+    let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);
     let field = form.next_field().await.ok()??;
     Some(Part {
         name: field.name().unwrap_or_default().to_owned(),
         file_name: field.file_name().map(str::to_owned),
-        content_type: field.content_type().map(str::to_owned),
+        content_type: field.content_type().map(ToString::to_string),
         bytes: field.bytes().await.ok()?,
     })
 }

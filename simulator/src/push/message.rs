@@ -50,7 +50,7 @@ pub(super) fn envelope(letter: &Letter, callback: &Callback) -> Result<(String, 
     if callback.mode == Mode::Plain {
         return Ok((query.finish(), message.clone()));
     }
-    let sealed = callback.key()?.seal(message.as_bytes(), app_id, stamp.random);
+    let sealed = callback.key()?.encrypt(message.as_bytes(), app_id, stamp.random);
     query.append_pair("encrypt_type", "aes");
     let signature = callback.sign(&[&stamp.timestamp, &stamp.nonce, &sealed]);
     query.append_pair("msg_signature", &signature);
@@ -93,17 +93,16 @@ pub(super) fn signed(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use wechat_clock::Clock;
 
     use super::*;
     use crate::{
-        simulator::{
-            COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
-            audit::{self, Decision, Kind},
-            endpoint::Call,
-            push::outbox::take,
-            world::{World, endpoints},
-        },
-        util::clock::Clock,
+        COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
+        audit::{self, Decision, Kind},
+        endpoint::Call,
+        message_crypto::tests::decrypt,
+        push::outbox::take,
+        world::{World, endpoints},
     };
 
     /// WeChat's samples, each with its numbers as bare as they are there.
@@ -308,8 +307,7 @@ mod tests {
         assert_eq!(value("signature"), callback.sign(&[timestamp, nonce]));
         assert_eq!(value("msg_signature"), callback.sign(&[timestamp, nonce, sealed]));
         assert_eq!(value("encrypt_type"), "aes");
-        let message = callback.key().expect("a key").open(sealed, OFFICIAL_APP_ID).expect("ours");
-        String::from_utf8(message).expect("text")
+        decrypt(&callback.key().expect("a key"), sealed, OFFICIAL_APP_ID)
     }
 
     #[test]

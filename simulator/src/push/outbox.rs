@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{Attempt, Callback, Push, State, deliver};
-use crate::simulator::world::World;
+use crate::world::World;
 
 /// How many pushes to one account are under way at once.
 const AT_ONCE: usize = 32;
@@ -18,7 +18,7 @@ const LIMIT: usize = 100_000;
 
 /// All pushes, and which of them are to be sent when.
 #[derive(Debug, Default)]
-pub(in crate::simulator) struct Outbox {
+pub(crate) struct Outbox {
     pushes: BTreeMap<u64, Push>,
     /// By account, so that one whose server is dead does not hold up the others.
     lanes: BTreeMap<String, Lane>,
@@ -59,17 +59,17 @@ pub(super) struct Stamp {
 
 impl Outbox {
     /// An empty one, for the same delivery.
-    pub(in crate::simulator) fn reset(&self) -> Self {
+    pub(crate) fn reset(&self) -> Self {
         Self { era: self.era + 1, wake: self.wake.clone(), ..Self::default() }
     }
 
     /// Lets the delivery look whether there is something to do.
-    pub(in crate::simulator) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 
     /// Every push so far, in the order of their ids.
-    pub(in crate::simulator) fn list(&self) -> Vec<Push> {
+    pub(crate) fn list(&self) -> Vec<Push> {
         self.pushes.values().cloned().collect()
     }
 
@@ -182,15 +182,13 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::json;
+    use wechat_clock::Clock;
 
     use super::*;
     use crate::{
-        simulator::{
-            CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, Settings,
-            audit::{self, Decision, Kind},
-            push::{self, Format, Mode},
-        },
-        util::clock::Clock,
+        CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, Settings,
+        audit::{self, Decision, Kind},
+        push::{self, Format, Mode},
     };
 
     fn world(seed: u64) -> World {
