@@ -1,4 +1,4 @@
-//! What an operator asks about an account: its quota (接口调用额度).
+//! What an operator can ask about an account: its quota (接口调用额度).
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use super::{
     world::World,
 };
 
-/// Calls a day to each API, unless the control says otherwise.
+/// The default number of calls a day to each API.
 const DAILY_LIMIT: u64 = 100_000;
-/// How often a month the counters can be cleared.
+/// The counters can be cleared this often in a month.
 const CLEARS_A_MONTH: u64 = 10;
 const DAYS_A_MONTH: u64 = 30;
 
@@ -22,7 +22,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/cgi-bin/clear_quota", Bearer::Anyone, clear_quota),
 ];
 
-/// How much of its quotas one account has used.
+/// The used part of an account's quotas.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
     limits: HashMap<String, u64>,
@@ -32,7 +32,7 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// Counts a call and refuses it where the day's quota is used up.
+    /// Counts a call. Fails if the day's quota is used up.
     pub(super) fn spend(&mut self, path: &str, day: u64) -> Result<(), Refusal> {
         self.begin(day);
         let limit = self.limit(path);
@@ -82,7 +82,7 @@ fn quota(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 
 /// `POST /cgi-bin/clear_quota` — 重置API调用次数
 ///
-/// Clears all counters of the account that the token belongs to, ten times a month.
+/// Clears all counters of the account that owns the token. It works ten times a month.
 fn clear_quota(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if call.text("appid")? != call.app_id {
         return Err(Refusal::new(40013));

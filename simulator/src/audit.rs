@@ -1,6 +1,6 @@
-//! Reviews: every audited write opens one, and somebody, or time, decides it.
+//! Reviews: every reviewed write opens one, and a request or the passing of time decides it.
 //!
-//! `end` is the only place where a review ends, and `decide` the one where its account is told.
+//! Reviews end only in `end`, and accounts are notified only in `decide`.
 
 use std::time::{Duration, Instant};
 
@@ -9,30 +9,30 @@ use serde_json::Value;
 
 use super::{map_poi, merchant, nearby, push, store, world::World};
 
-/// How long the administrator of an account has to confirm that a merchant applies.
+/// An account's administrator must confirm a merchant's application within this time.
 pub(super) const CONFIRMATION: Duration = Duration::from_secs(24 * 3600);
 
-/// One review.
+/// A review.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Audit {
-    /// Its id; for a place, the `base_id` that create_map_poi answered.
+    /// The id. For a map place it is the `base_id` that create_map_poi returned.
     pub audit_id: u64,
-    /// Who submitted.
+    /// The account that submitted.
     pub app_id: String,
     /// What was submitted.
     pub kind: Kind,
-    /// Where the review stands.
+    /// The state of the review.
     pub state: State,
-    /// Seconds since 1970 by the simulator's clock.
+    /// When it was opened, in seconds since 1970 by the simulator's clock.
     pub created: u64,
     #[serde(skip)]
     since: Instant,
-    /// What is reviewed: the name of a store, place or merchant, or the id of a changed store.
+    /// The subject: the name of a store, place or merchant, or the id of a changed store.
     pub subject: String,
-    /// What the reviewer gave as the reason.
+    /// The reason that the reviewer gave.
     pub reason: String,
-    /// The id that an approval made.
+    /// The id that an approval created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
 }
@@ -53,48 +53,49 @@ pub enum Kind {
     ModifyStore,
 }
 
-/// Where a review stands.
+/// The state of a review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It passed.
+    /// The review passed.
     Approved,
-    /// The account's administrator has not confirmed yet; merchants only.
+    /// The account's administrator has not confirmed yet. Only merchants have this state.
     AwaitingAdmin,
-    /// The administrator said no; merchants only.
+    /// The account's administrator declined. Only merchants have this state.
     Declined,
-    /// The administrator said nothing for 24 hours; merchants only.
+    /// The account's administrator did not answer for 24 hours. Only merchants have this state.
     Lapsed,
-    /// It is going on.
+    /// The review is under way.
     Pending,
-    /// It failed.
+    /// The review failed.
     Rejected,
-    /// What was reviewed is gone or was submitted anew.
+    /// The subject is gone, or was submitted again.
     Withdrawn,
 }
 
-/// What a reviewer can say.
+/// A decision about a review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// Yes. An administrator who has not confirmed yet does so, too.
+    /// Passes the review. If an administrator has not confirmed yet, that happens too.
     Approve,
-    /// The administrator's yes, after which the review proper begins; merchants only.
+    /// Confirms for the administrator, which starts the review itself. Only for merchants.
     Confirm,
-    /// The administrator's no; merchants only.
+    /// Declines for the administrator. Only for merchants.
     Decline,
-    /// No.
+    /// Fails the review.
     Reject,
 }
 
-/// What the end of a review made, and how its event tells it.
+/// The result of a review, and the content of its event.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// The id that an approval made.
+    /// The id that an approval created.
     pub(super) result: Option<String>,
-    /// The number that stands for the decision; the same means different things in other events.
+    /// The number that stands for the decision. The same number has another meaning in other
+    /// events.
     pub(super) status: i64,
-    /// The fields after audit_id and status, as WeChat spells and types them.
+    /// The fields after audit_id and status, with WeChat's spelling and types.
     pub(super) fields: Vec<(&'static str, Value)>,
 }
 
@@ -104,9 +105,9 @@ impl State {
     }
 }
 
-/// Opens a review and answers its id.
+/// Opens a review and returns its id.
 pub(super) fn open(world: &mut World, app_id: &str, kind: Kind, subject: &str) -> u64 {
-    // WeChat's own numbers for places are much smaller than those for everything else.
+    // WeChat's own numbers for map places are much smaller than all others.
     let audit_id = match kind {
         Kind::CreateMapPoi => 42_160 + world.mint.count("base_id"),
         _ => 414_569_000 + world.mint.count("audit_id"),
@@ -127,12 +128,13 @@ pub(super) fn open(world: &mut World, app_id: &str, kind: Kind, subject: &str) -
         result: None,
     };
     world.audits.insert(audit_id, audit);
-    // It may pass by itself, which nobody would notice who sleeps until the one before does.
+    // The review may pass by time alone, so the sleeping delivery must compute its next moment
+    // again.
     world.outbox.wake();
     audit_id
 }
 
-/// Ends a review that has lost its object.
+/// Ends a review whose subject is gone.
 pub(super) fn withdraw(world: &mut World, audit_id: u64) {
     if let Some(audit) = world.audits.get_mut(&audit_id)
         && audit.state.is_open()
@@ -141,7 +143,7 @@ pub(super) fn withdraw(world: &mut World, audit_id: u64) {
     }
 }
 
-/// Decides a review, lets the decision take effect, and has its account told.
+/// Decides a review, applies the decision, and notifies the account.
 pub(super) fn decide(
     world: &mut World,
     audit_id: u64,
@@ -155,7 +157,7 @@ pub(super) fn decide(
     Ok(audit)
 }
 
-/// Decides a review and lets the decision take effect.
+/// Decides a review and applies the decision, without notifying the account.
 pub(super) fn end(
     world: &mut World,
     audit_id: u64,
@@ -194,7 +196,8 @@ pub(super) fn end(
     Ok((Audit { result, ..decided }, ending))
 }
 
-/// Decides what time has decided: reviews past the delay pass, waiting applications lapse.
+/// Applies what time decides: reviews older than the delay pass, and unconfirmed applications
+/// lapse.
 pub(super) fn settle_due(world: &mut World) {
     let (now, delay) = (world.now(), world.rules.audit_delay);
     let passes = |audit: &Audit| delay.is_some_and(|delay| now - audit.since >= delay);
@@ -205,7 +208,7 @@ pub(super) fn settle_due(world: &mut World) {
     let due: Vec<_> = due.map(|audit| (audit.audit_id, passes(audit))).collect();
     for (audit_id, passes) in due {
         if passes {
-            // An open review can be approved, so there is no error to tell anybody of.
+            // An open review can always be approved, so there is no error to report.
             let _ = decide(world, audit_id, Decision::Approve, String::new());
         } else if let Some(audit) = world.audits.get_mut(&audit_id) {
             audit.state = State::Lapsed;
@@ -213,7 +216,7 @@ pub(super) fn settle_due(world: &mut World) {
     }
 }
 
-/// When the next review passes by itself.
+/// Returns the moment at which the next review passes by time alone.
 pub(super) fn next_due(world: &World) -> Option<Instant> {
     let delay = world.rules.audit_delay?;
     let open = world.audits.values().filter(|audit| audit.state.is_open());
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn reviews_pass_by_themselves_after_the_delay() {
+    fn open_review_passes_after_delay() {
         let mut world = world(Some(Duration::from_secs(10)));
         let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
         assert_eq!(state_after(&mut world, audit_id, 9), State::Pending);
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_lapses_when_nobody_confirms_it_for_a_day() {
+    fn unconfirmed_application_lapses_after_a_day() {
         let mut world = world(None);
         let lapsing = open(&mut world, "wx1", Kind::ApplyMerchant, "");
         let confirmed = open(&mut world, "wx2", Kind::ApplyMerchant, "");
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_review_is_decided_once() {
+    fn decided_review_cannot_be_decided_again() {
         let mut world = world(None);
         let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
         let declined = decide(&mut world, audit_id, Decision::Decline, String::new());

@@ -17,7 +17,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
 
 /// `POST /card/storewxa/get` — 获取门店小程序配置的卡券
 ///
-/// A store without a card is answered without `card_id` (“则返回中无card_id字段”).
+/// For a store without a card the reply has no `card_id` (“则返回中无card_id字段”).
 fn get(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let store = store(world, call)?;
     Ok(match store.card_id.as_str() {
@@ -33,7 +33,8 @@ fn set(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done())
 }
 
-/// The document shows the id as a number, clients send a string; both are taken.
+/// Returns the store that a call names. The document shows the id as a number and clients send a
+/// string, so both are accepted.
 fn store<'a>(world: &'a mut World, call: &Call) -> Result<&'a mut Store, Refusal> {
     let poi_id = call.id("poi_id")?;
     world.tenant(&call.app_id)?.stores.find(&poi_id)

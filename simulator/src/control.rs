@@ -1,7 +1,7 @@
-//! What a test or a curious person can do from outside: everything under `/_simulator/`.
+//! Serves `/_simulator/`, from which tests and people control the simulator.
 //!
-//! Answers are plain JSON with an honest HTTP status. A request with a field that is not known is
-//! refused, for a misspelt fault would otherwise be a test that tests nothing.
+//! Answers are plain JSON with a fitting HTTP status. A request with an unknown field is refused,
+//! because a test with a misspelled fault would otherwise test nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
     world::{Reply, Tenant, World},
 };
 
-/// What there is, as `GET /_simulator/` lists it.
+/// The list that `GET /_simulator/` returns.
 const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/", "this list"),
     ("POST /_simulator/reset", "start over; only time goes on"),
@@ -85,7 +85,7 @@ const HELP: &[(&str, &str)] = &[
     ("DELETE /_simulator/tokens", "make every token invalid at once"),
 ];
 
-/// Answers one control request that came by HTTP; `path` is what follows `/_simulator`.
+/// Answers a control request that came over HTTP. `path` is the part after `/_simulator`.
 pub(super) async fn answer(
     simulator: &Simulator,
     method: &Method,
@@ -108,7 +108,7 @@ pub(super) async fn answer(
     }
 }
 
-/// Carries out one control request.
+/// Executes a control request.
 pub(super) fn act(
     simulator: &Simulator,
     method: &str,
@@ -140,7 +140,7 @@ pub(super) fn act(
     }
 }
 
-/// Carries out what has nothing to tell afterwards.
+/// Executes a control request that has no result.
 fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<(), Problem> {
     match (method, path) {
         ("POST", "accounts") => world.add_account(read::<Account>(body)?),
@@ -160,7 +160,7 @@ fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<()
     Ok(())
 }
 
-/// Why a control request was not carried out.
+/// The reason why a control request was not executed.
 pub(super) struct Problem {
     status: StatusCode,
     pub(super) text: String,
@@ -171,7 +171,7 @@ impl Problem {
         Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
     }
 
-    /// What was asked for makes sense, but not now.
+    /// The request is valid, but not in the present state.
     const fn conflict(text: String) -> Self {
         Self { status: StatusCode::CONFLICT, text }
     }
@@ -186,7 +186,7 @@ fn time(world: &World) -> Value {
     json!({ "unix_seconds": world.clock.unix() })
 }
 
-/// Further than any token, review or quota reaches; the clock cannot take every number.
+/// Later than the end of any token, review or quota. The clock cannot advance by every number.
 const FURTHEST: f64 = 10.0 * 365.0 * 24.0 * 3600.0;
 
 fn advance(world: &World, body: &[u8]) -> Result<Value, Problem> {
@@ -252,7 +252,7 @@ fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     Ok(json!({ "poi_ids": ids }))
 }
 
-/// More than a year of a large brand's openings.
+/// More than a large brand opens in a year.
 const MOST_PLACES: usize = 100_000;
 
 fn map_pois(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
@@ -266,7 +266,7 @@ fn map_pois(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     if known + count > MOST_PLACES {
         return Err(Problem::bad(format!("count: at most {MOST_PLACES} places in all")));
     }
-    // No place ever goes, so no number comes twice.
+    // Places are never removed, so each number is used once.
     world.places.extend((known..known + count).map(places::another));
     let ids: Vec<_> = world.places[known..].iter().map(|place| &place.map_poi_id).collect();
     Ok(json!({ "map_poi_ids": ids }))
@@ -319,7 +319,7 @@ fn push(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     id.map(|id| json!({ "id": id })).map_err(Problem::conflict)
 }
 
-/// A callback as control is told of it. Without a URL there is none from then on.
+/// The callback in a control request. Without a URL the account receives no more pushes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewCallback {
@@ -348,7 +348,7 @@ impl NewCallback {
     }
 }
 
-/// Asks a new callback WeChat's question, if it is to be asked.
+/// Verifies the address of a new callback as WeChat does, unless the request says not to.
 async fn ask_callback(simulator: &Simulator, body: &[u8]) -> Result<(), Problem> {
     let new: NewCallback = read(body)?;
     match new.callback()? {
@@ -365,7 +365,7 @@ fn set_callback(world: &mut World, body: &[u8]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Changes what is named and leaves the rest.
+/// Changes the settings that the request names and keeps the others.
 fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     let mut rules = json!(world.rules);
     for (name, value) in read::<Map<String, Value>>(body)? {

@@ -1,27 +1,27 @@
-//! The provinces, cities and districts of China, as `get_district` answers them.
+//! The provinces, cities and districts of China, as `get_district` returns them.
 //!
-//! The answer is three arrays. A node's `cidx` gives the first and last index, both inclusive, of
-//! its children in the next array; nodes without children have none. Three kinds of branches are
-//! not three levels deep, and clients trip over them:
+//! The reply is three arrays. A node's `cidx` gives the first and last index of its children in the
+//! next array, both inclusive. A node without children has no `cidx`. Three kinds of branches do not
+//! have three levels, and clients often get them wrong:
 //!
-//! - Municipalities, Hong Kong and Macau: districts come directly below the province.
-//! - Cities without districts (`东莞市`, `中山市`, `儋州市`, `嘉峪关市`), and Taiwan: no `cidx`.
-//! - Province-administered counties (`仙桃市`): on the second level, each with a virtual child that
-//!   repeats it under an id ending in 99.
+//! - Municipalities, Hong Kong and Macau: the districts are directly below the province.
+//! - Cities without districts (`东莞市`, `中山市`, `儋州市`, `嘉峪关市`), and Taiwan: they have no `cidx`.
+//! - Province-administered counties (`仙桃市`): they are on the second level. Each has a virtual child
+//!   that repeats it, with an id that ends in 99.
 //!
-//! `data/README.md` says where the table comes from.
+//! `data/README.md` names the sources of the table.
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use serde_json::{Value, json};
 
-/// The body of a successful `get_district`.
+/// Returns the body of a successful `get_district`.
 pub(super) fn table() -> &'static Value {
     static TABLE: LazyLock<Value> = LazyLock::new(|| TREE.body());
     &TABLE
 }
 
-/// The full names of the node `district_id` and of those above it.
+/// Returns the full names of the node `district_id` and of the nodes above it.
 pub(super) fn find(district_id: u32) -> Option<Names> {
     let mut line: Vec<_> = TREE.upward(district_id).collect();
     line.reverse();
@@ -41,36 +41,36 @@ pub(super) fn find(district_id: u32) -> Option<Names> {
     Some(names)
 }
 
-/// Whether `id` is `ancestor` or lies in it. False for unknown ids.
+/// Returns whether `id` is `ancestor` or lies in it. An unknown id lies nowhere.
 pub(super) fn contains(ancestor: u32, id: u32) -> bool {
     TREE.upward(id).any(|node| node.id == ancestor)
 }
 
-/// Where the node `district_id` is, as latitude and longitude.
+/// Returns the latitude and longitude of the node `district_id`.
 pub(super) fn location(district_id: u32) -> Option<(f64, f64)> {
     TREE.upward(district_id).next().map(|node| (node.lat, node.lng))
 }
 
-/// Full names as they stand in an address. Empty where a node has no such level.
+/// Full names as in an address. A level that a node does not have is empty.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct Names {
     /// For example `广东省`.
     pub(super) province: &'static str,
-    /// For example `广州市`. Repeats the province in a municipality, as Tencent's addresses do.
+    /// For example `广州市`. In a municipality it repeats the province, as in Tencent's addresses.
     pub(super) city: &'static str,
     /// For example `海珠区`.
     pub(super) district: &'static str,
 }
 
 struct Tree {
-    /// The three arrays of the answer.
+    /// The three arrays of the reply.
     levels: [Vec<Node>; 3],
-    /// Level and index of each id.
+    /// The level and index of each id.
     positions: HashMap<u32, (usize, usize)>,
 }
 
 impl Tree {
-    /// Reads the compiled-in table, in which a node comes after its parent.
+    /// Parses the compiled-in table, in which a node follows its parent.
     #[expect(clippy::expect_used, reason = "the table is compiled in, and tests read it")]
     fn read(table: &'static str) -> Self {
         let mut levels: [Vec<Node>; 3] = Default::default();
@@ -89,7 +89,7 @@ impl Tree {
         Self { levels, positions }
     }
 
-    /// The node `id` and those above it, up to the province. Empty for an unknown id.
+    /// Returns the node `id` and the nodes above it, up to the province. An unknown id has none.
     fn upward(&self, id: u32) -> impl Iterator<Item = &Node> {
         std::iter::successors(self.node(id), |node| self.node(node.parent?))
     }
@@ -116,13 +116,13 @@ struct Node {
     fullname: &'static str,
     lat: f64,
     lng: f64,
-    /// Short name and pinyin syllables, which the third level does not have.
+    /// The short name and pinyin syllables. Nodes on the third level have none.
     short: Option<(&'static str, Vec<&'static str>)>,
     cidx: Option<(usize, usize)>,
 }
 
 impl Node {
-    /// Reads a line, giving the level counted from zero as well.
+    /// Parses a line. Also returns its level, counted from zero.
     fn read(line: &'static str) -> Option<(usize, Self)> {
         let mut fields = line.split('\t');
         let level = fields.next()?.parse::<usize>().ok()?.checked_sub(1)?;
@@ -138,7 +138,8 @@ impl Node {
         Some((level, node))
     }
 
-    /// Tells the districts of municipalities and SARs from cities, when on the second level.
+    /// Returns whether a node on the second level is a district of a municipality or SAR, and not a
+    /// city.
     fn is_directly_below_province(&self) -> bool {
         self.cidx.is_none() && !self.id.is_multiple_of(100)
     }
@@ -160,7 +161,7 @@ impl Node {
     }
 }
 
-/// The version of the table: a date, like WeChat's.
+/// The version of the table: a date, as in WeChat's replies.
 const DATA_VERSION: &str = "20220101";
 
 static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(include_str!("../data/districts.tsv")));
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds_all_of_china_under_unique_ids() {
+    fn table_ids_are_unique_and_complete() {
         assert_eq!(level(0).len(), 34);
         let nodes: Vec<_> = (0..3).flat_map(level).collect();
         assert!(nodes.len() > 3200, "only {} nodes", nodes.len());
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_look_as_wechat_documents_them() {
+    fn nodes_match_documented_examples() {
         let guangzhou = json!({
             "id": "440100",
             "name": "广州",
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn cidx_is_an_inclusive_range_of_the_next_array() {
+    fn cidx_is_inclusive_range_of_children() {
         let cities = children(by_id("440000")).expect("Guangdong has cities");
         assert_eq!(cities.clone().count(), 21);
         assert!(level(1)[cities].iter().all(|city| city["id"].as_str() > Some("440000")));
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cidx_ranges_cover_the_next_array_without_overlap() {
+    fn cidx_ranges_do_not_overlap() {
         for upper in 0..2 {
             let covered: Vec<_> = level(upper).iter().filter_map(children).flatten().collect();
             assert_eq!(covered, (0..level(upper + 1).len()).collect::<Vec<_>>());
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn some_branches_are_only_two_levels_deep() {
+    fn some_branches_have_two_levels() {
         for province in ["110000", "120000", "310000", "500000", "810000", "820000"] {
             let districts = children(by_id(province)).expect("districts directly below");
             assert!(level(1)[districts].iter().all(|node| node.get("cidx").is_none()));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_province_administered_county_has_one_virtual_child() {
+    fn province_administered_county_has_virtual_child() {
         let child = children(by_id("429004")).expect("a child").collect::<Vec<_>>();
         assert_eq!(child.len(), 1);
         assert_eq!(level(2)[child[0]]["id"], "420499");
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_an_address() {
+    fn names_match_those_in_addresses() {
         let names = |province, city, district| Some(Names { province, city, district });
         assert_eq!(find(440_000), names("广东省", "", ""));
         assert_eq!(find(440_105), names("广东省", "广州市", "海珠区"));
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_contains_itself_and_all_below_it() {
+    fn node_contains_itself_and_descendants() {
         assert!(contains(440_000, 440_105));
         assert!(contains(440_100, 440_105));
         assert!(contains(440_105, 440_105));

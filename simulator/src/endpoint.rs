@@ -1,4 +1,4 @@
-//! What an endpoint is here, and what a call to one looks like once the general checks are passed.
+//! The description of an endpoint, and a call to it that passed the general checks.
 
 use std::collections::BTreeMap;
 
@@ -13,48 +13,48 @@ pub(super) struct Endpoint {
     pub(super) path: &'static str,
     pub(super) bearer: Bearer,
     pub(super) body: Body,
-    /// True for the one API that refuses to be called again before it has answered.
+    /// Whether the API refuses a call before it has answered the previous one. Only one API does.
     pub(super) serial: bool,
     pub(super) run: Run,
 }
 
-/// What an endpoint does to the world and what it answers.
+/// The function that changes the world and returns the reply.
 type Run = fn(&mut World, &Call) -> Result<Value, Refusal>;
 
 impl Endpoint {
-    /// An API that is asked by GET.
+    /// An API with method GET.
     pub(super) const fn get(path: &'static str, bearer: Bearer, run: Run) -> Self {
         Self { method: Method::GET, path, bearer, body: Body::Nothing, serial: false, run }
     }
 
-    /// An API that takes a JSON object by POST.
+    /// An API that accepts a JSON object by POST.
     pub(super) const fn post(path: &'static str, bearer: Bearer, run: Run) -> Self {
         Self { method: Method::POST, path, bearer, body: Body::Json, serial: false, run }
     }
 
-    /// An API that takes a file by POST.
+    /// An API that accepts a file by POST.
     pub(super) const fn upload(path: &'static str, bearer: Bearer, run: Run) -> Self {
         Self { method: Method::POST, path, bearer, body: Body::Form, serial: false, run }
     }
 
-    /// The same API, one call at a time and with a pause between two.
+    /// The same API with one call at a time and a pause between two calls.
     pub(super) const fn serial(mut self) -> Self {
         self.serial = true;
         self
     }
 }
 
-/// Whose token an endpoint wants.
+/// The kind of account whose token an endpoint accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bearer {
     Anyone,
     MiniProgram,
-    /// No token at all: the call brings the secret.
+    /// No token: the call carries the secret.
     Nobody,
     Official,
 }
 
-/// What an endpoint wants in the body.
+/// The kind of body that an endpoint accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Form,
@@ -65,14 +65,14 @@ pub(super) enum Body {
 /// A call that passed the general checks.
 #[derive(Debug, Default)]
 pub(super) struct Call {
-    /// Whose token it was; empty where no token is wanted.
+    /// The account that owns the token. It is empty if the endpoint needs no token.
     pub(super) app_id: String,
     pub(super) query: BTreeMap<String, String>,
     pub(super) fields: Map<String, Value>,
     pub(super) part: Option<Part>,
 }
 
-/// One file out of a form.
+/// A file in a form.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) name: String,
@@ -82,7 +82,7 @@ pub(super) struct Part {
 }
 
 impl Call {
-    /// A string that must be there and must not be empty.
+    /// Returns a text. Fails if it is missing or empty.
     pub(super) fn text(&self, name: &str) -> Result<&str, Refusal> {
         match self.optional_text(name)? {
             "" => Err(Refusal::new(40097)),
@@ -90,17 +90,17 @@ impl Call {
         }
     }
 
-    /// A string that may be missing, which is the same as empty.
+    /// Returns a text that may be missing. A missing text is empty.
     pub(super) fn optional_text(&self, name: &str) -> Result<&str, Refusal> {
         match self.fields.get(name) {
             None | Some(Value::Null) => Ok(""),
             Some(Value::String(text)) => Ok(text),
-            // A value of the wrong type was seen to be answered like broken JSON.
+            // WeChat has been seen to answer a value of the wrong type like broken JSON.
             Some(_) => Err(Refusal::new(47001)),
         }
     }
 
-    /// A whole number that must be there.
+    /// Returns a whole number. Fails if it is missing.
     pub(super) fn number(&self, name: &str) -> Result<i64, Refusal> {
         match self.fields.get(name) {
             None | Some(Value::Null) => Err(Refusal::new(40097)),
@@ -108,7 +108,7 @@ impl Call {
         }
     }
 
-    /// An id where documents and clients disagree whether it is a number or a string.
+    /// Returns an id that documents and clients write either as a number or as text.
     pub(super) fn id(&self, name: &str) -> Result<String, Refusal> {
         match self.fields.get(name) {
             Some(Value::Number(number)) => Ok(number.to_string()),
@@ -116,12 +116,12 @@ impl Call {
         }
     }
 
-    /// JSON inside a string, such as `"{\"list\":[…]}"`.
+    /// Parses JSON inside a text, such as `"{\"list\":[…]}"`.
     pub(super) fn nested(&self, name: &str, otherwise: i64) -> Result<Value, Refusal> {
         serde_json::from_str(self.text(name)?).map_err(|_| Refusal::new(otherwise))
     }
 
-    /// The pictures in `pic_list`, which must all have come from uploadimg.
+    /// Returns the pictures in `pic_list`. Fails if one of them is not from uploadimg.
     pub(super) fn pictures(&self, otherwise: i64) -> Result<Vec<String>, Refusal> {
         let nested = self.nested("pic_list", otherwise)?;
         let list = nested["list"].as_array().ok_or(Refusal::new(otherwise))?;
@@ -132,7 +132,7 @@ impl Call {
         }
     }
 
-    /// Opening hours, `11:11-12:12`.
+    /// Returns opening hours, such as `11:11-12:12`.
     pub(super) fn hours(&self, otherwise: i64) -> Result<&str, Refusal> {
         let hours = self.text("hour")?;
         let good =
@@ -141,7 +141,7 @@ impl Call {
     }
 }
 
-/// True for the address of a picture that lies at WeChat.
+/// Returns whether an address is that of a picture at WeChat.
 pub(super) fn is_picture(url: &str) -> bool {
     ["http://mmbiz.qpic.cn/", "https://mmbiz.qpic.cn/"].iter().any(|host| url.starts_with(host))
 }
@@ -153,12 +153,12 @@ fn is_time(text: &str) -> bool {
     })
 }
 
-/// `{"errcode":0,"errmsg":"ok"}` and nothing more.
+/// Returns `{"errcode":0,"errmsg":"ok"}`.
 pub(super) fn done() -> Value {
     json!({ "errcode": 0, "errmsg": "ok" })
 }
 
-/// `{"errcode":0,"errmsg":"ok"}` with one field beside them.
+/// Returns `{"errcode":0,"errmsg":"ok"}` with one more field.
 pub(super) fn done_with(name: &str, value: Value) -> Value {
     let mut answer = done();
     answer[name] = value;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn hours_are_two_times_of_day() {
+    fn hours_parse_as_two_times() {
         assert!(call(json!({ "hour": "00:00-24:00" })).hours(40097).is_ok());
         for bad in ["9:00-18:00", "09:00", "全天", "09:00-25:00", "09:60-10:00"] {
             assert_eq!(
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_json_in_a_string() {
+    fn pictures_parse_from_json_in_text() {
         let good = r#"{"list":["http://mmbiz.qpic.cn/a/0"]}"#;
         assert_eq!(call(json!({ "pic_list": good })).pictures(40097).map(|list| list.len()), Ok(1));
         let plain = json!({ "pic_list": { "list": ["http://mmbiz.qpic.cn/a/0"] } });

@@ -1,35 +1,35 @@
-//! How the small WeChat says no: an errcode, a text, and a trace id behind the text.
+//! Refusals in WeChat's form: an errcode, and a text that ends in a trace id.
 
 use serde_json::{Value, json};
 
-/// A refusal, before it is put into words.
+/// A refusal before it becomes a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) errcode: i64,
-    /// Instead of the usual text for this code.
+    /// A text that replaces the usual one of this code.
     pub(super) errmsg: Option<String>,
 }
 
 impl Refusal {
-    /// A refusal with the usual text.
+    /// Returns a refusal with the usual text.
     pub(super) const fn new(errcode: i64) -> Self {
         Self { errcode, errmsg: None }
     }
 
-    /// The body of the answer. WeChat hangs its trace id behind the text, so that no two texts are
-    /// the same and nobody can match on them.
+    /// Returns the body of the reply. WeChat appends its trace id to the text, so no two texts are
+    /// equal and a client cannot compare them.
     pub(super) fn body(&self, rid: &str) -> Value {
         let text = self.errmsg.as_deref().unwrap_or_else(|| usual_text(self.errcode));
         json!({ "errcode": self.errcode, "errmsg": format!("{text} rid: {rid}") })
     }
 }
 
-/// The text that usually goes with an errcode.
+/// Returns the usual text of an errcode.
 fn usual_text(errcode: i64) -> &'static str {
     TEXTS.iter().find(|(code, _)| *code == errcode).map_or("system error", |(_, text)| text)
 }
 
-/// Errcodes and their texts, in the order of the codes. 92005 speaks Chinese, as it does in life.
+/// Errcodes and their texts, ordered by code. The text of 92005 is Chinese, as at WeChat.
 #[rustfmt::skip]
 const TEXTS: &[(i64, &str)] = &[
     (-1, "system error"),
@@ -133,13 +133,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_carries_its_code_and_a_trace_id() {
+    fn refusal_has_code_and_trace_id() {
         let body = Refusal::new(85038).body("61-2-3");
         assert_eq!(body, json!({ "errcode": 85038, "errmsg": "store has added rid: 61-2-3" }));
     }
 
     #[test]
-    fn every_code_has_one_text() {
+    fn every_code_has_exactly_one_text() {
         assert!(TEXTS.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 }

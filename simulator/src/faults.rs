@@ -1,7 +1,7 @@
-//! What goes wrong on demand: which call is met by which mishap.
+//! Faults on demand: which call fails, and how.
 //!
-//! Faults on one path queue up; the first of them stands until it is used up. A fault is chosen
-//! before the call is looked at, so it also meets calls that would be refused.
+//! Faults at one path form a queue, and the first one applies until it is used up. A fault is
+//! chosen before the call is checked, so it also applies to calls that would be refused.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,25 +10,25 @@ use serde_json::Value;
 
 use super::mint::Mint;
 
-/// One or more calls that will go wrong.
+/// A fault of one or more calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// The path it waits at, or `*` for every path without a fault of its own.
+    /// The path at which it applies. `*` means every path that has no fault of its own.
     pub path: String,
-    /// What happens.
+    /// What happens to the call.
     pub kind: Kind,
-    /// How many calls it meets; 0 means all of them until it is cleared.
+    /// The number of calls it applies to. 0 means every call until it is cleared.
     #[serde(default = "once")]
     pub times: u64,
-    /// How many calls it lets pass first.
+    /// The number of calls that pass before it applies.
     #[serde(default)]
     pub after: u64,
-    /// How likely it meets a call, drawn from the seed.
+    /// The probability that it applies to a call. The seed decides.
     #[serde(default = "always")]
     pub probability: f64,
-    /// Whether the call is carried out all the same; absent means what [`Kind`] says. Where a call
-    /// is not carried out and the kind has no answer of its own, the answer is errcode -1.
+    /// Whether the call is executed. If absent, [`Kind`] decides. If the call is not executed and
+    /// the kind has no reply of its own, the reply is errcode -1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execute: Option<bool>,
 }
@@ -38,69 +38,69 @@ pub struct Fault {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Not carried out; these bytes are the answer, whatever they are.
+    /// Not executed. The reply is these bytes.
     Bytes {
-        /// The body.
+        /// The body in base64.
         base64: String,
     },
-    /// Carried out; the answer comes a byte at a time, by real time.
+    /// Executed. The reply comes one byte at a time, in real time.
     Drip {
         /// The pause before each byte.
         #[serde(default = "a_second")]
         interval_ms: u64,
     },
-    /// Carried out; the answer has no body.
+    /// Executed. The reply has no body.
     Empty,
-    /// Not carried out; refused with this code.
+    /// Not executed. Refused with this code.
     Errcode {
         /// The code.
         errcode: i64,
-        /// The text; absent means the usual one.
+        /// The text. If absent, it is the usual one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         errmsg: Option<String>,
     },
-    /// Carried out; errcode is a string.
+    /// Executed. The errcode is a string.
     ErrcodeAsString,
-    /// Carried out; the answer never comes, and the connection stays open.
+    /// Executed. The reply never comes, and the connection stays open.
     Hold,
-    /// Not carried out; a gateway's HTML page with status 502.
+    /// Not executed. The reply is a proxy's HTML page with status 502.
     Html502,
-    /// Carried out; the answer is this much longer than it should be, and still good JSON.
+    /// Executed. The reply is longer than it should be by this much, and still valid JSON.
     Huge {
-        /// How much.
+        /// The number of additional bytes.
         bytes: u64,
     },
-    /// Carried out; the answer is no UTF-8.
+    /// Executed. The reply is not UTF-8.
     InvalidUtf8,
-    /// Carried out at once; the answer comes later, by real time.
+    /// Executed at once. The reply comes later, in real time.
     Latency {
-        /// How much later.
+        /// The delay of the reply.
         ms: u64,
     },
-    /// Carried out; the answer is half a JSON text in an intact HTTP message.
+    /// Executed. The reply is half of its JSON, in an intact HTTP message.
     NotJson,
-    /// Carried out; one field is null.
+    /// Executed. One field is null.
     NullField {
-        /// Which, as a JSON pointer such as `/data/audit_id`.
+        /// The field, as a JSON pointer such as `/data/audit_id`.
         pointer: String,
     },
-    /// Carried out; every field but errcode that is no object or array is null.
+    /// Executed. Every field is null, except errcode, objects and arrays.
     Nulls,
-    /// Not carried out; status 302 to another address.
+    /// Not executed. The reply is status 302 to another address.
     Redirect {
-        /// Where to.
+        /// The address.
         location: String,
     },
-    /// Not carried out; this is the answer, a string being sent as it is.
+    /// Not executed. The reply is this value. A string is sent as it is.
     Replace {
         /// The body.
         body: Value,
     },
-    /// Carried out; the connection is reset instead of an answer.
+    /// Executed. The connection is reset instead of a reply.
     ResetAfter,
-    /// Not carried out; the connection is reset.
+    /// Not executed. The connection is reset.
     ResetBefore,
-    /// Not carried out; this HTTP status.
+    /// Not executed. The reply has this HTTP status.
     Status {
         /// The status.
         code: u16,
@@ -108,23 +108,23 @@ pub enum Kind {
         #[serde(default)]
         body: String,
     },
-    /// Not carried out; status 429 with this `Retry-After`.
+    /// Not executed. The reply is status 429 with this `Retry-After`.
     Throttle {
         /// Seconds, or an HTTP date.
         retry_after: String,
     },
-    /// Carried out; the connection ends in the middle of the answer.
+    /// Executed. The connection ends in the middle of the reply.
     Truncate,
-    /// Carried out; every object has a field more than the documents know.
+    /// Executed. Every object has one field that the documents do not have.
     UnknownFields,
-    /// Carried out; numbers are strings, and strings of digits are numbers.
+    /// Executed. Numbers are strings, and strings of digits are numbers.
     WrongTypes,
 }
 
-/// How the answer reaches the caller.
+/// The way in which the reply reaches the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// All of it but the second half, then the end of the connection.
+    /// The first half, then the connection ends.
     Cut,
     Drip(Duration),
     Late(Duration),
@@ -135,31 +135,31 @@ pub(super) enum Delivery {
 }
 
 impl Fault {
-    /// A fault that meets the next call to `path`.
+    /// Returns a fault that applies to the next call of `path`.
     pub fn new(path: impl Into<String>, kind: Kind) -> Self {
         let path = path.into();
         Self { path, kind, times: 1, after: 0, probability: 1.0, execute: None }
     }
 
-    /// The same fault for so many calls; 0 means all of them.
+    /// Applies it to this number of calls. 0 means every call.
     pub fn times(mut self, times: u64) -> Self {
         self.times = times;
         self
     }
 
-    /// The same fault after so many calls that pass.
+    /// Applies it after this number of calls.
     pub fn after(mut self, calls: u64) -> Self {
         self.after = calls;
         self
     }
 
-    /// The same fault, decided for each call by chance.
+    /// Applies it to each call with this probability.
     pub fn probability(mut self, probability: f64) -> Self {
         self.probability = probability;
         self
     }
 
-    /// The same fault for a call that is, or is not, carried out.
+    /// Executes the call, or does not.
     pub fn execute(mut self, execute: bool) -> Self {
         self.execute = Some(execute);
         self
@@ -181,7 +181,7 @@ impl Fault {
 }
 
 impl Kind {
-    /// The name it has in JSON.
+    /// Returns the name that it has in JSON.
     pub(super) fn name(&self) -> String {
         match serde_json::to_value(self) {
             Ok(Value::String(name)) => name,
@@ -190,7 +190,7 @@ impl Kind {
         }
     }
 
-    /// False where the caller gets no answer at all.
+    /// Returns whether the caller gets a reply at all.
     pub(super) const fn answers(&self) -> bool {
         !matches!(self.delivery(), Delivery::Never | Delivery::Reset)
     }
@@ -208,7 +208,7 @@ impl Kind {
     }
 }
 
-/// The faults that wait.
+/// The faults that have not applied yet.
 #[derive(Debug, Default)]
 pub(super) struct Faults(VecDeque<Fault>);
 
@@ -225,7 +225,7 @@ impl Faults {
         self.0.iter().cloned().collect()
     }
 
-    /// The fault that meets this call, if any.
+    /// Returns the fault that applies to this call, if any, and counts it.
     pub(super) fn strike(&mut self, path: &str, mint: &mut Mint) -> Option<Fault> {
         let own = self.0.iter().position(|fault| fault.path == path);
         let at = own.or_else(|| self.0.iter().position(|fault| fault.path == "*"))?;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_queue_up_and_are_used_up() {
+    fn queued_faults_apply_in_order() {
         let mut faults = Faults::default();
         faults.add(Fault::new("/a", Kind::Empty).after(1).times(2));
         faults.add(Fault::new("/a", Kind::Hold));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_reads_as_one_line_of_json() {
+    fn fault_parses_from_json() {
         let text = r#"{"path":"/wxa/add_store","kind":{"errcode":{"errcode":85038}}}"#;
         let fault: Fault = serde_json::from_str(text).expect("a fault");
         assert_eq!(fault.kind.name(), "errcode");

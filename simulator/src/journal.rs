@@ -1,4 +1,4 @@
-//! Every call that came in, in order: what was asked, whether it was carried out, what was answered.
+//! The journal of calls, in order: the request, whether it was executed, and the reply.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,36 +7,36 @@ use serde_json::{Value, json};
 
 use super::endpoint::Part;
 
-/// How many calls are remembered.
+/// The journal keeps this many calls.
 const LIMIT: usize = 100_000;
-/// How much is kept of a body that is no JSON.
+/// The journal keeps this many bytes of a body that is not JSON.
 const TEXT_LIMIT: usize = 4096;
 
-/// One call.
+/// A call.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Entry {
     /// 1 for the first call since the start or the last reset.
     pub seq: u64,
-    /// When it came, in milliseconds since 1970 by the simulator's clock.
+    /// When the call came, in milliseconds since 1970 by the simulator's clock.
     pub at_unix_ms: u64,
     /// The HTTP method.
     pub method: String,
     /// The path without its query.
     pub path: String,
-    /// Whose token it carried, or the account that asked for one; empty where that is not known.
+    /// The account that owns the token, or that asked for one. It is empty if that is unknown.
     pub app_id: String,
-    /// The query, with tokens and secrets replaced by `[redacted]`.
+    /// The query. Tokens and secrets are replaced by `[redacted]`.
     pub query: BTreeMap<String, String>,
-    /// The body: as JSON where it is JSON, else as text; of a form, what the part was.
+    /// The body: JSON, or text if it is not JSON. Of a form it describes the file.
     pub body: Value,
-    /// True when the API did what it was asked to.
+    /// Whether the API executed the call.
     pub executed: bool,
-    /// What was answered, where that was a verdict at all; success without an errcode counts as 0.
+    /// The errcode of the reply, if the reply has a verdict. A success without errcode is 0.
     pub errcode: Option<i64>,
-    /// The HTTP status, absent where no answer was given.
+    /// The HTTP status. It is absent if the call got no reply.
     pub status: Option<u16>,
-    /// The fault that met the call.
+    /// The fault that applied to the call.
     pub fault: Option<String>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Writes down a call; answers its number, by which [`Journal::amend`] finds it again.
+    /// Appends a call and returns its number for [`Journal::amend`].
     pub(super) fn append(&mut self, mut entry: Entry) -> u64 {
         self.count += 1;
         entry.seq = self.count;
@@ -59,32 +59,32 @@ impl Journal {
         self.count
     }
 
-    /// Adds what became of the call.
+    /// Adds the result of a call.
     pub(super) fn amend(&mut self, seq: u64, change: impl FnOnce(&mut Entry)) {
-        // Usually the last one; it is gone if the journal was cleared in between.
+        // It is usually the last one. It is missing if the journal was cleared meanwhile.
         if let Some(entry) = self.entries.iter_mut().rev().find(|entry| entry.seq == seq) {
             change(entry);
         }
     }
 
-    /// The calls to `path`, or all of them for `None`.
+    /// Returns the calls to `path`, or with `None` all calls.
     pub(super) fn read(&self, path: Option<&str>) -> Vec<Entry> {
         let wanted = |entry: &&Entry| path.is_none_or(|path| entry.path == path);
         self.entries.iter().filter(wanted).cloned().collect()
     }
 
-    /// All calls, which are forgotten. Their numbers go on.
+    /// Returns all calls and forgets them. The numbers continue.
     pub(super) fn take(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.entries).into()
     }
 
-    /// Forgets the calls. Their numbers go on.
+    /// Forgets all calls. The numbers continue.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
 }
 
-/// A query as the journal may keep it.
+/// Returns a query without its secrets.
 pub(super) fn redact_query(query: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let redact = |(name, value): (&String, &String)| {
         let value = if is_secret(name) { "[redacted]" } else { value };
@@ -93,7 +93,7 @@ pub(super) fn redact_query(query: &BTreeMap<String, String>) -> BTreeMap<String,
     query.iter().map(redact).collect()
 }
 
-/// A body as the journal may keep it.
+/// Returns a body in the form that the journal keeps.
 pub(super) fn describe_body(bytes: &[u8], part: Option<&Part>) -> Value {
     if let Some(Part { name, file_name, content_type, bytes }) = part {
         return json!({
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_not_kept() {
+    fn secrets_are_redacted() {
         let body = describe_body(br#"{"appid":"wx1","secret":"s"}"#, None);
         assert_eq!(body, json!({ "appid": "wx1", "secret": "[redacted]" }));
         let query = [("access_token", "t"), ("type", "image")].map(|(a, b)| (a.into(), b.into()));

@@ -1,4 +1,4 @@
-//! Stores of the older 门店管理, which have to migrate before new ones can be added.
+//! Stores of the older 门店管理. They must migrate before new stores can be added.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,11 +17,11 @@ pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/cgi-bin/poi/delpoi", Bearer::Official, delete),
 ];
 
-/// One store that was made before there were store mini programs.
+/// A store from before store mini programs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LegacyStore {
-    /// Made up where it is absent.
+    /// If absent, the simulator makes one up.
     #[serde(default)]
     pub(super) poi_id: String,
     #[serde(default = "usual_name")]
@@ -32,7 +32,7 @@ pub(super) struct LegacyStore {
     address: String,
     #[serde(default)]
     telephone: String,
-    /// 0 to do, 1 failed, 2 running, 3 done, 4 forbidden.
+    /// 0 not migrated, 1 failed, 2 under way, 3 done, 4 forbidden.
     #[serde(default)]
     upgrade_status: i64,
     #[serde(default)]
@@ -47,8 +47,8 @@ pub(super) struct LegacyStore {
 }
 
 impl Stores {
-    /// Whether add_store may go on: with the id of a store that has to migrate, or without one
-    /// when none is left.
+    /// Checks whether add_store may continue: with the id of a store that must migrate, or without
+    /// an id if no such store is left.
     pub(super) fn may_add(&self, migrating: &str) -> Result<(), Refusal> {
         let mut legacy = self.legacy.iter().filter(|store| !store.deleted);
         if migrating.is_empty() {
@@ -64,7 +64,7 @@ impl Stores {
         }
     }
 
-    /// Notes that a store's migration was submitted.
+    /// Marks a store's migration as submitted.
     pub(super) fn migrate(&mut self, poi_id: &str, map_poi_id: &str) {
         if let Some(store) = self.legacy.iter_mut().find(|store| store.poi_id == poi_id) {
             store.upgrade_status = 2;
@@ -73,7 +73,7 @@ impl Stores {
         }
     }
 
-    /// Notes how a store's migration ended.
+    /// Marks a store's migration as done or failed.
     pub(super) fn migrated(&mut self, poi_id: &str, approved: bool, reason: &str) {
         if let Some(store) = self.legacy.iter_mut().find(|store| store.poi_id == poi_id) {
             store.upgrade_status = if approved { 3 } else { 1 };
@@ -84,7 +84,7 @@ impl Stores {
 
 /// `POST /cgi-bin/poi/getpoilist` — 查询门店列表
 ///
-/// `total_count` is a string, as in the official sample; a real body had a number.
+/// `total_count` is a string, as in the official sample. A real reply had a number.
 fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let limit = if call.fields.contains_key("limit") { call.number("limit")? } else { 0 };
     let (begin, limit) = window(call.number("begin")?, limit)?;
@@ -106,7 +106,7 @@ fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 
 /// `POST /cgi-bin/poi/getpoi` — 查询门店信息
 ///
-/// The sample has neither the id nor the migration, which are documented for getpoilist.
+/// The sample has neither the id nor the migration, which the document of getpoilist has.
 fn get(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let poi_id = call.id("poi_id")?;
     let mut stores = world.tenant(&call.app_id)?.stores.legacy.iter();
@@ -115,7 +115,7 @@ fn get(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done_with("business", json!({ "base_info": base_info })))
 }
 
-/// What the list and the single answer have in common.
+/// Returns the fields that the list and the single reply share.
 fn describe(store: &LegacyStore) -> Value {
     json!({
         "sid": format!("sid{}", store.poi_id),

@@ -1,35 +1,36 @@
-//! A small WeChat beside us: stateful, strict, and the same every time.
+//! Simulates WeChat: it has state, refuses what WeChat refuses, and gives the same answers every
+//! time.
 //!
-//! It speaks the store, nearby and card APIs over HTTP as their documents describe them, type
-//! oddities included, so any client of WeChat can be pointed at it. It shares no type with this
-//! crate's own client: a field misspelt there must fail here.
+//! It serves the store, nearby and card APIs over HTTP as WeChat's documents describe them,
+//! including the odd types. So any client of WeChat can be pointed at it. It shares no type with
+//! the gateway's own client, so that a misspelled field there fails here.
 //!
 //! # Layout
 //!
-//! * `serve` takes requests off the socket and puts answers on it, `control` is what lies under
-//!   `/_simulator/`.
-//! * `world` is all the state behind one lock and the way of a call through it; `endpoint`,
-//!   `error`, `mint` and `journal` are what it is made of.
-//! * `token`, `merchant`, `map_poi`, `store` and `legacy`, `nearby`, `card`, `media` and `account`
-//!   are the families. Each is a table of endpoints and the functions behind them, which see the
-//!   world and a checked call and know nothing of HTTP.
-//! * `audit` decides what was submitted, `push` tells the account, and sends whatever else is to be
-//!   pushed. `faults` and `spoil` make things go wrong.
+//! * `serve` reads requests from the socket and writes answers to it. `control` serves everything
+//!   under `/_simulator/`.
+//! * `world` holds all state behind one lock and runs a call from its arrival to its answer.
+//!   `endpoint`, `error`, `mint` and `journal` are its parts.
+//! * `token`, `merchant`, `map_poi`, `store`, `legacy`, `nearby`, `card`, `media` and `account` are
+//!   the families. Each is a table of endpoints and their functions. A function receives the world
+//!   and a checked call, and no HTTP.
+//! * `audit` decides reviews. `push` notifies the account, encrypts with `message_crypto`, and
+//!   sends other pushes on request. `faults` and `spoil` make calls fail.
 //!
 //! # What it does not imitate
 //!
-//! * What WeChat knows and documents do not say: whether a licence is real, a name protected, a
-//!   picture decent. Reviews pass or fail because somebody says so.
-//! * Undocumented reactions. Where a document is silent the choice is noted at the function; do not
-//!   take it for WeChat's.
-//! * Pushes other than of reviews, unless somebody asks for one; what a server answers to them other
-//!   than `success` (被动回复); HTTPS addresses; any order. Nobody is told of an application that
-//!   lapses. When WeChat sends again what was refused at once is not known: here it is as late as
-//!   after a timeout.
-//! * Third-party platforms, cloud hosting tokens, address lists (`40164` comes by a fault only),
+//! * Facts that are not in WeChat's documents: whether a license is real, a name is protected, or a
+//!   picture is decent. A review passes or fails because a request under `/_simulator/` decides it.
+//! * Undocumented reactions. If a document is silent, a comment at the function states our choice.
+//!   It is not WeChat's.
+//! * Pushes other than of reviews, unless a request asks for one. Answers to a push other than
+//!   `success` (被动回复), HTTPS addresses, and the order of pushes. An application that lapses causes
+//!   no push. It is not known when WeChat repeats a push that was refused at once. Here that is as
+//!   late as after a timeout.
+//! * Third-party platforms, cloud hosting tokens, address lists (`40164` comes only by a fault),
 //!   TLS, HTTP/2, and speed.
-//! * Cards themselves: any `card_id` is taken. Pictures: any address at WeChat's host is taken.
-//! * Durability: a restart forgets everything, as does a reset.
+//! * Cards: every `card_id` is accepted. Pictures: every address at WeChat's host is accepted.
+//! * Durability: a restart or a reset loses all state.
 
 mod account;
 pub mod audit;
@@ -77,24 +78,24 @@ use self::{
 };
 pub use self::{faults::Fault, nearby::COMPANY, push::Callback};
 
-/// The official account that a simulator has unless it is told otherwise.
+/// The official account that a simulator has by default.
 pub const OFFICIAL_APP_ID: &str = "wx0000000000000001";
 /// The secret of [`OFFICIAL_APP_ID`].
 pub const OFFICIAL_SECRET: &str = "official-secret";
-/// The mini program that a simulator has unless it is told otherwise.
+/// The mini program that a simulator has by default.
 pub const MINI_PROGRAM_APP_ID: &str = "wx0000000000000002";
 /// The secret of [`MINI_PROGRAM_APP_ID`].
 pub const MINI_PROGRAM_SECRET: &str = "mini-program-secret";
 
-/// What pushes to either account are signed with, where somebody has to choose.
+/// The token that signs pushes to either account in the sandbox and in tests.
 pub const CALLBACK_TOKEN: &str = "callback-token";
-/// What pushes to [`OFFICIAL_APP_ID`] are sealed with. As in many real keys, the last character has
-/// bits to spare.
+/// The key that encrypts pushes to [`OFFICIAL_APP_ID`]. As in many real keys, the last character
+/// has unused bits.
 pub const OFFICIAL_AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
-/// What pushes to [`MINI_PROGRAM_APP_ID`] are sealed with.
+/// The key that encrypts pushes to [`MINI_PROGRAM_APP_ID`].
 pub const MINI_PROGRAM_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefA";
 
-/// Every family's endpoints. A new family is one line here.
+/// The endpoints of every family. A new family adds one line here.
 const FAMILIES: &[&[Endpoint]] = &[
     account::ROUTES,
     card::ROUTES,
@@ -107,42 +108,42 @@ const FAMILIES: &[&[Endpoint]] = &[
     token::ROUTES,
 ];
 
-/// A small WeChat. Clones are the same WeChat.
+/// A simulated WeChat. Clones share one world.
 #[derive(Clone)]
 pub struct Simulator {
     clock: Clock,
     world: Arc<Mutex<World>>,
 }
 
-/// What a simulator starts with, and returns to at a reset.
+/// The state with which a simulator starts, and to which a reset returns.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Decides every id, token and chance.
+    /// The seed of every id, token and random choice.
     pub seed: u64,
-    /// Tells the simulator the time.
+    /// The simulator's time.
     pub clock: Clock,
     /// The accounts that exist.
     pub accounts: Vec<Account>,
-    /// After which time reviews pass by themselves; `None` leaves them open.
+    /// The time after which reviews pass without a decision. With `None` they stay open.
     pub audit_delay: Option<Duration>,
 }
 
-/// One account at WeChat.
+/// An account at WeChat.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
-    /// Its id, `wx…`.
+    /// The app id, `wx…`.
     pub app_id: String,
-    /// Its secret.
+    /// The app secret.
     pub secret: String,
-    /// What it is.
+    /// Official account or mini program.
     pub kind: AccountKind,
-    /// Where it is told of what happens; `None` for nowhere.
+    /// The address for pushes. With `None` the account receives none.
     #[serde(default)]
     pub callback: Option<Callback>,
 }
 
-/// What an account is. Store APIs want the one kind, nearby APIs the other.
+/// The kind of an account. Store APIs accept one kind, nearby APIs the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountKind {
@@ -173,13 +174,13 @@ impl Default for Settings {
 }
 
 impl Simulator {
-    /// A fresh world.
+    /// Returns a simulator with a fresh world.
     pub fn new(settings: Settings) -> Self {
         let clock = settings.clock.clone();
         Self { clock, world: Arc::new(Mutex::new(World::new(settings))) }
     }
 
-    /// Answers on `listener`, and pushes, until `shutdown`; then drops every connection.
+    /// Serves `listener` and sends pushes until `shutdown`, then drops every connection.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         tokio::select! {
             () = serve::run(self.clone(), listener, shutdown) => {}
@@ -192,42 +193,45 @@ impl Simulator {
         self.fault(Fault::new(path, Kind::Errcode { errcode, errmsg: None }));
     }
 
-    /// Lets something go wrong.
+    /// Adds a fault.
     pub fn fault(&self, fault: Fault) {
         self.world().faults.add(fault);
     }
 
-    /// Does what the same request under `/_simulator/` would do: `control("POST", "legacy_stores",
-    /// &json!({ … }))`. The error says what was wrong with it. Only a callback is not asked first.
+    /// Executes the request under `/_simulator/` with this method, path and body: `control("POST",
+    /// "legacy_stores", &json!({ … }))`. It differs from HTTP in one point: the address of a new
+    /// callback is not verified.
+    ///
+    /// Fails with a text that says what was wrong with the request.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string();
         let answer = control::act(self, method, path, &BTreeMap::new(), body.as_bytes());
         answer.map_err(|problem| problem.text)
     }
 
-    /// Every review so far, in the order of their ids.
+    /// Returns every review so far, ordered by id.
     pub fn audits(&self) -> Vec<Audit> {
         self.world().audits.values().cloned().collect()
     }
 
-    /// Approves what was submitted, confirming it first where an administrator has to. Answers the
-    /// id that this made, if it made one.
+    /// Approves a review. If an administrator must confirm first, that happens too. Returns the id
+    /// that the approval created, if any.
     pub fn approve(&self, audit_id: u64) -> Result<Option<String>, String> {
         let audit = self.decide(audit_id, Decision::Approve, "")?;
         Ok(audit.result)
     }
 
-    /// Rejects what was submitted.
+    /// Rejects a review.
     pub fn reject(&self, audit_id: u64, reason: &str) -> Result<(), String> {
         self.decide(audit_id, Decision::Reject, reason).map(drop)
     }
 
-    /// Decides what was submitted, and tells the account if it has a callback.
+    /// Decides a review, and notifies the account if it has a callback.
     pub fn decide(&self, audit_id: u64, decision: Decision, reason: &str) -> Result<Audit, String> {
         audit::decide(&mut self.world(), audit_id, decision, reason.to_owned())
     }
 
-    /// Decides what was submitted, and tells nobody.
+    /// Decides a review without notifying the account.
     pub fn decide_silently(
         &self,
         audit_id: u64,
@@ -238,7 +242,8 @@ impl Simulator {
         ended.map(|(audit, _)| audit)
     }
 
-    /// From now on pushes to the account go there, or nowhere. The address is not asked.
+    /// Sends later pushes of the account to this callback, or stops them. The address is not
+    /// verified.
     pub fn set_callback(
         &self,
         app_id: &str,
@@ -252,40 +257,41 @@ impl Simulator {
         Ok(())
     }
 
-    /// Pushes any event, such as `&json!({ "Event": "subscribe" })`, and answers its number. Fields
-    /// that all events have are added where they are missing.
+    /// Pushes any event, such as `&json!({ "Event": "subscribe" })`, and returns its number.
+    /// Missing fields that all events have are added.
     pub fn push(&self, app_id: &str, event: &Value) -> Result<u64, String> {
         let fields = event.as_object().ok_or("an event has to be an object")?;
         push::event(&mut self.world(), app_id, fields.clone())
     }
 
-    /// Every push so far, in order.
+    /// Returns every push so far, in order.
     pub fn pushes(&self) -> Vec<Push> {
         self.world().outbox.list()
     }
 
-    /// The calls to `path` so far, in order.
+    /// Returns the calls to `path` so far, in order.
     pub fn calls(&self, path: &str) -> Vec<Entry> {
         self.world().journal.read(Some(path))
     }
 
-    /// Every call since this was asked last, in order. They are forgotten here, so that whoever asks
-    /// often enough gets all, however many there are.
+    /// Returns every call since the previous call of this method, in order, and forgets them. The
+    /// journal is limited, so a test that calls this often enough gets all of them.
     pub fn take_calls(&self) -> Vec<Entry> {
         self.world().journal.take()
     }
 
-    /// The time by which everything here happens.
+    /// Returns the simulator's clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Starts over: accounts, ids, faults and calls are as they were at first. Only time goes on.
+    /// Starts over: accounts, ids, faults and calls are as at the start. Only the time continues.
     pub fn reset(&self) {
         self.world().reset();
     }
 
-    /// The state, which is whole even if a call panicked: handlers check first and change then.
+    /// Returns the locked state. It is consistent even after a panic, because handlers check
+    /// everything before they change anything.
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }

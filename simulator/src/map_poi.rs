@@ -20,15 +20,15 @@ pub(super) const ROUTES: &[Endpoint] = &[
 
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
 ///
-/// The answer has `status` and `message` where others have errcode and errmsg.
+/// The reply has `status` and `message` instead of errcode and errmsg.
 fn district(_: &mut World, _: &Call) -> Result<Value, Refusal> {
     Ok(districts::table().clone())
 }
 
 /// `POST /wxa/search_map_poi` — 在腾讯地图中搜索门店
 ///
-/// `districtid` is a number here; a string was seen to find nothing. Districts contain those below
-/// them. Nothing found is a success.
+/// `districtid` is a number here. A string has been seen to find nothing. A district contains the
+/// districts below it. A search without results is a success.
 fn search(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let keyword = call.text("keyword")?;
     let within = match call.fields.get("districtid") {
@@ -65,8 +65,8 @@ fn describe(place: &Place) -> Value {
 
 /// `POST /wxa/create_map_poi` — 在腾讯地图中创建门店
 ///
-/// Everything is a string here, `districtid` and the coordinates too. Success has `error` and
-/// `data` instead of an errcode, refusals have one.
+/// Every field is a string here, also `districtid` and the coordinates. A success has `error` and
+/// `data` instead of an errcode. A refusal has an errcode.
 fn create(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let place = requested(call)?;
     let legacy = legacy_id(call)?;
@@ -78,7 +78,7 @@ fn create(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(json!({ "error": null, "data": { "base_id": base_id, "rich_id": base_id - 150 } }))
 }
 
-/// A place that is in review.
+/// A map place in review.
 #[derive(Clone, Debug)]
 pub(super) struct Requested {
     place: Place,
@@ -91,7 +91,7 @@ fn requested(call: &Call) -> Result<Place, Refusal> {
         call.text(name)?;
     }
     for name in ["photo", "license"] {
-        // Addresses from uploadimg, not media ids.
+        // These are addresses from uploadimg, not media ids.
         Some(call.text(name)?).filter(|url| is_picture(url)).ok_or_else(bad)?;
     }
     let degrees = |name| call.text(name)?.parse::<f64>().map_err(|_| bad());
@@ -113,7 +113,8 @@ fn requested(call: &Call) -> Result<Place, Refusal> {
     })
 }
 
-/// The store that is to migrate. An id of 19 digits was seen to be answered “data format error”.
+/// Returns the store that must migrate, if the call names one. WeChat has been seen to answer an id
+/// of 19 digits with “data format error”.
 fn legacy_id(call: &Call) -> Result<Option<String>, Refusal> {
     match call.fields.get("poi_id") {
         None | Some(Value::Null) => Ok(None),
@@ -125,11 +126,10 @@ fn legacy_id(call: &Call) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// What the end of a place's review changes: the place has an id then, and is found.
+/// Applies the end of a map place's review: an approved place gets an id and can be found.
 ///
-/// Its event says 0 for yes and 1 for no. The document has 纬度 and 经度 the wrong way round, and
-/// does not say what stands in the fields of a place that was refused; here that is what was asked
-/// for, without an id.
+/// The event has 0 for an approval and 1 for a rejection. The document swaps 纬度 and 经度. It does not
+/// state what the fields of a rejected place hold. Here they repeat the request, without an id.
 pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let tenant = world.accounts.get_mut(&audit.app_id)?;
     let Requested { mut place, legacy } = tenant.requested_places.remove(&audit.audit_id)?;
@@ -155,7 +155,7 @@ pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     Some(Ending { result: Some(map_poi_id), status: 0, fields })
 }
 
-/// The place with this id.
+/// Returns the place with this id.
 pub(super) fn find<'a>(world: &'a World, map_poi_id: &str) -> Option<&'a Place> {
     world.places.iter().find(|place| place.map_poi_id == map_poi_id)
 }

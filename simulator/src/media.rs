@@ -10,9 +10,9 @@ use super::{
     world::World,
 };
 
-/// How long temporary media are kept.
+/// Temporary media expire after this time.
 const LIFE: Duration = Duration::from_secs(3 * 24 * 3600);
-/// The most media ids that one field takes.
+/// A field accepts at most this many media ids.
 const LIST_LIMIT: usize = 5;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -23,7 +23,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::upload("/cgi-bin/media/uploadimg", Bearer::Anyone, upload_image),
 ];
 
-/// One temporary file.
+/// A temporary file.
 #[derive(Debug)]
 pub(super) struct Media {
     expires: Instant,
@@ -31,8 +31,8 @@ pub(super) struct Media {
 
 /// `POST /cgi-bin/media/upload` — 新增临时素材
 ///
-/// The page gives 2 MB for images in one place and 10 MB in another; here it is 10. The answer has
-/// no errcode, and calls the id `thumb_media_id` for a thumb.
+/// The page limits images to 2 MB in one place and to 10 MB in another. Here the limit is 10 MB.
+/// The reply has no errcode. For a thumb, its id is called `thumb_media_id`.
 fn upload(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let kind = call.query.get("type").map_or("", String::as_str);
     let (limit, endings): (usize, &[&str]) = match kind {
@@ -61,7 +61,7 @@ fn upload(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 
 /// `POST /cgi-bin/media/uploadimg` — 上传图文消息内的图片获取URL
 ///
-/// Takes jpg and png below 1 MB. The answer is an address over plain http, without errcode.
+/// Accepts jpg and png below 1 MB. The reply is an address with plain http, without errcode.
 fn upload_image(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let part = part(call)?;
     let kind = match image_kind(&part.bytes) {
@@ -85,7 +85,7 @@ fn part(call: &Call) -> Result<&Part, Refusal> {
     }
 }
 
-/// What a file is by its first bytes.
+/// Returns the type of a picture by its first bytes.
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], &str); 3] =
         [(b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif")];
@@ -93,7 +93,7 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// Checks a field of media ids, joined by `|`: at most five, each uploaded by this account and not
-/// yet expired. An empty field is fine.
+/// expired. An empty field is valid.
 pub(super) fn check_list(world: &World, app_id: &str, ids: &str) -> Result<(), Refusal> {
     if ids.is_empty() {
         return Ok(());

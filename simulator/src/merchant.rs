@@ -1,7 +1,8 @@
-//! The merchant: the store mini program (门店小程序) that an account has to open before it has stores.
+//! The merchant: the store mini program (门店小程序) that an account must open before it can have
+//! stores.
 //!
-//! An account starts with one that was approved long ago. Until the administrator has confirmed an
-//! application, get_merchant_audit_info answers status 0, “未提交审核”, beside its audit_id.
+//! Each account starts with a merchant that was approved long ago. Until the administrator confirms
+//! an application, get_merchant_audit_info returns status 0, “未提交审核”, beside its audit_id.
 
 use std::sync::LazyLock;
 
@@ -15,11 +16,11 @@ use super::{
     world::World,
 };
 
-/// Names that contain one of these need proof.
+/// A name that contains one of these needs proof.
 const NEEDS_PROOF: &[&str] = &["银行", "医院", "大学"];
-/// Names that contain one of these are refused (“不能含有特殊字符及“微信”等保留字”).
+/// A name that contains one of these is refused (“不能含有特殊字符及“微信”等保留字”).
 const RESERVED: &[&str] = &["微信", "wechat", "weixin", "腾讯"];
-/// How often a month an avatar or an introduction may change. WeChat publishes no number.
+/// An avatar or an introduction may change this often in a month. WeChat publishes no number.
 const CHANGES_A_MONTH: usize = 5;
 const DAYS_A_MONTH: u64 = 30;
 
@@ -36,7 +37,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
 pub(super) struct Merchant {
     nickname: String,
     intro: String,
-    /// True once an application was approved.
+    /// Whether an application was approved.
     exists: bool,
     audit_id: u64,
     applied: Option<Applied>,
@@ -51,7 +52,7 @@ struct Applied {
 }
 
 impl Merchant {
-    /// The merchant that every account starts with.
+    /// Returns the merchant with which every account starts.
     pub(super) fn approved(app_id: &str) -> Self {
         let nickname = format!("门店{app_id}");
         Self {
@@ -63,7 +64,7 @@ impl Merchant {
         }
     }
 
-    /// Whether the account may have stores.
+    /// Returns whether the account may have stores.
     pub(super) const fn exists(&self) -> bool {
         self.exists
     }
@@ -80,14 +81,14 @@ impl Merchant {
 
 /// `GET /wxa/get_merchant_category` — 拉取门店小程序类目
 ///
-/// Every node lists its children by id. `father`, `sensitive_type`, `scene` and `qualify` are
-/// missing where they have nothing to say.
+/// Each node lists its children by id. `father`, `sensitive_type`, `scene` and `qualify` are absent
+/// if they would be empty.
 fn categories(_: &mut World, _: &Call) -> Result<Value, Refusal> {
     let all = json!({ "all_category_info": { "categories": *CATEGORIES } });
     Ok(done_with("data", all))
 }
 
-/// First-level categories with those below them: id, name, and the document that is asked for.
+/// A first-level category with those below it: id, name, and the document that it requires.
 type Family = (u64, &'static str, &'static [(u64, &'static str, Option<&'static str>)]);
 
 #[rustfmt::skip]
@@ -129,8 +130,8 @@ static CATEGORIES: LazyLock<Value> = LazyLock::new(|| {
 
 /// `POST /wxa/apply_merchant` — 创建门店小程序
 ///
-/// The answer has no audit_id. A second application is refused while the first waits or is in
-/// review (85050), and by an account that has its merchant (85028, our choice).
+/// The reply has no audit_id. A second application is refused while the first one waits or is in
+/// review (85050). An account that has a merchant is refused as well (85028, our choice).
 fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let nickname = call.text("nickname")?;
     let intro = call.text("intro")?;
@@ -160,7 +161,8 @@ fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done())
 }
 
-/// The second category must lie below the first; a sensitive one asks for documents.
+/// Checks that the second category is below the first one, and that a sensitive category comes with
+/// documents.
 fn check_category(call: &Call, documents: &str) -> Result<(), Refusal> {
     let (first, second) = (call.number("first_catid")?, call.number("second_catid")?);
     let mut nodes = CATEGORIES.as_array().into_iter().flatten();
@@ -170,7 +172,7 @@ fn check_category(call: &Call, documents: &str) -> Result<(), Refusal> {
     if satisfied { Ok(()) } else { Err(Refusal::new(40097)) }
 }
 
-/// Names have 4 to 30 units, of which a Chinese character counts two.
+/// Checks a name: 4 to 30 units, of which a Chinese character counts two.
 fn check_name(world: &World, app_id: &str, nickname: &str) -> Result<(), Refusal> {
     let units: usize = nickname.chars().map(|one| if one.is_ascii() { 1 } else { 2 }).sum();
     let lower = nickname.to_lowercase();
@@ -195,7 +197,8 @@ fn audit_info(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done_with("data", json!({ "audit_id": audit_id, "status": status, "reason": reason })))
 }
 
-/// 0 not submitted, 1 passed, 2 in review, 3 failed, 4 refused by the administrator.
+/// Returns WeChat's number: 0 not submitted, 1 passed, 2 in review, 3 failed, 4 refused by the
+/// administrator.
 const fn status(state: State) -> i64 {
     match state {
         State::Approved => 1,
@@ -208,7 +211,7 @@ const fn status(state: State) -> i64 {
 
 /// `POST /wxa/modify_merchant` — 修改门店小程序信息
 ///
-/// Both fields must be there; an empty one leaves things as they are (“如果不想改，参数传空值”).
+/// Both fields are required. An empty one changes nothing (“如果不想改，参数传空值”).
 fn modify(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if !["headimg_mediaid", "intro"].iter().all(|name| call.fields.contains_key(*name)) {
         return Err(Refusal::new(40097));
@@ -234,7 +237,7 @@ fn modify(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done())
 }
 
-/// What the end of a merchant's review changes.
+/// Applies the end of a merchant's review.
 pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let merchant = &mut world.accounts.get_mut(&audit.app_id)?.merchant;
     if audit.state == State::Approved {
@@ -251,7 +254,7 @@ mod tests {
     use crate::Settings;
 
     #[test]
-    fn names_are_counted_in_units() {
+    fn name_length_counts_units() {
         let world = World::new(Settings::default());
         let code = |name: &str| check_name(&world, "wx1", name).map_err(|refusal| refusal.errcode);
         assert_eq!(code("江南"), Ok(()));

@@ -12,8 +12,7 @@ use std::{fmt, iter};
 
 use aes::Aes256;
 use base64::{
-    Engine,
-    alphabet,
+    Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
     prelude::BASE64_STANDARD,
 };

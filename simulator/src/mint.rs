@@ -1,11 +1,11 @@
-//! Ids, tokens and chance, all from one seed.
+//! Ids, tokens and random choices, all from one seed.
 //!
-//! Each purpose counts for itself, so a token more does not change the ids of stores: two runs that
-//! do the same things get the same answers, whatever else happened in between.
+//! Each purpose has its own counter, so one more token does not change the ids of stores. Two runs
+//! with the same calls get the same replies, whatever other calls come between.
 
 use std::{collections::BTreeMap, time::Duration};
 
-/// Makes everything that looks random.
+/// Makes every value that looks random.
 #[derive(Debug)]
 pub(super) struct Mint {
     seed: u64,
@@ -17,14 +17,14 @@ impl Mint {
         Self { seed, made: BTreeMap::new() }
     }
 
-    /// 1 for the first call with this purpose, then 2, and so on.
+    /// Returns 1 for the first call with this purpose, then 2, and so on.
     pub(super) fn count(&mut self, purpose: &'static str) -> u64 {
         let made = self.made.entry(purpose).or_default();
         *made += 1;
         *made
     }
 
-    /// A text of `length` letters and digits that no other call gets.
+    /// Returns a text of `length` letters and digits. No other call returns the same.
     pub(super) fn text(&mut self, purpose: &'static str, length: usize) -> String {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -32,37 +32,37 @@ impl Mint {
         (0..length).map(|_| char::from(ALPHABET[random.usize(..ALPHABET.len())])).collect()
     }
 
-    /// A map id: 19 digits, more than a double can hold exactly.
+    /// Returns a map id: 19 digits, more than a double can hold exactly.
     pub(super) fn map_poi_id(&mut self) -> String {
         let mut random = self.random("map_poi_id");
         random.u64(1_000_000_000_000_000_000..=8_999_999_999_999_999_999).to_string()
     }
 
-    /// The trace id that WeChat puts behind every refusal.
+    /// Returns the trace id that WeChat appends to every refusal.
     pub(super) fn rid(&mut self) -> String {
         let mut random = self.random("rid");
         format!("6{:07x}-{:08x}-{:08x}", random.u32(..1 << 28), random.u32(..), random.u32(..))
     }
 
-    /// Any number below the limit.
+    /// Returns a number below the limit.
     pub(super) fn below(&mut self, purpose: &'static str, limit: u64) -> u64 {
         self.random(purpose).u64(..limit)
     }
 
-    /// Any part of a time, to the millisecond.
+    /// Returns a part of a duration, to the millisecond.
     pub(super) fn part(&mut self, purpose: &'static str, whole: Duration) -> Duration {
         let whole = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.below(purpose, whole.saturating_add(1)))
     }
 
-    /// Any bytes.
+    /// Returns random bytes.
     pub(super) fn bytes<const N: usize>(&mut self, purpose: &'static str) -> [u8; N] {
         let mut bytes = [0; N];
         self.random(purpose).fill(&mut bytes);
         bytes
     }
 
-    /// True with the given probability.
+    /// Returns true with this probability.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         probability >= 1.0 || self.random("chance").f64() < probability
     }
@@ -76,7 +76,8 @@ impl Mint {
     }
 }
 
-/// The finisher of splitmix64: neighbours in, strangers out.
+/// Returns a well-mixed value (the finalizer of SplitMix64), so that consecutive inputs give
+/// unrelated outputs.
 const fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_seed_makes_one_history_and_purposes_do_not_disturb_each_other() {
+    fn same_seed_gives_same_values_per_purpose() {
         let (mut quiet, mut busy) = (Mint::new(7), Mint::new(7));
         busy.rid();
         busy.count("poi_id");

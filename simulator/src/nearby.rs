@@ -1,4 +1,4 @@
-//! Nearby mini programs (附近的小程序): the places where a mini program shows itself.
+//! Nearby mini programs (附近的小程序): the places at which a mini program is shown.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use super::{
     world::World,
 };
 
-/// The company behind every mini program here; places of others have to prove that they belong.
+/// The company that owns every mini program here. A place of another company needs documents.
 pub const COMPANY: &str = "深圳市江南茶铺餐饮管理有限公司";
 
-/// The endpoints of this family. The list is a POST on today's page and was a GET before; clients of
-/// both kinds are in use.
+/// The endpoints of this family. The list is a POST on today's page and was a GET before. Clients
+/// use both.
 pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/wxa/addnearbypoi", Bearer::MiniProgram, add).serial(),
     Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list),
@@ -32,10 +32,10 @@ pub(super) struct Nearby {
     pub(super) lane: Lane,
 }
 
-/// Keeps calls to addnearbypoi one behind the other.
+/// Serializes calls to addnearbypoi.
 ///
-/// The document only says that concurrent calls are “暂不支持” and asks for a pause of a second; it
-/// does not say what a hasty caller is told. Here that is -1.
+/// The document only says that concurrent calls are “暂不支持” and asks for a pause of one second. It
+/// does not state the errcode of a call that comes too early. Here it is -1.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     busy: bool,
@@ -57,7 +57,7 @@ impl Lane {
     }
 }
 
-/// One nearby place.
+/// A nearby place.
 #[derive(Debug)]
 struct Poi {
     poi_id: u64,
@@ -77,9 +77,9 @@ impl Poi {
     const PASSED: i64 = 5;
 }
 
-/// What a call to addnearbypoi asks for, checked.
+/// The checked fields of a call to addnearbypoi.
 struct Wanted {
-    /// The place that is to be changed; `None` makes a new one.
+    /// The place that the call changes. With `None` it adds a new one.
     poi_id: Option<u64>,
     map_poi_id: String,
     address: String,
@@ -88,7 +88,7 @@ struct Wanted {
 
 /// `POST /wxa/addnearbypoi` — 添加地点
 ///
-/// With `poi_id` it changes a place. `audit_id` and `poi_id` are numbers in the answer.
+/// With `poi_id` it changes a place. `audit_id` and `poi_id` are numbers in the reply.
 fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let wanted = requested(world, call)?;
     refuse_duplicates(world, &call.app_id, &wanted)?;
@@ -116,7 +116,7 @@ fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 }
 
 fn requested(world: &World, call: &Call) -> Result<Wanted, Refusal> {
-    // The constant is a string in tables and a number in a sample.
+    // This constant is a string in the tables and a number in a sample.
     if call.id("is_comm_nearby")? != "1" {
         return Err(Refusal::new(40097));
     }
@@ -147,7 +147,7 @@ fn requested(world: &World, call: &Call) -> Result<Wanted, Refusal> {
     Ok(Wanted { poi_id, map_poi_id: map_poi_id.to_owned(), address, credential })
 }
 
-/// A company that is not the mini program's own needs papers.
+/// Checks that another company than the mini program's own comes with documents.
 fn check_proof(world: &World, call: &Call, company: &str) -> Result<(), Refusal> {
     let papers = call.optional_text("qualification_list")?;
     if company != COMPANY && papers.is_empty() {
@@ -156,8 +156,8 @@ fn check_proof(world: &World, call: &Call, company: &str) -> Result<(), Refusal>
     media::check_list(world, &call.app_id, papers).map_err(|_| Refusal::new(93020))
 }
 
-/// `{"service_infos":[{id,type,name,appid,path,desc}]}`: id 0 and type 2 for a label of one's own,
-/// ids 1 to 15 and type 1 for WeChat's. `id` and `type` come as numbers and as strings.
+/// Checks `{"service_infos":[{id,type,name,appid,path,desc}]}`. A label of one's own has id 0 and
+/// type 2, WeChat's labels have ids 1 to 15 and type 1. `id` and `type` come as numbers or strings.
 fn check_services(nested: &Value) -> Result<(), Refusal> {
     let (mut official, mut custom) = (0, 0);
     for service in nested["service_infos"].as_array().ok_or(Refusal::new(20002))? {
@@ -191,7 +191,8 @@ fn check_services(nested: &Value) -> Result<(), Refusal> {
     }
 }
 
-/// `{"open_kf":bool,"kf_headimg":url,"kf_name":text}`, required in the table and left out in life.
+/// Checks `{"open_kf":bool,"kf_headimg":url,"kf_name":text}`. The table requires it, but WeChat
+/// accepts a call without it.
 fn check_service_desk(call: &Call) -> Result<(), Refusal> {
     if call.optional_text("kf_info")?.is_empty() {
         return Ok(());
@@ -303,9 +304,10 @@ fn position(pois: &[Poi], poi_id: &str) -> Result<usize, Refusal> {
     at.ok_or(Refusal::new(93010))
 }
 
-/// What the end of a place's review changes; answers its id. A place that passes is shown.
+/// Applies the end of a place's review and returns the content of its event. An approved place is
+/// shown.
 ///
-/// Its event says 3 for yes and 2 for no, where the list says 5 and 4.
+/// The event has 3 for an approval and 2 for a rejection. The list has 5 and 4 for the same.
 pub(super) fn decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let pois = &mut world.accounts.get_mut(&audit.app_id)?.nearby.pois;
     let poi = pois.iter_mut().find(|poi| poi.audit_id == audit.audit_id)?;
@@ -330,20 +332,20 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_counted_by_kind() {
+    fn labels_are_limited_by_kind() {
         let official = json!({ "id": 2, "type": 1, "name": "快递", "appid": "wx1", "path": "a" });
         let own = json!({ "id": "0", "type": "2", "name": "自助", "appid": "wx1", "path": "a" });
         assert_eq!(code(&[]), Some(20002));
         assert_eq!(code(&[vec![official.clone(); 5], vec![own.clone(); 4]].concat()), None);
         assert_eq!(code(&vec![official; 6]), Some(93016));
         assert_eq!(code(&vec![own; 5]), Some(93016));
-        // As one client misspells it, after the document's own text.
+        // One client misspells it like this, as the document's own text does.
         let misspelt = json!({ "id": 2, "tpye": 1, "name": "快递", "appid": "wx1", "path": "a" });
         assert_eq!(code(&[misspelt]), Some(20002));
     }
 
     #[test]
-    fn the_lane_rests_after_each_answer() {
+    fn serial_api_pauses_after_each_answer() {
         let (mut lane, now, pause) = (Lane::default(), Instant::now(), Duration::from_secs(1));
         assert!(lane.enter(now, pause).is_ok());
         assert_eq!(lane.enter(now + 5 * pause, pause), Err(Refusal::new(-1)));

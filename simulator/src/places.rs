@@ -1,8 +1,9 @@
 //! The places that `search_map_poi` finds.
 //!
-//! All but one are invented: a brand on a street, the same on every start. The streets are real,
-//! the telephone numbers are not in use (no subscriber's number begins with 1), and the coordinates
-//! lie somewhere near the middle of the district. The exception is the place WeChat's document shows.
+//! All but one are invented: a brand on a street, the same at every start. The streets are real.
+//! The telephone numbers are not in use, because no subscriber's number begins with 1. The
+//! coordinates are somewhere near the middle of the district. The exception is the place in
+//! WeChat's document.
 
 use super::districts;
 
@@ -23,11 +24,11 @@ pub(super) struct Place {
     pub(super) telephone: String,
     /// Two levels joined by a colon: `美食:中餐厅`.
     pub(super) category: String,
-    /// The lowest node of the district table the place lies in.
+    /// The lowest node of the district table that contains the place.
     pub(super) district_id: u32,
 }
 
-/// All places, the documented one first.
+/// Returns all places, the documented one first.
 pub(super) fn places() -> Vec<Place> {
     let invented = STREETS.iter().enumerate().flat_map(|(row, street)| {
         (0..BRANDS_PER_ROW).map(move |column| street.place(row * BRANDS_PER_ROW + column))
@@ -35,12 +36,12 @@ pub(super) fn places() -> Vec<Place> {
     std::iter::once(documented()).chain(invented).collect()
 }
 
-/// Another invented place. Numbers of the places above are taken.
+/// Returns another invented place. The numbers of the places above are in use.
 pub(super) fn another(number: usize) -> Place {
     STREETS[number % STREETS.len()].place(number)
 }
 
-/// The place in WeChat's example for `search_map_poi`.
+/// Returns the place in WeChat's example for `search_map_poi`.
 fn documented() -> Place {
     Place {
         map_poi_id: "2708071440732747189".into(),
@@ -54,11 +55,11 @@ fn documented() -> Place {
     }
 }
 
-/// Two streets of a district, and the beginning of its telephone numbers.
+/// Two streets of a district, and the start of its telephone numbers.
 struct Streets {
     district_id: u32,
     area_code: &'static str,
-    /// Digits of a telephone number after the area code.
+    /// The digits of a telephone number after the area code.
     digits: u32,
     names: [&'static str; 2],
 }
@@ -73,7 +74,7 @@ impl Streets {
         Self { district_id, area_code, digits, names }
     }
 
-    /// The invented place with this number, which is on one of these streets.
+    /// Returns the invented place with this number, on one of these streets.
     #[expect(clippy::expect_used, reason = "the streets are compiled in, and tests look them up")]
     fn place(&self, number: usize) -> Place {
         let (brand, category) = BRANDS[number % BRANDS.len()];
@@ -116,7 +117,8 @@ fn scatter(number: usize) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// A coordinate up to about a kilometre from `middle`, with ten decimals as in WeChat's example.
+/// Returns a coordinate up to about one kilometer from `middle`, with ten decimals as in WeChat's
+/// example.
 fn near(middle: f64, noise: u64) -> f64 {
     let offset = f64::from(noise as u16) / f64::from(u16::MAX) * 0.02 - 0.01;
     ((middle + offset) * 1e10).round() / 1e10
@@ -129,7 +131,7 @@ const IDS: u64 = 8_000_000_000_000_000_000;
 const BRANDS_PER_ROW: usize = 5;
 
 /// Brands and their categories. Their number has no factor in common with [`BRANDS_PER_ROW`], so
-/// that each brand comes up in every place of a row.
+/// each brand comes up in every place of a row.
 const BRANDS: [(&str, &str); 13] = [
     ("老巷口牛肉面", "美食:小吃快餐"),
     ("木棉里咖啡", "美食:咖啡厅"),
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_lies_in_a_known_district() {
+    fn every_place_is_in_a_known_district() {
         let places = places();
         assert!(places.len() >= 200, "only {} places", places.len());
         for Place { district_id, .. } in &places {
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_unique_numbers_of_19_digits_beyond_a_double() {
+    fn ids_are_unique_and_exceed_doubles() {
         let places = places();
         let ids: HashSet<_> = places.iter().map(|place| &place.map_poi_id).collect();
         assert_eq!(ids.len(), places.len());
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn invented_places_look_like_the_documented_one() {
+    fn invented_places_resemble_documented_one() {
         let places = places();
         assert_eq!(places[0].map_poi_id, "2708071440732747189");
         assert!(places.iter().any(|place| place.address.starts_with("北京市东城区王府井大街")));
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_the_same_every_time() {
+    fn places_are_deterministic() {
         assert_eq!(places(), places());
     }
 }

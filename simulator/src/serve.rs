@@ -1,7 +1,8 @@
-//! HTTP: from the socket to the world and back, along whatever detour a fault demands.
+//! HTTP: reads requests from sockets and writes replies, with the faults that concern the
+//! connection.
 //!
-//! Each connection is served on its own, without a router, so that a fault can hold it, cut it in
-//! the middle of an answer, or reset it.
+//! Each connection is served directly, without a router. So a fault can hold it, cut it in the
+//! middle of a reply, or reset it.
 
 use std::{convert::Infallible, error::Error, fmt, io, pin::pin, time::Duration};
 
@@ -28,12 +29,12 @@ use super::{
     world::{Incoming, Outcome, Reply},
 };
 
-/// More than any upload that WeChat takes.
+/// Larger than any upload that WeChat accepts.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
-/// How much of a padded answer is sent at once.
+/// A padded reply is sent in pieces of this size.
 const CHUNK: u64 = 64 * 1024;
 
-/// The body of an answer. Its error ends the connection.
+/// The body of a reply. Its error ends the connection.
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Serves until `shutdown`, then drops every connection.
@@ -51,7 +52,7 @@ pub(super) async fn run(
                 Ok((socket, _)) => {
                     connections.spawn(serve(simulator.clone(), socket));
                 }
-                // Out of descriptors, most likely; the next connection that ends frees one.
+                // Most likely no file descriptor is free. The next connection that ends frees one.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -59,7 +60,7 @@ pub(super) async fn run(
     }
 }
 
-/// Serves one connection to its end, which is a reset where a fault says so.
+/// Serves one connection to its end. A fault can make that a reset.
 async fn serve(simulator: Simulator, socket: TcpStream) {
     let _ = socket.set_nodelay(true);
     let service = service_fn(|request| answer(simulator.clone(), request));
@@ -67,12 +68,13 @@ async fn serve(simulator: Simulator, socket: TcpStream) {
     let ended = (&mut connection).await;
     let reset = |error: &hyper::Error| error.source().is_some_and(|source| source.is::<Reset>());
     if ended.is_err_and(|error| reset(&error)) {
-        // Without this the kernel ends the connection politely, and nobody would notice.
+        // Without this the kernel closes the connection in the normal way, and the caller would not
+        // see a reset.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
 }
 
-/// Why a request gets no answer.
+/// The request gets no reply.
 #[derive(Debug)]
 struct Reset;
 
@@ -86,7 +88,7 @@ impl Error for Reset {}
 
 async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Response<Body>, Reset> {
     let (head, body) = request.into_parts();
-    // Whoever breaks off his own request is not waiting for an answer.
+    // A caller that breaks off its own request does not wait for a reply.
     let bytes = Limited::new(body, BODY_LIMIT).collect().await.map_err(|_| Reset)?.to_bytes();
     let path = head.uri.path().to_owned();
     let query = head.uri.query().unwrap_or_default().as_bytes();
@@ -103,7 +105,7 @@ async fn answer(simulator: Simulator, request: Request<Received>) -> Result<Resp
     deliver(simulator, outcome).await
 }
 
-/// Sends the answer the way the fault wants it sent.
+/// Sends the reply in the way that the fault wants.
 async fn deliver(simulator: Simulator, outcome: Outcome) -> Result<Response<Body>, Reset> {
     let Outcome { reply, fault, turn } = outcome;
     let turn = turn.map(|app_id| Turn { simulator, app_id });
@@ -117,7 +119,7 @@ async fn deliver(simulator: Simulator, outcome: Outcome) -> Result<Response<Body
             whole(bytes)
         }
         Delivery::Never => {
-            // Ends when the caller leaves, which drops all of this.
+            // If the caller leaves, this future is dropped, and the turn ends.
             let _turn = turn;
             std::future::pending().await
         }
@@ -128,7 +130,7 @@ async fn deliver(simulator: Simulator, outcome: Outcome) -> Result<Response<Body
     Ok(respond(&reply, body))
 }
 
-/// Keeps an account's serial API busy until the answer is out.
+/// Keeps an account's serial API busy until the reply is out.
 struct Turn {
     simulator: Simulator,
     app_id: String,
@@ -164,12 +166,13 @@ fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-/// Half the answer, then the end of the connection.
+/// Returns the first half of the reply, then an error.
 fn cut(bytes: Bytes) -> Body {
     let half = bytes.slice(..bytes.len() / 2);
     let stream = stream::unfold(Some(half), |half| async {
         if half.is_none() {
-            // An error would overtake what is still being buffered, so let that be written first.
+            // An error would overtake bytes that are still buffered, so those must be written
+            // first.
             tokio::task::yield_now().await;
         }
         let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
@@ -178,7 +181,7 @@ fn cut(bytes: Bytes) -> Body {
     StreamBody::new(stream).boxed_unsync()
 }
 
-/// The answer, a byte at a time.
+/// Returns the reply one byte at a time.
 fn drip(bytes: Bytes, interval: Duration, turn: Option<Turn>) -> Body {
     let stream = stream::unfold((bytes, turn), move |(mut left, turn)| async move {
         if left.is_empty() {
@@ -191,7 +194,7 @@ fn drip(bytes: Bytes, interval: Duration, turn: Option<Turn>) -> Body {
     StreamBody::new(stream).boxed_unsync()
 }
 
-/// The answer with a field of `more` bytes in front.
+/// Returns the reply with a field of `more` bytes in front.
 fn padded(bytes: Bytes, more: u64) -> Body {
     let rest = bytes.slice(bytes.len().min(1)..);
     let head = [Bytes::from_static(b"{\"padding\":\"")].into_iter();
@@ -203,7 +206,7 @@ fn padded(bytes: Bytes, more: u64) -> Body {
     StreamBody::new(stream::iter(frames)).boxed_unsync()
 }
 
-/// The first file of a form, if this is one.
+/// Returns the first file of a form, if the request is a form.
 async fn file_part(content_type: Option<&HeaderValue>, bytes: Bytes) -> Option<Part> {
     let boundary = multer::parse_boundary(content_type?.to_str().ok()?).ok()?;
     let mut form = Multipart::new(stream::iter([Ok::<_, Infallible>(bytes)]), boundary);

@@ -1,4 +1,4 @@
-//! How a good answer is made a bad one: the rewriting half of the faults, pure.
+//! Turns a good reply into a bad one. This is the pure half of the faults.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::{faults::Kind, world::Reply};
 
-/// The page of a proxy that found nobody behind it.
+/// The page of a proxy that cannot reach its server.
 const BAD_GATEWAY: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n\
     <center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
 
-/// The answer that `kind` makes of `reply`.
+/// Returns `reply` as the fault `kind` changes it.
 pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
     match kind {
         Kind::Bytes { base64 } => {
@@ -45,7 +45,8 @@ pub(super) fn spoil(kind: &Kind, reply: Reply) -> Reply {
         }
         Kind::UnknownFields => rewrite(reply, unknown_fields),
         Kind::WrongTypes => rewrite(reply, wrong_types),
-        // These spoil the way, not the words; an errcode was already the answer.
+        // These change how the reply is sent, not its content. An errcode fault has already made
+        // the reply.
         Kind::Drip { .. }
         | Kind::Errcode { .. }
         | Kind::Hold
@@ -78,7 +79,7 @@ fn errcode_as_string(body: &mut Value) {
     }
 }
 
-/// Puts a lone continuation byte behind the first quotation mark.
+/// Inserts a lone continuation byte after the first quotation mark.
 fn with_invalid_byte(body: &Bytes) -> Bytes {
     let at = body.iter().position(|byte| *byte == b'"').map_or(0, |at| at + 1);
     [&body[..at], &[0x80], &body[at..]].concat().into()
@@ -113,7 +114,7 @@ fn wrong_types(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(wrong_types),
         Value::Object(fields) => fields.values_mut().for_each(wrong_types),
         Value::Number(number) => *value = Value::String(number.to_string()),
-        // Only where the number is written with the very same digits: `020…` is no JSON number.
+        // Only if the number is written with exactly the same digits: `020…` is not a JSON number.
         Value::String(text) => match text.parse::<u64>() {
             Ok(number) if number.to_string() == *text => *value = json!(number),
             _ => {}
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_spare_the_verdict_and_the_shape() {
+    fn nulls_keep_errcode_and_shape() {
         let body = json!({ "errcode": 0, "errmsg": "ok", "data": { "item": [{ "id": "1" }] } });
         assert_eq!(
             spoilt(Kind::Nulls, body.clone()),
@@ -155,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_in_every_object() {
+    fn every_object_gets_an_unknown_field() {
         let text = spoilt(Kind::UnknownFields, json!({ "data": { "item": [{}] } }));
         assert_eq!(text.matches("added_in_a_later_version").count(), 3);
     }
 
     #[test]
-    fn bodies_can_be_no_text_and_no_json() {
+    fn bodies_become_invalid_text_and_json() {
         let body = json!({ "errcode": 0, "errmsg": "ok" });
         let broken = spoil(&Kind::InvalidUtf8, Reply::json(&body)).body;
         assert!(str::from_utf8(&broken).is_err());

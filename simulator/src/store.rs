@@ -1,9 +1,9 @@
 //! Stores (门店): adding, changing, reading and deleting them.
 //!
-//! The documents leave open when a store appears. Here it is listed from its submission on, with
-//! status 2 and the id that its event will name; this fits their samples, where a store in review
-//! has an id. A store's status is that of its latest review, so new pictures turn 1 into 2 for a
-//! while, and a refusal of them into 3; the store itself stays, with the pictures it had.
+//! The documents do not state when a store appears. Here it is listed when it is submitted, with
+//! status 2 and the id that its event will name. This fits the samples, in which a store in review
+//! has an id. A store's status is that of its latest review. So new pictures change 1 to 2 for a
+//! while, and a rejection of them changes it to 3. The store itself stays, with its old pictures.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::{
     world::World,
 };
 
-/// The endpoints of this family; those for stores that are to migrate are in `legacy`.
+/// The endpoints of this family. Those for stores that must migrate are in `legacy`.
 pub(super) const ROUTES: &[Endpoint] = &[
     Endpoint::post("/wxa/add_store", Bearer::Official, add),
     Endpoint::post("/wxa/update_store", Bearer::Official, update),
@@ -34,25 +34,25 @@ pub(super) struct Stores {
     pub(super) legacy: Vec<LegacyStore>,
 }
 
-/// One store.
+/// A store.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     pub(super) poi_id: String,
     place: Place,
     pictures: Vec<String>,
-    /// Pictures that are shown once their review has passed.
+    /// Pictures that are shown when their review passes.
     awaited: Option<Awaited>,
     phone: String,
     hours: String,
     credential: String,
     company: String,
     pub(super) card_id: String,
-    /// Of the latest review: 1 passed, 2 open, 3 failed.
+    /// The latest review: 1 passed, 2 open, 3 failed.
     status: i64,
-    /// True once the store itself has passed.
+    /// Whether the store itself has passed.
     accepted: bool,
     audit_id: u64,
-    /// True for a store that was migrated; its refusal leaves nothing behind.
+    /// Whether the store was migrated. The rejection of such a store leaves nothing behind.
     migrated: bool,
 }
 
@@ -63,7 +63,7 @@ struct Awaited {
 }
 
 impl Stores {
-    /// The store with this id, if it is this account's.
+    /// Returns this account's store with this id.
     pub(super) fn find(&mut self, poi_id: &str) -> Result<&mut Store, Refusal> {
         let mut stores = self.current.iter_mut();
         stores.find(|store| store.poi_id == poi_id).ok_or(Refusal::new(65115))
@@ -71,7 +71,8 @@ impl Stores {
 }
 
 impl Store {
-    /// A store whose first review failed stands in nobody's way.
+    /// Returns whether the store counts toward limits and duplicates. A store whose first review
+    /// failed does not.
     fn counts(&self) -> bool {
         self.accepted || self.status == 2
     }
@@ -79,8 +80,8 @@ impl Store {
 
 /// `POST /wxa/add_store` — 添加门店
 ///
-/// Adds a store, or migrates one where `poi_id` names it. Which refusal goes first where several
-/// would be right is our choice: merchant, fields, migration, place, credential, limit.
+/// Adds a store, or migrates the one that `poi_id` names. If several refusals would be right, the
+/// order is our choice: merchant, fields, migration, place, credential, limit.
 fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if !world.tenant(&call.app_id)?.merchant.exists() {
         return Err(Refusal::new(85053));
@@ -104,13 +105,13 @@ fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(answer)
 }
 
-/// The store that add_store asks for, every field checked.
+/// Returns the store that add_store asks for. Checks every field.
 fn requested(world: &mut World, call: &Call) -> Result<Store, Refusal> {
     let map_poi_id = call.text("map_poi_id")?;
     let (pictures, hours) = (call.pictures(40097)?, call.hours(40097)?);
     let company = call.optional_text("company_name")?;
     let documents = call.optional_text("qualification_list")?;
-    // “不复用公众号主体时，才需要填”: another company has to prove itself.
+    // “不复用公众号主体时，才需要填”: another company must send documents.
     if !company.is_empty() && documents.is_empty() {
         return Err(Refusal::new(40097));
     }
@@ -134,7 +135,7 @@ fn requested(world: &mut World, call: &Call) -> Result<Store, Refusal> {
     })
 }
 
-/// One place and one credential make one store, whoever adds it.
+/// Refuses a second store with the same place or credential, also of another account.
 fn refuse_duplicates(world: &World, app_id: &str, wanted: &Store) -> Result<(), Refusal> {
     for (owner, tenant) in &world.accounts {
         for store in tenant.stores.current.iter().filter(|store| store.counts()) {
@@ -156,9 +157,9 @@ fn refuse_duplicates(world: &World, app_id: &str, wanted: &Store) -> Result<(), 
 
 /// `POST /wxa/update_store` — 更新门店信息
 ///
-/// Replaces everything but the card, which stays where `card_id` is empty. Pictures that are shown
-/// already need no review (“此时这个图片不需要重新审核”); sending the shown ones while others are in
-/// review takes those back.
+/// Replaces everything except the card, which an empty `card_id` keeps. Pictures that are already
+/// shown need no review (“此时这个图片不需要重新审核”). If the call sends the shown pictures while others are in
+/// review, it withdraws those.
 fn update(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let poi_id = call.text("poi_id")?;
     let (hours, phone) = (call.hours(40097)?, call.text("contract_phone")?);
@@ -172,7 +173,7 @@ fn update(world: &mut World, call: &Call) -> Result<Value, Refusal> {
         return Err(Refusal::new(85053));
     }
     let store = tenant.stores.find(poi_id)?;
-    // Before its first approval there is nothing to update.
+    // Before its first approval a store cannot be updated.
     if !store.accepted {
         return Err(Refusal::new(65118));
     }
@@ -188,14 +189,14 @@ fn update(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done_with(
         "data",
         match audit_id {
-            // A flag, not an id (“1表示需要，0表示不需要”); without a review there is no audit_id.
+            // This is a flag, not an id (“1表示需要，0表示不需要”). Without a review there is no audit_id.
             Some(audit_id) => json!({ "has_audit_id": 1, "audit_id": audit_id }),
             None => json!({ "has_audit_id": 0 }),
         },
     ))
 }
 
-/// Shows the pictures now, or once a review has passed, whose id this answers.
+/// Shows the pictures now, or opens a review and returns its id.
 fn show(
     world: &mut World,
     call: &Call,
@@ -233,7 +234,7 @@ fn info(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 
 /// `POST /wxa/get_store_list` — 获取门店信息列表
 ///
-/// A limit of 0 means 20 (“那么按默认值20处理”), one above 50 is refused.
+/// A limit of 0 means 20 (“那么按默认值20处理”). A limit above 50 is refused.
 fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let (offset, limit) = window(call.number("offset")?, call.number("limit")?)?;
     let stores = &world.tenant(&call.app_id)?.stores.current;
@@ -248,7 +249,7 @@ fn list(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(answer)
 }
 
-/// Where a page begins and how many rows it has.
+/// Returns the first row of a page and the number of its rows.
 pub(super) fn window(offset: i64, limit: i64) -> Result<(usize, usize), Refusal> {
     let bad = Refusal::new(40097);
     let offset = usize::try_from(offset).map_err(|_| bad.clone())?;
@@ -284,7 +285,7 @@ fn describe(store: &Store) -> Value {
 
 /// `POST /wxa/del_store` — 删除门店
 ///
-/// Of refusals the document knows only -1 and 85053, so a store that is not there is a -1.
+/// The document knows only the refusals -1 and 85053, so an unknown store is a -1.
 fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let poi_id = call.text("poi_id")?;
     let tenant = world.tenant(&call.app_id)?;
@@ -301,9 +302,9 @@ fn delete(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     Ok(done())
 }
 
-/// What the end of a store's first review changes.
+/// Applies the end of a store's first review.
 ///
-/// Its event has `poiid`, “valid” only where the store passed; otherwise it is 0 here.
+/// The event has `poiid`, which is “valid” only if the store passed. Otherwise it is 0 here.
 pub(super) fn added(world: &mut World, audit: &Audit) -> Option<Ending> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores;
     let at = stores.current.iter().position(|store| store.audit_id == audit.audit_id)?;
@@ -326,9 +327,9 @@ pub(super) fn added(world: &mut World, audit: &Audit) -> Option<Ending> {
     Some(Ending { result: approved.then_some(poi_id), status, fields })
 }
 
-/// What the end of a review of pictures changes.
+/// Applies the end of a review of pictures.
 ///
-/// Its event names no store.
+/// The event names no store.
 pub(super) fn pictures_decided(world: &mut World, audit: &Audit) -> Option<Ending> {
     let stores = &mut world.accounts.get_mut(&audit.app_id)?.stores.current;
     let store = stores.iter_mut().find(|store| store.audit_id == audit.audit_id)?;

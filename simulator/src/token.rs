@@ -1,8 +1,8 @@
-//! Access tokens: two endpoints that know nothing of each other, and what becomes of old tokens.
+//! Access tokens: two independent endpoints, and the refusal of old tokens.
 //!
-//! `/cgi-bin/token` makes a new token at every call and lets the one before live for five more
-//! minutes. `/cgi-bin/stable_token` answers the same token while it lives. Refreshing one never
-//! touches the other. All times are the injected clock's.
+//! `/cgi-bin/token` makes a new token at every call, and the previous one works for five more
+//! minutes. `/cgi-bin/stable_token` returns the same token as long as it is valid. A refresh of one
+//! never affects the other. All times are the injected clock's.
 
 use std::{
     collections::HashMap,
@@ -18,11 +18,11 @@ use super::{
     world::World,
 };
 
-/// A token's life.
+/// A token is valid for this time.
 const LIFE: Duration = Duration::from_secs(7200);
-/// How long the previous token still works, and how early the stable one is renewed.
+/// The previous token still works for this time, and the stable one is renewed this early.
 const GRACE: Duration = Duration::from_secs(300);
-/// Forced refreshes closer together than this refresh nothing.
+/// A forced refresh within this time of the last one refreshes nothing.
 const FORCE_PAUSE: Duration = Duration::from_secs(30);
 /// Forced refreshes a day.
 const FORCED_A_DAY: u64 = 20;
@@ -30,7 +30,7 @@ const FORCED_A_DAY: u64 = 20;
 const STABLE_A_DAY: u64 = 500_000;
 /// Calls a minute to the stable endpoint.
 const STABLE_A_MINUTE: u64 = 10_000;
-/// WeChat asks for room for 512 characters.
+/// WeChat asks clients to have room for 512 characters.
 const LENGTH: usize = 136;
 
 /// The endpoints of this family.
@@ -75,15 +75,15 @@ fn admit(world: &World, grant: &str, app_id: &str, secret: &str) -> Result<Strin
     if account.secret == secret { Ok(app_id.to_owned()) } else { Err(Refusal::new(40125)) }
 }
 
-/// A point in time, as the counters need it.
+/// A point in time, in the form that the counters need.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) now: Instant,
-    /// Days since 1970 in China, where WeChat's counters start anew.
+    /// Days since 1970 in China, where WeChat resets its counters.
     pub(super) day: u64,
 }
 
-/// Every token there is, and how often each account asked.
+/// Every token, and the number of token calls of each account.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     grants: HashMap<String, Grant>,
@@ -96,11 +96,12 @@ pub(super) struct Tokens {
 struct Grant {
     app_id: String,
     dies: Instant,
-    /// A replaced token is answered 40001 after its grace, one that died of old age 42001.
+    /// A replaced token is refused with 40001 after its grace period. One that expired is refused
+    /// with 42001.
     replaced: bool,
 }
 
-/// How often an account asked for tokens today.
+/// An account's token calls of today.
 #[derive(Debug, Default)]
 struct Usage {
     day: u64,
@@ -112,7 +113,7 @@ struct Usage {
 }
 
 impl Tokens {
-    /// Whose token this is.
+    /// Returns the account that owns this token. Fails if the token is not valid.
     pub(super) fn owner(&self, token: &str, now: Instant) -> Result<&str, Refusal> {
         match self.grants.get(token) {
             Some(grant) if now < grant.dies => Ok(&grant.app_id),
@@ -121,19 +122,19 @@ impl Tokens {
         }
     }
 
-    /// For whom a token was made, whether it still works or not.
+    /// Returns the account for which a token was made, whether it still works or not.
     pub(super) fn made_for(&self, token: &str) -> Option<&str> {
         self.grants.get(token).map(|grant| grant.app_id.as_str())
     }
 
-    /// Forgets every token, as if someone else had refreshed all of them.
+    /// Makes every token invalid, as if another process had refreshed all of them.
     pub(super) fn revoke(&mut self) {
         self.grants.clear();
         self.classic.clear();
         self.stable.clear();
     }
 
-    /// How often each account asked today, and how many of its tokens work.
+    /// Returns the number of today's calls of each account, and of its valid tokens.
     pub(super) fn counts(&self, moment: Moment) -> Value {
         let count = |(app_id, usage): (&String, &Usage)| {
             let living = |grant: &&Grant| grant.app_id == *app_id && moment.now < grant.dies;
@@ -189,7 +190,8 @@ impl Tokens {
             return Ok(json!({ "access_token": token, "expires_in": left.as_secs() }));
         }
         if let Some(previous) = current.and_then(|old| self.grants.get_mut(old)) {
-            // Renewed ahead of its end, the old one lives that end; refreshed by force, it is dead.
+            // If the token was renewed before its end, the old one stays valid until that end.
+            // After a forced refresh the old one is invalid.
             previous.replace(if force { now } else { previous.dies });
         }
         let token = self.grant(mint, app_id, now);
@@ -221,7 +223,7 @@ impl Grant {
 }
 
 impl Usage {
-    /// Counts a call to the stable endpoint; answers whether it refreshes by force.
+    /// Counts a call to the stable endpoint. Returns whether it forces a refresh.
     fn admit_stable(&mut self, now: Instant, force: bool) -> Result<bool, Refusal> {
         let (since, calls) = self.minute.unwrap_or((now, 0));
         let fresh = now.saturating_duration_since(since) >= Duration::from_secs(60);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_classic_token_lives_five_minutes_more_when_it_is_replaced() {
+    fn replaced_classic_token_lives_five_more_minutes() {
         let mut desk = Desk::new();
         let first = desk.classic();
         assert!(first.len() >= 100);
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stable_token_stays_until_its_last_five_minutes() {
+    fn stable_token_renews_five_minutes_early() {
         let mut desk = Desk::new();
         let classic = desk.classic();
         let first = value(desk.stable(false));
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn force_kills_at_once_but_not_twice_in_thirty_seconds_and_twenty_times_a_day() {
+    fn forced_refresh_is_immediate_but_limited() {
         let mut desk = Desk::new();
         let first = value(desk.stable(false));
         let second = value(desk.stable(true));
