@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# Functions that the scripts of this repository share. Source it from the root of the repository.
+
+# The folder that cargo builds into, as a whole path: `target`, or what CARGO_TARGET_DIR or cargo's
+# settings name.
+target=$(cargo metadata --no-deps --format-version 1 --offline 2>/dev/null |
+  sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p') || true
+target=${target:-$(realpath -m "${CARGO_TARGET_DIR:-target}")}
+mkdir -p "$target"
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+
+# Installs the Debian packages that are missing.
+debian() {
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local sudo=()
+  [ "$(id -u)" -eq 0 ] || sudo=(sudo)
+  # Two steps can run at once, and apt works for one of them at a time.
+  (
+    flock 9
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+  ) 9>"$target/apt.lock"
+}
