@@ -1,4 +1,4 @@
-# Both can be named differently: a mirror's copy, or what scripts/image --check makes itself.
+# Other images can be named here: the copies of a mirror, or those that scripts/image --check makes.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
@@ -9,7 +9,7 @@ WORKDIR /build
 # WeChat, and with it the commands `sandbox` and `simulate`.
 ARG BUILD_OPTIONS=
 
-# The dependencies, with nothing of our own: only a change of the manifests builds them again.
+# The dependencies without our own code, so that only a change of the manifests builds them again.
 COPY Cargo.toml Cargo.lock ./
 COPY benches/Cargo.toml benches/
 COPY clock/Cargo.toml clock/
@@ -20,8 +20,8 @@ RUN mkdir src benches/src clock/src simulator/src \
     && cp build.rs src/main.rs \
     && cargo build --locked --release -p wechat-store-gateway ${BUILD_OPTIONS}
 
-# cargo compares times, and the files' are older than the empty ones' above: without the touch it
-# would take the empty crate for the finished one.
+# cargo compares the times of files. The real files are older than the empty ones above, so that without
+# the touch it would keep the empty crates.
 COPY build.rs ./
 COPY proto proto
 COPY clock clock
@@ -31,30 +31,36 @@ RUN touch build.rs clock/src/lib.rs simulator/src/lib.rs src/lib.rs src/main.rs 
     && cargo build --locked --release -p wechat-store-gateway ${BUILD_OPTIONS} \
     && mkdir /state
 
-# glibc and the certificate authorities that WeChat's certificates are checked against; no shell.
+# This image has glibc and certificate authorities, and no shell.
 FROM ${BASE_IMAGE}
+# The release sets both.
+ARG VERSION=unreleased
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="wechat-store-gateway" \
       org.opencontainers.image.description="WeChat store and nearby mini programs as one typed gRPC service" \
-      org.opencontainers.image.licenses="MIT OR Apache-2.0"
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY LICENSE-APACHE LICENSE-MIT THIRD-PARTY-NOTICES.txt /usr/share/doc/wechat-store-gateway/
 COPY --from=build /build/target/release/wechat-store-gateway /usr/local/bin/
 
-# Where the default state.url leads. Its owner is the user below, and a new volume takes after it;
-# there is no shell here that could change that.
+# The folder of the default state.url. It belongs to the user below, and so does a new volume, because
+# this image has no shell that could change the owner.
 COPY --from=build --chown=65532:65532 /state /var/lib/wechat-store-gateway
 WORKDIR /var/lib/wechat-store-gateway
-# So that it can be written even where everything else is read-only. Mount one of your own: this one
-# is easily lost, and with it events that WeChat does not send again.
+# A volume can be written even if everything else is read-only. Mount a named one: an anonymous volume is
+# easily lost, and with it events that WeChat does not send again.
 VOLUME /var/lib/wechat-store-gateway
 
-# A number, because Kubernetes' runAsNonRoot cannot tell from a name who is root.
+# A number, because Kubernetes' runAsNonRoot cannot check a name.
 USER 65532:65532
 
-# The settings have to say listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh": by default
-# the service listens on loopback, which in a container nobody else reaches. So with listen.callback
-# (8080, for WeChat's pushes) and listen.admin (9464, for probes).
+# The settings must set listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh". By default the
+# gateway listens on loopback, which other containers cannot reach. The same holds for listen.callback
+# (8080, WeChat's pushes) and listen.admin (9464, probes).
 EXPOSE 50051 8080 9464
 
-# It asks 127.0.0.1:50051 and gives up by itself after 2 s, saying why; the timeout lets it.
+# Asks 127.0.0.1:50051. The command itself ends after 2 s and reports why, before this timeout.
 HEALTHCHECK --interval=10s --timeout=4s --start-period=5s --retries=3 \
     CMD ["/usr/local/bin/wechat-store-gateway", "healthcheck"]
 
