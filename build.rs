@@ -79,15 +79,15 @@ fn health(out: &Path) -> Result<(), Box<dyn Error>> {
 /// Says of every request which account and which write it names, and of every response to a write
 /// how it looks where WeChat's was lost.
 fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error> {
-    let (mut code, mut settled) = (String::new(), String::new());
+    let (mut code, mut recovered) = (String::new(), String::new());
     let messages = descriptors.file.iter().flat_map(|file| &file.message_type);
     let services = || descriptors.file.iter().flat_map(|file| &file.service);
     for message in messages {
         let name = message.name();
         let has = |field: &str| message.field.iter().any(|candidate| candidate.name() == field);
-        if has("settled") {
-            let poi_id = if has("submission") && has("poi_id") {
-                "if let Some(submission) = &submission { self.poi_id.clone_from(&submission.poi_id); }"
+        if has("recovered") {
+            let poi_id = if has("submission") && has("nearby_poi_id") {
+                "if let Some(submission) = &submission { self.nearby_poi_id.clone_from(&submission.nearby_poi_id); }"
             } else {
                 ""
             };
@@ -97,11 +97,11 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
             };
             writeln!(
                 code,
-                "impl Settled for {name} {{
-                    fn settle(&mut self, submission: Option<Submission>) {{
+                "impl Recovered for {name} {{
+                    fn recover(&mut self, submission: Option<Submission>) {{
                         {poi_id}
                         {submission}
-                        self.settled = true;
+                        self.recovered = true;
                     }}
                 }}"
             )?;
@@ -112,7 +112,7 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
                 Some(format!("{}/{}", service.name(), method.name()))
             });
             let method = method.unwrap_or_default();
-            writeln!(settled, "{method:?} => by_type::<{name}>(response, submission),")?;
+            writeln!(recovered, "{method:?} => by_type::<{name}>(response, submission),")?;
         }
         let method = services().find_map(|service| {
             let takes = format!(".wechat.store.v1.{name}");
@@ -142,25 +142,25 @@ fn addressed(descriptors: &FileDescriptorSet) -> Result<String, std::fmt::Error>
     }
     writeln!(
         code,
-        "/// The response to a write of this method, encoded, as [`Settled::settle`] makes it from
+        "/// The response to a write of this method, encoded, as [`Recovered::settle`] makes it from
         /// an encoded one that may be empty. `None` if it writes nothing.
         ///
         /// Fails where it is no such response.
-        pub fn settled(
+        pub fn recovered(
             method: &str,
             response: &[u8],
             submission: Option<Submission>,
         ) -> Result<Option<Vec<u8>>, prost::DecodeError> {{
-            fn by_type<R: Settled>(
+            fn by_type<R: Recovered>(
                 response: &[u8],
                 submission: Option<Submission>,
             ) -> Result<Option<Vec<u8>>, prost::DecodeError> {{
                 let mut response = R::decode(response)?;
-                response.settle(submission);
+                response.recover(submission);
                 Ok(Some(response.encode_to_vec()))
             }}
             match method {{
-                {settled}
+                {recovered}
                 _ => Ok(None),
             }}
         }}"

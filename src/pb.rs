@@ -36,8 +36,8 @@ pub trait Addressed: prost::Message {
 }
 
 /// The response to a write.
-pub trait Settled: prost::Message + Default {
+pub trait Recovered: prost::Message + Default {
     /// Says that the write got through although WeChat's reply was lost, and what came of it, where
     /// that is reviewed.
-    fn settle(&mut self, submission: Option<Submission>);
+    fn recover(&mut self, submission: Option<Submission>);
 }

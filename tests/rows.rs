@@ -242,11 +242,11 @@ async fn who_is_told_when_to_come_again_comes_then() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whose_turn_would_come_too_late_comes_again() {
     let bench = Bench::start().await;
-    // One a second: with less time than that all but one are told LANE_BUSY at first.
+    // One a second: with less time than that all but one are told WRITE_QUEUE_BUSY at first.
     let rows: Vec<_> = (0..3).map(|number| nearby(number).to_string()).collect();
     let add = "NearbyService/AddNearbyPoi";
     let run = bench.call(&[add, "--rows", "-", "--deadline", "0.9"], &rows.join("\n"));
-    assert!(!run.all().contains("LANE_BUSY"), "{}", run.all());
+    assert!(!run.all().contains("WRITE_QUEUE_BUSY"), "{}", run.all());
     assert_eq!(run.rows_with("ok").len(), 3, "{}", run.all());
     assert_eq!(bench.asked("/wxa/addnearbypoi"), 3);
 }
@@ -369,7 +369,7 @@ fn nearby(number: u32) -> Value {
             "contact_phone": "020-89190388",
             "hours": { "open": "10:00", "close": "21:30" },
             "company_name": COMPANY,
-            "credential": format!("15671819351828{number}"),
+            "license_number": format!("15671819351828{number}"),
             "service_labels": [{
                 "kind": "NEARBY_SERVICE_KIND_DELIVERY",
                 "app_id": MINI_PROGRAM_APP_ID,
@@ -451,7 +451,7 @@ impl Bench {
             "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/a/0"],
             "contact_phone": "020-89190388",
             "hours": { "open": "10:00", "close": "21:30" },
-            "credential": format!("9144{place}"),
+            "license_number": format!("9144{place}"),
         })
     }
 

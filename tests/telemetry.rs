@@ -374,7 +374,7 @@ async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
             close: "21:00".to_owned(),
             text: String::new(),
         }),
-        credential: "22883878-0".to_owned(),
+        license_number: "22883878-0".to_owned(),
         ..Default::default()
     };
     said.push(format!("{:?}", stores.add_store(store.clone()).await));

@@ -256,7 +256,7 @@ impl UnaryService<pb::GetStoreRequest> for Proxy {
                     text: info.open_time,
                 }),
                 picture_urls: info.photo_list.into_iter().map(|photo| photo.photo_url).collect(),
-                credential: info.qualification_num,
+                license_number: info.qualification_num,
                 company_name: info.qualification_name,
                 state: state.into(),
                 wechat_status: Some(info.status),
@@ -308,7 +308,7 @@ impl UnaryService<pb::AddStoreRequest> for Proxy {
                 pic_list: serde_json::to_string(&pictures).map_err(failed)?,
                 contract_phone: &request.contact_phone,
                 hour: format!("{}-{}", hours.open, hours.close),
-                credential: &request.credential,
+                credential: &request.license_number,
                 company_name: &request.company_name,
                 qualification_list: request.qualification_media_ids.join(","),
             };
@@ -322,7 +322,7 @@ impl UnaryService<pb::AddStoreRequest> for Proxy {
                 map_poi_id: request.map_poi_id,
                 ..pb::Submission::default()
             };
-            let response = pb::AddStoreResponse { submission: Some(submission), settled: false };
+            let response = pb::AddStoreResponse { submission: Some(submission), recovered: false };
             Ok(tonic::Response::new(response))
         })
     }

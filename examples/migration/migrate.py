@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-NEEDED = ["poi_id", "map_poi_id", "credential", "contact_phone", "open", "close", "picture_url", "action"]
+NEEDED = ["legacy_poi_id", "map_poi_id", "license_number", "contact_phone", "open", "close", "picture_url", "action"]
 METHODS = {"migrate": "StoreService/AddStore", "delete": "StoreService/DeleteLegacyStore"}
 OPEN = {"UPGRADE_STATE_PENDING", "UPGRADE_STATE_FAILED", "UPGRADE_STATE_FORBIDDEN"}
 
@@ -43,7 +43,7 @@ def main():
             return finish(0, f"complete: {progress.get('migratedCount', 0)} stores are migrated")
         if progress.get("nextStep") == "UPGRADE_STEP_WAIT":
             return finish(1, "WeChat still reviews; start this again later")
-        blockers = [f"{b['poiId']}: {b.get('reason', '')}" for b in progress.get("blockers", [])]
+        blockers = [f"{b['legacyPoiId']}: {b.get('reason', '')}" for b in progress.get("blockers", [])]
         if blockers:
             return finish(1, "correct these in the sheet, and start this again", blockers)
         if progress.get("unreadCount"):
@@ -79,7 +79,7 @@ def call(args, method, request):
 
 
 def legacy_stores(args):
-    """Returns every old store by its poi_id. Ends this script unless they are as many as WeChat counts.
+    """Returns every old store by its legacy_poi_id. Ends this script unless they are as many as WeChat counts.
 
     A store that is not in the list would pass for deleted.
     """
@@ -87,7 +87,7 @@ def legacy_stores(args):
     while True:
         page = call(args, "StoreService/ListLegacyStores", {"page_token": token})
         known, counted = len(stores), page.get("totalSize")
-        stores.update((store["poiId"], store) for store in page.get("stores", []) if store.get("poiId"))
+        stores.update((store["legacyPoiId"], store) for store in page.get("stores", []) if store.get("legacyPoiId"))
         token = page.get("nextPageToken", "")
         if not token and len(stores) == counted:
             return stores
@@ -100,23 +100,23 @@ def mistakes(stores, sheet):
     """What does not fit together. All of it is told before anything is sent."""
     rows = {}
     for row in sheet:
-        rows.setdefault(row["poi_id"], []).append(row)
-    wrong = [f"{poi_id}: {len(same)} rows" for poi_id, same in rows.items() if len(same) > 1]
-    for poi_id, store in stores.items():
+        rows.setdefault(row["legacy_poi_id"], []).append(row)
+    wrong = [f"{legacy_poi_id}: {len(same)} rows" for legacy_poi_id, same in rows.items() if len(same) > 1]
+    for legacy_poi_id, store in stores.items():
         if store.get("upgradeState") not in OPEN:
             continue
-        row, forbidden = rows.get(poi_id, [None])[0], store["upgradeState"] == "UPGRADE_STATE_FORBIDDEN"
+        row, forbidden = rows.get(legacy_poi_id, [None])[0], store["upgradeState"] == "UPGRADE_STATE_FORBIDDEN"
         if row is None:
-            wrong.append(f"{poi_id} ({store.get('name', '')}): no row")
+            wrong.append(f"{legacy_poi_id} ({store.get('name', '')}): no row")
         elif row["action"] not in METHODS:
-            wrong.append(f"{poi_id}: action has to be migrate or delete")
+            wrong.append(f"{legacy_poi_id}: action has to be migrate or delete")
         elif forbidden and row["action"] == "migrate":
-            wrong.append(f"{poi_id}: WeChat forbids to migrate it; it can only be deleted")
+            wrong.append(f"{legacy_poi_id}: WeChat forbids to migrate it; it can only be deleted")
         elif row["action"] == "migrate":
             empty = [name for name in NEEDED[2:7] if not row[name]]
             if not row["map_poi_id"] and not store.get("mapPoiId"):
                 empty.append("map_poi_id, and WeChat knows none")
-            wrong += [f"{poi_id}: empty: {', '.join(empty)}"] if empty else []
+            wrong += [f"{legacy_poi_id}: empty: {', '.join(empty)}"] if empty else []
     return wrong
 
 
@@ -135,7 +135,7 @@ def this_round(args, stores):
     os.makedirs(folder, exist_ok=True)
     lines = {action: [] for action in METHODS}
     for row in args.sheet:
-        store = stores.get(row["poi_id"], {})
+        store = stores.get(row["legacy_poi_id"], {})
         if store.get("upgradeState") in OPEN:
             lines[row["action"]].append(json.dumps(request(row, store), ensure_ascii=False))
     for action, rows in lines.items():
@@ -146,12 +146,12 @@ def this_round(args, stores):
 
 def request(row, store):
     if row["action"] == "delete":
-        return {"poi_id": row["poi_id"]}
+        return {"legacy_poi_id": row["legacy_poi_id"]}
     return {
-        "legacy_poi_id": row["poi_id"],
-        "client_reference": f"legacy-{row['poi_id']}",
+        "legacy_poi_id": row["legacy_poi_id"],
+        "client_reference": f"legacy-{row['legacy_poi_id']}",
         "map_poi_id": row["map_poi_id"] or store["mapPoiId"],
-        "credential": row["credential"],
+        "license_number": row["license_number"],
         "contact_phone": row["contact_phone"],
         "hours": {"open": row["open"], "close": row["close"]},
         "picture_urls": [row["picture_url"]],

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     accounts::Account,
     context::Context,
-    pb::Settled,
+    pb::Recovered,
     state::{self, Begun, NewWrite, Outcome, Sent, State, Write, WriteState},
     translate::{
         Evidence, Remembered, Sought, damaged,
@@ -132,7 +132,7 @@ impl Operations {
     ) -> Result<R, Error>
     where
         E: Endpoint,
-        R: Settled + 'static,
+        R: Recovered + 'static,
         F: Future<Output = Result<(R, Option<Remembered>), Error>> + Send + 'static,
     {
         let account = self.account::<E>(ctx)?.clone();
@@ -201,7 +201,7 @@ impl Operations {
 
     /// The response to a write whose reply was just lost, if WeChat shows at once that it got
     /// through. Otherwise when a repeat may tell more.
-    async fn found<R: Settled>(
+    async fn found<R: Recovered>(
         &self,
         ctx: &Context,
         write_id: &str,
@@ -352,12 +352,12 @@ impl Operations {
     }
 }
 
-fn read<R: Settled>(reply: &[u8]) -> Result<R, state::Error> {
+fn read<R: Recovered>(reply: &[u8]) -> Result<R, state::Error> {
     match known(reply) {
         Some(response) => R::decode(response).map_err(damaged),
         None => {
             let mut response = R::default();
-            response.settle(None);
+            response.recover(None);
             Ok(response)
         }
     }

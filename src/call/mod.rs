@@ -17,7 +17,7 @@ use crate::{
         token,
     },
     context::{Context, Stage},
-    pb::{self, Settled},
+    pb::{self, Recovered},
     state::{self, State},
     translate::{Evident, Invalid, Sought},
     util::clock::Clock,
@@ -226,7 +226,7 @@ impl Operations {
 
     /// Runs a call that changes something, in a task of its own, and remembers what is answered. If
     /// the caller leaves before it was sent, it is not sent; afterwards it runs to its end.
-    pub(crate) async fn write<E: Evident, R: Settled + 'static>(
+    pub(crate) async fn write<E: Evident, R: Recovered + 'static>(
         &self,
         ctx: &Context,
         call: E,

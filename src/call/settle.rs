@@ -32,7 +32,7 @@ use crate::{
     translate::{
         CONFIRM_WITHIN, Evidence, Looks, Remembered, Sought,
         change::{is_comparable, shows},
-        damaged,
+        damaged, for_caller,
         map_poi::is_about,
         merchant::other_audit,
         nearby::looks,
@@ -117,8 +117,8 @@ impl From<PoiInfo> for ListedLegacyStore {
     fn from(store: PoiInfo) -> Self {
         let store = LegacyStore::from(store);
         let upgrade_state = store.upgrade_state();
-        let LegacyStore { poi_id, upgrade_comment, .. } = store;
-        Self { poi_id, upgrade_state, upgrade_comment }
+        let LegacyStore { legacy_poi_id, upgrade_comment, .. } = store;
+        Self { poi_id: legacy_poi_id, upgrade_state, upgrade_comment }
     }
 }
 
@@ -241,7 +241,8 @@ impl Operations {
                 submission.poi_id = poi_id;
             }
         }
-        let response = pb::settled(&write.method, &sought.response, sought.submission.clone());
+        let submission = sought.submission.clone().map(for_caller);
+        let response = pb::recovered(&write.method, &sought.response, submission);
         let response = response.map_err(damaged)?;
         // Nothing answers a method of another version.
         let reply = response.map(|response| kept(&response)).unwrap_or_default();
@@ -343,7 +344,7 @@ impl Operations {
                 };
                 for place in listed.rows.iter().filter(fits) {
                     let event = self.event(write, SubmissionKind::NearbyPoi, |event| {
-                        matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.poi_id == place.poi_id)
+                        matches!(&event.detail, Some(Detail::NearbyPoi(its)) if its.nearby_poi_id == place.nearby_poi_id)
                     });
                     let audit_id = match event.await? {
                         Some(event) => event.audit_id,
@@ -357,7 +358,7 @@ impl Operations {
                             _ => continue,
                         },
                     };
-                    return Ok(Some(Found { audit_id, poi_id: place.poi_id.clone() }));
+                    return Ok(Some(Found { audit_id, poi_id: place.nearby_poi_id.clone() }));
                 }
                 listed.whole()?;
                 Ok(None)
@@ -383,7 +384,7 @@ impl Operations {
             }
             (Evidence::NearbyPoiGone(poi_id), _) => {
                 let listed = self.listed_nearby_pois(ctx, asked).await?;
-                if listed.rows.iter().any(|place| place.poi_id == *poi_id) {
+                if listed.rows.iter().any(|place| place.nearby_poi_id == *poi_id) {
                     return Ok(None);
                 }
                 listed.whole()?;
@@ -565,15 +566,15 @@ impl Operations {
 
 /// Whether a listed place looks as a lost call wanted it.
 fn is_wanted(place: &NearbyPoi, wanted: &Looks) -> bool {
-    looks(&place.credential, &place.address) == wanted.hash
-        && (wanted.poi_id.is_empty() || wanted.poi_id == place.poi_id)
+    looks(&place.license_number, &place.address) == wanted.hash
+        && (wanted.poi_id.is_empty() || wanted.poi_id == place.nearby_poi_id)
 }
 
 /// Whether another submission made a listed place what it is, or may have. Beside each of them stands
 /// whether it wanted the same.
 fn is_anothers(place: &NearbyPoi, wanted: &Looks, others: &[(state::Submission, bool)]) -> bool {
     others.iter().any(|(other, alike)| {
-        let same = other.poi_id.as_str() == place.poi_id;
+        let same = other.poi_id.as_str() == place.nearby_poi_id;
         let numbered = !place.audit_id.is_empty() && other.audit_id.as_str() == place.audit_id;
         let nameless = other.poi_id.is_empty() && other.audit_id.is_empty() && is_open(other.state);
         // One that was replaced has had other reviews before.

@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Operations};
 use crate::{
     context::Context,
-    pb::{self, Settled},
-    translate::{Evidence, Remembered, Reviewed},
+    pb::{self, Recovered},
+    translate::{Evidence, Remembered, Reviewed, for_caller},
     util::id::AppId,
     wechat::merchant::GetMerchantAuditInfo,
 };
@@ -22,7 +22,7 @@ impl Operations {
     where
         E: Reviewed,
         E::Reply: Default,
-        R: Settled + 'static,
+        R: Recovered + 'static,
     {
         let (evidence, now) = (call.evidence(), self.clock().wall());
         let (review, known) = (call.review(&E::Reply::default()), evidence.clone());
@@ -52,7 +52,7 @@ impl Operations {
             }
             let reply = reply?;
             let remembered = remembered(call.review(&reply), sending.write_id());
-            Ok((answer(reply, remembered.submission.clone()), Some(remembered)))
+            Ok((answer(reply, for_caller(remembered.submission.clone())), Some(remembered)))
         })
         .await
     }

@@ -13,7 +13,7 @@ use prost_types::Timestamp;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::errcode::{self, Mender};
+use super::errcode::{self, FixBy};
 use crate::{
     accounts::{self, quota::Spent, token},
     call::Error,
@@ -86,8 +86,8 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let Failure { code, reason, message, mut metadata, mut details, retry_after } = failure;
         metadata
-            .entry("mender".to_owned())
-            .or_insert_with(|| mender(code, reason).as_str().to_owned());
+            .entry("fix_by".to_owned())
+            .or_insert_with(|| fix_by(code, reason).as_str().to_owned());
         let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
         details.set_error_info(reason, DOMAIN, metadata);
         details = match retry_after {
@@ -143,7 +143,7 @@ impl From<BadPicture> for Status {
         };
         Failure::new(Code::InvalidArgument, reason, format!("content: {rule}"))
             .violation("content", rule)
-            .with("mender", Mender::Caller.as_str())
+            .with("fix_by", FixBy::Caller.as_str())
             .into()
     }
 }
@@ -220,7 +220,7 @@ impl From<Error> for Status {
             Error::Deadline => deadline("before the call was sent", Stage::Admitted),
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
-            Error::LaneBusy { path, wait } => lane_busy(path, wait),
+            Error::LaneBusy { path, wait } => write_queue_busy(path, wait),
             Error::OutcomeUnknown { path, write_id, cause, retry } => {
                 let failure = match cause.map(|cause| *cause) {
                     Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
@@ -269,10 +269,10 @@ impl From<events::Error> for Status {
 }
 
 /// Who can mend a failure of our own, as `error.proto` says.
-fn mender(code: Code, reason: ErrorReason) -> Mender {
+fn fix_by(code: Code, reason: ErrorReason) -> FixBy {
     match reason {
-        ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return Mender::Operator,
-        ErrorReason::UnknownErrcode => return Mender::Developer,
+        ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return FixBy::Operator,
+        ErrorReason::UnknownErrcode => return FixBy::Developer,
         _ => {}
     }
     match code {
@@ -283,12 +283,12 @@ fn mender(code: Code, reason: ErrorReason) -> Mender {
         | Code::Unimplemented
         | Code::Unknown
         | Code::DeadlineExceeded
-        | Code::Cancelled => Mender::Caller,
+        | Code::Cancelled => FixBy::Caller,
         Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated => {
-            Mender::Operator
+            FixBy::Operator
         }
-        Code::ResourceExhausted | Code::Aborted | Code::Unavailable => Mender::Wait,
-        Code::Ok | Code::Internal | Code::DataLoss => Mender::Developer,
+        Code::ResourceExhausted | Code::Aborted | Code::Unavailable => FixBy::Wait,
+        Code::Ok | Code::Internal | Code::DataLoss => FixBy::Developer,
     }
 }
 
@@ -334,10 +334,10 @@ fn deadline(when: &str, stage: Stage) -> Failure {
     Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
 }
 
-fn lane_busy(path: &'static str, wait: Duration) -> Failure {
+fn write_queue_busy(path: &'static str, wait: Duration) -> Failure {
     let message = "others are before this one, and its turn would come too late; nothing was sent";
-    Failure::new(Code::ResourceExhausted, ErrorReason::LaneBusy, message)
-        .with("mender", Mender::Wait.as_str())
+    Failure::new(Code::ResourceExhausted, ErrorReason::WriteQueueBusy, message)
+        .with("fix_by", FixBy::Wait.as_str())
         .with("path", path)
         .retry_after(wait.max(Duration::from_secs(1)))
 }
@@ -356,13 +356,13 @@ fn cursor(code: Code, error: &events::Error) -> Failure {
 
 fn too_many_watches(error: &events::Error, setting: &str) -> Failure {
     Failure::new(Code::ResourceExhausted, ErrorReason::TooManyWatches, format!("{error}"))
-        .with("mender", Mender::Caller.as_str())
+        .with("fix_by", FixBy::Caller.as_str())
         .with("setting", setting)
 }
 
 fn no_state(error: &state::Error) -> Failure {
     Failure::new(Code::Unavailable, ErrorReason::StateUnavailable, format!("{error}"))
-        .with("mender", Mender::Operator.as_str())
+        .with("fix_by", FixBy::Operator.as_str())
         .retry_after(STATE_PAUSE)
 }
 
@@ -403,10 +403,10 @@ pub(crate) fn write_not_found(name: &str) -> Status {
 }
 
 /// There is nothing to resolve.
-pub(crate) fn write_not_unknown(write_id: &str) -> Status {
+pub(crate) fn write_not_resolvable(write_id: &str) -> Status {
     let message = format!("the outcome of write {write_id} is known, or an answer may still come");
-    Failure::new(Code::FailedPrecondition, ErrorReason::WriteNotUnknown, message)
-        .with("mender", Mender::Caller.as_str())
+    Failure::new(Code::FailedPrecondition, ErrorReason::WriteNotResolvable, message)
+        .with("fix_by", FixBy::Caller.as_str())
         .into()
 }
 
@@ -498,7 +498,7 @@ fn no_token(error: token::Error) -> Failure {
         token::Error::Refused { path, refusal } => match refusal {
             wechat::Error::Refused { code, message } => refused(path, code, &message),
             _ => Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message)
-                .with("mender", Mender::Operator.as_str())
+                .with("fix_by", FixBy::Operator.as_str())
                 .with("path", path),
         },
         token::Error::Secret(_) => {
@@ -531,10 +531,10 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
         wechat::Error::ProxyRefused => proxy_refused(path, message),
         wechat::Error::NotExecuted { status, .. } => {
             // What a redirect or a ban comes from does not pass by itself.
-            let mender = if wechat::passes(status) { Mender::Wait } else { Mender::Operator };
+            let fix_by = if wechat::passes(status) { FixBy::Wait } else { FixBy::Operator };
             Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
                 .with("http_status", status.to_string())
-                .with("mender", mender.as_str())
+                .with("fix_by", fix_by.as_str())
         }
         _ if once => Failure::new(
             Code::Unknown,
@@ -584,7 +584,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
         let message = format!("Tencent Maps refused the place: {}", clipped(&masked(errmsg)));
         return Failure::new(Code::FailedPrecondition, ErrorReason::MapPoiRefused, message)
             .with("errmsg", clipped(errmsg))
-            .with("mender", Mender::Caller.as_str())
+            .with("fix_by", FixBy::Caller.as_str())
             .with("path", path);
     }
     let Some(row) = errcode::lookup(path, code.0) else {
@@ -597,7 +597,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
         return said(unknown, code, errmsg).with("path", path);
     };
     let mut failure =
-        Failure::new(row.status, row.reason, row.en).with("mender", row.mender.as_str());
+        Failure::new(row.status, row.reason, row.en).with("fix_by", row.fix_by.as_str());
     failure.details.set_localized_message("zh-CN", row.zh);
     let sets = errcode::permission_sets(path);
     if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
@@ -613,7 +613,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if matches!(code, Errcode::DAILY_QUOTA | Errcode::MINUTE_QUOTA) {
         failure.details.add_quota_failure_violation(path, row.en);
     }
-    if row.mender == Mender::Wait && row.status == Code::Unavailable {
+    if row.fix_by == FixBy::Wait && row.status == Code::Unavailable {
         failure = failure.retry_after(Duration::from_secs(1));
     }
     said(failure, code, errmsg).with("path", path)
@@ -652,7 +652,7 @@ fn resource(path: &str) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        errors::errcode::tests::{MENDER, between, contract},
+        errors::errcode::tests::{FIX_BY, between, contract},
         telemetry::code_name,
     };
 
@@ -876,14 +876,14 @@ mod tests {
     }
 
     #[test]
-    fn our_own_failures_have_the_code_and_the_mender_of_the_contract() {
+    fn our_own_failures_have_the_code_and_the_fix_by_of_the_contract() {
         let contract = contract();
         for status in our_own_failures() {
             let (code, reason) = reason(&status);
             let told = &contract[format!("ERROR_REASON_{reason}").as_str()];
             assert_eq!(between(told, "Code: ", "."), Some(code_name(code)), "{reason}");
             let info = status.get_details_error_info().expect("checked above");
-            assert_eq!(between(told, MENDER, "\""), Some(&*info.metadata["mender"]), "{reason}");
+            assert_eq!(between(told, FIX_BY, "\""), Some(&*info.metadata["fix_by"]), "{reason}");
         }
     }
 

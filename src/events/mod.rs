@@ -33,7 +33,7 @@ use crate::{
     context::Peer,
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
-    translate::{self, Remembered, audit::Filter},
+    translate::{self, Remembered, audit::Filter, for_caller},
     util::clock::Clock,
     util::id::AppId,
 };
@@ -210,7 +210,8 @@ impl Audits {
 
     fn shown(&self, stored: state::Submission) -> Result<pb::Submission, state::Error> {
         let Inner { clock, settings, .. } = &*self.0;
-        Ok(Remembered::from_state(stored, clock.wall(), settings.overdue_after())?.submission)
+        let remembered = Remembered::from_state(stored, clock.wall(), settings.overdue_after())?;
+        Ok(for_caller(remembered.submission))
     }
 
     /// The mark at a position that was just looked at.

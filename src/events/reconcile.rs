@@ -287,7 +287,7 @@ impl<'a> Round<'a> {
         let found = listed.rows.iter().find(|place| {
             // A replaced place keeps its id, but has a review for each time.
             if place.audit_id.is_empty() || submission.audit_id.is_empty() {
-                same(&place.poi_id, &submission.poi_id)
+                same(&place.nearby_poi_id, &submission.poi_id)
             } else {
                 same(&place.audit_id, &submission.audit_id)
             }
@@ -297,7 +297,7 @@ impl<'a> Round<'a> {
             wechat_status: place.wechat_status,
             reason: place.reason.clone(),
             audit_id: String::new(),
-            poi_id: place.poi_id.clone(),
+            poi_id: place.nearby_poi_id.clone(),
         }))
     }
 }
@@ -321,7 +321,7 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
         wechat_status,
         audit_id: audit_id.clone(),
         reason: reason.clone(),
-        origin: EventOrigin::Reconciled.into(),
+        origin: EventOrigin::Polled.into(),
         event_time: Some((SystemTime::UNIX_EPOCH + Duration::from_secs(now)).into()),
         detail,
         ..AuditEvent::default()

@@ -167,13 +167,13 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
             Detail::Store(StoreAudit {
                 poi_id: review.poi_id.clone(),
                 map_poi_id: String::new(),
-                is_upgrade: fields.number("is_upgrade", |_| true),
+                wechat_is_upgrade: fields.number("is_upgrade", |_| true),
             })
         }
         SubmissionKind::StorePictures => Detail::StorePictures(StorePicturesAudit::default()),
         SubmissionKind::NearbyPoi => {
             review.poi_id = fields.poi_id();
-            Detail::NearbyPoi(NearbyPoiAudit { poi_id: review.poi_id.clone() })
+            Detail::NearbyPoi(NearbyPoiAudit { nearby_poi_id: review.poi_id.clone() })
         }
         SubmissionKind::Unspecified => return None,
     });
@@ -409,7 +409,7 @@ mod tests {
             let (event, encoded) = push(name, fields);
             let detail = match encoded.detail.expect("of its kind") {
                 Detail::MapPoi(place) => place.map_poi_id,
-                Detail::NearbyPoi(place) => place.poi_id,
+                Detail::NearbyPoi(place) => place.nearby_poi_id,
                 Detail::Store(store) => store.poi_id,
                 _ => unreachable!("no id"),
             };

@@ -90,8 +90,12 @@ impl AuditService for Audit {
         query.after = after;
         let (submissions, unreadable, next) = self.audits.submissions(query).await?;
         let next_page_token = next.map(|after| page_token(SUBMISSIONS, after)).unwrap_or_default();
-        let unreadable = unreadable.try_into().unwrap_or(i32::MAX);
-        Ok(Response::new(pb::ListSubmissionsResponse { submissions, next_page_token, unreadable }))
+        let unreadable_count = unreadable.try_into().unwrap_or(i32::MAX);
+        Ok(Response::new(pb::ListSubmissionsResponse {
+            submissions,
+            next_page_token,
+            unreadable_count,
+        }))
     }
 }
 

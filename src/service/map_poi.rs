@@ -62,7 +62,7 @@ impl MapPoiService for MapPoi {
         }
         let answer = |_, submission| pb::CreateMapPoiResponse {
             submission: Some(submission),
-            settled: false,
+            recovered: false,
         };
         Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }

@@ -40,7 +40,7 @@ impl MerchantService for Merchant {
         }
         let answer = |_, submission| pb::ApplyMerchantResponse {
             submission: Some(submission),
-            settled: false,
+            recovered: false,
         };
         Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }

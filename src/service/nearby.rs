@@ -59,7 +59,8 @@ impl NearbyService for Nearby {
         let page = self.ops.page::<GetNearbyPoiList>(&ctx, wanted).await?;
         let next_page_token = page.next_token();
         let mut pois = page.rows.into_iter().map(Into::into).collect();
-        let unreadable_count = take_out_unreadable(&mut pois, |poi: &pb::NearbyPoi| &poi.poi_id);
+        let unreadable_count =
+            take_out_unreadable(&mut pois, |poi: &pb::NearbyPoi| &poi.nearby_poi_id);
         Ok(Response::new(pb::ListNearbyPoisResponse {
             pois,
             next_page_token,

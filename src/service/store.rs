@@ -30,7 +30,7 @@ impl StoreService for Store {
             return Ok(Response::new(Default::default()));
         }
         let answer =
-            |_, submission| pb::AddStoreResponse { submission: Some(submission), settled: false };
+            |_, submission| pb::AddStoreResponse { submission: Some(submission), recovered: false };
         Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
     }
 
@@ -94,7 +94,7 @@ impl StoreService for Store {
         let (next_page_token, total_size) = (page.next_token(), page.counts.0);
         let mut stores = page.rows.into_iter().map(Into::into).collect();
         let unreadable_count =
-            take_out_unreadable(&mut stores, |store: &pb::LegacyStore| &store.poi_id);
+            take_out_unreadable(&mut stores, |store: &pb::LegacyStore| &store.legacy_poi_id);
         Ok(Response::new(pb::ListLegacyStoresResponse {
             stores,
             next_page_token,

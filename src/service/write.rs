@@ -8,7 +8,7 @@ use crate::{
     call::{Error, Operations},
     context::Context,
     errors::status,
-    pb::{self, get_write_request::Name, write_service_server::WriteService},
+    pb::{self, get_write_request::Lookup, write_service_server::WriteService},
     state::{self, State, WriteQuery},
     translate::{
         page::{page_token, read_page_token},
@@ -32,13 +32,13 @@ impl WriteService for Write {
         &self,
         request: Request<pb::GetWriteRequest>,
     ) -> Result<Response<pb::GetWriteResponse>, Status> {
-        let (ctx, pb::GetWriteRequest { app_id: _, name }) = Context::split(request)?;
-        let name = wanted_write(name)?;
-        let found = match &name {
-            Name::WriteId(id) => self.state.write(id).await.map_err(Error::State)?,
-            Name::WriteRequestId(id) => self.newest(id, &ctx).await?,
+        let (ctx, pb::GetWriteRequest { app_id: _, lookup }) = Context::split(request)?;
+        let lookup = wanted_write(lookup)?;
+        let found = match &lookup {
+            Lookup::WriteId(id) => self.state.write(id).await.map_err(Error::State)?,
+            Lookup::WriteRequestId(id) => self.newest(id, &ctx).await?,
         };
-        let (Name::WriteId(id) | Name::WriteRequestId(id)) = name;
+        let (Lookup::WriteId(id) | Lookup::WriteRequestId(id)) = lookup;
         let found = found.filter(|write| belongs(write, &ctx));
         let found = found.ok_or_else(|| status::write_not_found(&id))?;
         Ok(Response::new(pb::GetWriteResponse { write: Some(write(found)) }))
@@ -58,8 +58,8 @@ impl WriteService for Write {
             false => page_token(WRITES, page.seen),
         };
         let writes = page.writes.into_iter().map(write).collect();
-        let unreadable = page.unreadable.try_into().unwrap_or(i32::MAX);
-        Ok(Response::new(pb::ListWritesResponse { writes, next_page_token, unreadable }))
+        let unreadable_count = page.unreadable.try_into().unwrap_or(i32::MAX);
+        Ok(Response::new(pb::ListWritesResponse { writes, next_page_token, unreadable_count }))
     }
 
     async fn resolve_write(
@@ -72,7 +72,7 @@ impl WriteService for Write {
         let known = known.filter(|write| belongs(write, &ctx));
         let known = known.ok_or_else(|| status::write_not_found(&write_id))?;
         let before = self.ops.resolve(&known, executed).await?;
-        let before = before.ok_or_else(|| status::write_not_unknown(&write_id))?;
+        let before = before.ok_or_else(|| status::write_not_resolvable(&write_id))?;
         tracing::info!(write_id, executed, "write resolved by an operator");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
     }

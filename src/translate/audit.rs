@@ -23,7 +23,7 @@ pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
     let mut event = pb::AuditEvent::decode(&*stored.message).unwrap_or_else(unreadable);
     // Nobody knows when a lost one came.
     event.receive_time = (stored.received > 0).then(|| time(stored.received).into());
-    event.amends.clone_from(&stored.amends);
+    event.supersedes.clone_from(&stored.amends);
     event.superseded_by.clone_from(&stored.superseded_by);
     let remembered = stored.submission.as_ref().and_then(|message| Remembered::read(message).ok());
     let Some(Remembered { submission, .. }) = remembered else { return event };
@@ -55,9 +55,10 @@ pub(crate) fn reconciled(kind: SubmissionKind, poi_id: String) -> (Option<Detail
             let pictures = pb::StorePicturesAudit { poi_id };
             (Some(Detail::StorePictures(pictures)), "modify_store_audit_info")
         }
-        SubmissionKind::NearbyPoi => {
-            (Some(Detail::NearbyPoi(pb::NearbyPoiAudit { poi_id })), "add_nearby_poi_audit_info")
-        }
+        SubmissionKind::NearbyPoi => (
+            Some(Detail::NearbyPoi(pb::NearbyPoiAudit { nearby_poi_id: poi_id })),
+            "add_nearby_poi_audit_info",
+        ),
         SubmissionKind::Unspecified => (None, ""),
     }
 }

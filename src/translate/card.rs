@@ -44,6 +44,6 @@ impl Evident for SetCard {}
 
 impl From<Done> for pb::SetStoreCardResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }

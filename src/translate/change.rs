@@ -215,7 +215,7 @@ pub(crate) fn updated(
     let Quoted(PicList { list }) = pic_list;
     pb::UpdateStoreResponse {
         submission,
-        settled: false,
+        recovered: false,
         contact_phone: contract_phone.clone(),
         hours: OpeningHours::read(hour.clone()),
         picture_urls: list.clone(),

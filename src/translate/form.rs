@@ -34,7 +34,7 @@ impl Form {
         Self { fits: is_word, rule: "has to be the id of a card: letters, digits, - and _ only" };
     /// The number of a licence (经营资质证件号): 15 digits, 9 of an organisation code, or 18 of a
     /// unified code.
-    pub(crate) const CREDENTIAL: Self = Self {
+    pub(crate) const LICENSE_NUMBER: Self = Self {
         fits: |text| {
             let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '(' | ')');
             text.chars().all(is_good)
@@ -260,10 +260,10 @@ mod tests {
     fn numbers_of_licences_and_words_are_ascii() {
         for text in ["156718193518281", "22883878-0", "91750100ME2XCR6A70", "310000400000001(1-1)"]
         {
-            assert!(fits(&Form::CREDENTIAL, text), "{text}");
+            assert!(fits(&Form::LICENSE_NUMBER, text), "{text}");
         }
         for text in ["9175 0100", "９１７５", "1.5671819E+14", "91750100\u{feff}", "执照"] {
-            assert!(!fits(&Form::CREDENTIAL, text), "{text}");
+            assert!(!fits(&Form::LICENSE_NUMBER, text), "{text}");
         }
         for form in [&Form::APP_ID, &Form::CARD_ID, &Form::MEDIA_ID] {
             assert!(fits(

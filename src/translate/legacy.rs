@@ -1,8 +1,8 @@
 //! Stores of the older 门店管理, and their migration (升级流程).
 
 use super::{
-    Check, Evidence, Evident, Invalid,
-    store::{WantedRows, pictures, store},
+    Check, Evidence, Evident, Form, Invalid,
+    store::{WantedRows, pictures},
 };
 use crate::{
     pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
@@ -57,7 +57,7 @@ impl From<PoiInfo> for pb::LegacyStore {
         }: PoiInfo,
     ) -> Self {
         Self {
-            poi_id: poi_id.into(),
+            legacy_poi_id: poi_id.into(),
             shop_number: sid.0,
             name: business_name.0,
             branch_name: branch_name.0,
@@ -125,10 +125,10 @@ impl TryFrom<pb::GetLegacyStoreRequest> for GetPoi {
     type Error = Invalid;
 
     fn try_from(
-        pb::GetLegacyStoreRequest { app_id: _, poi_id }: pb::GetLegacyStoreRequest,
+        pb::GetLegacyStoreRequest { app_id: _, legacy_poi_id }: pb::GetLegacyStoreRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = store(&mut check, poi_id);
+        let poi_id = check.formed("legacy_poi_id", legacy_poi_id, &Form::POI_ID).into();
         check.done(Self { poi_id })
     }
 }
@@ -149,10 +149,10 @@ impl TryFrom<pb::DeleteLegacyStoreRequest> for DelPoi {
     type Error = Invalid;
 
     fn try_from(
-        pb::DeleteLegacyStoreRequest { app_id: _, request_id: _, poi_id }: pb::DeleteLegacyStoreRequest,
+        pb::DeleteLegacyStoreRequest { app_id: _, request_id: _, legacy_poi_id }: pb::DeleteLegacyStoreRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = store(&mut check, poi_id);
+        let poi_id = check.formed("legacy_poi_id", legacy_poi_id, &Form::POI_ID).into();
         check.done(Self { poi_id })
     }
 }
@@ -165,7 +165,7 @@ impl Evident for DelPoi {
 
 impl From<Done> for pb::DeleteLegacyStoreResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }
 
@@ -233,7 +233,7 @@ fn blocker(store: PoiInfo, next_step: UpgradeStep) -> pb::UpgradeBlocker {
         branch => format!("{}({branch})", business_name.0),
     };
     pb::UpgradeBlocker {
-        poi_id: store.poi_id.into(),
+        legacy_poi_id: store.poi_id.into(),
         name,
         upgrade_state: upgrade_state(upgrade_status).into(),
         wechat_upgrade_status: upgrade_status.0,
@@ -343,7 +343,10 @@ mod tests {
             assert_eq!(reply.total_count, Int(Some(1)));
             let [row] = reply.business_list.0.try_into().expect("one");
             let store = pb::LegacyStore::from(row.base_info);
-            assert_eq!((store.poi_id.as_str(), store.shop_number.as_str()), ("271262077", "101"));
+            assert_eq!(
+                (store.legacy_poi_id.as_str(), store.shop_number.as_str()),
+                ("271262077", "101")
+            );
             assert_eq!(store.map_poi_id, "2880741500279549033");
             assert_eq!(
                 (store.state(), store.average_price),

@@ -141,7 +141,7 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
             category,
             telephones,
             photo_url,
-            licence_url,
+            license_url,
             introduction,
             legacy_poi_id,
             validate_only: _,
@@ -155,7 +155,7 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
         let category = check.category(category);
         let telephone = check.telephones(telephones);
         let photo = check.formed("photo_url", photo_url, &Form::PICTURE);
-        let license = check.formed("licence_url", licence_url, &Form::PICTURE);
+        let license = check.formed("license_url", license_url, &Form::PICTURE);
         let introduct = check.prose("introduction", introduction);
         let poi_id = check.formed_if_any("legacy_poi_id", legacy_poi_id, &Form::LEGACY_POI_ID);
         check.done(Self {
@@ -270,7 +270,7 @@ mod tests {
             category: "美食:中餐厅".to_owned(),
             telephones: vec!["12345678901".to_owned()],
             photo_url: PICTURE.to_owned(),
-            licence_url: PICTURE.to_owned(),
+            license_url: PICTURE.to_owned(),
             introduction: "test".to_owned(),
             ..Default::default()
         }

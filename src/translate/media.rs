@@ -58,7 +58,7 @@ pub(crate) fn uploaded(
         media_id: media_id.into(),
         create_time: Some(created.into()),
         expire_time: Some((created + LIFE).into()),
-        settled: false,
+        recovered: false,
     }
 }
 
@@ -74,7 +74,7 @@ impl TryFrom<pb::UploadImageRequest> for UploadImg {
 
 impl From<UploadImgReply> for pb::UploadImageResponse {
     fn from(UploadImgReply { url: Text(url) }: UploadImgReply) -> Self {
-        Self { url, settled: false }
+        Self { url, recovered: false }
     }
 }
 

@@ -70,7 +70,7 @@ impl TryFrom<pb::ApplyMerchantRequest> for ApplyMerchant {
             avatar_media_id,
             name,
             introduction,
-            licence_media_id,
+            license_media_id,
             supplementary_media_ids,
             validate_only: _,
         } = request;
@@ -84,7 +84,7 @@ impl TryFrom<pb::ApplyMerchantRequest> for ApplyMerchant {
             nickname: check.units("name", name, min, max),
             intro: check.prose("introduction", introduction),
             org_code: check
-                .formed_if_any("licence_media_id", licence_media_id, &Form::MEDIA_ID)
+                .formed_if_any("license_media_id", license_media_id, &Form::MEDIA_ID)
                 .into(),
             other_files: check.documents("supplementary_media_ids", supplementary_media_ids),
         };
@@ -188,7 +188,7 @@ impl Evident for ModifyMerchant {}
 
 impl From<Done> for pb::UpdateMerchantResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }
 

@@ -29,4 +29,4 @@ pub use check::{Invalid, Violation};
 pub(crate) use evidence::{Evidence, Evident, Looks, Sought, Values};
 pub(crate) use form::Form;
 pub use picture::BadPicture;
-pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed, damaged};
+pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed, damaged, for_caller};

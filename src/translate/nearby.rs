@@ -51,12 +51,12 @@ impl TryFrom<pb::ReplaceNearbyPoiRequest> for AddNearbyPoi {
             app_id: _,
             request_id: _,
             client_reference: _,
-            poi_id,
+            nearby_poi_id,
             profile,
             validate_only: _,
         } = request;
         let mut check = Check::default();
-        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
+        let poi_id = check.formed("nearby_poi_id", nearby_poi_id, &Form::POI_ID).into();
         place(check, poi_id, profile)
     }
 }
@@ -84,7 +84,7 @@ fn described(check: &mut Check, profile: pb::NearbyPoiProfile) -> AddNearbyPoi {
         contact_phone,
         hours,
         company_name,
-        credential,
+        license_number,
         qualification_media_ids: papers,
         service_labels,
         customer_service,
@@ -100,7 +100,7 @@ fn described(check: &mut Check, profile: pb::NearbyPoiProfile) -> AddNearbyPoi {
         contract_phone: check.formed("profile.contact_phone", contact_phone, &Form::PHONE),
         hour: check.hours("profile.hours", hours),
         company_name: check.required("profile.company_name", company_name),
-        credential: check.formed("profile.credential", credential, &Form::CREDENTIAL),
+        credential: check.formed("profile.license_number", license_number, &Form::LICENSE_NUMBER),
         qualification_list: check.documents("profile.qualification_media_ids", papers),
         service_infos: Quoted(labels(check, service_labels)),
         kf_info: Quoted(chat(check, customer_service)),
@@ -227,9 +227,9 @@ pub(crate) fn added(
     let AddedNearbyPoi { audit_id: _, poi_id, related_credential } = data;
     pb::AddNearbyPoiResponse {
         submission: Some(submission),
-        settled: false,
-        poi_id: poi_id.into(),
-        credential: related_credential.0,
+        recovered: false,
+        nearby_poi_id: poi_id.into(),
+        license_number: related_credential.0,
     }
 }
 
@@ -238,9 +238,9 @@ pub(crate) fn replaced(
     reply: AddNearbyPoiReply,
     submission: pb::Submission,
 ) -> pb::ReplaceNearbyPoiResponse {
-    let pb::AddNearbyPoiResponse { submission, settled, poi_id: _, credential } =
+    let pb::AddNearbyPoiResponse { submission, recovered, nearby_poi_id: _, license_number } =
         added(reply, submission);
-    pb::ReplaceNearbyPoiResponse { submission, settled, credential }
+    pb::ReplaceNearbyPoiResponse { submission, recovered, license_number }
 }
 
 impl TryFrom<pb::ListNearbyPoisRequest> for WantedRows {
@@ -268,9 +268,9 @@ impl From<ListedNearbyPoi> for pb::NearbyPoi {
             unreadable,
         } = row;
         Self {
-            poi_id: poi_id.into(),
+            nearby_poi_id: poi_id.into(),
             address: qualification_address.0,
-            credential: qualification_num.0,
+            license_number: qualification_num.0,
             state: listed_state(audit_status).into(),
             wechat_status: audit_status.0,
             reason,
@@ -301,10 +301,10 @@ impl TryFrom<pb::DeleteNearbyPoiRequest> for DelNearbyPoi {
     type Error = Invalid;
 
     fn try_from(
-        pb::DeleteNearbyPoiRequest { app_id: _, request_id: _, poi_id }: pb::DeleteNearbyPoiRequest,
+        pb::DeleteNearbyPoiRequest { app_id: _, request_id: _, nearby_poi_id }: pb::DeleteNearbyPoiRequest,
     ) -> Result<Self, Invalid> {
         let mut check = Check::default();
-        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
+        let poi_id = check.formed("nearby_poi_id", nearby_poi_id, &Form::POI_ID).into();
         check.done(Self { poi_id })
     }
 }
@@ -317,7 +317,7 @@ impl Evident for DelNearbyPoi {
 
 impl From<Done> for pb::DeleteNearbyPoiResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }
 
@@ -325,10 +325,10 @@ impl TryFrom<pb::SetNearbyPoiVisibilityRequest> for SetNearbyPoiShowStatus {
     type Error = Invalid;
 
     fn try_from(request: pb::SetNearbyPoiVisibilityRequest) -> Result<Self, Invalid> {
-        let pb::SetNearbyPoiVisibilityRequest { app_id: _, request_id: _, poi_id, visible } =
+        let pb::SetNearbyPoiVisibilityRequest { app_id: _, request_id: _, nearby_poi_id, visible } =
             request;
         let mut check = Check::default();
-        let poi_id = check.formed("poi_id", poi_id, &Form::POI_ID).into();
+        let poi_id = check.formed("nearby_poi_id", nearby_poi_id, &Form::POI_ID).into();
         if visible.is_none() {
             check.refuse("visible", "required");
         }
@@ -340,7 +340,7 @@ impl Evident for SetNearbyPoiShowStatus {}
 
 impl From<Done> for pb::SetNearbyPoiVisibilityResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }
 
@@ -371,7 +371,7 @@ mod tests {
                 text: String::new(),
             }),
             company_name: "阿庆小吃部".to_owned(),
-            credential: "92321324MA24000000".to_owned(),
+            license_number: "92321324MA24000000".to_owned(),
             qualification_media_ids: vec!["rNdN".to_owned()],
             service_labels: vec![
                 label_of(Kind::Express, "", ""),
@@ -409,7 +409,7 @@ mod tests {
         assert!(!sent.contains("poi_id\":\"\"") && !sent.contains("\\u"), "{sent}");
 
         let replace = AddNearbyPoi::try_from(pb::ReplaceNearbyPoiRequest {
-            poi_id: "112333".to_owned(),
+            nearby_poi_id: "112333".to_owned(),
             profile: Some(pb::NearbyPoiProfile {
                 customer_service: Some(pb::CustomerService {
                     open: true,
@@ -470,13 +470,12 @@ mod tests {
     #[test]
     fn a_place_needs_all_of_its_profile() {
         let fields = add(pb::NearbyPoiProfile::default()).expect_err("empty");
-        let expected =
-            "name address picture_urls contact_phone hours company_name credential service_labels";
+        let expected = "name address picture_urls contact_phone hours company_name license_number service_labels";
         let expected: Vec<_> = expected.split(' ').map(|name| format!("profile.{name}")).collect();
         assert_eq!(fields, expected);
         let none = AddNearbyPoi::try_from(pb::ReplaceNearbyPoiRequest::default());
         let none = none.expect_err("nothing").violations().len();
-        assert_eq!(none, 2, "poi_id and profile");
+        assert_eq!(none, 2, "nearby_poi_id and profile");
     }
 
     #[test]
@@ -486,7 +485,7 @@ mod tests {
         let row: ListedNearbyPoi = serde_json::from_str(row).expect("the documented form");
         let poi = pb::NearbyPoi::from(row);
         assert_eq!(
-            (&*poi.poi_id, poi.state(), poi.visible),
+            (&*poi.nearby_poi_id, poi.state(), poi.visible),
             ("123456", AuditState::Rejected, true)
         );
         assert_eq!((&*poi.address, &*poi.reason), ("广东省广州市海珠区", "理由"));

@@ -31,7 +31,7 @@ impl TryFrom<pb::AddStoreRequest> for AddStore {
             picture_urls,
             contact_phone,
             hours,
-            credential,
+            license_number,
             company_name,
             qualification_media_ids,
             card_id,
@@ -48,7 +48,7 @@ impl TryFrom<pb::AddStoreRequest> for AddStore {
             pic_list: quoted(check.pictures("picture_urls", picture_urls, usize::MAX)),
             contract_phone: check.formed("contact_phone", contact_phone, &Form::PHONE),
             hour: check.hours("hours", hours),
-            credential: check.formed("credential", credential, &Form::CREDENTIAL),
+            credential: check.formed("license_number", license_number, &Form::LICENSE_NUMBER),
             company_name: check.optional("company_name", company_name),
             qualification_list: check.documents("qualification_media_ids", qualification_media_ids),
             card_id: check.formed_if_any("card_id", card_id, &Form::CARD_ID).into(),
@@ -103,7 +103,7 @@ impl Reviewed for AddStore {
 /// hours and pictures.
 pub(crate) fn fingerprint(store: &pb::Store) -> Vec<u8> {
     let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
-    hash(&store.credential, &store.contact_phone, hours, &store.picture_urls)
+    hash(&store.license_number, &store.contact_phone, hours, &store.picture_urls)
 }
 
 fn hash(credential: &str, phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
@@ -149,7 +149,7 @@ impl From<StoreInfo> for pb::Store {
             contact_phone: telephone.0,
             hours: OpeningHours::read(open_time.0),
             picture_urls: pictures(photo_list),
-            credential: qualification_num.0,
+            license_number: qualification_num.0,
             company_name: qualification_name.0,
             state: state(status).into(),
             wechat_status: status.0,
@@ -216,7 +216,7 @@ impl Evident for DelStore {
 
 impl From<Done> for pb::DeleteStoreResponse {
     fn from(Done {}: Done) -> Self {
-        Self { settled: false }
+        Self { recovered: false }
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
             picture_urls: vec![PICTURE.to_owned()],
             contact_phone: "1111222222".to_owned(),
             hours: OpeningHours::read("11:11-12:12".to_owned()),
-            credential: "22883878-0".to_owned(),
+            license_number: "22883878-0".to_owned(),
             ..Default::default()
         }
     }

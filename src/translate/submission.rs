@@ -128,11 +128,19 @@ impl Remembered {
             submission.map_poi_id = map_poi_id.into();
         }
         submission.event_id = event_id;
-        submission.settle_time = (settled > 0).then(|| time(settled).into());
+        submission.decide_time = (settled > 0).then(|| time(settled).into());
         submission.overdue = is_open(state)
             && now.duration_since(time(created)).is_ok_and(|age| age >= overdue_after);
         Ok(remembered)
     }
+}
+
+/// Returns a submission as callers get it: a stored one has the id of a nearby place in `poi_id`.
+pub(crate) fn for_caller(mut submission: Submission) -> Submission {
+    if submission.kind() == SubmissionKind::NearbyPoi && !submission.poi_id.is_empty() {
+        submission.nearby_poi_id = std::mem::take(&mut submission.poi_id);
+    }
+    submission
 }
 
 /// A moment of the state.
@@ -194,10 +202,10 @@ mod tests {
         assert_eq!((settled.audit_id.as_str(), settled.state()), ("2", AuditState::Rejected));
         assert_eq!((settled.poi_id.as_str(), settled.map_poi_id.as_str()), ("7", "593"));
         assert_eq!((settled.reason.as_str(), settled.event_id.as_str()), ("资料不全", "e"));
-        assert_eq!(settled.settle_time.map(|at| at.seconds), Some(5));
+        assert_eq!(settled.decide_time.map(|at| at.seconds), Some(5));
         assert!(!settled.overdue, "it has ended");
         let open = |seconds| read(stored(AuditState::InReview, "", 0), seconds);
         assert_eq!((open(7 * 24 * 3600).overdue, open(7 * 24 * 3600 + 1).overdue), (false, true));
-        assert_eq!(open(0).settle_time, None);
+        assert_eq!(open(0).decide_time, None);
     }
 }

@@ -5,7 +5,7 @@ use prost_types::Any;
 
 use super::{Check, Invalid, submission::time};
 use crate::{
-    pb::{self, get_write_request::Name},
+    pb::{self, get_write_request::Lookup},
     state::{self, WriteQuery, WriteState},
     util::id::AppId,
 };
@@ -73,7 +73,7 @@ pub(crate) fn known(kept: &[u8]) -> Option<&[u8]> {
 }
 
 /// How a caller names a write.
-pub(crate) fn wanted_write(name: Option<Name>) -> Result<Name, Invalid> {
+pub(crate) fn wanted_write(lookup: Option<Lookup>) -> Result<Lookup, Invalid> {
     let mut check = Check::default();
     let mut uuid = |field, id: String| match check.uuid(field, &id) {
         Some(id) => id.to_string(),
@@ -82,12 +82,12 @@ pub(crate) fn wanted_write(name: Option<Name>) -> Result<Name, Invalid> {
             String::new()
         }
     };
-    let name = match name {
-        Some(Name::WriteRequestId(id)) => Name::WriteRequestId(uuid("write_request_id", id)),
-        Some(Name::WriteId(id)) => Name::WriteId(uuid("write_id", id)),
-        None => Name::WriteId(uuid("write_id", String::new())),
+    let lookup = match lookup {
+        Some(Lookup::WriteRequestId(id)) => Lookup::WriteRequestId(uuid("write_request_id", id)),
+        Some(Lookup::WriteId(id)) => Lookup::WriteId(uuid("write_id", id)),
+        None => Lookup::WriteId(uuid("write_id", String::new())),
     };
-    check.done(name)
+    check.done(lookup)
 }
 
 /// Which writes a caller wants to have listed.
@@ -120,8 +120,8 @@ pub(crate) fn wanted_writes(
 pub(crate) fn resolution(request: pb::ResolveWriteRequest) -> Result<(String, bool), Invalid> {
     let resolution = request.resolution();
     let mut check = Check::default();
-    let write_id = match wanted_write(Some(Name::WriteId(request.write_id)))? {
-        Name::WriteId(id) | Name::WriteRequestId(id) => id,
+    let write_id = match wanted_write(Some(Lookup::WriteId(request.write_id)))? {
+        Lookup::WriteId(id) | Lookup::WriteRequestId(id) => id,
     };
     if resolution == pb::WriteResolution::Unspecified {
         check.refuse("resolution", "has to be EXECUTED or NOT_EXECUTED");

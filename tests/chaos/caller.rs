@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 use wechat_simulator::COMPANY;
-use wechat_store_gateway::pb::{self, WriteState, get_write_request::Name};
+use wechat_store_gateway::pb::{self, WriteState, get_write_request::Lookup};
 
 use crate::{
     SETTLED_BY_LOOKING,
@@ -142,8 +142,8 @@ async fn reuse(run: &Run, write: &Write, random: &mut fastrand::Rng) {
 
 /// Asks what became of a write.
 async fn ask(run: &Run, write: &Write, random: &mut fastrand::Rng) -> Option<pb::Write> {
-    let name = Some(Name::WriteRequestId(write.request_id.clone()));
-    let request = pb::GetWriteRequest { app_id: String::new(), name };
+    let lookup = Some(Lookup::WriteRequestId(write.request_id.clone()));
+    let request = pb::GetWriteRequest { app_id: String::new(), lookup };
     let gateway = random.usize(..run.doors.len());
     let answer = call(run, gateway, random, request.into(), Duration::from_secs(10)).await.ok()?;
     pb::GetWriteResponse::decode(&*answer).expect("a response").write
@@ -264,7 +264,7 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
             0 => pb::ReplaceNearbyPoiRequest {
                 profile: Some(profile(&app_id, &format!("No. {number}"), "156718193518281")),
                 request_id,
-                poi_id: stock.pois.iter().find(|poi| poi.0 == app_id)?.1.clone(),
+                nearby_poi_id: stock.pois.iter().find(|poi| poi.0 == app_id)?.1.clone(),
                 app_id,
                 ..Default::default()
             }
@@ -285,7 +285,7 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
             picture_urls: vec![PICTURE.to_owned()],
             contact_phone: "020-89190388".to_owned(),
             hours: Some(hours("10:00", "21:30")),
-            credential: format!("new-{number}"),
+            license_number: format!("new-{number}"),
             ..Default::default()
         }
         .into(),
@@ -311,7 +311,7 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
             category: "美食:中餐厅".to_owned(),
             telephones: vec!["020-89190388".to_owned()],
             photo_url: PICTURE.to_owned(),
-            licence_url: PICTURE.to_owned(),
+            license_url: PICTURE.to_owned(),
             introduction: "家常菜".to_owned(),
             ..Default::default()
         }
@@ -331,12 +331,12 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
         .into(),
         85..88 => {
             let (app_id, poi_id) = stock.doomed_pois.lock().expect("no panic").pop()?;
-            pb::DeleteNearbyPoiRequest { request_id, app_id, poi_id }.into()
+            pb::DeleteNearbyPoiRequest { request_id, app_id, nearby_poi_id: poi_id }.into()
         }
         88..93 => pb::SetNearbyPoiVisibilityRequest {
             request_id,
             app_id,
-            poi_id: nearby_id,
+            nearby_poi_id: nearby_id,
             visible: Some(random.bool()),
         }
         .into(),
@@ -358,7 +358,7 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
     })
 }
 
-fn profile(app_id: &str, address: &str, credential: &str) -> pb::NearbyPoiProfile {
+fn profile(app_id: &str, address: &str, license_number: &str) -> pb::NearbyPoiProfile {
     pb::NearbyPoiProfile {
         name: "巷口小馆".to_owned(),
         address: address.to_owned(),
@@ -366,7 +366,7 @@ fn profile(app_id: &str, address: &str, credential: &str) -> pb::NearbyPoiProfil
         contact_phone: "020-89190388".to_owned(),
         hours: Some(hours("10:00", "21:30")),
         company_name: COMPANY.to_owned(),
-        credential: credential.to_owned(),
+        license_number: license_number.to_owned(),
         service_labels: vec![pb::ServiceLabel {
             kind: pb::NearbyServiceKind::Delivery.into(),
             app_id: app_id.to_owned(),

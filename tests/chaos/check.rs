@@ -276,7 +276,7 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
             let Verdict::Refused(reason) = &answer.verdict else { continue };
             // What it had added was no longer in review when it was looked for, and no event tells
             // here: then WeChat's check for doubles is what is left.
-            if reason == "CREDENTIAL_TAKEN" {
+            if reason == "LICENSE_NUMBER_TAKEN" {
                 continue;
             }
             let before = times.iter().any(|time| *time < answer.from);

@@ -90,18 +90,18 @@ impl Request {
     pub(crate) fn mark(&self) -> Option<Mark> {
         Some(match self {
             Self::AddNearbyPoi(add) => {
-                ("/wxa/addnearbypoi", add.profile.as_ref()?.credential.clone())
+                ("/wxa/addnearbypoi", add.profile.as_ref()?.license_number.clone())
             }
-            Self::AddStore(add) => ("/wxa/add_store", add.credential.clone()),
+            Self::AddStore(add) => ("/wxa/add_store", add.license_number.clone()),
             Self::CreateMapPoi(create) => ("/wxa/create_map_poi", create.name.clone()),
-            Self::DeleteNearbyPoi(delete) => ("/wxa/delnearbypoi", delete.poi_id.clone()),
+            Self::DeleteNearbyPoi(delete) => ("/wxa/delnearbypoi", delete.nearby_poi_id.clone()),
             Self::DeleteStore(delete) => ("/wxa/del_store", delete.poi_id.clone()),
             Self::ReplaceNearbyPoi(replace) => {
                 ("/wxa/addnearbypoi", replace.profile.as_ref()?.address.clone())
             }
             Self::SetNearbyPoiVisibility(set) => {
                 let shown = u8::from(set.visible());
-                ("/wxa/setnearbypoishowstatus", format!("{} {shown}", set.poi_id))
+                ("/wxa/setnearbypoishowstatus", format!("{} {shown}", set.nearby_poi_id))
             }
             Self::SetStoreCard(set) => ("/card/storewxa/set", set.card_id.clone()),
             Self::UpdateMerchant(update) => {
@@ -157,7 +157,7 @@ impl Request {
     pub(crate) fn other(&self) -> Option<Self> {
         let mut other = self.clone();
         match &mut other {
-            Self::AddStore(add) => add.credential.push_str("-other"),
+            Self::AddStore(add) => add.license_number.push_str("-other"),
             Self::CreateMapPoi(create) => create.name.push_str("-other"),
             Self::SetStoreCard(set) => set.card_id.push_str("-other"),
             Self::UpdateStore(update) => {

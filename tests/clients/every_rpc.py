@@ -135,7 +135,7 @@ def place():
         category="美食:中餐厅",
         telephones=["020-89190388", "13800138000"],
         photo_url=picture,
-        licence_url=picture,
+        license_url=picture,
         introduction="家常菜",
     ).submission
     assert made.kind == types.SUBMISSION_KIND_MAP_POI and made.client_reference == "shop-2"
@@ -149,26 +149,26 @@ def migrate(map_poi_id, picture):
     simulator("legacy_stores", {"app_id": OFFICIAL, "stores": old})
     listed = call("StoreService/ListLegacyStores", page_size=10).stores
     pending, forbidden = sorted(listed, key=lambda store: store.wechat_upgrade_status)
-    got = call("StoreService/GetLegacyStore", poi_id=pending.poi_id).store
-    assert (got.poi_id, got.name) == (pending.poi_id, pending.name)
+    got = call("StoreService/GetLegacyStore", legacy_poi_id=pending.legacy_poi_id).store
+    assert (got.legacy_poi_id, got.name) == (pending.legacy_poi_id, pending.name)
     progress = call("StoreService/GetUpgradeProgress")
     assert not progress.complete and progress.pending_count == progress.forbidden_count == 1
     refused("StoreService/AddStore", "UPGRADE_REQUIRED", **store(map_poi_id, picture, "1"))
-    call("StoreService/DeleteLegacyStore", poi_id=forbidden.poi_id)
-    fields = store(map_poi_id, picture, "1") | {"legacy_poi_id": pending.poi_id}
+    call("StoreService/DeleteLegacyStore", legacy_poi_id=forbidden.legacy_poi_id)
+    fields = store(map_poi_id, picture, "1") | {"legacy_poi_id": pending.legacy_poi_id}
     approve(call("StoreService/AddStore", **fields).submission)
     assert call("StoreService/GetUpgradeProgress").complete
 
 
-def store(map_poi_id, picture, credential):
+def store(map_poi_id, picture, license_number):
     return {
-        "client_reference": "shop-" + credential,
+        "client_reference": "shop-" + license_number,
         "request_id": request_id(),
         "map_poi_id": map_poi_id,
         "picture_urls": [picture],
         "contact_phone": "020-89190388",
         "hours": {"open": "10:00", "close": "21:30"},
-        "credential": "91440105MA59" + credential,
+        "license_number": "91440105MA59" + license_number,
     }
 
 
@@ -207,7 +207,7 @@ def delete(poi_id):
     assert list(call("WriteService/ListWrites", states=[unknown]).writes) == [write]
     executed = PB["write"].WRITE_RESOLUTION_EXECUTED
     assert call("WriteService/ResolveWrite", write_id=write.write_id, resolution=executed).write == write
-    assert call("StoreService/DeleteStore", poi_id=poi_id, request_id=name).settled
+    assert call("StoreService/DeleteStore", poi_id=poi_id, request_id=name).recovered
     simulator("faults", {}, method="DELETE")
 
 
@@ -221,7 +221,7 @@ def nearby(map_poi_id, picture):
         "contact_phone": "020-89190388",
         "hours": {"open": "10:00", "close": "21:30"},
         "company_name": "深圳市腾讯计算机系统有限公司",
-        "credential": "156718193518281",
+        "license_number": "156718193518281",
         "service_labels": [
             {
                 "kind": nearby_pb.NEARBY_SERVICE_KIND_DELIVERY,
@@ -237,14 +237,14 @@ def nearby(map_poi_id, picture):
     approve(added.submission)
     listed = call("NearbyService/ListNearbyPois")
     assert listed.pois[0].state == types.AUDIT_STATE_APPROVED and listed.pois[0].visible
-    poi_id = listed.pois[0].poi_id
+    nearby_poi_id = listed.pois[0].nearby_poi_id
     simulator("clock", {"advance_seconds": 2})
     profile["contact_phone"] = "020-89190389"
-    replaced = call("NearbyService/ReplaceNearbyPoi", poi_id=poi_id, profile=profile)
+    replaced = call("NearbyService/ReplaceNearbyPoi", nearby_poi_id=nearby_poi_id, profile=profile)
     approve(replaced.submission)
-    refused("NearbyService/DeleteNearbyPoi", "NEARBY_POI_VISIBLE", poi_id=poi_id)
-    call("NearbyService/SetNearbyPoiVisibility", poi_id=poi_id, visible=False)
-    call("NearbyService/DeleteNearbyPoi", poi_id=poi_id)
+    refused("NearbyService/DeleteNearbyPoi", "NEARBY_POI_VISIBLE", nearby_poi_id=nearby_poi_id)
+    call("NearbyService/SetNearbyPoiVisibility", nearby_poi_id=nearby_poi_id, visible=False)
+    call("NearbyService/DeleteNearbyPoi", nearby_poi_id=nearby_poi_id)
     assert not call("NearbyService/ListNearbyPois").pois
 
 
@@ -282,7 +282,7 @@ def audits():
         category="美食:中餐厅",
         telephones=["020-89190388"],
         photo_url="http://mmbiz.qpic.cn/mmbiz_png/first/0",
-        licence_url="http://mmbiz.qpic.cn/mmbiz_png/first/0",
+        license_url="http://mmbiz.qpic.cn/mmbiz_png/first/0",
         introduction="家常菜",
     ).submission
     open_ones = call("AuditService/ListSubmissions", states=pending).submissions

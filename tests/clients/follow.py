@@ -38,7 +38,7 @@ def reviewed(reference):
         category="美食:中餐厅",
         telephones=["020-89190388"],
         photo_url="http://mmbiz.qpic.cn/a/0",
-        licence_url="http://mmbiz.qpic.cn/b/0",
+        license_url="http://mmbiz.qpic.cn/b/0",
         introduction="馄饨",
     )
     created = map_poi_grpc.MapPoiServiceStub(channel).CreateMapPoi(request, timeout=20)

@@ -88,7 +88,7 @@ EVENTS = [
             types.SUBMISSION_KIND_STORE,
             types.AUDIT_STATE_APPROVED,
             "store",
-            {"poi_id": "472671857", "is_upgrade": 0},
+            {"poi_id": "472671857", "wechat_is_upgrade": 0},
         ),
     ),
     (
@@ -101,7 +101,7 @@ EVENTS = [
             types.SUBMISSION_KIND_NEARBY_POI,
             types.AUDIT_STATE_APPROVED,
             "nearby_poi",
-            {"poi_id": "111111"},
+            {"nearby_poi_id": "111111"},
         ),
     ),
 ]
@@ -372,7 +372,7 @@ def submitted(map_poi_id, number):
         picture_urls=["http://mmbiz.qpic.cn/mmbiz_png/first/0"],
         contact_phone="020-89190388",
         hours={"open": "10:00", "close": "21:30"},
-        credential=f"91440105MA59{number:04}",
+        license_number=f"91440105MA59{number:04}",
     )
     return store_rpc.StoreServiceStub(channel).AddStore(request, timeout=20).submission.audit_id
 

@@ -80,7 +80,7 @@ fn place(number: &str, patience: Duration) -> Request<pb::AddNearbyPoiRequest> {
         contact_phone: store.contact_phone,
         hours: store.hours,
         company_name: COMPANY.to_owned(),
-        credential: format!("15671819351828{number}"),
+        license_number: format!("15671819351828{number}"),
         service_labels: vec![pb::ServiceLabel {
             kind: pb::NearbyServiceKind::Delivery.into(),
             app_id: MINI_PROGRAM_APP_ID.to_owned(),

@@ -300,7 +300,7 @@ pub(crate) fn new_store() -> pb::AddStoreRequest {
             close: "21:30".to_owned(),
             text: String::new(),
         }),
-        credential: "91440105MA590001".to_owned(),
+        license_number: "91440105MA590001".to_owned(),
         ..Default::default()
     }
 }

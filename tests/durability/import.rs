@@ -83,7 +83,7 @@ async fn an_import_that_is_killed_adds_every_store_once() {
     assert_eq!(outcomes.len(), rows);
     assert!(outcomes.values().all(|line| line["outcome"] == "ok"), "{}", client.said());
     // Those that were under way when the gateway was killed.
-    let settled = outcomes.values().filter(|line| line["response"]["settled"] == true).count();
+    let settled = outcomes.values().filter(|line| line["response"]["recovered"] == true).count();
     // Not one too many was even asked for: WeChat itself would have refused most of these.
     let mut asked = BTreeMap::new();
     for call in wechat.calls(PATH) {
@@ -121,7 +121,7 @@ fn write_rows(wechat: &Simulator, rows: usize, folder: &Path) -> PathBuf {
             "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/a/0"],
             "contact_phone": "020-89190388",
             "hours": { "open": "10:00", "close": "21:30" },
-            "credential": format!("9144{number:08}"),
+            "license_number": format!("9144{number:08}"),
             "client_reference": format!("shop-{number}"),
         });
         writeln!(text, "{row}").expect("a text");

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
 use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::pb::{
-    self, WriteState, get_write_request::Name, store_service_client::StoreServiceClient,
+    self, WriteState, get_write_request::Lookup, store_service_client::StoreServiceClient,
     write_service_client::WriteServiceClient,
 };
 
@@ -75,7 +75,7 @@ async fn killed_while_sent(state: &str) {
     assert_eq!(write.attempts, 1);
     // Whoever looks may find it. Nobody sends it again.
     match add(gateway.stores(), LONG).await {
-        Ok(found) => assert!(found.settled, "{found:?}"),
+        Ok(found) => assert!(found.recovered, "{found:?}"),
         Err(status) => {
             assert_eq!(reason(&status), (Code::Unknown, "OUTCOME_UNKNOWN".to_owned()));
         }
@@ -104,7 +104,7 @@ async fn killed_while_claimed(state: &str) {
     let began = Instant::now();
     let answer = add(gateway.stores(), LONG).await.expect("the claim ended, and this is the first");
     tell(&format!("a write whose process died is executed after {:.0?}", began.elapsed()));
-    assert!(answer.submission.is_some() && !answer.settled);
+    assert!(answer.submission.is_some() && !answer.recovered);
     let write = get_write(&gateway).await.expect("remembered");
     assert_eq!((write.state(), write.attempts), (WriteState::Finished, 1));
     let repeated = add(gateway.stores(), LONG).await.expect("known");
@@ -124,8 +124,8 @@ async fn add(
 }
 
 async fn get_write(gateway: &Gateway) -> Option<pb::Write> {
-    let name = Some(Name::WriteRequestId(NAME.to_owned()));
-    let request = pb::GetWriteRequest { app_id: String::new(), name };
+    let lookup = Some(Lookup::WriteRequestId(NAME.to_owned()));
+    let request = pb::GetWriteRequest { app_id: String::new(), lookup };
     let mut writes = WriteServiceClient::new(gateway.channel());
     let answer = timeout(LONG, writes.get_write(request)).await.expect("an answer in time");
     answer.expect("a write").into_inner().write

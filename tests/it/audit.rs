@@ -103,7 +103,7 @@ async fn the_result_of_a_review_arrives_with_the_callers_own_number() {
     let settled = app.submission(&submission.submission_id).await;
     assert_eq!(settled.state(), AuditState::Approved);
     assert_eq!((settled.poi_id, settled.event_id), (store.poi_id, event.event_id));
-    assert!(settled.settle_time.is_some() && !settled.overdue);
+    assert!(settled.decide_time.is_some() && !settled.overdue);
     app.stop().await;
 }
 
@@ -151,7 +151,7 @@ async fn every_kind_of_review_tells_its_result() {
     assert_eq!((event.app_id.as_str(), event.wechat_status), (MINI_PROGRAM_APP_ID, Some(3)));
     assert_eq!(event.client_reference, "shop-8");
     let Some(pb::audit_event::Detail::NearbyPoi(detail)) = event.detail else { panic!() };
-    assert!(!detail.poi_id.is_empty());
+    assert!(!detail.nearby_poi_id.is_empty());
     app.stop().await;
 }
 
@@ -488,10 +488,10 @@ async fn a_second_result_amends_the_first_and_an_older_one_is_superseded() {
     };
     push(3, seconds + 60);
     let (second, _) = watch.event().await;
-    assert_eq!((second.amends, second.superseded_by.as_str()), (first.event_id, ""));
+    assert_eq!((second.supersedes, second.superseded_by.as_str()), (first.event_id, ""));
     push(3, seconds - 60);
     let (late, _) = watch.event().await;
-    assert_eq!((late.amends.as_str(), &late.superseded_by), ("", &second.event_id));
+    assert_eq!((late.supersedes.as_str(), &late.superseded_by), ("", &second.event_id));
     let settled = app.submission(&submission.submission_id).await;
     assert_eq!((settled.state(), settled.event_id), (AuditState::Rejected, second.event_id));
     assert!(!settled.poi_id.is_empty(), "what is known stays known");

@@ -28,7 +28,7 @@ async fn every_mistake_of_a_request_is_named_with_its_field() {
     assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
     assert_eq!(
         fields(&status),
-        ["map_poi_id", "picture_urls", "contact_phone", "hours", "credential"]
+        ["map_poi_id", "picture_urls", "contact_phone", "hours", "license_number"]
     );
 
     let mut store = new_store("2708071440732747189", "1");

@@ -38,7 +38,7 @@ async fn a_store_that_is_not_there_has_no_card() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_card_that_wechat_refuses_is_named_by_its_reason() {
     let app = App::start().await;
-    for (errcode, code, expected, mender) in [
+    for (errcode, code, expected, fix_by) in [
         (40056, Code::InvalidArgument, "CARD_ID_INVALID", "caller"),
         (40073, Code::InvalidArgument, "CARD_ID_INVALID", "caller"),
         (40078, Code::FailedPrecondition, "CARD_NOT_USABLE", "merchant"),
@@ -54,8 +54,8 @@ async fn a_card_that_wechat_refuses_is_named_by_its_reason() {
         assert_eq!(reason(&status), is(code, expected));
         let info = status.get_details_error_info().expect("checked above");
         assert_eq!(
-            (&*info.metadata["mender"], &info.metadata["errcode"]),
-            (mender, &errcode.to_string())
+            (&*info.metadata["fix_by"], &info.metadata["errcode"]),
+            (fix_by, &errcode.to_string())
         );
         assert!(status.get_details_localized_message().is_some(), "{errcode}");
     }

@@ -84,7 +84,7 @@ fn every_request_names_its_account_and_every_write_itself() {
             assert_eq!(number(&request, "app_id"), Some(1), "{}", method.full_name());
             let own = number(&request, "request_id");
             assert_eq!(own, (!reads).then_some(2), "{}", method.full_name());
-            assert_eq!(number(&response, "settled").is_some(), !reads, "{}", method.full_name());
+            assert_eq!(number(&response, "recovered").is_some(), !reads, "{}", method.full_name());
         }
     }
 }

@@ -10,7 +10,7 @@ use wechat_simulator::{
 };
 use wechat_store_gateway::pb::{
     self, AuditEvent, AuditState, SubmissionKind, WriteState, audit_event::Detail,
-    get_write_request::Name, watch_audit_events_request::Start,
+    get_write_request::Lookup, watch_audit_events_request::Start,
 };
 
 use crate::{
@@ -225,7 +225,7 @@ async fn damaged_submission_is_counted_and_holds_up_no_other() {
         app.damage("submissions", 1, damage);
         let page = app.audits().list_submissions(pb::ListSubmissionsRequest::default()).await;
         let page = page.expect("a page").into_inner();
-        assert_eq!((page.submissions.len(), page.unreadable), (1, 1), "{damage:?}");
+        assert_eq!((page.submissions.len(), page.unreadable_count), (1, 1), "{damage:?}");
         assert_eq!(page.submissions[0].submission_id, place.submission_id);
         let request =
             pb::GetSubmissionRequest { submission_id: store.submission_id, ..Default::default() };
@@ -272,9 +272,9 @@ async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
 
         let page = app.writes().list_writes(pb::ListWritesRequest::default()).await;
         let page = page.expect("a page").into_inner();
-        assert_eq!((page.writes.len(), page.unreadable), (1, 1), "{damage:?}");
-        let name = Some(Name::WriteRequestId(NAMES[0].to_owned()));
-        let request = pb::GetWriteRequest { name, ..Default::default() };
+        assert_eq!((page.writes.len(), page.unreadable_count), (1, 1), "{damage:?}");
+        let lookup = Some(Lookup::WriteRequestId(NAMES[0].to_owned()));
+        let request = pb::GetWriteRequest { lookup, ..Default::default() };
         let refused = app.writes().get_write(request).await.expect_err("not: there is none");
         assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
 
@@ -287,8 +287,8 @@ async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
         app.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
         app.clock.advance(Duration::from_secs(60));
         let finished = async {
-            let name = Some(Name::WriteRequestId(NAMES[2].to_owned()));
-            let request = pb::GetWriteRequest { name, ..Default::default() };
+            let lookup = Some(Lookup::WriteRequestId(NAMES[2].to_owned()));
+            let request = pb::GetWriteRequest { lookup, ..Default::default() };
             loop {
                 let found = app.writes().get_write(request.clone()).await.expect("known");
                 let found = found.into_inner().write.expect("a write");

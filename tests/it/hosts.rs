@@ -218,7 +218,7 @@ async fn a_write_whose_reply_was_lost_is_not_moved() {
     app.wechat.fault(Fault::new("/wxa/add_store", ResetAfter));
     // It is looked for wherever WeChat can be asked.
     let found = app.stores().add_store(new_store(PLACE, "1")).await.expect("it got through");
-    assert!(found.into_inner().settled);
+    assert!(found.into_inner().recovered);
     assert_eq!(app.count("/wxa/add_store"), 1);
     second.seen();
     accepted(app.read().await);

@@ -69,7 +69,7 @@ fn requests() -> BTreeMap<String, Value> {
         ("AuditService/GetSubmission", json!({"submissionId": ID})),
         ("AuditService/ListSubmissions", json!({})),
         ("MapPoiService/ResolveDistrict", json!({"names": ["广东", "海珠"]})),
-        ("NearbyService/ReplaceNearbyPoi", json!({"poiId": "112333", "profile": profile})),
+        ("NearbyService/ReplaceNearbyPoi", json!({"nearbyPoiId": "112333", "profile": profile})),
         ("StoreService/GetUpgradeProgress", json!({})),
         ("WriteService/GetWrite", json!({"writeId": ID})),
         ("WriteService/ListWrites", json!({})),
@@ -226,7 +226,7 @@ async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_calle
             &["4.7E+8", "４７２６７１８５７", "472 671 857", "007"],
         ),
         ("StoreService/DeleteStore", "poi_id", &["472671857.0"]),
-        ("NearbyService/DeleteNearbyPoi", "poi_id", &["poi"]),
+        ("NearbyService/DeleteNearbyPoi", "nearby_poi_id", &["poi"]),
         ("CardService/SetStoreCard", "card_id", &["卡", "p abc", "p|q"]),
         (
             "StoreService/AddStore",
@@ -241,7 +241,7 @@ async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_calle
         ),
         ("StoreService/UpdateStore", "picture_urls.urls[0]", &["https://example.com/a.png"]),
         ("MapPoiService/CreateMapPoi", "photo_url", &["https://example.com/a.png"]),
-        ("MapPoiService/CreateMapPoi", "licence_url", &["https://example.com/a.png"]),
+        ("MapPoiService/CreateMapPoi", "license_url", &["https://example.com/a.png"]),
         (
             "NearbyService/AddNearbyPoi",
             "profile.customer_service.avatar_url",
@@ -257,10 +257,10 @@ async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_calle
         ("NearbyService/AddNearbyPoi", "profile.contact_phone", &["<phone>"]),
         (
             "StoreService/AddStore",
-            "credential",
+            "license_number",
             &["９１４４", "9144 0105", "1.5671819E+14", "执照"],
         ),
-        ("NearbyService/ReplaceNearbyPoi", "profile.credential", &["9144,0105"]),
+        ("NearbyService/ReplaceNearbyPoi", "profile.license_number", &["9144,0105"]),
         ("MerchantService/ApplyMerchant", "avatar_media_id", &["a|b", "http://mmbiz.qpic.cn/a"]),
         ("MerchantService/UpdateMerchant", "avatar_media_id", &["http://mmbiz.qpic.cn/a"]),
         ("MapPoiService/ListDistricts", "parent_id", &["4401", "广州", "４４０１００"]),
@@ -344,7 +344,7 @@ async fn every_submission_can_be_validated_and_then_nothing_is_written() {
         let answer = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
         let answer = DynamicMessage::decode(response, answer).expect("a message");
         assert!(!answer.has_field_by_name("submission"), "{rpc}");
-        assert!(!answer.has_field_by_name("settled"), "{rpc}");
+        assert!(!answer.has_field_by_name("recovered"), "{rpc}");
 
         let mut wrong = valid.clone();
         wrong["clientReference"] = "shop\u{14}".into();

@@ -14,9 +14,9 @@ const ADD: &str = "/wxa/addnearbypoi";
 const SOON: Duration = Duration::from_secs(20);
 
 /// A place that is one of many.
-fn place(map_poi_id: &str, credential: usize) -> pb::AddNearbyPoiRequest {
+fn place(map_poi_id: &str, license_number: usize) -> pb::AddNearbyPoiRequest {
     let profile = pb::NearbyPoiProfile {
-        credential: format!("15671819351828{credential}"),
+        license_number: format!("15671819351828{license_number}"),
         ..nearby_profile(map_poi_id)
     };
     pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() }
@@ -90,7 +90,7 @@ async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
     for _ in 0..3 {
         let answer = within(SOON, calls.next()).await.expect("six calls");
         let status = answer.expect_err("no turn in time");
-        assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
+        assert_eq!(reason(&status), is(Code::ResourceExhausted, "WRITE_QUEUE_BUSY"));
         let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
         assert_eq!(retry, Some(Duration::from_secs(3)));
     }

@@ -185,7 +185,7 @@ fn new_place() -> pb::CreateMapPoiRequest {
         category: "美食:中餐厅".to_owned(),
         telephones: vec!["020-89190388".to_owned(), "13800138000".to_owned()],
         photo_url: "http://mmbiz.qpic.cn/mmbiz_png/photo/0".to_owned(),
-        licence_url: "http://mmbiz.qpic.cn/mmbiz_png/licence/0".to_owned(),
+        license_url: "http://mmbiz.qpic.cn/mmbiz_png/licence/0".to_owned(),
         introduction: "家常菜".to_owned(),
         ..Default::default()
     }

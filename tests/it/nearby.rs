@@ -12,9 +12,9 @@ use crate::support::{App, is, nearby_profile, reason};
 const ADD: &str = "/wxa/addnearbypoi";
 const PLACE: &str = "2708071440732747189";
 
-async fn add(app: &App, credential: &str) -> pb::AddNearbyPoiResponse {
+async fn add(app: &App, license_number: &str) -> pb::AddNearbyPoiResponse {
     let profile =
-        pb::NearbyPoiProfile { credential: credential.to_owned(), ..nearby_profile(PLACE) };
+        pb::NearbyPoiProfile { license_number: license_number.to_owned(), ..nearby_profile(PLACE) };
     let request = pb::AddNearbyPoiRequest {
         client_reference: "shop-9".to_owned(),
         profile: Some(profile),
@@ -48,11 +48,12 @@ async fn a_place_is_added_shown_hidden_and_deleted() {
         (AuditState::Approved, Some(5), true)
     );
 
-    let poi_id = poi.poi_id;
-    let delete = pb::DeleteNearbyPoiRequest { poi_id: poi_id.clone(), ..Default::default() };
+    let nearby_poi_id = poi.nearby_poi_id;
+    let delete =
+        pb::DeleteNearbyPoiRequest { nearby_poi_id: nearby_poi_id.clone(), ..Default::default() };
     let status = app.nearby().delete_nearby_poi(delete.clone()).await.expect_err("shown");
     assert_eq!(reason(&status), is(Code::FailedPrecondition, "NEARBY_POI_VISIBLE"));
-    let mut hide = pb::SetNearbyPoiVisibilityRequest { poi_id, ..Default::default() };
+    let mut hide = pb::SetNearbyPoiVisibilityRequest { nearby_poi_id, ..Default::default() };
     let status = app.nearby().set_nearby_poi_visibility(hide.clone()).await.expect_err("how?");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
     hide.visible = Some(false);
@@ -105,9 +106,9 @@ async fn replacing_names_the_place_and_sends_everything() {
     let app = App::start().await;
     let added = add(&app, "156718193518281").await;
     app.approve(&added.submission.expect("a submission"));
-    let poi_id = list(&app).await.pois.remove(0).poi_id;
+    let poi_id = list(&app).await.pois.remove(0).nearby_poi_id;
     let request = pb::ReplaceNearbyPoiRequest {
-        poi_id: poi_id.clone(),
+        nearby_poi_id: poi_id.clone(),
         profile: Some(nearby_profile(PLACE)),
         ..Default::default()
     };
@@ -142,7 +143,10 @@ async fn the_list_is_read_whatever_wechat_wraps_it_in() {
         );
         assert_eq!(listed.next_page_token, "", "{data}");
         for poi in listed.pois {
-            assert_eq!((poi.poi_id.as_str(), poi.state()), ("503450501", AuditState::Rejected));
+            assert_eq!(
+                (poi.nearby_poi_id.as_str(), poi.state()),
+                ("503450501", AuditState::Rejected)
+            );
             assert_eq!(poi.reason, "no");
         }
     }
@@ -161,7 +165,7 @@ async fn places_come_page_by_page() {
         let page = page.into_inner();
         assert!(page.pois.len() <= 2);
         for poi in page.pois {
-            assert!(ids.insert(poi.poi_id));
+            assert!(ids.insert(poi.nearby_poi_id));
         }
         if page.next_page_token.is_empty() {
             break;

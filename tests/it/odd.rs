@@ -117,11 +117,11 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     call!(stores.list_legacy_stores(pb::ListLegacyStoresRequest::default()));
     call!(stores.get_upgrade_progress(pb::GetUpgradeProgressRequest::default()));
     call!(stores.get_legacy_store(pb::GetLegacyStoreRequest {
-        poi_id: text("271262077"),
+        legacy_poi_id: text("271262077"),
         ..Default::default()
     }));
     call!(stores.delete_legacy_store(pb::DeleteLegacyStoreRequest {
-        poi_id: text("271262077"),
+        legacy_poi_id: text("271262077"),
         ..Default::default()
     }));
     let profile = Some(nearby_profile(PLACE));
@@ -135,19 +135,23 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     }
     app.clock.advance(Duration::from_secs(2));
     let listed = app.nearby().list_nearby_pois(pb::ListNearbyPoisRequest::default()).await;
-    let poi_id = listed.ok().and_then(|listed| listed.into_inner().pois.pop()).map(|p| p.poi_id);
+    let poi_id =
+        listed.ok().and_then(|listed| listed.into_inner().pois.pop()).map(|p| p.nearby_poi_id);
     let poi_id = poi_id.unwrap_or_else(|| text("1"));
     call!(nearby.replace_nearby_poi(pb::ReplaceNearbyPoiRequest {
-        poi_id: poi_id.clone(),
+        nearby_poi_id: poi_id.clone(),
         profile,
         ..Default::default()
     }));
     call!(nearby.set_nearby_poi_visibility(pb::SetNearbyPoiVisibilityRequest {
-        poi_id: poi_id.clone(),
+        nearby_poi_id: poi_id.clone(),
         visible: Some(false),
         ..Default::default()
     }));
-    call!(nearby.delete_nearby_poi(pb::DeleteNearbyPoiRequest { poi_id, ..Default::default() }));
+    call!(nearby.delete_nearby_poi(pb::DeleteNearbyPoiRequest {
+        nearby_poi_id: poi_id,
+        ..Default::default()
+    }));
     // These two ask WeChat nothing.
     let asks =
         |rpc: &String| !rpc.starts_with("AuditService/") && !rpc.starts_with("WriteService/");
@@ -213,7 +217,7 @@ async fn what_the_samples_leave_out_is_read_all_the_same() {
     let profile = Some(nearby_profile(PLACE));
     let request = pb::AddNearbyPoiRequest { profile, ..Default::default() };
     let added = app.nearby().add_nearby_poi(request).await.expect("submitted").into_inner();
-    assert_eq!((added.poi_id.as_str(), added.credential.as_str()), ("2", "3"));
+    assert_eq!((added.nearby_poi_id.as_str(), added.license_number.as_str()), ("2", "3"));
     let rows = json!({"poi_list": [{"poi_id": 2, "audit_id": 4}]}).to_string();
     answers("/wxa/getnearbypoilist", json!({"errcode": 0, "data": {"data": rows}}));
     let request = pb::ListNearbyPoisRequest::default();

@@ -48,7 +48,7 @@ fn spent(result: Result<String, Status>, expected: &str) -> i64 {
     let failure = status.get_details_quota_failure().expect("a quota");
     assert_eq!(failure.violations[0].subject, GET_CARD);
     let info = status.get_details_error_info().expect("checked above");
-    assert_eq!((&*info.metadata["path"], &*info.metadata["mender"]), (GET_CARD, "wait"));
+    assert_eq!((&*info.metadata["path"], &*info.metadata["fix_by"]), (GET_CARD, "wait"));
     assert!(info.metadata["errcode"].starts_with("450") && !info.metadata["errmsg"].is_empty());
     assert!(status.get_details_localized_message().is_some());
     let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);

@@ -102,7 +102,7 @@ impl App {
 /// The next event, which WeChat was asked for.
 async fn found(watch: &mut Watch, submission: &pb::Submission) -> AuditEvent {
     let (event, _) = watch.event().await;
-    assert_eq!(event.origin(), EventOrigin::Reconciled);
+    assert_eq!(event.origin(), EventOrigin::Polled);
     assert_eq!(event.kind(), submission.kind());
     assert_eq!(event.submission_id, submission.submission_id);
     assert_eq!(event.client_reference, submission.client_reference);
@@ -131,7 +131,7 @@ async fn a_new_store_is_found_by_what_it_looks_like() {
     });
     app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");
     let (late, _) = watch.event().await;
-    assert_eq!((late.origin(), &late.amends), (EventOrigin::Pushed, &event.event_id));
+    assert_eq!((late.origin(), &late.supersedes), (EventOrigin::Pushed, &event.event_id));
     assert_eq!(late.submission_id, store.submission_id);
     let settled = app.submission(&store.submission_id).await;
     assert_eq!(settled.event_id, late.event_id);

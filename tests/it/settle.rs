@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
-use wechat_store_gateway::pb::{self, AuditState, WriteState, get_write_request::Name};
+use wechat_store_gateway::pb::{self, AuditState, WriteState, get_write_request::Lookup};
 
 use crate::support::{App, hours, is, nearby_profile, new_map_poi, new_store, reason, within};
 
@@ -83,12 +83,12 @@ impl App {
                 self.approve(&answer.submission.expect("a submission"));
                 self.clock.advance(Duration::from_secs(2));
                 let hide = pb::SetNearbyPoiVisibilityRequest {
-                    poi_id: answer.poi_id.clone(),
+                    nearby_poi_id: answer.nearby_poi_id.clone(),
                     visible: Some(false),
                     ..Default::default()
                 };
                 self.nearby().set_nearby_poi_visibility(hide).await.expect("hidden");
-                answer.poi_id
+                answer.nearby_poi_id
             }
             Write::DeleteStore | Write::UpdateStore => self.approved_store("0009").await,
         }
@@ -104,7 +104,7 @@ impl App {
         Ok(self.nearby().add_nearby_poi(request).await?.into_inner())
     }
 
-    /// Does it under a name; whether the answer was settled, and what was submitted.
+    /// Does it under a name; whether the answer was recovered, and what was submitted.
     async fn run(
         &self,
         write: Write,
@@ -115,27 +115,33 @@ impl App {
             Write::AddNearbyPoi => {
                 let answer = self.add_nearby_poi(&request_id).await?;
                 let submission = answer.submission.expect("a submission");
-                assert_eq!(answer.poi_id, submission.poi_id);
-                (answer.settled, Some(submission))
+                assert_eq!(answer.nearby_poi_id, submission.nearby_poi_id);
+                (answer.recovered, Some(submission))
             }
             Write::AddStore => {
                 let request = pb::AddStoreRequest { request_id, ..new_store(PLACE, "0001") };
                 let answer = self.stores().add_store(request).await?.into_inner();
-                (answer.settled, Some(answer.submission.expect("a submission")))
+                (answer.recovered, Some(answer.submission.expect("a submission")))
             }
             Write::DeleteLegacyStore => {
-                let request =
-                    pb::DeleteLegacyStoreRequest { request_id, poi_id, ..Default::default() };
-                (self.stores().delete_legacy_store(request).await?.into_inner().settled, None)
+                let request = pb::DeleteLegacyStoreRequest {
+                    request_id,
+                    legacy_poi_id: poi_id,
+                    ..Default::default()
+                };
+                (self.stores().delete_legacy_store(request).await?.into_inner().recovered, None)
             }
             Write::DeleteNearbyPoi => {
-                let request =
-                    pb::DeleteNearbyPoiRequest { request_id, poi_id, ..Default::default() };
-                (self.nearby().delete_nearby_poi(request).await?.into_inner().settled, None)
+                let request = pb::DeleteNearbyPoiRequest {
+                    request_id,
+                    nearby_poi_id: poi_id,
+                    ..Default::default()
+                };
+                (self.nearby().delete_nearby_poi(request).await?.into_inner().recovered, None)
             }
             Write::DeleteStore => {
                 let request = pb::DeleteStoreRequest { request_id, poi_id, ..Default::default() };
-                (self.stores().delete_store(request).await?.into_inner().settled, None)
+                (self.stores().delete_store(request).await?.into_inner().recovered, None)
             }
             Write::Migrate => {
                 let request = pb::AddStoreRequest {
@@ -144,18 +150,18 @@ impl App {
                     ..new_store(PLACE, "0001")
                 };
                 let answer = self.stores().add_store(request).await?.into_inner();
-                (answer.settled, Some(answer.submission.expect("a submission")))
+                (answer.recovered, Some(answer.submission.expect("a submission")))
             }
             Write::ReplaceNearbyPoi => {
                 let request = pb::ReplaceNearbyPoiRequest {
                     request_id,
                     client_reference: "shop-1".to_owned(),
-                    poi_id,
+                    nearby_poi_id: poi_id,
                     profile: Some(nearby_profile(PLACE)),
                     ..Default::default()
                 };
                 let answer = self.nearby().replace_nearby_poi(request).await?.into_inner();
-                (answer.settled, Some(answer.submission.expect("a submission")))
+                (answer.recovered, Some(answer.submission.expect("a submission")))
             }
             Write::UpdateStore => {
                 let request = pb::UpdateStoreRequest {
@@ -167,14 +173,14 @@ impl App {
                 };
                 let answer = self.stores().update_store(request).await?.into_inner();
                 assert_eq!(answer.contact_phone, "020-1");
-                (answer.settled, answer.submission)
+                (answer.recovered, answer.submission)
             }
         })
     }
 
     async fn noted(&self) -> Option<pb::Write> {
-        let name = Some(Name::WriteRequestId(NAME.to_owned()));
-        let request = pb::GetWriteRequest { app_id: String::new(), name };
+        let lookup = Some(Lookup::WriteRequestId(NAME.to_owned()));
+        let request = pb::GetWriteRequest { app_id: String::new(), lookup };
         self.writes().get_write(request).await.ok().and_then(|answer| answer.into_inner().write)
     }
 
@@ -211,8 +217,8 @@ async fn what_was_executed_is_found_at_once_and_not_sent_again() {
         let poi_id = app.prepared(write).await;
         let before = app.count(write.path());
         app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
-        let (settled, submission) = app.run(write, &poi_id).await.expect("it got through");
-        assert!(settled, "{write:?}");
+        let (recovered, submission) = app.run(write, &poi_id).await.expect("it got through");
+        assert!(recovered, "{write:?}");
         // A repeat gets the same answer.
         assert_eq!(app.run(write, &poi_id).await.expect("known"), (true, submission.clone()));
         assert_eq!(app.count(write.path()), before + 1, "{write:?}");
@@ -242,8 +248,8 @@ async fn what_was_not_executed_is_sent_again_once_it_cannot_arrive_any_more() {
         }
         assert_eq!(app.count(write.path()), before + 1, "{write:?}");
         app.clock.advance(LIMIT);
-        let (settled, _) = app.run(write, &poi_id).await.expect("sent again");
-        assert!(!settled, "{write:?}");
+        let (recovered, _) = app.run(write, &poi_id).await.expect("sent again");
+        assert!(!recovered, "{write:?}");
         assert_eq!(app.count(write.path()), before + 2, "{write:?}");
         app.stop().await;
     }
@@ -268,8 +274,8 @@ async fn a_repeat_finds_what_could_not_be_looked_for_before() {
         assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
         assert!(unknown.get_details_retry_info().is_some(), "it may still arrive");
         app.heal();
-        let (settled, _) = app.run(write, &poi_id).await.expect("it got through");
-        assert!(settled, "{write:?}");
+        let (recovered, _) = app.run(write, &poi_id).await.expect("it got through");
+        assert!(recovered, "{write:?}");
         assert_eq!(app.count(write.path()), before + 1, "{write:?}");
         app.stop().await;
     }
@@ -308,8 +314,8 @@ async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
             app.received(1).await;
         }
         app.heal();
-        let (settled, submission) = app.run(Write::AddStore, "").await.expect("it got through");
-        assert!(settled);
+        let (recovered, submission) = app.run(Write::AddStore, "").await.expect("it got through");
+        assert!(recovered);
         let submission = submission.expect("a submission");
         if !event_first {
             app.wechat.approve(audit_id).expect("an open review");
@@ -340,8 +346,8 @@ async fn a_replaced_place_is_found_though_its_review_has_ended() {
         }
         app.heal();
         app.clock.advance(LIMIT);
-        let (settled, _) = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect("known");
-        assert_eq!(settled, executed);
+        let (recovered, _) = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect("known");
+        assert_eq!(recovered, executed);
         let calls = app.count("/wxa/addnearbypoi") - before;
         assert_eq!(calls, if executed { 1 } else { 2 });
         app.stop().await;
@@ -393,8 +399,8 @@ async fn who_looks_while_another_settles_it_finds_it_too() {
     };
     let (_, answers) = within(SOON, join(freed, join_all(looks))).await;
     assert!(!answers.iter().any(|answer| matches!(answer, Ok((false, _)))), "{answers:?}");
-    let (settled, _) = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect("known");
-    assert!(settled);
+    let (recovered, _) = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect("known");
+    assert!(recovered);
     assert_eq!(app.count("/wxa/addnearbypoi"), 2, "it was sent again");
     app.stop().await;
 }
@@ -427,7 +433,7 @@ async fn only_its_event_shows_a_place_that_was_proposed() {
     app.clock.advance(Duration::from_secs(30));
     app.stands(Some(WriteState::Finished)).await;
     let answer = app.map_pois().create_map_poi(request()).await.expect("known").into_inner();
-    assert!(answer.settled);
+    assert!(answer.recovered);
     let submission = answer.submission.expect("a submission");
     let known = app.submission(&submission.submission_id).await;
     assert_eq!((known.state(), known.audit_id), (AuditState::Approved, audit_id.to_string()));
@@ -473,7 +479,7 @@ async fn an_update_is_found_though_others_changed_something_else_since() {
     };
     app.stores().update_store(hours).await.expect("updated");
     let answer = app.stores().update_store(phone()).await.expect("it is shown").into_inner();
-    assert!(answer.settled);
+    assert!(answer.recovered);
     assert_eq!(app.count("/wxa/update_store"), 2);
     app.stop().await;
 }
@@ -493,7 +499,7 @@ async fn an_update_that_nothing_shows_is_sent_again() {
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.clock.advance(LIMIT);
     let answer = app.stores().update_store(request()).await.expect("sent again").into_inner();
-    assert!(!answer.settled);
+    assert!(!answer.recovered);
     assert_eq!(app.count("/wxa/update_store"), 2);
     app.stop().await;
 }
@@ -524,7 +530,7 @@ async fn an_application_is_found_by_what_changed_since() {
             continue;
         }
         let answer = again.expect("it is shown").into_inner();
-        assert!(answer.settled);
+        assert!(answer.recovered);
         let submission = answer.submission.expect("a submission");
         let audit_id = app.wechat.audits()[0].audit_id;
         assert_eq!(submission.audit_id, audit_id.to_string());
@@ -548,8 +554,8 @@ async fn what_is_remembered_was_executed() {
         let unnoted = "UPDATE writes SET state = 'sent', until = 0, reply = NULL, ended = 0;
                        COMMIT";
         app.lock_state().execute_batch(unnoted).expect("as if");
-        let (settled, again) = app.run(write, &poi_id).await.expect("known");
-        assert_eq!((settled, again), (true, Some(submission)), "{write:?}");
+        let (recovered, again) = app.run(write, &poi_id).await.expect("known");
+        assert_eq!((recovered, again), (true, Some(submission)), "{write:?}");
         assert_eq!(app.count(write.path()), before + 1, "{write:?}");
         app.stop().await;
     }
@@ -613,7 +619,7 @@ async fn an_event_that_may_be_anothers_proves_nothing() {
         let write_id = listed.expect("a page").into_inner().writes.remove(0).write_id;
         let resolution = pb::WriteResolution::Executed.into();
         let seen = pb::ResolveWriteRequest { write_id, resolution, ..Default::default() };
-        app.writes().resolve_write(seen).await.expect("settled");
+        app.writes().resolve_write(seen).await.expect("recovered");
         let audit_id = app.wechat.audits()[0].audit_id;
         if event_first {
             app.wechat.approve(audit_id).expect("an open review");
@@ -699,8 +705,8 @@ async fn a_list_that_is_not_whole_proves_nothing() {
         assert_eq!(app.count(write.path()), before + 1, "{write:?}: {listed}");
 
         app.heal();
-        let (settled, _) = app.run(write, &poi_id).await.expect("sent again");
-        assert!(!settled, "{write:?}: {listed}");
+        let (recovered, _) = app.run(write, &poi_id).await.expect("sent again");
+        assert!(!recovered, "{write:?}: {listed}");
         app.stop().await;
     }
 }
@@ -728,8 +734,8 @@ async fn a_busy_system_may_have_executed_what_makes_something_new() {
             assert_eq!(noted, makes.then_some(WriteState::Unknown), "{write:?}");
             app.heal();
             if makes && executed {
-                let (settled, _) = app.run(write, &poi_id).await.expect("it got through");
-                assert!(settled, "{write:?}");
+                let (recovered, _) = app.run(write, &poi_id).await.expect("it got through");
+                assert!(recovered, "{write:?}");
             }
             assert_eq!(app.count(write.path()), before + 1, "{write:?}");
             app.stop().await;
@@ -739,9 +745,9 @@ async fn a_busy_system_may_have_executed_what_makes_something_new() {
 
 /// A place in review, as the list shows it.
 fn in_review(poi_id: &str, audit_id: &str) -> Kind {
-    let pb::NearbyPoiProfile { address, credential, .. } = nearby_profile(PLACE);
+    let pb::NearbyPoiProfile { address, license_number, .. } = nearby_profile(PLACE);
     let rows = json!({ "poi_list": [{
-        "poi_id": poi_id, "qualification_address": address, "qualification_num": credential,
+        "poi_id": poi_id, "qualification_address": address, "qualification_num": license_number,
         "audit_status": 3, "display_status": 0, "audit_id": audit_id,
     }] });
     let (data, most) = (rows.to_string(), 10);
@@ -778,7 +784,7 @@ async fn a_place_in_another_submissions_review_proves_nothing() {
         app.clock.advance(Duration::from_secs(2));
         app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
         match app.run(Write::AddNearbyPoi, "").await {
-            Ok((settled, _)) => assert!(settled && !is_anothers),
+            Ok((recovered, _)) => assert!(recovered && !is_anothers),
             Err(status) => {
                 assert!(is_anothers);
                 assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"));
@@ -813,7 +819,7 @@ async fn a_place_that_another_submission_replaces_proves_nothing() {
     let app = App::start().await;
     let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
     let replace = pb::ReplaceNearbyPoiRequest {
-        poi_id: poi_id.clone(),
+        nearby_poi_id: poi_id.clone(),
         profile: Some(nearby_profile(PLACE)),
         ..Default::default()
     };

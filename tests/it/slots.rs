@@ -40,7 +40,7 @@ async fn arrived(app: &App, path: &str, count: usize) {
 fn overloaded(status: &Status) {
     assert_eq!(reason(status), is(Code::ResourceExhausted, "OVERLOADED"));
     let info = status.get_details_error_info().expect("checked above");
-    for (key, value) in [("app_id", OFFICIAL_APP_ID), ("path", GET_CARD), ("mender", "wait")] {
+    for (key, value) in [("app_id", OFFICIAL_APP_ID), ("path", GET_CARD), ("fix_by", "wait")] {
         assert_eq!(info.metadata[key], value);
     }
     assert!(status.get_details_retry_info().is_some());

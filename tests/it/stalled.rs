@@ -13,7 +13,7 @@ use tokio::{
 };
 use tonic::Code;
 use wechat_store_gateway::pb::{
-    self, WatchAuditEventsRequest, WatchAuditEventsResponse, get_write_request::Name,
+    self, WatchAuditEventsRequest, WatchAuditEventsResponse, get_write_request::Lookup,
     watch_audit_events_request::Start,
 };
 
@@ -158,7 +158,7 @@ async fn calls_are_answered(app: &App) {
     let request = pb::ListSubmissionsRequest::default();
     app.audits().list_submissions(request).await.expect("a page");
     let request = pb::GetWriteRequest {
-        name: Some(Name::WriteRequestId(id)),
+        lookup: Some(Lookup::WriteRequestId(id)),
         ..pb::GetWriteRequest::default()
     };
     let unknown = app.writes().get_write(request).await.expect_err("there is none");

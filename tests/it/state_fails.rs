@@ -17,7 +17,7 @@ use wechat_store_gateway::{
     config::{Environment, Settings},
     pb::{
         self, WatchPosition, audit_service_client::AuditServiceClient,
-        card_service_client::CardServiceClient, get_write_request::Name,
+        card_service_client::CardServiceClient, get_write_request::Lookup,
         nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
         watch_audit_events_request::Start, write_service_client::WriteServiceClient,
     },
@@ -178,13 +178,13 @@ impl Gateway {
                 AuditServiceClient::new(service()).list_submissions(request).await.map(drop)
             }
             "GetWrite" => {
-                let name = Some(Name::WriteId(NAME.to_owned()));
-                let request = pb::GetWriteRequest { name, ..Default::default() };
+                let lookup = Some(Lookup::WriteId(NAME.to_owned()));
+                let request = pb::GetWriteRequest { lookup, ..Default::default() };
                 WriteServiceClient::new(service()).get_write(request).await.map(drop)
             }
             "GetWrite by name" => {
-                let name = Some(Name::WriteRequestId(NAME.to_owned()));
-                let request = pb::GetWriteRequest { name, ..Default::default() };
+                let lookup = Some(Lookup::WriteRequestId(NAME.to_owned()));
+                let request = pb::GetWriteRequest { lookup, ..Default::default() };
                 WriteServiceClient::new(service()).get_write(request).await.map(drop)
             }
             "ListWrites" => {

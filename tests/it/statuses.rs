@@ -54,7 +54,7 @@ const NAMES: [&str; 3] = [
 async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
     let app = App::start().await;
     let page = "<html>blocked by policy</html>";
-    for (code, mender) in [
+    for (code, fix_by) in [
         (301, "operator"),
         (302, "operator"),
         (307, "operator"),
@@ -75,7 +75,7 @@ async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
         let told = add_store(&app, NAMES[0]).await.expect_err("not executed");
         assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
         assert_eq!(metadata(&told, "http_status"), code.to_string());
-        assert_eq!(metadata(&told, "mender"), mender, "{code}");
+        assert_eq!(metadata(&told, "fix_by"), fix_by, "{code}");
         assert_eq!(app.count(ADD_STORE), before + 1, "{code}: asking again would not help");
         assert_eq!(noted(&app).await, 0, "{code}: there is nothing to settle");
     }
@@ -84,7 +84,7 @@ async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
         let before = app.count(ADD_STORE);
         let told = add_store(&app, NAMES[0]).await.expect_err("not executed");
         assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
-        assert_eq!(metadata(&told, "mender"), "wait", "{code}");
+        assert_eq!(metadata(&told, "fix_by"), "wait", "{code}");
         assert_eq!(app.count(ADD_STORE), before + 3, "{code} may pass");
     }
     add_store(&app, NAMES[0]).await.expect("the same request is executed at last");
@@ -166,7 +166,7 @@ async fn a_429_leaves_its_path_alone_until_it_says() {
         app.clock.advance(Duration::from_secs(advanced));
         let told = app.read().await.expect_err("limited");
         assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
-        assert_eq!((metadata(&told, "http_status"), metadata(&told, "mender")), {
+        assert_eq!((metadata(&told, "http_status"), metadata(&told, "fix_by")), {
             ("429".to_owned(), "wait".to_owned())
         });
         assert!(retry_after(&told).is_some_and(|wait| (1..=120).contains(&wait)));
@@ -229,7 +229,7 @@ async fn a_proxy_that_wants_a_password_is_the_operators_to_fix() {
         .await;
         let told = within(LONG, app.read()).await.expect_err("no token");
         assert_eq!(reason(&told), is(Code::FailedPrecondition, "PROXY_REFUSED"), "{host}");
-        assert_eq!(metadata(&told, "mender"), "operator");
+        assert_eq!(metadata(&told, "fix_by"), "operator");
         assert_eq!(metadata(&told, "setting"), "wechat.proxy");
         assert!(told.message().contains("wechat.proxy"), "{}", told.message());
         assert!(!told.message().contains("hidden"), "{}", told.message());

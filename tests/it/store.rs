@@ -175,7 +175,7 @@ async fn what_may_have_been_executed_is_not_sent_again() {
         app.fault(ADD, kind.clone());
         let store = new_store("2708071440732747189", "1");
         match app.stores().add_store(store).await {
-            Ok(answer) => assert!(executed && answer.into_inner().settled, "{kind:?}"),
+            Ok(answer) => assert!(executed && answer.into_inner().recovered, "{kind:?}"),
             Err(status) => {
                 assert!(!executed, "{kind:?}");
                 assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{kind:?}");
@@ -293,15 +293,19 @@ async fn an_old_store_is_read_by_its_id_until_it_is_deleted() {
     let old = json!([{"poi_id": "271262077", "branch_name": "艺苑路店", "upgrade_status": 4}]);
     let body = json!({"app_id": OFFICIAL_APP_ID, "stores": old});
     app.wechat.control("POST", "legacy_stores", &body).expect("old stores");
-    let poi_id = "271262077".to_owned();
-    let get = pb::GetLegacyStoreRequest { poi_id: poi_id.clone(), ..Default::default() };
+    let legacy_poi_id = "271262077".to_owned();
+    let get =
+        pb::GetLegacyStoreRequest { legacy_poi_id: legacy_poi_id.clone(), ..Default::default() };
     let answer = app.stores().get_legacy_store(get.clone()).await.expect("a store").into_inner();
     let store = answer.store.expect("a store");
-    assert_eq!((store.poi_id.as_str(), store.branch_name.as_str()), ("271262077", "艺苑路店"));
+    assert_eq!(
+        (store.legacy_poi_id.as_str(), store.branch_name.as_str()),
+        ("271262077", "艺苑路店")
+    );
     assert_eq!(store.state(), LegacyStoreState::Approved);
     assert_eq!(store.upgrade_state(), UpgradeState::Unspecified, "only the list tells");
 
-    let delete = pb::DeleteLegacyStoreRequest { poi_id, ..Default::default() };
+    let delete = pb::DeleteLegacyStoreRequest { legacy_poi_id, ..Default::default() };
     app.stores().delete_legacy_store(delete).await.expect("deleted");
     let status = app.stores().get_legacy_store(get).await.expect_err("gone");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
@@ -325,7 +329,10 @@ async fn a_migration_is_followed_to_its_end() {
         (1, 1, 1)
     );
     let [blocker] = &progress.blockers[..] else { panic!("one blocker") };
-    assert_eq!((blocker.poi_id.as_str(), blocker.next_step()), ("271262078", UpgradeStep::Delete));
+    assert_eq!(
+        (blocker.legacy_poi_id.as_str(), blocker.next_step()),
+        ("271262078", UpgradeStep::Delete)
+    );
     let list = pb::ListLegacyStoresRequest { page_size: 2, ..Default::default() };
     let page = app.stores().list_legacy_stores(list).await.expect("a page").into_inner();
     assert_eq!((page.stores.len(), page.total_size), (2, Some(3)));
@@ -335,8 +342,8 @@ async fn a_migration_is_followed_to_its_end() {
     let new = new_store("2708071440732747189", "1");
     let status = app.stores().add_store(new.clone()).await.expect_err("migrate first");
     assert_eq!(reason(&status), is(Code::FailedPrecondition, "UPGRADE_REQUIRED"));
-    let poi_id = "271262078".to_owned();
-    let delete = pb::DeleteLegacyStoreRequest { poi_id, ..Default::default() };
+    let legacy_poi_id = "271262078".to_owned();
+    let delete = pb::DeleteLegacyStoreRequest { legacy_poi_id, ..Default::default() };
     app.stores().delete_legacy_store(delete).await.expect("deleted");
     let migrate = pb::AddStoreRequest { legacy_poi_id: "271262077".to_owned(), ..new };
     let answer = app.stores().add_store(migrate).await.expect("submitted").into_inner();
@@ -405,7 +412,7 @@ async fn an_update_whose_turn_would_come_too_late_is_not_sent() {
     let mut stores = app.timeless_stores().await;
     let second = patient(update, Duration::from_secs(1));
     let status = stores.update_store(second).await.expect_err("the first one is not done");
-    assert_eq!(reason(&status), is(Code::ResourceExhausted, "LANE_BUSY"));
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "WRITE_QUEUE_BUSY"));
     let other = pb::UpdateStoreRequest {
         poi_id: "472671858".to_owned(),
         contact_phone: Some("020-1".to_owned()),

@@ -349,15 +349,15 @@ impl App {
     }
 
     /// Submits a store.
-    pub(crate) async fn add_store(&self, map_poi_id: &str, credential: &str) -> pb::Submission {
-        let store = new_store(map_poi_id, credential);
+    pub(crate) async fn add_store(&self, map_poi_id: &str, license_number: &str) -> pb::Submission {
+        let store = new_store(map_poi_id, license_number);
         let answer = self.stores().add_store(store).await.expect("submitted").into_inner();
         answer.submission.expect("a submission")
     }
 
     /// Adds a store and lets it pass; answers its id.
-    pub(crate) async fn approved_store(&self, credential: &str) -> String {
-        let submission = self.add_store("2708071440732747189", credential).await;
+    pub(crate) async fn approved_store(&self, license_number: &str) -> String {
+        let submission = self.add_store("2708071440732747189", license_number).await;
         self.approve(&submission);
         self.list_stores().await.pop().expect("it is listed").poi_id
     }
@@ -513,15 +513,15 @@ pub(crate) fn patient<T>(message: T, patience: Duration) -> Request<T> {
     request
 }
 
-/// A store that only its place and its credential tell apart from others.
-pub(crate) fn new_store(map_poi_id: &str, credential: &str) -> pb::AddStoreRequest {
+/// A store that only its place and its license number tell apart from others.
+pub(crate) fn new_store(map_poi_id: &str, license_number: &str) -> pb::AddStoreRequest {
     pb::AddStoreRequest {
-        client_reference: format!("shop-{credential}"),
+        client_reference: format!("shop-{license_number}"),
         map_poi_id: map_poi_id.to_owned(),
         picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
         contact_phone: "020-89190388".to_owned(),
         hours: Some(hours("10:00", "21:30")),
-        credential: format!("91440105MA59{credential}"),
+        license_number: format!("91440105MA59{license_number}"),
         ..Default::default()
     }
 }
@@ -536,7 +536,7 @@ pub(crate) fn new_map_poi() -> pb::CreateMapPoiRequest {
         category: "美食:中餐厅".to_owned(),
         telephones: vec!["020-89190388".to_owned()],
         photo_url: "http://mmbiz.qpic.cn/a/0".to_owned(),
-        licence_url: "http://mmbiz.qpic.cn/b/0".to_owned(),
+        license_url: "http://mmbiz.qpic.cn/b/0".to_owned(),
         introduction: "家常菜".to_owned(),
         ..Default::default()
     }
@@ -552,7 +552,7 @@ pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
         contact_phone: "020-89190388".to_owned(),
         hours: Some(hours("10:00", "21:30")),
         company_name: wechat_simulator::COMPANY.to_owned(),
-        credential: "156718193518281".to_owned(),
+        license_number: "156718193518281".to_owned(),
         service_labels: vec![pb::ServiceLabel {
             kind: pb::NearbyServiceKind::Delivery.into(),
             app_id: MINI_PROGRAM_APP_ID.to_owned(),

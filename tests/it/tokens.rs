@@ -236,7 +236,7 @@ async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_
     for (key, value) in [
         ("errcode", "40001"),
         ("path", GET_CARD),
-        ("mender", "operator"),
+        ("fix_by", "operator"),
         ("app_id", OFFICIAL_APP_ID),
     ] {
         assert_eq!(info.metadata[key], value);

@@ -15,7 +15,7 @@ use tonic::Code;
 use uuid::Uuid;
 use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::{
-    pb::{self, WriteState, get_write_request::Name},
+    pb::{self, WriteState, get_write_request::Lookup},
     wechat::{ENDPOINTS, Facts, Need, Safety, Verdict},
 };
 
@@ -352,14 +352,14 @@ async fn run(facts: &'static Facts, mut example: Example) -> Vec<String> {
                 (answer != expected || count != json!(1)).then(|| format!("{count}: {answer}"))
             }
             (Ok(answer), Outcome::Typed) => {
-                let settled = answer.get("settled") == Some(&json!(true));
-                (writes && !settled && state != Some(WriteState::Finished))
+                let recovered = answer.get("recovered") == Some(&json!(true));
+                (writes && !recovered && state != Some(WriteState::Finished))
                     .then(|| format!("answered, and the journal says {state:?}"))
             }
             // A look at WeChat may show what the call was for.
             (Ok(answer), Outcome::NotWhole) => {
-                let settled = answer.get("settled") == Some(&json!(true));
-                (!settled).then(|| format!("success: {answer}"))
+                let recovered = answer.get("recovered") == Some(&json!(true));
+                (!recovered).then(|| format!("success: {answer}"))
             }
             (Err(status), Outcome::NotWhole | Outcome::SameOrNone) => {
                 let bad_read = [
@@ -391,8 +391,8 @@ async fn run(facts: &'static Facts, mut example: Example) -> Vec<String> {
 }
 
 async fn journaled(app: &App, request_id: &str) -> Option<WriteState> {
-    let name = Some(Name::WriteRequestId(request_id.to_owned()));
-    let request = pb::GetWriteRequest { app_id: String::new(), name };
+    let lookup = Some(Lookup::WriteRequestId(request_id.to_owned()));
+    let request = pb::GetWriteRequest { app_id: String::new(), lookup };
     let write = app.writes().get_write(request).await.ok()?.into_inner().write?;
     Some(write.state())
 }

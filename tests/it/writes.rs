@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, faults::Kind};
-use wechat_store_gateway::pb::{self, WriteResolution, WriteState, get_write_request::Name};
+use wechat_store_gateway::pb::{self, WriteResolution, WriteState, get_write_request::Lookup};
 
 use crate::support::{App, SET_CARD, is, new_store, patient, reason, within};
 
@@ -27,8 +27,8 @@ impl App {
     }
 
     async fn get_write(&self, name: &str) -> Result<pb::Write, Status> {
-        let name = Some(Name::WriteRequestId(name.to_owned()));
-        let request = pb::GetWriteRequest { app_id: String::new(), name };
+        let lookup = Some(Lookup::WriteRequestId(name.to_owned()));
+        let request = pb::GetWriteRequest { app_id: String::new(), lookup };
         Ok(self.writes().get_write(request).await?.into_inner().write.expect("a write"))
     }
 
@@ -90,7 +90,7 @@ async fn a_repeat_gets_the_answer_of_the_first() {
     };
     for _ in 0..2 {
         let answer = app.cards().set_store_card(card.clone()).await.expect("set").into_inner();
-        assert!(!answer.settled);
+        assert!(!answer.recovered);
     }
     assert_eq!(app.count(SET_CARD), 1);
     app.stop().await;
@@ -142,7 +142,7 @@ async fn what_was_refused_or_not_sent_is_executed_by_a_repeat() {
     // No token comes in time, so nothing is sent.
     app.wechat.control("DELETE", "tokens", &serde_json::json!({})).expect("revoked");
     app.fault("/cgi-bin/stable_token", Kind::Latency { ms: 3_000 });
-    let late = pb::AddStoreRequest { credential: "2".to_owned(), ..named(OTHER) };
+    let late = pb::AddStoreRequest { license_number: "2".to_owned(), ..named(OTHER) };
     let request = patient(late, Duration::from_millis(500));
     app.stores().add_store(request).await.expect_err("too late");
     within(SOON, async {
@@ -177,11 +177,11 @@ async fn somebody_who_looked_settles_what_nobody_knew() {
     assert_eq!(before, write);
     let settled = app.add(named(NAME)).await.expect("executed");
     let submission = settled.submission.expect("what was submitted");
-    assert!(settled.settled);
+    assert!(settled.recovered);
     assert_eq!(app.submission(&submission.submission_id).await, submission);
     let done = app.resolve(&write.write_id, WriteResolution::NotExecuted).await;
     let done = done.expect_err("it is known");
-    assert_eq!(reason(&done), is(Code::FailedPrecondition, "WRITE_NOT_UNKNOWN"));
+    assert_eq!(reason(&done), is(Code::FailedPrecondition, "WRITE_NOT_RESOLVABLE"));
     assert_eq!(app.count(ADD_STORE), 1);
     app.stop().await;
 
@@ -279,7 +279,7 @@ async fn an_outcome_that_cannot_be_noted_is_noted_later() {
         })
         .await;
         let again = app.add(named(NAME)).await.expect("known, or sent again");
-        assert!(!again.settled, "WeChat was not asked what became of it");
+        assert!(!again.recovered, "WeChat was not asked what became of it");
         assert_eq!(app.count(ADD_STORE), if refused { 2 } else { 1 });
         assert_eq!(app.count("/wxa/get_store_list"), 0);
         app.stop().await;

@@ -98,7 +98,7 @@ func (s *server) GetStore(ctx context.Context, in *pb.GetStoreRequest) (*pb.GetS
 		Location:     &pb.LatLng{Latitude: info.Latitude, Longitude: info.Longitude},
 		ContactPhone: info.Telephone,
 		Hours:        &pb.OpeningHours{Open: hours[0], Close: hours[1], Text: info.OpenTime},
-		PictureUrls:  pictures, Credential: info.QualificationNum,
+		PictureUrls:  pictures, LicenseNumber: info.QualificationNum,
 		CompanyName: info.QualificationName, State: state, WechatStatus: info.Status,
 	}}, nil
 }

@@ -34,7 +34,7 @@ async function getStore(poi_id) {
       contact_phone: info.telephone,
       hours: { open, close, text: info.open_time },
       picture_urls: info.photo_list.map((photo) => photo.photo_url),
-      credential: info.qualification_num,
+      license_number: info.qualification_num,
       company_name: info.qualification_name,
       state: info.status === 2 ? 'AUDIT_STATE_IN_REVIEW' : 'AUDIT_STATE_APPROVED',
       wechat_status: info.status,

@@ -36,7 +36,7 @@ class Store(store_pb2_grpc.StoreServiceServicer):
                 contact_phone=info["telephone"],
                 hours=types_pb2.OpeningHours(open=opens, close=closes, text=info["open_time"]),
                 picture_urls=[photo["photo_url"] for photo in info["photo_list"]],
-                credential=info["qualification_num"],
+                license_number=info["qualification_num"],
                 company_name=info["qualification_name"],
                 state=types_pb2.AUDIT_STATE_IN_REVIEW
                 if info["status"] == 2

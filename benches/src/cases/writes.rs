@@ -47,7 +47,7 @@ pub fn add_store(_: u64) -> Bytes {
             close: "12:12".to_owned(),
             ..pb::OpeningHours::default()
         }),
-        credential: "22883878-0".to_owned(),
+        license_number: "22883878-0".to_owned(),
         company_name: "某公司".to_owned(),
         qualification_media_ids: vec![
             "RTZgKZ386yFn5kQSWLTxe4bqxwgzGBjs3OE02cg9CVQk1wRVE3c8fjUFX7jvpi-P".to_owned(),

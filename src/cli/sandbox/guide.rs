@@ -26,7 +26,7 @@ Look around:
 Find a place, add a store there, decide its review as WeChat would, and see it listed:
   {call} MapPoiService/ResolveDistrict '{{"names": ["广东", "海珠区"]}}'
   {call} MapPoiService/SearchMapPois '{{"district_id": "440105", "keyword": "X-MAX"}}'
-  {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "credential": "22883878-0"}}'
+  {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "license_number": "22883878-0"}}'
   curl -d '{{"decision": "approve"}}' http://{simulator}/_simulator/audits/414569001
   {call} StoreService/ListStores
 

@@ -12,7 +12,7 @@ const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42
                        AAH7ASk597QeAAAAAElFTkSuQmCC";
 const WATCH: &str = "AuditService/WatchAuditEvents";
 const REFERENCE: &str = "shop-0001";
-const CREDENTIAL: &str = "91440105MA5911XQ0T";
+const LICENSE_NUMBER: &str = "91440105MA5911XQ0T";
 const PHONE: &str = "020-89190388";
 const CARD: &str = "pabcedfg1234567hijklmn";
 
@@ -76,7 +76,7 @@ fn add_the_store() -> Vec<Step> {
         "pictureUrls": ["$picture_url"],
         "contactPhone": PHONE,
         "hours": { "open": "10:00", "close": "22:00" },
-        "credential": CREDENTIAL,
+        "licenseNumber": LICENSE_NUMBER,
     });
     vec![
         Step::call("upload a picture", "MediaService/UploadImage", json!({ "content": PICTURE }))
@@ -142,7 +142,7 @@ fn show_it_nearby() -> Vec<Step> {
         "contactPhone": PHONE,
         "hours": { "open": "09:30", "close": "23:00" },
         "companyName": COMPANY,
-        "credential": CREDENTIAL,
+        "licenseNumber": LICENSE_NUMBER,
         "serviceLabels": [label],
     });
     let request = json!({ "clientReference": REFERENCE, "profile": profile });
@@ -154,7 +154,7 @@ fn show_it_nearby() -> Vec<Step> {
         approve("WeChat approves the nearby place").keep("/result", "nearby_poi_id"),
         Step::call("find it in the list", "NearbyService/ListNearbyPois", json!({}))
             .expect_count("/pois", 1)
-            .expect("/pois/0/poiId", json!("$nearby_poi_id"))
+            .expect("/pois/0/nearbyPoiId", json!("$nearby_poi_id"))
             .expect("/pois/0/state", json!("AUDIT_STATE_APPROVED"))
             .expect("/pois/0/visible", json!(true)),
     ]
@@ -180,7 +180,7 @@ fn look_back() -> Vec<Step> {
         .expect("/event/wechatEvent", json!("add_nearby_poi_audit_info"))
         .expect("/event/state", json!("AUDIT_STATE_APPROVED"))
         .expect("/event/clientReference", json!(REFERENCE))
-        .expect("/event/nearbyPoi/poiId", json!("$nearby_poi_id")),
+        .expect("/event/nearbyPoi/nearbyPoiId", json!("$nearby_poi_id")),
         Step::call("see that nothing is pending", "AuditService/ListSubmissions", open)
             .expect_count("/submissions", 0),
     ]

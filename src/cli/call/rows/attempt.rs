@@ -291,7 +291,7 @@ mod tests {
             (DeadlineExceeded, "DEADLINE_EXCEEDED", None, None, Verdict::Again(None)),
             (
                 ResourceExhausted,
-                "LANE_BUSY",
+                "WRITE_QUEUE_BUSY",
                 None,
                 Some("70"),
                 Verdict::Again(Some(Duration::from_millis(70))),
