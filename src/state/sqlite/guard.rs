@@ -13,7 +13,7 @@ use std::{
     io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rusqlite::{Connection, config::DbConfig};
@@ -101,25 +101,26 @@ impl Files {
         self.handle.metadata().is_ok_and(|metadata| metadata.len() == 0)
     }
 
-    /// Whether the path still leads to the file that is open, and nothing else does.
-    fn at_its_place(&self) -> Result<(), String> {
+    /// Returns what the path leads to, or why that is not the open file alone.
+    fn at_its_place(&self, depth: Depth) -> Result<Metadata, String> {
         let path = self.path.display();
         let gone = |error| format!("{path} is gone ({error}) while it is in use");
-        let database = fs::canonicalize(&self.path).map_err(gone)?;
-        if database != self.database {
-            return Err(format!(
-                "{path} leads to {} now, while another file is in use",
-                database.display()
-            ));
+        if depth == Depth::Links {
+            let database = fs::canonicalize(&self.path).map_err(gone)?;
+            if database != self.database {
+                return Err(format!(
+                    "{path} leads to {} now, while another file is in use",
+                    database.display()
+                ));
+            }
         }
-        let there = fs::symlink_metadata(&database).map_err(gone)?;
-        let open = self.handle.metadata().map_err(gone)?;
+        let there = fs::metadata(&self.path).map_err(gone)?;
         if identity(&there) != self.id {
             return Err(format!("another file was put to {path} while the first is in use"));
         }
-        match links(&open) {
-            1 => Ok(()),
-            _ => Err(self.linked(&open)),
+        match links(&there) {
+            1 => Ok(there),
+            _ => Err(self.linked(&there)),
         }
     }
 
@@ -195,18 +196,40 @@ impl Trust {
     }
 }
 
+/// How thoroughly the files are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// The files themselves: a handful of system calls.
+    Files,
+    /// Also each symbolic link on the path, which costs a system call for each folder.
+    Links,
+}
+
+/// The links of the path are checked again after this time. The lock on the file itself keeps other
+/// processes away even if a link changes.
+const LINKS_EVERY: Duration = Duration::from_secs(1);
+/// A transaction that follows a check by less than this is not checked before it begins, only before
+/// it is acknowledged.
+const STILL_FRESH: Duration = Duration::from_millis(10);
+
 /// What a thread that writes asks.
 #[derive(Debug)]
 pub(super) struct Guard {
     files: Arc<Files>,
     pub(super) trust: Arc<Trust>,
     log: Identity,
+    /// SQLite's log, kept open because a check reads its head.
+    log_handle: File,
     index: Identity,
     /// The index of the log. Kept open, for SQLite's locks on it as well.
     index_handle: File,
     seen: Option<Seen>,
     /// Whether the whole log was brought into the database since that lost its place.
     rescued: bool,
+    /// When the files were last checked and in order.
+    checked: Option<Instant>,
+    /// When the links were last checked and in order.
+    links_checked: Option<Instant>,
 }
 
 /// A state of the files.
@@ -234,33 +257,59 @@ impl Guard {
             Ok(metadata) => Ok(identity(&metadata)),
             Err(error) => Err(unusable(path, &error)),
         };
-        let index_handle =
-            File::open(&files.index).map_err(|error| unusable(&files.index, &error))?;
+        let open = |path: &Path| File::open(path).map_err(|error| unusable(path, &error));
         let mut guard = Self {
             log: identity(&files.log)?,
+            log_handle: open(&files.log)?,
             index: identity(&files.index)?,
+            index_handle: open(&files.index)?,
             files: files.clone(),
             trust: trust.clone(),
-            index_handle,
             seen: None,
             rescued: false,
+            checked: None,
+            links_checked: None,
         };
         guard.seen = guard.see().ok();
         Ok(guard)
     }
 
-    /// Fails if nothing may be acknowledged. `wrote` says that this process committed something since
-    /// the last time.
-    pub(super) fn check(&mut self, db: &Connection, wrote: bool) -> Result<(), Error> {
+    /// Fails if no transaction must begin. Relies on a check that was made a moment before `now`.
+    pub(super) fn check_before(&mut self, db: &Connection, now: Instant) -> Result<(), Error> {
+        let fresh = |at: Instant| now.saturating_duration_since(at) < STILL_FRESH;
+        match self.checked {
+            Some(at) if fresh(at) => self.trust.get(),
+            _ => self.check(db, false, now),
+        }
+    }
+
+    /// Fails if nothing must be acknowledged. `wrote` means that this process committed something since
+    /// the last check.
+    pub(super) fn check(
+        &mut self,
+        db: &Connection,
+        wrote: bool,
+        now: Instant,
+    ) -> Result<(), Error> {
+        self.checked = None;
         if self.trust.lasting.get().is_some() {
             return self.trust.get();
         }
-        match self.look(wrote) {
+        let depth = match self.links_checked {
+            Some(at) if now.saturating_duration_since(at) < LINKS_EVERY => Depth::Files,
+            _ => Depth::Links,
+        };
+        match self.look(wrote, depth) {
             Ok(()) => {
+                self.checked = Some(now);
+                if depth == Depth::Links {
+                    self.links_checked = Some(now);
+                }
                 self.rescued = false;
                 self.trust.pass(None);
             }
             Err(Trouble::Moved(what)) => {
+                self.links_checked = None;
                 self.rescue(db);
                 self.trust.pass(Some(what + "; nothing is acknowledged until the file is back"));
             }
@@ -297,21 +346,24 @@ impl Guard {
         }
     }
 
-    fn look(&mut self, wrote: bool) -> Result<(), Trouble> {
-        self.files.at_its_place().map_err(Trouble::Moved)?;
-        for (path, known) in [(&self.files.log, self.log), (&self.files.index, self.index)] {
+    fn look(&mut self, wrote: bool, depth: Depth) -> Result<(), Trouble> {
+        let there = self.files.at_its_place(depth).map_err(Trouble::Moved)?;
+        let known = |path: &Path, known: Identity| {
             let parted = |what: &dyn Display| Trouble::Parted(format!("{} {what}", path.display()));
             let there = fs::symlink_metadata(path).map_err(|_| parted(&"was deleted"))?;
-            if identity(&there) != known {
-                return Err(parted(&"was replaced"));
+            match identity(&there) == known {
+                true => Ok(there),
+                false => Err(parted(&"was replaced")),
             }
-        }
+        };
+        let log_size = known(&self.files.log, self.log)?.len();
+        known(&self.files.index, self.index)?;
         let changed = |path: &Path, what: &dyn Display| {
             Trouble::Changed(format!("{} {what}", path.display()))
         };
         let (database, log) = (&self.files.database, &self.files.log);
         let now = self
-            .see()
+            .seen(&there)
             .map_err(|error| changed(database, &format_args!("cannot be read: {error}")))?;
         if let Some(seen) = &self.seen
             && (now.size, now.modified) != (seen.size, seen.modified)
@@ -338,7 +390,7 @@ impl Guard {
             }
             if !now
                 .index
-                .has_log(log)
+                .has_log(&self.log_handle, log_size)
                 .map_err(|error| changed(log, &format_args!("cannot be read: {error}")))?
             {
                 return Err(changed(log, &"was cut or overwritten"));
@@ -358,7 +410,10 @@ impl Guard {
     }
 
     fn see(&self) -> io::Result<Seen> {
-        let metadata = self.files.handle.metadata()?;
+        self.seen(&self.files.handle.metadata()?)
+    }
+
+    fn seen(&self, metadata: &Metadata) -> io::Result<Seen> {
         let index = Index::read(&self.index_handle)?;
         Ok(Seen { size: metadata.len(), modified: metadata.modified()?, index })
     }
@@ -425,20 +480,19 @@ impl Index {
         &self.copies[0][32..40]
     }
 
-    /// Whether the log has all that the index says, and is the one that it is about.
-    fn has_log(&self, log: &Path) -> io::Result<bool> {
+    /// Returns whether a log of this size has all that the index names, and is the log of this index.
+    fn has_log(&self, log: &File, log_size: u64) -> io::Result<bool> {
         const HEAD: usize = 32;
         const FRAME_HEAD: u64 = 24;
         if self.frames() == 0 {
             return Ok(true);
         }
-        let log = File::open(log)?;
         let size = HEAD as u64 + u64::from(self.frames()) * (FRAME_HEAD + self.page_size());
-        if log.metadata()?.len() < size {
+        if log_size < size {
             return Ok(false);
         }
         let mut head = [0; HEAD];
-        read_at(&log, &mut head)?;
+        read_at(log, &mut head)?;
         Ok(head[16..24] == *self.salts())
     }
 }

@@ -167,7 +167,7 @@ fn work(
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
                 // Whatever is wrong was logged.
-                let _ = guard.check(db, false);
+                let _ = guard.check(db, false, clock.now());
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -184,11 +184,11 @@ fn work(
                 continue;
             }
             let committed = guard
-                .check(db, false)
+                .check_before(db, clock.now())
                 .and_then(|()| promise(db, &mut last, lasts))
                 .and_then(|()| transact(db, guard, clock, &mut batch));
             // Before anything is acknowledged: it may have gone into a file that no path leads to.
-            let committed = committed.and(guard.check(db, true));
+            let committed = committed.and(guard.check(db, true, clock.now()));
             for job in batch {
                 job.answer(&committed, recent);
             }
