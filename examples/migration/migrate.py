@@ -3,11 +3,11 @@
 
     migrate.py SHEET.csv FOLDER [--gateway PROGRAM] [--address URL] [--wait SECONDS]
 
-SHEET.csv says what the account's old stores are to become, FOLDER keeps how far this has come. End
-it whenever you like, and start it again with the same arguments. README.md says the rest.
+SHEET.csv contains the plan for each of the account's old stores. FOLDER contains the progress. You can stop
+the script at any time and start it again with the same arguments. README.md has the details.
 
-Exit codes: 0 every old store is migrated or deleted; 1 somebody has to do something, which is
-printed; 2 the sheet is wrong, and nothing was sent.
+Exit codes: 0 if every old store is migrated or deleted, 1 if an operator must act (the script prints
+on what), 2 if the sheet is wrong and nothing was sent.
 """
 
 import argparse
@@ -35,19 +35,19 @@ def main():
         for action, method in METHODS.items():
             code = send(args, folder, number, action, method)
             if code != 0:
-                text = "round %d: not all of it is done; what `call` said stands above, the rows in"
+                text = "round %d is not complete: see the output of `call` above, and the rows in"
                 return finish(1, text % number, [os.path.join(folder, f"{action}-results.jsonl")])
         write(os.path.join(folder, "done"), "")
         progress = reviewed(args)
         if progress.get("complete"):
             return finish(0, f"complete: {progress.get('migratedCount', 0)} stores are migrated")
         if progress.get("nextStep") == "UPGRADE_STEP_WAIT":
-            return finish(1, "WeChat still reviews; start this again later")
+            return finish(1, "WeChat still reviews some stores; run this again later")
         blockers = [f"{b['legacyPoiId']}: {b.get('reason', '')}" for b in progress.get("blockers", [])]
         if blockers:
-            return finish(1, "correct these in the sheet, and start this again", blockers)
+            return finish(1, "correct these rows in the sheet, and run this again", blockers)
         if progress.get("unreadCount"):
-            return finish(1, f"WeChat does not list {progress['unreadCount']} old stores; start this again later")
+            return finish(1, f"WeChat does not list {progress['unreadCount']} old stores; run this again later")
 
 
 def arguments():
@@ -59,7 +59,7 @@ def arguments():
     parser.add_argument("--wait", metavar="SECONDS", type=float, default=60, help="for WeChat's reviews")
     args = parser.parse_args()
     args.sheet_name = args.sheet
-    # Spreadsheets begin files with a mark.
+    # Files from spreadsheets begin with a byte order mark.
     with open(args.sheet, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         missing = [name for name in NEEDED if name not in (rows.fieldnames or [])]
@@ -74,14 +74,14 @@ def call(args, method, request):
     command = [args.gateway, "call", "--address", args.address, method, json.dumps(request)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
     if done.returncode != 0:
-        sys.exit(finish(1, f"{method} failed, and what it said stands above; start this again later"))
+        sys.exit(finish(1, f"{method} failed with the error above; run this again later"))
     return json.loads(done.stdout)
 
 
 def legacy_stores(args):
-    """Returns every old store by its legacy_poi_id. Ends this script unless they are as many as WeChat counts.
+    """Returns every old store by its legacy_poi_id. Exits unless there are as many as WeChat counts.
 
-    A store that is not in the list would pass for deleted.
+    A store that is missing in the list would look deleted.
     """
     stores, token = {}, ""
     while True:
@@ -93,11 +93,11 @@ def legacy_stores(args):
             return stores
         if not token or len(stores) == known:
             counts = "does not count its old stores" if counted is None else f"counts {counted} old stores"
-            sys.exit(finish(1, f"WeChat {counts} and lists {len(stores)}; start this again later"))
+            sys.exit(finish(1, f"WeChat {counts} and lists {len(stores)}; run this again later"))
 
 
 def mistakes(stores, sheet):
-    """What does not fit together. All of it is told before anything is sent."""
+    """Returns all contradictions between WeChat's list and the sheet. The script prints them before it sends anything."""
     rows = {}
     for row in sheet:
         rows.setdefault(row["legacy_poi_id"], []).append(row)
@@ -109,9 +109,9 @@ def mistakes(stores, sheet):
         if row is None:
             wrong.append(f"{legacy_poi_id} ({store.get('name', '')}): no row")
         elif row["action"] not in METHODS:
-            wrong.append(f"{legacy_poi_id}: action has to be migrate or delete")
+            wrong.append(f"{legacy_poi_id}: action must be migrate or delete")
         elif forbidden and row["action"] == "migrate":
-            wrong.append(f"{legacy_poi_id}: WeChat forbids to migrate it; it can only be deleted")
+            wrong.append(f"{legacy_poi_id}: WeChat forbids its migration, so it can only be deleted")
         elif row["action"] == "migrate":
             empty = [name for name in NEEDED[2:7] if not row[name]]
             if not row["map_poi_id"] and not store.get("mapPoiId"):
@@ -121,10 +121,10 @@ def mistakes(stores, sheet):
 
 
 def this_round(args, stores):
-    """The round that was interrupted, or else a new one of all that is open.
+    """Returns the interrupted round, or a new one with all open stores.
 
-    A round's rows are written once. What WeChat refused after its review may have to be sent again
-    with the same words, so each round is a batch of its own; within one nothing is executed twice.
+    The rows of a round are written once. A store that WeChat rejected may be sent again with the same
+    values, so each round is a batch of its own. Within a round nothing is executed twice.
     """
     number = 1
     while os.path.exists(os.path.join(args.folder, f"round-{number}", "done")):
@@ -159,7 +159,7 @@ def request(row, store):
 
 
 def send(args, folder, number, action, method):
-    """Sends a round's rows, as many as are not sent yet; the exit code of `call`."""
+    """Sends the rows of a round that are not sent yet. Returns the exit code of `call`."""
     rows = os.path.join(folder, f"{action}.jsonl")
     if os.path.getsize(rows) == 0:
         return 0
@@ -170,7 +170,7 @@ def send(args, folder, number, action, method):
 
 
 def reviewed(args):
-    """How far the migration is, once WeChat has reviewed what it has, or after the time to wait."""
+    """Returns the progress of the migration, after WeChat's reviews or after the time to wait."""
     end = time.monotonic() + args.wait
     while True:
         progress = call(args, "StoreService/GetUpgradeProgress", {})
@@ -180,7 +180,7 @@ def reviewed(args):
 
 
 def write(path, text):
-    """A file that is there as a whole, or not at all."""
+    """Writes a file completely, or not at all."""
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
