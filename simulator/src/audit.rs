@@ -152,7 +152,7 @@ pub(super) fn decide(
 ) -> Result<Audit, String> {
     let (audit, ending) = end(world, audit_id, decision, reason)?;
     if let Some(ending) = ending {
-        push::tell(world, &audit, ending);
+        push::notify(world, &audit, ending);
     }
     Ok(audit)
 }
@@ -198,7 +198,7 @@ pub(super) fn end(
 
 /// Applies what time decides: reviews older than the delay pass, and unconfirmed applications
 /// lapse.
-pub(super) fn settle_due(world: &mut World) {
+pub(super) fn decide_due(world: &mut World) {
     let (now, delay) = (world.now(), world.rules.audit_delay);
     let passes = |audit: &Audit| delay.is_some_and(|delay| now - audit.since >= delay);
     let lapses =
@@ -236,7 +236,7 @@ mod tests {
 
     fn state_after(world: &mut World, audit_id: u64, seconds: u64) -> State {
         world.clock.advance(Duration::from_secs(seconds));
-        settle_due(world);
+        decide_due(world);
         world.audits[&audit_id].state
     }
 

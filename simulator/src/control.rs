@@ -23,16 +23,16 @@ use super::{
 /// The list that `GET /_simulator/` returns.
 const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/", "this list"),
-    ("POST /_simulator/reset", "start over; only time goes on"),
+    ("POST /_simulator/reset", "start over; only the time continues"),
     (
         "POST /_simulator/callback",
         "{app_id, url, token, encoding_aes_key?, mode?: safe|compatible|plain, format?: xml|json, \
-         verify?}: where an account's pushes go, once the address has answered WeChat's question, or \
-         without asking if verify is false; {app_id, url: null} for nowhere",
+         verify?}: set the address of an account's pushes; it must echo WeChat's question first, \
+         unless verify is false; {app_id, url: null} stops the pushes",
     ),
     ("GET /_simulator/clock", "the time, in seconds since 1970"),
     ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),
-    ("GET /_simulator/accounts", "the accounts and what they have"),
+    ("GET /_simulator/accounts", "the accounts and their stores"),
     (
         "POST /_simulator/accounts",
         "{app_id, secret, kind: official|mini_program}: add or change one",
@@ -41,13 +41,13 @@ const HELP: &[(&str, &str)] = &[
     (
         "POST /_simulator/audits/{audit_id}",
         "{decision: approve|reject|confirm|decline, reason?, push?}: decide a review; with push \
-         false the account is not told",
+         false the account is not notified",
     ),
-    ("GET /_simulator/faults", "the faults that wait"),
+    ("GET /_simulator/faults", "the faults that have not applied yet"),
     (
         "POST /_simulator/faults",
-        "{path, kind, times?, after?, probability?, execute?}: let something go wrong at a path, \
-         or at every path for *; kind is one of \
+        "{path, kind, times?, after?, probability?, execute?}: add a fault at a path, or with * \
+         at every path; kind is one of \
          \"empty\", \"errcode_as_string\", \"hold\", \"html502\", \"invalid_utf8\", \"not_json\", \
          \"nulls\", \"reset_after\", \"reset_before\", \"truncate\", \"unknown_fields\", \
          \"wrong_types\", {\"drip\": {interval_ms?}}, {\"errcode\": {errcode, errmsg?}}, \
@@ -60,25 +60,25 @@ const HELP: &[(&str, &str)] = &[
     ("DELETE /_simulator/journal", "forget the calls"),
     (
         "POST /_simulator/legacy_stores",
-        "{app_id, stores: [{poi_id?, business_name?, upgrade_status?, …}]}: add stores that have to \
+        "{app_id, stores: [{poi_id?, business_name?, upgrade_status?, …}]}: add stores that must \
          migrate",
     ),
-    ("POST /_simulator/map_pois", "{count}: put so many more places on the map"),
-    ("POST /_simulator/merchant", "{app_id, exists}: give or take an account's merchant"),
-    ("GET /_simulator/pushes", "every push, and what became of it"),
+    ("POST /_simulator/map_pois", "{count}: add this many places to the map"),
+    ("POST /_simulator/merchant", "{app_id, exists}: add or remove an account's merchant"),
+    ("GET /_simulator/pushes", "every push and its attempts"),
     (
         "POST /_simulator/pushes",
-        "{app_id, event: {Event, …}} or {app_id, text}: push anything now; an event gets the fields \
-         that all have, where they are missing",
+        "{app_id, event: {Event, …}} or {app_id, text}: push anything now; missing fields \
+         that all events have are added",
     ),
     ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
-    ("GET /_simulator/settings", "what can be set"),
+    ("GET /_simulator/settings", "the settings"),
     (
         "POST /_simulator/settings",
         "{audit_delay_seconds?, nearby_pause_ms?, store_limit?, nearby_limit?, \
          classic_tokens_a_day?, push_timeout_ms?, push_retries?, push_retry_pause_ms?, \
-         push_delay_ms?, push_shuffle_ms?, push_duplicates?, push_lose_every?}: set it; a null delay \
-         leaves reviews open, shuffle adds a delay by chance, duplicates come after an answer, every \
+         push_delay_ms?, push_shuffle_ms?, push_duplicates?, push_lose_every?}: change settings; a null delay \
+         leaves reviews open, shuffle adds a random delay, duplicates come after an answer, every \
          n-th push is lost",
     ),
     ("GET /_simulator/tokens", "today's token calls, by account"),
@@ -117,7 +117,7 @@ pub(super) fn act(
     body: &[u8],
 ) -> Result<Value, Problem> {
     let world = &mut *simulator.world();
-    audit::settle_due(world);
+    audit::decide_due(world);
     match (method, path.trim_matches('/')) {
         ("GET", "") => Ok(HELP.iter().map(|(what, how)| (*what, json!(how))).collect()),
         ("GET", "accounts") => Ok(accounts(world)),
@@ -153,7 +153,8 @@ fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<()
         ("DELETE", "journal") => world.journal.clear(),
         ("DELETE", "tokens") => world.tokens.revoke(),
         _ => {
-            let text = format!("no {method} /_simulator/{path}; GET /_simulator/ lists what is");
+            let text =
+                format!("no {method} /_simulator/{path}; GET /_simulator/ lists the requests");
             return Err(Problem { status: StatusCode::NOT_FOUND, text });
         }
     }
@@ -314,7 +315,7 @@ fn push(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     let id = match (event, text) {
         (Some(event), None) => push::event(world, &app_id, event),
         (None, Some(text)) => push::text(world, &app_id, text),
-        _ => return Err(Problem::bad("either event or text is needed")),
+        _ => return Err(Problem::bad("exactly one of event and text is required")),
     };
     id.map(|id| json!({ "id": id })).map_err(Problem::conflict)
 }

@@ -260,7 +260,7 @@ impl Simulator {
     /// Pushes any event, such as `&json!({ "Event": "subscribe" })`, and returns its number.
     /// Missing fields that all events have are added.
     pub fn push(&self, app_id: &str, event: &Value) -> Result<u64, String> {
-        let fields = event.as_object().ok_or("an event has to be an object")?;
+        let fields = event.as_object().ok_or("an event must be an object")?;
         push::event(&mut self.world(), app_id, fields.clone())
     }
 

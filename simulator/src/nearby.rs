@@ -29,7 +29,7 @@ pub(super) const ROUTES: &[Endpoint] = &[
 #[derive(Debug, Default)]
 pub(super) struct Nearby {
     pois: Vec<Poi>,
-    pub(super) lane: Lane,
+    pub(super) serial: Serial,
 }
 
 /// Serializes calls to addnearbypoi.
@@ -37,12 +37,12 @@ pub(super) struct Nearby {
 /// The document only says that concurrent calls are “暂不支持” and asks for a pause of one second. It
 /// does not state the errcode of a call that comes too early. Here it is -1.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+pub(super) struct Serial {
     busy: bool,
     rests_since: Option<Instant>,
 }
 
-impl Lane {
+impl Serial {
     pub(super) fn enter(&mut self, now: Instant, pause: Duration) -> Result<(), Refusal> {
         if self.busy || self.rests_since.is_some_and(|since| now < since + pause) {
             return Err(Refusal::new(-1));
@@ -346,11 +346,11 @@ mod tests {
 
     #[test]
     fn serial_api_pauses_after_each_answer() {
-        let (mut lane, now, pause) = (Lane::default(), Instant::now(), Duration::from_secs(1));
-        assert!(lane.enter(now, pause).is_ok());
-        assert_eq!(lane.enter(now + 5 * pause, pause), Err(Refusal::new(-1)));
-        lane.leave(now + 5 * pause);
-        assert!(lane.enter(now + 5 * pause + pause / 2, pause).is_err());
-        assert!(lane.enter(now + 6 * pause, pause).is_ok());
+        let (mut serial, now, pause) = (Serial::default(), Instant::now(), Duration::from_secs(1));
+        assert!(serial.enter(now, pause).is_ok());
+        assert_eq!(serial.enter(now + 5 * pause, pause), Err(Refusal::new(-1)));
+        serial.leave(now + 5 * pause);
+        assert!(serial.enter(now + 5 * pause + pause / 2, pause).is_err());
+        assert!(serial.enter(now + 6 * pause, pause).is_ok());
     }
 }

@@ -141,7 +141,7 @@ impl Drop for Turn {
         let mut world = self.simulator.world();
         let now = world.now();
         if let Ok(tenant) = world.tenant(&self.app_id) {
-            tenant.nearby.lane.leave(now);
+            tenant.nearby.serial.leave(now);
         }
     }
 }

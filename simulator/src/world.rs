@@ -1,4 +1,4 @@
-//! Everything the small WeChat knows, and what happens to a call from its arrival to its answer.
+//! The simulator's state, and the way of a call from its arrival to its reply.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,7 +31,7 @@ use super::{
     token::{Moment, Tokens},
 };
 
-/// The whole state. One lock holds all of it, so every call sees one consistent world.
+/// The whole state. One lock guards it, so every call sees a consistent world.
 pub(super) struct World {
     settings: Settings,
     pub(super) clock: Clock,
@@ -46,44 +46,44 @@ pub(super) struct World {
     pub(super) outbox: Outbox,
 }
 
-/// What can be set while the simulator runs.
+/// The settings that can change while the simulator runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rules {
-    /// After which time audits pass by themselves; `None` means never.
+    /// The time after which reviews pass without a decision. With `None` they stay open.
     #[serde(rename = "audit_delay_seconds", with = "seconds")]
     pub(super) audit_delay: Option<Duration>,
-    /// How long addnearbypoi rests after an answer (“使用时间隔1s进行串行调用”).
+    /// The pause of addnearbypoi after a reply (“使用时间隔1s进行串行调用”).
     #[serde(rename = "nearby_pause_ms", with = "milliseconds")]
     pub(super) nearby_pause: Duration,
-    /// How many stores an account may have. WeChat publishes no number.
+    /// The most stores of an account. WeChat publishes no number.
     pub(super) store_limit: usize,
-    /// How many nearby places an account may have. WeChat publishes no number.
+    /// The most nearby places of an account. WeChat publishes no number.
     pub(super) nearby_limit: usize,
     /// Calls a day to `/cgi-bin/token`.
     pub(super) classic_tokens_a_day: u64,
-    /// How long a push may go unanswered.
+    /// A push times out after this time without an answer.
     #[serde(rename = "push_timeout_ms", with = "milliseconds")]
     pub(super) push_timeout: Duration,
-    /// How often a push that was not taken is sent again.
+    /// A push that was not accepted is sent again this many times.
     pub(super) push_retries: u64,
-    /// The time from one sending to the next. WeChat publishes none; where the answer does not
-    /// come, the next follows the timeout.
+    /// The time from one attempt to the next. WeChat publishes none. If no answer comes, the next
+    /// attempt follows the timeout.
     #[serde(rename = "push_retry_pause_ms", with = "milliseconds")]
     pub(super) push_retry_pause: Duration,
-    /// The time from a push's cause to its first sending.
+    /// The time from the cause of a push to its first attempt.
     #[serde(rename = "push_delay_ms", with = "milliseconds")]
     pub(super) push_delay: Duration,
-    /// Up to so much is added to that delay, by chance, so that pushes overtake each other.
+    /// The most random time that is added to that delay, so that pushes overtake each other.
     #[serde(rename = "push_shuffle_ms", with = "milliseconds")]
     pub(super) push_shuffle: Duration,
-    /// How often a push that was taken is sent again all the same.
+    /// A push that was accepted is sent this many times more.
     pub(super) push_duplicates: u64,
-    /// Every push with an id divisible by this is never sent; 0 for none.
+    /// A push whose id is divisible by this is never sent. 0 loses none.
     pub(super) push_lose_every: u64,
 }
 
-/// What one account has at WeChat.
+/// An account's state at WeChat.
 #[derive(Debug)]
 pub(super) struct Tenant {
     pub(super) kind: AccountKind,
@@ -93,16 +93,16 @@ pub(super) struct Tenant {
     pub(super) nearby: Nearby,
     pub(super) quota: Quota,
     pub(super) media: HashMap<String, Media>,
-    /// Places that are in review, by their base_id.
+    /// Map places in review, by their base_id.
     pub(super) requested_places: BTreeMap<u64, Requested>,
     pub(super) callback: Option<Callback>,
-    /// The id by which pushes call the account (原始ID), `gh_…`.
+    /// The id of the account in pushes (原始ID), `gh_…`.
     pub(super) original_id: String,
-    /// The person whom pushes name as their sender.
+    /// The person that pushes name as their sender.
     pub(super) open_id: String,
 }
 
-/// A request as it came in.
+/// A request as it arrived.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) method: Method,
@@ -112,22 +112,22 @@ pub(super) struct Incoming {
     pub(super) part: Option<Part>,
 }
 
-/// An answer before it is sent.
+/// A reply before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
-    /// One more than the usual ones.
+    /// One header in addition to the usual ones.
     pub(super) header: Option<(HeaderName, String)>,
     pub(super) body: Bytes,
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) fault: Option<Fault>,
-    /// The account whose serial API is busy until the answer is out.
+    /// The account whose serial API is busy until the reply is out.
     pub(super) turn: Option<String>,
 }
 
@@ -165,14 +165,14 @@ impl World {
         world
     }
 
-    /// Starts over. Only time goes on.
+    /// Starts over. Only the time continues.
     pub(super) fn reset(&mut self) {
         let outbox = self.outbox.reset();
         *self = Self { outbox, ..Self::new(self.settings.clone()) };
     }
 
-    /// Adds an account, or gives one that is there another secret and kind, and another callback if
-    /// there is one.
+    /// Adds an account, or replaces the secret, the kind and, if there is one, the callback of an
+    /// existing account.
     pub(super) fn add_account(&mut self, account: Account) {
         let Account { app_id, secret, kind, callback } = account;
         if let Some(tenant) = self.accounts.get_mut(&app_id) {
@@ -196,7 +196,7 @@ impl World {
         self.accounts.insert(app_id, tenant);
     }
 
-    /// The account that calls.
+    /// Returns the account that calls.
     pub(super) fn tenant(&mut self, app_id: &str) -> Result<&mut Tenant, Refusal> {
         self.accounts.get_mut(app_id).ok_or(Refusal::new(40013))
     }
@@ -205,21 +205,21 @@ impl World {
         self.clock.now()
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub(super) fn unix_ms(&self) -> u64 {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn moment(&self) -> Moment {
-        /// China is eight hours ahead of UTC, all year.
+        /// China is eight hours ahead of UTC all year.
         const CHINA: u64 = 8 * 3600;
         Moment { now: self.clock.now(), day: (self.clock.unix() + CHINA) / 86_400 }
     }
 
-    /// Takes a call from its arrival to its answer; only the way back is left to the caller.
+    /// Runs a call from its arrival to its reply. Sending the reply is left to the caller.
     pub(super) fn receive(&mut self, request: Incoming) -> Outcome {
-        audit::settle_due(self);
+        audit::decide_due(self);
         let seq = self.journal.append(self.entry(&request));
         let fault = self.faults.strike(&request.path, &mut self.mint);
         let mut turn = None;
@@ -241,7 +241,7 @@ impl World {
         Outcome { reply, fault, turn }
     }
 
-    /// Puts a verdict into words, and spoils them if a fault says so.
+    /// Makes a reply of a verdict, and applies the fault to it.
     fn reply(&mut self, result: Result<Option<Value>, Refusal>, fault: Option<&Fault>) -> Reply {
         let result = match fault.map(|fault| &fault.kind) {
             Some(Kind::Errcode { errcode, errmsg }) => {
@@ -260,8 +260,8 @@ impl World {
         }
     }
 
-    /// Gives a call to its endpoint, if it passes the checks that all calls must pass. `None` means
-    /// that there is no such endpoint.
+    /// Runs the call's endpoint if the call passes the general checks. Returns `None` if there is
+    /// no such endpoint.
     fn execute(
         &mut self,
         request: Incoming,
@@ -286,14 +286,15 @@ impl World {
         };
         if endpoint.serial {
             let (now, pause) = (self.now(), self.rules.nearby_pause);
-            self.tenant(&app_id)?.nearby.lane.enter(now, pause)?;
+            self.tenant(&app_id)?.nearby.serial.enter(now, pause)?;
             *turn = Some(app_id.clone());
         }
         let call = Call { app_id, query: request.query, fields, part: request.part };
         (endpoint.run)(self, &call).map(Some)
     }
 
-    /// Whose token the call carries. Another kind of account is answered as a bad token is.
+    /// Returns the account that owns the call's token. A token of the wrong kind of account is
+    /// refused like an invalid token.
     fn identify(
         &self,
         endpoint: &Endpoint,
@@ -336,7 +337,7 @@ impl World {
 }
 
 impl Reply {
-    /// WeChat's usual answer: status 200, whatever the verdict.
+    /// Returns WeChat's usual reply: status 200 for every verdict.
     pub(super) fn json(body: &Value) -> Self {
         let body = Bytes::from(body.to_string());
         Self {
@@ -352,7 +353,7 @@ impl Reply {
         Self { status, content_type: "text/plain", header: None, body: Bytes::new() }
     }
 
-    /// The verdict in the answer, where a client could find one.
+    /// Returns the verdict in the reply, if a client could find one.
     fn errcode(&self) -> Option<i64> {
         let body: Value = serde_json::from_slice(&self.body).ok()?;
         let body = body.as_object()?;
@@ -360,12 +361,12 @@ impl Reply {
     }
 }
 
-/// All endpoints of all families.
+/// Returns all endpoints of all families.
 pub(super) fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
     FAMILIES.iter().copied().flatten()
 }
 
-/// A JSON body, checked as WeChat checks all of them.
+/// Parses a JSON body with the checks that WeChat does for all of them.
 fn parse(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
     if bytes.is_empty() {
         return Err(Refusal::new(44002));
@@ -381,7 +382,7 @@ fn parse(bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Refusal> {
     }
 }
 
-/// A time that people write in milliseconds.
+/// A duration that is written in milliseconds.
 mod milliseconds {
     use std::time::Duration;
 
@@ -396,7 +397,7 @@ mod milliseconds {
     }
 }
 
-/// A time that people write in seconds, or null for never.
+/// A duration that is written in seconds, or null for never.
 mod seconds {
     use std::time::Duration;
 
@@ -422,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_checked_as_wechat_checks_them() {
+    fn malformed_bodies_are_refused_as_by_wechat() {
         let code = |body: &str| parse(body.as_bytes()).map_err(|refusal| refusal.errcode).err();
         assert_eq!(code(r#"{"name":"海珠","nested":"{\"a\":\"\/\"}"}"#), None);
         assert_eq!(code(""), Some(44002));
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_endpoints_claim_the_same_call() {
+    fn every_path_and_method_is_unique() {
         let claims: Vec<_> = endpoints().map(|one| (one.method.as_str(), one.path)).collect();
         let mut unique = claims.clone();
         unique.sort_unstable();

@@ -1,4 +1,4 @@
-//! Pushes on their way: out of the outbox, over HTTP, and back with what became of them.
+//! Sends pushes: takes them out of the outbox, posts them over HTTP, and records the outcome.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
@@ -9,16 +9,16 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 use super::{
     Attempt, Callback, Format, message,
-    outbox::{Letter, settle, stamp, take},
+    outbox::{Letter, record, stamp, take},
 };
 use crate::{Simulator, audit};
 
-/// The outcome of what needs no repetition.
+/// The outcome of a push that needs no retry.
 pub(super) const TAKEN: &str = "taken";
 /// The longest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 64 * 1024;
 
-/// Sends what there is to be sent, when it is due. What is under way ends with this.
+/// Sends each push when it is due. Sendings under way end when this future is dropped.
 pub(crate) async fn run(simulator: Simulator) {
     let clock = simulator.clock().clone();
     let wake = simulator.world().outbox.wake.clone();
@@ -26,7 +26,7 @@ pub(crate) async fn run(simulator: Simulator) {
     loop {
         let next = {
             let world = &mut *simulator.world();
-            audit::settle_due(world);
+            audit::decide_due(world);
             for letter in take(world) {
                 under_way.spawn(send(simulator.clone(), letter));
             }
@@ -46,7 +46,7 @@ pub(crate) async fn run(simulator: Simulator) {
     }
 }
 
-/// Asks an address whether it belongs to the account, as WeChat does before it accepts one.
+/// Asks an address whether it belongs to the account, as WeChat does before it accepts a callback.
 pub(crate) async fn verify(
     simulator: &Simulator,
     app_id: &str,
@@ -66,17 +66,17 @@ pub(crate) async fn verify(
     };
     match answer {
         (StatusCode::OK, body) if body == echo => Ok(()),
-        (status, body) => Err(format!("{}, and not the echostr {echo}", told(status, &body))),
+        (status, body) => Err(format!("{}, and not the echostr {echo}", described(status, &body))),
     }
 }
 
-/// An account's address with a query.
+/// Returns an account's address with a query.
 pub(super) fn address(callback: &Callback, app_id: &str, query: &str) -> Result<Uri, String> {
     let url = callback.address(app_id);
     let separator = if url.contains('?') { '&' } else { '?' };
     let uri = format!("{url}{separator}{query}").parse::<Uri>();
     let uri = uri.ok().filter(|uri| uri.scheme_str() == Some("http"));
-    uri.ok_or("the url has to be an http:// one".to_owned())
+    uri.ok_or("the url must start with http://".to_owned())
 }
 
 /// Sends a letter once.
@@ -92,10 +92,10 @@ async fn send(simulator: Simulator, letter: Letter) {
     let status = answer.as_ref().ok().map(|(status, _)| status.as_u16());
     let outcome = match answer {
         Ok((StatusCode::OK, body)) if body.is_empty() || body == "success" => TAKEN.to_owned(),
-        Ok((status, body)) => told(status, &body),
+        Ok((status, body)) => described(status, &body),
         Err(problem) => problem,
     };
-    settle(&mut simulator.world(), &letter, Attempt { at_unix_ms, status, outcome });
+    record(&mut simulator.world(), &letter, Attempt { at_unix_ms, status, outcome });
 }
 
 async fn post(letter: &Letter) -> Result<(StatusCode, Bytes), String> {
@@ -113,7 +113,7 @@ async fn post(letter: &Letter) -> Result<(StatusCode, Bytes), String> {
     exchange(request.map_err(|error| error.to_string())?).await
 }
 
-/// One request over a connection of its own.
+/// Sends one request over a connection of its own.
 async fn exchange(mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
     let uri = std::mem::take(request.uri_mut());
     let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
@@ -133,8 +133,8 @@ async fn exchange(mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Byte
     exchange.await.map_err(|error: anyhow::Error| format!("{error:#}"))
 }
 
-/// An answer that was not the right one.
-fn told(status: StatusCode, body: &[u8]) -> String {
+/// Describes an answer that does not accept the push.
+fn described(status: StatusCode, body: &[u8]) -> String {
     let body: String = String::from_utf8_lossy(body).chars().take(100).collect();
     format!("answered {} {body:?}", status.as_u16())
 }
@@ -164,7 +164,7 @@ mod tests {
         push::{Mode, State},
     };
 
-    /// What an account's server got.
+    /// A request that the account's server received.
     #[derive(Clone, Debug)]
     struct Got {
         query: BTreeMap<String, String>,
@@ -179,7 +179,8 @@ mod tests {
     }
 
     impl Server {
-        /// `answer` is told how many requests came before; `None` never answers.
+        /// Starts a server. `answer` receives the number of earlier requests. If it returns `None`,
+        /// the server never answers.
         async fn start(answer: fn(usize, &Got) -> Option<(u16, String)>) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("bound");
@@ -241,7 +242,7 @@ mod tests {
         Some((200, "success".to_owned()))
     }
 
-    /// A running simulator on a clock that stands still, with these callbacks.
+    /// Starts a simulator on a clock that stands still, with these callbacks.
     fn start(callbacks: &[(&str, &Server)]) -> Simulator {
         let settings = Settings { clock: Clock::frozen(), ..Settings::default() };
         let simulator = Simulator::new(settings);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_taken_comes_again_in_a_new_envelope() {
+    async fn refused_push_repeats_in_new_envelope() {
         let server = Server::start(|before, _| match before {
             0 => Some((500, "success".to_owned())),
             1 => Some((200, "\"success\"".to_owned())),
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_answered_in_five_seconds_comes_again_at_once_three_times() {
+    async fn unanswered_push_repeats_three_times() {
         let server = Server::start(|_, _| None).await;
         let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
         event(&simulator, OFFICIAL_APP_ID);
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_address_holds_up_nobody_else() {
+    async fn dead_address_delays_no_other_account() {
         let dead = Server::start(|_, _| None).await;
         let alive = Server::start(|_, _| taken()).await;
         let simulator = start(&[(OFFICIAL_APP_ID, &dead), (MINI_PROGRAM_APP_ID, &alive)]);
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_can_come_again_all_the_same() {
+    async fn accepted_push_can_be_duplicated() {
         let server = Server::start(|_, _| taken()).await;
         let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
         set(&simulator, json!({ "push_duplicates": 2 }));
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_review_passes_by_itself_without_anybody_asking() {
+    async fn review_passes_after_delay_without_calls() {
         let simulator = start(&[]);
         set(&simulator, json!({ "audit_delay_seconds": 60 }));
         let idle = || tokio::time::sleep(Duration::from_millis(20));
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_reset_nobody_speaks_of_what_was_before() {
+    async fn reset_forgets_pushes_under_way() {
         let server = Server::start(|_, _| None).await;
         let simulator = start(&[(OFFICIAL_APP_ID, &server)]);
         event(&simulator, OFFICIAL_APP_ID);
@@ -393,14 +394,14 @@ mod tests {
         simulator.set_callback(OFFICIAL_APP_ID, server.callback(Mode::Plain)).expect("good");
         event(&simulator, OFFICIAL_APP_ID);
         until("the next is sent", || server.got().len() == 2).await;
-        // The first one's timeout, not yet the second's.
+        // This is when the first push times out, but not yet the second one.
         simulator.clock().advance(Duration::from_secs(2));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(simulator.pushes()[0].attempts.is_empty());
     }
 
     #[tokio::test]
-    async fn an_address_has_to_answer_wechats_question_before_it_is_taken() {
+    async fn callback_must_echo_before_it_is_accepted() {
         let honest = Server::start(|_, got| Some((200, got.query["echostr"].clone()))).await;
         let quoting =
             Server::start(|_, got| Some((200, format!("{:?}", got.query["echostr"])))).await;
@@ -434,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_that_cannot_work_is_refused() {
+    fn invalid_callback_is_refused() {
         let callback = |url: &str, key: &str, mode| {
             let (url, token) = (url.to_owned(), CALLBACK_TOKEN.to_owned());
             let format = Format::Xml;

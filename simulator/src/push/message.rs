@@ -1,4 +1,4 @@
-//! What a push says, letter by letter: the message, its envelope, and what stands in its address.
+//! The text of a push: the message, its envelope, and the query.
 
 use serde::Serializer;
 use serde_json::Value;
@@ -8,13 +8,13 @@ use super::{
     outbox::{Letter, Stamp},
 };
 
-/// A message, its fields in this order.
+/// Returns a message with its fields in this order.
 pub(super) fn write(fields: &[(String, Value)], format: Format) -> String {
     match format {
         Format::Json => {
             let mut text = Vec::new();
             let pairs = fields.iter().map(|(name, value)| (name, value));
-            // JSON can say whatever JSON has said.
+            // A value that came from JSON can always be written as JSON.
             let _ = serde_json::Serializer::new(&mut text).collect_map(pairs);
             String::from_utf8(text).unwrap_or_default()
         }
@@ -25,7 +25,7 @@ pub(super) fn write(fields: &[(String, Value)], format: Format) -> String {
     }
 }
 
-/// Texts are CDATA, numbers stand bare, as in WeChat's samples.
+/// Returns an element. Texts are CDATA and numbers are bare, as in WeChat's samples.
 fn element(name: &str, value: &Value) -> String {
     let inside = match value {
         Value::Null => String::new(),
@@ -37,12 +37,12 @@ fn element(name: &str, value: &Value) -> String {
     format!("<{name}>{inside}</{name}>\n")
 }
 
-/// The end of a CDATA section inside of one is spread over two.
+/// Returns a CDATA section. The end of a section inside the text is split over two sections.
 fn cdata(text: &str) -> String {
     format!("<![CDATA[{}]]>", text.replace("]]>", "]]]]><![CDATA[>"))
 }
 
-/// What is sent: the query and the body.
+/// Returns the query and the body that are sent.
 pub(super) fn envelope(letter: &Letter, callback: &Callback) -> Result<(String, String), String> {
     let Letter { app_id, to, from, message, stamp, .. } = letter;
     let mut query = signed(callback, stamp);
@@ -65,8 +65,8 @@ pub(super) fn envelope(letter: &Letter, callback: &Callback) -> Result<(String, 
     Ok((query.finish(), body))
 }
 
-/// The sealed message beside the plain one, before its end. A text that does not end as a message
-/// does stays as it is.
+/// Returns the message with its encrypted form before its end. A text with another end stays
+/// unchanged.
 fn beside(message: &str, sealed: &str, format: Format) -> String {
     let (end, field) = match format {
         Format::Json => ("}", format!(",\"Encrypt\":\"{sealed}\"")),
@@ -78,7 +78,7 @@ fn beside(message: &str, sealed: &str, format: Format) -> String {
     }
 }
 
-/// The query that proves who asks. It says nothing about the body.
+/// Returns the query that proves the sender. It does not cover the body.
 pub(super) fn signed(
     callback: &Callback,
     stamp: &Stamp,
@@ -105,7 +105,7 @@ mod tests {
         world::{World, endpoints},
     };
 
-    /// WeChat's samples, each with its numbers as bare as they are there.
+    /// WeChat's samples. Their numbers are as bare as there.
     const MERCHANT: &str = "<audit_id>11111</audit_id>\n<status>3</status>\n\
         <reason><![CDATA[xxx]]></reason>\n";
     const MAP_POI: &str = "<audit_id>11111</audit_id>\n<status>1</status>\n\
@@ -141,7 +141,7 @@ mod tests {
         (endpoint.run)(world, &call).expect(path)
     }
 
-    /// Submits something of this kind; answers its review.
+    /// Submits something of this kind and returns the id of its review.
     fn submit(world: &mut World, kind: Kind) -> u64 {
         let official = OFFICIAL_APP_ID;
         let pictures = |name: &str| json!({ "list": [PICTURE.replace("first", name)] }).to_string();
@@ -166,7 +166,7 @@ mod tests {
                 });
                 call(world, official, "/wxa/add_store", body)
             }
-            // Applying takes pictures, which takes files.
+            // An application needs pictures, and those need files.
             Kind::ApplyMerchant => return audit::open(world, official, kind, "门店"),
             Kind::CreateMapPoi => {
                 let body = json!({
@@ -192,7 +192,7 @@ mod tests {
         answer["data"]["audit_id"].as_u64().expect("a number")
     }
 
-    /// What is pushed when something of this kind is decided so.
+    /// Returns the push that follows this decision about something of this kind.
     fn pushed(world: &mut World, kind: Kind, decision: Decision) -> String {
         let audit_id = submit(world, kind);
         audit::decide(world, audit_id, decision, "模糊".to_owned()).expect("open");
@@ -201,7 +201,7 @@ mod tests {
         push.message
     }
 
-    /// The elements in their order, and what they consist of.
+    /// Returns the elements in order, and whether each is CDATA.
     fn shape(xml: &str) -> Vec<(&str, bool)> {
         let lines = xml.lines().filter(|line| !line.contains("xml>"));
         lines
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_has_the_shape_of_wechats_sample() {
+    fn event_matches_wechats_sample() {
         for (kind, event, sample) in [
             (Kind::ApplyMerchant, "apply_merchant_audit_info", MERCHANT),
             (Kind::CreateMapPoi, "create_map_poi_audit_info", MAP_POI),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_counts_in_its_own_way() {
+    fn status_number_depends_on_event() {
         use Decision::{Approve, Decline, Reject};
         for (kind, decision, status) in [
             (Kind::ApplyMerchant, Reject, 3),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn in_json_numbers_are_numbers() {
+    fn json_numbers_are_numbers() {
         let mut world = world(Mode::Plain, Format::Json);
         let message = pushed(&mut world, Kind::AddStore, Decision::Approve);
         let tenant = &world.accounts[OFFICIAL_APP_ID];
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_told_under_the_names_of_its_fields_not_of_their_description() {
+    fn place_event_uses_documented_field_names() {
         let mut world = world(Mode::Plain, Format::Json);
         let message = pushed(&mut world, Kind::CreateMapPoi, Decision::Approve);
         let message: Value = serde_json::from_str(&message).expect("JSON");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_cannot_leave_its_section() {
+    fn text_cannot_end_its_cdata() {
         let fields =
             [("a".to_owned(), json!("x]]>y")), ("b".to_owned(), json!({ "c": [1, null] }))];
         let expected =
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(write(&fields, Format::Xml), expected);
     }
 
-    /// A decided store as it is sent: the message, the query, and the body.
+    /// Returns the push about a decided store: the message, the query, and the body.
     fn sent(mode: Mode, format: Format) -> (String, Vec<(String, String)>, String) {
         let mut world = world(mode, format);
         let message = pushed(&mut world, Kind::AddStore, Decision::Approve);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_push_is_its_message() {
+    fn plain_push_is_the_message() {
         for format in [Format::Json, Format::Xml] {
             let (message, query, body) = sent(Mode::Plain, format);
             let names: Vec<_> = query.iter().map(|(name, _)| name.as_str()).collect();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_safe_push_shows_only_whom_it_is_for() {
+    fn safe_push_shows_only_the_recipient() {
         let (message, query, body) = sent(Mode::Safe, Format::Xml);
         assert_eq!(shape(&body), [("ToUserName", true), ("Encrypt", true)]);
         let sealed = body.split("CDATA[").nth(2).and_then(|rest| rest.split(']').next());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compatible_push_is_both() {
+    fn compatible_push_has_both_forms() {
         let (message, query, body) = sent(Mode::Compatible, Format::Xml);
         assert_eq!(shape(&body)[..shape(&message).len()], shape(&message));
         let sealed =

@@ -1,7 +1,7 @@
-//! Pushes: what an account's server is told without having asked (事件推送).
+//! Pushes: the events that WeChat sends to an account's server (事件推送).
 //!
-//! `message` puts it into words, `outbox` keeps it until it is due, and `deliver` sends it. An
-//! account without a callback is told nothing, then or later.
+//! `message` writes a push, `outbox` keeps it until it is due, and `deliver` sends it. An account
+//! without a callback never receives a push, also not later.
 
 mod deliver;
 mod message;
@@ -20,92 +20,92 @@ use super::{
 };
 use crate::message_crypto::{self, Key};
 
-/// Where an account's pushes go, and how (服务器配置).
+/// The address for an account's pushes, and their form (服务器配置).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Callback {
-    /// The address, `http://…`; `{app_id}` in it stands for the account's id.
+    /// The address, `http://…`. `{app_id}` in it is replaced by the account's id.
     pub url: String,
-    /// What pushes are signed with (Token).
+    /// The token that signs pushes (Token).
     pub token: String,
-    /// What they are sealed with (EncodingAESKey); plain ones go without.
+    /// The key that encrypts pushes (EncodingAESKey). Plain pushes need none.
     #[serde(default)]
     pub encoding_aes_key: String,
-    /// Whether they are sealed.
+    /// Whether pushes are encrypted.
     #[serde(default)]
     pub mode: Mode,
-    /// What they are written in.
+    /// The format of pushes.
     #[serde(default)]
     pub format: Format,
 }
 
-/// Whether pushes are sealed (消息加解密方式).
+/// Whether pushes are encrypted (消息加解密方式).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// 兼容模式: plain and sealed side by side.
+    /// 兼容模式: the plain and the encrypted message side by side.
     Compatible,
-    /// 明文模式: not at all.
+    /// 明文模式: only the plain message.
     Plain,
-    /// 安全模式: nothing is readable but whom they are for.
+    /// 安全模式: only the encrypted message.
     #[default]
     Safe,
 }
 
-/// What pushes are written in (数据格式).
+/// The format of pushes (数据格式).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// Numbers are numbers.
+    /// JSON, in which numbers are numbers.
     Json,
-    /// Texts are CDATA, numbers stand bare.
+    /// XML, in which texts are CDATA and numbers are bare.
     #[default]
     Xml,
 }
 
-/// One push, from its cause to its end.
+/// A push, from its cause to its end.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Push {
-    /// 1 for the first since the start or the last reset.
+    /// 1 for the first push since the start or the last reset.
     pub id: u64,
-    /// Whom it is for.
+    /// The account that receives it.
     pub app_id: String,
-    /// The event's name; empty where the text has none that is known here.
+    /// The event's name. It is empty for a text without a known event.
     pub event: String,
-    /// The review whose end it tells.
+    /// The review whose end it reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_id: Option<u64>,
-    /// How far it is.
+    /// The state of the push.
     pub state: State,
-    /// Each time that it was sent.
+    /// Every attempt to send it.
     pub attempts: Vec<Attempt>,
-    /// The text, before it is sealed.
+    /// The text before encryption.
     pub message: String,
-    /// How often it is still to be sent once it was taken.
+    /// It is sent this many times more after it was accepted.
     #[serde(skip)]
     copies: u64,
-    /// How often in a row it was not taken.
+    /// The number of failed attempts since the last accepted one.
     #[serde(skip)]
     failures: u64,
 }
 
-/// How far a push is.
+/// The state of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It was taken, as often as it was to be sent.
+    /// Accepted as often as it was to be sent.
     Delivered,
-    /// It was not taken, and is not sent again.
+    /// Not accepted, and not sent again.
     GivenUp,
-    /// It was never sent, by `push_lose_every`.
+    /// Never sent, because of `push_lose_every`.
     Lost,
-    /// It is to be sent, or is under way.
+    /// Waits to be sent, or is under way.
     Waiting,
 }
 
-/// What became of sending a push once.
+/// The result of one attempt.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -113,17 +113,17 @@ pub struct Attempt {
     pub at_unix_ms: u64,
     /// The HTTP status of the answer, if one came.
     pub status: Option<u16>,
-    /// `taken`, or why not.
+    /// `taken`, or the reason why the push was not accepted.
     pub outcome: String,
 }
 
 impl Callback {
-    /// The address for an account.
+    /// Returns the address for an account.
     pub fn address(&self, app_id: &str) -> String {
         self.url.replace("{app_id}", app_id)
     }
 
-    /// What is wrong with it, if anything is.
+    /// Checks the callback. Fails with a text that states what is wrong.
     pub fn check(&self) -> Result<(), String> {
         deliver::address(self, "", "")?;
         if self.mode == Mode::Plain { Ok(()) } else { self.key().map(drop) }
@@ -139,8 +139,8 @@ impl Callback {
     }
 }
 
-/// Tells an account how its review ended, if it has a callback.
-pub(super) fn tell(world: &mut World, audit: &Audit, ending: Ending) {
+/// Notifies an account of the end of its review, if the account has a callback.
+pub(super) fn notify(world: &mut World, audit: &Audit, ending: Ending) {
     let event = format!("{}_audit_info", json!(audit.kind).as_str().unwrap_or_default());
     let head = [
         ("Event", json!(event)),
@@ -149,11 +149,11 @@ pub(super) fn tell(world: &mut World, audit: &Audit, ending: Ending) {
     ];
     let fields = head.into_iter().chain(ending.fields);
     let fields = fields.map(|(name, value)| (name.to_owned(), value)).collect();
-    // Who has no callback has nothing to be told.
+    // An account without a callback receives nothing, which is no error.
     let _ = put_event(world, &audit.app_id, Some(audit.audit_id), fields);
 }
 
-/// Pushes any event. Fields that all events have are added where they are missing.
+/// Pushes any event. Missing fields that all events have are added.
 pub(super) fn event(
     world: &mut World,
     app_id: &str,

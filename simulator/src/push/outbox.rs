@@ -1,4 +1,4 @@
-//! What is to be pushed, until it was, and what became of it.
+//! The outbox: keeps each push until it was sent, and the result of each attempt.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,31 +11,33 @@ use tokio::sync::Notify;
 use super::{Attempt, Callback, Push, State, deliver};
 use crate::world::World;
 
-/// How many pushes to one account are under way at once.
+/// At most this many pushes to one account are under way at once.
 const AT_ONCE: usize = 32;
-/// How many pushes are remembered.
+/// The outbox keeps this many pushes.
 const LIMIT: usize = 100_000;
 
-/// All pushes, and which of them are to be sent when.
+/// All pushes, and when each is due.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pushes: BTreeMap<u64, Push>,
-    /// By account, so that one whose server is dead does not hold up the others.
-    lanes: BTreeMap<String, Lane>,
-    /// Counts resets: what was under way before one is none of the world's business after it.
+    /// The queue of each account, so that a dead server delays no other account.
+    queues: BTreeMap<String, Queue>,
+    /// The number of resets. A sending from before the last reset must not change the world after
+    /// it.
     era: u64,
     /// Wakes the delivery.
     pub(super) wake: Arc<Notify>,
 }
 
-/// An account's way out.
+/// The pushes of one account that are not done.
 #[derive(Debug, Default)]
-struct Lane {
+struct Queue {
     waiting: BTreeSet<(Instant, u64)>,
     under_way: usize,
 }
 
-/// One sending of one push: everything it takes, so that the world can go on meanwhile.
+/// One attempt to send a push. It holds all that the attempt needs, so the world is not locked
+/// meanwhile.
 #[derive(Clone, Debug)]
 pub(super) struct Letter {
     pub(super) era: u64,
@@ -49,7 +51,7 @@ pub(super) struct Letter {
     pub(super) sent: Instant,
 }
 
-/// What is new each time something is signed.
+/// The values that are new for each signature.
 #[derive(Clone, Debug)]
 pub(super) struct Stamp {
     pub(super) timestamp: String,
@@ -58,29 +60,29 @@ pub(super) struct Stamp {
 }
 
 impl Outbox {
-    /// An empty one, for the same delivery.
+    /// Returns an empty outbox for the same delivery.
     pub(crate) fn reset(&self) -> Self {
         Self { era: self.era + 1, wake: self.wake.clone(), ..Self::default() }
     }
 
-    /// Lets the delivery look whether there is something to do.
+    /// Makes the delivery compute its next moment again.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Every push so far, in the order of their ids.
+    /// Returns every push so far, ordered by id.
     pub(crate) fn list(&self) -> Vec<Push> {
         self.pushes.values().cloned().collect()
     }
 
-    /// When the next push is to be sent.
+    /// Returns the moment at which the next push is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        let free = self.lanes.values().filter(|lane| lane.under_way < AT_ONCE);
-        free.filter_map(|lane| lane.waiting.first()).map(|(due, _)| *due).min()
+        let free = self.queues.values().filter(|queue| queue.under_way < AT_ONCE);
+        free.filter_map(|queue| queue.waiting.first()).map(|(due, _)| *due).min()
     }
 }
 
-/// Puts a push into the outbox; answers its number.
+/// Puts a push into the outbox and returns its number.
 pub(super) fn put(
     world: &mut World,
     app_id: &str,
@@ -103,31 +105,31 @@ pub(super) fn put(
     };
     let shuffled = world.mint.part("push_shuffle", rules.push_shuffle);
     let due = world.now() + rules.push_delay + shuffled;
-    let Outbox { pushes, lanes, .. } = &mut world.outbox;
+    let Outbox { pushes, queues, .. } = &mut world.outbox;
     pushes.insert(id, push);
     if pushes.len() > LIMIT {
         pushes.pop_first();
     }
     if !lost {
-        lanes.entry(app_id.to_owned()).or_default().waiting.insert((due, id));
+        queues.entry(app_id.to_owned()).or_default().waiting.insert((due, id));
         world.outbox.wake();
     }
     id
 }
 
-/// Takes out of the outbox what is to be sent now.
+/// Takes the pushes that are due out of the outbox.
 pub(super) fn take(world: &mut World) -> Vec<Letter> {
     let now = world.now();
     let mut due = Vec::new();
-    for lane in world.outbox.lanes.values_mut() {
-        while lane.under_way < AT_ONCE
-            && let Some(&(at, push)) = lane.waiting.first()
+    for queue in world.outbox.queues.values_mut() {
+        while queue.under_way < AT_ONCE
+            && let Some(&(at, push)) = queue.waiting.first()
             && at <= now
         {
-            lane.waiting.pop_first();
-            // What is forgotten is not sent.
+            queue.waiting.pop_first();
+            // A push that the outbox has forgotten is not sent.
             if let Some(push) = world.outbox.pushes.get(&push) {
-                lane.under_way += 1;
+                queue.under_way += 1;
                 due.push((push.id, push.app_id.clone(), push.message.clone()));
             }
         }
@@ -142,7 +144,7 @@ pub(super) fn take(world: &mut World) -> Vec<Letter> {
     due.into_iter().filter_map(letter).collect()
 }
 
-/// What the next signature is made of, beside the token.
+/// Returns new values for the next signature.
 pub(super) fn stamp(world: &mut World) -> Stamp {
     Stamp {
         timestamp: world.clock.unix().to_string(),
@@ -151,12 +153,12 @@ pub(super) fn stamp(world: &mut World) -> Stamp {
     }
 }
 
-/// Notes what became of a letter, and when it goes out again if it has to.
-pub(super) fn settle(world: &mut World, letter: &Letter, attempt: Attempt) {
+/// Records the result of an attempt, and schedules the next one if there is one.
+pub(super) fn record(world: &mut World, letter: &Letter, attempt: Attempt) {
     let now = world.now();
-    let Outbox { pushes, lanes, era, .. } = &mut world.outbox;
-    let Some(lane) = lanes.get_mut(&letter.app_id).filter(|_| *era == letter.era) else { return };
-    lane.under_way -= 1;
+    let Outbox { pushes, queues, era, .. } = &mut world.outbox;
+    let Some(queue) = queues.get_mut(&letter.app_id).filter(|_| *era == letter.era) else { return };
+    queue.under_way -= 1;
     let Some(push) = pushes.get_mut(&letter.push) else { return };
     let taken = attempt.outcome == deliver::TAKEN;
     push.attempts.push(attempt);
@@ -167,12 +169,13 @@ pub(super) fn settle(world: &mut World, letter: &Letter, attempt: Attempt) {
         more.then_some(now)
     } else {
         push.failures += 1;
-        // From one sending to the next, so that a timeout leaves nothing to wait for.
+        // The pause is counted from one attempt to the next, so after a timeout there is nothing
+        // left to wait for.
         let next = letter.sent + world.rules.push_retry_pause;
         (push.failures <= world.rules.push_retries).then_some(next.max(now))
     };
     match again {
-        Some(due) => drop(lane.waiting.insert((due, letter.push))),
+        Some(due) => drop(queue.waiting.insert((due, letter.push))),
         None => push.state = if taken { State::Delivered } else { State::GivenUp },
     }
 }
@@ -211,7 +214,7 @@ mod tests {
         }
     }
 
-    /// The order in which pushes leave, and the nonces that they leave with.
+    /// Returns the order in which pushes leave, and their nonces.
     fn shuffled(seed: u64) -> Vec<(u64, String)> {
         let mut world = world(seed);
         world.rules.push_shuffle = Duration::from_secs(1);
@@ -225,16 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides_who_overtakes_whom() {
+    fn seed_decides_the_order() {
         let order = shuffled(1);
         assert_eq!(order.len(), 20);
         assert_eq!(order, shuffled(1));
         assert_ne!(order, shuffled(2));
-        assert!(!order.is_sorted_by_key(|(push, _)| *push), "nobody overtook anybody");
+        assert!(!order.is_sorted_by_key(|(push, _)| *push), "no push overtook another");
     }
 
     #[test]
-    fn a_push_waits_for_its_delay_and_some_are_lost() {
+    fn pushes_are_delayed_and_lost_as_set() {
         let mut world = world(1);
         world.rules.push_delay = Duration::from_secs(60);
         world.rules.push_lose_every = 2;
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_pushed_in_silence_or_to_nobody() {
+    fn silent_decision_pushes_nothing() {
         let mut world = world(1);
         let mut rejected = |app_id: &str, silently: bool| {
             let audit_id = audit::open(&mut world, app_id, Kind::ApplyMerchant, "");
@@ -263,7 +266,7 @@ mod tests {
         assert_eq!(rejected(OFFICIAL_APP_ID, true), 0);
         assert_eq!(rejected(MINI_PROGRAM_APP_ID, false), 0);
         assert_eq!(rejected(OFFICIAL_APP_ID, false), 1);
-        let nobody = push::text(&mut world, MINI_PROGRAM_APP_ID, String::new());
-        assert!(nobody.expect_err("no callback").contains("has no callback"));
+        let refused = push::text(&mut world, MINI_PROGRAM_APP_ID, String::new());
+        assert!(refused.expect_err("no callback").contains("has no callback"));
     }
 }
