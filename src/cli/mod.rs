@@ -50,7 +50,7 @@ pub enum Command {
     /// Checks the settings and prints them, secrets hidden
     Check(check::Check),
     /// Calls a method of a running service, or tells what there is to call
-    Call(call::Call),
+    Call(Box<call::Call>),
     /// Asks a running service whether it serves; exits with 0 only if it does
     Healthcheck(healthcheck::Healthcheck),
     /// Runs the service against a simulated WeChat, no account needed

@@ -22,6 +22,7 @@ pub(super) struct Target {
 
 impl Target {
     /// The service at this address.
+    #[cfg(feature = "sandbox")]
     pub(super) fn new(address: impl fmt::Display) -> Self {
         Self { address: address.to_string() }
     }

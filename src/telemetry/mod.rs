@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::{Resource, trace as sdk};
+use opentelemetry_sdk::trace as sdk;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -105,6 +105,8 @@ fn provider(_: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
 /// The exporter reads address, headers and timeout from the `OTEL_EXPORTER_OTLP_*` variables.
 #[cfg(feature = "otlp")]
 fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
+    use opentelemetry_sdk::Resource;
+
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
     let service = if named {
         Resource::builder()
