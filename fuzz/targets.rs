@@ -1,7 +1,7 @@
-//! What has to hold for any bytes that somebody sends as a push, or WeChat as a reply.
+//! Properties that must hold for any bytes of a push, or of a reply from WeChat.
 //!
-//! The fuzzer calls these functions with what it makes up, and `tests/it/fuzz.rs` with the corpus and
-//! what it makes of that.
+//! The fuzzer calls these functions with its own inputs. `tests/it/fuzz.rs` calls them with the
+//! corpus and with mutations of it.
 
 use prost::Message as _;
 use wechat_simulator::message_crypto as sender;
@@ -17,15 +17,15 @@ use wechat_store_gateway::{
     util::lenient,
 };
 
-/// Whom everything in the corpus is encrypted for.
+/// The account for which everything in the corpus is encrypted.
 const APP_ID: &str = "wxba5fad812f8e6fb9";
-/// In characters; an input of [`open`] begins with a key.
+/// The number of characters of a key. An input of [`open`] starts with one.
 const KEY_LENGTH: usize = 43;
-/// When a message is read, in seconds since 1970.
+/// The time at which a message is read, in seconds since 1970.
 const NOW: u64 = 1_700_000_000;
-/// The last second of the year 9999, beyond which protobuf has no time.
+/// The last second of the year 9999. Protobuf has no later time.
 const LAST_SECOND: i64 = 253_402_300_799;
-/// The fields that anything looks at.
+/// The fields that the gateway reads.
 const FIELDS: [&str; 22] = [
     "CreateTime",
     "Encrypt",
@@ -50,34 +50,34 @@ const FIELDS: [&str; 22] = [
     "xml",
     "",
 ];
-/// What an event has beside what the message says, encoded, in bytes.
+/// The most bytes that an encoded event adds to its message.
 const FRAME: usize = 512;
 
-/// The envelope around something sealed.
+/// Reads the envelope around an encrypted message.
 pub fn envelope(input: &[u8]) {
     let read = envelope::read(input);
     assert_eq!(read, envelope::read(input), "read twice");
     if let Ok(sealed) = &read {
         assert!(!sealed.is_empty() && sealed.len() <= 3 * input.len());
-        // It may stand in a field that is no field any more.
+        // The envelope may have been in a field that the message lost.
         if let Ok(message) = message::read(input)
             && message.faulty().is_none()
         {
             assert_eq!(message.field("Encrypt"), sealed);
         }
     }
-    // Whatever it is: around it goes an envelope, and off again.
+    // Any text survives being put into an envelope and taken out.
     let Ok(text) = str::from_utf8(input) else { return };
     let expected = if text.trim().is_empty() { Err(()) } else { Ok(text.trim().to_owned()) };
     for envelope in [in_xml("Encrypt", text), in_cdata("Encrypt", text), in_json("Encrypt", text)] {
-        // In CDATA nothing can be said of line ends, which XML makes one of (XML 1.0, 2.11).
+        // CDATA cannot hold line ends as they are, because XML normalizes them (XML 1.0, 2.11).
         if !(envelope.contains("CDATA") && text.contains('\r')) {
             assert_eq!(envelope::read(envelope.as_bytes()).map_err(drop), expected, "{envelope:?}");
         }
     }
 }
 
-/// A message that somebody sends as XML.
+/// Reads a message in XML.
 pub fn message_xml(input: &[u8]) {
     any_message(input);
     let Ok(text) = str::from_utf8(input) else { return };
@@ -86,14 +86,14 @@ pub fn message_xml(input: &[u8]) {
     assert_eq!(message.field("reason"), text.trim());
 }
 
-/// A message that somebody sends as JSON.
+/// Reads a message in JSON.
 pub fn message_json(input: &[u8]) {
     any_message(input);
     let Ok(text) = str::from_utf8(input) else { return };
     let message = in_json("reason", text);
     let message = message::read(message.as_bytes()).expect("it was written well");
     assert_eq!(message.field("reason"), text.trim());
-    // What serde_json takes for an object is a message, unless it is spoilt further down.
+    // An object for serde_json is a message, unless a part of it is damaged.
     let object = text.trim_start_matches('\u{feff}').trim();
     if let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(object) {
         let message = message::read(input).expect("an object");
@@ -101,7 +101,7 @@ pub fn message_json(input: &[u8]) {
     }
 }
 
-/// JSON that is almost JSON.
+/// Repairs JSON that is almost JSON.
 pub fn repair(input: &[u8]) {
     let strict = serde_json::from_slice::<serde_json::Value>(input);
     let is_object = matches!(&strict, Ok(strict) if strict.is_object());
@@ -109,7 +109,7 @@ pub fn repair(input: &[u8]) {
         assert!(!is_object, "a good object is refused");
         return;
     };
-    // A byte is escaped in six.
+    // An escaped byte has six.
     assert!(text.len() <= 6 * input.len(), "bounded by the input");
     let read = serde_json::from_str::<serde_json::Value>(&text).expect("strict JSON");
     assert!(read.is_object());
@@ -138,7 +138,7 @@ pub fn open(input: &[u8]) {
         assert_eq!(decrypted, key.decrypt(encrypted, APP_ID), "decrypted twice");
         if let Ok(message) = &decrypted {
             assert!(message.len() < encrypted.len());
-            // For one account or for another, but never for both.
+            // A message is for one account or for another, but never for both.
             assert_eq!(
                 key.decrypt(encrypted, "wx0000000000000000"),
                 Err(message_crypto::Error::Foreign)
@@ -176,8 +176,8 @@ fn any_message(input: &[u8]) {
     if message.faulty().is_none() {
         assert_eq!(message.text().as_bytes(), &input);
     }
-    // None is longer than what it was read from, nor are all together: all are parts of it, in which
-    // a byte may have become U+FFFD, or a character of GBK.
+    // No field is longer than the input, and neither are all together, because they are parts of
+    // it. A byte in it may have become U+FFFD, or a character of GBK.
     let fields = FIELDS.map(|name| message.field(name));
     let length = if message.faulty().is_some() { 3 * input.len() } else { input.len() };
     assert!(fields.iter().map(|value| value.len()).sum::<usize>() <= length, "{fields:?}");
@@ -188,7 +188,7 @@ fn any_message(input: &[u8]) {
     any_event(&message, &[]);
 }
 
-/// The event that a message is; whether it is one.
+/// Checks the event of a message. Returns whether the message has one.
 fn any_event(message: &Message, keep: &[String]) -> bool {
     let read = |app_id: &str| event::read(&AppId::from(app_id.to_owned()), message, keep, NOW);
     let Some(event) = read(APP_ID) else {
@@ -215,7 +215,7 @@ fn any_event(message: &Message, keep: &[String]) -> bool {
     assert_eq!((&pushed.event_id, &pushed.reason), (&event.event_id, &event.reason));
     let time = pushed.event_time.expect("a time");
     assert!((1..=LAST_SECOND).contains(&time.seconds) && time.nanos == 0);
-    // Nothing is known of what is no review, and no result without its number.
+    // An event that is no review has no known result, and neither has a review without its number.
     let is_review = is_review(message.name());
     assert_eq!(is_review, event.kind != SubmissionKind::Unspecified);
     assert_eq!(is_review, pushed.detail.is_some());
@@ -240,7 +240,7 @@ fn any_event(message: &Message, keep: &[String]) -> bool {
     true
 }
 
-/// The events that tell how a review ended.
+/// The events that report the end of a review.
 const REVIEWS: [&str; 5] = [
     "add_nearby_poi_audit_info",
     "add_store_audit_info",

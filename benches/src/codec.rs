@@ -1,4 +1,4 @@
-//! A codec that takes messages for bytes, so that neither side of a measurement encodes anything.
+//! A codec whose messages are bytes, so that neither side of a measurement encodes anything.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::{
@@ -6,7 +6,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Messages as they are on the wire.
+/// Messages in their wire format.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Raw;
 

@@ -1,12 +1,12 @@
-//! Servers that do as little as can be done: the floor that the gateway is compared with.
+//! Servers that do the least possible work: the floor with which the gateway is compared.
 //!
-//! - [`echo`]: (a), a tonic server that answers bytes that it was given.
-//! - [`proxy`]: (b), tonic and reqwest: decodes the request, asks the upstream over HTTP/1.1 with a
-//!   fixed token, reads the JSON with plain serde types, answers the same message as the gateway.
-//!   No validation, token, retry, limit, deadline, trace or log.
-//! - [`callback`]: an axum route that appends the same event as the gateway through the gateway's
-//!   own state, and looks at nothing.
-//! - [`stream`]: a tonic server stream that wakes for each event and sends bytes it was given.
+//! * [`echo`]: (a), a tonic server that returns bytes that it was given.
+//! * [`proxy`]: (b), tonic and reqwest. It decodes the request, calls the upstream over HTTP/1.1
+//!   with a fixed token, parses the JSON with plain serde types, and returns the same message as
+//!   the gateway. It has no validation, token, retry, limit, deadline, trace or log.
+//! * [`callback`]: an axum route that appends the same event as the gateway through the gateway's
+//!   own state, and checks nothing.
+//! * [`stream`]: a tonic server stream that wakes for each event and sends bytes that it was given.
 
 use std::{
     convert::Infallible,
@@ -43,19 +43,19 @@ use wechat_store_gateway::{
     util::clock::Clock,
 };
 
-use crate::{process, rounds::Spread, upstream, util::codec::Raw, world};
+use crate::{codec::Raw, process, rounds::Spread, upstream, world};
 
-/// The methods that are called.
+/// The path of this method.
 pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";
-/// See [`GET_STORE`].
+/// The path of this method.
 pub const ADD_STORE: &str = "/wechat.store.v1.StoreService/AddStore";
-/// See [`GET_STORE`].
+/// The path of this method.
 pub const SET_STORE_CARD: &str = "/wechat.store.v1.CardService/SetStoreCard";
-/// See [`GET_STORE`].
+/// The path of this method.
 pub const LIST_CATEGORIES: &str = "/wechat.store.v1.MerchantService/ListCategories";
-/// See [`GET_STORE`].
+/// The path of this method.
 pub const LIST_DISTRICTS: &str = "/wechat.store.v1.MapPoiService/ListDistricts";
-/// See [`GET_STORE`].
+/// The path of this method.
 pub const WATCH: &str = "/wechat.store.v1.AuditService/WatchAuditEvents";
 
 /// Serves a gRPC service under every name, as tonic's own router does.
@@ -71,7 +71,7 @@ where
     let routes = Routes::from(Router::new().route_service("/{service}/{method}", service));
     let incoming = TcpListenerStream::new(listener).inspect(|stream| {
         if let Ok(stream) = stream {
-            // A socket that is already dead tells later.
+            // If the socket is already dead, the connection fails later.
             let _ = stream.set_nodelay(true);
         }
     });
@@ -80,7 +80,7 @@ where
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// (a): answers these bytes to everything.
+/// (a): returns these bytes for every call.
 pub async fn echo(listener: TcpListener, bytes: Bytes) -> anyhow::Result<()> {
     serve(listener, Echo { bytes }).await
 }
@@ -115,8 +115,8 @@ impl UnaryService<Bytes> for Echo {
     }
 }
 
-/// (b): `GetStore`, `AddStore` and `SetStoreCard`, by one request each to the upstream. A file with
-/// authorities (PEM) is trusted in addition to the system's.
+/// (b): serves `GetStore`, `AddStore` and `SetStoreCard` with one request each to the upstream. The
+/// authorities in a PEM file are trusted in addition to the system's.
 pub async fn proxy(
     listener: TcpListener,
     upstream: &str,
@@ -358,7 +358,7 @@ impl UnaryService<pb::SetStoreCardRequest> for Proxy {
     }
 }
 
-/// A route that appends an event and answers `success`. The body is the event's number.
+/// Serves a route that appends an event and answers `success`. The body is the event's number.
 pub async fn callback(listener: TcpListener, file: PathBuf) -> anyhow::Result<()> {
     let state = Arc::new(Sqlite::open(&file, Clock::system()).context("the state")?);
     let handler = move |body: Bytes| {
@@ -374,10 +374,11 @@ pub async fn callback(listener: TcpListener, file: PathBuf) -> anyhow::Result<()
     Ok(())
 }
 
-/// A rejected store, as large as the gateway's event of the push that [`crate::load`] sends.
+/// Returns a rejected store, as large as the gateway's event of the push that [`crate::load`]
+/// sends.
 pub fn event(number: &[u8]) -> NewEvent {
     let mut key = [0; 32];
-    // The time, as in the gateway's keys, and something for a hash.
+    // The time, as in the gateway's keys, and a substitute for a hash.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     key[..5].copy_from_slice(&now.to_be_bytes()[3..]);
     key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -411,10 +412,10 @@ pub fn event(number: &[u8]) -> NewEvent {
     }
 }
 
-/// WeChat's numbers grow, and are about as long.
+/// WeChat's numbers grow, and are about this long.
 pub const FIRST_AUDIT: u64 = 414_000_000_000;
 
-/// Appends so many events, as fast as the state takes them.
+/// Appends this many events, as fast as the state accepts them.
 pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
     let state = Sqlite::open(&file, Clock::system()).context("the state")?;
     let mut appends = futures_util::stream::iter(0..events)
@@ -426,10 +427,11 @@ pub async fn fill(file: PathBuf, events: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Raw rows of SQLite, as the journal has them, in transactions of `group`, each durable. Prints the
-/// processor time of a row, that of a row that is changed in a later transaction, as a write is when
-/// it ends, and how long half of the transactions took at most: one right after the other, and with a
-/// `pause` between them, for a disk that was left alone takes longer. All in microseconds.
+/// Writes raw rows of SQLite like the journal's, in transactions of `group`, each durable. It
+/// prints four figures in microseconds: the processor time of a row, that of a row that is changed
+/// in a later transaction, as a write is when it ends, and the median time of the transactions. The
+/// last one is printed twice: for transactions right after each other, and with a `pause` between
+/// them, because an idle disk takes longer.
 pub fn rows(file: &Path, group: u64, rows: u64, pause: Duration) -> anyhow::Result<()> {
     let db = rusqlite::Connection::open(file)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -483,7 +485,7 @@ pub fn rows(file: &Path, group: u64, rows: u64, pause: Duration) -> anyhow::Resu
     Ok(())
 }
 
-/// A stream that gets these bytes whenever somebody posts to `trigger`.
+/// Serves a stream that gets these bytes after each POST to `trigger`.
 pub async fn stream(
     listener: TcpListener,
     trigger: TcpListener,
@@ -492,7 +494,7 @@ pub async fn stream(
     let (sender, _) = broadcast::channel(1024);
     let service = Watched { sender: sender.clone() };
     let handler = move || {
-        // Nobody may watch yet.
+        // There may be no watcher yet.
         let _ = sender.send(bytes.clone());
         std::future::ready("success")
     };

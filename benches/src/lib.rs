@@ -1,8 +1,9 @@
-//! What the gateway costs, measured beside servers that do nothing else.
+//! Measures what the gateway costs, beside servers that do nothing else.
 //!
-//! [`floor`] has these servers, [`servers`] their command line, [`upstream`] the WeChat that all of them ask. [`world`] starts
-//! everything, [`load`] calls it, [`rounds`] interleaves the measurements and compares them;
-//! [`cases`] says what is compared. docs/performance.md is the manual.
+//! [`floor`] has these servers, [`servers`] their command line, and [`upstream`] the WeChat that
+//! all of them call. [`world`] starts everything, [`load`] makes calls, and [`rounds`] interleaves
+//! the measurements and compares them. [`cases`] lists the comparisons. docs/performance.md is the
+//! manual.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,4 @@
-//! Callers. h2load where one body can be sent again and again; our own where each call has to be
-//! another.
+//! Callers: h2load if one body can be sent again and again, and our own if each call must differ.
 
 use std::{
     fs,
@@ -21,37 +20,37 @@ use tokio::{
 use tonic::{client::Grpc, transport::Channel};
 
 use crate::{
+    codec::Raw,
     process::{Core, Placing},
-    util::codec::Raw,
 };
 
-/// What a caller saw. All calls succeeded.
+/// The measurements of a caller. All calls succeeded.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// How long each call took, in microseconds.
+    /// The time of each call, in microseconds.
     pub took: Vec<u32>,
-    /// In how many seconds they were made.
+    /// The seconds in which they were made.
     pub seconds: f64,
 }
 
 impl Seen {
-    /// How many calls were made.
+    /// Returns the number of calls.
     pub fn calls(&self) -> u64 {
         self.took.len() as u64
     }
 
-    /// How many calls a second.
+    /// Returns the calls a second.
     pub fn rate(&self) -> f64 {
         self.took.len() as f64 / self.seconds
     }
 
-    /// Adds what was seen later.
+    /// Adds later measurements.
     pub fn add(&mut self, Self { took, seconds }: Self) {
         self.took.extend(took);
         self.seconds += seconds;
     }
 
-    /// How long this share of the calls took at most.
+    /// Returns the time within which this share of the calls ended.
     pub fn at(&mut self, share: f64) -> f64 {
         let index = (self.took.len() as f64 * share) as usize;
         let index = index.min(self.took.len().saturating_sub(1));
@@ -62,7 +61,7 @@ impl Seen {
     }
 }
 
-/// A connection's worth of callers.
+/// The shape of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Connections.
@@ -71,10 +70,10 @@ pub struct Shape {
     pub streams: usize,
 }
 
-/// A gRPC call that is made again and again by h2load.
+/// A gRPC call that h2load makes again and again.
 #[derive(Clone, Debug)]
 pub struct H2load {
-    /// Where h2load runs.
+    /// The cores of h2load.
     pub placing: Placing,
     /// The server.
     pub address: SocketAddr,
@@ -82,15 +81,16 @@ pub struct H2load {
     pub path: &'static str,
     /// A file with the request, framed.
     pub body: PathBuf,
-    /// How long the response is, in bytes.
+    /// The length of the response, in bytes.
     pub response: usize,
-    /// How many callers.
+    /// The number of callers.
     pub shape: Shape,
 }
 
 impl H2load {
-    /// Makes so many calls. h2load takes any HTTP 200 for a success, and a gRPC error is one: but it
-    /// has no message, so the bytes that arrived say whether all calls were answered.
+    /// Makes this many calls. h2load counts every HTTP 200 as a success, and a gRPC error is one.
+    /// But a gRPC error has no message, so the number of received bytes shows whether all calls
+    /// were answered.
     pub async fn run(&self, calls: u64) -> anyhow::Result<Seen> {
         let Shape { connections, streams } = self.shape;
         let log = self.body.with_extension("log");
@@ -132,13 +132,13 @@ impl H2load {
     }
 }
 
-/// The number right before some text.
+/// Returns the number right before a text.
 fn number(said: &str, after: &str) -> Option<u64> {
     let before = said.split(after).next().filter(|before| before.len() < said.len())?;
     before.rsplit(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// h2load's `1.05s`, `800.02ms` and `90us`.
+/// Parses h2load's `1.05s`, `800.02ms` and `90us`.
 fn seconds(text: &str) -> Option<f64> {
     let (text, unit) = match text {
         text if text.ends_with("us") => (text.strip_suffix("us")?, 1e-6),
@@ -148,7 +148,7 @@ fn seconds(text: &str) -> Option<f64> {
     Some(text.parse::<f64>().ok()? * unit)
 }
 
-/// A message with gRPC's frame around it.
+/// Returns a message in gRPC's frame.
 pub fn framed(message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len() + 5);
     frame.put_u8(0);
@@ -157,7 +157,7 @@ pub fn framed(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Connects to a server that has begun to serve, or will.
+/// Connects to a server that has started to serve, or will.
 pub async fn channel(address: SocketAddr) -> anyhow::Result<Channel> {
     let endpoint = Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
     let end = Instant::now() + Duration::from_secs(20);
@@ -179,7 +179,7 @@ pub async fn call(channel: &Channel, path: &'static str, message: Bytes) -> anyh
     Ok(response.map_err(|status| anyhow::anyhow!("{status:?}"))?.into_inner())
 }
 
-/// Makes so many calls, each with a message of its own, and fails if one does.
+/// Makes this many calls, each with its own message. Fails if one fails.
 pub async fn calls(
     address: SocketAddr,
     path: &'static str,
@@ -215,7 +215,7 @@ pub async fn calls(
     finish(callers, begun).await
 }
 
-/// Sends HTTP/1.1 requests, each once, and fails if one is not answered with 200.
+/// Sends HTTP/1.1 requests, each once. Fails if one is not answered with 200.
 pub async fn posts(
     address: SocketAddr,
     connections: usize,

@@ -1,4 +1,4 @@
-//! Processes that are measured: where they run, what they use.
+//! The measured processes: their cores and their use of resources.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-/// Which core measured servers have to themselves, and which all others share.
+/// The core that measured servers have to themselves, and the one that all others share.
 #[derive(Clone, Copy, Debug)]
 pub enum Core {
-    /// Of the server that is measured.
+    /// The core of the server that is measured.
     Server,
-    /// Of its callers and what it calls.
+    /// The core of its callers and of its upstream.
     Others,
 }
 
@@ -37,7 +37,7 @@ pub struct Placing {
 }
 
 impl Placing {
-    /// Puts this process where callers belong: some of them are tasks of its own.
+    /// Moves this process to the core of the callers, because some of them are its own tasks.
     pub fn settle(self) -> anyhow::Result<()> {
         if self.pinned {
             let mut cores = CpuSet::new();
@@ -47,7 +47,7 @@ impl Placing {
         Ok(())
     }
 
-    /// A command that runs there.
+    /// Returns a command that runs there.
     pub fn command(self, core: Core, program: &Path) -> Command {
         if !self.pinned {
             return Command::new(program);
@@ -62,7 +62,7 @@ impl Placing {
     }
 }
 
-/// A process of ours. Killed when dropped.
+/// A process that we started. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -71,7 +71,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command; what it says goes into a file.
+    /// Starts a command. Its output goes into a file.
     pub fn start(mut command: Command, log: PathBuf) -> anyhow::Result<Self> {
         let output = fs::File::create(&log)?;
         let child = command
@@ -85,12 +85,12 @@ impl Process {
         Ok(Self { child, pid: Pid::from_raw(i32::try_from(pid)?), log })
     }
 
-    /// Its id. `taskset` replaces itself, so this is the program's.
+    /// Returns its id. `taskset` replaces itself, so this is the program's.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// What it said.
+    /// Returns its output.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -116,20 +116,22 @@ impl Process {
     }
 }
 
-/// The processor time that a process has used, threads that ended included, in nanoseconds.
+/// Returns the processor time that a process has used, in nanoseconds. Threads that have ended
+/// count.
 pub fn cpu(pid: Pid) -> anyhow::Result<u64> {
     let used = clock_gettime(clock_getcpuclockid(pid)?)?;
     Ok(u64::try_from(used.tv_sec())? * 1_000_000_000 + u64::try_from(used.tv_nsec())?)
 }
 
-/// The processor time of those processes that we started and waited for, in nanoseconds.
+/// Returns the processor time of the processes that we started and waited for, in nanoseconds.
 pub fn cpu_of_children() -> anyhow::Result<u64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let used = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Ok(u64::try_from(used)? * 1000)
 }
 
-/// Resident memory in kilobytes, a line of /proc/PID/status: `VmRSS`, or `VmHWM` for the most so far.
+/// Returns the resident memory in kilobytes, a line of /proc/PID/status: `VmRSS`, or `VmHWM` for
+/// the peak.
 pub fn memory(pid: Pid, line: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let value = status
@@ -139,7 +141,7 @@ pub fn memory(pid: Pid, line: &str) -> anyhow::Result<u64> {
     Ok(value.trim().trim_end_matches("kB").trim().parse()?)
 }
 
-/// How many sockets a process has open.
+/// Returns the number of sockets that a process has open.
 pub fn sockets(pid: Pid) -> anyhow::Result<usize> {
     let is_socket = |entry: std::io::Result<fs::DirEntry>| {
         let target = fs::read_link(entry.ok()?.path()).ok()?;

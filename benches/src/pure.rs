@@ -1,5 +1,5 @@
-//! The parts of a call that neither wait nor read a clock, so that their instructions can be counted.
-//! `benches/instructions` counts.
+//! The parts of a call that neither wait nor read a clock, so that their instructions can be
+//! counted. `benches/instructions` counts them.
 
 use std::hint::black_box;
 
@@ -24,10 +24,10 @@ use crate::cases::writes::add_store;
 const APP_ID: &str = "wx0000000000000001";
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
-/// Does the part of this name so often.
+/// Runs the part with this name this many times.
 pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
     let mut run: Box<dyn FnMut() -> anyhow::Result<()>> = match case {
-        // The request, as it came, to WeChat's JSON.
+        // The request as it arrives, to WeChat's JSON.
         "add_store" => {
             let request = add_store(0);
             Box::new(move || {
@@ -37,7 +37,7 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
                 Ok(())
             })
         }
-        // WeChat's JSON to the response, as it is sent.
+        // WeChat's JSON to the response as it is sent.
         "get_store" => {
             let example = include_str!("../../tests/documented/store/get_store_info.json");
             let example: serde_json::Value = serde_json::from_str(example)?;

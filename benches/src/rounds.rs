@@ -1,4 +1,4 @@
-//! Interleaved measurements, and what may be concluded from them.
+//! Interleaved measurements, and the conclusions that they allow.
 
 use std::{fmt::Write as _, future::Future, pin::Pin};
 
@@ -17,9 +17,9 @@ pub struct Sample {
     pub p50: f64,
     /// In microseconds.
     pub p99: f64,
-    /// Resident memory afterwards, in megabytes.
+    /// Resident memory afterward, in megabytes.
     pub memory: f64,
-    /// Processor time that callers and upstream had meanwhile, as a share of one core.
+    /// Processor time that callers and upstream used meanwhile, as a share of one core.
     pub others: f64,
 }
 
@@ -35,7 +35,8 @@ pub struct Contender<'a> {
 }
 
 impl<'a> Contender<'a> {
-    /// One with this name and process; `drive` makes so many calls. `others` are what it calls.
+    /// Returns a contender with this name and process. `drive` makes a number of calls. `others`
+    /// are the processes that it calls.
     pub fn new<F>(name: &str, pid: Pid, others: &[Pid], drive: impl Fn(u64) -> F + 'a) -> Self
     where
         F: Future<Output = anyhow::Result<Seen>> + 'a,
@@ -45,7 +46,7 @@ impl<'a> Contender<'a> {
         Self { name: name.to_owned(), pid, others: others.to_vec(), drive, most: u64::MAX }
     }
 
-    /// Never more calls than this in a slice.
+    /// Limits the calls of a slice.
     pub fn at_most(mut self, calls: u64) -> Self {
         self.most = calls;
         self
@@ -72,7 +73,7 @@ impl<'a> Contender<'a> {
 #[derive(Debug, Default)]
 struct Slice {
     seen: Seen,
-    /// In nanoseconds, as what follows.
+    /// In nanoseconds, as the fields below.
     used: u64,
     others: u64,
     /// In kilobytes.
@@ -100,19 +101,20 @@ impl Slice {
     }
 }
 
-/// All samples of one case: by contender, then by round.
+/// All samples of a case: by contender, then by round.
 #[derive(Debug)]
 pub struct Measured {
     names: Vec<String>,
     samples: Vec<Vec<Sample>>,
 }
 
-/// How long one is measured before it is another's turn. A machine that others use, too, is slower
-/// for some seconds and then faster again: so all have their share of both.
+/// Each contender is measured for this long before the next one. A machine that others share is
+/// slow for some seconds and fast for others, so all contenders get a share of both.
 const SLICE: f64 = 0.25;
 
-/// Warms each up, then measures them in turn, a slice each until everybody has had his time; every
-/// second turn in the other direction, so that nobody always comes after the same one.
+/// Warms each contender up, then measures them in turn, a slice each, until all have had their
+/// time. Every second turn runs in the other direction, so that no contender always follows the
+/// same one.
 pub async fn run(
     rounds: usize,
     seconds: f64,
@@ -146,19 +148,19 @@ pub async fn run(
     Ok(Measured { names, samples })
 }
 
-/// The least, the middle and the most of some values.
+/// The minimum, the median and the maximum of some values.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of these values.
+    /// Returns those of these values.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -172,24 +174,24 @@ impl Spread {
     }
 }
 
-/// What is compared.
+/// A figure that is compared.
 pub type Figure = fn(&Sample) -> f64;
 
-/// Something that the figures are asked.
+/// A claim that the figures support or not.
 pub struct Claim {
-    /// What it is about.
+    /// The text of the claim.
     pub text: String,
     /// One value per round.
     pub values: Vec<f64>,
-    /// What the same measure says of one and the same server, per round.
+    /// The same measure between two equal servers, per round.
     pub noise: Vec<f64>,
-    /// Whether it is a ratio, which is 1 where both are the same, or a difference, which is 0.
+    /// A ratio, which is 1 if both are equal, or a difference, which is 0.
     pub by: By,
-    /// What is aimed at.
+    /// The goal.
     pub bound: Bound,
 }
 
-/// How two are compared.
+/// How two figures are compared.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     /// By a ratio.
@@ -198,19 +200,19 @@ pub enum By {
     Difference,
 }
 
-/// What is aimed at.
+/// A goal.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
-    /// No more than this.
+    /// At most this.
     AtMost(f64),
-    /// No less than this.
+    /// At least this.
     AtLeast(f64),
-    /// Nothing: the figure is only told.
+    /// None. The figure is only reported.
     Told,
 }
 
 impl Measured {
-    /// The values of a figure, of the contender with this name.
+    /// Returns the values of a figure, of the contender with this name.
     pub fn values(&self, name: &str, figure: Figure) -> Vec<f64> {
         let index = self.names.iter().position(|known| known == name);
         let samples = index.map(|index| self.samples[index].as_slice()).unwrap_or_default();
@@ -222,8 +224,8 @@ impl Measured {
         of.into_iter().zip(against).map(|(of, against)| by(of, against)).collect()
     }
 
-    /// Compares two contenders by a ratio, round by round. The noise is that of the first two, which
-    /// are the same server.
+    /// Compares two contenders by a ratio, round by round. The noise is that of the first two
+    /// contenders, which are the same server.
     pub fn ratio(
         &self,
         of: &str,
@@ -264,12 +266,12 @@ impl Measured {
 
 /// The name of the gateway in every case.
 pub const GATEWAY: &str = "gateway";
-/// The name of a second one, started alike.
+/// The name of a second gateway that is started alike.
 pub const TWIN: &str = "gateway again";
 
 impl Claim {
-    /// Whether it holds: only if every round lies on one side of the bound, further from it than the
-    /// same server ever was from itself.
+    /// Returns whether it holds: only if every round is on one side of the bound, and further from
+    /// it than the same server ever was from itself.
     pub fn verdict(&self) -> &'static str {
         let (Bound::AtMost(bound) | Bound::AtLeast(bound)) = self.bound else { return "" };
         let values = Spread::of(self.values.iter().copied());
@@ -308,14 +310,14 @@ impl Claim {
     }
 }
 
-/// What a case has to say, in Markdown.
+/// The report of a case, in Markdown.
 #[derive(Debug, Default)]
 pub struct Report {
     text: String,
 }
 
 impl Report {
-    /// Begins with a title.
+    /// Starts a report with this title.
     pub fn new(title: &str) -> Self {
         Self { text: format!("### {title}\n\n") }
     }
@@ -358,7 +360,7 @@ impl Report {
         self.text.push('\n');
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -1,4 +1,4 @@
-//! The command line of the servers that the gateway is compared with, and of what they ask.
+//! The command line of the servers with which the gateway is compared, and of their upstream.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,27 +12,27 @@ use crate::{
     world::read,
 };
 
-/// One of them, and where it serves.
+/// A server, and its address.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     #[command(subcommand)]
     server: Server,
-    /// Where it serves
+    /// The address to serve at
     #[arg(long, global = true, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
 
 #[derive(Debug, Subcommand)]
 enum Server {
-    /// (a): answers bytes to every call
+    /// (a): returns the same bytes for every call
     Echo {
-        /// A file with them; without it there are none
+        /// A file with the bytes. Without it there are none
         #[arg(long)]
         bytes: Option<PathBuf>,
     },
-    /// (b): asks the upstream
+    /// (b): calls the upstream
     Proxy {
-        /// Its URL
+        /// The URL of the upstream
         #[arg(long)]
         upstream: String,
         /// A file with authorities that are trusted in addition
@@ -47,7 +47,7 @@ enum Server {
     },
     /// Sends bytes to every watcher, for every request
     Stream {
-        /// Where these requests come to
+        /// The address of these requests
         #[arg(long)]
         trigger: SocketAddr,
         /// A file with the bytes
@@ -59,34 +59,34 @@ enum Server {
         /// The state
         #[arg(long)]
         state: PathBuf,
-        /// How many
+        /// The number of events
         #[arg(long)]
         events: u64,
     },
-    /// Raw rows of SQLite, and ends: microseconds of CPU a row, microseconds a transaction
+    /// Writes raw rows of SQLite, prints their cost in microseconds, and ends
     Rows {
-        /// A file that is not there yet
+        /// A file that does not exist yet
         #[arg(long)]
         state: PathBuf,
-        /// How many share a transaction
+        /// The number of rows in a transaction
         #[arg(long)]
         group: u64,
-        /// How many there are
+        /// The number of rows
         #[arg(long)]
         rows: u64,
         /// Microseconds between two of the last transactions
         #[arg(long)]
         pause: u64,
     },
-    /// WeChat, as fast as can be
+    /// WeChat, as fast as possible
     Upstream {
-        /// How long it takes for an answer
+        /// The time that it takes for an answer
         #[arg(long, default_value_t = 0)]
         delay_ms: u64,
         /// A file with the table of districts
         #[arg(long)]
         districts: PathBuf,
-        /// A file with its certificate; without it there is no TLS
+        /// A file with its certificate. Without it there is no TLS
         #[arg(long, requires = "key")]
         certificate: Option<PathBuf>,
         /// A file with the key of the certificate
@@ -96,7 +96,7 @@ enum Server {
 }
 
 impl Serve {
-    /// Serves until the process ends, or does what it was asked for.
+    /// Serves until the process ends, or does the job and returns.
     pub async fn run(self) -> anyhow::Result<()> {
         let Self { server, listen } = self;
         let listener = TcpListener::bind(listen).await?;

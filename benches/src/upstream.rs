@@ -1,5 +1,5 @@
-//! A WeChat that answers at once, and always the same: the simulator would be slower than what is
-//! measured. HTTP/1.1 by hand, a task per connection, plain or in TLS.
+//! A WeChat that answers at once, and always the same, because the simulator would be slower than
+//! the measured servers. It is HTTP/1.1 by hand, with a task per connection, plain or in TLS.
 
 use std::{
     collections::HashMap,
@@ -25,15 +25,15 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// As long as WeChat's.
+/// As long as WeChat's tokens.
 pub const TOKEN_LENGTH: usize = 512;
 
-/// The token that all accounts get.
+/// Returns the token of all accounts.
 pub fn token() -> String {
     "1234567890abcdef".repeat(TOKEN_LENGTH / 16)
 }
 
-/// What is answered, by path.
+/// The replies, by path.
 #[derive(Debug)]
 pub struct Upstream {
     answers: HashMap<&'static str, Bytes>,
@@ -52,7 +52,8 @@ struct Counts {
 }
 
 impl Upstream {
-    /// With the reply of `/wxa/get_district`, and a pause before each answer but tokens.
+    /// Returns an upstream with this reply of `/wxa/get_district`, and a pause before each reply
+    /// except tokens.
     pub fn new(districts: &[u8], delay: Duration) -> anyhow::Result<Self> {
         let example =
             |text: &str| anyhow::Ok(serde_json::from_str::<Value>(text)?["reply"].clone());
@@ -80,7 +81,7 @@ impl Upstream {
         })
     }
 
-    /// Serves until the process ends; with an acceptor in TLS.
+    /// Serves until the process ends. With an acceptor it serves TLS.
     pub async fn run(self, listener: TcpListener, tls: Option<TlsAcceptor>) -> anyhow::Result<()> {
         let upstream = Arc::new(self);
         loop {
@@ -91,7 +92,7 @@ impl Upstream {
                 let counts = &upstream.counts;
                 let now = counts.connections.fetch_add(1, Relaxed) + 1;
                 counts.most_connections.fetch_max(now, Relaxed);
-                // Whoever breaks off has left.
+                // A caller that breaks off has left.
                 let _ = match tls {
                     None => upstream.serve(stream).await,
                     Some(tls) => match tls.accept(stream).await {
@@ -150,7 +151,7 @@ impl Upstream {
     }
 }
 
-/// TLS with this certificate and its key, files of PEM.
+/// Returns TLS with this certificate and its key, which are PEM files.
 pub fn tls(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
     let certificates = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
@@ -172,7 +173,7 @@ fn answer(status: &str, body: &str) -> Bytes {
     [head.as_bytes(), body.as_bytes()].concat().into()
 }
 
-/// The length of the head, once it is there, and of the body.
+/// Returns the length of the head, once it is complete, and of the body.
 fn request(buffer: &[u8]) -> Option<(usize, usize)> {
     let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")?;
     let length = buffer[..end].split(|byte| *byte == b'\n').find_map(|line| {

@@ -1,4 +1,4 @@
-//! Everything that takes part in a case, started and ready.
+//! Starts everything that takes part in a case.
 
 use std::{
     fmt::Write as _,
@@ -23,26 +23,26 @@ use wechat_simulator::{
 
 use crate::process::{Core, Placing, Process};
 
-/// Where things are, and how they are started.
+/// The files and options of a run.
 #[derive(Clone, Debug)]
 pub struct World {
-    /// Where processes run.
+    /// The cores of the processes.
     pub placing: Placing,
     /// The gateway's binary.
     pub gateway: PathBuf,
-    /// That of the second one: the same, unless two builds are compared.
+    /// The binary of the second gateway. It is the same, unless two builds are compared.
     pub twin: PathBuf,
     /// This binary, which also has the servers to compare with.
     pub floor: PathBuf,
-    /// For settings, states and logs. On the disk that is measured.
+    /// A folder for settings, states and logs, on the disk that is measured.
     pub folder: PathBuf,
-    /// What counts syncs, to be preloaded.
+    /// The library that counts syncs, to be preloaded.
     pub shim: PathBuf,
-    /// How many events a long log has.
+    /// The number of events in a long log.
     pub events: u64,
-    /// How many rounds there are.
+    /// The number of rounds.
     pub rounds: usize,
-    /// How long each measurement takes.
+    /// The seconds that each measurement takes.
     pub seconds: f64,
 }
 
@@ -51,11 +51,11 @@ pub struct World {
 pub struct Gateway {
     /// Its process.
     pub process: Process,
-    /// For calls.
+    /// The address for calls.
     pub grpc: SocketAddr,
-    /// For pushes.
+    /// The address for pushes.
     pub callback: SocketAddr,
-    /// Where its syncs are counted.
+    /// The file in which its syncs are counted.
     pub syncs: PathBuf,
 }
 
@@ -64,30 +64,30 @@ pub struct Gateway {
 pub struct Server {
     /// Its process.
     pub process: Process,
-    /// Where it serves.
+    /// Its address.
     pub address: SocketAddr,
-    /// A file with the authority of its certificate; `None` if it speaks without TLS.
+    /// A file with the authority of its certificate. `None` if it has no TLS.
     pub authority: Option<PathBuf>,
 }
 
 impl Server {
-    /// Where those begin who ask it.
+    /// Returns its base URL.
     pub fn url(&self) -> String {
         let scheme = if self.authority.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 }
 
-/// How a gateway is to be.
+/// Options of a gateway.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// How many accounts it has.
+    /// The number of its accounts.
     pub accounts: usize,
-    /// A file to begin with.
+    /// A file to start with.
     pub state: Option<PathBuf>,
-    /// Whether it is the second one, beside one that is otherwise the same.
+    /// Whether it is the second one, beside an equal one.
     pub twin: bool,
-    /// Whether its traces go anywhere, which by default they do not.
+    /// Whether its traces are exported. By default they are not.
     pub traces: bool,
 }
 
@@ -97,13 +97,13 @@ impl Default for Setup {
     }
 }
 
-/// The id of an account by its number; the first is the default one.
+/// Returns the id of an account by its number. The first account is the default one.
 pub fn app_id(number: usize) -> String {
     if number == 0 { OFFICIAL_APP_ID.to_owned() } else { format!("wx{:016x}", 0x1000 + number) }
 }
 
 impl World {
-    /// A folder for this name, empty.
+    /// Returns an empty folder with this name.
     pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         let folder = self.folder.join(name);
         let _ = fs::remove_dir_all(&folder);
@@ -111,8 +111,8 @@ impl World {
         Ok(folder)
     }
 
-    /// Starts a gateway with the default settings, but for addresses, accounts and state. It exports
-    /// its traces to `sink`.
+    /// Starts a gateway with the default settings, except for addresses, accounts and state. It
+    /// exports its traces to `sink`.
     pub async fn gateway(
         &self,
         name: &str,
@@ -126,7 +126,7 @@ impl World {
         Ok(gateway)
     }
 
-    /// The same, without waiting for it.
+    /// Starts a gateway without waiting for it.
     pub fn spawn_gateway(
         &self,
         name: &str,
@@ -182,14 +182,14 @@ impl World {
         Ok(Gateway { process, grpc, callback, syncs })
     }
 
-    /// Starts one of the servers of the floor.
+    /// Starts a server of the floor.
     pub async fn floor(&self, name: &str, core: Core, args: &[&str]) -> anyhow::Result<Server> {
         let mut server = self.spawn_floor(name, core, args)?;
         ready(server.address, &mut server.process).await?;
         Ok(server)
     }
 
-    /// The same, without waiting for it.
+    /// Starts a server of the floor without waiting for it.
     pub fn spawn_floor(&self, name: &str, core: Core, args: &[&str]) -> anyhow::Result<Server> {
         let address = free_port()?;
         let mut command = self.placing.command(core, &self.floor);
@@ -198,12 +198,12 @@ impl World {
         Ok(Server { process, address, authority: None })
     }
 
-    /// Starts the upstream, with a pause before each answer.
+    /// Starts the upstream, with a pause before each reply.
     pub async fn upstream(&self, delay: Duration) -> anyhow::Result<Server> {
         self.any_upstream(delay, &[]).await
     }
 
-    /// Starts one that speaks TLS, with a certificate of an authority that is made for it.
+    /// Starts an upstream with TLS, and a certificate of an authority that is made for it.
     pub async fn tls_upstream(&self) -> anyhow::Result<Server> {
         let [authority, certificate, key] =
             ["authority", "certificate", "key"].map(|name| self.folder.join(name));
@@ -232,7 +232,7 @@ impl World {
         self.floor("upstream", Core::Others, &[&args, more].concat()).await
     }
 
-    /// Starts what takes the traces.
+    /// Starts the receiver of the traces.
     pub async fn sink(&self) -> anyhow::Result<Server> {
         self.floor("sink", Core::Others, &["echo"]).await
     }
@@ -254,7 +254,7 @@ impl World {
         self.floor("proxy", Core::Server, &args).await
     }
 
-    /// Starts somebody else's server.
+    /// Starts a server of another project.
     pub async fn peer(&self, name: &str, line: &str, upstream: &Server) -> anyhow::Result<Server> {
         let address = free_port()?;
         let line = line
@@ -270,7 +270,7 @@ impl World {
         Ok(Server { process, address, authority: None })
     }
 
-    /// A file with a framed request.
+    /// Returns a file with a framed request.
     pub fn request(&self, name: &str, message: &impl prost::Message) -> anyhow::Result<PathBuf> {
         let file = self.folder.join(format!("{name}.request"));
         fs::write(&file, crate::load::framed(&message.encode_to_vec()))?;
@@ -278,8 +278,8 @@ impl World {
     }
 }
 
-/// An address that is free now. Below the ports that connections get, of which one might have it
-/// before its server does.
+/// Returns an address that is free now. It is below the ports that the system gives to connections,
+/// because such a connection could take it before its server does.
 pub fn free_port() -> anyhow::Result<SocketAddr> {
     for _ in 0..100 {
         let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000)));
@@ -300,7 +300,7 @@ async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The whole table of districts, as the simulator answers it.
+/// Returns the whole table of districts, as the simulator sends it.
 async fn simulated_districts() -> anyhow::Result<Vec<u8>> {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -316,7 +316,7 @@ async fn simulated_districts() -> anyhow::Result<Vec<u8>> {
     Ok(table)
 }
 
-/// The body that is answered to a GET.
+/// Returns the body of the reply to a GET.
 pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -336,7 +336,7 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// A file's content.
+/// Returns a file's content.
 pub fn read(file: &Path) -> anyhow::Result<Bytes> {
     Ok(fs::read(file).with_context(|| file.display().to_string())?.into())
 }

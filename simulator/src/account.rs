@@ -1,4 +1,4 @@
-//! What an operator can ask about an account: its quota (接口调用额度).
+//! The quota of an account (接口调用额度), which an operator can read and reset.
 
 use std::collections::HashMap;
 

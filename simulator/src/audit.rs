@@ -20,7 +20,7 @@ pub struct Audit {
     pub audit_id: u64,
     /// The account that submitted.
     pub app_id: String,
-    /// What was submitted.
+    /// The kind of the submission.
     pub kind: Kind,
     /// The state of the review.
     pub state: State,
@@ -37,7 +37,7 @@ pub struct Audit {
     pub result: Option<String>,
 }
 
-/// What is reviewed. The names are those of WeChat's events, without `_audit_info`.
+/// The subject of a review. The names are those of WeChat's events, without `_audit_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

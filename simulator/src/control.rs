@@ -349,7 +349,7 @@ impl NewCallback {
     }
 }
 
-/// Verifies the address of a new callback as WeChat does, unless the request says not to.
+/// Verifies the address of a new callback as WeChat does, unless the request declines that.
 async fn ask_callback(simulator: &Simulator, body: &[u8]) -> Result<(), Problem> {
     let new: NewCallback = read(body)?;
     match new.callback()? {

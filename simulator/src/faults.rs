@@ -16,7 +16,7 @@ use super::mint::Mint;
 pub struct Fault {
     /// The path at which it applies. `*` means every path that has no fault of its own.
     pub path: String,
-    /// What happens to the call.
+    /// The effect on the call.
     pub kind: Kind,
     /// The number of calls it applies to. 0 means every call until it is cleared.
     #[serde(default = "once")]
@@ -33,7 +33,7 @@ pub struct Fault {
     pub execute: Option<bool>,
 }
 
-/// What happens to a call.
+/// The effect on a call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]

@@ -17,7 +17,7 @@
 //! * `audit` decides reviews. `push` notifies the account, encrypts with `message_crypto`, and
 //!   sends other pushes on request. `faults` and `spoil` make calls fail.
 //!
-//! # What it does not imitate
+//! # Limits of the simulation
 //!
 //! * Facts that are not in WeChat's documents: whether a license is real, a name is protected, or a
 //!   picture is decent. A review passes or fails because a request under `/_simulator/` decides it.
@@ -202,7 +202,7 @@ impl Simulator {
     /// "legacy_stores", &json!({ … }))`. It differs from HTTP in one point: the address of a new
     /// callback is not verified.
     ///
-    /// Fails with a text that says what was wrong with the request.
+    /// Fails with a text that names the error in the request.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string();
         let answer = control::act(self, method, path, &BTreeMap::new(), body.as_bytes());

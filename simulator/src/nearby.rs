@@ -34,7 +34,7 @@ pub(super) struct Nearby {
 
 /// Serializes calls to addnearbypoi.
 ///
-/// The document only says that concurrent calls are “暂不支持” and asks for a pause of one second. It
+/// The document only states that concurrent calls are “暂不支持” and asks for a pause of one second. It
 /// does not state the errcode of a call that comes too early. Here it is -1.
 #[derive(Debug, Default)]
 pub(super) struct Serial {

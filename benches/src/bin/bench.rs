@@ -1,5 +1,5 @@
-//! Runs the cases and prints what came of them; is also each of the servers that take part.
-//! `benches/run` builds everything and calls this.
+//! Runs the cases and prints the results. The same binary is also each server that takes part.
+//! `benches/run` builds everything and calls it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -19,7 +19,7 @@ use wechat_store_gateway_benches::{
     world::World,
 };
 
-/// The benches of wechat-store-gateway.
+/// The benchmarks of wechat-store-gateway.
 #[derive(Debug, Parser)]
 struct Line {
     #[command(subcommand)]
@@ -30,13 +30,13 @@ struct Line {
 enum Command {
     /// Measures the gateway beside servers that do nothing else
     Run(Arguments),
-    /// Is one of these servers
+    /// Runs one of these servers
     Serve(Serve),
-    /// Does something pure so often, for its instructions to be counted
+    /// Runs a pure part of a call many times, so that its instructions can be counted
     Pure {
-        /// What
+        /// The part
         case: String,
-        /// How often
+        /// The number of runs
         times: u32,
     },
 }
@@ -46,47 +46,47 @@ struct Arguments {
     /// The gateway's binary
     #[arg(long)]
     gateway: PathBuf,
-    /// Another build of it, to be the second gateway: what is the noise otherwise says then how far
-    /// the two differ
+    /// Another build of the gateway as the second one. The noise then shows how far the two differ
     #[arg(long, value_name = "FILE")]
     twin: Option<PathBuf>,
-    /// What counts syncs, to be preloaded
+    /// The library that counts syncs, to be preloaded
     #[arg(long)]
     shim: PathBuf,
-    /// For states and logs, on the disk that is measured; emptied
+    /// A folder for states and logs, on the disk that is measured. It is emptied
     #[arg(long)]
     folder: PathBuf,
-    /// Where the tables are written to, too
+    /// A file to which the tables are also written
     #[arg(long)]
     report: PathBuf,
-    /// What is measured, as it is to be called
+    /// The commit that the report names
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// How often everybody is measured
+    /// The number of rounds
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// How long everybody is measured in each round
+    /// The seconds that each server is measured in a round
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Three rounds of one second
     #[arg(long)]
     quick: bool,
-    /// Only this case; may be given several times
+    /// Only this case. May be given several times
     #[arg(long)]
     only: Vec<String>,
-    /// How many events a long log has
+    /// The number of events in a long log
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// Only makes so many calls in a row, and looks how memory behaves
+    /// Only makes this many calls in a row and reports how memory behaves
     #[arg(long, value_name = "CALLS")]
     soak: Option<u64>,
-    /// Only compares proxied reads with those of this server; may be given several times
+    /// Only compares proxied reads with those of this server. May be given several times
     #[arg(long, value_name = "NAME=COMMAND", value_parser = peer)]
     peer: Vec<(String, String)>,
-    /// Only says where the processor time of a proxied read goes; needs binaries with their symbols
+    /// Only reports where the processor time of a proxied read goes. The binaries must have their
+    /// symbols
     #[arg(long)]
     profile: bool,
-    /// Leaves it to the system which core everybody gets
+    /// Pins no process to a core
     #[arg(long)]
     unpinned: bool,
 }
@@ -96,7 +96,7 @@ fn main() -> anyhow::Result<()> {
         Command::Run(arguments) => {
             Builder::new_current_thread().enable_all().build()?.block_on(run(arguments))
         }
-        // As tokio::main has it, and with it the service.
+        // As tokio::main builds it, and so the gateway has the same.
         Command::Serve(serve) => {
             Builder::new_multi_thread().enable_all().build()?.block_on(serve.run())
         }

@@ -1,4 +1,4 @@
-//! Pushes, each signed, sealed and new.
+//! Pushes, each signed, encrypted and new.
 
 use std::{
     net::SocketAddr,
@@ -21,10 +21,10 @@ use crate::{
 
 /// As many as WeChat may have at a time.
 const CONNECTIONS: usize = 16;
-/// They are made before, and kept in memory.
+/// The pushes are made before the measurement and kept in memory.
 const MOST: u64 = 50_000;
 
-/// Pushes about stores that were rejected, no two alike.
+/// Returns pushes about rejected stores, no two alike.
 pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
     let key = message_crypto::Key::parse(OFFICIAL_AES_KEY).context("a key")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().to_string();
@@ -54,12 +54,12 @@ pub fn pushes(count: u64) -> anyhow::Result<Vec<Bytes>> {
     Ok((0..count).map(push).collect())
 }
 
-/// Requests for the route of the floor.
+/// Returns requests for the route of the floor.
 pub fn numbers(count: u64) -> Vec<Bytes> {
     (0..count).map(|_| request("/", &audit_id().to_string())).collect()
 }
 
-/// The next one, after those of a log that was filled before.
+/// Returns the next id. It follows those of a log that was filled before.
 fn audit_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(FIRST_AUDIT + (1 << 32));
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -74,12 +74,12 @@ fn request(target: &str, body: &str) -> Bytes {
     request.into()
 }
 
-/// Sends so many pushes, made before the clock runs.
+/// Sends this many pushes, which are made before the clock starts.
 pub async fn push(address: SocketAddr, connections: usize, count: u64) -> anyhow::Result<Seen> {
     load::posts(address, connections, pushes(count)?).await
 }
 
-/// Pushes that are stored before they are answered.
+/// Measures pushes that are stored before they are answered.
 pub async fn callbacks(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("callback: sealed pushes, durable when they are answered");
     for connections in [CONNECTIONS, 1] {

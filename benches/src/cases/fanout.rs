@@ -15,18 +15,18 @@ use wechat_store_gateway::pb::{self, WatchPosition, watch_audit_events_request::
 
 use crate::{
     cases::callbacks::{numbers, pushes},
+    codec::Raw,
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},
     rounds::{self, Bound, By, Claim, Contender, GATEWAY, Report, TWIN},
-    util::codec::Raw,
     world::{Setup, World, free_port},
 };
 
 /// Watchers on one connection.
 const STREAMS: usize = 100;
 
-/// Watchers, and how many events all of them have together.
+/// Watchers, and the number of events that all of them have received together.
 struct Watchers {
     _tasks: JoinSet<anyhow::Result<()>>,
     seen: watch::Receiver<u64>,
@@ -34,7 +34,7 @@ struct Watchers {
 }
 
 impl Watchers {
-    /// So many, each from now on.
+    /// Connects this many watchers, each from now on.
     async fn connect(address: SocketAddr, count: usize) -> anyhow::Result<Self> {
         let request = pb::WatchAuditEventsRequest {
             start: Some(Start::Position(WatchPosition::Latest.into())),
@@ -53,7 +53,7 @@ impl Watchers {
             let sender = sender.clone();
             tasks.spawn(async move {
                 while let Some(message) = events.message().await? {
-                    // What has no event is a checkpoint; an event has far more bytes.
+                    // A message without an event is a checkpoint. An event has far more bytes.
                     if message.len() > 128 {
                         sender.send_modify(|seen| *seen += 1);
                     }
@@ -64,7 +64,7 @@ impl Watchers {
         Ok(Self { _tasks: tasks, seen, count: count as u64 })
     }
 
-    /// Waits until each has had one more than before.
+    /// Waits until each watcher has one event more than before.
     async fn all(&self, before: u64) -> anyhow::Result<()> {
         let mut seen = self.seen.clone();
         let all = seen.wait_for(|seen| *seen >= before + self.count);
@@ -80,8 +80,8 @@ async fn watch(channel: Channel, request: Bytes) -> anyhow::Result<tonic::Stream
     Ok(grpc.server_streaming(tonic::Request::new(request), path, Raw).await?.into_inner())
 }
 
-/// Sends one at a time, each when all have the one before and the interval is over. The times are
-/// those until the last watcher has it.
+/// Sends one event at a time. The next one follows when all watchers have the last one and the
+/// interval is over. Returns the time until the last watcher has each event.
 async fn one_by_one(
     address: SocketAddr,
     requests: Vec<Bytes>,
@@ -102,7 +102,7 @@ async fn one_by_one(
     Ok(Seen { took, seconds: begun.elapsed().as_secs_f64() })
 }
 
-/// Events to 1, 100 and 1,000 watchers.
+/// Measures events to 1, 100 and 1,000 watchers.
 pub async fn fanout(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("fanout: an event to all who watch");
     for count in [1, 100, 1000] {
@@ -120,7 +120,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         let setup = Setup { twin: name == "twin", ..Setup::default() };
         gateways.push(world.gateway(name, &upstream, &sink, setup).await?);
     }
-    // One event, for the bytes that a watcher gets.
+    // One event, to learn the bytes that a watcher gets.
     let sample = load::channel(gateways[0].grpc).await?;
     let request = pb::WatchAuditEventsRequest {
         start: Some(Start::Position(WatchPosition::Latest.into())),

@@ -1,4 +1,4 @@
-//! What a call costs where there is much of everything.
+//! The cost of a call when there are many accounts or events.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
 
 const SAME: Bound = Bound::AtMost(1.1);
 
-/// `GetStore` of one account, of 100, and of 10,000, one after the other.
+/// Measures `GetStore` of one account, of 100, and of 10,000, one after the other.
 pub async fn accounts(world: &World) -> anyhow::Result<Report> {
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
@@ -36,7 +36,7 @@ pub async fn accounts(world: &World) -> anyhow::Result<Report> {
             let app_id = app_id(usize::try_from(number).unwrap_or_default() % accounts);
             pb::GetStoreRequest { app_id, ..get_store() }.encode_to_vec().into()
         };
-        // Each gets its token.
+        // Each account gets its token.
         load::calls(gateway.grpc, GET_STORE, BUSY, accounts as u64, message).await?;
         let address = gateway.grpc;
         contenders.push(Contender::new(name, gateway.process.pid(), &others, move |calls| {
@@ -53,7 +53,7 @@ pub async fn accounts(world: &World) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Pushes and reads where the log is empty, and where it is long.
+/// Measures pushes and reads with an empty log and with a long one.
 pub async fn events(world: &World) -> anyhow::Result<Report> {
     let count = world.events;
     let file = world.folder.join("filled.db");

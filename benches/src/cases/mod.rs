@@ -1,4 +1,4 @@
-//! What is measured, a file for each kind of call.
+//! The cases, one file for each kind of call.
 
 use std::{future::Future, pin::Pin};
 

@@ -1,4 +1,4 @@
-//! More calls than WeChat answers in time: how many of those that could be answered are.
+//! More calls than WeChat answers in time: how many of those that could be answered are answered.
 
 use std::{
     sync::Arc,
@@ -12,37 +12,37 @@ use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
 use crate::{
     cases::reads::get_store,
+    codec::Raw,
     floor::GET_STORE,
     load::{self, Shape},
     rounds::{Bound, By, Claim, Report},
-    util::codec::Raw,
     world::{Gateway, Setup, World},
 };
 
-/// How long the upstream takes: with 64 slots an account has 320 answers a second.
+/// The upstream takes this long. With 64 concurrency permits an account gets 320 answers a second.
 const SLOW: Duration = Duration::from_millis(200);
-/// How long each caller waits.
+/// Each caller waits this long.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Twice as many callers as an account has slots, each of whom waits for its answer.
+/// Twice as many callers as an account has permits. Each waits for its answer.
 const SATURATION: Shape = Shape { connections: 4, streams: 32 };
-/// So that no connection is at its limit of streams.
+/// Enough connections that none reaches its limit of streams.
 const CONNECTIONS: usize = 32;
-/// How often calls begin; many at once.
+/// Calls start at this interval, many at once.
 const TICK: Duration = Duration::from_millis(5);
 
-/// What became of the calls of an open loop.
+/// The results of the calls of an open loop.
 #[derive(Debug, Default)]
 struct Seen {
-    /// In milliseconds, of those that were answered before their deadline.
+    /// In milliseconds, of the calls that were answered before their deadline.
     answered: Vec<f64>,
-    /// The same, of those that were refused as overload.
+    /// In milliseconds, of the calls that were refused as overload.
     refused: Vec<f64>,
     deadline_exceeded: u64,
     others: u64,
 }
 
-/// Calls that come twice and four times as fast as they can be answered, without waiting for each
-/// other.
+/// Makes calls at two and four times the rate at which they can be answered. They do not wait for
+/// each other.
 pub async fn overload(world: &World) -> anyhow::Result<Report> {
     let upstream = world.upstream(SLOW).await?;
     let sink = world.sink().await?;
@@ -97,13 +97,13 @@ fn claim(text: String, value: f64, bound: Bound) -> Claim {
     Claim { text, values: vec![value], noise: Vec::new(), by: By::Difference, bound }
 }
 
-/// How long is counted: long enough that beginning and end matter little.
+/// Returns the time that is counted. It is long enough that its start and end matter little.
 fn window(world: &World) -> Duration {
     Duration::from_secs_f64(world.seconds.max(6.0))
 }
 
-/// Begins calls at this rate; counts what ends within the window, which begins after the line has
-/// filled.
+/// Starts calls at this rate. Counts those that end within the window, which starts when the queue
+/// is full.
 async fn open_loop(
     gateway: &Gateway,
     message: &Bytes,

@@ -1,4 +1,4 @@
-//! What the process itself needs: time to start, memory, and both after long.
+//! The cost of the process itself: start, memory, and both after a long run.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ use crate::{
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// Calls at a time.
 const CROWD: Shape = Shape { connections: 10, streams: 100 };
-/// How long the upstream takes for each of them.
+/// The upstream takes this long for each of them.
 const SLOW: Duration = Duration::from_millis(200);
-/// How often memory is looked at during a soak.
+/// A soak measures the memory this many times.
 const LOOKS: u64 = 20;
 
 fn claim(text: &str, values: &[f64], noise: &[f64], bound: Bound) -> Claim {
@@ -30,13 +30,13 @@ fn claim(text: &str, values: &[f64], noise: &[f64], bound: Bound) -> Claim {
     Claim { text: text.to_owned(), values, noise, by: By::Difference, bound }
 }
 
-/// From the start of the process to its first answer.
+/// Measures the time from the start of the process to its first answer.
 pub async fn start(world: &World) -> anyhow::Result<Report> {
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
     let message = Bytes::from(HealthCheckRequest::default().encode_to_vec());
     let (mut ours, mut again, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    // The first one reads the binary from the disk.
+    // The first start reads the binary from the disk.
     for round in 0..=world.rounds * 3 {
         for which in 0..3 {
             let begun = Instant::now();
@@ -69,7 +69,7 @@ pub async fn start(world: &World) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Memory of a gateway that nobody calls, and that of one with 1,000 calls at a time.
+/// Measures the memory of an idle gateway, and that of one with 1,000 calls at a time.
 pub async fn memory(world: &World) -> anyhow::Result<Report> {
     let upstream = world.upstream(SLOW).await?;
     let sink = world.sink().await?;
@@ -97,7 +97,7 @@ pub async fn memory(world: &World) -> anyhow::Result<Report> {
         let counts: serde_json::Value =
             serde_json::from_slice(&get(upstream.address, "/_counts").await?)?;
         let count = |name: &str| counts[name].as_u64().context("no number");
-        // One of them asks for this.
+        // This request itself has one connection.
         connections = connections.max(count("most_connections")?.saturating_sub(1));
         at_wechat = at_wechat.max(count("most_calls")?);
         gateway.process.stop().await?;
@@ -116,7 +116,7 @@ pub async fn memory(world: &World) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// So many calls in a row, and how memory and cost behave.
+/// Makes this many calls in a row, and reports how memory and cost behave.
 pub async fn soak(world: &World, calls: u64) -> anyhow::Result<Report> {
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
@@ -147,7 +147,7 @@ pub async fn soak(world: &World, calls: u64) -> anyhow::Result<Report> {
     };
     report.say(&format!("Megabytes: {}.", line(&memory)));
     report.say(&format!("CPU µs a call: {}.", line(&cost)));
-    // The first quarter fills what is then used again.
+    // The first quarter fills memory that is then used again.
     let (early, late) = memory.split_at(memory.len() / 4);
     let early = Spread::of(early.iter().copied()).max;
     let grown = Spread::of(late.iter().copied()).max - early;

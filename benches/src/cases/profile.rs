@@ -17,7 +17,7 @@ use crate::{
     world::{Setup, World},
 };
 
-/// What a function belongs to, by the first of these words that its name has.
+/// The layer of a function is the first one of which its name contains a word.
 const LAYERS: &[(&str, &[&str])] = &[
     ("kernel", &["[k]"]),
     ("allocator", &["malloc", "_int_free", "cfree", "realloc", "calloc", "unlink_chunk", "__rdl_"]),
@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bytes", &["bytes::"]),
     ("clock", &["clock_gettime"]),
 ];
-/// How many functions are named.
+/// This many functions are named.
 const MOST: usize = 60;
 /// Samples a second.
 const FREQUENCY: &str = "2500";
@@ -50,7 +50,7 @@ const FREQUENCY: &str = "2500";
 /// Microseconds a call, by function.
 type Costs = BTreeMap<String, f64>;
 
-/// The table of the layers, and the functions in which the gateway spends more than (b).
+/// Returns the table of the layers, and the functions in which the gateway spends more than (b).
 pub async fn profile(world: &World) -> anyhow::Result<Report> {
     let upstream = world.upstream(Duration::ZERO).await?;
     let sink = world.sink().await?;
@@ -77,7 +77,7 @@ pub async fn profile(world: &World) -> anyhow::Result<Report> {
         let calls = (seen.rate() * world.seconds * world.rounds as f64) as u64;
         let file = world.folder.join(format!("{name}.perf"));
         let perf = record(world, pid, &file)?;
-        // Until it has begun.
+        // The load must have started.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let before = process::cpu(pid)?;
         let seen = h2load.run(calls).await?;
@@ -99,7 +99,7 @@ fn record(world: &World, pid: Pid, file: &std::path::Path) -> anyhow::Result<Pro
     Process::start(perf, file.with_extension("log"))
 }
 
-/// What perf found, scaled to what a call costs.
+/// Returns the result of perf, scaled to the cost of a call.
 async fn read(world: &World, file: PathBuf, used: f64) -> anyhow::Result<Costs> {
     let output = world
         .placing
@@ -111,12 +111,12 @@ async fn read(world: &World, file: PathBuf, used: f64) -> anyhow::Result<Costs> 
         .await?;
     let mut costs = Costs::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        // As in `  3.05%  349  [.] url::parser::Parser::parse_query`.
+        // As in ` 3.05% 349 [.] url::parser::Parser::parse_query`.
         let mut words = line.split_whitespace();
         let (Some(share), Some(samples)) = (words.next(), words.next()) else { continue };
         let Ok(samples) = samples.parse::<f64>() else { continue };
         if share.ends_with('%') {
-            // Two empty columns come after the name.
+            // Two empty columns follow the name.
             let name = words.collect::<Vec<_>>().join(" ").trim_end_matches(" -").to_owned();
             *costs.entry(name).or_default() += samples;
         }

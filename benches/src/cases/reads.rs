@@ -1,4 +1,4 @@
-//! Calls that change nothing: passed on to WeChat, or answered from a table in memory.
+//! Calls that change nothing: forwarded to WeChat, or answered from a table in memory.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,30 +13,30 @@ use crate::{
     world::{Gateway, Server, Setup, World},
 };
 
-/// Many calls at a time, few connections: a service that calls on behalf of its users.
+/// Many calls at a time on few connections, as a service makes them for its users.
 pub const BUSY: Shape = Shape { connections: 4, streams: 16 };
 
-/// The call that is passed on.
+/// Returns the call that is forwarded.
 pub fn get_store() -> pb::GetStoreRequest {
     pb::GetStoreRequest { app_id: String::new(), poi_id: "472671857".to_owned() }
 }
 
-/// Two gateways, and what they need.
+/// Two gateways and their upstream.
 pub struct Cast {
-    /// What they ask.
+    /// The upstream of both.
     pub upstream: Server,
     _sink: Server,
-    /// The one that is measured, and the one that shows the noise.
+    /// The gateway that is measured, and the one that shows the noise.
     pub gateways: [Gateway; 2],
 }
 
 impl Cast {
-    /// With the default settings.
+    /// Starts them with the default settings.
     pub async fn start(world: &World) -> anyhow::Result<Self> {
         Self::asking(world, world.upstream(Duration::ZERO).await?).await
     }
 
-    /// The same in front of this upstream.
+    /// Starts them in front of this upstream.
     async fn asking(world: &World, upstream: Server) -> anyhow::Result<Self> {
         let sink = world.sink().await?;
         let first = world.gateway("gateway", &upstream, &sink, Setup::default()).await?;
@@ -46,7 +46,7 @@ impl Cast {
     }
 }
 
-/// The same call to each: the gateways, (a), and further ones.
+/// Measures the same call to the gateways, (a), and further servers.
 async fn compare(
     world: &World,
     cast: &Cast,
@@ -96,7 +96,8 @@ async fn compare(
     Ok((measured, response))
 }
 
-/// Whether two responses say the same. Not everybody writes the fields in the same order.
+/// Returns whether two responses have the same content. Servers write the fields in different
+/// orders.
 fn same(path: &str, one: &Bytes, other: &Bytes) -> bool {
     let read = |bytes: &Bytes| pb::GetStoreResponse::decode(bytes.clone());
     one == other || path == GET_STORE && read(one).is_ok_and(|one| read(other) == Ok(one))
@@ -106,7 +107,7 @@ async fn ask(address: SocketAddr, path: &'static str, message: &Bytes) -> anyhow
     load::call(&load::channel(address).await?, path, message.clone()).await
 }
 
-/// `GetStore`, passed on to an upstream without TLS, and to one with it.
+/// Measures `GetStore`, forwarded to an upstream without TLS, and to one with it.
 pub async fn proxied(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("read: GetStore, passed on");
     let upstream = world.upstream(Duration::ZERO).await?;
@@ -140,7 +141,7 @@ async fn pass_on(
     Ok(())
 }
 
-/// `GetStore` by one caller who waits for each answer.
+/// Measures `GetStore` by one caller that waits for each answer.
 pub async fn alone(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let proxy = world.proxy(&cast.upstream).await?;
@@ -156,8 +157,8 @@ pub async fn alone(world: &World) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// `GetStore` beside what users would write instead. A peer is a name and a command, in which
-/// `{listen}`, `{upstream}` and `{token}` stand for what it needs.
+/// Measures `GetStore` beside programs that users could write instead. A peer is a name and a
+/// command. `{listen}`, `{upstream}` and `{token}` in it are replaced.
 pub async fn peers(world: &World, peers: &[(String, String)]) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let proxy = world.proxy(&cast.upstream).await?;
@@ -185,7 +186,7 @@ pub async fn peers(world: &World, peers: &[(String, String)]) -> anyhow::Result<
     Ok(report)
 }
 
-/// Answers from a table in memory.
+/// Measures answers from a table in memory.
 pub async fn cached(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let mut report = Report::new("cached: small answers from memory");
@@ -212,7 +213,7 @@ fn cost(report: &mut Report, measured: &Measured) {
     ]);
 }
 
-/// All districts of the country, in pages of the most that a page can have.
+/// Measures all districts of the country, in the largest pages.
 pub async fn tree(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let request = pb::ListDistrictsRequest {

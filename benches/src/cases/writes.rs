@@ -1,4 +1,4 @@
-//! Writes that are journalled, beside a bare proxy and bare rows of SQLite.
+//! Writes with a journal, beside a bare proxy and bare rows of SQLite.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{
     world::World,
 };
 
-/// How often the state writes durably for one such call: that it is sent, and how it ended.
+/// The state writes durably this many times for a call: when it is sent, and when it ends.
 const VERBS: f64 = 2.0;
-/// How long a file of raw rows gets.
+/// A file of raw rows gets this many.
 const ROWS: u64 = 20_000;
 
 fn set_store_card(_: u64) -> Bytes {
@@ -59,7 +59,7 @@ pub fn add_store(_: u64) -> Bytes {
 
 type Message = fn(u64) -> Bytes;
 
-/// Writes that are told apart by a fresh `request_id`.
+/// Measures writes, each with its own `request_id`.
 pub async fn writes(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("write: journalled, each with a request_id of its own");
     let kinds: [(_, _, Message); 2] = [
@@ -104,7 +104,7 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
 
         let one = Shape { connections: 1, streams: 1 };
         let (alone, syncs) = measure(world, path, message, one).await?;
-        // Between two of its commits, a write waits for WeChat, or its caller for the next one.
+        // Between two of its commits, a write waits for WeChat, or its caller for the next write.
         let pause = Spread::of(alone.values("(b)", |sample| sample.p50)).median;
         let single = self::row(world, 1, Duration::from_micros(pause as u64)).await?;
         let commit = single.paused.median;
@@ -126,7 +126,7 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Both gateways and (b); and how many syncs a write of the first took.
+/// Measures both gateways and (b), and the syncs of a write in the first gateway.
 async fn measure(
     world: &World,
     path: &'static str,
@@ -152,31 +152,31 @@ async fn measure(
     let calls =
         2000.min((world.seconds * measured.values(GATEWAY, |sample| sample.rate)[0]) as u64);
     load::calls(first.grpc, path, shape, calls, message).await?;
-    // What is remembered beside the answer.
+    // The submission record follows the answer.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let syncs = syncs(&first.syncs)? - before;
     Ok((measured, syncs as f64 / calls as f64))
 }
 
-/// How many syncs there were, by what syncs.c counts.
+/// Returns the number of syncs that syncs.c counted.
 pub fn syncs(file: &Path) -> anyhow::Result<u64> {
     let bytes = fs::read(file)?;
     Ok(u64::from_ne_bytes(bytes.get(..8).unwrap_or_default().try_into()?))
 }
 
-/// What one raw row costs.
+/// The cost of a raw row.
 pub struct Row {
     /// Processor time, in microseconds.
     pub cpu: Spread,
-    /// The same of one that is changed once, in a later transaction.
+    /// Processor time of a row that is changed once, in a later transaction.
     pub changed: Spread,
-    /// How long its transaction takes right after another one, in microseconds.
+    /// The time of its transaction right after another one, in microseconds.
     pub commit: Spread,
-    /// The same after a pause.
+    /// The time of its transaction after a pause, in microseconds.
     pub paused: Spread,
 }
 
-/// Rows of SQLite in transactions of `group`, by a process of its own.
+/// Writes rows of SQLite in transactions of `group`, in a process of its own.
 async fn row(world: &World, group: u64, pause: Duration) -> anyhow::Result<Row> {
     let folder = world.folder("rows")?;
     let (group, rows) = (group.to_string(), ROWS.min(400 * group).to_string());
