@@ -16,10 +16,9 @@ use uuid::Uuid;
 
 use crate::{
     pb::Addressed,
-    server::middleware::Held,
     telemetry::Trace,
     translate::{Check, Invalid},
-    util::clock::Clock,
+    util::{budget::Held, clock::Clock},
 };
 
 /// In characters, as `proto/` says.

@@ -29,6 +29,7 @@
 //! [`wechat`].
 
 pub mod accounts;
+pub mod app;
 pub mod call;
 pub mod cli;
 pub mod config;
@@ -42,6 +43,8 @@ pub mod server;
 pub mod service;
 pub mod state;
 pub mod telemetry;
+#[doc(hidden)]
+pub mod testing;
 pub mod translate;
 pub mod util;
 pub mod wechat;

@@ -2,8 +2,8 @@
 
 use super::{Failure, settings::Source, signal};
 use crate::{
+    app::{self, Listeners},
     config::{Environment, Limits, Settings},
-    server::{self, Listeners},
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -37,7 +37,7 @@ async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
         stop.await;
         tracing::info!("stopping");
     };
-    server::run(settings, listeners, Clock::system(), sampler, stop).await?;
+    app::run(settings, listeners, Clock::system(), sampler, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

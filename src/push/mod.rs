@@ -12,19 +12,16 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use tokio::{net::TcpListener, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use self::{
     message::{Malformed, Message},
     relay::{Failed, Push, Relay},
 };
 use crate::{
-    config::{AccountCallback, CallbackMode, Connections, SecretSource, Settings},
+    config::{AccountCallback, CallbackMode, SecretSource, Settings},
     events::Audits,
     message_crypto,
-    server::accept::Acceptor,
-    server::http1,
     state::{Appended, NewEvent},
     telemetry,
     util::clock::Clock,
@@ -54,8 +51,6 @@ struct Inner {
     accounts: HashMap<AppId, Account>,
     audits: Audits,
     clock: Clock,
-    /// How many may be open.
-    connections: Connections,
     /// How far a push's timestamp may be from our time.
     window: Option<Duration>,
     /// Where an account passes anything on.
@@ -88,19 +83,13 @@ impl Receiver {
         let window = settings.callback.timestamp_window();
         let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
         let relay = passes_on.then(Relay::new).transpose()?;
-        let connections = settings.limits.callback();
-        let inner = Inner { accounts, audits, clock, connections, window, relay };
+        let inner = Inner { accounts, audits, clock, window, relay };
         Ok(Some(Self(Arc::new(inner))))
     }
 
-    /// Receives until `stop`, then ends what it has begun.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let acceptor = Acceptor::new(listener, "listen.callback", self.0.connections);
-        let answer = move |request| {
-            let inner = self.0.clone();
-            async move { inner.answer(request).await }
-        };
-        http1::run(acceptor, stop, answer).await;
+    /// Answers a request. If its future is dropped, it is unknown whether the push is stored.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.0.answer(request).await
     }
 }
 

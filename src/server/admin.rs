@@ -1,38 +1,40 @@
-//! For operators, by HTTP: `/livez` and `/readyz`.
+//! Answers operators over HTTP: `/livez` and `/readyz`.
 //!
-//! Ready is who can keep what it is given: the state can be written, and the process is not ending.
-//! WeChat's health is no part of it. gRPC health is another question, whether calls are taken at
-//! all; reads need no state.
+//! A process is ready if its state can be written and it is not stopping. WeChat's health does not
+//! matter. The gRPC health service differs: it reports whether calls are accepted at all, and reads
+//! need no state.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{server::accept::Acceptor, server::http1, state::State};
+use super::{http1, listener::Listener};
+use crate::state::State;
 
-/// A state that takes longer is not ready. Longer than a state itself waits for anything: it knows
-/// better what is wrong.
-const PATIENCE: Duration = Duration::from_millis(2500);
+/// A state that takes longer is not ready. This is longer than the state's own limits, whose errors
+/// have more detail.
+const PROBE_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Answers operators.
 #[derive(Clone, Debug)]
-pub(super) struct Admin {
-    pub(super) state: Arc<dyn State>,
-    /// Set when the process begins to end.
-    pub(super) leaving: CancellationToken,
+pub(crate) struct Admin {
+    pub(crate) state: Arc<dyn State>,
+    /// Cancelled when the process begins to stop.
+    pub(crate) leaving: CancellationToken,
 }
 
 impl Admin {
     /// Answers until `stop`.
-    pub(super) async fn run(self, acceptor: Acceptor, stop: CancellationToken) {
+    pub(crate) async fn run(self, listener: Listener, stop: CancellationToken) {
         let answer = move |request| {
             let admin = self.clone();
             async move { admin.answer(request).await }
         };
-        http1::run(acceptor, stop, answer).await;
+        http1::serve(listener, stop, answer).await;
     }
 
     async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
@@ -49,11 +51,12 @@ impl Admin {
         response
     }
 
+    /// Returns an error with the reason if the process is not ready.
     async fn ready(&self) -> Result<(), String> {
         if self.leaving.is_cancelled() {
             return Err("shutting down".to_owned());
         }
-        match tokio::time::timeout(PATIENCE, self.state.probe()).await {
+        match timeout(PROBE_LIMIT, self.state.probe()).await {
             Ok(probed) => probed.map_err(|error| error.to_string()),
             Err(_) => Err("the state does not answer".to_owned()),
         }

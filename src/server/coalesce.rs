@@ -1,9 +1,9 @@
-//! Fewer writes to a connection: what several calls have to say goes out together.
+//! Sends the answers of several calls to a connection in one write.
 //!
-//! A write to a socket costs more than all else that an answer takes. Left alone, hyper writes whenever
-//! one stream has something, and an answer in two: h2 copies a small DATA frame behind the frames before
-//! it, but hands a larger one to the socket by itself, and what follows it, such as the trailers, waits
-//! for that.
+//! A write to a socket costs more than the rest of an answer's work. hyper alone writes whenever one
+//! stream has something, and writes one answer in two parts: h2 copies a small DATA frame behind the
+//! frames before it, but hands a larger frame to the socket by itself. The frames after it, such as the
+//! trailers, wait for that write.
 
 use std::{
     convert::Infallible,
@@ -20,37 +20,39 @@ use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::{
-    taken,
+    middleware::Connection,
+    unread,
     unsent::{Unsent, Waiting},
 };
 use crate::{
-    server::middleware::{Connection, Held, Share},
     service::Endless,
+    util::budget::{Held, Share},
 };
 
-/// The most of a DATA frame that h2 copies.
+/// The longest DATA frame that h2 copies, in bytes.
 const COPIED: usize = 255;
-/// A frame up to this is worth being made several.
+/// A frame up to this length is split into several that h2 copies.
 const SMALL: usize = 4 * COPIED;
-/// The most of a larger one that HTTP/2 gets at a time, so that the rest stays here until it is read.
+/// A larger frame is given to HTTP/2 in pieces of this length, so that the rest stays here until the peer
+/// reads it.
 const PIECE: usize = 16 * 1024;
 
-/// A connection that gives way to everything else that is ready, where it has several calls: what
-/// they have to say by then is one write.
+/// A connection that, if it has several calls, first lets every other ready task run. All answers that
+/// are ready by then go out in one write.
 #[derive(Debug)]
-pub(super) struct Gathered<F> {
+pub(super) struct Coalesced<F> {
     pub(super) connection: F,
-    /// Its calls that are under way, their answers included.
+    /// The number of its calls, until their answers are sent.
     pub(super) calls: Arc<Share>,
     pub(super) gave_way: bool,
 }
 
-impl<F: Future + Unpin> Future for Gathered<F> {
+impl<F: Future + Unpin> Future for Coalesced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.gave_way = !self.gave_way && self.calls.own() > 1;
-        // Whoever is polled once is woken after the others, even if it is dropped.
+        // One poll of it is enough to be woken after the other tasks, even though it is dropped.
         if self.gave_way && pin!(yield_now()).poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -58,15 +60,15 @@ impl<F: Future + Unpin> Future for Gathered<F> {
     }
 }
 
-/// A service that counts the calls of a connection, and whose answers go out whole.
+/// A service that counts the calls of a connection, and whose answers are sent in one write.
 #[derive(Clone, Debug)]
-pub(super) struct Gathering<S> {
+pub(super) struct CoalescingService<S> {
     pub(super) service: S,
     pub(super) connection: Arc<Connection>,
     pub(super) unsent: Unsent,
 }
 
-impl<S, B> Service<Request<B>> for Gathering<S>
+impl<S, B> Service<Request<B>> for CoalescingService<S>
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Unpin,
@@ -80,7 +82,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // Whether it is one too many the service sees.
+        // The service checks whether the limit is exceeded.
         let call = self.connection.calls.add(1);
         let memory = self.connection.memory.clone();
         let counted = Some(Counted { _call: call, memory });
@@ -88,7 +90,7 @@ where
     }
 }
 
-/// An answer on its way.
+/// The future of an answer.
 #[derive(Debug)]
 pub(super) struct Answering<F> {
     answer: F,
@@ -96,11 +98,11 @@ pub(super) struct Answering<F> {
     unsent: Unsent,
 }
 
-/// What counts while an answer is on its way.
+/// What is counted until an answer is sent.
 #[derive(Debug)]
 struct Counted {
     _call: Held,
-    /// What its connection has of it.
+    /// The memory of its connection.
     memory: Arc<Share>,
 }
 
@@ -118,19 +120,20 @@ where
     }
 }
 
-/// The body of an answer, in frames that h2 copies if it is small, and that wait here if it is large.
+/// The body of an answer. A small body comes in frames that h2 copies. The frames of a large body wait
+/// here until the peer reads.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
-    /// Of the last frame.
+    /// The rest of the last frame.
     rest: Bytes,
-    /// The most of it that goes at a time.
+    /// The length of the pieces in which it is given.
     piece: usize,
     counted: Option<Counted>,
-    /// The memory of the last frame.
+    /// The memory that the last frame takes.
     held: Option<Held>,
     unsent: Unsent,
-    /// Of one that has no end by itself; any other is in memory as a whole, and goes out.
+    /// Set for an endless answer, which waits for room. Any other answer is whole in memory already.
     waiting: Option<Waiting>,
 }
 
@@ -159,13 +162,14 @@ impl Answer {
                     self.rest = data;
                     self.next_piece()
                 }
-                // Of these there may be many.
+                // An endless answer can have many of these.
                 Ok(data) if self.waiting.is_some() && data.len() > SMALL => {
                     Frame::data(self.unsent.count(data))
                 }
                 Ok(data) if data.len() > SMALL => {
                     if data.len() > PIECE {
-                        // It is made already. While it is not read there is less for others.
+                        // It exists already, so it is counted even beyond the limit. While the
+                        // peer does not read it, others have less.
                         let memory = self.counted.as_ref().map(|counted| &counted.memory);
                         self.held = memory.map(|memory| memory.add(data.len()));
                     }
@@ -189,11 +193,11 @@ impl http_body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = self.next_frame(cx);
-        taken::note(match frame {
-            // A client may work on one event for as long as it likes.
-            Poll::Ready(_) if self.waiting.is_some() => taken::Body::GaveOneOfMany,
-            Poll::Ready(_) => taken::Body::Gave,
-            Poll::Pending => taken::Body::Waits,
+        unread::note(match frame {
+            // A client can work on one event without a time limit.
+            Poll::Ready(_) if self.waiting.is_some() => unread::Body::GaveOneOfMany,
+            Poll::Ready(_) => unread::Body::Gave,
+            Poll::Pending => unread::Body::Waits,
         });
         frame
     }
@@ -221,14 +225,14 @@ mod tests {
         Budgets::new(&Limits::default()).connection(Peer::NONE)
     }
 
-    /// Who ran first, a connection with so many calls or a task that was ready after it.
+    /// Returns what ran first, a connection with this many calls or a task that was ready after it.
     async fn first(count: usize) -> &'static str {
         let (sender, mut ran) = tokio::sync::mpsc::unbounded_channel();
         let under_way = connection().calls.clone();
         let _calls: Vec<_> = (0..count).map(|_| under_way.add(1)).collect();
         let other = sender.clone();
         let connection = Box::pin(async move { sender.send("connection").expect("we wait") });
-        let connection = Gathered { connection, calls: under_way.clone(), gave_way: false };
+        let connection = Coalesced { connection, calls: under_way.clone(), gave_way: false };
         let connection = tokio::spawn(connection);
         tokio::spawn(async move { other.send("other").expect("we wait") });
         connection.await.expect("no panic");
@@ -236,19 +240,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_gives_way_where_it_has_several_calls() {
+    async fn connection_with_several_calls_gives_way() {
         assert_eq!([first(0).await, first(1).await], ["connection"; 2]);
         assert_eq!(first(2).await, "other");
     }
 
     #[tokio::test]
-    async fn a_call_is_under_way_until_its_answer_is_out() {
+    async fn call_is_counted_until_answer_is_sent() {
         let connection = connection();
         let calls = connection.calls.clone();
         let service = tower::service_fn(|_: Request<()>| {
             std::future::ready(Ok(Response::new(Body::new(Full::new(Bytes::from("all"))))))
         });
-        let mut service = Gathering { service, connection, unsent: Unsent::default() };
+        let mut service = CoalescingService { service, connection, unsent: Unsent::default() };
         let under_way = || calls.own();
         let answer = service.call(Request::new(()));
         assert_eq!(under_way(), 1);
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_answer_is_cut_into_pieces_and_nothing_is_lost() {
+    async fn small_answer_is_split_without_loss() {
         for (length, pieces) in [
             (0, vec![]),
             (255, vec![255]),
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_answer_takes_memory_until_it_is_read() {
+    async fn large_answer_takes_memory_until_read() {
         let connection = connection();
         let (call, memory) = (connection.calls.add(1), connection.memory.clone());
         let counted = Some(Counted { _call: call, memory });

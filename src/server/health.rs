@@ -1,7 +1,7 @@
-//! `grpc.health.v1`: speaks of this process, never of WeChat.
+//! `grpc.health.v1`: reports the health of this process, never of WeChat.
 //!
-//! tonic-health answers. Its protocol is older than `List`, and it ends a `Watch` of an unknown service, so
-//! both are added here.
+//! tonic-health answers. Its protocol is older than `List`, and it ends a `Watch` of an unknown service.
+//! This module adds both.
 
 use std::{collections::HashMap, pin::Pin};
 
@@ -26,32 +26,33 @@ use crate::{
     service::SERVICES,
 };
 
-/// Says how this process is: all its services are alike.
+/// Reports the health of this process. All its services have the same status.
 #[derive(Clone, Debug)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     reporter: HealthReporter,
-    /// Ends the streams of `Watch`, which would otherwise hold their connections open.
+    /// Ends the streams of `Watch`, because they would keep their connections open.
     end: CancellationToken,
 }
 
 impl Reporter {
-    pub(super) async fn new(end: CancellationToken) -> Self {
+    /// Returns a reporter that reports SERVING. Its streams end with `end`.
+    pub(crate) async fn new(end: CancellationToken) -> Self {
         let reporter = Self { reporter: HealthReporter::new(), end };
-        reporter.say(ServingStatus::Serving).await;
+        reporter.report(ServingStatus::Serving).await;
         reporter
     }
 
-    /// The service that says it.
-    pub(super) fn service(&self) -> HealthServer<Self> {
+    /// Returns the gRPC service.
+    pub(crate) fn service(&self) -> HealthServer<Self> {
         HealthServer::new(self.clone())
     }
 
-    /// New calls should go elsewhere.
-    pub(super) async fn not_serving(&self) {
-        self.say(ServingStatus::NotServing).await;
+    /// Reports NOT_SERVING, so that clients send new calls elsewhere.
+    pub(crate) async fn not_serving(&self) {
+        self.report(ServingStatus::NotServing).await;
     }
 
-    async fn say(&self, status: ServingStatus) {
+    async fn report(&self, status: ServingStatus) {
         for service in names() {
             self.reporter.set_service_status(service, status).await;
         }
@@ -62,7 +63,7 @@ impl Reporter {
     }
 }
 
-/// All services, and the process as a whole.
+/// Returns the names of all services, and the empty name of the process as a whole.
 fn names() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().copied().chain([""])
 }
@@ -99,8 +100,8 @@ impl Health for Reporter {
         Ok(Response::new(HealthListResponse { statuses }))
     }
 
-    /// A service that is not here may come with the next version of this process, so the stream of a
-    /// client that asks about it stays open, as the protocol says.
+    /// Keeps the stream about an unknown service open, as the protocol prescribes: the service can come
+    /// with the next version of this process.
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,

@@ -1,8 +1,11 @@
-//! HTTP/1 for WeChat's pushes and for operators. The first of these ports is open to the world, so
-//! a peer gets no more of it than a push needs: time, memory, connections.
+//! HTTP/1 for WeChat's pushes and for operators.
+//!
+//! The port for pushes is open to the world, so a peer gets only as much time and memory as a push
+//! needs.
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,59 +18,45 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use crate::server::accept::{Accepted, Acceptor};
+use super::listener::{Accepted, Listener, serve_until};
 
-/// Many times the longest head of a request here, in bytes.
+/// The longest head of a request, in bytes: many times the length that WeChat and operators send.
 const HEAD_SIZE: usize = 16 * 1024;
-/// For the head of a request, and between two requests.
+/// A connection ends if the head of a request takes longer, or the pause between two requests.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// A connection is kept no longer, whether its peer sends or reads slowly.
+/// No connection is kept longer, however slowly its peer sends or reads.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
-/// What was begun before its connection is to end takes no longer.
+/// At the end of a connection, a request that has begun may take this much longer.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// Where nothing was begun this is for a request that is just arriving.
+/// At the end of a connection without a request, a request that is just arriving is awaited this long.
 const IDLE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Serves until `stop`, then ends what it has begun.
-pub(crate) async fn run<F>(
-    acceptor: Acceptor,
+/// Serves the connections of a listener until `stop`. Returns when the requests that have begun are
+/// answered.
+pub(crate) async fn serve<F>(
+    listener: Listener,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let connections = TaskTracker::new();
-    let accept = async {
-        loop {
-            let Accepted { stream, place, .. } = acceptor.next().await;
-            let served = serve(stream, stop.clone(), answer.clone());
-            connections.spawn(async {
-                served.await;
-                drop(place);
-            });
-        }
-    };
-    stop.run_until_cancelled(accept).await;
-    drop(acceptor);
-    connections.close();
-    connections.wait().await;
+    let serve = |accepted| serve_connection(accepted, stop.clone(), answer.clone());
+    listener.run(&stop, serve).await;
 }
 
 /// Serves one connection to its end.
-async fn serve<F>(
-    stream: TcpStream,
+async fn serve_connection<F>(
+    accepted: Accepted,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
     F: Future<Output = Response<Full<Bytes>>>,
 {
-    // Whether a request is here whose answer is not.
+    let Accepted { stream, place: _place, .. } = accepted;
+    // True while a request is here and its answer is not.
     let busy = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {
         busy.store(true, Ordering::Relaxed);
@@ -83,24 +72,18 @@ async fn serve<F>(
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        result = &mut connection => Some(result),
-        () = stop.cancelled() => None,
-        () = sleep(CONNECTION_LIMIT) => None,
-    };
-    let ended = match ended {
-        Some(result) => result,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            let mut ended = timeout(IDLE_LIMIT, connection.as_mut()).await;
-            if ended.is_err() && busy.load(Ordering::Relaxed) {
-                ended = timeout(END_LIMIT, connection).await;
-            }
-            ended.unwrap_or(Ok(()))
+    let stop = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(CONNECTION_LIMIT) => {}
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!("a connection failed: {error}");
-    }
+    let limit = async {
+        sleep(IDLE_LIMIT).await;
+        if busy.load(Ordering::Relaxed) {
+            sleep(END_LIMIT).await;
+        }
+    };
+    let connection = pin!(connection);
+    serve_until(connection, stop, |connection| connection.graceful_shutdown(), limit).await;
 }

@@ -1,4 +1,4 @@
-//! Reflection v1 and v1alpha, with the comments of `proto/` and with google.rpc, so that tools show
+//! Reflection v1 and v1alpha, with the comments of `proto/`. It includes google.rpc, so that tools show
 //! error details by name.
 
 use std::{
@@ -24,12 +24,12 @@ use tower::{Service, util::MapRequestLayer};
 
 use crate::{errors::status, pb};
 
-/// The longest question, in bytes.
+/// The longest request, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Adds both versions. Their streams end with `stop`: a tool that keeps one open would otherwise hold
+/// Adds both versions. Their streams end with `stop`, because a tool that keeps a stream open would keep
 /// its connection open too.
-pub(super) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
+pub(crate) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
     let stop = stop.clone();
     let until_stop = MapRequestLayer::new(move |request: Request<Body>| {
         let stop = stop.clone().cancelled_owned();
@@ -55,7 +55,7 @@ fn builder() -> Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// A service that is made when it is first called: few ask, and all descriptors take time and
+/// A service that is made at its first call. Few clients use reflection, and its descriptors take time and
 /// memory.
 #[derive(Debug)]
 struct Late<S> {
@@ -87,7 +87,7 @@ where
     type Error = Infallible;
     type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
 
-    /// All of these services always are.
+    /// Returns ready: these services are always ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_can_be_made() {
+    fn both_versions_build() {
         assert!(builder().build_v1().is_ok() && builder().build_v1alpha().is_ok());
     }
 }

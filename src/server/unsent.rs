@@ -1,9 +1,9 @@
-//! What a connection has been given and has not written to its socket yet.
+//! Limits the bytes that a connection holds and has not written to its socket yet.
 //!
-//! hyper takes from an answer before there is room for it, and h2 keeps what it has taken for each
-//! stream by itself, so a client with a thousand streams that reads none of them would have all of that
-//! in our memory. Streams therefore stop at a number of bytes that they have together. Whether one of
-//! them is held up by the others of its connection is in the hands of the client that reads them.
+//! hyper polls an answer before there is room for it, and h2 buffers the result per stream. A client
+//! with a thousand streams that reads none of them would keep all of that in this process's memory. The
+//! streams of a connection therefore pause at a number of bytes that they have together. One stream
+//! can hold up the others of its connection, but only if the client does not read it.
 
 use std::{
     pin::Pin,
@@ -17,43 +17,43 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-/// From so many bytes on the streams of a connection are asked for no more.
+/// The streams of a connection are not polled for more while they hold this many bytes.
 const MOST: usize = 8 << 20;
 
-/// The bytes of one connection.
+/// Counts the unsent bytes of one connection. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unsent(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     bytes: AtomicUsize,
-    /// They were too many, and are not any more.
+    /// Notified when the count falls below the limit again.
     room: Arc<Notify>,
 }
 
-/// A stream that waits for room.
+/// The wait of one stream for room.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Option<Pin<Box<OwnedNotified>>>);
 
-/// Bytes that count until they are dropped.
+/// Bytes that are counted until they are dropped.
 struct Counted {
     bytes: Bytes,
     of: Unsent,
 }
 
 impl Unsent {
-    /// The same bytes. They count until they have been written, or thrown away.
+    /// Returns the same bytes, counted until they have been written or discarded.
     pub(super) fn count(&self, bytes: Bytes) -> Bytes {
         self.0.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
         Bytes::from_owner(Counted { bytes, of: self.clone() })
     }
 
-    /// Ready where a stream may go on.
+    /// Returns ready if a stream can continue.
     pub(super) fn poll_room(&self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<()> {
         while self.0.bytes.load(Ordering::SeqCst) >= MOST {
             let room =
                 waiting.0.get_or_insert_with(|| Box::pin(self.0.room.clone().notified_owned()));
-            // Looked at before the bytes are once more, so that no room goes unnoticed.
+            // Polled before the second check of the count, so that no notification is missed.
             if room.as_mut().poll(cx).is_pending() && self.0.bytes.load(Ordering::SeqCst) >= MOST {
                 return Poll::Pending;
             }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stream_goes_on_as_soon_as_enough_is_written() {
+    async fn stream_continues_once_enough_is_written() {
         let unsent = Unsent::default();
         let [mut one, mut other] = [Waiting::default(), Waiting::default()];
         let small = unsent.count(Bytes::from_static(b"little"));

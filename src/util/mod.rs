@@ -1,5 +1,11 @@
-//! Small parts that know nothing of WeChat and that every layer can use.
+//! Small parts that have nothing to do with WeChat and that every layer can use.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The one source of time. The simulator shares it.
+pub use ::wechat_clock as clock;
+
+pub(crate) mod budget;
 pub mod codec;
 pub mod id;
 pub(crate) mod invisible;
@@ -7,5 +13,8 @@ pub(crate) mod keyed_mutex;
 pub mod lenient;
 pub(crate) mod single_flight;
 
-/// The one source of time. The simulator shares it.
-pub use ::wechat_clock as clock;
+/// Locks a mutex, even if a thread panicked while it held the lock. Use it only where every change
+/// under the lock is complete before anything can panic.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

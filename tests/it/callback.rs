@@ -25,14 +25,13 @@ use wechat_simulator::{
 };
 use wechat_store_gateway::{
     config::{Environment, Settings},
-    events::Audits,
     pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
-    push::Receiver,
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
         SubmissionQuery, Write, WritePage, WriteQuery,
     },
+    testing,
     util::clock::Clock,
     util::id::{AppId, PoiId, Secret},
 };
@@ -102,10 +101,9 @@ impl Gateway {
         let address = listener.local_addr().expect("bound");
         let log = Arc::new(List::default());
         let (clock, stop) = (Clock::system(), CancellationToken::new());
-        let audits = Audits::new(log.clone(), &settings, clock.clone(), stop.clone());
-        let receiver = Receiver::new(&settings, audits, clock);
-        let receiver = receiver.expect("good secrets").expect("one account receives");
-        let served = tokio::spawn(receiver.run(listener, stop.clone()));
+        let state = log.clone();
+        let receives = testing::receive_pushes(state, &settings, listener, clock, stop.clone());
+        let served = tokio::spawn(receives.expect("one account receives, with good secrets"));
         Self { address, log, lines, _captured: captured, stop, served }
     }
 

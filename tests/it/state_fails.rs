@@ -14,6 +14,7 @@ use wechat_simulator::{
     MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
 };
 use wechat_store_gateway::{
+    app::{self, Listeners},
     config::{Environment, Settings},
     pb::{
         self, WatchPosition, audit_service_client::AuditServiceClient,
@@ -21,7 +22,6 @@ use wechat_store_gateway::{
         nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
         watch_audit_events_request::Start, write_service_client::WriteServiceClient,
     },
-    server::{self, Listeners},
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
         NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
@@ -141,7 +141,7 @@ impl Gateway {
         let state = Arc::new(Failing { inner, fails, used });
         let listeners = Listeners::bind(&settings).await.expect("free ports");
         let address = listeners.grpc.local_addr().expect("bound");
-        tokio::spawn(server::run_over(
+        tokio::spawn(app::run_with_state(
             state.clone(),
             settings,
             listeners,

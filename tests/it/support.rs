@@ -40,6 +40,7 @@ use wechat_simulator::{
     push::{Format, Mode},
 };
 use wechat_store_gateway::{
+    app::{self, Listeners},
     config::{Environment, Settings},
     pb::{
         self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
@@ -47,7 +48,6 @@ use wechat_store_gateway::{
         merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
         store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
-    server::{self, Listeners},
     telemetry::Sampler,
     util::clock::Clock,
 };
@@ -181,7 +181,7 @@ impl App {
         }
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
-        let served = tokio::spawn(server::run(
+        let served = tokio::spawn(app::run(
             settings,
             listeners,
             clock.clone(),

@@ -17,8 +17,8 @@ use super::{
     simulate::{self, bind},
 };
 use crate::{
+    app::{self, Listeners},
     config::{Environment, Settings},
-    server::{self, Listeners},
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -114,7 +114,7 @@ impl Sandbox {
         let mut result = Ok(());
         let until = async { result = self.attend(places, stop).await };
         tokio::select! {
-            served = server::run(settings, listeners, clock, sampler, until) => served?,
+            served = app::run(settings, listeners, clock, sampler, until) => served?,
             // It has to be there until the service has ended.
             () = Simulator::new(world).run(wechat, future::pending()) => {}
         }

@@ -1,7 +1,7 @@
-//! What every call passes first: limits, deadline, trace, and one shape for every error.
+//! The first layer of every gRPC call: limits, deadline, trace, and one shape for every error.
 //!
-//! One tower layer around all services. Requests are read here as a whole, and deadlines are kept here
-//! and not by tonic, whose timer drops the handler and answers a bare CANCELLED.
+//! It is one tower layer around all services. It reads each request as a whole. It also keeps the
+//! deadlines, because tonic's timer drops the handler and answers a bare CANCELLED.
 
 use std::{
     convert::Infallible,
@@ -20,28 +20,28 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use self::request::{GRPC_ENCODING, Head, Waits, not_grpc};
-pub(crate) use self::{
-    budget::{Budget, Held, Share},
-    request::Unfit,
-};
+pub(crate) use self::request::Unfit;
+use self::request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc};
 use crate::{
     config::Limits,
     context::{Arrival, Peer, StageCell},
     errors::status,
     service,
     telemetry::{Sampler, Trace},
-    util::clock::Clock,
+    util::{
+        budget::{Budget, Held, Share},
+        clock::Clock,
+    },
 };
 
-mod budget;
 mod request;
 
-/// So that our answer, which says more, arrives before the caller's own timer fires, also on a far
-/// continent or a busy machine; of short deadlines it is a tenth.
+/// The gateway answers this long before the caller's deadline, or a tenth of a short deadline. So its
+/// answer, which has more detail, arrives before the caller's own timer fires, even over a long distance
+/// or on a busy machine.
 const EARLY: Duration = Duration::from_millis(250);
 
-/// What all connections share.
+/// The budgets that all connections share.
 #[derive(Debug)]
 pub(crate) struct Budgets {
     pub(crate) calls: Arc<Budget>,
@@ -49,18 +49,19 @@ pub(crate) struct Budgets {
     memory: Arc<Budget>,
 }
 
-/// A connection, and what it has of all that.
+/// A connection, with its shares of the budgets.
 #[derive(Debug)]
 pub(crate) struct Connection {
     peer: Peer,
-    /// Calls that are under way, their answers included; counted by whoever serves the connection.
+    /// The calls of which the answer is not sent yet. The server of the connection counts them.
     pub(crate) calls: Arc<Share>,
     unfinished: Arc<Share>,
-    /// Of requests, and of answers that are not read.
+    /// The memory of requests, and of answers that the peer has not read.
     pub(crate) memory: Arc<Share>,
 }
 
 impl Budgets {
+    /// Returns the budgets that the settings allow.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             calls: Budget::new("limits.calls", limits.calls()),
@@ -69,6 +70,7 @@ impl Budgets {
         }
     }
 
+    /// Returns a new connection.
     pub(crate) fn connection(&self, peer: Peer) -> Arc<Connection> {
         Arc::new(Connection {
             peer,
@@ -79,9 +81,9 @@ impl Budgets {
     }
 }
 
-/// Admits the calls of all connections to the services inside.
+/// The layer around the services `S`, for all connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Admission<S> {
+pub(crate) struct Middleware<S> {
     services: S,
     rules: Arc<Rules>,
 }
@@ -95,16 +97,16 @@ struct Rules {
     waits: Waits,
 }
 
-/// Admits the calls of one connection.
+/// The layer around the services, for one connection. It serves each call.
 #[derive(Clone, Debug)]
-pub(crate) struct Admit<S> {
+pub(crate) struct CallService<S> {
     services: S,
     rules: Arc<Rules>,
     connection: Arc<Connection>,
 }
 
-impl<S: Clone> Admission<S> {
-    /// Wraps all services. From `stop` on no request is waited for.
+impl<S: Clone> Middleware<S> {
+    /// Wraps all services. After `stop` it does not wait for further requests.
     pub(crate) fn new(
         services: S,
         limits: &Limits,
@@ -122,30 +124,30 @@ impl<S: Clone> Admission<S> {
         Self { services, rules: Arc::new(rules) }
     }
 
-    /// For one connection.
-    pub(crate) fn by(&self, connection: Arc<Connection>) -> Admit<S> {
-        Admit { services: self.services.clone(), rules: self.rules.clone(), connection }
+    /// Returns the service for one connection.
+    pub(crate) fn for_connection(&self, connection: Arc<Connection>) -> CallService<S> {
+        CallService { services: self.services.clone(), rules: self.rules.clone(), connection }
     }
 }
 
 impl Rules {
-    /// How long we take at most, by how long the caller waits and our limits.
-    fn patience(&self, timeout: Option<Duration>) -> Duration {
+    /// Returns the time for a call, by the caller's timeout and the settings' limits.
+    fn time_for_call(&self, timeout: Option<Duration>) -> Duration {
         let Some(asked) = timeout else { return self.default_deadline };
         asked.saturating_sub(EARLY.min(asked / 10)).min(self.max_deadline)
     }
 }
 
-/// What kind of service a path names.
+/// The kind of service that a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// One of `wechat.store.v1`.
+    /// A service of `wechat.store.v1`.
     Ours,
-    /// Health. It is answered also where nothing else is, and not traced.
+    /// The health service. It answers even beyond the limit of calls, and has no trace.
     Health,
-    /// Reflection: streams of messages.
+    /// The reflection services. Their requests are streams.
     Reflection,
-    /// None that is here.
+    /// No service of this process.
     None,
 }
 
@@ -163,14 +165,14 @@ impl Kind {
     }
 }
 
-impl<S, B> Service<Request<B>> for Admit<S>
+impl<S, B> Service<Request<B>> for CallService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send,
-    B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
+    B: RequestBody,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -182,26 +184,24 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let arrived = self.rules.clock.now();
-        let mut admit = self.clone();
+        let mut service = self.clone();
         let mut request = request.map(Some);
-        // What a call has is here once, and all below borrows it: of many requests only the head is
-        // there, and then this is all that they take.
-        async move { Ok(admit.serve(&mut request, arrived).await) }.boxed()
+        // The request is in memory once, and all functions below borrow it. Of many requests only the
+        // head has arrived, and then this is all the memory that they take.
+        async move { Ok(service.serve(&mut request, arrived).await) }.boxed()
     }
 }
 
-impl<S> Admit<S>
+impl<S> CallService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    async fn serve<B>(
+    /// Returns the response to a request, with the shape of all failures.
+    async fn serve(
         &mut self,
-        request: &mut Request<Option<B>>,
+        request: &mut Request<Option<impl RequestBody>>,
         arrived: Instant,
-    ) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
-    {
+    ) -> Response<Body> {
         if let Some(response) = not_grpc(request) {
             return response;
         }
@@ -229,24 +229,22 @@ where
         }
     }
 
-    async fn answer<B>(
+    /// Returns the service's response, or the reason why the request reaches no service.
+    async fn answer(
         &mut self,
         kind: Kind,
-        request: &mut Request<Option<B>>,
+        request: &mut Request<Option<impl RequestBody>>,
         arrived: Instant,
         trace: &Trace,
-    ) -> Result<Response<Body>, Unfit>
-    where
-        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
-    {
+    ) -> Result<Response<Body>, Unfit> {
         let head = Head::read(request)?;
-        // Whoever asks how we are is told so above all when there is much to do.
+        // A health check must be answered even when the process has the most to do.
         if kind != Kind::Health || request.uri().path().ends_with("/Watch") {
             self.connection.calls.check()?;
         }
         match kind {
             Kind::Ours => self.in_time(head, request, arrived, trace).await,
-            // Their streams have no deadline.
+            // A watch of the health has no deadline.
             Kind::Health => {
                 let (message, _held) = self.message(head, request).await?;
                 Ok(self.call(request, Body::new(Full::new(message))).await)
@@ -260,19 +258,16 @@ where
         }
     }
 
-    /// Answers by the caller's deadline.
-    async fn in_time<B>(
+    /// Returns the service's response, or DEADLINE_EXCEEDED a little before the caller's deadline.
+    async fn in_time(
         &mut self,
         head: Head,
-        request: &mut Request<Option<B>>,
+        request: &mut Request<Option<impl RequestBody>>,
         arrived: Instant,
         trace: &Trace,
-    ) -> Result<Response<Body>, Unfit>
-    where
-        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
-    {
-        let patience = self.rules.patience(head.timeout);
-        let deadline = arrived + patience;
+    ) -> Result<Response<Body>, Unfit> {
+        let time = self.rules.time_for_call(head.timeout);
+        let deadline = arrived + time;
         let (stage, clock) = (StageCell::default(), self.rules.clock.clone());
         let answer = async {
             let (message, held) = self.message(head, request).await?;
@@ -282,28 +277,25 @@ where
             Ok(self.call(request, Body::new(Full::new(message))).await)
         };
         tokio::select! {
-            // First what is ready: an answer that is there is not thrown away.
+            // The answer is polled first, so that a ready answer is never thrown away.
             biased;
             answer = answer => answer,
             () = clock.sleep_until(deadline) => {
-                Ok(status::deadline_exceeded(patience, stage.get()).into_http())
+                Ok(status::deadline_exceeded(time, stage.get()).into_http())
             }
         }
     }
 
     /// Reads the one message of a request.
-    async fn message<B>(
+    async fn message(
         &mut self,
         head: Head,
-        request: &mut Request<Option<B>>,
-    ) -> Result<(Bytes, Held), Unfit>
-    where
-        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
-    {
+        request: &mut Request<Option<impl RequestBody>>,
+    ) -> Result<(Bytes, Held), Unfit> {
         let limit = service::longest_request(request.uri().path());
         let whole = self.rules.waits.message(head, request.body_mut(), limit, &self.connection);
         let whole = whole.await?;
-        // Below here no message is compressed.
+        // The message is uncompressed from here on.
         request.headers_mut().remove(&GRPC_ENCODING);
         Ok(whole)
     }
@@ -323,14 +315,14 @@ where
     }
 }
 
-/// Gives a failure the shape of all, and notes it.
+/// Returns a failure with the shape of all failures, and records it in the trace.
 fn finished(failure: Status, method: &str, trace: &Trace) -> Status {
     let failure = status::finished(failure, &trace.id.to_string());
     trace.end(method, Some(&failure));
     failure
 }
 
-/// Gives the failure that a stream ends with the shape of all.
+/// Returns a stream of which a failure at the end has the shape of all failures.
 fn shaped(response: Response<Body>, method: String, trace: Trace) -> Response<Body> {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| match frame.into_trailers() {
@@ -346,7 +338,7 @@ fn shaped(response: Response<Body>, method: String, trace: Trace) -> Response<Bo
     })
 }
 
-/// The failure that a response carries; a failed unary call has it in its headers.
+/// Returns the failure that a response carries. A failed unary call has it in its headers.
 fn failure(response: &Response<Body>) -> Option<Status> {
     let headers = response.headers();
     let status =
@@ -359,10 +351,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_answer_a_little_before_the_caller_gives_up() {
+    fn gateway_answers_shortly_before_caller_deadline() {
         let stop = CancellationToken::new();
         let limits = Limits::default();
-        let admission = Admission::new((), &limits, Clock::frozen(), Sampler::default(), stop);
+        let middleware = Middleware::new((), &limits, Clock::frozen(), Sampler::default(), stop);
         for (asked, expected) in [
             (None, Duration::from_secs(15)),
             (Some(Duration::from_millis(500)), Duration::from_millis(450)),
@@ -370,7 +362,7 @@ mod tests {
             (Some(Duration::from_secs(3_600)), Duration::from_secs(60)),
             (Some(Duration::ZERO), Duration::ZERO),
         ] {
-            assert_eq!(admission.rules.patience(asked), expected, "{asked:?}");
+            assert_eq!(middleware.rules.time_for_call(asked), expected, "{asked:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! A request before a service sees it: what its head says, and its message as a whole.
+//! Reads a request before a service gets it: its head, and its message as a whole.
 //!
-//! Every method but those of reflection takes one message. It is read here and not by tonic, so that a
-//! request of which only the head came costs little, ends soon, and is counted.
+//! Every method except those of reflection takes one message. This module reads it instead of tonic, so
+//! that a request of which only the head arrived costs little, ends soon, and is counted.
 
 use std::{io::Read, sync::Arc, time::Duration};
 
@@ -15,26 +15,24 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 
-use super::{
-    Connection,
-    budget::{Exhausted, Held},
-};
+use super::Connection;
+use crate::util::budget::{Exhausted, Held};
 
-/// The longest head, counted as HTTP/2 counts it.
+/// The longest head in bytes, counted as HTTP/2 counts it.
 const LONGEST_HEAD: usize = 16 * 1024;
-/// What HTTP/2 adds for each header (RFC 9113, 6.5.2).
+/// The bytes that HTTP/2 adds for each header (RFC 9113, 6.5.2).
 const HEADER: usize = 32;
-/// At a stop, so long may a request that is on its way bring nothing.
+/// After a stop, a request ends if no byte of it arrives for this time.
 const STOP_SILENCE: Duration = Duration::from_secs(1);
-/// A tool that keeps reflection open asks again within this time, or its stream ends.
+/// A reflection stream ends if the tool sends no further question within this time.
 const REFLECTION_SILENCE: Duration = Duration::from_secs(300);
-/// Before every message stands whether it is compressed, and its length in four bytes.
+/// The length of the prefix of a message: one byte for its compression, four for its length.
 const PREFIX: usize = 5;
 
 pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The answer to what is not gRPC at all, which no gRPC client would understand otherwise.
+/// Returns the plain HTTP answer to a request that is not gRPC. Its client would not understand another.
 pub(super) fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
     let (status, text) = if request.method() != Method::POST {
         (StatusCode::METHOD_NOT_ALLOWED, "this port speaks gRPC, whose method is POST\n")
@@ -53,7 +51,8 @@ pub(super) fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// What follows `application/grpc`: nothing, or the format of messages, as in `+proto`.
+/// Returns the part of the content type after `application/grpc`: empty, or the format of messages, as
+/// in `+proto`. `None` if the request is not gRPC.
 fn subtype(headers: &HeaderMap) -> Option<&str> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else { return None };
@@ -67,30 +66,30 @@ fn subtype(headers: &HeaderMap) -> Option<&str> {
     known.then_some(rest)
 }
 
-/// Why a request comes to no service.
+/// The reason why a request reaches no service.
 #[derive(Debug)]
 pub(crate) enum Unfit {
-    /// Its head has more than so many bytes.
+    /// Its head is longer than the limit, in bytes.
     LongHead { size: usize, limit: usize },
-    /// A header stands there twice that has one meaning.
+    /// It has a header twice that must occur once.
     Twice(HeaderName),
-    /// `grpc-timeout` is none.
+    /// Its `grpc-timeout` cannot be parsed.
     Timeout,
-    /// Messages are in another format than protobuf.
+    /// Its messages have another format than protobuf.
     Format(String),
-    /// Messages are compressed in a way that we do not know.
+    /// Its messages have an unknown compression.
     Encoding(String),
-    /// Its message is longer than allowed; how long, if it says so.
+    /// Its message is longer than allowed. `size` is set if the prefix states it.
     Long { size: Option<usize>, limit: usize },
-    /// It is not what gRPC prescribes.
+    /// It violates the gRPC protocol.
     Malformed(&'static str),
-    /// It ended before its message did.
+    /// It ended before its message was complete.
     Broken,
-    /// Nothing came for so long.
+    /// No byte of it arrived for this time.
     Silent(Duration),
-    /// There are too many others.
+    /// A budget is exhausted.
     Exhausted(Exhausted),
-    /// This process stops.
+    /// This process is stopping.
     Stopped,
 }
 
@@ -100,19 +99,30 @@ impl From<Exhausted> for Unfit {
     }
 }
 
-/// What the head of a gRPC request says about the rest.
+/// The body of a request as it arrives.
+pub(crate) trait RequestBody:
+    http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static
+{
+}
+
+impl<B> RequestBody for B where
+    B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static
+{
+}
+
+/// The facts in the head of a gRPC request about the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// How long the caller waits.
+    /// The time that the caller waits.
     pub(super) timeout: Option<Duration>,
-    /// Whether messages may be compressed with gzip.
+    /// Whether messages can be compressed with gzip.
     gzip: bool,
-    /// In bytes.
+    /// The length of the head in bytes.
     size: usize,
 }
 
 impl Head {
-    /// Reads a head, or says what is wrong with it.
+    /// Parses the head of a request.
     pub(super) fn read<B>(request: &Request<B>) -> Result<Self, Unfit> {
         let headers = request.headers();
         let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
@@ -139,7 +149,7 @@ impl Head {
     }
 }
 
-/// A header that has one meaning or none.
+/// Returns the value of a header that must occur at most once.
 fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Unfit> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -152,7 +162,7 @@ fn clipped(text: &str) -> String {
     text.chars().take(32).collect()
 }
 
-/// Reads `grpc-timeout`: at most eight digits and a unit.
+/// Parses `grpc-timeout`: at most eight digits and a unit.
 fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -170,20 +180,20 @@ fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// A request that is here, uncompressed, with its prefix; and the memory that it takes.
+/// A complete message, uncompressed and with its prefix, and the memory that it takes.
 pub(super) type Whole = (Bytes, Held);
 
-/// Waits for the rest of requests.
+/// The limits on the wait for the rest of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Waits {
-    /// How long nothing may come.
+    /// The longest time without a byte.
     pub(super) silence: Duration,
-    /// When this process stops, it is less.
+    /// After this the limit is lower.
     pub(super) stop: CancellationToken,
 }
 
 impl Waits {
-    /// Reads the one message of a request, which has at most `limit` bytes, and drops its body.
+    /// Reads the one message of a request, of at most `limit` bytes, and drops its body.
     pub(super) async fn message<B>(
         &self,
         head: Head,
@@ -192,7 +202,7 @@ impl Waits {
         connection: &Connection,
     ) -> Result<Whole, Unfit>
     where
-        B: http_body::Body<Data = Bytes, Error: Send> + Unpin,
+        B: RequestBody,
     {
         let Some(body) = from else { return Err(Unfit::Broken) };
         let mut held = connection.memory.take(head.size)?;
@@ -226,10 +236,10 @@ impl Waits {
         Ok((unpacked, held))
     }
 
-    /// The body of a stream of requests, each of which comes in time.
+    /// Returns the body of a stream of requests. It fails if the next request takes too long.
     pub(super) fn stream<B>(self, body: Option<B>, connection: Arc<Connection>) -> Body
     where
-        B: http_body::Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
+        B: RequestBody,
     {
         let frames = stream::unfold(body.map(|body| (body, self.silence)), move |state| {
             let (waits, connection) = (self.clone(), connection.clone());
@@ -251,7 +261,7 @@ impl Waits {
         Body::new(StreamBody::new(frames))
     }
 
-    /// Waits for a frame that comes in time.
+    /// Waits for a frame, but no longer than the limits.
     async fn within<F: Future>(&self, silence: Duration, frame: F) -> Result<F::Output, Unfit> {
         let stopped = async {
             self.stop.cancelled().await;
@@ -266,13 +276,14 @@ impl Waits {
     }
 }
 
-/// One message on its way.
+/// A message of which the frames are arriving.
 struct Message {
     gzip: bool,
     limit: usize,
-    /// The first frame; most messages have no other.
+    /// The first frame. Most messages have no other.
     first: Bytes,
-    /// All frames, where there are several: what a frame leaves in memory can be many times as large.
+    /// All frames, if there are several. They are copied, because a frame can keep many times its own
+    /// length in memory.
     all: BytesMut,
 }
 
@@ -322,11 +333,11 @@ impl Message {
     }
 }
 
-/// A message that was compressed with gzip, with the prefix of one that was not.
+/// Uncompresses a message. Returns it with the prefix of an uncompressed message.
 fn unpacked(packed: &[u8], limit: usize) -> Result<Bytes, Unfit> {
     let mut message = vec![0; PREFIX];
     let mut reader = MultiGzDecoder::new(packed);
-    // One byte more shows that there is more.
+    // One byte beyond the limit is enough to detect a longer message.
     let read = (&mut reader).take(limit as u64 + 1).read_to_end(&mut message);
     let length = message.len() - PREFIX;
     if length > limit {
@@ -347,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_timeouts_are_read_as_the_protocol_writes_them() {
+    fn grpc_timeout_is_parsed() {
         for (text, expected) in [
             ("1H", Some(Duration::from_secs(3600))),
             ("2M", Some(Duration::from_secs(120))),
@@ -366,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn only_grpc_is_grpc() {
+    fn content_type_decides_what_is_grpc() {
         for (value, expected) in [
             ("application/grpc", Some("")),
             ("Application/GRPC; charset=utf-8", Some("")),
@@ -391,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_is_unpacked_up_to_the_limit() {
+    fn compressed_message_is_unpacked_up_to_limit() {
         let unpacked = |packed: &[u8]| unpacked(packed, 1_000);
         let message = unpacked(&packed(&[7; 1_000])).expect("within the limit");
         assert_eq!(message[..PREFIX], [0, 0, 0, 3, 232]);
@@ -423,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_whole_however_it_is_cut() {
+    fn message_is_complete_however_it_is_split() {
         let whole = b"\0\0\0\0\x03abc";
         for at in 0..whole.len() {
             let (begin, end) = whole.split_at(at);
@@ -434,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused_as_soon_as_that_shows() {
+    fn malformed_message_is_refused_at_once() {
         let refused = |frames: &[&[u8]]| message(frames).expect_err("no message");
         assert!(matches!(refused(&[]), Unfit::Malformed("no message")));
         assert!(matches!(refused(&[b"\0\0"]), Unfit::Broken));

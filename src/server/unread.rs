@@ -1,8 +1,8 @@
-//! What a peer does not read: its stream is reset after a while, and the rest of its connection goes on.
+//! Resets a stream whose peer does not read it. The rest of its connection continues.
 //!
-//! An answer comes from its body a piece at a time. hyper asks for the next piece when HTTP/2 has room
-//! for it, so a body that gave a piece and is not asked again belongs to a peer that does not read. hyper
-//! itself would wait for ever: a peer that answers pings is alive.
+//! An answer comes from its body a piece at a time. hyper polls the body for the next piece when HTTP/2
+//! has room for it. So if a body gave a piece and is not polled again, its peer does not read. hyper
+//! itself would wait without a limit, because a peer that answers pings is alive.
 
 use std::{
     cell::Cell,
@@ -17,40 +17,41 @@ use pin_project_lite::pin_project;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// As long as a dead connection may leave what was sent to it.
+/// The time after which an unread stream is reset. Equal to the time that a dead connection can leave
+/// sent bytes unacknowledged.
 const LIMIT: Duration = Duration::from_secs(60);
-/// At a stop there is less time.
+/// The same at a stop.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 thread_local! {
-    /// What the body that was polled last on this thread did.
+    /// What the body that was last polled on this thread did.
     static BODY: Cell<Option<Body>> = const { Cell::new(None) };
 }
 
 /// What the body of an answer did when it was polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// It gave a piece, and now it is the peer's turn.
+    /// It gave a piece. The peer must read it next.
     Gave,
-    /// It gave a piece of a stream without an end, which the peer may leave for as long as it likes.
+    /// It gave a piece of an endless stream. The peer can leave it unread without a limit.
     GaveOneOfMany,
-    /// It waits for something itself.
+    /// It has nothing to give yet.
     Waits,
 }
 
-/// Notes what a body does, for the stream that polls it.
+/// Records what a body did, for the stream that polls it.
 pub(super) fn note(body: Body) {
     BODY.set(Some(body));
 }
 
-/// Runs the streams of a connection, each until its peer has not read for too long.
+/// Runs the streams of a connection. Drops a stream if its peer has not read it for too long.
 #[derive(Clone, Debug)]
 pub(super) struct Executor {
     pub(super) stop: CancellationToken,
 }
 
 impl Executor {
-    /// Waits until a peer that has not read has had its time.
+    /// Waits until an unread stream must be reset.
     fn limit(&self, limit: Option<Duration>) -> BoxFuture<'static, ()> {
         let stop = self.stop.clone();
         async move {
@@ -78,22 +79,22 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(Taken { stream, executor: self.clone(), limit: None });
+        tokio::spawn(Stream { stream, executor: self.clone(), limit: None });
     }
 }
 
 pin_project! {
-    /// A stream that ends when its peer does not read.
-    struct Taken<F> {
+    /// A stream that ends if its peer does not read it.
+    struct Stream<F> {
         #[pin]
         stream: F,
         executor: Executor,
-        // There while its body gave a piece and was not asked again.
+        // Set while its body has given a piece and has not been polled again.
         limit: Option<BoxFuture<'static, ()>>,
     }
 }
 
-impl<F: Future<Output = ()>> Future for Taken<F> {
+impl<F: Future<Output = ()>> Future for Stream<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -109,7 +110,7 @@ impl<F: Future<Output = ()>> Future for Taken<F> {
             None => {}
         }
         match this.limit {
-            // A stream that is dropped is reset.
+            // Dropping the stream resets it.
             Some(limit) => limit.as_mut().poll(cx),
             None => Poll::Pending,
         }
@@ -124,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream whose body does this each time it is polled, and how long it lives.
+    /// Returns how many seconds a stream lives whose body does this each time it is polled.
     async fn lives(polls: &'static [Option<Body>], stop: CancellationToken) -> Option<u64> {
         let (started, woken, dropped) = (Instant::now(), Arc::new(Notify::new()), Arc::new(()));
         let (held, wake) = (Arc::downgrade(&dropped), woken.clone());
@@ -158,13 +159,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_whose_peer_does_not_read_ends_and_one_that_waits_does_not() {
+    async fn unread_stream_ends_and_waiting_stream_does_not() {
         use Body::{Gave, GaveOneOfMany, Waits};
         let lives = |polls| lives(polls, CancellationToken::new());
         assert_eq!(lives(&[Some(Gave)]).await, Some(61));
-        // Being polled is not being read.
+        // Polling the stream does not mean that the peer reads it.
         assert_eq!(lives(&[Some(Gave), None, None]).await, Some(61));
-        // Read once more after 21 seconds.
+        // The peer reads once more after 21 seconds.
         assert_eq!(lives(&[Some(Gave), Some(Gave)]).await, Some(82));
         assert_eq!(lives(&[Some(Gave), Some(Waits)]).await, None);
         assert_eq!(lives(&[Some(Waits)]).await, None);
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_holds_a_stop_for_two_seconds() {
+    async fn unread_stream_delays_stop_for_two_seconds() {
         let stop = CancellationToken::new();
         stop.cancel();
         assert_eq!(lives(&[Some(Body::Gave)], stop.clone()).await, Some(3));

@@ -1,77 +1,78 @@
-//! What all connections share, such as memory, and how much of it one may have.
+//! A quantity that all connections share, such as memory, and the part of it that one may take.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// So much of one thing is there for all connections together.
+/// The quantity that all connections together may take.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// Its key in `[limits]`.
+    /// The key in `[limits]` that sets it.
     pub(crate) setting: &'static str,
     limit: usize,
     taken: AtomicUsize,
 }
 
-/// What one connection has of it. It may have as much as is still free: one connection alone gets at
-/// most half, two get a third each, so something is always left for another.
+/// The part that one connection takes. A connection may take as much as is still free: one connection
+/// alone gets at most half, two get a third each, so something is always left for another.
 #[derive(Debug)]
 pub(crate) struct Share {
     of: Arc<Budget>,
     own: AtomicUsize,
 }
 
-/// A part of a share, until it is dropped.
+/// A taken amount. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Held {
     share: Arc<Share>,
     amount: usize,
 }
 
-/// There is not enough.
+/// The error of a share that would be too large.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Exhausted {
-    /// The setting that says how much there is.
+    /// The setting that limits it.
     pub(crate) setting: &'static str,
 }
 
 impl Budget {
+    /// Returns a budget of `limit`.
     pub(crate) fn new(setting: &'static str, limit: usize) -> Arc<Self> {
         Arc::new(Self { setting, limit, taken: AtomicUsize::new(0) })
     }
 
-    /// The share of a new connection.
+    /// Returns the share of a new connection.
     pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
         Arc::new(Share { of: self.clone(), own: AtomicUsize::new(0) })
     }
 
-    /// How much is taken by all.
+    /// Returns the amount that all connections have taken.
     pub(crate) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 }
 
 impl Share {
-    /// Takes some, or refuses.
+    /// Takes an amount, unless that is too much.
     pub(crate) fn take(self: &Arc<Self>, amount: usize) -> Result<Held, Exhausted> {
         let held = self.add(amount);
         self.check().map(|()| held)
     }
 
-    /// Takes some even if it is too much; then others are refused until it is given back.
+    /// Takes an amount even if that is too much. Then others are refused until it is given back.
     pub(crate) fn add(self: &Arc<Self>, amount: usize) -> Held {
         self.own.fetch_add(amount, Ordering::Relaxed);
         self.of.taken.fetch_add(amount, Ordering::Relaxed);
         Held { share: self.clone(), amount }
     }
 
-    /// How much this connection has.
+    /// Returns the amount that this connection has taken.
     pub(crate) fn own(&self) -> usize {
         self.own.load(Ordering::Relaxed)
     }
 
-    /// Whether this connection has too much.
+    /// Fails if this connection has taken too much.
     pub(crate) fn check(&self) -> Result<(), Exhausted> {
         let free = self.of.limit.saturating_sub(self.of.taken());
         match self.own() <= free {
@@ -82,7 +83,7 @@ impl Share {
 }
 
 impl Held {
-    /// Takes some more, or refuses; what it has by then it keeps until it is dropped.
+    /// Takes more, unless that is too much. Even then the amount is held until this is dropped.
     pub(crate) fn grow(&mut self, amount: usize) -> Result<(), Exhausted> {
         self.share.own.fetch_add(amount, Ordering::Relaxed);
         self.share.of.taken.fetch_add(amount, Ordering::Relaxed);
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_connection_leaves_half_and_a_second_one_a_third() {
+    fn one_connection_leaves_half_and_two_leave_a_third() {
         let budget = Budget::new("calls", 90);
         let (first, second, third) = (budget.share(), budget.share(), budget.share());
         let all =
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_takes_nothing() {
+    fn refused_amount_is_not_taken() {
         let budget = Budget::new("request_memory_mib", 10);
         let share = budget.share();
         assert_eq!(share.take(6).err(), Some(Exhausted { setting: "request_memory_mib" }));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_counts_although_it_was_too_much() {
+    fn added_amount_counts_beyond_the_limit() {
         let budget = Budget::new("calls", 10);
         let (hog, other) = (budget.share(), budget.share());
         let held = hog.add(10);
