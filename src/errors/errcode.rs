@@ -80,34 +80,6 @@ pub(crate) fn lookup(path: &str, errcode: i64) -> Option<&'static Row> {
         .find(|row| row.path.is_none_or(|only| only == path))
 }
 
-/// WeChat's numbers of the permission sets (权限集) of which a third-party platform needs one for the
-/// call to `path`. Empty where WeChat documents none.
-///
-/// This is what 48001 and 61007 mean by "unauthorized".
-pub(crate) fn permission_sets(path: &str) -> &'static [u8] {
-    match path {
-        "/wxa/add_store"
-        | "/wxa/apply_merchant"
-        | "/wxa/del_store"
-        | "/wxa/get_merchant_audit_info"
-        | "/wxa/get_store_info"
-        | "/wxa/get_store_list"
-        | "/wxa/modify_merchant"
-        | "/wxa/update_store" => &[8, 9, 10, 13],
-        "/wxa/create_map_poi"
-        | "/wxa/get_district"
-        | "/wxa/get_merchant_category"
-        | "/wxa/search_map_poi" => &[8, 9, 10, 13, 37],
-        "/wxa/addnearbypoi"
-        | "/wxa/delnearbypoi"
-        | "/wxa/getnearbypoilist"
-        | "/wxa/setnearbypoishowstatus" => &[37],
-        "/cgi-bin/media/upload" => &[1, 3, 8, 9, 11, 19, 30, 31, 100],
-        "/cgi-bin/media/uploadimg" => &[1, 8, 9, 11, 18, 37, 100],
-        _ => &[],
-    }
-}
-
 /// A row about every call that has none of its own.
 const fn any(
     code: i64,

@@ -599,7 +599,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     let mut failure =
         Failure::new(row.status, row.reason, row.en).with("fix_by", row.fix_by.as_str());
     failure.details.set_localized_message("zh-CN", row.zh);
-    let sets = errcode::permission_sets(path);
+    let sets = wechat::permission_sets(path);
     if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
         let what = format!("one of the permission sets {sets:?} has to be granted");
         failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);

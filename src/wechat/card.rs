@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{AccountKinds, Done, Endpoint, Need, Safety};
 use crate::util::id::{CardId, PoiId};
 
+endpoints![GetCard, SetCard];
+
 /// `POST /card/storewxa/get` — 获取门店小程序配置的卡券
 ///
 /// Returns the card on a store's page.
@@ -31,6 +33,7 @@ impl Endpoint for GetCard {
     const PATH: &'static str = "/card/storewxa/get";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[];
     // A store without a card has no card_id.
     const WHOLE: &'static [Need] = &[];
     type Reply = GetCardReply;
@@ -57,6 +60,7 @@ impl Endpoint for SetCard {
     const PATH: &'static str = "/card/storewxa/set";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

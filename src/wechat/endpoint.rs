@@ -13,7 +13,7 @@ pub(super) const USUAL_REPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// One WeChat call: what is sent, where, and what comes back.
 ///
-/// The list in `src/wechat/registry.rs` has to name it.
+/// The `endpoints!` of its file must name it.
 pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     /// The verb. WeChat refuses the wrong one (43001, 43002).
     const METHOD: Method;
@@ -23,6 +23,9 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     const ACCOUNT: AccountKinds;
     /// What a lost reply means.
     const SAFETY: Safety;
+    /// The permission sets (权限集) by WeChat's numbers. A third-party platform needs one of them, and
+    /// 48001 and 61007 mean that it has none. Empty if WeChat's page names none.
+    const PERMISSION_SETS: &'static [u8];
     /// How its reply states success.
     const VERDICT: Verdict = Verdict::Errcode;
     /// What a reply has to have beside the verdict, as the documents promise it. A reply without is not

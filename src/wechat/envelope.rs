@@ -207,6 +207,7 @@ mod tests {
         const PATH: &'static str = "/call";
         const ACCOUNT: AccountKinds = AccountKinds::Any;
         const SAFETY: Safety = Safety::Read;
+        const PERMISSION_SETS: &'static [u8] = &[];
         const VERDICT: Verdict = VERDICTS[VERDICT as usize];
         const WHOLE: &'static [Need] = &[];
         type Reply = Done;

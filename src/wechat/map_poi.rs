@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{AccountKinds, Decimal, Endpoint, Int, List, Need, Proof, Rows, Safety, Text, Verdict};
 use crate::util::id::{AuditId, DistrictId, MapPoiId, PoiId};
 
+endpoints![CreateMapPoi, GetDistrict, SearchMapPoi];
+
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
 ///
 /// Returns all provinces, cities and districts of China.
@@ -60,6 +62,7 @@ impl Endpoint for GetDistrict {
     const PATH: &'static str = "/wxa/get_district";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13, 37];
     const VERDICT: Verdict = Verdict::Status;
     const WHOLE: &'static [Need] = &[Need::Filled("result")];
     const SALVAGED: bool = false;
@@ -124,6 +127,7 @@ impl Endpoint for SearchMapPoi {
     const PATH: &'static str = "/wxa/search_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13, 37];
     const WHOLE: &'static [Need] = &[Need::List("data.item")];
     type Reply = SearchMapPoiReply;
 }
@@ -183,6 +187,7 @@ impl Endpoint for CreateMapPoi {
     const PATH: &'static str = "/wxa/create_map_poi";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Once(Proof::Event);
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13, 37];
     const VERDICT: Verdict = Verdict::NoError;
     const WHOLE: &'static [Need] = &[Need::Id("data.base_id")];
     type Reply = CreateMapPoiReply;

@@ -11,6 +11,8 @@ use super::{
 };
 use crate::util::id::MediaId;
 
+endpoints![UploadImg, UploadTemporary];
+
 /// The one part of an upload.
 const PART: &str = "media";
 
@@ -50,6 +52,7 @@ impl Endpoint for UploadTemporary {
     const PATH: &'static str = "/cgi-bin/media/upload";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[1, 3, 8, 9, 11, 19, 30, 31, 100];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = &[Need::Id("media_id")];
     // Ten megabytes take a while on a slow line.
@@ -90,6 +93,7 @@ impl Endpoint for UploadImg {
     const PATH: &'static str = "/cgi-bin/media/uploadimg";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[1, 8, 9, 11, 18, 37, 100];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = &[Need::Text("url")];
     const REPLY_LIMIT: Duration = Duration::from_secs(20);

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{AccountKinds, Done, Endpoint, Int, List, Need, Proof, Rows, Safety, Text};
 use crate::util::id::{AuditId, MediaId};
 
+endpoints![ApplyMerchant, GetMerchantAuditInfo, GetMerchantCategory, ModifyMerchant];
+
 /// `GET /wxa/get_merchant_category` — 拉取门店小程序类目
 ///
 /// Returns the categories that a store mini program can have.
@@ -90,6 +92,7 @@ impl Endpoint for GetMerchantCategory {
     const PATH: &'static str = "/wxa/get_merchant_category";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13, 37];
     const WHOLE: &'static [Need] = &[Need::Filled("data.all_category_info.categories")];
     const SALVAGED: bool = false;
     type Reply = GetMerchantCategoryReply;
@@ -129,6 +132,7 @@ impl Endpoint for ApplyMerchant {
     const PATH: &'static str = "/wxa/apply_merchant";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::MerchantAudit);
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
@@ -167,6 +171,7 @@ impl Endpoint for GetMerchantAuditInfo {
     const PATH: &'static str = "/wxa/get_merchant_audit_info";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[Need::Number("data.status")];
     type Reply = GetMerchantAuditInfoReply;
 
@@ -192,6 +197,7 @@ impl Endpoint for ModifyMerchant {
     const PATH: &'static str = "/wxa/modify_merchant";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

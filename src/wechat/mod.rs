@@ -1,8 +1,19 @@
 //! WeChat's words: one file per API family, spelt as WeChat spells them.
 //!
 //! Every call is a plain struct that implements [`Endpoint`]; [`Client`] sends any of them, once.
-//! [`ENDPOINTS`] has the facts of all of them.
+//! [`endpoints`] returns the facts of all of them.
 //! Nothing here knows gRPC, retries or where tokens come from.
+
+/// Lists the endpoints of a family in its file: `endpoints![GetCard, SetCard];`. A call that is not listed
+/// does not compile.
+macro_rules! endpoints {
+    ($($call:ty),+ $(,)?) => {
+        $(impl $crate::wechat::Listed for $call {})+
+
+        pub(super) const ENDPOINTS: &[$crate::wechat::Facts] =
+            &[$($crate::wechat::Facts::of::<$call>()),+];
+    };
+}
 
 mod access;
 mod client;
@@ -32,6 +43,7 @@ pub use endpoint::{AccountKinds, Endpoint, Need, Payload, Proof, Safety, Verdict
 pub use envelope::Done;
 pub use error::{Errcode, Error};
 pub use quoted::{PicList, Quoted};
-pub use registry::{ENDPOINTS, Facts, Listed};
+pub(crate) use registry::permission_sets;
+pub use registry::{Facts, Listed, endpoints};
 pub(crate) use status::passes;
 pub use tolerant::{Decimal, Int, List, Nested, Rows, Seconds, Text};

@@ -10,6 +10,8 @@ use super::{
 };
 use crate::util::id::{AppId, AuditId, MapPoiId, PoiId};
 
+endpoints![AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus];
+
 /// `POST /wxa/addnearbypoi` — 添加地点
 ///
 /// Adds a place, or with `poi_id` replaces what it was. WeChat takes no concurrent calls and asks
@@ -111,6 +113,7 @@ impl Endpoint for AddNearbyPoi {
     const PATH: &'static str = "/wxa/addnearbypoi";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::ListedNearbyPoi);
+    const PERMISSION_SETS: &'static [u8] = &[37];
     // 使用时间隔1s进行串行调用
     const PACE: Option<Duration> = Some(Duration::from_secs(1));
     const WHOLE: &'static [Need] = &[Need::Id("data.audit_id")];
@@ -195,6 +198,7 @@ impl Endpoint for GetNearbyPoiList {
     const PATH: &'static str = "/wxa/getnearbypoilist";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[37];
     // A thousand places, each with an address and a reason.
     const MAX_REPLY: usize = 4 << 20;
     const WHOLE: &'static [Need] = &[Need::List("data.data.poi_list")];
@@ -220,6 +224,7 @@ impl Endpoint for DelNearbyPoi {
     const PATH: &'static str = "/wxa/delnearbypoi";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const PERMISSION_SETS: &'static [u8] = &[37];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
@@ -240,6 +245,7 @@ impl Endpoint for SetNearbyPoiShowStatus {
     const PATH: &'static str = "/wxa/setnearbypoishowstatus";
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[37];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

@@ -1,10 +1,10 @@
 //! All endpoints as data, so that a test over all of them cannot miss one.
 //!
-//! To add an endpoint: implement [`Endpoint`] in the family's file, name the type in the list at the
-//! end of this file, and add WeChat's own example below `tests/documented`. Without the name here the
-//! implementation does not compile. Without the example `tests/it/endpoints.rs` fails.
+//! To add an endpoint, implement [`Endpoint`] in the file of its family, and name the type in the
+//! `endpoints!` of that file. The implementation does not compile without that name. Then add WeChat's
+//! own example below `tests/documented`. Without it `tests/it/endpoints.rs` fails.
 //!
-//! A further fact of every endpoint is a field of [`Facts`], filled in by [`Facts::of`].
+//! A further fact of every endpoint is a field of [`Facts`], which [`Facts::of`] fills in.
 
 use http::Method;
 
@@ -13,14 +13,35 @@ use super::{
     token,
 };
 
-/// Marks the calls that [`ENDPOINTS`] names. Only the list in `src/wechat/registry.rs` implements it.
+/// The endpoints of each family.
+const FAMILIES: [&[Facts]; 7] = [
+    card::ENDPOINTS,
+    map_poi::ENDPOINTS,
+    media::ENDPOINTS,
+    merchant::ENDPOINTS,
+    nearby::ENDPOINTS,
+    store::ENDPOINTS,
+    token::ENDPOINTS,
+];
+
+/// Returns the facts of every endpoint that the gateway calls.
+pub fn endpoints() -> impl Iterator<Item = &'static Facts> {
+    FAMILIES.into_iter().flatten()
+}
+
+/// Returns [`Endpoint::PERMISSION_SETS`] of the call to `path`.
+pub(crate) fn permission_sets(path: &str) -> &'static [u8] {
+    endpoints().find(|facts| facts.path == path).map_or(&[], |facts| facts.permission_sets)
+}
+
+/// Marks the calls that [`endpoints`] returns. Only the macro `endpoints!` implements it.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not listed in `src/wechat/registry.rs`",
-    note = "name it in `endpoints!`, so that the tests of all endpoints find it"
+    message = "the `endpoints!` of this file does not name `{Self}`",
+    note = "name it there, so that the tests of all endpoints find it"
 )]
 pub trait Listed {}
 
-/// What is true of one endpoint, without its types.
+/// The facts of one endpoint, without its types.
 #[derive(Debug)]
 pub struct Facts {
     /// [`Endpoint::METHOD`].
@@ -31,6 +52,8 @@ pub struct Facts {
     pub account: AccountKinds,
     /// [`Endpoint::SAFETY`].
     pub safety: Safety,
+    /// [`Endpoint::PERMISSION_SETS`].
+    pub permission_sets: &'static [u8],
     /// [`Endpoint::VERDICT`].
     pub verdict: Verdict,
     /// [`Endpoint::WHOLE`].
@@ -41,52 +64,16 @@ pub struct Facts {
 
 impl Facts {
     /// Returns the facts of one endpoint.
-    const fn of<E: Endpoint>() -> Self {
+    pub(super) const fn of<E: Endpoint>() -> Self {
         Self {
             method: E::METHOD,
             path: E::PATH,
             account: E::ACCOUNT,
             safety: E::SAFETY,
+            permission_sets: E::PERMISSION_SETS,
             verdict: E::VERDICT,
             whole: E::WHOLE,
             salvaged: E::SALVAGED,
         }
     }
-}
-
-macro_rules! endpoints {
-    ($($call:ty),+ $(,)?) => {
-        $(impl Listed for $call {})+
-
-        /// Every endpoint that this service calls.
-        pub static ENDPOINTS: &[Facts] = &[$(Facts::of::<$call>()),+];
-    };
-}
-
-endpoints! {
-    card::GetCard,
-    card::SetCard,
-    map_poi::CreateMapPoi,
-    map_poi::GetDistrict,
-    map_poi::SearchMapPoi,
-    media::UploadImg,
-    media::UploadTemporary,
-    merchant::ApplyMerchant,
-    merchant::GetMerchantAuditInfo,
-    merchant::GetMerchantCategory,
-    merchant::ModifyMerchant,
-    nearby::AddNearbyPoi,
-    nearby::DelNearbyPoi,
-    nearby::GetNearbyPoiList,
-    nearby::SetNearbyPoiShowStatus,
-    store::AddStore,
-    store::DelPoi,
-    store::DelStore,
-    store::GetPoi,
-    store::GetPoiList,
-    store::GetStoreInfo,
-    store::GetStoreList,
-    store::UpdateStore,
-    token::ClassicToken,
-    token::StableToken,
 }

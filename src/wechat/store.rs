@@ -9,6 +9,8 @@ use super::{
 };
 use crate::util::id::{AuditId, CardId, MapPoiId, PoiId};
 
+endpoints![AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList, UpdateStore,];
+
 /// `POST /wxa/add_store` — 添加门店
 ///
 /// Submits a new store, or migrates an old one.
@@ -58,6 +60,7 @@ impl Endpoint for AddStore {
     const PATH: &'static str = "/wxa/add_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::ListedStore);
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[Need::Id("data.audit_id")];
     type Reply = AddStoreReply;
 
@@ -121,6 +124,7 @@ impl Endpoint for UpdateStore {
     const PATH: &'static str = "/wxa/update_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Values);
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[Need::NumberOrId("data.has_audit_id", "data.audit_id")];
     type Reply = UpdateStoreReply;
 
@@ -204,6 +208,7 @@ impl Endpoint for GetStoreInfo {
     const PATH: &'static str = "/wxa/get_store_info";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[Need::Id("business.base_info.poi_id")];
     type Reply = GetStoreInfoReply;
 
@@ -238,6 +243,7 @@ impl Endpoint for GetStoreList {
     const PATH: &'static str = "/wxa/get_store_list";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[Need::List("business_list")];
     type Reply = GetStoreListReply;
 }
@@ -256,6 +262,7 @@ impl Endpoint for DelStore {
     const PATH: &'static str = "/wxa/del_store";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const PERMISSION_SETS: &'static [u8] = &[8, 9, 10, 13];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
@@ -345,6 +352,7 @@ impl Endpoint for GetPoiList {
     const PATH: &'static str = "/cgi-bin/poi/getpoilist";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[];
     const WHOLE: &'static [Need] = &[Need::List("business_list")];
     type Reply = GetPoiListReply;
 }
@@ -370,6 +378,7 @@ impl Endpoint for GetPoi {
     const PATH: &'static str = "/cgi-bin/poi/getpoi";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Read;
+    const PERMISSION_SETS: &'static [u8] = &[];
     const WHOLE: &'static [Need] = &[Need::Text("business.base_info.business_name")];
     type Reply = GetPoiReply;
 
@@ -392,6 +401,7 @@ impl Endpoint for DelPoi {
     const PATH: &'static str = "/cgi-bin/poi/delpoi";
     const ACCOUNT: AccountKinds = AccountKinds::Official;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
+    const PERMISSION_SETS: &'static [u8] = &[];
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{AccountKinds, Endpoint, Need, Payload, Safety, Seconds, Text, Verdict};
 use crate::util::id::{AppId, Secret};
 
+endpoints![ClassicToken, StableToken];
+
 /// WeChat's tokens live 7200 s. A longer life would be a mistake, and no clock can add every number.
 const LONGEST_LIFE: Duration = Duration::from_secs(7200);
 
@@ -32,6 +34,7 @@ impl Endpoint for ClassicToken {
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     // It changes which token is valid, but asking again just brings a newer one.
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = WHOLE_TOKEN;
     const REPLY_LIMIT: Duration = Duration::from_secs(5);
@@ -76,6 +79,7 @@ impl Endpoint for StableToken {
     const PATH: &'static str = "/cgi-bin/stable_token";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const PERMISSION_SETS: &'static [u8] = &[];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = WHOLE_TOKEN;
     const REPLY_LIMIT: Duration = Duration::from_secs(5);

@@ -70,7 +70,7 @@ pub(crate) struct Example {
     /// What WeChat answers.
     pub(crate) reply: Value,
     /// In the JSON of protobuf; ids and times of a submission are left out.
-    response: Value,
+    pub(crate) response: Value,
 }
 
 impl Example {
@@ -82,7 +82,25 @@ impl Example {
             .unwrap_or_else(|| panic!("no {}", self.rpc))
     }
 
-    /// Makes the call; answers in the JSON of protobuf.
+    /// Lets WeChat answer with this reply, and returns the response without ids and times of a submission.
+    pub(crate) async fn answer_to(&self, app: &App, reply: Value) -> Result<Value, Status> {
+        app.wechat.fault(Fault::new(self.path.clone(), Kind::Replace { body: reply }));
+        let mut answer = self.call(app).await?;
+        if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
+            for own in ["appId", "submissionId", "createTime", "resubmitAfter"] {
+                submission.remove(own);
+            }
+        }
+        // Opaque, and there because the sample of getnearbypoilist counts fewer places than it lists.
+        if self.path == "/wxa/getnearbypoilist"
+            && let Some(fields) = answer.as_object_mut()
+        {
+            fields.remove("nextPageToken");
+        }
+        Ok(answer)
+    }
+
+    /// Makes the call and returns the response in the JSON of protobuf.
     pub(crate) async fn call(&self, app: &App) -> Result<Value, Status> {
         let method = self.method();
         let request = DynamicMessage::deserialize(method.input(), &self.request);
@@ -96,21 +114,8 @@ impl Example {
 
 async fn run(example: Example, name: &str) {
     let app = App::start().await;
-    let reply = Kind::Replace { body: example.reply.clone() };
-    app.wechat.fault(Fault::new(example.path.clone(), reply));
-    let answer = example.call(&app).await;
-    let mut answer = answer.unwrap_or_else(|status| panic!("{name}: {status:?}"));
-    if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
-        for own in ["appId", "submissionId", "createTime", "resubmitAfter"] {
-            submission.remove(own);
-        }
-    }
-    // Opaque, and there because the sample of getnearbypoilist counts fewer places than it lists.
-    if example.path == "/wxa/getnearbypoilist"
-        && let Some(fields) = answer.as_object_mut()
-    {
-        fields.remove("nextPageToken");
-    }
+    let answer = example.answer_to(&app, example.reply.clone()).await;
+    let answer = answer.unwrap_or_else(|status| panic!("{name}: {status:?}"));
     assert_eq!(answer, example.response, "{name}");
 
     let calls = app.wechat.calls(&example.path);
