@@ -60,6 +60,22 @@ fn every_endpoint_is_what_its_document_says() {
     assert_eq!(paths.len(), endpoints().count(), "two endpoints have one path");
 }
 
+#[test]
+fn documented_rows_show_call_and_retry() {
+    let table = include_str!("../../docs/calls.md");
+    for (_, example) in examples() {
+        let facts = endpoints().find(|facts| facts.path == example.path).expect("an endpoint");
+        let (_, method) = example.rpc.split_once('/').expect("Service/Method");
+        let row = format!("| {method} | {} {} | ", facts.method, facts.path);
+        let retried = match example.after_lost_reply {
+            AfterLostReply::Again => " | yes | ",
+            AfterLostReply::Never => " | no | ",
+        };
+        let is_shown = |line: &str| line.starts_with(&row) && line.contains(retried);
+        assert!(table.lines().any(is_shown), "docs/calls.md has no row {row}…{retried}");
+    }
+}
+
 /// Lets three calls go wrong and counts how many are made.
 async fn attempts(example: &Example, mishap: Kind) -> (usize, Option<(Code, String)>) {
     let app = App::start().await;

@@ -211,18 +211,24 @@ fn unknown_fields(value: &mut Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_types_in_documented_replies_change_no_answer() {
+    let mut tried = 0;
     for (name, example) in examples() {
         for (kind, odd) in
             [("wrong types", wrong_types as fn(&mut Value)), ("unknown fields", unknown_fields)]
         {
             let mut reply = example.reply.clone();
             odd(&mut reply);
-            assert_ne!(reply, example.reply, "{name}: {kind}");
+            if reply == example.reply {
+                continue;
+            }
+            tried += 1;
             let answer = example.answer_to(&App::start().await, reply).await;
             let answer = answer.unwrap_or_else(|status| panic!("{name}: {kind}: {status:?}"));
             assert_eq!(answer, example.response, "{name}: {kind}");
         }
     }
+    // Every example has a message to which a field can be added.
+    assert!(tried >= examples().len(), "{tried}");
 }
 
 /// Nulls may say less, but they say it with a type.
