@@ -1,38 +1,38 @@
-//! `[[accounts]]`: on whose behalf WeChat is called.
+//! `[[accounts]]`: the WeChat accounts that the gateway acts for.
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountCallback, Environment, Mistakes, SecretSource,
-    callback::{self, CallbackMode},
+    AccountCallback, ConfigErrors, Environment, SecretSource,
+    callback::{self, CallbackMode, RawAccountCallback},
     invisible,
-    secret::{WrittenSecret, resolve},
+    secret::{RawSecret, resolve},
 };
 use crate::util::id::AppId;
 
-/// One of `[[accounts]]`.
+/// One section of `[[accounts]]`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Account {
-    /// The account's id: `wx` and 16 characters.
+    /// The account's AppID: `wx` and 16 characters.
     pub app_id: AppId,
-    /// What it is.
+    /// The kind of account.
     pub kind: AccountKind,
-    /// Whether requests without an app_id mean it. At most one per kind.
+    /// True if requests without an `app_id` use this account. At most one account per kind.
     pub default: bool,
-    /// Its secret (AppSecret).
+    /// The account's AppSecret.
     pub secret: SecretSource,
-    /// Where its access tokens come from.
+    /// The WeChat endpoint that issues its access tokens.
     pub token: TokenKind,
-    /// Allows a forced refresh of a stable token that WeChat keeps refusing. It ends the token of
-    /// everybody who shares the account.
+    /// Allows a forced refresh of a stable token that WeChat keeps refusing. A forced refresh
+    /// invalidates the token of every system that shares the account.
     pub force_refresh: bool,
-    /// What it takes to receive what WeChat pushes; `None` where nothing is received.
+    /// How pushes from WeChat are received; `None` if the account receives none.
     pub callback: Option<AccountCallback>,
 }
 
-/// What an account is.
+/// The kind of account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AccountKind {
@@ -42,73 +42,85 @@ pub enum AccountKind {
     Official,
 }
 
-/// Where access tokens come from.
+/// The WeChat endpoint that issues access tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
-    /// `GET /cgi-bin/token`: every call ends the previous token.
+    /// `GET /cgi-bin/token`: every call invalidates the previous token.
     Classic,
-    /// `POST /cgi-bin/stable_token`: the same token for everyone who asks.
+    /// `POST /cgi-bin/stable_token`: returns the same token to every system that shares the account.
     #[default]
     Stable,
 }
 
-/// As written in the file.
+/// An account as it stands in the file.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawAccount {
     app_id: String,
     kind: Option<AccountKind>,
     default: bool,
-    secret: Option<WrittenSecret>,
+    secret: Option<RawSecret>,
     token: TokenKind,
     force_refresh: bool,
-    callback: Option<callback::Written>,
+    callback: Option<RawAccountCallback>,
 }
 
+/// Checks all accounts. If the file has none, the environment can describe one.
 pub(super) fn check(
-    mut written: Vec<Written>,
+    mut raw: Vec<RawAccount>,
     environment: &Environment,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Vec<Account> {
-    let before = mistakes.0.len();
-    if written.is_empty() {
-        written.extend(from_environment(environment, mistakes));
+    let before = errors.0.len();
+    if raw.is_empty() {
+        raw.extend(from_environment(environment, errors));
     }
-    if written.is_empty() && mistakes.0.len() == before {
-        mistakes.add(
+    if raw.is_empty() && errors.0.len() == before {
+        errors.add(
             "accounts",
-            "none; write [[accounts]], or set WECHAT_APP_ID and WECHAT_APP_SECRET",
+            "no account is configured; add an [[accounts]] section, or set the environment \
+             variables WECHAT_APP_ID and WECHAT_APP_SECRET",
         );
     }
     let mut seen = HashSet::new();
-    let mut defaults = Vec::new();
+    let mut default_kinds = Vec::new();
     let mut accounts = Vec::new();
-    for (index, account) in written.into_iter().enumerate() {
-        let at = |key: &str| format!("accounts[{index}].{key}");
-        let Written { app_id, kind, default, secret, token, force_refresh, callback } = account;
+    for (index, account) in raw.into_iter().enumerate() {
+        let key = |name: &str| format!("accounts[{index}].{name}");
+        let RawAccount { app_id, kind, default, secret, token, force_refresh, callback } = account;
         if app_id.is_empty() {
-            mistakes.add(at("app_id"), "missing");
+            errors.add(key("app_id"), "missing; set the AppID, such as wx0123456789abcdef");
         } else if !is_app_id(&app_id) {
-            mistakes.add(at("app_id"), "has to be `wx` and 16 characters from 0-9a-f");
+            errors.add(
+                key("app_id"),
+                "not an AppID; must be wx followed by 16 characters from 0-9 and a-f",
+            );
         } else if !seen.insert(app_id.clone()) {
-            mistakes.add(at("app_id"), format!("{app_id} is there twice"));
+            errors.add(
+                key("app_id"),
+                format!("duplicate app_id {app_id}; remove one of the two sections"),
+            );
         }
-        let secret = resolve(secret, environment, &at("secret"), mistakes);
+        let secret = resolve(secret, environment, &key("secret"), errors);
         if kind.is_none() {
-            mistakes.add(at("kind"), "missing; official or mini_program");
+            errors.add(key("kind"), "missing; set \"official\" or \"mini_program\"");
         }
         if force_refresh && token != TokenKind::Stable {
-            mistakes.add(at("force_refresh"), "only with token = \"stable\"");
+            errors.add(key("force_refresh"), "has no effect here; it requires token = \"stable\"");
         }
         let callback = callback.and_then(|callback| {
-            callback::check_account(callback, environment, &at("callback"), mistakes)
+            callback::check_account(callback, environment, &key("callback"), errors)
         });
         let (Some(kind), Some(secret)) = (kind, secret) else { continue };
-        if default && defaults.contains(&kind) {
-            mistakes.add(at("default"), "there is another default account of this kind");
+        if default && default_kinds.contains(&kind) {
+            errors.add(
+                key("default"),
+                "another account of this kind is already the default; set default = false here \
+                 or there",
+            );
         }
-        defaults.extend(default.then_some(kind));
+        default_kinds.extend(default.then_some(kind));
         accounts.push(Account {
             app_id: app_id.into(),
             kind,
@@ -122,40 +134,42 @@ pub(super) fn check(
     accounts
 }
 
-/// `WECHAT_APP_ID` and `WECHAT_APP_SECRET` are enough for one default account; with
-/// `WECHAT_CALLBACK_TOKEN` it receives pushes, sealed ones with `WECHAT_CALLBACK_AES_KEY`.
-fn from_environment(environment: &Environment, mistakes: &mut Mistakes) -> Option<Written> {
+/// Returns the default account that the environment describes, if it describes one.
+///
+/// `WECHAT_APP_ID` and `WECHAT_APP_SECRET` are enough. With `WECHAT_CALLBACK_TOKEN` the account
+/// receives plain pushes, and with `WECHAT_CALLBACK_AES_KEY` also set it receives encrypted ones.
+fn from_environment(environment: &Environment, errors: &mut ConfigErrors) -> Option<RawAccount> {
     let app_id = environment.get("WECHAT_APP_ID")?.trim().to_owned();
-    if let Some(mistake) = invisible::found(&app_id) {
-        mistakes.add("WECHAT_APP_ID", mistake);
+    if let Some(problem) = invisible::find(&app_id) {
+        errors.add("WECHAT_APP_ID", problem);
         return None;
     }
     let kind = match environment.get("WECHAT_ACCOUNT_KIND").map(String::as_str) {
         None | Some("official") => AccountKind::Official,
         Some("mini_program") => AccountKind::MiniProgram,
         Some(_) => {
-            mistakes.add("WECHAT_ACCOUNT_KIND", "has to be official or mini_program");
+            errors.add("WECHAT_ACCOUNT_KIND", "unknown kind; must be official or mini_program");
             return None;
         }
     };
-    let variable = |name: &str| Some(WrittenSecret::Env { env: name.to_owned() });
+    let variable = |name: &str| Some(RawSecret::Env { env: name.to_owned() });
     let secret = variable("WECHAT_APP_SECRET");
     let callback = environment.contains_key("WECHAT_CALLBACK_TOKEN").then(|| {
-        let sealed = environment.contains_key("WECHAT_CALLBACK_AES_KEY");
-        callback::Written {
+        let encrypted = environment.contains_key("WECHAT_CALLBACK_AES_KEY");
+        RawAccountCallback {
             token: variable("WECHAT_CALLBACK_TOKEN"),
-            aes_key: variable("WECHAT_CALLBACK_AES_KEY").filter(|_| sealed),
-            mode: if sealed { CallbackMode::Safe } else { CallbackMode::Plain },
-            ..callback::Written::default()
+            aes_key: variable("WECHAT_CALLBACK_AES_KEY").filter(|_| encrypted),
+            mode: if encrypted { CallbackMode::Safe } else { CallbackMode::Plain },
+            ..RawAccountCallback::default()
         }
     });
-    Some(Written {
+    Some(RawAccount {
         app_id,
         kind: Some(kind),
         default: true,
         secret,
         callback,
-        ..Written::default()
+        ..RawAccount::default()
     })
 }
 

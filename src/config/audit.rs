@@ -1,22 +1,22 @@
-//! `[audit]`: how the results of reviews are followed.
+//! `[audit]`: how the gateway follows reviews.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistakes;
+use super::ConfigErrors;
 
 /// `[audit]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
-    /// After how many hours without a push WeChat is asked what became of a review. 0: never.
+    /// Hours without a push after which the gateway polls WeChat for a review's result. 0: never.
     pub ask_after_hours: f64,
-    /// How many hours lie between two such questions about one review.
+    /// Hours between two polls of the same review.
     pub ask_again_hours: f64,
-    /// After how many hours an open review counts as overdue.
+    /// Hours after which an open review counts as overdue.
     pub overdue_after_hours: f64,
-    /// After how many seconds without an event a watcher gets a checkpoint.
+    /// Seconds without an event after which a watcher receives a checkpoint.
     pub checkpoint_seconds: f64,
 }
 
@@ -31,28 +31,28 @@ impl Default for Audit {
     }
 }
 
-/// However small the number is, not everything is asked about all the time.
-const LEAST_PAUSE: Duration = Duration::from_millis(100);
-/// Ten years; no wait is longer.
-const MOST_HOURS: f64 = 87_600.0;
+/// The shortest time between two polls, so that a tiny setting does not poll WeChat continuously.
+const MIN_ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The longest time that can be set: ten years.
+const MAX_HOURS: f64 = 87_600.0;
 
 impl Audit {
-    /// After which time without a push WeChat is asked; `None` for never.
+    /// Returns the time without a push after which WeChat is polled; `None` for never.
     pub fn ask_after(&self) -> Option<Duration> {
         (self.ask_after_hours > 0.0).then(|| hours(self.ask_after_hours))
     }
 
-    /// The time between two questions about one review.
+    /// Returns the time between two polls of the same review.
     pub fn ask_again(&self) -> Duration {
-        hours(self.ask_again_hours).max(LEAST_PAUSE)
+        hours(self.ask_again_hours).max(MIN_ASK_AGAIN)
     }
 
-    /// After which time an open review counts as overdue.
+    /// Returns the time after which an open review counts as overdue.
     pub fn overdue_after(&self) -> Duration {
         hours(self.overdue_after_hours)
     }
 
-    /// After which time without an event a watcher gets a checkpoint.
+    /// Returns the time without an event after which a watcher receives a checkpoint.
     pub fn checkpoint(&self) -> Duration {
         Duration::from_secs_f64(self.checkpoint_seconds)
     }
@@ -62,20 +62,16 @@ fn hours(hours: f64) -> Duration {
     Duration::from_secs_f64(hours * 3600.0)
 }
 
-pub(super) fn check(audit: Audit, mistakes: &mut Mistakes) -> Audit {
-    if !(0.0..=MOST_HOURS).contains(&audit.ask_after_hours) {
-        mistakes.add("audit.ask_after_hours", "has to be from 0 to 87600");
-    }
+pub(super) fn check(audit: Audit, errors: &mut ConfigErrors) -> Audit {
+    errors.check_range("audit.ask_after_hours", audit.ask_after_hours, 0.0..=MAX_HOURS);
     for (key, value) in [
         ("audit.ask_again_hours", audit.ask_again_hours),
         ("audit.overdue_after_hours", audit.overdue_after_hours),
     ] {
-        if !(value > 0.0 && value <= MOST_HOURS) {
-            mistakes.add(key, "has to be more than 0 and at most 87600");
+        if !(value > 0.0 && value <= MAX_HOURS) {
+            errors.add(key, format!("must be more than 0 and at most {MAX_HOURS}, but is {value}"));
         }
     }
-    if !(0.1..=3600.0).contains(&audit.checkpoint_seconds) {
-        mistakes.add("audit.checkpoint_seconds", "has to be from 0.1 to 3600");
-    }
+    errors.check_range("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.1..=3600.0);
     audit
 }

@@ -1,4 +1,4 @@
-//! `[callback]`, and the `callback` of an account: what WeChat pushes, and to whom it goes on.
+//! `[callback]` and the `callback` of an account: how pushes from WeChat are received and forwarded.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    Environment, Mistakes, SecretSource,
-    secret::{WrittenSecret, resolve},
+    ConfigErrors, Environment, SecretSource,
+    secret::{RawSecret, resolve},
 };
 use crate::message_crypto;
 
@@ -15,8 +15,8 @@ use crate::message_crypto;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callback {
-    /// How far a push's timestamp may be from our time, in seconds, so that old ones cannot be
-    /// replayed. 0 takes any.
+    /// How many seconds a push's timestamp may differ from this machine's time. The limit stops
+    /// replays of old pushes. 0 accepts any timestamp.
     pub timestamp_window_seconds: u64,
 }
 
@@ -27,7 +27,8 @@ impl Default for Callback {
 }
 
 impl Callback {
-    /// How far a push's timestamp may be from our time; `None` for any distance.
+    /// Returns how far a push's timestamp may differ from this machine's time; `None` for any
+    /// difference.
     pub fn timestamp_window(&self) -> Option<Duration> {
         (self.timestamp_window_seconds > 0)
             .then(|| Duration::from_secs(self.timestamp_window_seconds))
@@ -37,55 +38,56 @@ impl Callback {
 /// The `callback` of one of `[[accounts]]`.
 #[derive(Clone, Debug, Serialize)]
 pub struct AccountCallback {
-    /// The token (Token) that pushes are signed with.
+    /// The Token that WeChat signs pushes with.
     pub token: SecretSource,
-    /// The key (EncodingAESKey) that they are sealed with; none in plain mode.
+    /// The EncodingAESKey that WeChat encrypts pushes with; `None` in plain mode.
     pub aes_key: Option<SecretSource>,
-    /// The key before it, which WeChat may still use for a while.
+    /// The previous EncodingAESKey, which WeChat can still use for a while after a change.
     pub previous_aes_key: Option<SecretSource>,
-    /// How WeChat seals them.
+    /// How WeChat encrypts pushes.
     pub mode: CallbackMode,
-    /// Further events that are kept in the log, by name, beside those about reviews.
+    /// The names of further events to keep in the log, in addition to events about reviews.
     pub keep: Vec<String>,
-    /// Who else gets the pushes, as they came.
+    /// The other systems that receive the pushes, unchanged.
     pub forward_to: Vec<ForwardTo>,
 }
 
-/// How pushes are sealed (消息加解密方式), as chosen in WeChat's backend.
+/// How WeChat encrypts pushes (消息加解密方式), as chosen in WeChat's backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackMode {
-    /// 兼容模式: plain and sealed side by side. Only the sealed one is read.
+    /// 兼容模式: plain and encrypted content side by side. The gateway reads only the encrypted part.
     Compatible,
-    /// 明文模式: not at all. Only the address they are sent to is signed.
+    /// 明文模式: no encryption. Only the query of the URL is signed.
     Plain,
-    /// 安全模式.
+    /// 安全模式: encrypted content only.
     #[default]
     Safe,
 }
 
-/// Somebody who gets pushes, too.
+/// Another system that receives the pushes.
 #[derive(Clone, Debug, Serialize)]
 pub struct ForwardTo {
-    /// Where; WeChat's query is added.
-    #[serde(serialize_with = "place")]
+    /// The address. WeChat's query is added to it.
+    #[serde(serialize_with = "without_secrets")]
     pub url: Url,
-    /// Only these: names of events, or types of messages such as `text`. Empty: all.
+    /// If not empty, only these pushes are forwarded: names of events, or types of messages such as
+    /// `text`.
     pub only: Vec<String>,
-    /// Not these.
+    /// These pushes are not forwarded.
     pub except: Vec<String>,
 }
 
 impl ForwardTo {
-    /// Whether a push of this name goes there.
+    /// Returns true if a push with this name is forwarded to this system.
     pub fn wants(&self, name: &str) -> bool {
         let has = |list: &[String]| list.iter().any(|entry| entry.eq_ignore_ascii_case(name));
         (self.only.is_empty() || has(&self.only)) && !has(&self.except)
     }
 }
 
-/// Without what is often secret: a query or a password.
-fn place<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes a URL without its query and its password, because both are often secret.
+fn without_secrets<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     let secret = url.query().is_some() || url.password().is_some() || !url.username().is_empty();
     match (secret, url.host_str()) {
         (true, Some(host)) => serializer.collect_str(&format_args!(
@@ -97,21 +99,21 @@ fn place<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     }
 }
 
-/// As written in the file.
+/// The `callback` of an account as it stands in the file.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Written {
-    pub(super) token: Option<WrittenSecret>,
-    pub(super) aes_key: Option<WrittenSecret>,
-    pub(super) previous_aes_key: Option<WrittenSecret>,
+pub(super) struct RawAccountCallback {
+    pub(super) token: Option<RawSecret>,
+    pub(super) aes_key: Option<RawSecret>,
+    pub(super) previous_aes_key: Option<RawSecret>,
     pub(super) mode: CallbackMode,
     pub(super) keep: Vec<String>,
-    pub(super) forward_to: Vec<WrittenForwardTo>,
+    pub(super) forward_to: Vec<RawForwardTo>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WrittenForwardTo {
+pub(super) struct RawForwardTo {
     url: String,
     #[serde(default)]
     only: Vec<String>,
@@ -119,36 +121,44 @@ pub(super) struct WrittenForwardTo {
     except: Vec<String>,
 }
 
+/// Checks the `callback` of an account, whose key path is `parent`.
 pub(super) fn check_account(
-    written: Written,
+    raw: RawAccountCallback,
     environment: &Environment,
-    at: &str,
-    mistakes: &mut Mistakes,
+    parent: &str,
+    errors: &mut ConfigErrors,
 ) -> Option<AccountCallback> {
-    let Written { token, aes_key, previous_aes_key, mode, keep, forward_to } = written;
-    let at = |key: &str| format!("{at}.{key}");
-    let mut key = |written: Option<WrittenSecret>, name: &str| {
-        let source = resolve(Some(written?), environment, &at(name), mistakes)?;
-        // What cannot be read was told already.
+    let RawAccountCallback { token, aes_key, previous_aes_key, mode, keep, forward_to } = raw;
+    let key = |name: &str| format!("{parent}.{name}");
+    let mut check_aes_key = |raw: Option<RawSecret>, name: &str| {
+        let source = resolve(Some(raw?), environment, &key(name), errors)?;
+        // A source that cannot be read is already among the errors.
         if source.read().is_ok_and(|text| message_crypto::Key::parse(&text).is_none()) {
-            mistakes.add(at(name), "has to be the 43 characters of an EncodingAESKey");
+            errors.add(key(name), "not an EncodingAESKey; must be the 43 characters from WeChat");
         }
         Some(source)
     };
-    let aes_key = key(aes_key, "aes_key");
-    let previous_aes_key = key(previous_aes_key, "previous_aes_key");
+    let aes_key = check_aes_key(aes_key, "aes_key");
+    let previous_aes_key = check_aes_key(previous_aes_key, "previous_aes_key");
     if mode != CallbackMode::Plain && aes_key.is_none() {
-        mistakes.add(at("aes_key"), "missing; only mode = \"plain\" goes without");
+        errors.add(
+            key("aes_key"),
+            "missing; set the EncodingAESKey from WeChat, or mode = \"plain\" if pushes are not \
+             encrypted",
+        );
     }
-    let token = resolve(token, environment, &at("token"), mistakes);
+    let token = resolve(token, environment, &key("token"), errors);
     let mut targets = Vec::new();
     for (index, target) in forward_to.into_iter().enumerate() {
-        let WrittenForwardTo { url, only, except } = target;
+        let RawForwardTo { url, only, except } = target;
         match Url::parse(&url) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
                 targets.push(ForwardTo { url, only, except });
             }
-            _ => mistakes.add(at(&format!("forward_to[{index}].url")), "has to be a http URL"),
+            _ => errors.add(
+                key(&format!("forward_to[{index}].url")),
+                "not an HTTP URL; must begin with http:// or https://",
+            ),
         }
     }
     Some(AccountCallback {
@@ -161,11 +171,14 @@ pub(super) fn check_account(
     })
 }
 
-pub(super) fn check(callback: Callback, mistakes: &mut Mistakes) -> Callback {
+pub(super) fn check(callback: Callback, errors: &mut ConfigErrors) -> Callback {
     if callback.timestamp_window_seconds > 0 && callback.timestamp_window_seconds < 30 {
-        mistakes.add(
+        errors.add(
             "callback.timestamp_window_seconds",
-            "WeChat sends again for 20 seconds; has to be 0 or at least 30",
+            format!(
+                "must be 0 or at least 30, but is {}; WeChat repeats a push for 20 seconds",
+                callback.timestamp_window_seconds
+            ),
         );
     }
     callback

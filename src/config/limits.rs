@@ -1,49 +1,49 @@
-//! `[limits]`: how long, how much.
+//! `[limits]`: time limits and sizes.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistakes;
+use super::ConfigErrors;
 
 /// `[limits]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// A call's deadline where the caller sets none, in milliseconds.
+    /// The deadline of a call whose caller sets none, in milliseconds.
     pub default_deadline_ms: u64,
-    /// The longest deadline that a caller can have, in milliseconds.
+    /// The longest deadline that a caller can set, in milliseconds.
     pub max_deadline_ms: u64,
-    /// How many calls of one account are at WeChat at a time.
+    /// Maximum number of concurrent calls to WeChat per account.
     pub account_concurrency: u32,
-    /// How many watches a connection may have open at a time.
+    /// Maximum number of open watches per connection.
     pub watches_per_connection: u32,
-    /// How many watches all connections from one address may have open at a time.
+    /// Maximum number of open watches per client address.
     pub watches_per_address: u32,
-    /// How many gRPC connections are open at a time.
+    /// Maximum number of open gRPC connections.
     pub connections: u32,
-    /// How many of them come from one address.
+    /// Maximum number of open gRPC connections per client address.
     pub connections_per_address: u32,
-    /// How many connections for pushes are open at a time.
+    /// Maximum number of open connections for WeChat's pushes.
     pub callback_connections: u32,
-    /// How many of them come from one address.
+    /// Maximum number of open connections for WeChat's pushes per client address.
     pub callback_connections_per_address: u32,
-    /// How many connections of operators are open at a time.
+    /// Maximum number of open connections for operators.
     pub admin_connections: u32,
-    /// How many of them come from one address.
+    /// Maximum number of open connections for operators per client address.
     pub admin_connections_per_address: u32,
-    /// How many calls are under way at a time, watches included.
+    /// Maximum number of calls in progress, watches included.
     pub calls: u32,
-    /// How many requests may be on their way at a time: begun, but not yet here as a whole.
+    /// Maximum number of requests whose message has not arrived completely.
     pub unfinished_requests: u32,
-    /// How many MiB all requests together may have in memory.
+    /// Maximum memory of all requests together, in MiB.
     pub request_memory_mib: u32,
-    /// How long a request that is on its way may bring nothing, in milliseconds.
+    /// How long an incomplete request can pause, in milliseconds, before it is canceled.
     pub request_silence_ms: u64,
-    /// At a stop, how long health says NOT_SERVING before new connections are refused, in
-    /// milliseconds: the time load balancers need to notice.
+    /// At shutdown, how long health reports NOT_SERVING before the gateway refuses new connections,
+    /// in milliseconds. Load balancers need this time to react.
     pub lame_duck_ms: u64,
-    /// At a stop, how long running calls may go on, in milliseconds.
+    /// At shutdown, how long running calls can continue, in milliseconds.
     pub drain_ms: u64,
 }
 
@@ -71,82 +71,82 @@ impl Default for Limits {
     }
 }
 
-/// How many connections a listener has at a time.
+/// The connection limits of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections {
-    /// In all.
+    /// Maximum number of open connections.
     pub in_all: usize,
-    /// From one address.
+    /// Maximum number of open connections per client address.
     pub per_address: usize,
 }
 
 impl Limits {
-    /// A call's deadline where the caller sets none.
+    /// Returns the deadline of a call whose caller sets none.
     pub fn default_deadline(&self) -> Duration {
         Duration::from_millis(self.default_deadline_ms)
     }
 
-    /// The longest deadline that a caller can have.
+    /// Returns the longest deadline that a caller can set.
     pub fn max_deadline(&self) -> Duration {
         Duration::from_millis(self.max_deadline_ms)
     }
 
-    /// How many calls of one account are at WeChat at a time.
+    /// Returns the maximum number of concurrent calls to WeChat per account.
     pub fn account_concurrency(&self) -> usize {
         count(self.account_concurrency)
     }
 
-    /// For callers.
+    /// Returns the connection limits of the gRPC listener.
     pub fn grpc(&self) -> Connections {
         connections(self.connections, self.connections_per_address)
     }
 
-    /// For pushes.
+    /// Returns the connection limits of the listener for WeChat's pushes.
     pub fn callback(&self) -> Connections {
         connections(self.callback_connections, self.callback_connections_per_address)
     }
 
-    /// For operators.
+    /// Returns the connection limits of the listener for operators.
     pub fn admin(&self) -> Connections {
         connections(self.admin_connections, self.admin_connections_per_address)
     }
 
-    /// How many calls are under way at a time.
+    /// Returns the maximum number of calls in progress.
     pub fn calls(&self) -> usize {
         count(self.calls)
     }
 
-    /// How many requests may be on their way at a time.
+    /// Returns the maximum number of incomplete requests.
     pub fn unfinished_requests(&self) -> usize {
         count(self.unfinished_requests)
     }
 
-    /// How many bytes all requests together may have in memory.
+    /// Returns the maximum memory of all requests together, in bytes.
     pub fn request_memory(&self) -> usize {
         count(self.request_memory_mib) << 20
     }
 
-    /// How long a request that is on its way may bring nothing.
+    /// Returns how long an incomplete request can pause before it is canceled.
     pub fn request_silence(&self) -> Duration {
         Duration::from_millis(self.request_silence_ms)
     }
 
-    /// How many watches a connection may have open at a time.
+    /// Returns the maximum number of open watches per connection.
     pub fn watches_per_connection(&self) -> usize {
-        usize::try_from(self.watches_per_connection).unwrap_or(usize::MAX)
+        count(self.watches_per_connection)
     }
 
-    /// How many watches all connections from one address may have open at a time.
+    /// Returns the maximum number of open watches per client address.
     pub fn watches_per_address(&self) -> usize {
-        usize::try_from(self.watches_per_address).unwrap_or(usize::MAX)
+        count(self.watches_per_address)
     }
 
-    /// How long health says NOT_SERVING before new connections are refused.
+    /// Returns how long health reports NOT_SERVING before the gateway refuses new connections.
     pub fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
     }
 
-    /// How long running calls may go on after that.
+    /// Returns how long running calls can continue after that.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
     }
@@ -160,49 +160,37 @@ fn connections(in_all: u32, per_address: u32) -> Connections {
     Connections { in_all: count(in_all), per_address: count(per_address) }
 }
 
-pub(super) fn check(limits: Limits, mistakes: &mut Mistakes) -> Limits {
-    if !(1..=limits.max_deadline_ms).contains(&limits.default_deadline_ms) {
-        mistakes.add("limits.default_deadline_ms", "has to be from 1 to max_deadline_ms");
+pub(super) fn check(limits: Limits, errors: &mut ConfigErrors) -> Limits {
+    let (default, max) = (limits.default_deadline_ms, limits.max_deadline_ms);
+    if !(1..=max).contains(&default) {
+        errors.add(
+            "limits.default_deadline_ms",
+            format!("must be between 1 and limits.max_deadline_ms ({max}), but is {default}"),
+        );
     }
-    if limits.max_deadline_ms > 3_600_000 {
-        mistakes.add("limits.max_deadline_ms", "has to be at most 3600000, an hour");
+    if max > 3_600_000 {
+        errors.add(
+            "limits.max_deadline_ms",
+            format!("must be at most 3600000 (one hour), but is {max}"),
+        );
     }
-    if !(1..=10_000).contains(&limits.account_concurrency) {
-        mistakes.add("limits.account_concurrency", "has to be from 1 to 10000");
-    }
-    for (key, watches) in [
-        ("limits.watches_per_connection", limits.watches_per_connection),
-        ("limits.watches_per_address", limits.watches_per_address),
+    for (key, value, range) in [
+        ("account_concurrency", limits.account_concurrency, 1..=10_000),
+        ("watches_per_connection", limits.watches_per_connection, 1..=1_000_000),
+        ("watches_per_address", limits.watches_per_address, 1..=1_000_000),
+        ("connections", limits.connections, 1..=100_000),
+        ("connections_per_address", limits.connections_per_address, 1..=100_000),
+        ("callback_connections", limits.callback_connections, 1..=100_000),
+        ("callback_connections_per_address", limits.callback_connections_per_address, 1..=100_000),
+        ("admin_connections", limits.admin_connections, 1..=100_000),
+        ("admin_connections_per_address", limits.admin_connections_per_address, 1..=100_000),
+        ("calls", limits.calls, 2..=1_000_000),
+        ("unfinished_requests", limits.unfinished_requests, 2..=1_000_000),
+        // One connection can use half of it, and a picture has up to 10 MiB.
+        ("request_memory_mib", limits.request_memory_mib, 32..=65_536),
     ] {
-        if !(1..=1_000_000).contains(&watches) {
-            mistakes.add(key, "has to be from 1 to 1000000");
-        }
+        errors.check_range(format!("limits.{key}"), value, range);
     }
-    for (key, connections) in [
-        ("connections", limits.connections),
-        ("connections_per_address", limits.connections_per_address),
-        ("callback_connections", limits.callback_connections),
-        ("callback_connections_per_address", limits.callback_connections_per_address),
-        ("admin_connections", limits.admin_connections),
-        ("admin_connections_per_address", limits.admin_connections_per_address),
-    ] {
-        if !(1..=100_000).contains(&connections) {
-            mistakes.add(format!("limits.{key}"), "has to be from 1 to 100000");
-        }
-    }
-    for (key, value) in
-        [("calls", limits.calls), ("unfinished_requests", limits.unfinished_requests)]
-    {
-        if !(2..=1_000_000).contains(&value) {
-            mistakes.add(format!("limits.{key}"), "has to be from 2 to 1000000");
-        }
-    }
-    if !(32..=65_536).contains(&limits.request_memory_mib) {
-        let rule = "has to be from 32 to 65536: a connection gets half, and a picture has 10";
-        mistakes.add("limits.request_memory_mib", rule);
-    }
-    if !(100..=600_000).contains(&limits.request_silence_ms) {
-        mistakes.add("limits.request_silence_ms", "has to be from 100 to 600000, ten minutes");
-    }
+    errors.check_range("limits.request_silence_ms", limits.request_silence_ms, 100..=600_000);
     limits
 }

@@ -1,30 +1,30 @@
-//! `[listen]`: where callers, WeChat and operators are served.
+//! `[listen]`: the addresses that the gateway listens on.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mistakes;
+use super::ConfigErrors;
 
 /// `[listen]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
-    /// The gRPC address. Port 0 takes any free one.
+    /// The gRPC address. Port 0 takes any free port.
     pub grpc: SocketAddr,
-    /// The HTTP address that WeChat pushes to, for accounts with a `callback`.
+    /// The HTTP address that receives WeChat's pushes, for accounts with a `callback`.
     pub callback: SocketAddr,
-    /// The HTTP address for operators: `/livez`, `/readyz`.
+    /// The HTTP address for operators: `/livez` and `/readyz`.
     pub admin: SocketAddr,
-    /// `"behind-a-mesh"` allows gRPC without TLS beyond loopback.
+    /// `"behind-a-mesh"` allows gRPC without TLS on a non-loopback address.
     pub plaintext: Option<Plaintext>,
 }
 
-/// Who encrypts instead.
+/// The reason why the gateway itself does not need to encrypt gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Plaintext {
-    /// A service mesh or a proxy on the same host.
+    /// A service mesh, or a proxy on the same host, provides TLS.
     BehindAMesh,
 }
 
@@ -40,12 +40,12 @@ impl Default for Listen {
     }
 }
 
-pub(super) fn check(listen: Listen, mistakes: &mut Mistakes) -> Listen {
+pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
     if !listen.grpc.ip().is_loopback() && listen.plaintext.is_none() {
-        mistakes.add(
+        errors.add(
             "listen.grpc",
-            "beyond loopback callers would speak without TLS; if a mesh or proxy encrypts, say \
-             plaintext = \"behind-a-mesh\"",
+            "a non-loopback address would expose plaintext gRPC; if a mesh or proxy provides TLS, \
+             set listen.plaintext = \"behind-a-mesh\"",
         );
     }
     listen

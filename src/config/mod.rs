@@ -1,9 +1,9 @@
-//! The settings: one TOML file, overridden by the environment, one struct per concern.
+//! The settings: one TOML file, overridden by environment variables, one struct per section.
 //!
-//! Reading is a pure function of the file's text and the environment's variables. All mistakes are
-//! found together, before any port opens.
+//! Reading is a pure function of the file's text and the environment variables. It returns all
+//! errors together, before any port opens.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
@@ -29,14 +29,16 @@ mod secret;
 mod state;
 mod wechat;
 
-/// Environment variables with this prefix override the file: the path of a key in capitals, its
-/// parts joined by two underscores, as in `WECHAT_STORE_GATEWAY__LISTEN__GRPC`.
+/// The prefix of environment variables that override the file.
+///
+/// After it come section and key in capitals, joined by two underscores, such as
+/// `WECHAT_STORE_GATEWAY__LISTEN__GRPC`.
 pub const PREFIX: &str = "WECHAT_STORE_GATEWAY__";
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
 
-/// Everything that can be set, checked.
+/// All settings, checked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settings {
     /// `[listen]`
@@ -55,84 +57,100 @@ pub struct Settings {
     pub accounts: Vec<Account>,
 }
 
-/// One thing that is wrong with the settings.
+/// One error in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Where, as in `accounts[0].kind`.
+pub struct ConfigError {
+    /// The path of the key, such as `accounts[0].kind`.
     pub key: String,
-    /// What, and what would be right.
+    /// What is wrong, why, and what to do.
     pub message: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key, self.message)
     }
 }
 
 impl Settings {
-    /// Reads the settings from the text of a file (empty for none) and the environment.
-    pub fn read(file: &str, environment: &Environment) -> Result<Self, Vec<Mistake>> {
+    /// Returns the settings from the text of a file (empty for no file) and the environment.
+    ///
+    /// Returns all errors at once, each with its key.
+    pub fn read(file: &str, environment: &Environment) -> Result<Self, Vec<ConfigError>> {
         let mut table = file.parse::<Table>().map_err(|error| {
             let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
-            vec![Mistake { key: format!("line {line}"), message: error.message().to_owned() }]
+            vec![ConfigError { key: format!("line {line}"), message: error.message().to_owned() }]
         })?;
-        let mut mistakes = Mistakes::default();
-        override_from(environment, &mut table, &mut mistakes);
+        let mut errors = ConfigErrors::default();
+        apply_overrides(environment, &mut table, &mut errors);
         for (name, value) in &table {
-            invisible::check(value, name, &mut mistakes);
+            invisible::check(value, name, &mut errors);
         }
 
-        let listen = listen::check(section(&mut table, "listen", &mut mistakes), &mut mistakes);
-        let wechat = wechat::check(section(&mut table, "wechat", &mut mistakes), &mut mistakes);
-        let limits = limits::check(section(&mut table, "limits", &mut mistakes), &mut mistakes);
-        let state = state::check(section(&mut table, "state", &mut mistakes), &mut mistakes);
-        let callback =
-            callback::check(section(&mut table, "callback", &mut mistakes), &mut mistakes);
-        let audit = audit::check(section(&mut table, "audit", &mut mistakes), &mut mistakes);
-        let accounts = account::check(
-            sections(&mut table, "accounts", &mut mistakes),
-            environment,
-            &mut mistakes,
-        );
+        let listen = listen::check(section(&mut table, "listen", &mut errors), &mut errors);
+        let wechat = wechat::check(section(&mut table, "wechat", &mut errors), &mut errors);
+        let limits = limits::check(section(&mut table, "limits", &mut errors), &mut errors);
+        let state = state::check(section(&mut table, "state", &mut errors), &mut errors);
+        let callback = callback::check(section(&mut table, "callback", &mut errors), &mut errors);
+        let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
+        let accounts = sections(&mut table, "accounts", &mut errors);
+        let accounts = account::check(accounts, environment, &mut errors);
         for key in table.keys() {
-            mistakes.add(
+            errors.add(
                 key,
-                "no such section; known are listen, wechat, limits, state, callback, audit and \
-                 accounts",
+                "unknown section; the sections are listen, wechat, limits, state, callback, audit \
+                 and accounts",
             );
         }
-        if mistakes.0.is_empty() {
+        if errors.0.is_empty() {
             Ok(Self { listen, wechat, limits, state, callback, audit, accounts })
         } else {
-            Err(mistakes.0)
+            Err(errors.0)
         }
     }
 }
 
-/// Gathers what is wrong.
+/// Collects the errors.
 #[derive(Debug, Default)]
-struct Mistakes(Vec<Mistake>);
+struct ConfigErrors(Vec<ConfigError>);
 
-impl Mistakes {
-    /// One mistake per key: what was wrong and taken out is not also missing.
+impl ConfigErrors {
+    /// Adds an error, unless the key already has one. A wrong value that was removed is then not
+    /// also reported as missing.
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         let key = key.into();
-        if self.0.iter().all(|mistake| mistake.key != key) {
-            self.0.push(Mistake { key, message: message.into() });
+        if self.0.iter().all(|error| error.key != key) {
+            self.0.push(ConfigError { key, message: message.into() });
+        }
+    }
+
+    /// Adds an error if the value is not within the range.
+    fn check_range<T: PartialOrd + fmt::Display>(
+        &mut self,
+        key: impl Into<String>,
+        value: T,
+        range: RangeInclusive<T>,
+    ) {
+        if !range.contains(&value) {
+            let (least, most) = (range.start(), range.end());
+            self.add(key, format!("must be between {least} and {most}, but is {value}"));
         }
     }
 }
 
-fn override_from(environment: &Environment, table: &mut Table, mistakes: &mut Mistakes) {
+/// Writes the overrides of the environment into the table.
+fn apply_overrides(environment: &Environment, table: &mut Table, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let path = path.to_lowercase();
         let Some((section, key)) = path.split_once("__") else {
-            mistakes.add(name, "names a section but no key");
+            errors.add(
+                name,
+                format!("names a section without a key; must be like {PREFIX}LISTEN__GRPC"),
+            );
             continue;
         };
-        // `8` is a number, `true` a boolean, `["a"]` a list; anything else is text.
+        // `8` is a number, `true` a boolean, `["a"]` a list; everything else is text.
         let value = format!("v = {value}")
             .parse::<Table>()
             .ok()
@@ -143,43 +161,53 @@ fn override_from(environment: &Environment, table: &mut Table, mistakes: &mut Mi
             Value::Table(section) => {
                 section.insert(key.to_owned(), value);
             }
-            _ => mistakes.add(name, "only keys of plain sections can be overridden"),
+            _ => errors.add(
+                name,
+                "cannot override a list such as [[accounts]]; only keys of single sections can be \
+                 overridden",
+            ),
         }
     }
 }
 
-/// Takes a section out and reads it.
+/// Removes a section from the table and returns it deserialized.
 fn section<T: DeserializeOwned + Default>(
     table: &mut Table,
     name: &str,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> T {
-    table.remove(name).map(|value| read(value, name, mistakes)).unwrap_or_default()
+    table.remove(name).map(|value| deserialize(value, name, errors)).unwrap_or_default()
 }
 
-/// Takes a list of sections out and reads each.
+/// Removes a list of sections from the table and returns each deserialized.
 fn sections<T: DeserializeOwned + Default>(
     table: &mut Table,
     name: &str,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Vec<T> {
     match table.remove(name) {
         None => Vec::new(),
         Some(Value::Array(list)) => list
             .into_iter()
             .enumerate()
-            .map(|(index, value)| read(value, &format!("{name}[{index}]"), mistakes))
+            .map(|(index, value)| deserialize(value, &format!("{name}[{index}]"), errors))
             .collect(),
         Some(_) => {
-            mistakes.add(name, format!("write it as [[{name}]]"));
+            errors.add(name, format!("not a list of sections; write it as [[{name}]]"));
             Vec::new()
         }
     }
 }
 
-/// Reads one section. serde stops at the first mistake; so each is noted, taken out, and the rest
-/// read again.
-fn read<T: DeserializeOwned + Default>(mut value: Value, name: &str, mistakes: &mut Mistakes) -> T {
+/// Returns one section deserialized.
+///
+/// serde stops at the first error. So each error is added, its key is removed, and the rest is
+/// deserialized again.
+fn deserialize<T: DeserializeOwned + Default>(
+    mut value: Value,
+    name: &str,
+    errors: &mut ConfigErrors,
+) -> T {
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(value.clone()) {
             Ok(section) => return section,
@@ -190,10 +218,10 @@ fn read<T: DeserializeOwned + Default>(mut value: Value, name: &str, mistakes: &
         let first = path.split(['.', '[']).next().unwrap_or_default().to_owned();
         let removed = value.as_table_mut().and_then(|table| table.remove(&first));
         if removed.is_none() {
-            mistakes.add(name, message);
+            errors.add(name, message);
             return T::default();
         }
-        mistakes.add(format!("{name}.{path}"), message);
+        errors.add(format!("{name}.{path}"), message);
     }
 }
 

@@ -1,29 +1,29 @@
-//! Where secrets are: written out, in a variable of the environment, or in a file.
+//! Secrets: written in the file, in an environment variable, or in a file of their own.
 
 use std::{fmt, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Environment, Mistakes, invisible};
+use super::{ConfigErrors, Environment, invisible};
 use crate::util::id::Secret;
 
-/// Where a secret is.
+/// The place that a secret is read from.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretSource {
-    /// In a file, which is read again whenever the secret is needed.
+    /// A file, which is read again whenever the secret is needed.
     File(PathBuf),
-    /// Known.
+    /// The secret itself.
     #[serde(serialize_with = "hidden")]
     Value(Secret),
 }
 
 impl SecretSource {
-    /// Returns the secret, without the line's end that editors and secret stores add. Never empty: a
-    /// file is, for a moment, while somebody writes it.
+    /// Returns the secret without the line break that editors and secret stores append.
     ///
-    /// Fails, and names the file, if it cannot be read, is empty, or has a character that no person
-    /// sees: WeChat would call such a secret wrong.
+    /// Returns an error that names the file if the file cannot be read, is empty or contains an
+    /// invisible character. A file is empty for a moment while another program writes it. WeChat
+    /// refuses a secret with an invisible character.
     pub fn read(&self) -> io::Result<Secret> {
         let path = match self {
             Self::File(path) => path,
@@ -36,8 +36,8 @@ impl SecretSource {
         let invalid = io::ErrorKind::InvalidData;
         match text.trim() {
             "" => Err(wrong(invalid, &"the file is empty")),
-            secret => match invisible::found(secret) {
-                Some(mistake) => Err(wrong(invalid, &mistake)),
+            secret => match invisible::find(secret) {
+                Some(problem) => Err(wrong(invalid, &problem)),
                 None => Ok(secret.to_owned().into()),
             },
         }
@@ -48,50 +48,51 @@ fn hidden<S: serde::Serializer>(_: &Secret, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str("[hidden]")
 }
 
+/// A secret as it stands in the file.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "write \"…\", { env = \"NAME\" } or { file = \"PATH\" }")]
-pub(super) enum WrittenSecret {
+#[serde(untagged, expecting = "must be \"…\", { env = \"NAME\" } or { file = \"PATH\" }")]
+pub(super) enum RawSecret {
     Literal(Secret),
     Env { env: String },
     File { file: PathBuf },
 }
 
-/// Finds what was written; `None` where that is a mistake, which is then noted.
+/// Returns the place of a secret. Returns `None` and adds an error if there is no secret.
 pub(super) fn resolve(
-    written: Option<WrittenSecret>,
+    raw: Option<RawSecret>,
     environment: &Environment,
     key: &str,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Option<SecretSource> {
-    let secret = match written {
+    let secret = match raw {
         None => {
-            mistakes.add(key, "missing");
+            errors.add(key, "missing; set { env = \"NAME\" }, { file = \"PATH\" } or the text");
             return None;
         }
-        Some(WrittenSecret::File { file }) => {
+        Some(RawSecret::File { file }) => {
             let source = SecretSource::File(file);
             if let Err(error) = source.read() {
-                mistakes.add(key, error.to_string());
+                errors.add(key, error.to_string());
             }
             return Some(source);
         }
-        Some(WrittenSecret::Literal(secret)) => secret,
-        Some(WrittenSecret::Env { env }) => match environment.get(&env) {
+        Some(RawSecret::Literal(secret)) => secret,
+        Some(RawSecret::Env { env }) => match environment.get(&env) {
             Some(secret) => {
-                if let Some(mistake) = invisible::found(secret.trim()) {
-                    mistakes.add(key, format!("the environment's {env} {mistake}"));
+                if let Some(problem) = invisible::find(secret.trim()) {
+                    errors.add(key, format!("environment variable {env} {problem}"));
                 }
                 secret.clone().into()
             }
             None => {
-                mistakes.add(key, format!("the environment has no {env}"));
+                errors.add(key, format!("environment variable {env} is not set"));
                 return None;
             }
         },
     };
     let secret = secret.expose().trim();
     if secret.is_empty() {
-        mistakes.add(key, "empty");
+        errors.add(key, "the secret is empty");
     }
     Some(SecretSource::Value(secret.to_owned().into()))
 }

@@ -1,4 +1,4 @@
-//! `[state]`: where what outlives a process is kept.
+//! `[state]`: where the gateway keeps what must outlive its process.
 
 use std::{
     fmt,
@@ -8,35 +8,36 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Mistakes;
+use super::ConfigErrors;
 
 /// `[state]`
 #[derive(Clone, Debug, Serialize)]
 pub struct State {
-    /// Where it is.
+    /// The place of the state.
     pub url: StateUrl,
-    /// For how many days events and settled submissions are kept.
+    /// For how many days events and closed submissions are kept.
     pub retention_days: u32,
 }
 
-/// Where the state is.
+/// The place of the state.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StateUrl {
-    /// At a Redis that several processes may share: `redis://[:password@]host[:port][/db]` or
+    /// A Redis that several processes can share: `redis://[:password@]host[:port][/db]` or
     /// `redis+unix:///path`.
     Redis(String),
-    /// In a file beside this one process: `sqlite:/path`, or `sqlite:path` from where it was started.
+    /// A file that one process uses: `sqlite:/path`, or `sqlite:path` relative to the working
+    /// directory.
     Sqlite(PathBuf),
 }
 
 impl State {
-    /// How long events and settled submissions are kept.
+    /// Returns how long events and closed submissions are kept.
     pub fn retention(&self) -> Duration {
         Duration::from_secs(24 * 3600) * self.retention_days
     }
 }
 
-/// Shows no password.
+/// Hides the password.
 impl fmt::Display for StateUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,25 +65,23 @@ impl Serialize for StateUrl {
     }
 }
 
-/// As written in the file.
+/// The section as it stands in the file.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawState {
     url: String,
     retention_days: u32,
 }
 
-impl Default for Written {
+impl Default for RawState {
     fn default() -> Self {
         Self { url: "sqlite:wechat-store-gateway.db".to_owned(), retention_days: 90 }
     }
 }
 
-pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> State {
-    let Written { url, retention_days } = written;
-    if !(1..=3650).contains(&retention_days) {
-        mistakes.add("state.retention_days", "has to be from 1 to 3650");
-    }
+pub(super) fn check(raw: RawState, errors: &mut ConfigErrors) -> State {
+    let RawState { url, retention_days } = raw;
+    errors.check_range("state.retention_days", retention_days, 1..=3650);
     let url = match url.split_once(':') {
         Some(("sqlite", path))
             if !Path::new(path).file_name().is_none_or(|name| name.is_empty()) =>
@@ -101,11 +100,12 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> State {
                 .add("state.url", "must be sqlite:/path/to/file: this build has no Redis support");
             StateUrl::Redis(url)
         }
-        // What was written may contain a password.
+        // The error does not quote the URL, because it may contain a password.
         _ => {
-            mistakes.add(
+            errors.add(
                 "state.url",
-                "has to be sqlite:/path/to/file, redis://host:6379/0 or redis+unix:///path",
+                "not a URL of a state; must be like sqlite:/path/to/file, redis://host:6379/0 or \
+                 redis+unix:///path",
             );
             StateUrl::Redis(url)
         }

@@ -24,13 +24,13 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn mistakes(file: &str, pairs: &[(&str, &str)]) -> Vec<String> {
-    let mistakes = Settings::read(file, &environment(pairs)).expect_err(file);
-    mistakes.iter().map(ToString::to_string).collect()
+fn errors(file: &str, pairs: &[(&str, &str)]) -> Vec<String> {
+    let errors = Settings::read(file, &environment(pairs)).expect_err(file);
+    errors.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn the_environment_overrides_the_file() {
+fn environment_overrides_file() {
     let environment = environment(&[
         ("BRAND_A", "hush"),
         ("WECHAT_STORE_GATEWAY__LISTEN__GRPC", "127.0.0.1:6001"),
@@ -44,7 +44,7 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
-fn two_variables_are_enough_for_one_default_account() {
+fn two_variables_make_one_default_account() {
     let variables = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
     let settings = Settings::read("", &environment(&variables)).expect("enough");
     let [account] = &settings.accounts[..] else { panic!("one account") };
@@ -53,7 +53,7 @@ fn two_variables_are_enough_for_one_default_account() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_each_with_its_key() {
+fn all_errors_are_returned_with_their_keys() {
     let file = r#"
         [listen]
         grpc = "0.0.0.0:50051"
@@ -80,7 +80,7 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         secret = 7
         [extra]
     "#;
-    let found = mistakes(file, &[]);
+    let found = errors(file, &[]);
     for key in [
         "listen.grpc:",
         "listen.grcp:",
@@ -97,12 +97,12 @@ fn all_mistakes_are_told_at_once_each_with_its_key() {
         "limits.request_silence_ms:",
         "accounts[0].app_id:",
         "accounts[0].kind:",
-        "accounts[0].secret: the environment has no NOT_SET",
+        "accounts[0].secret: environment variable NOT_SET is not set",
         "accounts[1].app_id:",
         "accounts[1].secret:",
         "extra:",
     ] {
-        assert!(found.iter().any(|mistake| mistake.starts_with(key)), "{key} in {found:#?}");
+        assert!(found.iter().any(|error| error.starts_with(key)), "{key} in {found:#?}");
     }
 }
 
@@ -110,56 +110,62 @@ const ACCOUNT: &str =
     "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"\n";
 
 #[test]
-fn every_rule_is_told_alone_where_it_alone_is_broken() {
+fn broken_rule_returns_exactly_its_error() {
     let id = "app_id = \"wx0000000000000001\"";
     let (kind, secret) = ("kind = \"official\"", "secret = \"s\"");
-    for (file, mistake) in [
-        (format!("[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"), "listen.grpc: beyond loopback"),
+    for (file, error) in [
+        (
+            format!("[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"),
+            "listen.grpc: a non-loopback address would expose plaintext gRPC",
+        ),
         (
             format!("[wechat]\nhosts = [\"weixin\"]\n{ACCOUNT}"),
-            "wechat.hosts[0]: \"weixin\" is no URL",
+            "wechat.hosts[0]: \"weixin\" is not a URL",
         ),
         (
             format!("[wechat]\nhosts = [\"https://a/wxa\"]\n{ACCOUNT}"),
-            "wechat.hosts[0]: only scheme",
+            "wechat.hosts[0]: must have only a scheme",
         ),
         (
             format!("[wechat]\nhosts = [\"https://a?b=c\"]\n{ACCOUNT}"),
-            "wechat.hosts[0]: only scheme",
+            "wechat.hosts[0]: must have only a scheme",
         ),
-        (format!("[wechat]\nhosts = [\"https://b@a\"]\n{ACCOUNT}"), "wechat.hosts[0]: only scheme"),
+        (
+            format!("[wechat]\nhosts = [\"https://b@a\"]\n{ACCOUNT}"),
+            "wechat.hosts[0]: must have only a scheme",
+        ),
         (
             format!("[wechat]\nhosts = [\"http://a\"]\n{ACCOUNT}"),
-            "wechat.hosts[0]: tokens would travel",
+            "wechat.hosts[0]: plain HTTP would expose access tokens",
         ),
         (format!("[wechat]\nhosts = [\"ftp://a\"]\n{ACCOUNT}"), "wechat.hosts[0]: the scheme"),
         (
             format!("[limits]\ndefault_deadline_ms = 0\n{ACCOUNT}"),
-            "limits.default_deadline_ms: has to be from 1",
+            "limits.default_deadline_ms: must be between 1 and",
         ),
         (
             format!("[limits]\nmax_deadline_ms = 14999\n{ACCOUNT}"),
-            "limits.default_deadline_ms: has to be from 1 to max",
+            "limits.default_deadline_ms: must be between 1 and limits.max_deadline_ms (14999), but is 15000",
         ),
         (
             format!("[limits]\nmax_deadline_ms = 3600001\n{ACCOUNT}"),
-            "limits.max_deadline_ms: has to be at most",
+            "limits.max_deadline_ms: must be at most 3600000",
         ),
         (
             format!("[limits]\naccount_concurrency = 0\n{ACCOUNT}"),
-            "limits.account_concurrency: has to be from 1",
+            "limits.account_concurrency: must be between 1",
         ),
         (
             format!("[limits]\naccount_concurrency = 10001\n{ACCOUNT}"),
-            "limits.account_concurrency: has to be from 1 to 10000",
+            "limits.account_concurrency: must be between 1 and 10000, but is 10001",
         ),
         (
             format!("[limits]\nwatches_per_connection = 0\n{ACCOUNT}"),
-            "limits.watches_per_connection: has to be from 1 to 1000000",
+            "limits.watches_per_connection: must be between 1 and 1000000, but is 0",
         ),
         (
             format!("[limits]\nwatches_per_address = 0\n{ACCOUNT}"),
-            "limits.watches_per_address: has to be from 1 to 1000000",
+            "limits.watches_per_address: must be between 1 and 1000000, but is 0",
         ),
         (format!("[wechat]\nhosts = []\n{ACCOUNT}"), "wechat.hosts: empty"),
         (
@@ -168,12 +174,15 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
         ),
         (format!("[wechat]\nca_file = 7\n{ACCOUNT}"), "wechat.ca_file: invalid type"),
         (format!("[wechat]\nhost = \"https://a\"\n{ACCOUNT}"), "wechat.host: unknown field"),
-        (format!("{ACCOUNT}[extra]"), "extra: no such section"),
-        (format!("[accounts]\n{id}\n{kind}\n{secret}"), "accounts: write it as [[accounts]]"),
+        (format!("{ACCOUNT}[extra]"), "extra: unknown section"),
+        (
+            format!("[accounts]\n{id}\n{kind}\n{secret}"),
+            "accounts: not a list of sections; write it as [[accounts]]",
+        ),
         (format!("[[accounts]]\n{kind}\n{secret}"), "accounts[0].app_id: missing"),
         (
             format!("[[accounts]]\napp_id = \"wx1\"\n{kind}\n{secret}"),
-            "accounts[0].app_id: has to be",
+            "accounts[0].app_id: not an AppID",
         ),
         (format!("[[accounts]]\n{id}\n{secret}"), "accounts[0].kind: missing"),
         (
@@ -181,47 +190,53 @@ fn every_rule_is_told_alone_where_it_alone_is_broken() {
             "accounts[0].kind: unknown variant",
         ),
         (format!("[[accounts]]\n{id}\n{kind}"), "accounts[0].secret: missing"),
-        (format!("[[accounts]]\n{id}\n{kind}\nsecret = \" \""), "accounts[0].secret: empty"),
+        (
+            format!("[[accounts]]\n{id}\n{kind}\nsecret = \" \""),
+            "accounts[0].secret: the secret is empty",
+        ),
         (
             format!("[[accounts]]\n{id}\n{kind}\nsecret = {{ file = \"/no/such\" }}"),
             "accounts[0].secret: /no/such: ",
         ),
         (
             format!("{ACCOUNT}token = \"classic\"\nforce_refresh = true"),
-            "accounts[0].force_refresh: only with",
+            "accounts[0].force_refresh: has no effect here; it requires token",
         ),
     ] {
-        let found = mistakes(&file, &[]);
-        assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?} in {file}");
+        let found = errors(&file, &[]);
+        assert!(found.len() == 1 && found[0].starts_with(error), "{found:?} in {file}");
     }
 }
 
 #[test]
-fn every_rule_about_the_environment_is_told() {
+fn broken_environment_rule_returns_its_error() {
     let account = ("WECHAT_APP_ID", "wx0000000000000001");
     let secret = ("WECHAT_APP_SECRET", "s");
-    for (variables, mistake) in [
-        (&[account][..], "accounts[0].secret: the environment has no WECHAT_APP_SECRET"),
-        (&[account, secret, ("WECHAT_ACCOUNT_KIND", "shop")], "WECHAT_ACCOUNT_KIND: has to be"),
+    for (variables, error) in [
+        (&[account][..], "accounts[0].secret: environment variable WECHAT_APP_SECRET is not set"),
+        (
+            &[account, secret, ("WECHAT_ACCOUNT_KIND", "shop")],
+            "WECHAT_ACCOUNT_KIND: unknown kind; must be",
+        ),
         (
             &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN", "x")],
-            "WECHAT_STORE_GATEWAY__LISTEN: names a section but no key",
+            "WECHAT_STORE_GATEWAY__LISTEN: names a section without a key",
         ),
         (
             &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN__GRCP", "x")],
             "listen.grcp: unknown field",
         ),
     ] {
-        let found = mistakes("", variables);
-        assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?}");
+        let found = errors("", variables);
+        assert!(found.len() == 1 && found[0].starts_with(error), "{found:?}");
     }
-    let found = mistakes(ACCOUNT, &[("WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET", "x")]);
-    let mistake = "WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET: only keys of plain sections";
-    assert!(found.len() == 1 && found[0].starts_with(mistake), "{found:?}");
+    let found = errors(ACCOUNT, &[("WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET", "x")]);
+    let error = "WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET: cannot override a list";
+    assert!(found.len() == 1 && found[0].starts_with(error), "{found:?}");
 }
 
 #[test]
-fn what_the_rules_allow_is_taken() {
+fn allowed_settings_are_accepted() {
     for file in [
         "[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n",
         "[listen]\ngrpc = \"[::1]:1\"\n",
@@ -244,15 +259,15 @@ fn what_the_rules_allow_is_taken() {
 }
 
 #[test]
-fn two_defaults_of_a_kind_and_an_account_twice_are_mistakes() {
+fn duplicate_account_and_duplicate_default_are_errors() {
     let account = "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\n\
                    default = true\nsecret = \"s\"\n";
-    let found = mistakes(&account.repeat(2), &[]);
+    let found = errors(&account.repeat(2), &[]);
     assert_eq!(found.len(), 2, "{found:#?}");
 }
 
 #[test]
-fn a_secret_in_a_file_is_read_each_time_and_without_its_line_end() {
+fn secret_file_is_read_again_without_line_break() {
     let file = std::env::temp_dir().join(format!("wechat-secret-{}", std::process::id()));
     let source = SecretSource::File(file.clone());
     for secret in ["first", "second"] {
@@ -264,49 +279,52 @@ fn a_secret_in_a_file_is_read_each_time_and_without_its_line_end() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_names_its_line() {
-    assert!(mistakes("[listen]\ngrpc = ", &[])[0].starts_with("line 2:"));
+fn malformed_toml_names_its_line() {
+    assert!(errors("[listen]\ngrpc = ", &[])[0].starts_with("line 2:"));
 }
 
 #[test]
-fn a_secret_is_read_without_the_end_of_its_line() {
+fn secret_variable_is_read_without_line_break() {
     let settings = Settings::read(GOOD, &environment(&[("BRAND_A", "hush\n")])).expect("good");
     assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
 }
 
 #[test]
-fn a_file_that_holds_no_secret_is_a_mistake() {
+fn secret_file_without_secret_is_an_error() {
     let wrong = |path: &str| {
         let file = format!("secret = {{ file = \"{path}\" }}");
-        mistakes(&GOOD.replace("secret = \"literal-secret\"", &file), &[("BRAND_A", "hush")])
+        errors(&GOOD.replace("secret = \"literal-secret\"", &file), &[("BRAND_A", "hush")])
     };
     for path in [concat!(env!("CARGO_MANIFEST_DIR"), "/src"), "/dev/null", "/there/is/none"] {
-        let [mistake] = &wrong(path)[..] else { panic!("one mistake: {path}") };
-        assert!(mistake.starts_with(&format!("accounts[1].secret: {path}: ")), "{mistake}");
+        let [error] = &wrong(path)[..] else { panic!("one error: {path}") };
+        assert!(error.starts_with(&format!("accounts[1].secret: {path}: ")), "{error}");
     }
 }
 
 #[test]
-fn a_host_is_scheme_host_and_port() {
+fn host_with_path_or_user_is_an_error() {
     for host in ["a/b", "user@a", ":password@a", "a?b", "a#b"] {
         let file = GOOD.replace("http://127.0.0.1:8090", &format!("https://{host}"));
-        let found = mistakes(&file, &[("BRAND_A", "hush")]);
-        assert!(found[0].starts_with("wechat.hosts[0]: only scheme"), "{host}: {found:#?}");
+        let found = errors(&file, &[("BRAND_A", "hush")]);
+        assert!(
+            found[0].starts_with("wechat.hosts[0]: must have only a scheme"),
+            "{host}: {found:#?}"
+        );
     }
 }
 
 #[test]
-fn every_host_has_its_own_mistake() {
+fn each_wrong_host_has_its_own_error() {
     let hosts = r#"hosts = ["https://a", "ftp://b", "weixin", "https://A:443/", "https://c"]"#;
-    let found = mistakes(&format!("[wechat]\n{hosts}\n{ACCOUNT}"), &[]);
-    let keys: Vec<_> = found.iter().map(|mistake| mistake.split(':').next()).collect();
+    let found = errors(&format!("[wechat]\n{hosts}\n{ACCOUNT}"), &[]);
+    let keys: Vec<_> = found.iter().map(|error| error.split(':').next()).collect();
     let expected = [1, 2, 3].map(|index| format!("wechat.hosts[{index}]"));
     assert_eq!(keys, expected.each_ref().map(|key| Some(key.as_str())), "{found:#?}");
-    assert!(found[2].ends_with("is there twice"), "{found:#?}");
+    assert!(found[2].ends_with("duplicate host https://A:443/; remove it"), "{found:#?}");
 }
 
 #[test]
-fn hosts_and_proxy_can_come_from_the_environment() {
+fn environment_sets_hosts_and_proxy() {
     let environment = environment(&[
         ("BRAND_A", "hush"),
         ("WECHAT_STORE_GATEWAY__WECHAT__HOSTS", r#"["https://a", "https://b"]"#),
@@ -318,7 +336,7 @@ fn hosts_and_proxy_can_come_from_the_environment() {
 }
 
 #[test]
-fn a_proxy_is_a_url_whose_password_is_not_shown() {
+fn proxy_password_is_never_shown() {
     let read = |proxy: &str| {
         let file = GOOD.replace("[wechat]", &format!("[wechat]\nproxy = \"{proxy}\""));
         Settings::read(&file, &environment(&[("BRAND_A", "quiet")]))
@@ -350,7 +368,7 @@ fn authority() -> String {
 }
 
 #[test]
-fn a_file_of_authorities_has_certificates_and_nothing_malformed() {
+fn ca_file_must_have_only_valid_certificates() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("authorities.pem");
     let name = path.display().to_string();
@@ -372,9 +390,9 @@ fn a_file_of_authorities_has_certificates_and_nothing_malformed() {
         let file = settings.wechat.ca_file.expect("a file");
         assert_eq!(file.read().expect("certificates").len(), count, "{content}");
     }
-    let (none, malformed) = ("there is no certificate in it", "certificate 1 in it is malformed");
+    let (none, malformed) = ("the file has no certificate", "certificate 1 in it is malformed");
     let lines = "-----BEGIN CERTIFICATE-----\naHVzaA==\n-----END CERTIFICATE-----\n";
-    for (content, mistake) in [
+    for (content, expected) in [
         ("", none),
         ("hush", none),
         (&key, none),
@@ -384,17 +402,17 @@ fn a_file_of_authorities_has_certificates_and_nothing_malformed() {
     ] {
         let found = read(content).expect_err(content);
         assert_eq!((found.len(), found[0].key.as_str()), (1, "wechat.ca_file"), "{content}");
-        assert!(found[0].message.starts_with(&format!("{name}: {mistake}")), "{}", found[0]);
+        assert!(found[0].message.starts_with(&format!("{name}: {expected}")), "{}", found[0]);
     }
 }
 
 #[test]
-fn settings_without_an_account_are_a_mistake() {
-    assert_eq!(mistakes("", &[]).len(), 1);
+fn settings_without_account_are_an_error() {
+    assert_eq!(errors("", &[]).len(), 1);
 }
 
 #[test]
-fn printed_settings_hide_their_secrets() {
+fn printed_settings_hide_secrets() {
     let environment = environment(&[("BRAND_A", "hush")]);
     let settings = Settings::read(GOOD, &environment).expect("good settings");
     let printed = toml::to_string(&settings).expect("settings print");
@@ -406,7 +424,7 @@ fn printed_settings_hide_their_secrets() {
 }
 
 #[test]
-fn the_example_shows_every_setting_with_its_default() {
+fn example_file_shows_every_setting_with_its_default() {
     let example = include_str!("../../settings.example.toml");
     let environment = environment(&[("BRAND_A_SECRET", "hush")]);
     let shown = Settings::read(example, &environment).expect("a good example");
@@ -440,7 +458,7 @@ fn with_callback(callback: &str) -> String {
 }
 
 #[test]
-fn a_callback_is_safe_unless_it_says_otherwise() {
+fn callback_mode_is_safe_by_default() {
     let file = with_callback(&format!(r#"{{ token = "push-token", aes_key = "{KEY}" }}"#));
     let settings = Settings::read(&file, &environment(&[("BRAND_A", "hush")])).expect("good");
     assert!(settings.accounts[0].callback.is_none());
@@ -453,11 +471,14 @@ fn a_callback_is_safe_unless_it_says_otherwise() {
 }
 
 #[test]
-fn mistakes_in_a_callback_are_told_with_their_keys() {
-    let wrong = |callback: &str| mistakes(&with_callback(callback), &[("BRAND_A", "hush")]);
+fn wrong_callback_returns_errors_with_keys() {
+    let wrong = |callback: &str| errors(&with_callback(callback), &[("BRAND_A", "hush")]);
     for (callback, expected) in [
         (r#"{ token = "t" }"#.to_owned(), "accounts[1].callback.aes_key: missing"),
-        (r#"{ token = "t", aes_key = "short" }"#.to_owned(), "accounts[1].callback.aes_key: has"),
+        (
+            r#"{ token = "t", aes_key = "short" }"#.to_owned(),
+            "accounts[1].callback.aes_key: not an EncodingAESKey",
+        ),
         (format!(r#"{{ aes_key = "{KEY}" }}"#), "accounts[1].callback.token: missing"),
         (r#"{ token = "t", mode = "open" }"#.to_owned(), "accounts[1].callback.mode: "),
         (
@@ -466,12 +487,12 @@ fn mistakes_in_a_callback_are_told_with_their_keys() {
         ),
     ] {
         let found = wrong(&callback);
-        assert!(found.iter().any(|mistake| mistake.starts_with(expected)), "{found:#?}");
+        assert!(found.iter().any(|error| error.starts_with(expected)), "{found:#?}");
     }
 }
 
 #[test]
-fn variables_are_enough_for_a_callback_too() {
+fn environment_variables_configure_callback() {
     let account = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
     for (more, mode) in [
         (vec![], None),
@@ -489,7 +510,7 @@ fn variables_are_enough_for_a_callback_too() {
 }
 
 #[test]
-fn the_state_is_a_file_or_a_redis_whose_password_is_not_shown() {
+fn state_url_is_sqlite_or_redis_without_shown_password() {
     let read = |url: &str| {
         let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\n");
         Settings::read(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
@@ -511,25 +532,25 @@ fn the_state_is_a_file_or_a_redis_whose_password_is_not_shown() {
 }
 
 #[test]
-fn a_character_that_is_not_seen_is_a_mistake_that_names_its_setting() {
+fn invisible_character_is_an_error_with_its_key() {
     let id = "wx0000000000000001";
     for (file, environment, expected) in [
         (
             format!("[[accounts]]\napp_id = \"{id}\u{200b}\"\nkind = \"official\"\nsecret = \"s\""),
             &[][..],
-            "accounts[0].app_id: has an invisible character (U+200B) at position 19",
+            "accounts[0].app_id: contains an invisible character (U+200B) at position 19",
         ),
         (
             format!("[[accounts]]\napp_id = \"{id}\"\nkind = \"official\"\nsecret = \"\u{feff}s\""),
             &[],
-            "accounts[0].secret: has a byte order mark (U+FEFF) at position 1",
+            "accounts[0].secret: contains a byte order mark (U+FEFF) at position 1",
         ),
         (
             format!(
                 "[[accounts]]\napp_id = \"{id}\"\nkind = \"official\"\nsecret = {{ env = \"S\" }}"
             ),
             &[("S", "s\u{200d}t")],
-            "accounts[0].secret: the environment's S has an invisible character (U+200D) at position 2",
+            "accounts[0].secret: environment variable S contains an invisible character (U+200D) at position 2",
         ),
         (
             format!(
@@ -538,36 +559,36 @@ fn a_character_that_is_not_seen_is_a_mistake_that_names_its_setting() {
                  forward_to = [{{ url = \"http://a/\u{2060}\" }}]"
             ),
             &[],
-            "accounts[0].callback.forward_to[0].url: has an invisible character (U+2060)",
+            "accounts[0].callback.forward_to[0].url: contains an invisible character (U+2060)",
         ),
         (
             "[wechat]\nhosts = [\"https://api.weixin.qq.com\u{200b}\"]\n".to_owned(),
             &[],
-            "wechat.hosts[0]: has an invisible character (U+200B) at position 26",
+            "wechat.hosts[0]: contains an invisible character (U+200B) at position 26",
         ),
         (
             String::new(),
             &[("WECHAT_STORE_GATEWAY__STATE__URL", "\u{feff}sqlite:state.db")],
-            "state.url: has a byte order mark (U+FEFF) at position 1",
+            "state.url: contains a byte order mark (U+FEFF) at position 1",
         ),
         (
             String::new(),
             &[("WECHAT_APP_ID", "wx00000000000000\u{200b}01"), ("WECHAT_APP_SECRET", "s")],
-            "WECHAT_APP_ID: has an invisible character (U+200B) at position 17",
+            "WECHAT_APP_ID: contains an invisible character (U+200B) at position 17",
         ),
         (
             String::new(),
             &[("WECHAT_APP_ID", id), ("WECHAT_APP_SECRET", "\u{feff}s")],
-            "accounts[0].secret: the environment's WECHAT_APP_SECRET has a byte order mark",
+            "accounts[0].secret: environment variable WECHAT_APP_SECRET contains a byte order mark",
         ),
     ] {
-        let told = mistakes(&file, environment);
-        assert!(told.iter().any(|mistake| mistake.starts_with(expected)), "{expected}: {told:?}");
+        let found = errors(&file, environment);
+        assert!(found.iter().any(|error| error.starts_with(expected)), "{expected}: {found:?}");
     }
 }
 
 #[test]
-fn a_secret_file_with_a_character_that_is_not_seen_is_refused_whenever_it_is_read() {
+fn secret_file_with_invisible_character_is_always_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("secret");
     let source = SecretSource::File(path.clone());
@@ -586,10 +607,10 @@ fn a_secret_file_with_a_character_that_is_not_seen_is_refused_whenever_it_is_rea
             assert_eq!(source.read().expect("readable").expose(), "hush");
             continue;
         };
-        let [mistake] = &read.expect_err("a mistake")[..] else { panic!("one mistake") };
-        let mistake = mistake.to_string();
-        let expected = format!("accounts[1].secret: {}: has ", path.display());
-        assert!(mistake.starts_with(&expected) && mistake.contains(wrong), "{mistake}");
+        let [error] = &read.expect_err("an error")[..] else { panic!("one error") };
+        let error = error.to_string();
+        let expected = format!("accounts[1].secret: {}: contains ", path.display());
+        assert!(error.starts_with(&expected) && error.contains(wrong), "{error}");
         // The file may change while the service runs.
         let error = source.read().expect_err("refused").to_string();
         assert!(error.contains(wrong) && !error.contains("hush"), "{error}");
@@ -597,7 +618,7 @@ fn a_secret_file_with_a_character_that_is_not_seen_is_refused_whenever_it_is_rea
 }
 
 #[test]
-fn a_settings_file_may_begin_with_a_byte_order_mark() {
+fn settings_file_can_begin_with_byte_order_mark() {
     let settings = format!("\u{feff}{GOOD}");
     Settings::read(&settings, &environment(&[("BRAND_A", "hush")])).expect("good settings");
 }

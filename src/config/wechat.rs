@@ -1,4 +1,4 @@
-//! `[wechat]`: where WeChat is, and how it is reached.
+//! `[wechat]`: the addresses of WeChat and the way to them.
 
 use std::{fmt, fs, io, path::PathBuf};
 
@@ -9,42 +9,42 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Mistakes;
+use super::ConfigErrors;
 
 /// `[wechat]`
 #[derive(Clone, Debug, Serialize)]
 pub struct WeChat {
     /// WeChat's servers, in order of preference; at least one.
     pub hosts: Vec<String>,
-    /// Allows plain http to a host other than loopback: compose networks, cloud hosting.
+    /// Allows plain HTTP to a non-loopback host, for compose networks and cloud hosting.
     pub allow_http: bool,
-    /// Through which every call goes; `None` for straight to WeChat.
+    /// The proxy that every call goes through; `None` for direct connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
-    /// Who else may have signed WeChat's certificate; `None` for nobody but whom the system trusts.
+    /// Certificate authorities that are trusted in addition to the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<CaFile>,
 }
 
 impl Default for WeChat {
     fn default() -> Self {
-        let Written { hosts, allow_http, proxy: _, ca_file: _ } = Written::default();
+        let RawWeChat { hosts, allow_http, proxy: _, ca_file: _ } = RawWeChat::default();
         Self { hosts, allow_http, proxy: None, ca_file: None }
     }
 }
 
-/// An HTTP proxy, perhaps with a password, which is not shown.
+/// An HTTP proxy. Its URL can contain a password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy(Url);
 
 impl Proxy {
-    /// The whole URL. Only for whoever connects.
+    /// Returns the whole URL with its password, for connecting only.
     pub fn url(&self) -> &Url {
         &self.0
     }
 }
 
-/// Shows neither name nor password.
+/// Hides the user name and the password.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(url) = self;
@@ -66,14 +66,15 @@ impl Serialize for Proxy {
     }
 }
 
-/// A file with certificates of authorities (PEM), which is read again whenever new connections
-/// begin.
+/// A PEM file with certificates of authorities. It is read again whenever new connections begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CaFile(PathBuf);
 
 impl CaFile {
-    /// The certificates: at least one, and each can be trusted. What else is in the file is passed
-    /// over; no error quotes it, for it may be a key.
+    /// Returns the certificates, at least one. Skips everything else in the file.
+    ///
+    /// Returns an error if the file cannot be read, has no certificate or has a malformed one. The
+    /// error does not quote the file, because the file may also contain a private key.
     pub fn read(&self) -> io::Result<Vec<CertificateDer<'static>>> {
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let text = fs::read(&self.0)?;
@@ -85,7 +86,7 @@ impl CaFile {
             certificates.push(certificate);
         }
         match certificates.is_empty() {
-            true => Err(wrong("there is no certificate in it; has to be PEM".to_owned())),
+            true => Err(wrong("the file has no certificate; must be PEM".to_owned())),
             false => Ok(certificates),
         }
     }
@@ -97,17 +98,17 @@ impl fmt::Display for CaFile {
     }
 }
 
-/// As written in the file.
+/// The section as it stands in the file.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RawWeChat {
     hosts: Vec<String>,
     allow_http: bool,
     proxy: Option<String>,
     ca_file: Option<PathBuf>,
 }
 
-impl Default for Written {
+impl Default for RawWeChat {
     fn default() -> Self {
         let hosts = ["https://api.weixin.qq.com", "https://api2.weixin.qq.com"];
         let hosts = hosts.map(str::to_owned).to_vec();
@@ -115,18 +116,21 @@ impl Default for Written {
     }
 }
 
-pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> WeChat {
-    let Written { hosts, allow_http, proxy, ca_file } = written;
+pub(super) fn check(raw: RawWeChat, errors: &mut ConfigErrors) -> WeChat {
+    let RawWeChat { hosts, allow_http, proxy, ca_file } = raw;
     if hosts.is_empty() {
-        mistakes.add("wechat.hosts", "empty; has to name at least one host");
+        errors
+            .add("wechat.hosts", "empty; add at least one host, or remove the key for the default");
     }
     let mut seen = Vec::new();
     for (index, text) in hosts.iter().enumerate() {
         let key = format!("wechat.hosts[{index}]");
         match host(text, allow_http) {
-            Ok(url) if seen.contains(&url) => mistakes.add(key, format!("{text} is there twice")),
+            Ok(url) if seen.contains(&url) => {
+                errors.add(key, format!("duplicate host {text}; remove it"));
+            }
             Ok(url) => seen.push(url),
-            Err(mistake) => mistakes.add(key, mistake),
+            Err(problem) => errors.add(key, problem),
         }
     }
     let proxy = proxy.and_then(|text| match Url::parse(&text) {
@@ -138,9 +142,13 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> WeChat {
         {
             Some(Proxy(url))
         }
-        // What was written may contain a password.
+        // The error does not quote the value, because it may contain a password.
         _ => {
-            mistakes.add("wechat.proxy", "has to be http://host:port or http://name:password@…");
+            errors.add(
+                "wechat.proxy",
+                "not the URL of an HTTP proxy; must be like http://host:port or \
+                 http://name:password@host:port",
+            );
             None
         }
     });
@@ -148,28 +156,32 @@ pub(super) fn check(written: Written, mistakes: &mut Mistakes) -> WeChat {
     if let Some(file) = &ca_file
         && let Err(error) = file.read()
     {
-        mistakes.add("wechat.ca_file", format!("{file}: {error}"));
+        errors.add("wechat.ca_file", format!("{file}: {error}"));
     }
     WeChat { hosts, allow_http, proxy, ca_file }
 }
 
-/// The URL of a host, or what is wrong with it.
+/// Returns the URL of a host, or a description of what is wrong with it.
 fn host(text: &str, allow_http: bool) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| match text.contains('@') {
-        // It may be a password's.
-        true => format!("no URL: {error}"),
-        false => format!("{text:?} is no URL: {error}"),
+        // The text before the @ may be a password.
+        true => format!("not a URL: {error}"),
+        false => format!("{text:?} is not a URL: {error}"),
     })?;
     if url.path() != "/" || url.as_str().contains(['?', '#', '@']) {
-        return Err("only scheme, host and port, as in https://api.weixin.qq.com".to_owned());
+        return Err(
+            "must have only a scheme, a host and a port, such as https://api.weixin.qq.com"
+                .to_owned(),
+        );
     }
     match url.scheme() {
         "https" => Ok(url),
         "http" if allow_http || is_loopback(&url) => Ok(url),
         "http" => {
-            Err("tokens would travel in the clear; use https, or say allow_http = true".to_owned())
+            Err("plain HTTP would expose access tokens; use https, or set wechat.allow_http = true"
+                .to_owned())
         }
-        _ => Err("the scheme has to be https or http".to_owned()),
+        _ => Err("the scheme must be https or http".to_owned()),
     }
 }
 
