@@ -8,7 +8,7 @@ use wechat_store_gateway::{
     config::Environment,
 };
 
-/// A call allocates some ninety times, which takes a tenth of its time with the system's allocator.
+/// A call allocates about ninety times. The system's allocator needs a tenth of its time for that.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,7 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => cli::conclude(run(cli.command)),
-        Err(error) => cli::misused(&error),
+        Err(error) => cli::print_usage(&error),
     }
 }
 
@@ -35,7 +35,9 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
     }
 }
 
-/// Everything else is handed the environment as data. What is no Unicode is no setting of ours.
+/// Returns the environment variables. All other code receives them as data.
+///
+/// Skips variables that are not Unicode, because no setting is.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn environment() -> Environment {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {

@@ -1,4 +1,4 @@
-//! The commands as their users meet them: the built binary, its output and its exit codes.
+//! The commands as a user runs them: the built binary, its output and its exit codes.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Far more than anything here takes.
+/// A time limit far above the duration of any step here.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const ACCOUNT: &str = "
@@ -26,8 +26,8 @@ const ACCOUNT: &str = "
 ";
 
 #[test]
-fn wrong_settings_are_all_told_before_any_port_opens() {
-    // If it tried to listen here, it would complain of that instead.
+fn wrong_settings_are_reported_before_any_port_opens() {
+    // This port is taken. A process that tried to listen on it would report that instead.
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let listen = taken.local_addr().expect("its address");
     let file = File::new(&format!(
@@ -36,37 +36,38 @@ fn wrong_settings_are_all_told_before_any_port_opens() {
     for command in ["serve", "check"] {
         let output = run(&[command, "--config", file.path()]);
         assert_eq!(output.status.code(), Some(64));
-        let told = error(&output);
-        let lines: Vec<_> = told.lines().collect();
-        assert!(lines[0].starts_with(file.path()), "{told}");
+        let printed = error(&output);
+        let lines: Vec<_> = printed.lines().collect();
+        assert!(lines[0].starts_with(file.path()), "{printed}");
         let keys = ["wechat.hosts[0]", "limits.drain_ms", "accounts[0].app_id", "accounts[0].kind"];
         for key in keys {
-            let told_once = lines.iter().filter(|line| line.starts_with(&format!("{key}: ")));
-            assert_eq!(told_once.count(), 1, "{key} in {told}");
+            let reports = lines.iter().filter(|line| line.starts_with(&format!("{key}: ")));
+            assert_eq!(reports.count(), 1, "{key} in {printed}");
         }
-        assert_eq!(told.matches(file.path()).count(), 1, "{told}");
+        assert_eq!(printed.matches(file.path()).count(), 1, "{printed}");
         assert!(output.stdout.is_empty());
     }
 }
 
 #[test]
-fn settings_that_cannot_be_read_are_one_line() {
+fn missing_settings_file_is_reported_in_one_line() {
     let output = run(&["serve", "--config", "/there/is/no/such.toml"]);
     assert_eq!(output.status.code(), Some(64));
-    let told = error(&output);
-    assert!(told.starts_with("/there/is/no/such.toml: ") && told.lines().count() == 1, "{told}");
+    let printed = error(&output);
+    let starts = printed.starts_with("/there/is/no/such.toml: failed to read the settings: ");
+    assert!(starts && printed.lines().count() == 1, "{printed}");
 }
 
 #[test]
-fn a_port_in_use_is_one_line_that_names_address_and_key() {
+fn taken_port_is_reported_with_address_and_key() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
     let file = File::new(&format!("[listen]\ngrpc = \"{address}\"\n{ACCOUNT}"));
     let output = run(&["serve", "--config", file.path()]);
     assert_eq!(output.status.code(), Some(1));
-    let told = error(&output);
-    assert!(told.contains("listen.grpc") && told.contains(&address), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let printed = error(&output);
+    assert!(printed.contains("listen.grpc") && printed.contains(&address), "{printed}");
+    assert_eq!(printed.lines().count(), 1, "{printed}");
 }
 
 #[test]
@@ -77,12 +78,12 @@ fn check_hides_secrets() {
     let printed = text(&output.stdout);
     assert!(printed.contains("wx0000000000000001") && printed.contains("[hidden]"), "{printed}");
     assert!(!printed.contains("official-secret"), "{printed}");
-    // What it prints is TOML again.
+    // The output is TOML.
     printed.parse::<toml::Table>().expect("TOML");
 }
 
 #[test]
-fn wrong_usage_is_64_and_help_is_not() {
+fn wrong_usage_exits_with_64() {
     for wrong in [&["frobnicate"][..], &["call"], &["serve", "--port", "1"], &[]] {
         assert_eq!(run(wrong).status.code(), Some(64), "{wrong:?}");
     }
@@ -90,7 +91,7 @@ fn wrong_usage_is_64_and_help_is_not() {
 }
 
 #[test]
-fn a_service_is_served_asked_called_and_stopped() {
+fn service_starts_answers_calls_and_stops() {
     let simulate = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
     let wechat = simulate.address_after("http://");
     let file = File::new(&format!(
@@ -105,38 +106,41 @@ fn a_service_is_served_asked_called_and_stopped() {
     assert_eq!((health.status.code(), error(&health).lines().count()), (Some(1), 1));
 
     let call = |arguments: &[&str]| run(&[&["call", "--address", &grpc], arguments].concat());
-    a_missing_store_is_refused_in_detail(&call);
-    an_invalid_request_is_refused_by_field(&call);
-    the_contract_can_be_read(&call);
-    pipes_are_read_and_written(&grpc);
+    missing_store_returns_error_details(&call);
+    invalid_request_names_the_field(&call);
+    list_and_describe_print_the_contract(&call);
+    pipes_work_on_both_sides(&grpc);
 
     service.signal("TERM");
     assert_eq!(service.wait(), Some(0));
     let health = run(&["healthcheck", "--address", &grpc]);
     assert_eq!(health.status.code(), Some(1));
-    assert_eq!(call(&["--list"]).status.code(), Some(64 + 14));
+    let unreachable = call(&["--list"]);
+    assert_eq!(unreachable.status.code(), Some(64 + 14));
+    let error: serde_json::Value = serde_json::from_slice(&unreachable.stderr).expect("JSON");
+    assert_eq!(error["code"], "UNAVAILABLE", "{error:#}");
 }
 
-fn a_missing_store_is_refused_in_detail(call: &dyn Fn(&[&str]) -> Output) {
+fn missing_store_returns_error_details(call: &dyn Fn(&[&str]) -> Output) {
     let output = call(&["CardService/GetStoreCard", r#"{"poiId": "1"}"#, "-H", "x-any: thing"]);
     assert_eq!(output.status.code(), Some(64 + 5));
-    let refusal: serde_json::Value = serde_json::from_str(&error(&output)).expect("JSON");
-    assert_eq!(refusal["code"], "NOT_FOUND");
-    let info = &refusal["details"][0];
+    let error: serde_json::Value = serde_json::from_str(&text(&output.stderr)).expect("JSON");
+    assert_eq!(error["code"], "NOT_FOUND");
+    let info = &error["details"][0];
     assert_eq!(info["@type"], "type.googleapis.com/google.rpc.ErrorInfo");
     assert_eq!(info["reason"], "STORE_NOT_FOUND");
     assert_eq!(info["metadata"]["errcode"], "65115");
 }
 
-fn an_invalid_request_is_refused_by_field(call: &dyn Fn(&[&str]) -> Output) {
+fn invalid_request_names_the_field(call: &dyn Fn(&[&str]) -> Output) {
     let output = call(&["wechat.store.v1.CardService/GetStoreCard"]);
     assert_eq!(output.status.code(), Some(64 + 3));
-    let refusal: serde_json::Value = serde_json::from_str(&error(&output)).expect("JSON");
-    let details = refusal["details"].as_array().expect("details");
+    let error: serde_json::Value = serde_json::from_str(&text(&output.stderr)).expect("JSON");
+    let details = error["details"].as_array().expect("details");
     let named = |detail: &serde_json::Value| detail["fieldViolations"][0]["field"] == "poi_id";
-    assert!(details.iter().any(named), "{refusal:#}");
+    assert!(details.iter().any(named), "{error:#}");
 
-    // These are found out before anything is sent.
+    // These errors are detected before a request is sent.
     for wrong in [
         &["CardService/GetStoreCard", r#"{"poi": "1"}"#][..],
         &["CardService/GetStoreCard", "{} {}"],
@@ -147,7 +151,7 @@ fn an_invalid_request_is_refused_by_field(call: &dyn Fn(&[&str]) -> Output) {
     }
 }
 
-fn the_contract_can_be_read(call: &dyn Fn(&[&str]) -> Output) {
+fn list_and_describe_print_the_contract(call: &dyn Fn(&[&str]) -> Output) {
     let list = text(&call(&["--list"]).stdout);
     for expected in ["wechat.store.v1.CardService — ", "  GetStoreCard", "grpc.health.v1.Health"]
     {
@@ -167,13 +171,19 @@ fn the_contract_can_be_read(call: &dyn Fn(&[&str]) -> Output) {
     let hours = text(&call(&["--describe", "OpeningHours"]).stdout);
     assert!(hours.contains("`HH:MM`"), "{hours}");
     assert_eq!(call(&["--describe", "Nothing"]).status.code(), Some(64));
-    // A stream is a line a message, and ends with the deadline.
+    // A value of an enum, with or without its prefix.
+    for name in ["STORE_NOT_FOUND", "ERROR_REASON_STORE_NOT_FOUND"] {
+        let reason = text(&call(&["--describe", name]).stdout);
+        let title = "wechat.store.v1.ErrorReason.ERROR_REASON_STORE_NOT_FOUND\n\n";
+        assert!(reason.starts_with(title) && reason.contains("65115"), "{reason}");
+    }
+    // A stream prints one line per message, and ends with the deadline.
     let watch = call(&["Health/Watch", "--deadline", "0.3"]);
     assert_eq!(text(&watch.stdout), "{\"status\":\"SERVING\"}\n");
     assert_eq!(watch.status.code(), Some(64 + 4));
 }
 
-fn pipes_are_read_and_written(grpc: &str) {
+fn pipes_work_on_both_sides(grpc: &str) {
     let shell = |script: &str| {
         let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
         let script = format!("{binary} call --address {grpc} {script}");
@@ -182,15 +192,15 @@ fn pipes_are_read_and_written(grpc: &str) {
     let script = format!("- <<'END'\n{}\nEND", r#"{"poi_id": "1"}"#);
     let refused = shell(&format!("CardService/GetStoreCard {script}"));
     assert_eq!(refused.status.code(), Some(64 + 5), "{}", error(&refused));
-    // Whoever stops reading is no reason to complain.
+    // A reader that closes the pipe early is not an error.
     let head = shell("--list | head -n 1");
     assert_eq!((error(&head).as_str(), text(&head.stdout).lines().count()), ("", 1));
 }
 
-/// Each of them ends a process at once if it does nothing about it.
+/// Each of these signals ends a process that does not handle it.
 #[cfg(unix)]
 #[test]
-fn signals_that_would_kill_are_ignored_with_a_line() {
+fn deadly_signals_are_ignored_and_logged() {
     let file = File::new(&format!("[listen]\ngrpc = \"127.0.0.1:0\"\n{ACCOUNT}"));
     let mut service = Daemon::start(&["serve", "--config", file.path()]);
     let grpc = service.address_after("\"grpc\":\"");
@@ -202,11 +212,11 @@ fn signals_that_would_kill_are_ignored_with_a_line() {
     let health = run(&["healthcheck", "--address", &grpc]);
     assert_eq!(text(&health.stdout), "SERVING\n");
     service.signal("QUIT");
-    assert_eq!(service.wait(), Some(0), "this one stops it in order");
+    assert_eq!(service.wait(), Some(0), "SIGQUIT stops it in order");
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_ends_the_process_at_once() {
     let file = File::new(&format!(
         "[listen]\ngrpc = \"127.0.0.1:0\"\n[limits]\nlame_duck_ms = 3600000\n{ACCOUNT}"
     ));
@@ -219,20 +229,98 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn the_tour_goes_well() {
-    let output = run(&["sandbox", "--tour"]);
+fn tour_with_json_prints_every_step() {
+    let output = run(&["sandbox", "--tour", "--json"]);
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{printed}{}", error(&output));
-    assert!(printed.ends_with("\"tour\":\"complete\"}\n"), "{printed}");
+    let values = serde_json::Deserializer::from_str(&printed).into_iter::<serde_json::Value>();
+    let values: Vec<_> = values.collect::<Result<_, _>>().expect("JSON");
+    let (last, steps) = values.split_last().expect("steps");
+    assert_eq!(*last, serde_json::json!({ "tour": "complete", "steps": steps.len() }));
+    for step in steps {
+        let has = |key: &str| step.get(key).is_some();
+        assert!(has("step") && has("call") && has("request"), "{step:#}");
+        assert!(has("response") != has("error"), "{step:#}");
+    }
 }
 
 #[test]
-fn what_the_sandbox_tells_to_try_works() {
+fn tour_is_a_short_story_without_json() {
+    let output = run(&["sandbox", "--tour"]);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}{}", error(&output));
+    assert_eq!(error(&output), "", "no log line interrupts the story");
+    assert!(printed.lines().count() < 80, "{printed}");
+    assert!(printed.lines().all(|line| line.chars().count() <= 140), "{printed}");
+    // A pipe gets no colors.
+    assert!(!printed.contains('\u{1b}'), "{printed}");
+    for expected in [
+        "StoreService/AddStore",
+        "submission.state: AUDIT_STATE_IN_REVIEW",
+        "event.clientReference: shop-0001",
+        "code: ALREADY_EXISTS, details[0].reason: STORE_ALREADY_BOUND",
+        "What to try next",
+    ] {
+        assert!(printed.contains(expected), "{expected} in {printed}");
+    }
+}
+
+/// The block in the documents must be the real output.
+#[test]
+fn documented_errors_of_settings_are_the_real_ones() {
+    const SETTINGS: &str = r#"
+        [listen]
+        grpc = "0.0.0.0:50051"
+        grcp = "127.0.0.1:50051"
+        [limits]
+        default_deadline_ms = 90000
+        [[accounts]]
+        app_id = "wx0123456789abcdef"
+        kind = "official"
+        secret = { env = "BRAND_A_SECRET" }
+    "#;
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("settings.toml"), SETTINGS).expect("a file");
+    let output = command(&["check", "--config", "settings.toml"])
+        .current_dir(&folder)
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(64));
+    let expected = format!("```text\n{}```\n", error(&output));
+
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    let mut folders = vec![root.join("docs")];
+    documents.push(root.join("README.md"));
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                documents.push(path);
+            }
+        }
+    }
+    let mut blocks = 0;
+    for document in documents.iter().filter(|path| path.extension().is_some_and(|it| it == "md")) {
+        let text = fs::read_to_string(document).expect("a document");
+        for (start, _) in text.match_indices("```text\nsettings.toml: ") {
+            assert!(text[start..].starts_with(&expected), "{}: {expected}", document.display());
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 0, "no document shows the errors of settings");
+}
+
+#[test]
+fn commands_of_the_sandbox_guide_work() {
     let ports = ["--grpc", "--simulator", "--callback", "--admin"];
     let anywhere = ports.iter().flat_map(|port| [*port, "127.0.0.1:0"]);
     let arguments: Vec<_> = std::iter::once("sandbox").chain(anywhere).collect();
     let mut sandbox = Daemon::start(&arguments);
-    let (_, lines) = sandbox.read_until("Ctrl-C");
+    let (_, mut lines) = sandbox.read_until("Check that the service is ready");
+    lines.push(sandbox.read_until("curl").0);
     let tries = lines.iter().map(|line| line.trim());
     let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
     let mut tried = 0;
@@ -245,7 +333,7 @@ fn what_the_sandbox_tells_to_try_works() {
         assert!(!text(&output.stdout).contains("\"error\""), "{line}: {}", text(&output.stdout));
         tried += 1;
     }
-    assert!(tried >= 6, "{lines:#?}");
+    assert!(tried >= 7, "{lines:#?}");
     sandbox.signal("INT");
     assert_eq!(sandbox.wait(), Some(0));
 }
@@ -259,11 +347,11 @@ fn run(arguments: &[&str]) -> Output {
     command(arguments).output().expect("the binary runs")
 }
 
-/// The binary in an environment that says nothing.
+/// Returns the binary with an environment that has only one variable.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"));
     command.args(arguments).env_clear().stdin(Stdio::null());
-    // Tests run side by side.
+    // Tests run in parallel, so each needs its own port.
     command.env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0");
     command
 }
@@ -276,7 +364,7 @@ fn error(output: &Output) -> String {
     text(&output.stderr)
 }
 
-/// A file that goes when the test ends.
+/// A file that is deleted when the test ends.
 struct File(PathBuf);
 
 impl File {
@@ -298,11 +386,10 @@ impl Drop for File {
     }
 }
 
-/// A process that goes on, and is gone when the test ends. What it says, on either output, is read
-/// line by line.
+/// A process that keeps running until the test ends. Its two outputs are read line by line.
 struct Daemon {
     child: Child,
-    /// Where it keeps what it keeps.
+    /// Its working directory.
     _folder: TempDir,
     lines: std::sync::mpsc::Receiver<String>,
 }
@@ -316,39 +403,39 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let (tell, lines) = std::sync::mpsc::channel();
+        let (sender, lines) = std::sync::mpsc::channel();
         let outputs: [Box<dyn Read + Send>; 2] = [
             Box::new(child.stdout.take().expect("piped")),
             Box::new(child.stderr.take().expect("piped")),
         ];
         for output in outputs {
-            let tell = tell.clone();
+            let sender = sender.clone();
             thread::spawn(move || {
                 BufReader::new(output)
                     .lines()
                     .map_while(Result::ok)
-                    .all(|line| tell.send(line).is_ok())
+                    .all(|line| sender.send(line).is_ok())
             });
         }
         Self { child, _folder: folder, lines }
     }
 
-    /// Reads until a line contains `mark`; answers that line and all before it.
-    fn read_until(&self, mark: &str) -> (String, Vec<String>) {
+    /// Reads until a line contains `text`. Returns that line and all lines before it.
+    fn read_until(&self, text: &str) -> (String, Vec<String>) {
         let mut read = Vec::new();
         loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else { panic!("no {mark} in {read:#?}") };
-            if line.contains(mark) {
+            let Ok(line) = self.lines.recv_timeout(LIMIT) else { panic!("no {text} in {read:#?}") };
+            if line.contains(text) {
                 return (line, read);
             }
             read.push(line);
         }
     }
 
-    /// The address that it says after `mark`.
-    fn address_after(&self, mark: &str) -> String {
-        let (line, _) = self.read_until(mark);
-        let (_, rest) = line.split_once(mark).expect("the mark");
+    /// Returns the address that it prints after `text`.
+    fn address_after(&self, text: &str) -> String {
+        let (line, _) = self.read_until(text);
+        let (_, rest) = line.split_once(text).expect("the text");
         rest.chars().take_while(|char| matches!(char, '0'..='9' | '.' | ':')).collect()
     }
 
@@ -358,7 +445,7 @@ impl Daemon {
         assert!(status.success());
     }
 
-    /// Its exit code.
+    /// Waits for its end and returns the exit code.
     fn wait(&mut self) -> Option<i32> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
@@ -367,7 +454,7 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        panic!("it does not end");
+        panic!("the process did not end");
     }
 }
 

@@ -1,5 +1,5 @@
-//! `call --rows`, as people use it: the built binary against a built service, and what the simulated
-//! WeChat was asked.
+//! `call --rows` as a user runs it: the built binary calls a running service, and the tests check the
+//! calls that the simulated WeChat received.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -26,7 +26,7 @@ const CARD: &str = "CardService/GetStoreCard";
 const CARD_PATH: &str = "/card/storewxa/get";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_cannot_be_read_fails_alone_and_is_told_first() {
+async fn unreadable_line_fails_alone_and_is_reported_first() {
     let bench = Bench::start().await;
     let [one, two] = [0, 1].map(|_| bench.store());
     let wrong = r#"{"contact_phone": 13800138000}"#;
@@ -34,12 +34,16 @@ async fn a_line_that_cannot_be_read_fails_alone_and_is_told_first() {
     let file = bench.file("rows.jsonl", &rows);
 
     let checked = bench.call(&[ADD, "--rows", &file, "--check"], "");
-    assert_eq!((checked.code, checked.lines.len()), (Some(2), 0), "{}", checked.said);
-    assert!(bench.asked(ADD_PATH) == 0 && checked.said.contains("line 4: "), "{}", checked.said);
+    assert_eq!((checked.code, checked.lines.len()), (Some(2), 0), "{}", checked.stderr);
+    assert!(
+        bench.calls(ADD_PATH) == 0 && checked.stderr.contains("line 4: "),
+        "{}",
+        checked.stderr
+    );
 
     let run = bench.call(&[ADD, "--rows", &file], "");
-    assert_eq!(run.code, Some(2), "{}", run.said);
-    assert!(run.said.starts_with(&format!("{file}: 5 rows, 3 cannot be read\n  line 2: ")));
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.starts_with(&format!("{file}: 5 rows, 3 unreadable\n  line 2: ")));
     assert_eq!(run.rows_with("ok"), [1, 6]);
     assert_eq!(run.rows_with("failed"), [2, 4, 5]);
     let row = run.row(4);
@@ -49,32 +53,32 @@ async fn a_line_that_cannot_be_read_fails_alone_and_is_told_first() {
     );
     assert!(row["error"]["message"].as_str().is_some_and(|text| text.contains("'poi'")), "{row}");
     assert!(!run.all().contains("13800138000"), "{}", run.all());
-    assert!(run.said.contains("5 rows: 2 ok, 3 failed;"), "{}", run.said);
-    assert_eq!(bench.asked(ADD_PATH), 2);
+    assert!(run.stderr.contains("5 rows: 2 ok, 3 failed ("), "{}", run.stderr);
+    assert_eq!(bench.calls(ADD_PATH), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_run_again_is_executed_once() {
+async fn repeated_file_is_executed_once() {
     let bench = Bench::start().await;
     let rows: Vec<_> = (0..20).map(|_| bench.store().to_string()).collect();
     let file = bench.file("rows.jsonl", &rows.join("\n"));
     let first = bench.call(&[ADD, "--rows", &file], "");
-    assert_eq!((first.code, first.rows_with("ok").len()), (Some(0), 20), "{}", first.said);
+    assert_eq!((first.code, first.rows_with("ok").len()), (Some(0), 20), "{}", first.stderr);
     let again = bench.call(&[ADD, "--rows", &file], "");
-    assert_eq!((again.code, again.rows_with("ok").len()), (Some(0), 20), "{}", again.said);
+    assert_eq!((again.code, again.rows_with("ok").len()), (Some(0), 20), "{}", again.stderr);
     for row in 1..=20 {
-        assert_eq!(first.row(row), again.row(row), "the recorded answer");
+        assert_eq!(first.row(row), again.row(row), "the recorded response");
     }
-    assert_eq!(bench.asked(ADD_PATH), 20);
-    // The same rows, and on purpose: WeChat has such stores already.
+    assert_eq!(bench.calls(ADD_PATH), 20);
+    // Another batch executes the same rows again. WeChat already has these stores.
     let other = bench.call(&[ADD, "--rows", &file, "--batch", "second"], "");
     assert_eq!((other.code, other.rows_with("failed").len()), (Some(2), 20));
-    assert_eq!(bench.asked(ADD_PATH), 40);
-    assert!(other.said.contains("failed: 20 STORE_DUPLICATE"), "{}", other.said);
+    assert_eq!(bench.calls(ADD_PATH), 40);
+    assert!(other.stderr.contains("failed      20 STORE_DUPLICATE"), "{}", other.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_ok_in_the_results_are_not_sent_and_an_edited_one_is() {
+async fn ok_rows_are_skipped_unless_edited() {
     let bench = Bench::start().await;
     let (good, mut bad) = (bench.store(), bench.store());
     bad["map_poi_id"] = json!("1000000000000000000");
@@ -84,24 +88,24 @@ async fn rows_that_are_ok_in_the_results_are_not_sent_and_an_edited_one_is() {
         bench.call(&[ADD, "--rows", &file, "--results", &results], "")
     };
     let run = import(&bad);
-    assert_eq!((run.code, run.lines.len()), (Some(2), 0), "{}", run.said);
-    assert_eq!(bench.asked(ADD_PATH), 2);
-    // What failed is tried again, what is ok is not.
+    assert_eq!((run.code, run.lines.len()), (Some(2), 0), "{}", run.stderr);
+    assert_eq!(bench.calls(ADD_PATH), 2);
+    // The failed row is sent again, the row that is ok is not.
     let run = import(&bad);
-    assert!(run.said.contains("2 rows: 0 ok, 1 ok before, 1 failed;"), "{}", run.said);
-    assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(2), 3));
+    assert!(run.stderr.contains("2 rows: 0 ok, 1 ok before, 1 failed ("), "{}", run.stderr);
+    assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(2), 3));
     bad["map_poi_id"] = bench.store()["map_poi_id"].clone();
     let run = import(&bad);
-    assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(0), 4), "{}", run.said);
+    assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(0), 4), "{}", run.stderr);
     let run = import(&bad);
-    assert!(run.said.contains("2 rows: 0 ok, 2 ok before;"), "{}", run.said);
-    assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(0), 4));
+    assert!(run.stderr.contains("2 rows: 0 ok, 2 ok before ("), "{}", run.stderr);
+    assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(0), 4));
     let lines = fs::read_to_string(&results).expect("results");
-    assert_eq!(lines.lines().count(), 4, "one for each that was sent: {lines}");
+    assert_eq!(lines.lines().count(), 4, "one for each row that was sent: {lines}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_last_result_is_no_result() {
+async fn incomplete_last_result_is_ignored() {
     let bench = Bench::start().await;
     let file = bench.file("rows.jsonl", &format!("{}\n{}", bench.store(), bench.store()));
     let results = bench.path("results.jsonl");
@@ -115,13 +119,13 @@ async fn a_torn_last_result_is_no_result() {
             .max(whole.iter().position(|b| *b == b'\n').expect("a line") + 4);
         fs::write(&results, &whole[..torn]).expect("results");
         let run = import();
-        assert!(run.said.contains("2 rows: 1 ok, 1 ok before;"), "{cut}: {}", run.said);
+        assert!(run.stderr.contains("2 rows: 1 ok, 1 ok before ("), "{cut}: {}", run.stderr);
         let lines = fs::read_to_string(&results).expect("results");
         let read = lines.lines().map(serde_json::from_str::<Value>);
         assert_eq!(read.filter(Result::is_ok).count(), 2, "{lines}");
     }
-    assert_eq!(bench.asked(ADD_PATH), 2, "the service had the answer");
-    // What is no file of results is left alone.
+    assert_eq!(bench.calls(ADD_PATH), 2, "the service had recorded the responses");
+    // A file that does not contain results is not changed.
     let note = bench.file("note", "not ours, and no line");
     for other in [&file, &note] {
         let before = fs::read(other).expect("a file");
@@ -130,13 +134,13 @@ async fn a_torn_last_result_is_no_result() {
             (run.code, fs::read(other).expect("a file")),
             (Some(64), before),
             "{}",
-            run.said
+            run.stderr
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_comes_twice_is_sent_once_and_told() {
+async fn duplicate_row_is_sent_once_and_reported() {
     let bench = Bench::start().await;
     let store = bench.store();
     let mut turned: Vec<_> = store.as_object().expect("an object").iter().collect();
@@ -144,23 +148,23 @@ async fn a_row_that_comes_twice_is_sent_once_and_told() {
     let turned: Vec<_> = turned.iter().map(|(key, value)| format!("{key:?}: {value}")).collect();
     let rows = format!("{store}\n{}\n{{{}}}", bench.store(), turned.join(", "));
     let run = bench.call(&[ADD, "--rows", "-"], &rows);
-    assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(0), 2), "{}", run.said);
+    assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(0), 2), "{}", run.stderr);
     let row = run.row(3);
     assert_eq!((&row["outcome"], &row["same_as_row"]), (&json!("duplicate"), &json!(1)));
     assert_eq!(row["row_id"], run.row(1)["row_id"]);
-    assert!(run.said.contains("3 rows: 2 ok, 1 the same as an earlier row;"), "{}", run.said);
-    assert!(run.said.contains("line 3 is 1"), "{}", run.said);
+    assert!(run.stderr.contains("3 rows: 2 ok, 1 duplicate ("), "{}", run.stderr);
+    assert!(run.stderr.contains("duplicate   line 3 repeats line 1; sent once"), "{}", run.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn standard_input_may_end_late_and_name_its_own_requests() {
+async fn standard_input_streams_rows_with_own_request_ids() {
     let bench = Bench::start().await;
     let mut named = bench.store();
     named["request_id"] = json!("0b8a4a8e-2f0b-4c6a-9d55-7a9f5a1f0c11");
     let mut child = bench.command(&[ADD, "--rows", "-"]).spawn().expect("the binary");
     let mut input = child.stdin.take().expect("piped");
     let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
-    // Each is answered before the next is there.
+    // Each row has its result before the next row is written.
     for row in [named, bench.store()] {
         writeln!(input, "{row}").expect("it reads");
         let line: Value =
@@ -174,7 +178,7 @@ async fn standard_input_may_end_late_and_name_its_own_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spent_quota_stops_it() {
+async fn spent_quota_stops_the_import() {
     let bench = Bench::start().await;
     bench
         .control("quota", json!({ "app_id": OFFICIAL_APP_ID, "path": ADD_PATH, "daily_limit": 3 }));
@@ -183,21 +187,21 @@ async fn a_spent_quota_stops_it() {
     let results = bench.path("results.jsonl");
     let arguments = [ADD, "--rows", &file, "--results", &results, "--at-once", "1"];
     let run = bench.call(&arguments, "");
-    assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(4), 4), "{}", run.said);
-    assert!(run.said.contains("20 rows: 3 ok, 1 failed, 16 not sent;"), "{}", run.said);
-    // At midnight in China.
-    let stopped = "stopped: the default account until ";
-    assert!(run.said.contains(stopped), "{}", run.said);
+    assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(4), 4), "{}", run.stderr);
+    assert!(run.stderr.contains("20 rows: 3 ok, 1 failed, 16 not sent ("), "{}", run.stderr);
+    // Midnight in China.
+    let stopped = "stopped     the default account until ";
+    assert!(run.stderr.contains(stopped), "{}", run.stderr);
     let rest = "T16:00:00Z: DAILY_QUOTA_SPENT; 16 of its rows not sent";
-    assert!(run.said.contains(rest), "{}", run.said);
+    assert!(run.stderr.contains(rest), "{}", run.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spent_quota_of_one_account_leaves_the_others_rows() {
+async fn spent_quota_stops_only_its_account() {
     let bench = Bench::start().await;
     const UPLOAD: &str = "/cgi-bin/media/upload";
     bench.control("quota", json!({ "app_id": OFFICIAL_APP_ID, "path": UPLOAD, "daily_limit": 2 }));
-    // A GIF that is like no other, for each account in turn.
+    // A unique GIF for each row, with the two accounts in turn.
     let rows: Vec<_> = (0..20)
         .map(|number| {
             let app_id = [OFFICIAL_APP_ID, MINI_PROGRAM_APP_ID][number % 2];
@@ -217,20 +221,20 @@ async fn a_spent_quota_of_one_account_leaves_the_others_rows() {
         "1",
     ];
     let run = bench.call(&arguments, "");
-    assert_eq!(run.code, Some(4), "{}", run.said);
-    assert!(run.said.contains("20 rows: 12 ok, 1 failed, 7 not sent;"), "{}", run.said);
-    let stopped = format!("stopped: {OFFICIAL_APP_ID} until ");
-    assert!(run.said.contains(&stopped), "{}", run.said);
-    assert!(run.said.contains("DAILY_QUOTA_SPENT; 7 of its rows not sent"), "{}", run.said);
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+    assert!(run.stderr.contains("20 rows: 12 ok, 1 failed, 7 not sent ("), "{}", run.stderr);
+    let stopped = format!("stopped     {OFFICIAL_APP_ID} until ");
+    assert!(run.stderr.contains(&stopped), "{}", run.stderr);
+    assert!(run.stderr.contains("DAILY_QUOTA_SPENT; 7 of its rows not sent"), "{}", run.stderr);
     let sent = bench.wechat.calls(UPLOAD);
     let of = |app_id: &str| sent.iter().filter(|call| call.app_id == app_id).count();
     assert_eq!((of(OFFICIAL_APP_ID), of(MINI_PROGRAM_APP_ID)), (3, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_told_when_to_come_again_comes_then() {
+async fn stated_retry_time_is_respected() {
     let bench = Bench::start().await;
-    // As often as the service tries by itself; then it says: in a second.
+    // The service itself tries three times. Then it asks for a retry after a second.
     bench.fault(json!({ "path": CARD_PATH, "kind": { "errcode": { "errcode": -1 } }, "times": 3 }));
     let run = bench.call(&[CARD, "--rows", "-"], r#"{"poi_id": "1"}"#);
     assert_eq!((run.code, &run.row(1)["reason"]), (Some(2), &json!("STORE_NOT_FOUND")));
@@ -240,36 +244,36 @@ async fn who_is_told_when_to_come_again_comes_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_turn_would_come_too_late_comes_again() {
+async fn busy_write_queue_is_retried() {
     let bench = Bench::start().await;
-    // One a second: with less time than that all but one are told WRITE_QUEUE_BUSY at first.
+    // The queue runs one call per second. With a shorter deadline all calls except one fail at first.
     let rows: Vec<_> = (0..3).map(|number| nearby(number).to_string()).collect();
     let add = "NearbyService/AddNearbyPoi";
     let run = bench.call(&[add, "--rows", "-", "--deadline", "0.9"], &rows.join("\n"));
     assert!(!run.all().contains("WRITE_QUEUE_BUSY"), "{}", run.all());
     assert_eq!(run.rows_with("ok").len(), 3, "{}", run.all());
-    assert_eq!(bench.asked("/wxa/addnearbypoi"), 3);
+    assert_eq!(bench.calls("/wxa/addnearbypoi"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_finds_nobody_gives_up_and_stops_it() {
+async fn unreachable_wechat_stops_the_import_after_patience() {
     let bench = Bench::start().await;
     bench.fault(json!({ "path": CARD_PATH, "kind": "reset_before", "times": 1_000_000 }));
     let rows: String = (0..10).map(|row| format!("{{\"poi_id\": \"{row}\"}}\n")).collect();
     let file = bench.file("rows.jsonl", &rows);
     let began = Instant::now();
     let run = bench.call(&[CARD, "--rows", &file, "--patience", "1.5", "--at-once", "2"], "");
-    assert_eq!(run.code, Some(4), "{}", run.said);
-    assert!(run.said.contains("10 rows: 0 ok, 2 unfinished, 8 not sent;"), "{}", run.said);
-    assert!(run.said.contains("unfinished: 2 WECHAT_UNREACHABLE"), "{}", run.said);
-    assert!(began.elapsed() > Duration::from_millis(1000), "it tried for a while");
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+    assert!(run.stderr.contains("10 rows: 0 ok, 2 unfinished, 8 not sent ("), "{}", run.stderr);
+    assert!(run.stderr.contains("unfinished  2 WECHAT_UNREACHABLE"), "{}", run.stderr);
+    assert!(began.elapsed() > Duration::from_millis(1000), "it retried for a while");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_outcome_waits_for_somebody_who_looked() {
+async fn unknown_outcome_waits_for_resolve_write() {
     let bench = Bench::start().await;
     bench.fault(json!({ "path": ADD_PATH, "kind": "reset_after" }));
-    // Nor does WeChat show what became of it.
+    // WeChat does not show the result either.
     bench.fault(json!({ "path": "/wxa/get_store_list", "kind": "html502", "times": 1_000_000 }));
     let file = bench.file("rows.jsonl", &bench.store().to_string());
     let results = bench.path("results.jsonl");
@@ -277,8 +281,8 @@ async fn an_unknown_outcome_waits_for_somebody_who_looked() {
         || bench.call(&[ADD, "--rows", &file, "--results", &results, "--patience", "1"], "");
     for _ in 0..2 {
         let run = import();
-        assert_eq!((run.code, bench.asked(ADD_PATH)), (Some(3), 1), "{}", run.said);
-        assert!(run.said.contains("ResolveWrite"), "{}", run.said);
+        assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(3), 1), "{}", run.stderr);
+        assert!(run.stderr.contains("ResolveWrite"), "{}", run.stderr);
     }
     let line: Value = serde_json::from_str(
         fs::read_to_string(&results).expect("results").lines().next().expect("a line"),
@@ -291,12 +295,12 @@ async fn an_unknown_outcome_waits_for_somebody_who_looked() {
         "write_id": write["write"]["writeId"], "resolution": "WRITE_RESOLUTION_EXECUTED",
     });
     let resolved = bench.call(&["WriteService/ResolveWrite", &resolve.to_string()], "");
-    assert_eq!(resolved.code, Some(0), "{}", resolved.said);
-    assert_eq!((import().code, bench.asked(ADD_PATH)), (Some(0), 1));
+    assert_eq!(resolved.code, Some(0), "{}", resolved.stderr);
+    assert_eq!((import().code, bench.calls(ADD_PATH)), (Some(0), 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_what_is_under_way_and_begins_nothing_more() {
+async fn signal_stops_sending_further_rows() {
     let bench = Bench::start().await;
     bench.fault(json!({ "path": ADD_PATH, "kind": { "latency": { "ms": 700 } }, "times": 1000 }));
     let rows: Vec<_> = (0..40).map(|_| bench.store().to_string()).collect();
@@ -305,35 +309,32 @@ async fn a_signal_ends_what_is_under_way_and_begins_nothing_more() {
         bench.command(&[ADD, "--rows", &file, "--at-once", "4"]).spawn().expect("the binary");
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
-    output.read_line(&mut line).expect("a row is answered");
+    output.read_line(&mut line).expect("a row has ended");
     let kill = Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status();
     assert!(kill.expect("kill").success());
     let ended = child.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(5), "{said}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(5), "{stderr}");
     let rest: Vec<_> = output.lines().map_while(Result::ok).collect();
     let sent = 1 + rest.len();
-    assert!((4..=12).contains(&sent), "{said}");
+    assert!((4..=12).contains(&sent), "{stderr}");
     assert!(rest.iter().all(|line| line.contains("\"outcome\":\"ok\"")), "{rest:#?}");
-    assert!(
-        said.contains(&format!("interrupted: 40 rows: {sent} ok, {} not sent;", 40 - sent)),
-        "{said}"
-    );
-    assert_eq!(bench.asked(ADD_PATH), sent);
+    assert!(stderr.contains(&format!("40 rows: {sent} ok, {} not sent (", 40 - sent)), "{stderr}");
+    assert_eq!(bench.calls(ADD_PATH), sent);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_failures_as_are_allowed_stop_it() {
+async fn max_failures_stops_the_import() {
     let bench = Bench::start().await;
     let rows: String = (0..10).map(|row| format!("{{\"poi_id\": \"{row}\"}}\n")).collect();
     let file = bench.file("rows.jsonl", &rows);
     let run = bench.call(&[CARD, "--rows", &file, "--max-failures", "3", "--at-once", "1"], "");
-    assert_eq!((run.code, bench.asked(CARD_PATH)), (Some(4), 3), "{}", run.said);
-    assert!(run.said.contains("3 failed, 7 not sent;"), "{}", run.said);
+    assert_eq!((run.code, bench.calls(CARD_PATH)), (Some(4), 3), "{}", run.stderr);
+    assert!(run.stderr.contains("3 failed, 7 not sent ("), "{}", run.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_told_before_anything_is_sent() {
+async fn wrong_usage_is_reported_before_anything_is_sent() {
     let bench = Bench::start().await;
     let file = bench.file("rows.jsonl", "{}");
     for wrong in [
@@ -346,7 +347,7 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
         &["CardService/Nothing", "--rows", &file],
     ] {
         let run = bench.call(wrong, "");
-        assert_eq!(run.code, Some(64), "{wrong:?}: {}", run.said);
+        assert_eq!(run.code, Some(64), "{wrong:?}: {}", run.stderr);
     }
     let help = bench.call(&["--help"], "");
     assert!(help.printed.contains("5  interrupted by a signal"), "{}", help.printed);
@@ -354,10 +355,10 @@ async fn wrong_usage_is_told_before_anything_is_sent() {
     let locked = fs::File::create(&results).expect("a file");
     locked.lock().expect("a lock");
     let run = bench.call(&[CARD, "--rows", &file, "--results", &results], "");
-    assert!(run.code == Some(64) && run.said.contains("another import"), "{}", run.said);
+    assert!(run.code == Some(64) && run.stderr.contains("another import"), "{}", run.stderr);
 }
 
-/// A nearby place that the simulator takes.
+/// Returns a nearby place that the simulator accepts.
 fn nearby(number: u32) -> Value {
     json!({
         "client_reference": format!("shop-{number}"),
@@ -380,7 +381,7 @@ fn nearby(number: u32) -> Value {
     })
 }
 
-/// A simulated WeChat, a service in front of it, and a folder.
+/// A simulated WeChat, a service that calls it, and a folder.
 struct Bench {
     wechat: Simulator,
     service: Child,
@@ -431,7 +432,7 @@ impl Bench {
             [&line, &line["fields"]].iter().find_map(|at| at["grpc"].as_str().map(str::to_owned))
         });
         std::thread::spawn(move || log.for_each(drop));
-        Self { wechat, service, grpc: grpc.expect("it says where it serves"), folder }
+        Self { wechat, service, grpc: grpc.expect("it logs its address"), folder }
     }
 
     fn control(&self, path: &str, body: Value) -> Value {
@@ -442,7 +443,7 @@ impl Bench {
         self.control("faults", fault);
     }
 
-    /// A store that is like no other.
+    /// Returns a store at a new place.
     fn store(&self) -> Value {
         let places = self.control("map_pois", json!({ "count": 1 }));
         let place = places["map_poi_ids"][0].as_str().expect("an id");
@@ -466,8 +467,8 @@ impl Bench {
         path
     }
 
-    /// How often WeChat was asked.
-    fn asked(&self, path: &str) -> usize {
+    /// Returns how many calls WeChat received at this path.
+    fn calls(&self, path: &str) -> usize {
         self.wechat.calls(path).len()
     }
 
@@ -480,13 +481,13 @@ impl Bench {
 
     fn call(&self, arguments: &[&str], input: &str) -> Run {
         let mut child = self.command(arguments).spawn().expect("the binary");
-        // It may end without having read.
+        // It can end without reading its input.
         let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
         let output = child.wait_with_output().expect("it ends");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        let (printed, said) = (text(output.stdout), text(output.stderr));
+        let (printed, stderr) = (text(output.stdout), text(output.stderr));
         let lines = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        Run { code: output.status.code(), lines, printed, said }
+        Run { code: output.status.code(), lines, printed, stderr }
     }
 }
 
@@ -497,13 +498,13 @@ impl Drop for Bench {
     }
 }
 
-/// What a command did.
+/// The result of a command.
 struct Run {
     code: Option<i32>,
     /// The results.
     lines: Vec<Value>,
     printed: String,
-    said: String,
+    stderr: String,
 }
 
 impl Run {
@@ -512,7 +513,7 @@ impl Run {
     }
 
     fn all(&self) -> String {
-        format!("{}{}", self.printed, self.said)
+        format!("{}{}", self.printed, self.stderr)
     }
 
     fn row(&self, number: u64) -> &Value {

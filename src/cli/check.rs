@@ -1,10 +1,19 @@
-//! `check`: what `serve` would run with.
+//! `check`: prints the settings that `serve` would use.
 
 use super::{Failure, print, settings::Source};
 use crate::config::Environment;
 
-/// Checks the settings.
+const EXAMPLES: &str = "\
+Prints the settings with all defaults as TOML. If there are errors, prints all of them, one per line,
+and exits with 64.
+
+Examples:
+  wechat-store-gateway check --config settings.toml
+  WECHAT_STORE_GATEWAY__LIMITS__DRAIN_MS=5000 wechat-store-gateway check --config settings.toml";
+
+/// The arguments of `check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Check {
     #[command(flatten)]
     settings: Source,
@@ -15,6 +24,13 @@ impl Check {
     pub fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
         let text = toml::to_string(&settings).map_err(Failure::new)?;
+        let accounts = match settings.accounts.len() {
+            1 => "1 account".to_owned(),
+            count => format!("{count} accounts"),
+        };
+        let name = self.settings.name();
+        // A comment, so that the output stays TOML.
+        print::line(format_args!("# {name}: no errors, {accounts}; secrets are hidden"))?;
         Ok(print::line(text.trim_end())?)
     }
 }

@@ -1,48 +1,92 @@
-//! Why a command failed, and its exit code.
+//! The error of a command, and its exit code.
 
-use std::{fmt, io, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
-/// What sysexits.h calls EX_USAGE.
+use tonic::Status;
+
+use super::{print, rpc_error::RpcError};
+
+/// Wrong arguments or settings: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
 
-/// Why a command failed.
+/// The error of a command.
 #[derive(Debug)]
 pub struct Failure {
-    code: u8,
-    message: String,
+    exit_code: u8,
+    content: Content,
+    /// True if a gRPC error is printed as JSON on a terminal too.
+    json: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Already printed, or nothing to print.
+    Nothing,
+    Text(String),
+    Rpc(Box<RpcError>),
 }
 
 impl Failure {
-    /// The caller asked for something that cannot be, or set it wrong.
+    /// Wrong arguments or wrong settings.
     pub(super) fn usage(message: impl fmt::Display) -> Self {
-        Self { code: USAGE, message: message.to_string() }
+        Self::text(USAGE, message)
     }
 
-    /// It was asked rightly and did not work.
+    /// The arguments were right, and the command failed.
     pub(super) fn new(message: impl fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
+        Self::text(1, message)
     }
 
-    /// The service that was called answered with a gRPC code other than OK.
-    pub(super) fn refused(code: tonic::Code, message: impl fmt::Display) -> Self {
-        let code = u8::try_from(i32::from(code)).unwrap_or(2);
-        Self { code: USAGE + code, message: message.to_string() }
+    /// The called service returned an error, or could not be reached.
+    pub(super) fn rpc(error: RpcError) -> Self {
+        let code = u8::try_from(i32::from(error.code())).unwrap_or(2);
+        Self { exit_code: USAGE + code, content: Content::Rpc(Box::new(error)), json: false }
     }
 
-    /// Some of many things did not work, which has been told already.
-    pub(super) fn told(code: u8) -> Self {
-        Self { code, message: String::new() }
+    /// The error is already printed.
+    pub(super) fn printed(exit_code: u8) -> Self {
+        Self { exit_code, content: Content::Nothing, json: false }
     }
 
-    /// Its exit code.
+    /// Prints a gRPC error as JSON on a terminal too.
+    pub(super) fn with_json(self) -> Self {
+        Self { json: true, ..self }
+    }
+
+    fn text(exit_code: u8, message: impl fmt::Display) -> Self {
+        Self { exit_code, content: Content::Text(message.to_string()), json: false }
+    }
+
+    /// Prints the error to standard error. A gRPC error is printed for people on a terminal, and as
+    /// JSON elsewhere.
+    pub(super) fn print(&self) {
+        match &self.content {
+            Content::Nothing => {}
+            Content::Text(text) => print::problem(text),
+            Content::Rpc(error) if self.json || !io::stderr().is_terminal() => {
+                print::problem(error.to_json());
+            }
+            Content::Rpc(error) => print::styled_problem(error.to_text()),
+        }
+    }
+
+    /// Returns the exit code.
     pub(super) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.code)
+        ExitCode::from(self.exit_code)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match &self.content {
+            Content::Nothing => Ok(()),
+            Content::Text(text) => f.write_str(text),
+            Content::Rpc(error) => error.fmt(f),
+        }
     }
 }
 
@@ -54,11 +98,17 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::rpc(RpcError::from(&status))
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            // Whoever reads has read enough; that is no failure, only the end.
-            io::ErrorKind::BrokenPipe => Self { code: 0, message: String::new() },
+            // The reader of a pipe, such as `head`, has read enough. That is no failure.
+            io::ErrorKind::BrokenPipe => Self::printed(0),
             _ => Self::new(error),
         }
     }

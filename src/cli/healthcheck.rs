@@ -1,4 +1,4 @@
-//! `healthcheck`: for containers that have no shell and no other tool to ask with.
+//! `healthcheck`: for containers without a shell or another tool to check with.
 
 use std::time::Duration;
 
@@ -8,16 +8,25 @@ use tonic_health::pb::{
 
 use super::{Failure, print, target::Target};
 
-/// Shorter than what probes usually allow.
+/// Shorter than the usual timeout of a probe.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks `grpc.health.v1`.
+const EXAMPLES: &str = "\
+Calls grpc.health.v1.Health/Check and prints SERVING, or the reason why not. Gives up after 2 seconds.
+
+Examples:
+  wechat-store-gateway healthcheck
+  wechat-store-gateway healthcheck --address http://127.0.0.1:50051 \\
+    --service wechat.store.v1.StoreService";
+
+/// The arguments of `healthcheck`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Healthcheck {
     #[command(flatten)]
     target: Target,
-    /// Ask about this service, by its full name; without it about the whole process
-    #[arg(long, value_name = "NAME", default_value = "")]
+    /// The full name of one service to check [default: the whole process]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
 }
 
@@ -27,18 +36,19 @@ impl Healthcheck {
         let Self { target, service } = self;
         let check = async {
             let mut client = HealthClient::new(target.connect().await?);
-            let answer = client.check(HealthCheckRequest { service }).await.map_err(|status| {
-                Failure::new(format_args!("{:?}: {}", status.code(), status.message()))
-            })?;
-            Ok::<_, Failure>(answer.into_inner().status())
+            let response =
+                client.check(HealthCheckRequest { service }).await.map_err(|status| {
+                    Failure::new(format_args!("{:?}: {}", status.code(), status.message()))
+                })?;
+            Ok::<_, Failure>(response.into_inner().status())
         };
         match tokio::time::timeout(LIMIT, check).await {
             Ok(Ok(ServingStatus::Serving)) => Ok(print::line("SERVING")?),
             Ok(Ok(status)) => Err(Failure::new(status.as_str_name())),
-            // Whoever probes knows two answers only.
+            // A probe distinguishes only 0 and 1.
             Ok(Err(failure)) => Err(Failure::new(failure)),
             Err(_) => Err(Failure::new(format_args!(
-                "no answer from {target} within {} s",
+                "no response from {target} within {} s",
                 LIMIT.as_secs()
             ))),
         }

@@ -1,7 +1,7 @@
 //! The commands, one file each.
 //!
-//! A command is its arguments, read by clap, and a `run`. What it has to say goes to standard
-//! output, why it failed to standard error, and how it failed into the exit code.
+//! A command consists of its arguments, parsed by clap, and a `run` method. It prints its output to
+//! standard output and errors to standard error, and sets the exit code.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ pub mod check;
 mod failure;
 pub mod healthcheck;
 mod print;
+mod rpc_error;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 mod seconds;
@@ -24,57 +25,69 @@ mod signal;
 pub mod simulate;
 mod target;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    failed
-  2-5  some of many rows were not executed (call --rows)
-  64   wrong usage or wrong settings
-  64+n the called service answered gRPC code n (call)
-  130  stopped by a second signal";
+#[cfg(feature = "sandbox")]
+const SANDBOX_EXAMPLES: &str = "
+  wechat-store-gateway sandbox --tour        see a store added and reviewed, without an account
+  wechat-store-gateway sandbox               keep a sandbox running, with commands to try";
+#[cfg(not(feature = "sandbox"))]
+const SANDBOX_EXAMPLES: &str = "";
 
-/// WeChat store and nearby mini programs as one typed gRPC service.
+const EXAMPLES: &str = "
+  wechat-store-gateway call --list           list the methods of a running service
+  wechat-store-gateway check --config FILE   check the settings
+  wechat-store-gateway serve --config FILE   serve
+
+Exit codes:
+  0    success
+  1    failure
+  2-5  not all rows were executed (call --rows)
+  64   wrong arguments or wrong settings
+  64+n the call returned gRPC code n (call)
+  130  a second signal stopped the process at once";
+
+/// WeChat's store and nearby mini programs (门店小程序, 附近的小程序) as one typed gRPC service.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(version, after_help = format!("Examples:{SANDBOX_EXAMPLES}{EXAMPLES}"))]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What can be done.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serves gRPC callers until SIGTERM or Ctrl-C
+    /// Serve gRPC callers until SIGTERM or Ctrl-C
     Serve(serve::Serve),
-    /// Checks the settings and prints them, secrets hidden
+    /// Check the settings and print them with secrets hidden
     Check(check::Check),
-    /// Calls a method of a running service, or tells what there is to call
+    /// Call a method of a running service, or list and describe its methods
     Call(Box<call::Call>),
-    /// Asks a running service whether it serves; exits with 0 only if it does
+    /// Check whether a running service is healthy; exit with 0 only if it is
     Healthcheck(healthcheck::Healthcheck),
-    /// Runs the service against a simulated WeChat, no account needed
+    /// Run the service with a simulated WeChat; no account needed
     #[cfg(feature = "sandbox")]
     Sandbox(sandbox::Sandbox),
-    /// Runs the simulated WeChat alone, for any client of WeChat
+    /// Run only the simulated WeChat, for any WeChat client
     #[cfg(feature = "sandbox")]
     Simulate(simulate::Simulate),
 }
 
-/// Says why a command failed, if it did, and turns it into an exit code.
+/// Prints the error of a command, if it failed, and returns the exit code.
 pub fn conclude(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            print::problem(&failure);
+            failure.print();
             failure.exit_code()
         }
     }
 }
 
-/// Prints what clap has to say: help and version, or what is wrong with the arguments.
-pub fn misused(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell where this fails.
+/// Prints what clap returns instead of a command: help, the version, or an error in the arguments.
+/// Returns the exit code.
+pub fn print_usage(error: &clap::Error) -> ExitCode {
+    // If standard error is closed, there is no other place to report that.
     let _ = error.print();
     if error.use_stderr() { Failure::usage("").exit_code() } else { ExitCode::SUCCESS }
 }

@@ -1,22 +1,67 @@
-//! Printing. The macros of the standard library panic where the reader has left, as `| head` does.
+//! Printing. The macros of the standard library panic if the reader has left, as with `| head`.
 
 use std::{
     fmt::Display,
     io::{self, Write},
 };
 
-/// Prints a line for whoever asked. Fails where nobody reads any more.
+use anstream::AutoStream;
+use clap::builder::styling::{AnsiColor, Style};
+
+/// The name of a field, and everything of less importance.
+pub(super) const DIM: Style = Style::new().dimmed();
+/// An error.
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Returns a text with a style. It must be printed by a function for styled texts.
+pub(super) fn paint(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Prints a line to standard output. Returns an error if the reader has left.
 pub(super) fn line(text: impl Display) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    write(io::stdout().lock(), text)
+}
+
+/// Prints styled lines to standard output, without styles if it is not a terminal or `NO_COLOR` is
+/// set. Returns an error if the reader has left.
+#[cfg(feature = "sandbox")]
+pub(super) fn styled_line(text: impl Display) -> io::Result<()> {
+    write(AutoStream::auto(io::stdout().lock()), text)
+}
+
+/// Prints an error, or progress, to standard error. Prints nothing for an empty text.
+pub(super) fn problem(text: impl Display) {
+    let text = text.to_string();
+    if !text.is_empty() {
+        // If standard error is closed, there is no other place to report that.
+        let _ = write(io::stderr().lock(), text);
+    }
+}
+
+/// Prints a styled error to standard error, without styles if it is not a terminal or `NO_COLOR` is
+/// set.
+pub(super) fn styled_problem(text: impl Display) {
+    // If standard error is closed, there is no other place to report that.
+    let _ = write(AutoStream::auto(io::stderr().lock()), text);
+}
+
+/// Returns a text without control characters, so that it cannot change the terminal.
+pub(super) fn without_controls(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
+}
+
+fn write(mut out: impl Write, text: impl Display) -> io::Result<()> {
     writeln!(out, "{text}")?;
     out.flush()
 }
 
-/// Says what went wrong.
-pub(super) fn problem(text: impl Display) {
-    let text = text.to_string();
-    if !text.is_empty() {
-        // Nobody is left to tell where this fails.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_replaced() {
+        assert_eq!(without_controls("门店\u{1b}[2J\n"), "门店\u{fffd}[2J\u{fffd}");
     }
 }

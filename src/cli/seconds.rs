@@ -1,8 +1,8 @@
-//! Durations in arguments.
+//! Durations in arguments of commands.
 
 use std::time::Duration;
 
-/// Parses a number of seconds, such as `0.5`.
+/// Returns a number of seconds, such as `0.5`, as a duration.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().map_err(|_| "must be a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())

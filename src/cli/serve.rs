@@ -1,4 +1,4 @@
-//! `serve`: the service.
+//! `serve`: runs the service.
 
 use super::{Failure, settings::Source, signal};
 use crate::{
@@ -8,8 +8,22 @@ use crate::{
     util::clock::Clock,
 };
 
-/// Serves until it is told to stop.
+const EXAMPLES: &str = "\
+Examples:
+  wechat-store-gateway serve --config settings.toml
+  WECHAT_APP_ID=wx0123456789abcdef WECHAT_APP_SECRET=… wechat-store-gateway serve
+
+Environment variables:
+  WECHAT_STORE_GATEWAY__SECTION__KEY  override a setting, such as …__LISTEN__GRPC=127.0.0.1:6000
+  WECHAT_APP_ID, WECHAT_APP_SECRET    one account, if the file has none
+  RUST_LOG                            log level, such as warn or debug [default: info,h2=error]
+  OTEL_EXPORTER_OTLP_ENDPOINT         send traces to this OpenTelemetry receiver
+
+The first SIGTERM, SIGQUIT or Ctrl-C drains running calls (limits.drain_ms); the second stops at once.";
+
+/// The arguments of `serve`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Serve {
     #[command(flatten)]
     settings: Source,
@@ -20,7 +34,7 @@ impl Serve {
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
         let telemetry = Telemetry::start(environment)
-            .map_err(|error| Failure::usage(format_args!("the environment: {error:#}")))?;
+            .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = serve(settings, telemetry.sampler()).await;
         telemetry.flush().await;
         result
@@ -28,7 +42,7 @@ impl Serve {
 }
 
 async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
-    // First, so that no signal is missed that comes while the rest begins.
+    // First, so that a signal during startup is not missed.
     let stop = signal::stop()?;
     signal::ignore_others()?;
     raise_file_limit(&settings.limits);
@@ -42,18 +56,18 @@ async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Files that are open beside callers' connections: the state's, connections to WeChat, the log.
+/// Open files in addition to the connections: the state, connections to WeChat, the log.
 #[cfg(unix)]
 const OTHER_FILES: usize = 256;
 
-/// Allows this process as many open files as the system lets it have: each connection is one, and
-/// where none is left no push comes in and WeChat is not called.
+/// Raises the limit of open files as far as the system allows. Each connection is an open file. If
+/// the limit is reached, the gateway can neither receive pushes nor call WeChat.
 #[cfg(unix)]
 fn raise_file_limit(limits: &Limits) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where that is refused, what it was is what there is.
+    // If the system refuses, the old limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let allowed = getrlimit(Resource::Nofile).current;
     let connections = [limits.grpc(), limits.callback(), limits.admin()];
@@ -68,6 +82,6 @@ fn raise_file_limit(limits: &Limits) {
     }
 }
 
-/// There is no such limit.
+/// Does nothing, because this system has no such limit.
 #[cfg(not(unix))]
 fn raise_file_limit(_: &Limits) {}

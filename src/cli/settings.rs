@@ -5,33 +5,38 @@ use std::path::PathBuf;
 use super::Failure;
 use crate::config::{Environment, Settings};
 
-/// Where the settings are.
+/// The source of the settings.
 #[derive(Debug, clap::Args)]
 pub(super) struct Source {
-    /// The settings, a TOML file; without it the environment has to say everything
+    /// The settings file (TOML) [default: none, all settings come from environment variables]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl Source {
-    /// Reads the settings, or tells all that is wrong with them, a line each.
+    /// Returns the name of the source for messages.
+    pub(super) fn name(&self) -> String {
+        match &self.config {
+            None => "environment".to_owned(),
+            Some(path) => path.display().to_string(),
+        }
+    }
+
+    /// Returns the settings. Returns all errors together, one per line.
     pub(super) fn read(&self, environment: &Environment) -> Result<Settings, Failure> {
-        let (name, text) = match &self.config {
-            None => ("the environment".to_owned(), String::new()),
-            Some(path) => {
-                let name = path.display().to_string();
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    Failure::usage(format_args!("{name}: cannot be read: {error}"))
-                })?;
-                (name, text)
-            }
+        let name = self.name();
+        let text = match &self.config {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path).map_err(|error| {
+                Failure::usage(format_args!("{name}: failed to read the settings: {error}"))
+            })?,
         };
-        Settings::read(&text, environment).map_err(|mistakes| {
-            let mut lines = vec![match mistakes.len() {
-                1 => format!("{name}: 1 mistake"),
-                count => format!("{name}: {count} mistakes"),
+        Settings::read(&text, environment).map_err(|errors| {
+            let mut lines = vec![match errors.len() {
+                1 => format!("{name}: 1 error"),
+                count => format!("{name}: {count} errors"),
             }];
-            lines.extend(mistakes.iter().map(ToString::to_string));
+            lines.extend(errors.iter().map(ToString::to_string));
             Failure::usage(lines.join("\n"))
         })
     }

@@ -1,13 +1,14 @@
-//! When to stop: on SIGTERM, as a supervisor sends it, on SIGQUIT, or on Ctrl-C.
+//! The signals that stop a command: SIGTERM, SIGQUIT and SIGINT (Ctrl-C).
 
 use std::{future::Future, io};
 
 use crate::telemetry;
 
-/// A second signal means that there is no time to wait.
+/// The exit code after a second signal, which stops the process at once.
 const SECOND_SIGNAL: i32 = 130;
 
-/// Listens from now on. The answer ends with the first signal; the second ends the process.
+/// Returns a future that completes with the first signal from now on. The second signal ends the
+/// process.
 pub(super) fn stop() -> io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::new()?;
     Ok(async move {
@@ -46,25 +47,24 @@ impl Signals {
     }
 }
 
-/// Ignores from now on, with a line in the log, all other signals that would end the process at once.
-/// Rust itself ignores SIGPIPE.
+/// Ignores all other signals that would end the process, and logs each. Rust itself ignores SIGPIPE.
 #[cfg(unix)]
 pub(super) fn ignore_others() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let named = [
-        ("SIGHUP", SignalKind::hangup(), "the settings are read only at the start"),
-        ("SIGUSR1", SignalKind::user_defined1(), "it has no meaning here"),
-        ("SIGUSR2", SignalKind::user_defined2(), "it has no meaning here"),
-        ("SIGALRM", SignalKind::alarm(), "it has no meaning here"),
-        ("SIGXCPU", SignalKind::from_raw(24), "the process has used its time"),
-        ("SIGXFSZ", SignalKind::from_raw(25), "a file is as long as the process may make it"),
-        ("SIGVTALRM", SignalKind::from_raw(26), "it has no meaning here"),
-        ("SIGPROF", SignalKind::from_raw(27), "it has no meaning here"),
+        ("SIGHUP", SignalKind::hangup(), "settings are read only at the start"),
+        ("SIGUSR1", SignalKind::user_defined1(), "it has no meaning for this program"),
+        ("SIGUSR2", SignalKind::user_defined2(), "it has no meaning for this program"),
+        ("SIGALRM", SignalKind::alarm(), "it has no meaning for this program"),
+        ("SIGXCPU", SignalKind::from_raw(24), "the process used up its CPU time"),
+        ("SIGXFSZ", SignalKind::from_raw(25), "a file reached its maximum size"),
+        ("SIGVTALRM", SignalKind::from_raw(26), "it has no meaning for this program"),
+        ("SIGPROF", SignalKind::from_raw(27), "it has no meaning for this program"),
         #[cfg(target_os = "linux")]
-        ("SIGIO", SignalKind::io(), "it has no meaning here"),
+        ("SIGIO", SignalKind::io(), "it has no meaning for this program"),
         #[cfg(target_os = "linux")]
-        ("SIGPWR", SignalKind::from_raw(30), "it has no meaning here"),
+        ("SIGPWR", SignalKind::from_raw(30), "it has no meaning for this program"),
     ];
     for (name, kind, why) in named {
         let mut signals = signal(kind)?;
@@ -79,7 +79,7 @@ pub(super) fn ignore_others() -> io::Result<()> {
     Ok(())
 }
 
-/// There are none.
+/// Does nothing, because this system has no such signals.
 #[cfg(not(unix))]
 pub(super) fn ignore_others() -> io::Result<()> {
     Ok(())
@@ -95,7 +95,7 @@ impl Signals {
     }
 
     async fn next(&mut self) {
-        // Where there is no Ctrl-C to wait for, only killing the process ends it.
+        // If Ctrl-C cannot be awaited, only killing the process ends it.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

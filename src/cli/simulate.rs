@@ -1,4 +1,4 @@
-//! `simulate`: the small WeChat, alone.
+//! `simulate`: runs only the simulated WeChat.
 
 use std::{
     fmt,
@@ -14,39 +14,50 @@ use wechat_simulator::{
 
 use super::{Failure, print, seconds::seconds, signal};
 
-/// Where the simulator listens unless it is told otherwise.
+/// The default address of the simulator.
 pub(super) const ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8090);
 
-/// Runs the simulator.
+const EXAMPLES: &str = "\
+Examples:
+  wechat-store-gateway simulate
+  wechat-store-gateway simulate --listen 127.0.0.1:0 --audit-delay 5
+  wechat-store-gateway simulate --callback-url 'http://127.0.0.1:8080/wechat/callback/{app_id}' \\
+    --callback-token my-token --callback-mode plain
+
+The paths under /_simulator/ decide reviews, inject faults and list the calls that WeChat received:
+  curl http://127.0.0.1:8090/_simulator/";
+
+/// The arguments of `simulate`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Simulate {
-    /// Where to listen; port 0 takes any free one
+    /// The address to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDRESS", default_value_t = ADDRESS)]
     listen: SocketAddr,
-    /// Decides every id and token that the simulator makes up
+    /// The seed of all ids and tokens that the simulator generates
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Reviews pass by themselves after this time; without it they stay open
+    /// Approve each review after this time [default: reviews stay open until you decide them]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     audit_delay: Option<Duration>,
     #[command(flatten)]
     pushes: Pushes,
 }
 
-/// Where the accounts are told of reviews.
+/// How the simulator pushes the results of reviews.
 #[derive(Debug, clap::Args)]
 struct Pushes {
-    /// Where pushes go, such as http://127.0.0.1:8080/wechat/callback/{app_id}
+    /// Send pushes to this URL, such as http://127.0.0.1:8080/wechat/callback/{app_id}
     #[arg(long, value_name = "URL", requires = "callback_token")]
     callback_url: Option<String>,
-    /// What pushes are signed with
+    /// The Token that signs pushes
     #[arg(long, value_name = "TOKEN", requires = "callback_url")]
     callback_token: Option<String>,
-    /// What pushes are sealed with, unless they are plain
+    /// The EncodingAESKey that encrypts pushes; not needed in plain mode
     #[arg(long, value_name = "KEY", requires = "callback_url")]
     callback_aes_key: Option<String>,
-    /// How pushes are sealed
+    /// How pushes are encrypted
     #[arg(long, default_value = "safe", requires = "callback_url")]
     callback_mode: Mode,
 }
@@ -77,21 +88,21 @@ impl Simulate {
         let stop = signal::stop()?;
         let listener = bind("--listen", listen).await?;
         let guide = Guide { address: listener.local_addr()?, settings: &settings }.to_string();
-        // The simulator is of use even where nobody reads this.
+        // The simulator works even if standard output is closed.
         let _ = print::line(guide);
         Simulator::new(settings).run(listener, stop).await;
         Ok(())
     }
 }
 
-/// Opens a port that an argument names.
+/// Opens a port. An error names the argument.
 pub(super) async fn bind(argument: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(format_args!("{argument}: cannot listen on {address}: {error}"))
+        Failure::new(format_args!("{argument}: failed to listen on {address}: {error}"))
     })
 }
 
-/// What there is, and how to use it.
+/// The text that the command prints: the accounts and commands to try.
 struct Guide<'a> {
     address: SocketAddr,
     settings: &'a Settings,
@@ -100,13 +111,12 @@ struct Guide<'a> {
 impl fmt::Display for Guide<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, settings } = self;
-        writeln!(f, "A simulated WeChat listens on http://{address}\n")?;
-        writeln!(f, "Accounts:")?;
+        writeln!(f, "A simulated WeChat listens on http://{address}\n\nAccounts:")?;
         for account in &settings.accounts {
             let kind = format!("{:?}", account.kind);
             writeln!(f, "  {}  secret {:<20} {kind}", account.app_id, account.secret)?;
             if let Some(callback) = &account.callback {
-                writeln!(f, "  {:18}  told at {}", "", callback.address(&account.app_id))?;
+                writeln!(f, "  {:18}  pushes to {}", "", callback.address(&account.app_id))?;
             }
         }
         let account = settings.accounts.first();
@@ -115,14 +125,13 @@ impl fmt::Display for Guide<'_> {
         write!(
             f,
             "
-Point any client of WeChat at it: its base URL is http://{address}
-instead of https://api.weixin.qq.com. A token to begin with:
+Use http://{address} in any WeChat client instead of https://api.weixin.qq.com. Fetch a token:
   curl 'http://{address}/cgi-bin/token?grant_type=client_credential&appid={app_id}&secret={secret}'
 
-What is done to it, such as deciding reviews or letting calls fail:
+Decide reviews, inject faults, list received calls:
   curl http://{address}/_simulator/
 
-Ctrl-C ends it; it forgets everything."
+Stop with Ctrl-C. Nothing is stored."
         )
     }
 }

@@ -1,4 +1,4 @@
-//! `--address`, for the commands that speak to a running service.
+//! `--address`, for the commands that call a running service.
 
 use std::{fmt, time::Duration};
 
@@ -7,32 +7,34 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::Failure;
+use super::{Failure, rpc_error::RpcError};
 
-/// A service that takes longer to be reached is not there.
+/// A service that does not accept a connection within this time counts as unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running service.
 #[derive(Debug, clap::Args)]
 pub(super) struct Target {
-    /// The service's address, without TLS
+    /// The address of the service, without TLS; http:// can be omitted
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
     address: String,
 }
 
 impl Target {
-    /// The service at this address.
+    /// Returns the service at this address.
     #[cfg(feature = "sandbox")]
     pub(super) fn new(address: impl fmt::Display) -> Self {
         Self { address: address.to_string() }
     }
 
-    /// Opens a connection.
+    /// Opens a connection. Returns UNAVAILABLE if the service cannot be reached.
     pub(super) async fn connect(&self) -> Result<Channel, Failure> {
         let wrong = || {
-            Failure::usage(format_args!("--address: {self} is no address like http://host:port"))
+            Failure::usage(format_args!(
+                "--address: {self} is not an address; must be like http://127.0.0.1:50051"
+            ))
         };
-        // Without a scheme, as grpcurl takes it.
+        // An address without a scheme is accepted, as in grpcurl.
         let url = match self.address.split_once("://") {
             None => format!("http://{self}"),
             Some(("http", _)) => self.address.clone(),
@@ -42,7 +44,12 @@ impl Target {
         endpoint.connect_timeout(CONNECT_LIMIT).connect().await.map_err(|error| {
             let error = anyhow::Error::new(error);
             let cause = error.root_cause();
-            Failure::refused(Code::Unavailable, format_args!("{self} cannot be reached: {cause}"))
+            Failure::rpc(RpcError::new(
+                Code::Unavailable,
+                format_args!(
+                    "failed to connect to {self}: {cause}; check that the service runs there"
+                ),
+            ))
         })
     }
 }

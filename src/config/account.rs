@@ -28,7 +28,7 @@ pub struct Account {
     /// Allows a forced refresh of a stable token that WeChat keeps refusing. A forced refresh
     /// invalidates the token of every system that shares the account.
     pub force_refresh: bool,
-    /// How pushes from WeChat are received; `None` if the account receives none.
+    /// How pushes from WeChat are received. `None` if the account receives none.
     pub callback: Option<AccountCallback>,
 }
 

@@ -37,7 +37,7 @@ const MIN_ASK_AGAIN: Duration = Duration::from_millis(100);
 const MAX_HOURS: f64 = 87_600.0;
 
 impl Audit {
-    /// Returns the time without a push after which WeChat is polled; `None` for never.
+    /// Returns the time without a push after which WeChat is polled, or `None` for never.
     pub fn ask_after(&self) -> Option<Duration> {
         (self.ask_after_hours > 0.0).then(|| hours(self.ask_after_hours))
     }

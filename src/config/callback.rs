@@ -27,8 +27,8 @@ impl Default for Callback {
 }
 
 impl Callback {
-    /// Returns how far a push's timestamp may differ from this machine's time; `None` for any
-    /// difference.
+    /// Returns how far a push's timestamp may differ from this machine's time, or `None` for
+    /// any difference.
     pub fn timestamp_window(&self) -> Option<Duration> {
         (self.timestamp_window_seconds > 0)
             .then(|| Duration::from_secs(self.timestamp_window_seconds))
@@ -40,7 +40,7 @@ impl Callback {
 pub struct AccountCallback {
     /// The Token that WeChat signs pushes with.
     pub token: SecretSource,
-    /// The EncodingAESKey that WeChat encrypts pushes with; `None` in plain mode.
+    /// The EncodingAESKey that WeChat encrypts pushes with. `None` in plain mode.
     pub aes_key: Option<SecretSource>,
     /// The previous EncodingAESKey, which WeChat can still use for a while after a change.
     pub previous_aes_key: Option<SecretSource>,

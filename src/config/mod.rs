@@ -62,7 +62,7 @@ pub struct Settings {
 pub struct ConfigError {
     /// The path of the key, such as `accounts[0].kind`.
     pub key: String,
-    /// What is wrong, why, and what to do.
+    /// The error, its cause, and the fix.
     pub message: String,
 }
 
@@ -150,7 +150,7 @@ fn apply_overrides(environment: &Environment, table: &mut Table, errors: &mut Co
             );
             continue;
         };
-        // `8` is a number, `true` a boolean, `["a"]` a list; everything else is text.
+        // `8` is a number, `true` a boolean, `["a"]` a list. Everything else is text.
         let value = format!("v = {value}")
             .parse::<Table>()
             .ok()

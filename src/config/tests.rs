@@ -259,7 +259,7 @@ fn allowed_settings_are_accepted() {
 }
 
 #[test]
-fn duplicate_account_and_duplicate_default_are_errors() {
+fn duplicate_account_or_default_is_an_error() {
     let account = "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\n\
                    default = true\nsecret = \"s\"\n";
     let found = errors(&account.repeat(2), &[]);
@@ -510,7 +510,7 @@ fn environment_variables_configure_callback() {
 }
 
 #[test]
-fn state_url_is_sqlite_or_redis_without_shown_password() {
+fn state_url_hides_its_password() {
     let read = |url: &str| {
         let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\n");
         Settings::read(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
@@ -588,7 +588,7 @@ fn invisible_character_is_an_error_with_its_key() {
 }
 
 #[test]
-fn secret_file_with_invisible_character_is_always_refused() {
+fn secret_file_with_invisible_character_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("secret");
     let source = SecretSource::File(path.clone());

@@ -14,11 +14,11 @@ use super::ConfigErrors;
 /// `[wechat]`
 #[derive(Clone, Debug, Serialize)]
 pub struct WeChat {
-    /// WeChat's servers, in order of preference; at least one.
+    /// WeChat's servers, in order of preference, at least one.
     pub hosts: Vec<String>,
     /// Allows plain HTTP to a non-loopback host, for compose networks and cloud hosting.
     pub allow_http: bool,
-    /// The proxy that every call goes through; `None` for direct connections.
+    /// The proxy that every call goes through. `None` for direct connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Proxy>,
     /// Certificate authorities that are trusted in addition to the system's.

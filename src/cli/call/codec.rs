@@ -1,4 +1,4 @@
-//! Messages on the wire whose type is known at run time only.
+//! Encodes and decodes messages whose type is known only at run time.
 
 use prost::{Message, bytes::Buf};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
@@ -7,10 +7,10 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Speaks for a method that answers this type.
+/// The codec of a method with this response type.
 #[derive(Clone, Debug)]
 pub(super) struct Dynamic {
-    pub(super) answer: MessageDescriptor,
+    pub(super) response: MessageDescriptor,
 }
 
 impl Codec for Dynamic {
@@ -43,7 +43,7 @@ impl Decoder for Dynamic {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
         let bytes = from.copy_to_bytes(from.remaining());
-        let message = DynamicMessage::decode(self.answer.clone(), bytes);
+        let message = DynamicMessage::decode(self.response.clone(), bytes);
         message.map(Some).map_err(|error| Status::from_error(error.into()))
     }
 }

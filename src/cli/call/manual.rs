@@ -1,4 +1,5 @@
-//! `--list` and `--describe`: the comments of the contract, as the service itself tells them.
+//! `--list` and `--describe`: print the comments of the contract, which the service returns by
+//! reflection.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -7,16 +8,16 @@ use prost_reflect::{
     MethodDescriptor, ServiceDescriptor,
 };
 
-use super::client::{Client, one};
+use super::client::{Client, resolve_name};
 use crate::cli::Failure;
 
-/// All services and methods, each with the first sentence of its comment.
+/// Returns all services and methods, each with the first sentence of its comment.
 pub(super) fn list(client: &Client) -> String {
     let services = client.services.iter().filter_map(|name| client.types.get_service_by_name(name));
     services.map(|service| service_text(&service, false)).collect::<Vec<_>>().join("\n\n")
 }
 
-/// What the comments say about a service, a method, a message or an enum.
+/// Returns the comments of a service, a method, a message, an enum or a value of an enum.
 pub(super) fn describe(client: &Client, name: &str) -> Result<String, Failure> {
     if name.contains('/') {
         return client.method(name).map(|method| method_text(&method));
@@ -27,10 +28,12 @@ pub(super) fn describe(client: &Client, name: &str) -> Result<String, Failure> {
     let all = services.iter().map(ServiceDescriptor::full_name);
     let all = all.chain(messages.iter().map(MessageDescriptor::full_name));
     let all = all.chain(enums.iter().map(EnumDescriptor::full_name));
-    let Some(name) = one(name, all)? else {
-        return Err(Failure::usage(format_args!(
-            "{name}: there is no such service, message or enum; `call --list` shows what there is"
-        )));
+    let Some(name) = resolve_name(name, all)? else {
+        return enum_value_text(&enums, name).ok_or_else(|| {
+            Failure::usage(format_args!(
+                "{name}: no such service, message, enum or value; `call --list` prints all methods"
+            ))
+        });
     };
     let service = types.get_service_by_name(name).map(|service| service_text(&service, true));
     let message = || types.get_message_by_name(name).map(|message| message_text(&message));
@@ -79,7 +82,7 @@ fn method_text(method: &MethodDescriptor) -> String {
 fn message_text(message: &MessageDescriptor) -> String {
     let about = comment(&message.parent_file(), message.path());
     let fields = fields_text(message);
-    // The name begins the text of the fields; what is said about it belongs in between.
+    // The text of the fields begins with the name. The comment comes after the name.
     let rest = fields.strip_prefix(message.name()).unwrap_or(&fields);
     let more = more([message.clone()]);
     format!("{}{}{rest}{more}", message.full_name(), paragraphs(&about))
@@ -95,7 +98,23 @@ fn enum_text(kind: &EnumDescriptor) -> String {
     text
 }
 
-/// A message's name and its fields with their comments.
+/// Returns the comment of a value of an enum. The prefix of the name can be omitted, as in the
+/// reasons of errors.
+fn enum_value_text(enums: &[EnumDescriptor], name: &str) -> Option<String> {
+    let end = format!("_{name}");
+    let matches = |full_name: &str| full_name == name || full_name.ends_with(&end);
+    // The shortest name is the closest: NOT_FOUND is not STORE_NOT_FOUND.
+    let value = enums
+        .iter()
+        .flat_map(EnumDescriptor::values)
+        .filter(|value| matches(value.name()))
+        .min_by_key(|value| value.name().len())?;
+    let parent = value.parent_enum();
+    let about = comment(&parent.parent_file(), value.path());
+    Some(format!("{}.{}{}", parent.full_name(), value.name(), paragraphs(&about)))
+}
+
+/// Returns the name of a message and its fields with their comments.
 fn fields_text(message: &MessageDescriptor) -> String {
     let mut text = message.name().to_owned();
     for field in message.fields() {
@@ -123,7 +142,7 @@ fn kind_text(field: &FieldDescriptor) -> String {
     }
 }
 
-/// Where to read on: the types of the fields.
+/// Returns the names of the fields' types, for further reading.
 fn more<const N: usize>(messages: [MessageDescriptor; N]) -> String {
     let fields = messages.iter().flat_map(MessageDescriptor::fields);
     let names: BTreeSet<_> = fields
@@ -139,7 +158,7 @@ fn more<const N: usize>(messages: [MessageDescriptor; N]) -> String {
     format!("\n\nSee also: {}", names.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-/// The comment above what stands at this path of a file.
+/// Returns the comment above the element at this path of a file.
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let place = info.and_then(|info| info.location.iter().find(|place| place.path == path));
@@ -147,7 +166,7 @@ fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
-/// The first sentence of a comment, on one line.
+/// Returns the first sentence of a comment, on one line.
 fn sentence(comment: &str) -> String {
     let paragraph = comment.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     match paragraph.find(". ") {
@@ -156,12 +175,12 @@ fn sentence(comment: &str) -> String {
     }
 }
 
-/// The comment after an empty line.
+/// Returns the comment after an empty line.
 fn paragraphs(comment: &str) -> String {
     if comment.is_empty() { String::new() } else { format!("\n{}", lines(comment, "")) }
 }
 
-/// The comment from the next line on.
+/// Returns the comment, indented, beginning on the next line.
 fn lines(comment: &str, indent: &str) -> String {
     if comment.is_empty() {
         return String::new();
@@ -176,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_ends_at_its_full_stop_or_its_paragraph() {
+    fn sentence_ends_at_full_stop_or_paragraph() {
         assert_eq!(
             sentence("Adds a store,\nat v1.2 of it. More.\n\nMost."),
             "Adds a store, at v1.2 of it."

@@ -1,4 +1,4 @@
-//! `call`: a gRPC client that needs no files, for it asks the service what there is (reflection).
+//! `call`: a gRPC client that needs no proto files, because it loads the types by reflection.
 
 use std::{io, str::FromStr, time::Duration};
 
@@ -8,64 +8,72 @@ use tonic::{
     metadata::{AsciiMetadataKey, AsciiMetadataValue},
 };
 
-pub(super) use self::{
-    client::{Client, read},
-    refusal::Refusal,
-};
+pub(super) use self::client::{Client, parse_request};
 use super::{Failure, print, seconds::seconds, target::Target};
 
 mod client;
 mod codec;
 mod manual;
 mod reflection;
-mod refusal;
 mod rows;
 
-/// How much later than its deadline a service may say that it has passed.
+/// How much later than its deadline a service can return DEADLINE_EXCEEDED.
 const GRACE: Duration = Duration::from_millis(200);
 
-const MANY: &str = "\
-An error is printed to standard error as JSON; the exit code is then 64 plus the gRPC code.
+const EXAMPLES: &str = "\
+Prints the response as JSON. Prints one line per message if the method is a stream.
 
-With --rows, repeat the command after any interruption: rows without a request_id get one from what
-stands in them, and what was executed in the last 24 hours is not executed again. With --results
-FILE that has no end: rows that are ok there are not sent. Two equal rows are sent once.
+An error goes to standard error: as text on a terminal, otherwise or with --json as JSON with all
+details. The exit code is then 64 plus the gRPC code, such as 67 for INVALID_ARGUMENT.
 
-Exit codes with --rows, the first that is true:
+Examples:
+  wechat-store-gateway call --list
+  wechat-store-gateway call --describe StoreService/AddStore
+  wechat-store-gateway call StoreService/ListStores
+  wechat-store-gateway call MapPoiService/ResolveDistrict '{\"names\": [\"广东\", \"海珠区\"]}'
+  wechat-store-gateway call AuditService/WatchAuditEvents '{\"position\": \"WATCH_POSITION_EARLIEST\"}'
+  wechat-store-gateway call StoreService/AddStore --rows stores.jsonl --check
+  wechat-store-gateway call StoreService/AddStore --rows stores.jsonl --results results.jsonl
+
+With --rows you can repeat the command after any interruption. Each row without a request_id gets one
+that is computed from its content, so the service does not execute the row twice within 24 hours. With
+--results FILE there is no time limit: rows that are ok in the file are not sent again. Equal rows are
+sent once.
+
+Exit codes with --rows, the first that applies:
   5  interrupted by a signal
-  4  stopped early, or rows without an answer: run it again
-  3  rows whose outcome nobody knows: WriteService settles them
+  4  stopped early, or rows without a response: run the command again
+  3  rows with an unknown outcome: WriteService can resolve them
   2  rows that failed
-  0  every row is ok";
+  0  all rows are ok";
 
-/// Calls a method and prints what it answers as JSON: a message over several lines, or, for a
-/// stream, a line per message.
-///
-/// An error is printed to standard error as JSON, with its details. The exit code is then 64 plus
-/// the gRPC code, such as 67 for INVALID_ARGUMENT.
+/// The arguments of `call`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = MANY)]
+#[command(after_help = EXAMPLES)]
 pub struct Call {
-    /// What to call, such as StoreService/ListStores; packages can be left out
+    /// The method, such as StoreService/ListStores; the package can be omitted
     #[arg(value_name = "SERVICE/METHOD", required_unless_present_any = ["list", "describe"])]
     method: Option<String>,
-    /// The request; - reads it from standard input
+    /// The request as JSON; - reads it from standard input
     #[arg(value_name = "JSON", default_value = "{}")]
     request: String,
     #[command(flatten)]
     target: Target,
-    /// List the services and their methods
+    /// List all services and methods
     #[arg(long, conflicts_with_all = ["method", "describe"])]
     list: bool,
-    /// Describe a service, a method, a message or an enum
+    /// Describe a service, a method, a message, an enum or a value, such as STORE_NOT_FOUND
     #[arg(long, value_name = "NAME", conflicts_with = "method")]
     describe: Option<String>,
-    /// Give up after this time; without it the service decides
+    /// The deadline of the call [default: limits.default_deadline_ms of the service]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     deadline: Option<Duration>,
     /// Send this metadata; can be repeated
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE")]
     headers: Vec<Header>,
+    /// Print an error as JSON on a terminal too
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     rows: rows::Rows,
 }
@@ -73,6 +81,12 @@ pub struct Call {
 impl Call {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
+        let json = self.json;
+        let result = self.execute().await;
+        result.map_err(|failure| if json { failure.with_json() } else { failure })
+    }
+
+    async fn execute(self) -> Result<(), Failure> {
         let client = Client::connect(&self.target).await?;
         if self.list {
             return Ok(print::line(manual::list(&client))?);
@@ -85,35 +99,35 @@ impl Call {
             return self.rows.run(client, method, self.deadline, self.headers).await;
         }
         let request = self.request(&method)?;
-        let answers = async {
-            let mut answers = client.start(&method, request).await?;
-            while let Some(answer) = answers.message().await? {
-                print::line(json(&answer, method.is_server_streaming())?)?;
+        let call = async {
+            let mut responses = client.start(&method, request).await?;
+            while let Some(response) = responses.message().await? {
+                print::line(to_json(&response, method.is_server_streaming())?)?;
             }
             Ok(())
         };
         match self.deadline {
-            None => answers.await,
-            // Nothing on this side ends a stream whose service does not.
+            None => call.await,
+            // tonic does not end a stream at its deadline if the service does not.
             Some(deadline) => {
                 let late = Status::deadline_exceeded("the service did not end the call in time");
-                let answers = tokio::time::timeout(deadline + GRACE, answers);
-                answers.await.unwrap_or_else(|_| Err(late.into()))
+                let call = tokio::time::timeout(deadline + GRACE, call);
+                call.await.unwrap_or_else(|_| Err(late.into()))
             }
         }
     }
 
     fn request(&self, method: &MethodDescriptor) -> Result<Request<DynamicMessage>, Failure> {
         let message = match self.request.trim() {
-            "-" => read(method.input(), &io::read_to_string(io::stdin())?)?,
-            text => read(method.input(), text)?,
+            "-" => parse_request(method.input(), &io::read_to_string(io::stdin())?)?,
+            text => parse_request(method.input(), text)?,
         };
-        Ok(addressed(message, self.deadline, &self.headers))
+        Ok(with_metadata(message, self.deadline, &self.headers))
     }
 }
 
-/// A request with all that goes with it.
-fn addressed(
+/// Returns a request with its deadline and metadata.
+fn with_metadata(
     message: DynamicMessage,
     deadline: Option<Duration>,
     headers: &[Header],
@@ -128,7 +142,7 @@ fn addressed(
     request
 }
 
-fn json(message: &DynamicMessage, on_one_line: bool) -> Result<String, Failure> {
+fn to_json(message: &DynamicMessage, on_one_line: bool) -> Result<String, Failure> {
     let text = if on_one_line {
         serde_json::to_string(message)
     } else {
@@ -137,7 +151,7 @@ fn json(message: &DynamicMessage, on_one_line: bool) -> Result<String, Failure> 
     text.map_err(Failure::new)
 }
 
-/// Metadata that goes with a call.
+/// One entry of the metadata of a call.
 #[derive(Clone, Debug)]
 struct Header {
     key: AsciiMetadataKey,
@@ -148,10 +162,11 @@ impl FromStr for Header {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (key, value) = text.split_once(':').ok_or("has to be KEY:VALUE")?;
+        let (key, value) = text.split_once(':').ok_or("must be KEY:VALUE")?;
         let key = key.trim().to_ascii_lowercase();
-        let key = key.parse().map_err(|_| "the key has to be a header's name, without -bin")?;
-        let value = value.trim().parse().map_err(|_| "the value has to be visible ASCII")?;
+        let key =
+            key.parse().map_err(|_| "the key must be a header name that does not end in -bin")?;
+        let value = value.trim().parse().map_err(|_| "the value must be visible ASCII")?;
         Ok(Self { key, value })
     }
 }
@@ -161,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_split_at_the_first_colon() {
+    fn header_is_split_at_first_colon() {
         let Header { key, value } = "X-Caller: a:b".parse().expect("a header");
         assert_eq!((key.as_str(), value.to_str().ok()), ("x-caller", Some("a:b")));
         for wrong in ["no colon", "spaced key:v", "some-bin:v", "k:a\nb"] {

@@ -1,4 +1,4 @@
-//! Asks a service what it has, by `grpc.reflection.v1`.
+//! Loads the services and types of a running service by `grpc.reflection.v1`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,68 +8,82 @@ use prost_reflect::{DescriptorPool, prost_types::FileDescriptorProto};
 use tonic::{Status, transport::Channel};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest as Question,
-    server_reflection_response::MessageResponse as Answer,
+    server_reflection_request::MessageRequest as Query,
+    server_reflection_response::MessageResponse as Reply,
 };
 
 use crate::cli::Failure;
 
-/// The names of all services, and all that they are made of.
+/// The reasons of our errors.
+const ERROR_REASON: &str = "wechat.store.v1.ErrorReason";
+
+/// Returns the names of all services and all types that they use.
 pub(super) async fn load(channel: Channel) -> Result<(Vec<String>, DescriptorPool), Failure> {
     let client = ServerReflectionClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut services = Vec::new();
-    for answer in ask(&client, vec![Question::ListServices(String::new())]).await? {
-        if let Answer::ListServicesResponse(list) = answer {
+    for reply in query(&client, vec![Query::ListServices(String::new())]).await? {
+        if let Reply::ListServicesResponse(list) = reply {
             services.extend(list.service.into_iter().map(|service| service.name));
         }
     }
+    // No request or response uses this enum, because errors contain its values as texts. Another
+    // service does not have it.
+    let reasons = query(&client, vec![Query::FileContainingSymbol(ERROR_REASON.to_owned())]).await;
     let mut files = BTreeMap::new();
-    let mut asked = BTreeSet::new();
-    let mut questions: Vec<_> =
-        services.iter().cloned().map(Question::FileContainingSymbol).collect();
-    while !questions.is_empty() {
-        for answer in ask(&client, questions).await? {
-            let Answer::FileDescriptorResponse(list) = answer else { continue };
-            for bytes in list.file_descriptor_proto {
-                let file = FileDescriptorProto::decode(&bytes[..]).map_err(Failure::new)?;
-                files.insert(file.name().to_owned(), file);
-            }
-        }
-        // A service may send a file with or without those that it imports.
+    add_files(&mut files, reasons.unwrap_or_default())?;
+    let mut requested = BTreeSet::new();
+    let mut queries: Vec<_> = services.iter().cloned().map(Query::FileContainingSymbol).collect();
+    while !queries.is_empty() {
+        add_files(&mut files, query(&client, queries).await?)?;
+        // A service can return a file with or without the files that it imports.
         let missing = files.values().flat_map(|file| &file.dependency);
         let missing: BTreeSet<_> =
             missing.filter(|name| !files.contains_key(*name)).cloned().collect();
-        let new = missing.into_iter().filter(|name| asked.insert(name.clone()));
-        questions = new.map(Question::FileByFilename).collect();
+        let new = missing.into_iter().filter(|name| requested.insert(name.clone()));
+        queries = new.map(Query::FileByFilename).collect();
     }
     let mut types = DescriptorPool::new();
     types.add_file_descriptor_protos(files.into_values()).map_err(Failure::new)?;
     Ok((services, types))
 }
 
-/// Asks several questions at once.
-async fn ask(
-    client: &ServerReflectionClient<Channel>,
-    questions: Vec<Question>,
-) -> Result<Vec<Answer>, Failure> {
-    let questions = questions.into_iter().map(|question| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(question),
-    });
-    let questions = stream::iter(questions.collect::<Vec<_>>());
-    let read = async {
-        let mut stream = client.clone().server_reflection_info(questions).await?.into_inner();
-        let mut answers = Vec::new();
-        while let Some(answer) = stream.message().await? {
-            answers.extend(answer.message_response);
+/// Adds the files of the replies by name.
+fn add_files(
+    files: &mut BTreeMap<String, FileDescriptorProto>,
+    replies: Vec<Reply>,
+) -> Result<(), Failure> {
+    for reply in replies {
+        let Reply::FileDescriptorResponse(list) = reply else { continue };
+        for bytes in list.file_descriptor_proto {
+            let file = FileDescriptorProto::decode(&bytes[..]).map_err(Failure::new)?;
+            files.insert(file.name().to_owned(), file);
         }
-        Ok::<_, Status>(answers)
+    }
+    Ok(())
+}
+
+/// Sends several queries in one stream and returns all replies.
+async fn query(
+    client: &ServerReflectionClient<Channel>,
+    queries: Vec<Query>,
+) -> Result<Vec<Reply>, Failure> {
+    let requests = queries
+        .into_iter()
+        .map(|query| ServerReflectionRequest { host: String::new(), message_request: Some(query) });
+    let requests = stream::iter(requests.collect::<Vec<_>>());
+    let read = async {
+        let mut stream = client.clone().server_reflection_info(requests).await?.into_inner();
+        let mut replies = Vec::new();
+        while let Some(response) = stream.message().await? {
+            replies.extend(response.message_response);
+        }
+        Ok::<_, Status>(replies)
     };
-    let answers = read.await?;
-    match answers.iter().find(|answer| matches!(answer, Answer::ErrorResponse(_))) {
-        Some(Answer::ErrorResponse(error)) => {
+    let replies = read.await?;
+    match replies.iter().find(|reply| matches!(reply, Reply::ErrorResponse(_))) {
+        Some(Reply::ErrorResponse(error)) => {
             Err(Failure::new(format_args!("reflection: {}", error.error_message)))
         }
-        _ => Ok(answers),
+        _ => Ok(replies),
     }
 }

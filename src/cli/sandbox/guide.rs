@@ -1,42 +1,46 @@
-//! What to try in a sandbox. A test tries all of it.
+//! The text that the sandbox prints: its addresses and commands to try. A test runs all commands.
 
 use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 
-use super::{GRPC, Places};
+use super::{GRPC, Places, program};
 
-/// The text, with this program called as the reader called it.
-pub(super) fn text(Places { grpc, simulator, callback }: Places) -> String {
-    let program = std::env::args_os().next();
-    let program = program.as_ref().map_or("wechat-store-gateway".into(), |it| it.to_string_lossy());
+/// Returns the text. Its commands call this program by the name that the user used.
+pub(super) fn text(Places { grpc, simulator, callback, admin }: Places) -> String {
+    let program = program();
     let call = match grpc {
         GRPC => format!("{program} call"),
         _ => format!("{program} call --address {grpc}"),
     };
     format!(
-        r#"The service     {grpc} (gRPC without TLS, with reflection)
-Its WeChat      http://{simulator} (simulated)
-Its callbacks   http://{callback}/wechat/callback/{{app_id}}, where its WeChat tells how reviews end
-Its accounts    {OFFICIAL_APP_ID}, official: the default for stores, cards, maps and pictures
-                {MINI_PROGRAM_APP_ID}, mini program: the default for nearby places
+        r#"The sandbox is running: the gateway with a simulated WeChat. Stop it with Ctrl-C; nothing is stored.
 
-Look around:
+  gRPC        {grpc}, without TLS, with reflection
+  WeChat      http://{simulator}, simulated
+  callback    http://{callback}/wechat/callback/{{app_id}}, receives review results from the simulated WeChat
+  operators   http://{admin}/readyz
+  accounts    {OFFICIAL_APP_ID}  official account, default for stores, cards, maps and pictures
+              {MINI_PROGRAM_APP_ID}  mini program, default for nearby places
+
+List and describe the methods:
   {call} --list
   {call} --describe StoreService/AddStore
 
-Find a place, add a store there, decide its review as WeChat would, and see it listed:
+Find a place, add a store there, approve its review as WeChat would, list the stores, read the event:
   {call} MapPoiService/ResolveDistrict '{{"names": ["广东", "海珠区"]}}'
   {call} MapPoiService/SearchMapPois '{{"district_id": "440105", "keyword": "X-MAX"}}'
   {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "license_number": "22883878-0"}}'
   curl -d '{{"decision": "approve"}}' http://{simulator}/_simulator/audits/414569001
   {call} StoreService/ListStores
+  {call} AuditService/ListAuditEvents
 
-The same with grpcurl:
+Use grpcurl:
   grpcurl -plaintext {grpc} list
   grpcurl -plaintext -d '{{"page_size": 5}}' {grpc} wechat.store.v1.StoreService/ListStores
 
-Let WeChat fail, and look what it was asked:
+Inject faults, list the calls that WeChat received:
   curl http://{simulator}/_simulator/
 
-Ctrl-C ends it; nothing is kept."#
+Check that the service is ready:
+  curl http://{admin}/readyz"#
     )
 }

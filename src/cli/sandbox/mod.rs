@@ -1,4 +1,4 @@
-//! `sandbox`: the service and the simulator in one process, wired together.
+//! `sandbox`: runs the service and the simulator in one process, connected to each other.
 
 use std::{
     future,
@@ -25,63 +25,86 @@ use crate::{
 
 mod guide;
 mod steps;
+mod story;
 mod tour;
 
-/// Where the service listens unless it is told otherwise, as without settings.
+/// The default gRPC address, the same as in the settings.
 const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
-/// Where the service hears from WeChat, likewise.
+/// The default address for WeChat's pushes, the same as in the settings.
 const CALLBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Where it is asked by operators, likewise.
+/// The default address for operators, the same as in the settings.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
-/// Any free port, on loopback.
+/// Any free port on loopback.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Runs the service against the simulator, with an official account and a mini program, and prints
-/// what to try. Nothing is kept.
+const EXAMPLES: &str = "\
+Runs until Ctrl-C with an official account and a mini program. Nothing is stored.
+
+Examples:
+  wechat-store-gateway sandbox --tour          watch a store being added and reviewed, in a second
+  wechat-store-gateway sandbox --tour --json   the same with all requests and responses
+  wechat-store-gateway sandbox                 keep it running, with commands to try";
+
+/// The arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Sandbox {
-    /// Walk the main job from end to end, print each request and response as JSON, and exit with 0
-    /// only if all of it was right
+    /// Add a store, follow its review, explain each step, and exit with 0 only if each step returned
+    /// the expected response
     #[arg(long)]
     tour: bool,
-    /// Where the service listens [default: 127.0.0.1:50051, or any free port with --tour]
+    /// Print each request and response of the tour as JSON
+    #[arg(long, requires = "tour")]
+    json: bool,
+    /// The gRPC address of the service [default: 127.0.0.1:50051, or any free port with --tour]
     #[arg(long, value_name = "ADDRESS")]
     grpc: Option<SocketAddr>,
-    /// Where the simulator listens [default: 127.0.0.1:8090, or any free port with --tour]
+    /// The address of the simulator [default: 127.0.0.1:8090, or any free port with --tour]
     #[arg(long, value_name = "ADDRESS")]
     simulator: Option<SocketAddr>,
-    /// Where the service hears from the simulator [default: 127.0.0.1:8080, or any free port with
-    /// --tour]
+    /// The address that receives pushes from the simulator [default: 127.0.0.1:8080, or any free port
+    /// with --tour]
     #[arg(long, value_name = "ADDRESS")]
     callback: Option<SocketAddr>,
-    /// Where the service is asked by operators [default: 127.0.0.1:9464, or any free port with
-    /// --tour]
+    /// The address for operators, with /livez and /readyz [default: 127.0.0.1:9464, or any free port
+    /// with --tour]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
-    /// Decides every id and token that the simulator makes up
+    /// The seed of all ids and tokens that the simulator generates
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
 }
 
-/// Where the two are reached, and where the one reaches the other.
+/// The addresses of service and simulator.
 #[derive(Clone, Copy, Debug)]
 struct Places {
     grpc: SocketAddr,
     simulator: SocketAddr,
     callback: SocketAddr,
+    admin: SocketAddr,
 }
 
 impl Sandbox {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let telemetry = Telemetry::start(environment)
-            .map_err(|error| Failure::usage(format_args!("the environment: {error:#}")))?;
+        let telemetry = Telemetry::start(&self.quiet(environment))
+            .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = self.serve(telemetry.sampler()).await;
         telemetry.flush().await;
         result
     }
 
-    /// Runs both until the tour is over, or somebody says stop.
+    /// Returns the environment with a log level that hides the lines about start and stop, unless the
+    /// user set one. They would interrupt the text for people.
+    fn quiet(&self, environment: &Environment) -> Environment {
+        let mut environment = environment.clone();
+        if !self.json {
+            environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "warn,h2=error".to_owned());
+        }
+        environment
+    }
+
+    /// Runs both until the tour ends or a signal arrives.
     async fn serve(&self, sampler: Sampler) -> Result<(), Failure> {
         let stop = signal::stop()?;
         let or = |default| if self.tour { ANYWHERE } else { default };
@@ -94,8 +117,9 @@ impl Sandbox {
             grpc: reachable(grpc.local_addr()?),
             simulator: reachable(wechat.local_addr()?),
             callback: reachable(callback.local_addr()?),
+            admin: reachable(admin.local_addr()?),
         };
-        // One clock, so that who advances the simulator's advances the service's.
+        // One clock, so that a user who advances the simulator's clock also advances the service's.
         let clock = Clock::system();
         let mut world = wechat_simulator::Settings {
             seed: self.seed,
@@ -105,7 +129,7 @@ impl Sandbox {
         for account in &mut world.accounts {
             account.callback = Some(pushes(account.kind, places.callback));
         }
-        // Nothing is kept: gone with this value.
+        // The folder is deleted with this value, so nothing is stored.
         let folder = tempfile::tempdir()?;
         let state = folder.path().join("state.db");
         let settings = settings(grpc.local_addr()?, places.simulator, &state)?;
@@ -115,21 +139,21 @@ impl Sandbox {
         let until = async { result = self.attend(places, stop).await };
         tokio::select! {
             served = app::run(settings, listeners, clock, sampler, until) => served?,
-            // It has to be there until the service has ended.
+            // The simulator must run until the service has stopped.
             () = Simulator::new(world).run(wechat, future::pending()) => {}
         }
         result
     }
 
-    /// What happens while both run.
+    /// Runs the tour, or prints the guide and waits for a signal.
     async fn attend(&self, places: Places, stop: impl Future<Output = ()>) -> Result<(), Failure> {
         if self.tour {
             tokio::select! {
-                result = tour::walk(places) => result,
-                () = stop => Err(Failure::new("stopped in the middle of the tour")),
+                result = tour::run(places, self.json) => result,
+                () = stop => Err(Failure::new("a signal interrupted the tour")),
             }
         } else {
-            // The sandbox is of use even where nobody reads this.
+            // The sandbox works even if standard output is closed.
             let _ = print::line(guide::text(places));
             stop.await;
             Ok(())
@@ -137,7 +161,8 @@ impl Sandbox {
     }
 }
 
-/// Where the simulator's accounts are told of reviews. Between them, both formats and two modes.
+/// Returns the push settings of a simulated account. The two accounts cover both formats and two
+/// modes.
 fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
     let (encoding_aes_key, mode, format) = match kind {
         AccountKind::MiniProgram => (MINI_PROGRAM_AES_KEY, Mode::Compatible, Format::Json),
@@ -152,9 +177,9 @@ fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
     }
 }
 
-/// The settings of a service for the simulator's two accounts.
+/// Returns the settings of a service for the simulator's two accounts.
 fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Settings, Failure> {
-    // Whoever lets others in lets them play; there is nothing to keep from anybody.
+    // A sandbox has no secrets, so plaintext on any address is fine.
     let text = format!(
         r#"
         [listen]
@@ -188,12 +213,13 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Set
         "#,
         state = state.display(),
     );
-    Settings::read(&text, &Environment::new()).map_err(|mistakes| {
-        Failure::new(mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    Settings::read(&text, &Environment::new()).map_err(|errors| {
+        Failure::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })
 }
 
-/// How this host reaches what listens everywhere: by loopback.
+/// Returns the loopback address instead of an unspecified one, because a client cannot connect to an
+/// unspecified address.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -203,12 +229,18 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
+/// Returns the program as the user called it, for commands to copy.
+fn program() -> String {
+    let name = std::env::args_os().next();
+    name.map_or("wechat-store-gateway".into(), |name| name.to_string_lossy().into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_are_right_wherever_both_listen() {
+    fn settings_are_valid_for_any_listen_address() {
         for (grpc, simulator) in
             [("127.0.0.1:1", "127.0.0.1:2"), ("0.0.0.0:1", "0.0.0.0:2"), ("[::]:1", "10.0.0.1:2")]
         {

@@ -1,11 +1,12 @@
-//! The main job, step by step: from nothing to a store with a card, and a place nearby.
+//! The steps of the tour: from nothing to a store with a card, and a nearby place.
 //!
-//! In requests and expectations a text that begins with `$` stands for what an earlier step kept.
+//! In requests and expectations, a text that begins with `$` stands for a value that an earlier step
+//! kept.
 
 use serde_json::{Value, json};
 use wechat_simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 
-use super::tour::Step;
+use super::tour::{Chapter, Step};
 
 /// A picture of one pixel (PNG).
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgP5gA\
@@ -16,60 +17,65 @@ const LICENSE_NUMBER: &str = "91440105MA5911XQ0T";
 const PHONE: &str = "020-89190388";
 const CARD: &str = "pabcedfg1234567hijklmn";
 
-/// The whole tour.
-pub(super) fn all() -> Vec<Step> {
-    [
-        begin_to_watch(),
-        find_the_place(),
-        add_the_store(),
-        change_the_store(),
-        show_it_nearby(),
-        give_it_a_card(),
-        look_back(),
+/// Returns the whole tour.
+pub(super) fn all() -> Vec<Chapter> {
+    let chapter = |title, steps| Chapter { title, steps };
+    vec![
+        chapter("Subscribe to review results", subscribe()),
+        chapter("Find the place of the store on Tencent's map", find_place()),
+        chapter("Add the store and wait for its review", add_store()),
+        chapter("Change the store", change_store()),
+        chapter("Show a mini program to people nearby", show_nearby()),
+        chapter("Put a card on the store's page", set_card()),
+        chapter("Resume the watch later", resume_watch()),
     ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
-fn begin_to_watch() -> Vec<Step> {
+fn subscribe() -> Vec<Step> {
+    let latest = json!({ "position": "WATCH_POSITION_LATEST" });
+    vec![
+        Step::call("Watch for review results; the log is still empty", WATCH, latest)
+            .show("/cursor")
+            .keep("/cursor", "start"),
+    ]
+}
+
+fn find_place() -> Vec<Step> {
     vec![
         Step::call(
-            "begin to watch, where nothing has happened",
-            WATCH,
-            json!({
-                "position": "WATCH_POSITION_LATEST"
-            }),
+            "List the categories that a store can have",
+            "MerchantService/ListCategories",
+            json!({}),
         )
-        .keep("/cursor", "start"),
-    ]
-}
-
-fn find_the_place() -> Vec<Step> {
-    vec![
-        Step::call("see what a shop can be", "MerchantService/ListCategories", json!({}))
-            .expect("/categories/0/level", json!(1)),
+        .expect("/categories/0/level", json!(1))
+        .show("/categories"),
         Step::call(
-            "resolve a district by its names",
+            "Find a district by its names",
             "MapPoiService/ResolveDistrict",
             json!({ "names": ["广东", "海珠区"] }),
         )
         .expect_count("/matches", 1)
         .expect("/matches/0/ancestors/0/fullName", json!("广东省"))
+        .show_request("/names")
+        .show("/matches/0/district/id")
+        .show("/matches/0/district/fullName")
         .keep("/matches/0/district/id", "district_id"),
         Step::call(
-            "search a place there",
+            "Search for the place in that district",
             "MapPoiService/SearchMapPois",
             json!({ "districtId": "$district_id", "keyword": "X-MAX" }),
         )
         .expect_count("/pois", 1)
+        .show_request("/keyword")
+        .show("/pois/0/name")
+        .show("/pois/0/mapPoiId")
         .keep("/pois/0/mapPoiId", "map_poi_id")
         .keep("/pois/0/name", "name")
         .keep("/pois/0/address", "address"),
     ]
 }
 
-fn add_the_store() -> Vec<Step> {
+fn add_store() -> Vec<Step> {
     let store = json!({
         "clientReference": REFERENCE,
         "mapPoiId": "$map_poi_id",
@@ -79,56 +85,91 @@ fn add_the_store() -> Vec<Step> {
         "licenseNumber": LICENSE_NUMBER,
     });
     vec![
-        Step::call("upload a picture", "MediaService/UploadImage", json!({ "content": PICTURE }))
-            .keep("/url", "picture_url"),
-        Step::call("add a store at the place", "StoreService/AddStore", store.clone())
-            .expect("/submission/kind", json!("SUBMISSION_KIND_STORE"))
-            .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
-            .expect("/submission/clientReference", json!(REFERENCE))
-            .keep("/submission/auditId", "audit_id"),
-        approve("WeChat approves the store"),
+        Step::call(
+            "Upload a picture to WeChat",
+            "MediaService/UploadImage",
+            json!({ "content": PICTURE }),
+        )
+        .show("/url")
+        .keep("/url", "picture_url"),
+        Step::call(
+            "Add a store at the place, with your own reference; WeChat starts a review",
+            "StoreService/AddStore",
+            store.clone(),
+        )
+        .expect("/submission/kind", json!("SUBMISSION_KIND_STORE"))
+        .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
+        .expect("/submission/clientReference", json!(REFERENCE))
+        .show_request("/clientReference")
+        .show("/submission/state")
+        .show("/submission/auditId")
+        .keep("/submission/auditId", "audit_id"),
+        approve("WeChat approves the store; in real life a person does that, within days"),
         Step::watch(
-            "hear of it, with one's own number for the shop",
+            "Receive the result with your reference and the id of the new store",
             WATCH,
-            json!({
-                "cursor": "$start"
-            }),
+            json!({ "cursor": "$start" }),
         )
         .expect("/event/wechatEvent", json!("add_store_audit_info"))
         .expect("/event/state", json!("AUDIT_STATE_APPROVED"))
         .expect("/event/auditId", json!("$audit_id"))
         .expect("/event/clientReference", json!(REFERENCE))
+        .show("/event/state")
+        .show("/event/clientReference")
+        .show("/event/store/poiId")
         .keep("/event/store/poiId", "poi_id")
         .keep("/cursor", "after_the_store"),
-        Step::call("find the store in the list", "StoreService/ListStores", json!({}))
+        Step::call("List the stores of the account", "StoreService/ListStores", json!({}))
             .expect_count("/stores", 1)
             .expect("/totalSize", json!(1))
             .expect("/stores/0/poiId", json!("$poi_id"))
             .expect("/stores/0/name", json!("$name"))
             .expect("/stores/0/state", json!("AUDIT_STATE_APPROVED"))
             .expect("/stores/0/pictureUrls", json!(["$picture_url"]))
-            .expect("/stores/0/hours/close", json!("22:00")),
-        Step::call("add it again and be told why not", "StoreService/AddStore", store)
-            .refuse("ALREADY_EXISTS", "STORE_ALREADY_BOUND"),
+            .expect("/stores/0/hours/close", json!("22:00"))
+            .show("/totalSize")
+            .show("/stores/0/name"),
+        Step::call(
+            "Add the same store again; the error states code, reason and message",
+            "StoreService/AddStore",
+            store,
+        )
+        .refuse("ALREADY_EXISTS", "STORE_ALREADY_BOUND")
+        .show("/code")
+        .show("/details/0/reason")
+        .show("/message"),
     ]
 }
 
-fn change_the_store() -> Vec<Step> {
+fn change_store() -> Vec<Step> {
     let change = json!({ "poiId": "$poi_id", "hours": { "open": "09:30", "close": "23:00" } });
     vec![
-        Step::call("change only its hours", "StoreService/UpdateStore", change)
-            .expect("/hours/open", json!("09:30"))
-            .expect("/contactPhone", json!(PHONE))
-            .expect("/pictureUrls", json!(["$picture_url"])),
-        Step::call("read it back", "StoreService/GetStore", json!({ "poiId": "$poi_id" }))
+        Step::call(
+            "Change only the opening hours; the other fields keep their values",
+            "StoreService/UpdateStore",
+            change,
+        )
+        .expect("/hours/open", json!("09:30"))
+        .expect("/contactPhone", json!(PHONE))
+        .expect("/pictureUrls", json!(["$picture_url"]))
+        .show_request("/hours/open")
+        .show_request("/hours/close")
+        .show("/hours/open")
+        .show("/hours/close")
+        .show("/contactPhone"),
+        Step::call("Read the store back", "StoreService/GetStore", json!({ "poiId": "$poi_id" }))
             .expect("/store/hours/open", json!("09:30"))
             .expect("/store/hours/close", json!("23:00"))
             .expect("/store/contactPhone", json!(PHONE))
-            .expect("/store/state", json!("AUDIT_STATE_APPROVED")),
+            .expect("/store/state", json!("AUDIT_STATE_APPROVED"))
+            .show_request("/poiId")
+            .show("/store/hours/open")
+            .show("/store/hours/close")
+            .show("/store/state"),
     ]
 }
 
-fn show_it_nearby() -> Vec<Step> {
+fn show_nearby() -> Vec<Step> {
     let label = json!({
         "kind": "NEARBY_SERVICE_KIND_MEAL_ORDERING",
         "appId": MINI_PROGRAM_APP_ID,
@@ -147,47 +188,78 @@ fn show_it_nearby() -> Vec<Step> {
     });
     let request = json!({ "clientReference": REFERENCE, "profile": profile });
     vec![
-        Step::call("show a mini program nearby", "NearbyService/AddNearbyPoi", request)
-            .expect("/submission/kind", json!("SUBMISSION_KIND_NEARBY_POI"))
-            .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
-            .keep("/submission/auditId", "audit_id"),
+        Step::call(
+            "Add a nearby place for the mini program; WeChat starts a review",
+            "NearbyService/AddNearbyPoi",
+            request,
+        )
+        .expect("/submission/kind", json!("SUBMISSION_KIND_NEARBY_POI"))
+        .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
+        .show_request("/clientReference")
+        .show("/submission/state")
+        .show("/submission/auditId")
+        .keep("/submission/auditId", "audit_id"),
         approve("WeChat approves the nearby place").keep("/result", "nearby_poi_id"),
-        Step::call("find it in the list", "NearbyService/ListNearbyPois", json!({}))
-            .expect_count("/pois", 1)
-            .expect("/pois/0/nearbyPoiId", json!("$nearby_poi_id"))
-            .expect("/pois/0/state", json!("AUDIT_STATE_APPROVED"))
-            .expect("/pois/0/visible", json!(true)),
+        Step::call(
+            "List the nearby places; people can see this one now",
+            "NearbyService/ListNearbyPois",
+            json!({}),
+        )
+        .expect_count("/pois", 1)
+        .expect("/pois/0/nearbyPoiId", json!("$nearby_poi_id"))
+        .expect("/pois/0/state", json!("AUDIT_STATE_APPROVED"))
+        .expect("/pois/0/visible", json!(true))
+        .show("/pois/0/nearbyPoiId")
+        .show("/pois/0/visible"),
     ]
 }
 
-fn give_it_a_card() -> Vec<Step> {
+fn set_card() -> Vec<Step> {
     let card = json!({ "poiId": "$poi_id", "cardId": CARD });
     vec![
-        Step::call("put a card on the store's page", "CardService/SetStoreCard", card),
-        Step::call("read the card", "CardService/GetStoreCard", json!({ "poiId": "$poi_id" }))
-            .expect("/cardId", json!(CARD)),
+        Step::call("Link a card to the store", "CardService/SetStoreCard", card)
+            .show_request("/poiId")
+            .show_request("/cardId"),
+        Step::call(
+            "Read the card of the store",
+            "CardService/GetStoreCard",
+            json!({ "poiId": "$poi_id" }),
+        )
+        .expect("/cardId", json!(CARD))
+        .show_request("/poiId")
+        .show("/cardId"),
     ]
 }
 
-fn look_back() -> Vec<Step> {
+fn resume_watch() -> Vec<Step> {
     let open = json!({ "states": ["AUDIT_STATE_AWAITING_ADMIN", "AUDIT_STATE_IN_REVIEW"] });
     vec![
         Step::watch(
-            "go on where one was, and hear of the nearby place",
+            "Continue after the last event, and receive the result of the nearby place",
             WATCH,
             json!({ "cursor": "$after_the_store" }),
         )
         .expect("/event/wechatEvent", json!("add_nearby_poi_audit_info"))
         .expect("/event/state", json!("AUDIT_STATE_APPROVED"))
         .expect("/event/clientReference", json!(REFERENCE))
-        .expect("/event/nearbyPoi/nearbyPoiId", json!("$nearby_poi_id")),
-        Step::call("see that nothing is pending", "AuditService/ListSubmissions", open)
-            .expect_count("/submissions", 0),
+        .expect("/event/nearbyPoi/nearbyPoiId", json!("$nearby_poi_id"))
+        .show("/event/state")
+        .show("/event/clientReference")
+        .show("/event/nearbyPoi/nearbyPoiId"),
+        Step::call(
+            "List the submissions that are still in review: none",
+            "AuditService/ListSubmissions",
+            open,
+        )
+        .expect_count("/submissions", 0)
+        .show("/submissions"),
     ]
 }
 
-/// What in life takes people at WeChat some days.
+/// Approves a review, as WeChat's reviewers do after some days.
 fn approve(name: &'static str) -> Step {
-    let verdict: Value = json!({ "decision": "approve" });
-    Step::control(name, "/_simulator/audits/$audit_id", verdict).expect("/state", json!("approved"))
+    let decision: Value = json!({ "decision": "approve" });
+    Step::control(name, "/_simulator/audits/$audit_id", decision)
+        .expect("/state", json!("approved"))
+        .show("/state")
 }

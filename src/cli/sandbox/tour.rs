@@ -1,6 +1,10 @@
-//! `--tour`: walks the steps as any caller would, by gRPC over a socket, and looks at every answer.
+//! `--tour`: runs the steps as any caller would, by gRPC over a socket, and checks every response.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -12,21 +16,34 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tonic::Request;
 
-use super::{Places, steps};
+use super::{Places, steps, story};
 use crate::cli::{
     Failure,
-    call::{self, Client, Refusal},
+    call::{self, Client},
     print,
+    rpc_error::RpcError,
     target::Target,
 };
 
-/// Everything here happens at once, or not at all.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit of a step. Each step takes milliseconds, or it has failed.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
 
-/// One step: what is asked, what has to come back, and what later steps need of it.
+/// Several steps with a common purpose.
+#[derive(Debug)]
+pub(super) struct Chapter {
+    pub(super) title: &'static str,
+    pub(super) steps: Vec<Step>,
+}
+
+/// One step: the request, the expected response, and the values that later steps need from it.
 #[derive(Debug)]
 pub(super) struct Step {
-    name: &'static str,
+    /// One sentence about the step.
+    pub(super) name: &'static str,
+    /// The fields of the request that the story shows, as JSON pointers.
+    pub(super) shown_request: Vec<&'static str>,
+    /// The fields of the response that the story shows, as JSON pointers.
+    pub(super) shown: Vec<&'static str>,
     way: Way,
     request: Value,
     expected: Vec<(&'static str, Expected)>,
@@ -36,11 +53,11 @@ pub(super) struct Step {
 
 #[derive(Debug)]
 enum Way {
-    /// A method of the service; of a stream, its first response.
+    /// A method of the service. A stream ends after its first response.
     Call(&'static str),
-    /// A method of the service: the first response with an event.
+    /// A stream of the service, up to the first response with an event.
     Watch(&'static str),
-    /// A path of the simulator's control.
+    /// A path of the simulator's control interface.
     Control(&'static str),
 }
 
@@ -61,43 +78,64 @@ impl Step {
         Self::new(name, Way::Watch(method), request)
     }
 
-    /// Does something to the simulator, which in life others do at WeChat.
+    /// Does something in the simulator that people do at WeChat in real life.
     pub(super) fn control(name: &'static str, path: &'static str, request: Value) -> Self {
         Self::new(name, Way::Control(path), request)
     }
 
-    /// The answer has this value there. What is there is named by a JSON pointer.
+    /// Expects this value at a JSON pointer of the response.
     pub(super) fn expect(mut self, pointer: &'static str, value: Value) -> Self {
         self.expected.push((pointer, Expected::Value(value)));
         self
     }
 
-    /// The answer has a list of this length there.
+    /// Expects a list of this length at a JSON pointer of the response.
     pub(super) fn expect_count(mut self, pointer: &'static str, count: usize) -> Self {
         self.expected.push((pointer, Expected::Count(count)));
         self
     }
 
-    /// The answer is an error with this code and reason.
+    /// Expects an error with this code and reason.
     pub(super) fn refuse(mut self, code: &'static str, reason: &'static str) -> Self {
         self.refused = true;
         self.expect("/code", json!(code)).expect("/details/0/reason", json!(reason))
     }
 
-    /// The answer has a value there, which later steps know as `$name`.
+    /// Expects a text at a JSON pointer of the response, and keeps it as `$name` for later steps.
     pub(super) fn keep(mut self, pointer: &'static str, name: &'static str) -> Self {
         self.kept.push((pointer, name));
         self
     }
 
-    fn new(name: &'static str, way: Way, request: Value) -> Self {
-        Self { name, way, request, expected: Vec::new(), kept: Vec::new(), refused: false }
+    /// Shows this field of the request in the story.
+    pub(super) fn show_request(mut self, pointer: &'static str) -> Self {
+        self.shown_request.push(pointer);
+        self
     }
 
-    /// Looks at the answer, and keeps of it what is to be kept.
-    fn check(&self, answer: &Value, memory: &mut Memory) -> Result<(), String> {
+    /// Shows this field of the response in the story.
+    pub(super) fn show(mut self, pointer: &'static str) -> Self {
+        self.shown.push(pointer);
+        self
+    }
+
+    fn new(name: &'static str, way: Way, request: Value) -> Self {
+        Self {
+            name,
+            shown_request: Vec::new(),
+            shown: Vec::new(),
+            way,
+            request,
+            expected: Vec::new(),
+            kept: Vec::new(),
+            refused: false,
+        }
+    }
+
+    /// Checks the response, and keeps the values that later steps need.
+    fn check(&self, response: &Value, memory: &mut Memory) -> Result<(), String> {
         for (pointer, expected) in &self.expected {
-            let found = answer.pointer(pointer).unwrap_or(&Value::Null);
+            let found = response.pointer(pointer).unwrap_or(&Value::Null);
             match expected {
                 Expected::Value(value) => {
                     let value = memory.fill(value);
@@ -116,16 +154,16 @@ impl Step {
             }
         }
         for (pointer, name) in &self.kept {
-            match answer.pointer(pointer) {
+            match response.pointer(pointer) {
                 Some(Value::String(text)) if !text.is_empty() => memory.keep(name, text),
-                other => return Err(format!("expected {pointer} to be some text, not {other:?}")),
+                other => return Err(format!("expected {pointer} to be a text, not {other:?}")),
             }
         }
         Ok(())
     }
 }
 
-/// What was kept, by name.
+/// The kept values by name.
 #[derive(Debug, Default)]
 struct Memory(BTreeMap<&'static str, String>);
 
@@ -134,7 +172,8 @@ impl Memory {
         self.0.insert(name, text.to_owned());
     }
 
-    /// The same with every `$name` replaced. An unknown one stays, and will be refused by its name.
+    /// Returns the template with every `$name` replaced. An unknown name stays, so that the service
+    /// refuses it.
     fn fill(&self, template: &Value) -> Value {
         match template {
             Value::String(text) => Value::String(self.fill_text(text)),
@@ -146,7 +185,7 @@ impl Memory {
         }
     }
 
-    /// A name begins at `$` and ends with the text.
+    /// Replaces a name, which begins at `$` and ends with the text.
     fn fill_text(&self, text: &str) -> String {
         match text.split_once('$').and_then(|(before, name)| Some((before, self.0.get(name)?))) {
             Some((before, value)) => format!("{before}{value}"),
@@ -155,11 +194,11 @@ impl Memory {
     }
 }
 
-/// What is printed of a step.
+/// A step as it was executed. Its JSON is the output for programs.
 #[derive(Serialize)]
-struct Report<'a> {
+pub(super) struct Report<'a> {
     step: &'a str,
-    call: String,
+    pub(super) call: String,
     request: Json,
     #[serde(flatten)]
     answer: Answer,
@@ -168,11 +207,11 @@ struct Report<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Error(Refusal),
+    Error(RpcError),
     Response(Json),
 }
 
-/// JSON, or a message, whose fields keep their order.
+/// JSON, or a message, whose JSON keeps the order of the fields.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Json {
@@ -180,30 +219,70 @@ enum Json {
     Value(Value),
 }
 
-/// Walks all steps. Fails at the first that goes otherwise than it should.
-pub(super) async fn walk(places: Places) -> Result<(), Failure> {
-    let client = Client::connect(&Target::new(places.grpc)).await?;
-    let mut walker = Walker { client, simulator: places.simulator, memory: Memory::default() };
-    let steps = steps::all();
-    for step in &steps {
-        walker.take(step).await.map_err(|problem| {
-            Failure::new(format_args!("the tour went wrong at {:?}: {problem:#}", step.name))
-        })?;
+impl Report<'_> {
+    /// Returns true if the service returned an error.
+    pub(super) const fn is_error(&self) -> bool {
+        matches!(self.answer, Answer::Error(_))
     }
-    let _ = print::line(json!({ "tour": "complete", "steps": steps.len() }));
+
+    /// Returns the request as JSON.
+    pub(super) fn request_json(&self) -> Value {
+        serde_json::to_value(&self.request).unwrap_or_default()
+    }
+
+    /// Returns the response or the error as JSON.
+    pub(super) fn answer_json(&self) -> Value {
+        match &self.answer {
+            Answer::Error(error) => serde_json::to_value(error).unwrap_or_default(),
+            Answer::Response(response) => serde_json::to_value(response).unwrap_or_default(),
+        }
+    }
+}
+
+/// Runs all steps and prints them as a story, or as JSON. Returns an error at the first step whose
+/// response is not the expected one.
+pub(super) async fn run(places: Places, json: bool) -> Result<(), Failure> {
+    let began = Instant::now();
+    let client = Client::connect(&Target::new(places.grpc)).await?;
+    let mut runner = Runner { client, simulator: places.simulator, memory: Memory::default() };
+    let chapters = steps::all();
+    if !json {
+        print_story(story::introduction());
+    }
+    let mut number = 0;
+    for chapter in &chapters {
+        if !json {
+            print_story(story::heading(chapter.title));
+        }
+        for step in &chapter.steps {
+            number += 1;
+            let result = runner.run(step, number, json).await;
+            result.map_err(|problem| {
+                let name = step.name;
+                Failure::new(format_args!("the tour failed at step {number} ({name}): {problem:#}"))
+            })?;
+        }
+    }
+    if json {
+        let _ = print::line(json!({ "tour": "complete", "steps": number }));
+    } else {
+        print_story(story::conclusion(number, began.elapsed()));
+    }
     Ok(())
 }
 
-/// Who walks.
-struct Walker {
+/// Runs the steps one after the other.
+struct Runner {
     client: Client,
     simulator: SocketAddr,
     memory: Memory,
 }
 
-impl Walker {
-    async fn take(&mut self, step: &Step) -> anyhow::Result<()> {
+impl Runner {
+    /// Runs one step, prints it, and checks its response.
+    async fn run(&mut self, step: &Step, number: usize, json: bool) -> anyhow::Result<()> {
         let request = self.memory.fill(&step.request);
+        let began = Instant::now();
         let (call, request, answer) = match step.way {
             Way::Call(method) | Way::Watch(method) => {
                 let (request, answer) = self.call(method, &request, &step.way).await?;
@@ -216,17 +295,23 @@ impl Walker {
                 (format!("POST http://{}{path}", self.simulator), Json::Value(request), answer)
             }
         };
+        let took = began.elapsed();
         let report = Report { step: step.name, call, request, answer };
-        show(&report);
-        let answer = match &report.answer {
-            Answer::Error(error) if step.refused => serde_json::to_value(error)?,
-            Answer::Error(_) => anyhow::bail!("expected a response, not an error"),
+        if json {
+            print_json(&report);
+        } else {
+            print_story(story::step(number, step, &report, took));
+        }
+        match report.answer {
+            Answer::Error(_) if !step.refused => {
+                anyhow::bail!("expected a response, not an error")
+            }
             Answer::Response(_) if step.refused => {
                 anyhow::bail!("expected an error, not a response")
             }
-            Answer::Response(response) => serde_json::to_value(response)?,
-        };
-        step.check(&answer, &mut self.memory).map_err(anyhow::Error::msg)
+            _ => {}
+        }
+        step.check(&report.answer_json(), &mut self.memory).map_err(anyhow::Error::msg)
     }
 
     /// Calls the service.
@@ -237,27 +322,27 @@ impl Walker {
         way: &Way,
     ) -> anyhow::Result<(DynamicMessage, Answer)> {
         let method = self.client.method(method)?;
-        let message = call::read(method.input(), &request.to_string())?;
+        let message = call::parse_request(method.input(), &request.to_string())?;
         let answer = async {
-            let mut answers = self.client.start(&method, Request::new(message.clone())).await?;
+            let mut responses = self.client.start(&method, Request::new(message.clone())).await?;
             loop {
-                let answer = answers.message().await?;
-                let is_event = |answer: &DynamicMessage| answer.has_field_by_name("event");
-                if !matches!(way, Way::Watch(_)) || answer.as_ref().is_none_or(is_event) {
-                    return Ok(answer);
+                let response = responses.message().await?;
+                let is_event = |response: &DynamicMessage| response.has_field_by_name("event");
+                if !matches!(way, Way::Watch(_)) || response.as_ref().is_none_or(is_event) {
+                    return Ok(response);
                 }
             }
         };
-        let answer = match tokio::time::timeout(PATIENCE, answer).await? {
+        let answer = match tokio::time::timeout(STEP_LIMIT, answer).await? {
             Ok(Some(response)) => Answer::Response(Json::Message(response)),
-            Ok(None) => anyhow::bail!("expected a response, and there was none"),
-            Err(status) => Answer::Error(Refusal::from(&status)),
+            Ok(None) => anyhow::bail!("expected a response, but there was none"),
+            Err(status) => Answer::Error(RpcError::from(&status)),
         };
         Ok((message, answer))
     }
 }
 
-/// Posts to the simulator's control.
+/// Sends a request to the simulator's control interface and returns the response.
 async fn control(simulator: SocketAddr, path: &str, request: &Value) -> anyhow::Result<Value> {
     let socket = TcpStream::connect(simulator).await?;
     let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
@@ -272,11 +357,16 @@ async fn control(simulator: SocketAddr, path: &str, request: &Value) -> anyhow::
     Ok(serde_json::from_slice(&answer)?)
 }
 
-/// Prints something. Whether the tour goes well does not depend on somebody watching it.
-fn show(what: &impl Serialize) {
-    if let Ok(text) = serde_json::to_string_pretty(what) {
+/// Prints a step as JSON. The tour does not depend on a reader, so it continues if printing fails.
+fn print_json(report: &Report<'_>) {
+    if let Ok(text) = serde_json::to_string_pretty(report) {
         let _ = print::line(text);
     }
+}
+
+/// Prints a part of the story. The tour does not depend on a reader, so it continues if printing fails.
+fn print_story(text: String) {
+    let _ = print::styled_line(text);
 }
 
 #[cfg(test)]
@@ -289,7 +379,7 @@ mod tests {
     use crate::pb;
 
     #[test]
-    fn names_are_filled_in_at_any_depth() {
+    fn names_are_replaced_at_any_depth() {
         let mut memory = Memory::default();
         memory.keep("id", "7");
         let filled =
@@ -298,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_as_expected_says_what_was() {
+    fn unexpected_response_names_the_difference() {
         let step = || Step::call("look", "A/B", json!({})).expect("/a", json!("$id"));
         let mut memory = Memory::default();
         memory.keep("id", "7");
@@ -313,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_simulator_is_controlled_by_http() {
+    async fn control_request_returns_response_or_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let simulator = Simulator::new(wechat_simulator::Settings::default());
@@ -327,23 +417,27 @@ mod tests {
     }
 
     #[test]
-    fn every_step_fits_the_contract() {
+    fn every_step_matches_the_contract() {
         let types = DescriptorPool::decode(pb::DESCRIPTORS).expect("the contract");
-        for step in steps::all() {
+        for step in steps::all().into_iter().flat_map(|chapter| chapter.steps) {
             let (Way::Call(name) | Way::Watch(name)) = step.way else { continue };
             let (service, method) = name.split_once('/').expect(name);
             let service = types.get_service_by_name(&format!("wechat.store.v1.{service}"));
             let mut methods = service.as_ref().expect(name).methods();
             let method = methods.find(|candidate| candidate.name() == method).expect(name);
-            call::read(method.input(), &step.request.to_string()).expect(step.name);
+            call::parse_request(method.input(), &step.request.to_string()).expect(step.name);
             let pointers = step.expected.iter().map(|(pointer, _)| pointer);
-            for pointer in pointers.chain(step.kept.iter().map(|(pointer, _)| pointer)) {
-                assert!(step.refused || leads_to_a_field(method.output(), pointer), "{pointer}");
+            let pointers = pointers.chain(step.kept.iter().map(|(pointer, _)| pointer));
+            for pointer in pointers.chain(&step.shown) {
+                assert!(step.refused || is_field(method.output(), pointer), "{pointer}");
+            }
+            for pointer in &step.shown_request {
+                assert!(step.request.pointer(pointer).is_some(), "{pointer}");
             }
         }
     }
 
-    fn leads_to_a_field(mut message: MessageDescriptor, pointer: &str) -> bool {
+    fn is_field(mut message: MessageDescriptor, pointer: &str) -> bool {
         let names = pointer[1..].split('/').filter(|name| name.parse::<usize>().is_err());
         for name in names {
             let Some(field) = message.get_field_by_json_name(name) else { return false };

@@ -1,7 +1,7 @@
-//! One row: sent until there is an answer that a repeat would not change.
+//! One row: sent again until a repeat would not change the result.
 //!
-//! Every repeat has the same `request_id`, so whatever became of the one before, nothing is executed
-//! twice. Requests without one are those that read.
+//! Every repeat has the same `request_id`, so the service never executes a row twice. Requests
+//! without a `request_id` are reads.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,29 +16,33 @@ use tonic_types::StatusExt;
 
 use super::unless_stopped;
 use crate::{
-    cli::call::{Client, GRACE as LATE, Header, addressed, refusal},
+    cli::{
+        call::{Client, GRACE as LATE, Header, with_metadata},
+        rpc_error,
+    },
     telemetry::code_name,
 };
 
-/// The reason of rows that never left.
+/// The reason of a row that was not sent because it cannot be parsed.
 pub(super) const UNREADABLE: &str = "ROW_UNREADABLE";
-/// The reason of rows whose write was sent, and nobody knows more.
+/// The reason of a row with an unknown outcome: its write was sent, and the response is lost.
 const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
-/// The reason of rows that stopped waiting for their answer.
+/// The reason of a row that was interrupted before its response arrived.
 const INTERRUPTED: &str = "INTERRUPTED";
 
-/// Where nobody says when to come again: after this, then twice as long each time …
+/// The first pause if the service does not state one. Each further pause is twice as long …
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// … up to this.
+/// … up to this one.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
-/// However soon a service wants to be asked again.
+/// The shortest pause, even if the service states a shorter one.
 const LEAST_PAUSE: Duration = Duration::from_millis(50);
-/// Without a deadline the service has one; a connection that died unnoticed has none. At least this.
+/// The minimum time limit of one attempt without `--deadline`. The service sets its own deadline, but
+/// a broken connection can stay undetected without this limit.
 const LONGEST_CALL: Duration = Duration::from_secs(60);
-/// Who is told to stop waits so long for what is under way.
+/// How long the rows in flight can continue after a stop.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Calls one method for many rows.
+/// Calls one method for many rows, with retries.
 #[derive(Debug)]
 pub(super) struct Caller {
     client: Client,
@@ -47,44 +51,44 @@ pub(super) struct Caller {
     headers: Vec<Header>,
     patience: Duration,
     stopping: CancellationToken,
-    /// How many rows have got an answer that counts.
+    /// How many rows have a final result.
     answered: AtomicU64,
 }
 
-/// How a row ended, and why others should not begin, if they should not.
+/// The result of a row, and whether further rows must not be sent.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) outcome: Outcome,
     pub(super) halt: Option<Halt>,
 }
 
-/// Why other rows should not begin.
+/// The reason why further rows must not be sent.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// Those of the same account would be refused for the same reason.
+    /// The service would refuse all rows of the same account for the same reason.
     Account {
         reason: String,
-        /// Until when, if the service says so.
+        /// The end of the refusals, if the service states it.
         until: Option<String>,
     },
-    /// None should.
+    /// No row would succeed.
     All(String),
 }
 
-/// How a row ended.
+/// The result of a row.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Ok(DynamicMessage),
-    /// It was refused.
+    /// The service refused it.
     Failed(Status),
-    /// There is no answer that counts, and the last one was this. A repeat may get one.
+    /// No attempt got a final result. This is the last status. A repeat can get a final result.
     Unfinished(Option<Status>),
-    /// It was executed, or not: nobody knows, and a repeat changes nothing.
+    /// It is unknown whether WeChat executed it, and a repeat would not change that.
     Unknown(Status),
 }
 
 impl Outcome {
-    /// Why it is not ok.
+    /// Returns the reason why the row is not ok, or an empty text.
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Ok(_) => String::new(),
@@ -96,16 +100,16 @@ impl Outcome {
     }
 }
 
-/// What a refusal means for its row.
+/// The consequence of a status for its row.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Final,
     Unknown,
-    /// Every other row of the account would be refused for the same reason, for longer than
+    /// The service would refuse every row of the account for the same reason, and for longer than
     /// `--patience`.
-    Hopeless,
-    /// Again, after this time if somebody said one.
-    Again(Option<Duration>),
+    AccountBlocked,
+    /// Retry after this time, or after a growing pause if the service states none.
+    Retry(Option<Duration>),
 }
 
 impl Caller {
@@ -121,19 +125,19 @@ impl Caller {
         Self { client, method, deadline, headers, patience, stopping, answered }
     }
 
-    /// Sends a row until it has its answer.
+    /// Sends a row until it has a final result, or until `--patience` ends.
     pub(super) async fn call(&self, message: DynamicMessage) -> Answer {
-        let answer = self.insist(message).await;
+        let answer = self.retry(message).await;
         if !matches!(answer.outcome, Outcome::Unfinished(_)) {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }
         answer
     }
 
-    async fn insist(&self, message: DynamicMessage) -> Answer {
+    async fn retry(&self, message: DynamicMessage) -> Answer {
         let end = |outcome| Answer { outcome, halt: None };
         let mut pause = FIRST_PAUSE;
-        let mut trouble: Option<(Instant, u64)> = None;
+        let mut first_failure: Option<(Instant, u64)> = None;
         loop {
             let status = match unless_stopped(&self.stopping, GRACE, self.once(&message)).await {
                 None => return end(Outcome::Unfinished(None)),
@@ -143,116 +147,116 @@ impl Caller {
             let wait = match verdict(&status) {
                 Verdict::Final => return end(Outcome::Failed(status)),
                 Verdict::Unknown => return end(Outcome::Unknown(status)),
-                Verdict::Hopeless => {
+                Verdict::AccountBlocked => {
                     let halt = Halt::Account { reason: reason(&status), until: until(&status) };
                     return Answer { outcome: Outcome::Failed(status), halt: Some(halt) };
                 }
-                Verdict::Again(Some(wait)) => wait,
-                Verdict::Again(None) => {
-                    // Many rows fail at once; they should not come back at once.
+                Verdict::Retry(Some(wait)) => wait,
+                Verdict::Retry(None) => {
+                    // Many rows fail at the same time. Jitter spreads their retries.
                     let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     pause = (2 * pause).min(LAST_PAUSE);
                     wait
                 }
             };
             let answered = self.answered.load(Ordering::Relaxed);
-            let (since, before) = *trouble.get_or_insert((Instant::now(), answered));
+            let (since, before) = *first_failure.get_or_insert((Instant::now(), answered));
             if since.elapsed() + wait > self.patience {
                 if reason(&status) == OUTCOME_UNKNOWN {
                     return end(Outcome::Unknown(status));
                 }
-                // Where others got on meanwhile, it is this row's own trouble.
+                // If other rows got results meanwhile, only this row has a problem.
                 let alone = answered > before;
                 let halt = (!alone).then(|| {
                     let reason = reason(&status);
-                    Halt::All(format!(
-                        "no row got an answer for as long as --patience allows: {reason}"
-                    ))
+                    Halt::All(format!("no row succeeded within --patience ({reason})"))
                 });
                 return Answer { outcome: Outcome::Unfinished(Some(status)), halt };
             }
-            let rest = tokio::time::sleep(wait);
-            if self.stopping.run_until_cancelled(rest).await.is_none() {
+            let pause = tokio::time::sleep(wait);
+            if self.stopping.run_until_cancelled(pause).await.is_none() {
                 return end(Outcome::Unfinished(Some(status)));
             }
         }
     }
 
     async fn once(&self, message: &DynamicMessage) -> Result<DynamicMessage, Status> {
-        let request = addressed(message.clone(), self.deadline, &self.headers);
+        let request = with_metadata(message.clone(), self.deadline, &self.headers);
         let limit = self.deadline.map_or(self.patience.max(LONGEST_CALL), |limit| limit + LATE);
-        let answer = async {
-            let mut answers = self.client.start(&self.method, request).await?;
+        let call = async {
+            let mut responses = self.client.start(&self.method, request).await?;
             let mut response = None;
-            // The verdict comes after the message.
-            while let Some(message) = answers.message().await? {
+            // The status arrives after the message.
+            while let Some(message) = responses.message().await? {
                 response = Some(message);
             }
-            // Something in between may say OK that never asked the service: like a broken connection.
+            // A proxy can return OK without a response from the service. It counts as a broken
+            // connection.
             response.ok_or_else(|| Status::from_error("OK, but no response".into()))
         };
         let late = || Status::deadline_exceeded("the service did not end the call in time");
-        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
 fn verdict(status: &Status) -> Verdict {
-    let code = refusal::code(status);
+    let code = rpc_error::code(status);
     match reason(status).as_str() {
-        // A repeat looks again, and is not executed blindly.
+        // A repeat makes the service check WeChat again. It does not execute the write again.
         OUTCOME_UNKNOWN => {
             return match pushback(status) {
-                Some(Ok(wait)) => Verdict::Again(Some(wait)),
+                Some(Ok(wait)) => Verdict::Retry(Some(wait)),
                 _ => Verdict::Unknown,
             };
         }
-        // WeChat is asked now and then whether a daily one was lifted, so it says to come again.
-        "DAILY_QUOTA_SPENT" | "TOKEN_BUDGET_SPENT" => return Verdict::Hopeless,
+        // The service states a retry time for a daily quota too, because it checks now and then
+        // whether WeChat lifted it. Other rows need not wait for that.
+        "DAILY_QUOTA_SPENT" | "TOKEN_BUDGET_SPENT" => return Verdict::AccountBlocked,
         _ => {}
     }
-    let again = match pushback(status) {
+    let wait = match pushback(status) {
         Some(Err(Never)) => return Verdict::Final,
         Some(Ok(wait)) => Some(wait),
         None => None,
     };
     match code {
-        Code::Unavailable | Code::DeadlineExceeded => Verdict::Again(again),
-        // The connection broke: of these the service knows nothing.
-        _ if std::error::Error::source(status).is_some() => Verdict::Again(again),
+        Code::Unavailable | Code::DeadlineExceeded => Verdict::Retry(wait),
+        // The connection broke. The service did not return this status.
+        _ if std::error::Error::source(status).is_some() => Verdict::Retry(wait),
         Code::ResourceExhausted
-            if again.is_none() && status.get_details_quota_failure().is_some() =>
+            if wait.is_none() && status.get_details_quota_failure().is_some() =>
         {
-            Verdict::Hopeless
+            Verdict::AccountBlocked
         }
-        Code::ResourceExhausted | Code::Aborted if again.is_some() => Verdict::Again(again),
+        Code::ResourceExhausted | Code::Aborted if wait.is_some() => Verdict::Retry(wait),
         _ => Verdict::Final,
     }
 }
 
-/// A service that does not want to be asked again.
+/// The service asks for no retry.
 struct Never;
 
-/// When a service wants to be asked again, by either of the ways in which services say it.
+/// Returns the retry time that the service states, in either of the two usual ways.
 fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
-    let said = status.metadata().get("grpc-retry-pushback-ms");
-    if let Some(said) = said {
-        let millis = said.to_str().ok().and_then(|text| text.parse().ok());
+    let pushback = status.metadata().get("grpc-retry-pushback-ms");
+    if let Some(pushback) = pushback {
+        let millis = pushback.to_str().ok().and_then(|text| text.parse().ok());
         return Some(millis.map(|wait| LEAST_PAUSE.max(Duration::from_millis(wait))).ok_or(Never));
     }
     status.get_details_retry_info()?.retry_delay.map(|wait| Ok(wait.max(LEAST_PAUSE)))
 }
 
-/// Until when the service refuses such calls, if it says so.
+/// Returns the end of the refusals, if the service states it.
 fn until(status: &Status) -> Option<String> {
     status.get_details_error_info()?.metadata.remove("until")
 }
 
-/// The reason that the service names, or the code.
+/// Returns the reason that the service states, or the code.
 fn reason(status: &Status) -> String {
     let named = status.get_details_error_info().map(|info| info.reason);
     named
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| code_name(refusal::code(status)).to_owned())
+        .unwrap_or_else(|| code_name(rpc_error::code(status)).to_owned())
 }
 
 #[cfg(test)]
@@ -262,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// A refusal with a reason, as a service makes it.
+    /// Returns a status with a reason, as the service does.
     fn refused(code: Code, reason: &str, retry: Option<u64>, pushback: Option<&str>) -> Status {
         let mut details = ErrorDetails::with_error_info(reason, "here", []);
         if retry.is_some() {
@@ -279,36 +283,42 @@ mod tests {
     }
 
     #[test]
-    fn what_a_repeat_would_change_is_repeated_when_the_service_says() {
+    fn status_maps_to_retry_or_final() {
         use Code::{
             Aborted, AlreadyExists, DeadlineExceeded, NotFound, ResourceExhausted, Unavailable,
             Unknown,
         };
-        let second = || Verdict::Again(Some(Duration::from_secs(1)));
+        let second = || Verdict::Retry(Some(Duration::from_secs(1)));
         for (code, reason, retry, pushback, expected) in [
-            (Unavailable, "SHUTTING_DOWN", None, None, Verdict::Again(None)),
+            (Unavailable, "SHUTTING_DOWN", None, None, Verdict::Retry(None)),
             (Unavailable, "WECHAT_BUSY", Some(1000), None, second()),
-            (DeadlineExceeded, "DEADLINE_EXCEEDED", None, None, Verdict::Again(None)),
+            (DeadlineExceeded, "DEADLINE_EXCEEDED", None, None, Verdict::Retry(None)),
             (
                 ResourceExhausted,
                 "WRITE_QUEUE_BUSY",
                 None,
                 Some("70"),
-                Verdict::Again(Some(Duration::from_millis(70))),
+                Verdict::Retry(Some(Duration::from_millis(70))),
             ),
             (
                 Aborted,
                 "WRITE_IN_PROGRESS",
                 Some(1),
                 Some("90"),
-                Verdict::Again(Some(Duration::from_millis(90))),
+                Verdict::Retry(Some(Duration::from_millis(90))),
             ),
-            (Unavailable, "WECHAT_BUSY", Some(0), None, Verdict::Again(Some(LEAST_PAUSE))),
-            (Unavailable, "WECHAT_BUSY", None, Some("0"), Verdict::Again(Some(LEAST_PAUSE))),
+            (Unavailable, "WECHAT_BUSY", Some(0), None, Verdict::Retry(Some(LEAST_PAUSE))),
+            (Unavailable, "WECHAT_BUSY", None, Some("0"), Verdict::Retry(Some(LEAST_PAUSE))),
             (Aborted, "DELETION_FAILED", None, None, Verdict::Final),
             (Unavailable, "WECHAT_BUSY", Some(1), Some("-1"), Verdict::Final),
-            (ResourceExhausted, "DAILY_QUOTA_SPENT", Some(300), Some("300"), Verdict::Hopeless),
-            (ResourceExhausted, "ANYTHING", None, None, Verdict::Hopeless),
+            (
+                ResourceExhausted,
+                "DAILY_QUOTA_SPENT",
+                Some(300),
+                Some("300"),
+                Verdict::AccountBlocked,
+            ),
+            (ResourceExhausted, "ANYTHING", None, None, Verdict::AccountBlocked),
             (Unknown, "OUTCOME_UNKNOWN", Some(1000), None, second()),
             (Unknown, "OUTCOME_UNKNOWN", None, None, Verdict::Unknown),
             (Unknown, "UNKNOWN_ERRCODE", None, None, Verdict::Final),
@@ -317,8 +327,8 @@ mod tests {
         ] {
             assert_eq!(verdict(&refused(code, reason, retry, pushback)), expected, "{reason}");
         }
-        // A connection that broke has no reason, whatever code tonic gives it.
+        // A broken connection has no reason. tonic chooses its code.
         let broken = Status::from_error(std::io::Error::other("reset").into());
-        assert_eq!(verdict(&broken), Verdict::Again(None));
+        assert_eq!(verdict(&broken), Verdict::Retry(None));
     }
 }

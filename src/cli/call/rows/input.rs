@@ -1,4 +1,4 @@
-//! The rows: read a line at a time, from a file or from standard input.
+//! The rows: read line by line from a file or from standard input.
 
 use std::{
     collections::HashSet,
@@ -12,34 +12,34 @@ use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, MethodDescriptor, V
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::name;
-use crate::cli::{Failure, call::client::parse};
+use super::row_id::row_id;
+use crate::cli::{Failure, call::client::parse_json};
 
-/// The largest picture, in base64, and room for the rest. What is longer is no row.
+/// The maximum length of a row: the largest picture in base64, and room for the other fields.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
-/// So many mistakes are told one by one; all of them are among the results.
-const TOLD: usize = 10;
+/// How many unreadable rows are listed. The results contain all of them.
+const LISTED: usize = 10;
 
-/// A line that is not empty.
+/// One line that is not empty.
 pub(super) struct Row {
     /// The number of its line, from 1.
     pub(super) number: u64,
-    /// What it asks for, or why that cannot be read.
-    pub(super) ask: Result<Ask, String>,
+    /// The request, or the reason why it cannot be parsed.
+    pub(super) call: Result<RowCall, String>,
 }
 
-/// What a row asks for.
-pub(super) struct Ask {
-    /// The row's name.
+/// The call that a row asks for.
+pub(super) struct RowCall {
+    /// The row's id, computed from its content.
     pub(super) id: Uuid,
-    /// The `request_id` of its request, where requests of this type have one.
+    /// The `request_id` of the request, if requests of this type have one.
     pub(super) request_id: Option<String>,
-    /// The account that it names; empty for the default one.
+    /// The account of the request, or an empty text for the default account.
     pub(super) app_id: String,
     pub(super) message: DynamicMessage,
 }
 
-/// Makes requests of lines.
+/// Parses lines into requests.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     kind: MessageDescriptor,
@@ -55,18 +55,18 @@ impl Reader {
 
     fn row(&self, number: u64, line: &[u8]) -> Option<Row> {
         let Ok(text) = std::str::from_utf8(line) else {
-            return Some(Row { number, ask: Err("it is not UTF-8".to_owned()) });
+            return Some(Row { number, call: Err("not UTF-8".to_owned()) });
         };
-        // Spreadsheets begin files with a mark.
+        // Spreadsheets write a byte order mark at the start of a file.
         let text = text.trim_start_matches('\u{feff}').trim();
-        (!text.is_empty()).then(|| Row { number, ask: self.ask(text) })
+        (!text.is_empty()).then(|| Row { number, call: self.parse(text) })
     }
 
-    fn ask(&self, text: &str) -> Result<Ask, String> {
-        let mut message = parse(self.kind.clone(), text).map_err(|error| {
-            format!("it is no {} in JSON: {}", self.kind.name(), without_values(&error))
+    fn parse(&self, text: &str) -> Result<RowCall, String> {
+        let mut message = parse_json(self.kind.clone(), text).map_err(|error| {
+            format!("not a {} in JSON: {}", self.kind.name(), without_values(&error))
         })?;
-        let id = name::of(&self.method, &self.batch, &message);
+        let id = row_id(&self.method, &self.batch, &message);
         let field = self.kind.get_field_by_name("request_id");
         let field = field.filter(|field| field.kind() == Kind::String && !field.is_list());
         let request_id = field.map(|field| {
@@ -80,15 +80,17 @@ impl Reader {
         });
         let app_id = self.kind.get_field_by_name("app_id").map(|field| message.get_field(&field));
         let app_id = app_id.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
-        Ok(Ask { id, request_id, app_id, message })
+        Ok(RowCall { id, request_id, app_id, message })
     }
 }
 
-/// What is wrong with a line, without what stands in it: that may be somebody's telephone number.
+/// Returns the error of a line without the values of the line, because they may be phone numbers.
 fn without_values(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = match text.split_once(", expected ") {
-        Some((said, expected)) if said.starts_with("invalid ") => format!("expected {expected}"),
+        Some((problem, expected)) if problem.starts_with("invalid ") => {
+            format!("expected {expected}")
+        }
         _ => text,
     };
     let text = match text.split_once("unrecognized enum value '") {
@@ -101,7 +103,7 @@ fn without_values(error: &serde_json::Error) -> String {
     text.replace(" at line 1 column ", " at column ")
 }
 
-/// Where rows come from.
+/// The source of the rows.
 pub(super) enum Source {
     File(File, PathBuf),
     Stdin,
@@ -113,12 +115,12 @@ impl Source {
             return Ok(Self::Stdin);
         }
         let file = File::open(&path).map_err(|error| {
-            Failure::usage(format_args!("--rows: {} cannot be read: {error}", path.display()))
+            Failure::usage(format_args!("--rows: failed to open {}: {error}", path.display()))
         })?;
         Ok(Self::File(file, path))
     }
 
-    /// False for pipes.
+    /// Returns false for pipes.
     pub(super) fn can_be_read_twice(&self) -> bool {
         match self {
             Self::File(file, _) => file.metadata().is_ok_and(|about| about.is_file()),
@@ -126,7 +128,7 @@ impl Source {
         }
     }
 
-    /// Reads all rows once, to tell what is wrong before anything is sent.
+    /// Reads all rows once and returns a report, before any row is sent.
     pub(super) async fn scan(&self, reader: &Reader) -> Result<Scan, Failure> {
         let (name, mut from) = self.lines()?;
         let reader = reader.clone();
@@ -141,14 +143,14 @@ impl Source {
         Ok(scanned.await.map_err(Failure::new)??)
     }
 
-    /// Reads rows on a thread of its own, no further ahead than `ahead`.
+    /// Reads rows in a thread and returns a channel with room for `ahead` rows.
     pub(super) fn stream(
         self,
         reader: Reader,
         ahead: usize,
     ) -> mpsc::Receiver<Result<Row, Failure>> {
         let (rows, receiver) = mpsc::channel(ahead);
-        // Not one of the runtime's, which would wait at the end for whoever types standard input.
+        // A thread of the runtime would keep the process alive until standard input ends.
         std::thread::spawn(move || {
             let mut from = match self.lines() {
                 Ok((_, from)) => from,
@@ -158,7 +160,9 @@ impl Source {
                 let row = match from.next(&reader) {
                     Ok(Some(row)) => Ok(row),
                     Ok(None) => return,
-                    Err(error) => Err(Failure::new(format_args!("--rows: {error}"))),
+                    Err(error) => {
+                        Err(Failure::new(format_args!("--rows: failed to read: {error}")))
+                    }
                 };
                 let failed = row.is_err();
                 if rows.blocking_send(row).is_err() || failed {
@@ -183,7 +187,7 @@ impl Source {
     }
 }
 
-/// Lines, counted.
+/// Lines with their numbers.
 struct Lines {
     from: Box<dyn BufRead + Send>,
     number: u64,
@@ -195,7 +199,7 @@ impl Lines {
         Self { from: Box::new(from), number: 0, line: Vec::new() }
     }
 
-    /// The next row; empty lines are none.
+    /// Returns the next row. Skips empty lines.
     fn next(&mut self, reader: &Reader) -> io::Result<Option<Row>> {
         loop {
             self.line.clear();
@@ -206,8 +210,8 @@ impl Lines {
             self.number += 1;
             if read as u64 == LONGEST_LINE && !self.line.ends_with(b"\n") {
                 self.from.skip_until(b'\n')?;
-                let ask = Err(format!("it is longer than {LONGEST_LINE} bytes"));
-                return Ok(Some(Row { number: self.number, ask }));
+                let call = Err(format!("longer than {LONGEST_LINE} bytes"));
+                return Ok(Some(Row { number: self.number, call }));
             }
             if let Some(row) = reader.row(self.number, &self.line) {
                 return Ok(Some(row));
@@ -216,7 +220,7 @@ impl Lines {
     }
 }
 
-/// What a first look at all rows found.
+/// The report about all rows before any is sent.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     name: String,
@@ -229,18 +233,18 @@ pub(super) struct Scan {
 impl Scan {
     fn add(&mut self, row: &Row, seen: &mut HashSet<Uuid>) {
         self.rows += 1;
-        match &row.ask {
-            Ok(ask) => self.duplicates += u64::from(!seen.insert(ask.id)),
+        match &row.call {
+            Ok(call) => self.duplicates += u64::from(!seen.insert(call.id)),
             Err(problem) => {
                 self.unreadable += 1;
-                if self.first_unreadable.len() < TOLD {
+                if self.first_unreadable.len() < LISTED {
                     self.first_unreadable.push((row.number, problem.clone()));
                 }
             }
         }
     }
 
-    /// Whether every row can be sent.
+    /// Returns true if every row can be sent.
     pub(super) const fn is_good(&self) -> bool {
         self.unreadable == 0
     }
@@ -250,10 +254,10 @@ impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} rows", self.name, self.rows)?;
         if self.duplicates > 0 {
-            write!(f, ", {} the same as an earlier one", self.duplicates)?;
+            write!(f, ", {} duplicate", self.duplicates)?;
         }
         if self.unreadable > 0 {
-            write!(f, ", {} cannot be read", self.unreadable)?;
+            write!(f, ", {} unreadable", self.unreadable)?;
         }
         for (number, problem) in &self.first_unreadable {
             write!(f, "\n  line {number}: {problem}")?;
@@ -275,14 +279,14 @@ mod tests {
         let service = types.get_service_by_name("wechat.store.v1.StoreService").expect("a service");
         let method = service.methods().find(|method| method.name() == "AddStore");
         let reader = Reader::new(&method.expect("a method"), "");
-        reader.ask(json).err().expect("it is wrong")
+        reader.parse(json).err().expect("it is wrong")
     }
 
     #[test]
-    fn a_mistake_is_told_without_what_stands_there() {
+    fn parse_error_does_not_quote_values() {
         assert_eq!(
             wrong(r#"{"poi": "1"}"#),
-            "it is no AddStoreRequest in JSON: unrecognized field name 'poi' at column 6"
+            "not a AddStoreRequest in JSON: unrecognized field name 'poi' at column 6"
         );
         for json in [
             r#"{"contact_phone": 13800138000}"#,
@@ -292,8 +296,8 @@ mod tests {
             r#""13800138000""#,
             r#"{"contact_phone": "13800138000""#,
         ] {
-            let told = wrong(json);
-            assert!(!told.contains("138"), "{told}");
+            let error = wrong(json);
+            assert!(!error.contains("138"), "{error}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! `call --rows`: a method for every line of a file, so that an import of ten thousand rows is one
+//! `call --rows`: calls a method for every line of a file. An import of ten thousand rows is one
 //! command, which can be killed and run again.
 //!
-//! Lines stream: a thread reads them, as many are under way as [`Rows::at_once`] says, and what has
-//! been answered is written down at once. All that grows with the file is each row's name and number.
+//! Lines stream: a thread reads them, up to [`Rows::at_once`] are in flight, and each result is written
+//! as soon as it arrives. Only the id and the number of each row stay in memory.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use self::{
     attempt::{Answer, Caller, Halt, Outcome},
-    input::{Ask, Reader, Row, Source},
+    input::{Reader, Row, RowCall, Source},
     progress::Progress,
     results::{Line, Results},
     summary::{End, Tally},
@@ -31,46 +31,52 @@ use crate::cli::{Failure, print, signal};
 
 mod attempt;
 mod input;
-mod name;
 mod progress;
 mod results;
+mod row_id;
 mod summary;
 
-/// How often progress is looked at.
+/// How often the progress is updated.
 const TICK: Duration = Duration::from_millis(200);
 
-/// A method for every line of a file.
+/// The arguments of `--rows`.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Many requests")]
+#[command(next_help_heading = "Options for many requests")]
 pub(super) struct Rows {
-    /// Call the method once for every line of this file, a request in JSON each; - reads standard
+    /// Call the method once for each line of this file, which is a request in JSON; - reads standard
     /// input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["request", "list", "describe"])]
     rows: Option<PathBuf>,
-    /// Append results to this file instead of printing them; rows that are ok there are not sent
+    /// Append the results to this file instead of printing them; skip rows that are ok there
     #[arg(long, value_name = "FILE", requires = "rows")]
     results: Option<PathBuf>,
-    /// So many rows are under way at once, 1000 at most
+    /// Maximum number of rows in flight (1-1000)
     #[arg(long, value_name = "NUMBER", default_value = "8", requires = "rows",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     at_once: u16,
-    /// A row that finds nobody, or is told to come again, is sent again for so long
+    /// How long to retry a row while the service is unreachable or asks for a retry
     #[arg(long, value_name = "SECONDS", default_value = "300", requires = "rows",
           value_parser = super::seconds)]
     patience: Duration,
-    /// Send nothing more after so many rows have failed
+    /// Stop after this number of failed rows
     #[arg(long, value_name = "NUMBER", requires = "rows")]
     max_failures: Option<u64>,
-    /// Part of every row's name; with another name the same rows are other rows
-    #[arg(long, value_name = "NAME", default_value = "", requires = "rows")]
+    /// Name the batch; the same rows in another batch are executed again
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true,
+        requires = "rows"
+    )]
     batch: String,
-    /// Only read the rows and tell which cannot be read or come twice; send nothing
+    /// Report unreadable and duplicate rows, and send nothing
     #[arg(long, requires = "rows")]
     check: bool,
 }
 
 impl Rows {
-    /// Whether there is anything to do.
+    /// Returns true if `--rows` was given.
     pub(super) const fn wanted(&self) -> bool {
         self.rows.is_some()
     }
@@ -86,7 +92,9 @@ impl Rows {
         let Some(path) = self.rows else { return Ok(()) };
         if method.is_client_streaming() || method.is_server_streaming() {
             let name = method.name();
-            return Err(Failure::usage(format_args!("--rows: {name} is a stream")));
+            return Err(Failure::usage(format_args!(
+                "--rows: {name} is a stream; --rows works only with unary methods"
+            )));
         }
         let reader = Reader::new(&method, &self.batch);
         let source = Source::open(path)?;
@@ -97,7 +105,7 @@ impl Rows {
         if let Some(scan) = &scan {
             print::problem(scan);
             if self.check {
-                return if scan.is_good() { Ok(()) } else { Err(summary::failed()) };
+                return if scan.is_good() { Ok(()) } else { Err(summary::some_failed()) };
             }
         }
         let (results, done) = Results::open(self.results)?;
@@ -119,24 +127,24 @@ impl Rows {
     }
 }
 
-/// An import that runs.
+/// A running import.
 struct Import {
     caller: Arc<Caller>,
     results: Results,
-    /// What is ok by an earlier run's results.
+    /// The rows that are ok by the results of an earlier run.
     done: HashSet<Uuid>,
-    /// Where each row came first.
+    /// The line of the first occurrence of each row.
     seen: HashMap<Uuid, u64>,
     tally: Tally,
     progress: Progress,
     at_once: usize,
     max_failures: Option<u64>,
-    /// Set when nothing more is to be sent.
+    /// Canceled when no further rows must be sent.
     stopping: CancellationToken,
     end: End,
 }
 
-/// A row that was answered, or was not.
+/// A row that has ended, with or without a response.
 struct Ended {
     row: u64,
     id: Uuid,
@@ -151,24 +159,24 @@ impl Import {
         let stop = signal::stop()?;
         let mut stop = std::pin::pin!(stop);
         let mut rows = source.stream(reader, self.at_once);
-        let mut under_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut open, mut signalled) = (true, false);
-        while open || !under_way.is_empty() {
-            let room = open && under_way.len() < self.at_once;
+        while open || !in_flight.is_empty() {
+            let room = open && in_flight.len() < self.at_once;
             tokio::select! {
                 biased;
                 () = &mut stop, if !signalled => {
                     signalled = true;
-                    print::problem("stopping: waiting for the rows that are under way");
+                    print::problem("stopping; waiting for the rows in flight");
                     self.halt(End::Interrupted);
                 }
                 _ = tick.tick() => self.progress.show(&self.tally),
-                Some(ended) = under_way.join_next() => self.record(ended.map_err(Failure::new)?)?,
+                Some(ended) = in_flight.join_next() => self.record(ended.map_err(Failure::new)?)?,
                 row = rows.recv(), if room => match row {
-                    Some(row) => if let Some(ask) = self.admit(row?)? {
-                        under_way.spawn(send(self.caller.clone(), ask));
+                    Some(row) => if let Some(row) = self.next(row?)? {
+                        in_flight.spawn(send(self.caller.clone(), row));
                     },
                     None => open = false,
                 },
@@ -179,34 +187,34 @@ impl Import {
         self.tally.conclude(self.end, self.progress.total, began.elapsed())
     }
 
-    /// Whether, and as what, a row is sent.
-    fn admit(&mut self, Row { number, ask }: Row) -> Result<Option<(u64, Ask)>, Failure> {
+    /// Returns the call of a row and its line, or `None` if the row is not sent.
+    fn next(&mut self, Row { number, call }: Row) -> Result<Option<(u64, RowCall)>, Failure> {
         self.tally.seen += 1;
-        let ask = match ask {
-            Ok(ask) => ask,
+        let call = match call {
+            Ok(call) => call,
             Err(problem) => {
                 self.failed(attempt::UNREADABLE);
                 self.write(&Line::unreadable(number, problem))?;
                 return Ok(None);
             }
         };
-        match self.seen.entry(ask.id) {
+        match self.seen.entry(call.id) {
             Entry::Occupied(first) => {
                 let first = *first.get();
                 self.tally.duplicate(number, first);
-                self.write(&Line::duplicate(number, &ask, first))?;
+                self.write(&Line::duplicate(number, &call, first))?;
                 return Ok(None);
             }
             Entry::Vacant(entry) => entry.insert(number),
         };
-        if self.done.remove(&ask.id) {
+        if self.done.remove(&call.id) {
             self.tally.before += 1;
             return Ok(None);
         }
-        if self.tally.holds(&ask.app_id) {
+        if self.tally.holds(&call.app_id) {
             return Ok(None);
         }
-        Ok(Some((number, ask)))
+        Ok(Some((number, call)))
     }
 
     fn record(&mut self, ended: Ended) -> Result<(), Failure> {
@@ -214,7 +222,7 @@ impl Import {
         let reason = outcome.reason();
         match &outcome {
             Outcome::Ok(_) => self.tally.ok += 1,
-            // It is not the row that is wrong.
+            // The row itself is not wrong, so it does not count for --max-failures.
             Outcome::Failed(_) if matches!(halt, Some(Halt::Account { .. })) => {
                 self.tally.failed(&reason);
             }
@@ -226,8 +234,8 @@ impl Import {
             None => {}
             Some(Halt::All(why)) => self.halt(End::Halted(why)),
             Some(Halt::Account { reason, until }) => {
-                if let Some(told) = self.tally.hold(app_id, reason, until) {
-                    self.progress.aside(|| print::problem(told));
+                if let Some(message) = self.tally.hold(app_id, reason, until) {
+                    self.progress.aside(|| print::problem(message));
                 }
             }
         }
@@ -238,11 +246,11 @@ impl Import {
     fn failed(&mut self, reason: &str) {
         self.tally.failed(reason);
         if self.max_failures.is_some_and(|most| self.tally.failures() >= most) {
-            self.halt(End::Halted("so many rows failed as --max-failures allows".to_owned()));
+            self.halt(End::Halted("--max-failures was reached".to_owned()));
         }
     }
 
-    /// Lets nothing more begin. The first reason is the one that is told.
+    /// Stops sending rows. The summary prints the first reason.
     fn halt(&mut self, end: End) {
         if matches!(self.end, End::Complete) {
             self.end = end;
@@ -257,18 +265,18 @@ impl Import {
         };
         written.map_err(|error| {
             Failure::new(format_args!(
-                "results cannot be written, so nothing more is sent: {error}"
+                "failed to write the results, so no further rows are sent: {error}"
             ))
         })
     }
 }
 
-async fn send(caller: Arc<Caller>, (row, ask): (u64, Ask)) -> Ended {
-    let Ask { id, request_id, app_id, message } = ask;
+async fn send(caller: Arc<Caller>, (row, call): (u64, RowCall)) -> Ended {
+    let RowCall { id, request_id, app_id, message } = call;
     Ended { row, id, request_id, app_id, answer: caller.call(message).await }
 }
 
-/// Waits for this, but not after everything has stopped and some time has passed.
+/// Returns the result of the work, or `None` if the import was stopped and the grace period passed.
 async fn unless_stopped<T>(
     stopping: &CancellationToken,
     grace: Duration,

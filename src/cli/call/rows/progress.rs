@@ -1,4 +1,4 @@
-//! How far it is: a bar where standard error is a terminal, else a line now and then.
+//! The progress of an import: a bar on a terminal, otherwise a line every ten seconds.
 
 use std::{
     io::{self, IsTerminal},
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use super::summary::Tally;
 use crate::cli::print;
 
-/// Between two lines.
+/// The time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// How far it is.
+/// The progress display.
 pub(super) struct Progress {
-    /// How many rows there are, if that is known.
+    /// The number of rows, if known.
     pub(super) total: Option<u64>,
     bar: Option<ProgressBar>,
     began: Instant,
@@ -28,10 +28,10 @@ impl Progress {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
             let style = match total {
-                Some(_) => "{wide_bar} {pos}/{len} {per_sec} {eta} to go {msg}",
-                None => "{spinner} {pos} {per_sec} {msg}",
+                Some(_) => "{wide_bar} {pos}/{len} rows {per_sec} {eta} left {msg}",
+                None => "{spinner} {pos} rows {per_sec} {msg}",
             };
-            // A template that is wrong is a bar that is plain.
+            // If the template is wrong, the default bar is shown.
             bar.with_style(
                 ProgressStyle::with_template(style)
                     .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -41,7 +41,7 @@ impl Progress {
         Self { total, bar, began: now, last_line: now }
     }
 
-    /// Shows it, if it is time for that.
+    /// Updates the bar, or prints a line if the last one is old enough.
     pub(super) fn show(&mut self, tally: &Tally) {
         let (done, problems) = (tally.done(), tally.problems());
         if let Some(bar) = &self.bar {
@@ -50,22 +50,22 @@ impl Progress {
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let seconds = self.began.elapsed().as_secs_f64();
-            // What an earlier run did costs no time, and says nothing about the rest.
+            // Rows of an earlier run took no time, so they do not count for the rate.
             let rate = tally.sent() as f64 / seconds;
             let total = self.total.map(|total| format!(" of {total}")).unwrap_or_default();
             let rest = self
                 .total
                 .filter(|_| rate > 0.0)
-                .map(|total| format!(", {:.0} s to go", total.saturating_sub(done) as f64 / rate));
+                .map(|total| format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate));
             let rest = rest.unwrap_or_default();
             let comma = if problems.is_empty() { "" } else { ", " };
             print::problem(format_args!(
-                "{done}{total} rows, {rate:.1} a second{rest}{comma}{problems}"
+                "{done}{total} rows, {rate:.1} rows/s{rest}{comma}{problems}"
             ));
         }
     }
 
-    /// Does something that may print.
+    /// Runs a closure that prints, with the bar hidden meanwhile.
     pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),

@@ -1,4 +1,4 @@
-//! What became of each row: a line of JSON, written as soon as it is known.
+//! The result of each row: a line of JSON, written as soon as the row ends.
 
 use std::{
     collections::HashSet,
@@ -14,18 +14,18 @@ use uuid::Uuid;
 
 use super::{
     attempt::{Outcome, UNREADABLE},
-    input::Ask,
+    input::RowCall,
 };
-use crate::cli::{Failure, call::Refusal, print};
+use crate::cli::{Failure, print, rpc_error::RpcError};
 
-/// How every line begins.
-const BEGINNING: &[u8] = br#"{"row":"#;
+/// The start of every line.
+const LINE_START: &[u8] = br#"{"row":"#;
 const OK: &str = "ok";
 
-/// What became of a row.
+/// The result of a row.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
-    /// First, so that the beginning of a line can be recognised: the number of the row's line.
+    /// The line number of the row. It comes first, so that the start of a line can be recognized.
     row: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     row_id: Option<String>,
@@ -39,7 +39,7 @@ pub(super) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<DynamicMessage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Refusal>,
+    error: Option<RpcError>,
 }
 
 impl Line {
@@ -57,13 +57,13 @@ impl Line {
     }
 
     pub(super) fn unreadable(row: u64, problem: String) -> Self {
-        let error = Some(Refusal::new(Code::InvalidArgument, problem));
+        let error = Some(RpcError::new(Code::InvalidArgument, problem));
         Self { reason: UNREADABLE.to_owned(), error, ..Self::new(row, "failed") }
     }
 
-    pub(super) fn duplicate(row: u64, ask: &Ask, first: u64) -> Self {
-        let row_id = Some(ask.id.to_string());
-        let request_id = ask.request_id.clone();
+    pub(super) fn duplicate(row: u64, call: &RowCall, first: u64) -> Self {
+        let row_id = Some(call.id.to_string());
+        let request_id = call.request_id.clone();
         Self { row_id, request_id, same_as_row: Some(first), ..Self::new(row, "duplicate") }
     }
 
@@ -76,23 +76,25 @@ impl Line {
         let reason = outcome.reason();
         let (outcome, response, error) = match outcome {
             Outcome::Ok(response) => (OK, Some(response), None),
-            Outcome::Failed(status) => ("failed", None, Some(Refusal::from(&status))),
-            Outcome::Unfinished(status) => ("unfinished", None, status.as_ref().map(Refusal::from)),
-            Outcome::Unknown(status) => ("unknown", None, Some(Refusal::from(&status))),
+            Outcome::Failed(status) => ("failed", None, Some(RpcError::from(&status))),
+            Outcome::Unfinished(status) => {
+                ("unfinished", None, status.as_ref().map(RpcError::from))
+            }
+            Outcome::Unknown(status) => ("unknown", None, Some(RpcError::from(&status))),
         };
         let row_id = Some(id.to_string());
         Self { row_id, request_id, reason, response, error, ..Self::new(row, outcome) }
     }
 }
 
-/// Where lines go.
+/// The destination of the lines.
 pub(super) enum Results {
     Stdout,
     File(File),
 }
 
 impl Results {
-    /// Opens the file, which may be there, and answers the names of the rows that are ok in it.
+    /// Opens or creates the file, and returns the ids of the rows that are ok in it.
     pub(super) fn open(path: Option<PathBuf>) -> Result<(Self, HashSet<Uuid>), Failure> {
         let Some(path) = path else { return Ok((Self::Stdout, HashSet::new())) };
         let name = path.display().to_string();
@@ -101,12 +103,12 @@ impl Results {
         let mut file = file.map_err(|error| wrong(error.to_string()))?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                return Err(wrong("another import is writing to it".to_owned()));
+                return Err(wrong("another import is writing to this file".to_owned()));
             }
-            // Where the file system knows no locks, nobody can be warned.
+            // A file system without locks cannot detect a second import.
             Err(TryLockError::Error(_)) | Ok(()) => {}
         }
-        let done = earlier(&mut file).map_err(|error| wrong(error.to_string()))?;
+        let done = read_earlier(&mut file).map_err(|error| wrong(error.to_string()))?;
         Ok((Self::File(file), done))
     }
 
@@ -122,11 +124,11 @@ impl Results {
     }
 }
 
-/// Reads what an earlier run wrote. A last line that was cut off is cut off here, too.
-fn earlier(file: &mut File) -> io::Result<HashSet<Uuid>> {
-    /// As much of a line as matters.
+/// Returns the ids of the rows that are ok by an earlier run. Removes an incomplete last line.
+fn read_earlier(file: &mut File) -> io::Result<HashSet<Uuid>> {
+    /// The fields of a line that matter here.
     #[derive(Deserialize)]
-    struct Known {
+    struct Earlier {
         #[serde(rename = "row")]
         _row: u64,
         row_id: Option<String>,
@@ -140,18 +142,22 @@ fn earlier(file: &mut File) -> io::Result<HashSet<Uuid>> {
         line.clear();
         let read = from.read_until(b'\n', &mut line)?;
         number += 1;
-        match serde_json::from_slice::<Known>(&line) {
+        match serde_json::from_slice::<Earlier>(&line) {
             _ if read == 0 => break,
-            Ok(known) if line.ends_with(b"\n") => {
-                if known.outcome == OK
-                    && let Some(Ok(id)) = known.row_id.map(|id| id.parse())
+            Ok(earlier) if line.ends_with(b"\n") => {
+                if earlier.outcome == OK
+                    && let Some(Ok(id)) = earlier.row_id.map(|id| id.parse())
                 {
                     done.insert(id);
                 }
             }
-            _ if !line.ends_with(b"\n") && is_begun(&line) => break,
-            // Whatever this is, it is not ours to write to.
-            _ => return Err(io::Error::other(format!("line {number} is no result of --rows"))),
+            _ if !line.ends_with(b"\n") && is_line_start(&line) => break,
+            // This is not a file of results, so it must not be changed.
+            _ => {
+                return Err(io::Error::other(format!(
+                    "line {number} is not a result of --rows; choose another file"
+                )));
+            }
         }
         whole += read as u64;
     }
@@ -159,7 +165,7 @@ fn earlier(file: &mut File) -> io::Result<HashSet<Uuid>> {
     Ok(done)
 }
 
-/// Whether this is, or may become, the beginning of a result.
-fn is_begun(line: &[u8]) -> bool {
-    line.starts_with(BEGINNING) || BEGINNING.starts_with(line)
+/// Returns true if this is the start of a result, or can become one.
+fn is_line_start(line: &[u8]) -> bool {
+    line.starts_with(LINE_START) || LINE_START.starts_with(line)
 }
