@@ -51,7 +51,7 @@ def main(folder):
     simulator("settings", {"audit_delay_seconds": None})
     wanted = [store["poi_id"] for store in legacy["stores"] if store.get("upgrade_status") != 4]
 
-    # A sheet that lacks a store is told before anything is sent.
+    # The script reports a sheet without one of the stores before it sends anything.
     with open(SHEET, encoding="utf-8") as file:
         lines = file.read().splitlines()
     short = os.path.join(folder, "short.csv")
@@ -84,7 +84,7 @@ def main(folder):
     assert "still reviews" in told, told
     assert sorted(added()) == sorted(wanted), "each once"
 
-    # WeChat refuses one; the next round sends it again, with the same words.
+    # WeChat refuses one store. The next round sends it again with the same texts.
     audits = [audit for audit in simulator("audits")["audits"] if audit["state"] == "pending"]
     assert len(audits) == len(wanted), audits
     simulator(f"audits/{audits[0]['audit_id']}", {"decision": "reject", "reason": "资质不清晰"})
@@ -97,7 +97,7 @@ def main(folder):
     account = next(a for a in simulator("accounts")["accounts"] if a["kind"] == "official")
     assert account["stores"] == len(wanted), account
 
-    # Whoever starts it again changes nothing.
+    # A second start changes nothing.
     migrate(0, SHEET, work, 0)
     assert len(added()) == len(wanted) + 1, added()
     print(f"migration: {len(wanted)} stores, 2 rounds")

@@ -58,7 +58,7 @@ FORMATS = ["xml", "json"]
 REASON = "门头照片不清晰 ]]> <&> \"请重新提交\" 😀"
 PLACE = "5938314494307741153"
 
-# What WeChat says, and what the event has to say: kind, state, detail.
+# Each push of WeChat with the expected event: kind, state, detail.
 EVENTS = [
     (
         {"Event": "apply_merchant_audit_info", "status": 4, "reason": REASON},
@@ -381,7 +381,7 @@ def wechatpy_opens_what_the_simulator_pushes():
     server = ThreadingHTTPServer(("127.0.0.1", int(LISTEN)), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     official, mini_program = "wx0000000000000001", "wx0000000000000002"
-    # As `simulate` was told on its command line.
+    # The same values as on the command line of `simulate`.
     Server.tokens = {official: "callback-token", mini_program: "callback-token"}
     found, count = sorted(set(places())), 0
     first = submitted(found.pop(), 0)
