@@ -3,6 +3,8 @@
 //! Reading is a pure function of the file's text and the environment variables. It returns all
 //! errors together, before any port opens.
 
+// Not figment or config: they stop at the first error. Here all errors are reported together.
+
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -5,6 +5,8 @@
 //! frames before it, but hands a larger frame to the socket by itself. The frames after it, such as the
 //! trailers, wait for that write.
 
+// Not a crate: none holds back the writes of hyper and h2 until more responses are ready.
+
 use std::{
     convert::Infallible,
     pin::{Pin, pin},

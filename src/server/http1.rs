@@ -3,6 +3,8 @@
 //! The port for pushes is open to the world, so a peer gets only as much time and memory as a push
 //! needs.
 
+// Not axum: there are two routes, and the limits on heads, connections and time are most of this file.
+
 use std::{
     convert::Infallible,
     pin::pin,

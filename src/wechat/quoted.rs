@@ -1,5 +1,7 @@
 //! Writing JSON inside strings, as some of WeChat's requests want it.
 
+// Not serde_with: its JsonString would save eight lines and add a procedural macro to every build.
+
 use serde::{Serialize, Serializer, ser};
 
 /// A value that WeChat wants as JSON inside a string. [`Nested`](super::Nested) reads what this

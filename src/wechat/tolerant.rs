@@ -5,6 +5,9 @@
 //! `salvage.rs`, in which the field is absent and named. A list that a reply cannot do without is a
 //! [`Rows`], for which null and empty text are no list.
 
+// Not serde_with: PickFirst buffers a value and loses the path of an error inside, which salvage.rs needs. Its
+// adapters also accept forms that must be refused, such as NaN.
+
 use std::{fmt, marker::PhantomData};
 
 use serde::{

@@ -1,5 +1,7 @@
 //! `call`: a gRPC client that needs no proto files, because it loads the types by reflection.
 
+// Not grpcurl: a container without a shell has only this binary.
+
 use std::{io, str::FromStr, time::Duration};
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
