@@ -10,35 +10,35 @@ use reqwest::Url;
 use super::hosts::Host;
 use crate::util::id::Secret;
 
-/// An access token, and a URL that carries it; shows neither.
+/// Holds an access token and a URL that carries it. `Debug` shows neither.
 ///
-/// Going through 512 characters for some that a URL may not have takes as long as much else about a
-/// call, and the result is the same each time. So it is kept, as long as the token.
+/// Escaping a token of 512 characters for a URL takes as long as the rest of a call, and the result
+/// is always the same. The URL is therefore cached together with the token.
 pub struct AccessToken {
     value: Secret,
-    /// Of the host that was asked last, with no path yet.
+    /// The URL without a path, and the index of the host that it belongs to.
     url: Mutex<Option<(usize, Url)>>,
 }
 
 impl AccessToken {
-    /// The token itself.
+    /// Returns the token itself.
     pub fn value(&self) -> &Secret {
         &self.value
     }
 
-    /// The URL of a path at this host, which has this place in the settings.
+    /// Returns the URL of `path` at `host`. `index` is the position of the host in the settings.
     pub(super) fn url(&self, index: usize, host: &Host, path: &str) -> Url {
-        // Every change is complete before anything can panic.
-        let mut kept = self.url.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut url = match &*kept {
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
+        let mut cached = self.url.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut url = match &*cached {
             Some((of, url)) if *of == index => url.clone(),
             _ => {
                 let mut url = host.url.clone();
                 url.query_pairs_mut().append_pair("access_token", self.value.expose());
-                kept.insert((index, url)).1.clone()
+                cached.insert((index, url)).1.clone()
             }
         };
-        drop(kept);
+        drop(cached);
         url.set_path(path);
         url
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_url_has_its_host_its_path_and_the_token_as_urls_have_it() {
+    fn url_has_host_path_and_escaped_token() {
         let token = AccessToken::from(Secret::from("a b+c&d=é".to_owned()));
         let hosts = ["https://a", "http://b:8080"].map(|url| Host {
             url: Url::parse(url).expect("a URL"),

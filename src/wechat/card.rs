@@ -17,13 +17,13 @@ pub struct GetCard {
     pub poi_id: PoiId,
 }
 
-/// Answers [`GetCard`].
+/// The reply to [`GetCard`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct GetCardReply {
-    /// The card. Absent where the store has none.
+    /// The card. Absent if the store has none.
     pub card_id: CardId,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -38,7 +38,8 @@ impl Endpoint for GetCard {
     const WHOLE: &'static [Need] = &[];
     type Reply = GetCardReply;
 
-    /// A card whose id cannot be read is not no card.
+    /// Returns false if the card's id is unreadable, because that must not look like a store
+    /// without a card.
     fn is_whole(reply: &GetCardReply) -> bool {
         !reply.unreadable.iter().any(|field| field == "card_id")
     }

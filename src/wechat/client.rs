@@ -1,4 +1,4 @@
-//! The only place that sends a request to WeChat: one attempt, and what became of it.
+//! The only place that sends a request to WeChat. It makes one attempt and reports the result.
 
 use std::{
     borrow::Cow,
@@ -29,16 +29,17 @@ use super::{
 };
 use crate::{config, util::clock::Clock};
 
-/// The longest wait for a host that was out: another attempt has to fit in after it.
-const TRIAL_LIMIT: Duration = Duration::from_secs(3);
-/// In bytes. The reply to a call that a status refuses; the page of a gateway may be longer.
+/// The longest wait for a host that is out. It must leave time for another attempt.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// The longest body that is read from a reply with an error status, in bytes. A gateway's page may
+/// be longer.
 const LONGEST_REFUSAL: usize = 64 * 1024;
-/// What a tunnel through the proxy fails with after a 407.
+/// The error text of a proxy tunnel that was refused with status 407.
 const NO_PROXY_ENTRY: &str = "proxy authorization required";
-/// Quotes no value, so that logs and spans can carry it.
+/// Replaces a secret value in logs and spans.
 const REDACTED: &str = "REDACTED";
 
-/// Sends calls to WeChat. Cheap to clone; clones share their connections and the current host.
+/// Sends calls to WeChat. Clones are cheap and share the connections and the current host.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Inner>);
 
@@ -49,18 +50,18 @@ struct Inner {
     clock: Clock,
 }
 
-/// What one attempt needs beside the call.
+/// The parameters of one attempt, apart from the call itself.
 #[derive(Debug)]
 pub struct Attempt<'a> {
-    /// The access token; none for the token endpoints.
+    /// The access token. The token endpoints need none.
     pub token: Option<&'a AccessToken>,
     /// The longest wait for the whole reply.
     pub limit: Duration,
-    /// How long somebody waits for the call, further attempts included.
+    /// The time left for the call, including further attempts.
     pub time_left: Duration,
-    /// The attempts that went before; this one is added.
+    /// The earlier attempts of the call. This attempt is added.
     pub tries: &'a mut Tries,
-    /// The span of the RPC; disabled where the trace is not sampled.
+    /// The span of the RPC. It is disabled if the trace is not sampled.
     pub parent: &'a Span,
 }
 
@@ -68,22 +69,23 @@ pub struct Attempt<'a> {
 #[derive(Debug, Default)]
 pub struct Tries {
     count: u32,
-    /// The host where the call may have arrived, if it changes something.
+    /// The index of the host that may have received the call. Only set for calls that change
+    /// something.
     stays_at: Option<usize>,
 }
 
 impl Tries {
-    /// How many there were.
+    /// Returns the number of attempts.
     pub fn count(&self) -> u32 {
         self.count
     }
 }
 
 impl Client {
-    /// A client for the hosts of the settings.
+    /// Returns a client for the hosts of the settings.
     ///
-    /// Fails where nobody has usable TLS roots, neither the system nor `wechat.ca_file`, or the
-    /// settings were not checked.
+    /// Fails if neither the system nor `wechat.ca_file` has usable TLS roots, or if the settings
+    /// were not checked.
     pub fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
         let host = |text: &String| {
             let url = Url::parse(text)?;
@@ -98,41 +100,43 @@ impl Client {
         Ok(Self(Arc::new(Inner { hosts, pools, clock })))
     }
 
-    /// How many hosts there are.
+    /// Returns the number of hosts.
     pub fn hosts(&self) -> u32 {
         u32::try_from(self.0.hosts.count()).unwrap_or(u32::MAX)
     }
 
-    /// When calls last began to go to another host.
+    /// Returns when the current host last changed.
     pub fn host_changed_at(&self) -> Option<Instant> {
         self.0.hosts.changed_at()
     }
 
-    /// Sends a call once, to the current host or, as a trial, to one that was out.
+    /// Sends a call once, to the current host or, as a half-open probe, to a host that is out.
+    ///
+    /// Fails if WeChat refuses the call or no readable reply arrives.
     pub async fn send<E: Endpoint>(
         &self,
         call: &E,
         mut attempt: Attempt<'_>,
     ) -> Result<E::Reply, Error> {
         let choice = self.choose::<E>(&attempt);
-        if choice.is_trial() {
-            attempt.limit = attempt.limit.min(TRIAL_LIMIT);
+        if choice.is_probe() {
+            attempt.limit = attempt.limit.min(PROBE_LIMIT);
         }
         let at = choice.index();
         let span = span::<E>(choice.host(), &attempt);
         let result = match self.exchange(call, &attempt, &choice, &span).await {
             Ok(body) => {
-                choice.tell(sign_of(&body));
+                choice.report(sign_of(&body));
                 envelope::open::<E>(&body)
             }
             Err(Failed { error, sign }) => {
-                choice.tell(sign);
+                choice.report(sign);
                 Err(error)
             }
         };
         let tries = attempt.tries;
         tries.count += 1;
-        // Another token may be made anywhere: it is asked for, and not for one host.
+        // A repeated token request is harmless, so it may go to any host.
         let changes = E::SAFETY != Safety::Read && attempt.token.is_some();
         if changes && result.as_ref().is_err_and(may_have_arrived) {
             tries.stays_at = Some(at);
@@ -148,9 +152,9 @@ impl Client {
         if let Some(index) = tries.stays_at {
             return self.0.hosts.stay(index);
         }
-        // Many wait for a token, so it takes no chances.
+        // Many calls wait for a token, so a token request never probes a host.
         let alone = token.is_some() && E::SAFETY == Safety::Read;
-        self.0.hosts.choose(alone && tries.count == 0 && *time_left >= 2 * TRIAL_LIMIT)
+        self.0.hosts.choose(alone && tries.count == 0 && *time_left >= 2 * PROBE_LIMIT)
     }
 
     async fn exchange<E: Endpoint>(
@@ -175,7 +179,8 @@ impl Client {
             *request.body_mut() = Some(Body::wrap(Watched::new(body, started.clone())));
         }
         let http = self.0.pools.pool(E::SAFETY, choice.chosen_at()).await;
-        // A GET has no body that could tell; it only ever reads.
+        // A GET has no body that would show whether it was sent. It only reads, so the answer does
+        // not matter.
         let maybe_sent = || E::METHOD == http::Method::GET || started.load(Ordering::Acquire);
 
         let response = match http.execute(request).await {
@@ -187,34 +192,34 @@ impl Client {
         if !status.is_success() {
             return Err(self.refused::<E>(response, limit).await);
         }
-        let body = read(response, E::MAX_REPLY, limit).await?;
+        let body = read_body(response, E::MAX_REPLY, limit).await?;
         match is_page(&body) {
             true => Err(Failed { error: Error::Page, sign: Sign::Doubtful }),
             false => Ok(body),
         }
     }
 
-    /// Returns what a status that is not a success means: the refusal that the body names, or else
-    /// what the status says.
+    /// Returns the error for a reply whose status is not a success: the refusal in its body, or
+    /// else the meaning of the status.
     async fn refused<E: Endpoint>(&self, response: Response, limit: Duration) -> Failed {
         let status = response.status();
         let error = status::error(status, response.headers(), self.0.clock.wall());
         if status.is_server_error() {
             return Failed { error, sign: Sign::Doubtful };
         }
-        // The other statuses are about the call.
+        // Every other status concerns the call, not the host.
         let failed = Failed { error, sign: Sign::Nothing };
         if !status.is_client_error() || matches!(failed.error, Error::ProxyRefused) {
             return failed;
         }
-        let Ok(body) = read(response, LONGEST_REFUSAL, limit).await else { return failed };
+        let Ok(body) = read_body(response, LONGEST_REFUSAL, limit).await else { return failed };
         let contradicts = match envelope::open::<E>(&body) {
             Err(error @ Error::Refused { .. }) => return Failed { error, sign: Sign::Answered },
-            Err(_) => says_done(&body),
+            Err(_) => states_success(&body),
             Ok(_) => true,
         };
         if contradicts {
-            // Body and status cannot both be right, so nothing is proven.
+            // Body and status contradict each other, so the reply proves nothing.
             let error = Error::BadStatus { status: status.as_u16(), retry_after: None };
             return Failed { error, ..failed };
         }
@@ -222,13 +227,14 @@ impl Client {
     }
 }
 
-/// Why there is no reply, and what that says about the host.
+/// The reason for a missing reply, and its meaning for the host's health.
 struct Failed {
     error: Error,
     sign: Sign,
 }
 
-/// WeChat answers with an object. Anything else is somebody's on the way.
+/// Classifies a reply body. WeChat answers with an object, so anything else comes from a proxy or
+/// gateway.
 fn sign_of(body: &[u8]) -> Sign {
     match body.trim_ascii_start().first() {
         Some(b'{') => Sign::Answered,
@@ -236,18 +242,18 @@ fn sign_of(body: &[u8]) -> Sign {
     }
 }
 
-/// Returns true for HTML or XML. WeChat answers these calls with JSON alone.
+/// Returns true for HTML or XML. WeChat answers these calls only with JSON.
 fn is_page(body: &[u8]) -> bool {
     body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii_start().first() == Some(&b'<')
 }
 
 /// Returns true if the body states a success.
-fn says_done(body: &[u8]) -> bool {
+fn states_success(body: &[u8]) -> bool {
     let body = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     body["errcode"] == 0 || body["errcode"] == "0"
 }
 
-/// Whether WeChat may have executed the call, or may yet.
+/// Returns true if WeChat may have executed the call, or may still execute it.
 fn may_have_arrived(error: &Error) -> bool {
     match error {
         Error::NotExecuted { .. } | Error::NotSent { .. } | Error::ProxyRefused => false,
@@ -277,12 +283,12 @@ fn url(
     url
 }
 
-/// Something is wrong with the call itself.
+/// Returns the failure of a call that could not be built.
 fn not_sent(error: impl std::error::Error) -> Failed {
     Failed { error: Error::NotSent { cause: error.to_string() }, sign: Sign::Nothing }
 }
 
-/// The span of one attempt, named and filled as OpenTelemetry's HTTP conventions say.
+/// Returns the span of one attempt, with the names and fields of OpenTelemetry's HTTP conventions.
 fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
     if attempt.parent.is_disabled() {
         return Span::none();
@@ -314,7 +320,7 @@ fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
     span
 }
 
-/// Says on the span how the attempt ended.
+/// Records the result of the attempt on the span.
 fn record(span: &Span, error: Option<&Error>) {
     let kind = match error {
         None => {
@@ -338,8 +344,8 @@ fn record(span: &Span, error: Option<&Error>) {
     span.record("otel.status_code", "ERROR");
 }
 
-/// Reads the whole reply, but no more than `most` bytes.
-async fn read(
+/// Returns the whole body of the reply. Fails if it is longer than `most` bytes.
+async fn read_body(
     mut response: reqwest::Response,
     most: usize,
     limit: Duration,
@@ -364,16 +370,17 @@ async fn read(
 }
 
 fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Failed {
-    // The URL carries the token.
+    // The URL must be removed, because it carries the token.
     let error = error.without_url();
     if error.is_connect() {
-        // hyper-util has no public type for this.
+        // The text is compared because hyper-util has no public type for this error.
         if sources(&error).any(|cause| cause.to_string().ends_with(NO_PROXY_ENTRY)) {
             return Failed { error: Error::ProxyRefused, sign: Sign::Nothing };
         }
         return Failed { error: Error::NotSent { cause: causes(&error) }, sign: Sign::Unreachable };
     }
-    // A body that ends too early is "decoding" to reqwest as well, but the connection's fault.
+    // reqwest also reports a body that ends too early as "decoding", although the connection
+    // failed.
     let of_the_connection = sources(&error).any(|cause| cause.is::<hyper::Error>());
     let (timed_out, undecodable) = (error.is_timeout(), error.is_decode() && !of_the_connection);
     let cause = causes(&error);
@@ -386,23 +393,23 @@ fn failure(error: reqwest::Error, limit: Duration, maybe_sent: bool) -> Failed {
     Failed { error, sign: Sign::Doubtful }
 }
 
-/// The error and what caused it, in one line.
+/// Returns the error and its causes in one line.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let texts: Vec<_> = sources(error).map(ToString::to_string).collect();
     texts.join(": ")
 }
 
-/// The error, what caused it, and so on.
+/// Returns an iterator over the error and its causes.
 fn sources<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// A request body that remembers whether anybody began to read it: until then, and only until
-/// then, the request was certainly not sent.
+/// A request body that records whether the transport began to read it. Until then, the request was
+/// certainly not sent.
 struct Watched {
-    /// In reverse order.
+    /// The pieces that were not read yet, in reverse order.
     pieces: Vec<Bytes>,
     left: u64,
     started: Arc<AtomicBool>,
@@ -431,7 +438,7 @@ impl http_body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        // Whoever asks has not begun to read yet.
+        // A transport that asks this has not begun to read yet.
         self.left == 0 && self.started.load(Ordering::Acquire)
     }
 
@@ -440,9 +447,10 @@ impl http_body::Body for Watched {
     }
 }
 
-/// The value of `multipart/form-data` with one file, in the strict form that WeChat's upload wants.
+/// Returns a `multipart/form-data` payload with one file, in the strict form that WeChat's upload
+/// requires.
 pub(super) fn multipart(name: &str, file_name: &str, kind: &str, content: Bytes) -> Payload {
-    // The name of the boundary must not occur in the content.
+    // The boundary must not occur in the content, so it is random.
     let boundary = format!("----{:032x}", fastrand::u128(..));
     let head = format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file_name}\"; \
@@ -462,7 +470,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_object_is_an_answer_of_wechat() {
+    fn only_an_object_counts_as_answered() {
         for body in [r#"{"errcode":-1}"#, " \r\n{}", "{"] {
             assert_eq!(sign_of(body.as_bytes()), Sign::Answered, "{body}");
         }
@@ -472,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_not_sent_or_not_let_in_cannot_have_arrived() {
+    fn unsent_or_rejected_call_cannot_have_arrived() {
         let refused = |code| Error::Refused { code: Errcode(code), message: String::new() };
         for error in [
             Error::NotExecuted { status: 403, retry_after: None },
@@ -485,7 +493,7 @@ mod tests {
         }
         for error in [
             Error::Lost { cause: String::new() },
-            Error::TimedOut { limit: TRIAL_LIMIT },
+            Error::TimedOut { limit: PROBE_LIMIT },
             Error::BadStatus { status: 502, retry_after: None },
             Error::Page,
             Error::Unreadable { cause: String::new() },
@@ -496,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_one_part_with_its_name_and_length() {
+    fn multipart_has_one_part_with_name_and_length() {
         let content = Bytes::from_static(b"picture");
         let Payload { content_type, body, query } =
             multipart("media", "picture.png", "image/png", content.clone());

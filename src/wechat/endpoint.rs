@@ -1,4 +1,4 @@
-//! What a WeChat call is: data about an endpoint, and nothing that runs.
+//! The description of a WeChat call: data about an endpoint, without behavior.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -8,54 +8,57 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::Listed;
 
-/// The [`Endpoint::REPLY_LIMIT`] of most, which the HTTP clients have by themselves.
+/// The [`Endpoint::REPLY_LIMIT`] of most endpoints, and the default timeout of the HTTP clients.
 pub(super) const USUAL_REPLY_LIMIT: Duration = Duration::from_secs(10);
 
-/// One WeChat call: what is sent, where, and what comes back.
+/// One WeChat call: its method, path, request and reply.
 ///
 /// The `endpoints!` of its file must name it.
 pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
-    /// The verb. WeChat refuses the wrong one (43001, 43002).
+    /// The HTTP method. WeChat refuses a wrong one (43001, 43002).
     const METHOD: Method;
     /// The path below the host.
     const PATH: &'static str;
-    /// Whose token the call needs.
+    /// The kinds of account that may make the call.
     const ACCOUNT: AccountKinds;
-    /// What a lost reply means.
+    /// Whether the call may be repeated after a lost reply.
     const SAFETY: Safety;
     /// The permission sets (权限集) by WeChat's numbers. A third-party platform needs one of them, and
     /// 48001 and 61007 mean that it has none. Empty if WeChat's page names none.
     const PERMISSION_SETS: &'static [u8];
-    /// How its reply states success.
+    /// How the reply states success.
     const VERDICT: Verdict = Verdict::Errcode;
-    /// What a reply has to have beside the verdict, as the documents promise it. A reply without is not
-    /// whole: it is [`Error::Unreadable`](super::Error::Unreadable), whatever its verdict says. The types
-    /// of [`Endpoint::Reply`] and [`Endpoint::is_whole`] enforce it; tests damage each of these in turn.
+    /// The parts that a reply must have in addition to the verdict, as the documents promise. A
+    /// reply without them is [`Error::Unreadable`](super::Error::Unreadable), even if its verdict
+    /// is a success. The types of [`Endpoint::Reply`] and [`Endpoint::is_whole`] enforce this, and
+    /// tests damage each part in turn.
     const WHOLE: &'static [Need];
-    /// Whether the rest of a reply is of use where a part of it cannot be read. Not so for what is kept
-    /// for a day: the damage would stay as long.
+    /// Whether a partly unreadable reply is used. False for replies that are cached for a day,
+    /// because the damage would stay as long.
     const SALVAGED: bool = true;
-    /// Set where WeChat takes the calls of an account one at a time: how long after an answer the
-    /// next may follow.
+    /// The pause that WeChat requires after an answer before the account's next call. Set if WeChat
+    /// accepts only one call of an account at a time.
     const PACE: Option<Duration> = None;
     /// The longest wait for the whole reply.
     const REPLY_LIMIT: Duration = USUAL_REPLY_LIMIT;
-    /// The longest reply that is read, in bytes. It bounds what a call can cost in memory.
+    /// The longest reply that is read, in bytes. It bounds the memory of a call.
     const MAX_REPLY: usize = 1 << 20;
-    /// What comes back.
+    /// The reply.
     type Reply: DeserializeOwned + Send + 'static;
 
-    /// Whether a success has all of [`Endpoint::WHOLE`] that its type does not enforce.
+    /// Returns true if a successful reply has every part of [`Endpoint::WHOLE`] that its type does
+    /// not enforce.
     fn is_whole(_reply: &Self::Reply) -> bool {
         true
     }
 
-    /// What is sent beside the path: by default the call itself as JSON, or nothing with GET.
+    /// Returns the query and the body of the request. The default is the call itself as JSON, or
+    /// nothing for GET.
     fn payload(&self) -> Result<Payload, serde_json::Error> {
         if Self::METHOD == Method::GET {
             return Ok(Payload::default());
         }
-        // serde_json writes raw UTF-8, as WeChat demands (40033 otherwise).
+        // serde_json writes raw UTF-8. WeChat refuses escaped text with 40033.
         let json = serde_json::to_vec(self)?;
         Ok(Payload {
             content_type: Some("application/json".into()),
@@ -65,18 +68,18 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     }
 }
 
-/// What one request carries beside its path and token.
+/// The contents of one request, apart from its path and token.
 #[derive(Debug, Default)]
 pub struct Payload {
     /// Further query parameters.
     pub query: Vec<(&'static str, String)>,
-    /// The kind of the body; none without a body.
+    /// The content type. `None` without a body.
     pub content_type: Option<Cow<'static, str>>,
-    /// The body, in pieces so that a picture need not be copied.
+    /// The body in pieces, so that a picture is not copied.
     pub body: Vec<Bytes>,
 }
 
-/// Which accounts may make a call.
+/// The accounts that may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountKinds {
     /// Official accounts and mini programs.
@@ -87,61 +90,65 @@ pub enum AccountKinds {
     Official,
 }
 
-/// What a lost reply means: may the call be sent again without asking?
+/// Whether a call may be repeated after a lost reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Safety {
-    /// It changes nothing.
+    /// The call changes nothing.
     Read,
-    /// It changes something, but twice is the same as once.
+    /// The call changes something, but repeating it has no further effect.
     Repeatable,
-    /// Sent twice it may happen twice. A lost reply is settled by looking for this proof.
+    /// The call may take effect twice if it is sent twice. After a lost reply, the gateway searches
+    /// for this proof instead.
     Once(Proof),
 }
 
-/// What shows that a lost call got through.
+/// The observation that proves that a call with a lost reply was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Only the audit event shows it.
+    /// Only the audit event proves it.
     Event,
-    /// What was to be deleted is gone.
+    /// The deleted object is gone.
     Gone,
-    /// A nearby place with the same credential and address is listed.
+    /// The list has a nearby place with the same license number and address.
     ListedNearbyPoi,
-    /// A store with the same credential, phone, hours and pictures is listed.
+    /// The list has a store with the same license number, phone, hours and pictures.
     ListedStore,
-    /// The merchant audit is not the one read before sending.
+    /// The merchant audit differs from the one that was read before sending.
     MerchantAudit,
-    /// Reading it back shows the wanted values.
+    /// A read returns the values that were written.
     Values,
 }
 
-/// How a reply states success. An `errcode` other than 0 is a refusal everywhere. Success is never inferred
-/// from silence: a reply that states neither is [`Error::Unreadable`](super::Error::Unreadable).
+/// How a reply states success. An `errcode` other than 0 is always a refusal. A missing statement
+/// is never a success: a reply that states neither is
+/// [`Error::Unreadable`](super::Error::Unreadable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// By [`Endpoint::WHOLE`], for the documents promise no `errcode`; one that is there has to be 0.
+    /// By [`Endpoint::WHOLE`], because the documents promise no `errcode`. If there is one, it must
+    /// be 0.
     Content,
     /// By an `errcode` of 0.
     Errcode,
-    /// As [`Verdict::Content`], if `error` is null or missing (create_map_poi).
+    /// Like [`Verdict::Content`], but `error` must also be null or missing (create_map_poi).
     NoError,
     /// By a `status` of 0 (get_district).
     Status,
 }
 
-/// Something that a reply has to have. Names in it are separated by dots; a string on the way hides JSON.
+/// A part that a reply must have. Dots separate the names of a path. A string on the path contains
+/// JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// An id: text that is not empty or a number, and not 0.
+    /// An id: non-empty text or a number, and not 0.
     Id(&'static str),
-    /// A list, empty or not.
+    /// A list, which may be empty.
     List(&'static str),
     /// A list with at least one row.
     Filled(&'static str),
     /// A whole number.
     Number(&'static str),
-    /// A whole number or, at the second place, an id.
+    /// A whole number at the first path or an id at the second.
     NumberOrId(&'static str, &'static str),
-    /// Text that is not empty.
+    /// Non-empty text.
     Text(&'static str),
 }

@@ -1,11 +1,12 @@
-//! What a reply says: refused, done, or nothing that can be relied on.
+//! Reads the verdict of a reply: a refusal, a success, or nothing reliable.
 //!
-//! A refusal is an `errcode` other than 0, at every endpoint. A success has to be stated, in the way that
-//! the endpoint's [`Verdict`] names. A reply that states neither is unreadable: a proxy on the way wrote
-//! it, or WeChat changed.
+//! A refusal is an `errcode` other than 0, at every endpoint. A success must be stated in the way
+//! that the endpoint's [`Verdict`] names. A reply that states neither is unreadable, because a
+//! proxy wrote it or because WeChat's format changed.
 //!
-//! Replies are read strictly. Where that fails they are read once more: WeChat puts what people type into
-//! JSON as it is, and one character of it must not hide a verdict or an id.
+//! Replies are parsed strictly first. If that fails, they are repaired and parsed again, because
+//! WeChat does not escape text that people typed. One character of such text must not hide a
+//! verdict or an id.
 
 use std::{borrow::Cow, fmt};
 
@@ -22,16 +23,16 @@ use crate::util::lenient;
 /// The byte order mark of UTF-8, which some proxies put first. It damages nothing.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Reads a reply.
+/// Returns the parsed reply.
 ///
-/// Fails if WeChat refused, or if the reply is not whole.
+/// Fails if WeChat refused the call or if a part of the reply is missing.
 pub(super) fn open<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
     let reply: E::Reply = if is_plain_success(E::VERDICT, body)
         && let Ok(reply) = strict(body)
     {
         reply
     } else {
-        slowly::<E>(body)?
+        open_carefully::<E>(body)?
     };
     match E::is_whole(&reply) {
         true => Ok(reply),
@@ -39,11 +40,12 @@ pub(super) fn open<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
     }
 }
 
-/// Whether the verdict is certainly a success, if this is JSON at all: by far the most replies are, and to
-/// see it like this costs less than reading the JSON for it.
+/// Returns true if the verdict is certainly a success, provided that the body is valid JSON. Most
+/// replies are successes, and this check costs less than parsing the JSON for the verdict.
 ///
-/// `errcode` may occur once, at the very beginning, which makes it the name of a field of the whole. A
-/// second one could be a field of the whole, too; and so could one with letters written as `\u0065`.
+/// `errcode` may occur once, at the very beginning, because there it is certainly a field of the
+/// top-level object. A second one could also be a field of that object, and so could one that is
+/// written with `\u0065`.
 fn is_plain_success(verdict: Verdict, body: &[u8]) -> bool {
     const NAME: &[u8] = b"errcode";
     let stated = match verdict {
@@ -57,9 +59,9 @@ fn is_plain_success(verdict: Verdict, body: &[u8]) -> bool {
     stated && memmem::find(body, br"\u00").is_none()
 }
 
-/// Reads the verdict, then the reply: strictly, or else leniently.
-fn slowly<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
-    // What is no object is not WeChat's, and serde would accept an array for a struct.
+/// Returns the reply after checking its verdict. Parses it strictly first, then leniently.
+fn open_carefully<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
+    // WeChat always sends an object, and serde would accept an array for a struct.
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
     let (text, verdict) = match strict::<Stated>(body) {
         Ok(verdict) if is_object => (Cow::Borrowed(body), verdict),
@@ -95,7 +97,8 @@ fn unreadable(cause: String) -> Error {
     Error::Unreadable { cause }
 }
 
-/// serde_json's message may quote a value of the body, so only the place is kept.
+/// Returns the error for an unreadable body. It contains only the position, because the message of
+/// serde_json may quote a value.
 fn damaged(body: &[u8], error: &serde_json::Error) -> Error {
     unreadable(format!(
         "{:?} error at line {} column {} of {} bytes",
@@ -106,13 +109,13 @@ fn damaged(body: &[u8], error: &serde_json::Error) -> Error {
     ))
 }
 
-/// All ways in which a reply states its verdict.
+/// Every field in which a reply may state its verdict.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Stated {
     errcode: Code,
     errmsg: Value,
-    /// Documented as null; whether it is text or an object otherwise is not.
+    /// Documented as null. Its form in case of an error is not documented.
     error: Value,
     status: Code,
     message: Value,
@@ -147,8 +150,8 @@ fn text(value: Value) -> String {
     }
 }
 
-/// The number of a verdict; also from text. Null and empty text are none. What is anything else, a boolean
-/// above all, states nothing.
+/// The number of a verdict, also from text. Null and empty text are `None`. Any other type, such as
+/// a boolean, is an error.
 #[derive(Clone, Copy, Debug, Default)]
 struct Code(Option<i64>);
 
@@ -181,7 +184,7 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
-/// A reply of which only the verdict matters.
+/// A reply that has nothing but its verdict.
 #[derive(Debug, Default, Deserialize)]
 pub struct Done {}
 
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
     use crate::wechat::{AccountKinds, Listed, Need, Safety};
 
-    /// An endpoint for each verdict, of whose reply nothing is needed.
+    /// An endpoint for each verdict whose replies need no further part.
     #[derive(Serialize)]
     struct Call<const VERDICT: u8>;
 
@@ -213,7 +216,7 @@ mod tests {
         type Reply = Done;
     }
 
-    fn said(result: Result<Done, Error>) -> Result<(), String> {
+    fn verdict_text(result: Result<Done, Error>) -> Result<(), String> {
         result.map(|_| ()).map_err(|error| match error {
             Error::Refused { code, message } => format!("{code} {message}"),
             other => other.to_string(),
@@ -221,7 +224,7 @@ mod tests {
     }
 
     fn verdict(verdict: Verdict, body: &[u8]) -> Result<(), String> {
-        said(match verdict {
+        verdict_text(match verdict {
             Verdict::Errcode => open::<Call<0>>(body),
             Verdict::Content => open::<Call<1>>(body),
             Verdict::NoError => open::<Call<2>>(body),
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_verdict_is_read() {
+    fn documented_verdicts_are_recognized() {
         use Verdict as V;
         let busy = r#"{"errcode":-1,"errmsg":"system error"}"#;
         for (how, body, expected) in [
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_and_foreign_verdicts_are_no_success() {
+    fn missing_or_foreign_verdict_is_not_success() {
         for body in [
             "{}",
             r#"{"errmsg":"ok"}"#,
@@ -278,16 +281,22 @@ mod tests {
             r#"{"errcode":0,"errcode":7}"#,
             r#"{"errcode":0,"err\u0063ode":7}"#,
         ] {
-            let said = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
-            assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
-            let said = verdict(Verdict::Status, body.as_bytes()).expect_err(body);
-            assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
+            let verdict_text = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
+            assert!(
+                verdict_text.starts_with("WeChat's reply cannot be read"),
+                "{body}: {verdict_text}"
+            );
+            let verdict_text = verdict(Verdict::Status, body.as_bytes()).expect_err(body);
+            assert!(
+                verdict_text.starts_with("WeChat's reply cannot be read"),
+                "{body}: {verdict_text}"
+            );
         }
         assert!(verdict(Verdict::Status, br#"{"status":false}"#).is_err());
     }
 
     #[test]
-    fn the_verdict_is_found_though_the_reply_is_damaged() {
+    fn damaged_reply_still_yields_its_verdict() {
         for body in [
             b"{\"errcode\":85038,\"errmsg\":\"a\nb\"}".as_slice(),
             b"\xef\xbb\xbf{\"errcode\":85038,\"errmsg\":\"\"}",
@@ -295,14 +304,14 @@ mod tests {
             br#"{"errmsg":"\ud83d","errcode":85038}"#,
             b"{\"errmsg\":\"\x14\",\"errcode\":\"85038\"}",
         ] {
-            let said = verdict(Verdict::Errcode, body).expect_err("a refusal");
-            assert!(said.starts_with("85038 "), "{said}");
+            let verdict_text = verdict(Verdict::Errcode, body).expect_err("a refusal");
+            assert!(verdict_text.starts_with("85038 "), "{verdict_text}");
         }
         assert_eq!(verdict(Verdict::Errcode, b"\xef\xbb\xbf{\"errcode\":0,\"x\":\"\n\"}"), Ok(()));
     }
 
     #[test]
-    fn a_success_is_seen_fast_only_where_it_is_certain() {
+    fn fast_path_accepts_only_certain_successes() {
         let fast = |body: &str| is_plain_success(Verdict::Errcode, body.as_bytes());
         for body in [r#"{"errcode":0}"#, r#"{"errcode":0,"errmsg":"ok","business":{}}"#] {
             assert!(fast(body), "{body}");
@@ -325,13 +334,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_is_unreadable_and_not_quoted() {
+    fn non_object_reply_is_unreadable_and_unquoted() {
         for body in
             ["", "<html>secret</html>", r#"{"errcode":0"#, "[]", "7", r#"{"errcode":"secret"}"#]
         {
-            let said = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
-            assert!(said.starts_with("WeChat's reply cannot be read"), "{body}: {said}");
-            assert!(!said.contains("secret"), "{said}");
+            let verdict_text = verdict(Verdict::Errcode, body.as_bytes()).expect_err(body);
+            assert!(
+                verdict_text.starts_with("WeChat's reply cannot be read"),
+                "{body}: {verdict_text}"
+            );
+            assert!(!verdict_text.contains("secret"), "{verdict_text}");
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Which of WeChat's hosts a call goes to now.
+//! Chooses the host of WeChat for each attempt.
 //!
-//! * One host is the current one, for every account and every call of this process. At first it is
-//!   the first of the settings.
-//! * A host that cannot be connected to is out at once; one whose answers stay away, or come from
-//!   something that is not WeChat, only when it happens again with no answer in between.
-//! * A host that is out gets a *trial* after a pause: one read, whose caller has time for another
-//!   attempt elsewhere. All other calls stay where they are. A success brings everybody back; a
-//!   failure doubles the pause.
-//! * Where all are out there is nothing to lose: each failure moves on to the next.
+//! - One host is the current one for every account and every call of this process. It starts as the
+//!   first host of the settings.
+//! - A host is out immediately if no connection can be made. If its answers are missing or do not
+//!   come from WeChat, it is out after two such failures in a row.
+//! - After a pause, a host that is out gets a *half-open probe*: one read that has time left for
+//!   another attempt elsewhere. All other calls stay at the current host. A successful probe moves
+//!   all calls back. A failed probe doubles the pause.
+//! - If all hosts are out, each failure moves on to the next host.
 //!
-//! Nothing here waits or sends.
+//! This module neither waits nor sends.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -20,19 +20,20 @@ use reqwest::Url;
 
 use crate::util::clock::Clock;
 
-/// From a host's failure to its first trial; doubled by each trial that fails, and where it fails
-/// again soon after it came back.
+/// The pause between a failure of a host and its first probe. Each failed probe doubles it, and so
+/// does a new failure soon after the host recovered.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// So many doubtful failures in a row count as a certain one: a read, which has three attempts, then
-/// makes its last one at the next host.
+/// The number of doubtful failures in a row that count as a certain one. A read has three attempts,
+/// so its last one goes to the next host.
 const DOUBTS: u32 = 2;
-/// Closer together they have one cause, such as a connection that took several calls along.
+/// Failures closer together than this have one cause, such as a connection that carried several
+/// calls.
 const APART: Duration = Duration::from_millis(50);
-/// A caller who left earlier than this says nothing about the host.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A caller that leaves earlier than this is no evidence about the host.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
 
-/// The hosts, and how they are doing.
+/// The hosts and their health.
 #[derive(Debug)]
 pub(super) struct Hosts {
     list: Vec<Host>,
@@ -43,7 +44,7 @@ pub(super) struct Hosts {
 /// One host.
 #[derive(Debug)]
 pub(super) struct Host {
-    /// With no path but `/`.
+    /// The URL, without a path other than `/`.
     pub(super) url: Url,
     pub(super) address: String,
     pub(super) port: u16,
@@ -52,10 +53,11 @@ pub(super) struct Host {
 #[derive(Debug)]
 struct State {
     current: usize,
-    /// Counts the changes of `current`: what a call began before the last one says nothing new.
+    /// Counts the changes of `current`. The result of an attempt that began before the last change
+    /// is outdated.
     changes: u64,
     changed_at: Option<Instant>,
-    /// As many as there are hosts.
+    /// One entry per host.
     health: Vec<Health>,
 }
 
@@ -63,43 +65,43 @@ struct State {
 struct Health {
     doubts: u32,
     doubted_at: Option<Instant>,
-    /// Set where the host is out: when the next trial may be.
-    trial_at: Option<Instant>,
+    /// The time of the next probe. Set if the host is out.
+    probe_at: Option<Instant>,
     pause: Duration,
     back_at: Option<Instant>,
 }
 
-/// What an attempt says about its host.
+/// The meaning of an attempt's result for its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// WeChat answered, whatever it said.
+    /// WeChat answered, with any content.
     Answered,
-    /// Perhaps the host's fault: no answer, or not WeChat's.
+    /// The host may be at fault: no answer arrived, or it did not come from WeChat.
     Doubtful,
-    /// Nothing.
+    /// The result means nothing for the host.
     Nothing,
     /// No connection could be made.
     Unreachable,
 }
 
-/// The host of one attempt. Dropped without a sign it stands for a caller who left.
+/// The host of one attempt. Dropping it without a report means that the caller left.
 #[derive(Debug)]
 pub(super) struct Choice<'a> {
     hosts: &'a Hosts,
     index: usize,
-    trial: bool,
+    is_probe: bool,
     changes: u64,
     chosen_at: Instant,
-    told: bool,
+    reported: bool,
 }
 
 impl Hosts {
-    /// In order of preference, and at least one.
+    /// Creates the set from at least one host, in order of preference.
     pub(super) fn new(list: Vec<Host>, clock: Clock) -> Self {
         let health = Health {
             doubts: 0,
             doubted_at: None,
-            trial_at: None,
+            probe_at: None,
             pause: FIRST_PAUSE,
             back_at: None,
         };
@@ -108,49 +110,50 @@ impl Hosts {
         Self { list, clock, state: Mutex::new(state) }
     }
 
-    /// How many there are.
+    /// Returns the number of hosts.
     pub(super) fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// When another host last became the current one.
+    /// Returns when the current host last changed.
     pub(super) fn changed_at(&self) -> Option<Instant> {
         self.lock().changed_at
     }
 
-    /// The host for an attempt; `for_trial` where the call may be a trial.
-    pub(super) fn choose(&self, for_trial: bool) -> Choice<'_> {
+    /// Returns the host for an attempt. `can_probe` allows a host that is due for a probe.
+    pub(super) fn choose(&self, can_probe: bool) -> Choice<'_> {
         let now = self.clock.now();
         let mut state = self.lock();
         let preferred = &state.health[..state.current];
-        let due = |health: &Health| health.trial_at.is_some_and(|at| now >= at);
-        let due = preferred.iter().position(due).filter(|_| for_trial);
+        let due = |health: &Health| health.probe_at.is_some_and(|at| now >= at);
+        let due = preferred.iter().position(due).filter(|_| can_probe);
         if let Some(index) = due {
-            // Whoever comes next is too early, whatever becomes of this one.
+            // Later calls must wait for another pause, whatever the result of this probe is.
             let health = &mut state.health[index];
-            health.trial_at = Some(now + health.pause);
+            health.probe_at = Some(now + health.pause);
         }
         self.choice(due.unwrap_or(state.current), due.is_some(), state.changes, now)
     }
 
-    /// The host of an earlier attempt once more, as a call has to that may have arrived there.
+    /// Returns the host of an earlier attempt again. A call that may have arrived there must stay
+    /// there.
     pub(super) fn stay(&self, index: usize) -> Choice<'_> {
         self.choice(index, false, self.lock().changes, self.clock.now())
     }
 
-    fn choice(&self, index: usize, trial: bool, changes: u64, chosen_at: Instant) -> Choice<'_> {
-        Choice { hosts: self, index, trial, changes, chosen_at, told: false }
+    fn choice(&self, index: usize, is_probe: bool, changes: u64, chosen_at: Instant) -> Choice<'_> {
+        Choice { hosts: self, index, is_probe, changes, chosen_at, reported: false }
     }
 
-    fn hear(&self, choice: &Choice<'_>, sign: Sign) {
-        // There is nowhere else to go.
+    fn record(&self, choice: &Choice<'_>, sign: Sign) {
+        // There is no other host to switch to.
         if self.list.len() < 2 {
             return;
         }
         let now = self.clock.now();
         let state = &mut *self.lock();
         let index = choice.index;
-        if choice.trial {
+        if choice.is_probe {
             match sign {
                 Sign::Answered => self.is_back(state, index, now),
                 _ => state.health[index].stays_out(now),
@@ -165,7 +168,7 @@ impl Hosts {
             Sign::Nothing => {}
             Sign::Answered => {
                 health.doubts = 0;
-                if health.trial_at.is_some() {
+                if health.probe_at.is_some() {
                     self.is_back(state, index, now);
                 }
             }
@@ -181,12 +184,12 @@ impl Hosts {
         }
     }
 
-    /// The current host failed: the next one is the best that is not out, or, where all are, simply
-    /// the next.
+    /// Marks the current host as out. The next host is the best one that is not out, or else simply
+    /// the next one.
     fn is_out(&self, state: &mut State, now: Instant) {
         let failed = state.current;
         let known = state.health[failed].fails(now);
-        let next = state.health.iter().position(|health| health.trial_at.is_none());
+        let next = state.health.iter().position(|health| health.probe_at.is_none());
         state.moves(next.unwrap_or((failed + 1) % self.list.len()), now);
         if !known {
             let [host, next] = [failed, state.current].map(|index| self.list[index].base());
@@ -194,14 +197,14 @@ impl Hosts {
         }
     }
 
-    /// A host that was out answered.
+    /// Marks a host that was out as healthy.
     fn is_back(&self, state: &mut State, index: usize, now: Instant) {
         let health = &mut state.health[index];
         health.doubts = 0;
-        health.trial_at = None;
+        health.probe_at = None;
         health.back_at = Some(now);
-        // Somebody else may have come further back meanwhile.
-        if index < state.current || state.health[state.current].trial_at.is_some() {
+        // A better host may have recovered in the meantime.
+        if index < state.current || state.health[state.current].probe_at.is_some() {
             state.moves(index, now);
         }
         let host = self.list[index].base();
@@ -209,13 +212,13 @@ impl Hosts {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before anything can panic.
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Host {
-    /// The URL without a slash at its end.
+    /// Returns the URL without a slash at its end.
     pub(super) fn base(&self) -> &str {
         self.url.as_str().trim_end_matches('/')
     }
@@ -230,21 +233,21 @@ impl State {
 }
 
 impl Health {
-    /// Notes a failure; whether the host was out already.
+    /// Records a failure and returns true if the host was already out.
     fn fails(&mut self, now: Instant) -> bool {
-        let known = self.trial_at.is_some();
+        let known = self.probe_at.is_some();
         if !known {
             let soon = self.back_at.is_some_and(|at| now.duration_since(at) < LONGEST_PAUSE);
             self.pause = if soon { self.longer() } else { FIRST_PAUSE };
         }
         self.doubts = 0;
-        self.trial_at = Some(now + self.pause);
+        self.probe_at = Some(now + self.pause);
         known
     }
 
     fn stays_out(&mut self, now: Instant) {
         self.pause = self.longer();
-        self.trial_at = Some(now + self.pause);
+        self.probe_at = Some(now + self.pause);
     }
 
     fn longer(&self) -> Duration {
@@ -257,33 +260,33 @@ impl Choice<'_> {
         &self.hosts.list[self.index]
     }
 
-    /// Its place in the settings.
+    /// Returns the position of the host in the settings.
     pub(super) fn index(&self) -> usize {
         self.index
     }
 
-    /// When the attempt began.
+    /// Returns when the attempt began.
     pub(super) fn chosen_at(&self) -> Instant {
         self.chosen_at
     }
 
-    pub(super) fn is_trial(&self) -> bool {
-        self.trial
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
-    /// What the attempt said about the host.
-    pub(super) fn tell(mut self, sign: Sign) {
-        self.told = true;
-        self.hosts.hear(&self, sign);
+    /// Reports the result of the attempt.
+    pub(super) fn report(mut self, sign: Sign) {
+        self.reported = true;
+        self.hosts.record(&self, sign);
     }
 }
 
 impl Drop for Choice<'_> {
     fn drop(&mut self) {
-        if !self.told {
+        if !self.reported {
             let waited = self.hosts.clock.now().duration_since(self.chosen_at);
-            let sign = if waited >= PATIENCE { Sign::Doubtful } else { Sign::Nothing };
-            self.hosts.hear(self, sign);
+            let sign = if waited >= LEAST_WAIT { Sign::Doubtful } else { Sign::Nothing };
+            self.hosts.record(self, sign);
         }
     }
 }
@@ -304,11 +307,11 @@ mod tests {
         (Hosts::new(names.iter().map(host).collect(), clock.clone()), clock)
     }
 
-    /// Makes an attempt that ends so; answers where.
-    fn attempt(hosts: &Hosts, for_trial: bool, sign: Sign) -> String {
-        let choice = hosts.choose(for_trial);
+    /// Makes an attempt with this result and returns the address of its host.
+    fn attempt(hosts: &Hosts, can_probe: bool, sign: Sign) -> String {
+        let choice = hosts.choose(can_probe);
         let address = choice.host().address.clone();
-        choice.tell(sign);
+        choice.report(sign);
         address
     }
 
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_reached_is_left_at_once_and_by_everybody() {
+    fn unreachable_host_is_left_at_once_by_all_calls() {
         let (hosts, clock) = hosts(&["a", "b"]);
         assert_eq!(read(&hosts, Answered), "a");
         assert_eq!(hosts.changed_at(), None);
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_counts_in_a_row_and_one_cause_once() {
+    fn consecutive_doubts_count_once_per_cause() {
         let (hosts, clock) = hosts(&["a", "b"]);
         for sign in [Doubtful, Nothing, Answered, Doubtful, Doubtful] {
             assert_eq!(read(&hosts, sign), "a");
@@ -342,33 +345,33 @@ mod tests {
     }
 
     #[test]
-    fn what_began_before_a_change_says_nothing_after_it() {
+    fn attempt_from_before_a_change_is_ignored() {
         let (hosts, _) = hosts(&["a", "b"]);
         let [first, second, third] = [(); 3].map(|()| hosts.choose(true));
-        first.tell(Unreachable);
-        second.tell(Unreachable);
+        first.report(Unreachable);
+        second.report(Unreachable);
         assert_eq!(read(&hosts, Answered), "b");
-        third.tell(Answered);
+        third.report(Answered);
         assert_eq!(read(&hosts, Answered), "b");
     }
 
     #[test]
-    fn one_read_tries_and_a_success_brings_everybody_back() {
+    fn successful_probe_moves_all_calls_back() {
         let (hosts, clock) = hosts(&["a", "b"]);
         read(&hosts, Unreachable);
         clock.advance(FIRST_PAUSE - SECOND);
         assert_eq!(read(&hosts, Answered), "b");
         clock.advance(SECOND);
-        assert_eq!(write(&hosts, Answered), "b", "no write is a trial");
-        let trial = hosts.choose(true);
-        assert!(trial.is_trial());
-        assert_eq!((trial.host().address.as_str(), read(&hosts, Answered)), ("a", "b".into()));
-        trial.tell(Answered);
+        assert_eq!(write(&hosts, Answered), "b", "a write is never a probe");
+        let probe = hosts.choose(true);
+        assert!(probe.is_probe());
+        assert_eq!((probe.host().address.as_str(), read(&hosts, Answered)), ("a", "b".into()));
+        probe.report(Answered);
         assert_eq!((write(&hosts, Answered), read(&hosts, Answered)), ("a".into(), "a".into()));
     }
 
     #[test]
-    fn a_trial_that_fails_costs_one_call_and_doubles_the_pause() {
+    fn failed_probe_costs_one_call_and_doubles_pause() {
         let (hosts, clock) = hosts(&["a", "b"]);
         read(&hosts, Unreachable);
         let mut pause = FIRST_PAUSE;
@@ -383,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_whose_caller_leaves_is_not_the_last() {
+    fn abandoned_probe_is_followed_by_another() {
         let (hosts, clock) = hosts(&["a", "b"]);
         read(&hosts, Unreachable);
         clock.advance(FIRST_PAUSE);
@@ -394,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_who_wait_in_vain_and_leave_are_doubts() {
+    fn callers_leaving_after_a_wait_are_doubts() {
         let (hosts, clock) = hosts(&["a", "b"]);
         for _ in 0..DOUBTS {
             drop(hosts.choose(true));
@@ -403,13 +406,13 @@ mod tests {
         for _ in 0..DOUBTS {
             let choice = hosts.choose(true);
             assert_eq!(choice.host().address, "a");
-            clock.advance(PATIENCE);
+            clock.advance(LEAST_WAIT);
         }
         assert_eq!(read(&hosts, Answered), "b");
     }
 
     #[test]
-    fn one_that_comes_and_goes_is_tried_less_and_less() {
+    fn flapping_host_backs_off() {
         let (hosts, clock) = hosts(&["a", "b"]);
         for pause in [30, 60, 120, 240, 300, 300] {
             assert_eq!(read(&hosts, Unreachable), "a");
@@ -425,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_out_each_has_its_turn_and_the_first_to_answer_stays() {
+    fn all_hosts_out_rotates_until_one_answers() {
         let (hosts, clock) = hosts(&["a", "b", "c"]);
         let tried: Vec<_> = (0..7).map(|_| read(&hosts, Unreachable)).collect();
         assert_eq!(tried, ["a", "b", "c", "a", "b", "c", "a"]);
@@ -442,17 +445,17 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_stays_does_not_move_the_others() {
+    fn staying_call_does_not_move_others() {
         let (hosts, _) = hosts(&["a", "b"]);
         read(&hosts, Unreachable);
         let stays = hosts.stay(0);
         assert_eq!(stays.host().address, "a");
-        stays.tell(Unreachable);
+        stays.report(Unreachable);
         assert_eq!(write(&hosts, Answered), "b");
     }
 
     #[test]
-    fn a_single_host_is_never_left() {
+    fn single_host_is_never_left() {
         let (hosts, _) = hosts(&["a"]);
         for sign in [Unreachable, Doubtful, Doubtful, Answered] {
             assert_eq!(read(&hosts, sign), "a");

@@ -16,9 +16,9 @@ endpoints![CreateMapPoi, GetDistrict, SearchMapPoi];
 #[derive(Debug, Serialize)]
 pub struct GetDistrict {}
 
-/// Answers [`GetDistrict`].
+/// The reply to [`GetDistrict`].
 ///
-/// Its arrays are read strictly: nodes are named by their index, so none may be dropped.
+/// Its arrays are parsed strictly: nodes refer to each other by index, so none may be dropped.
 #[derive(Debug, Deserialize)]
 pub struct GetDistrictReply {
     /// The version of the table, a date such as `20170510`.
@@ -32,22 +32,22 @@ pub struct GetDistrictReply {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct DistrictNode {
-    /// Six digits; the `districtid` of other calls.
+    /// Six digits. The `districtid` of other calls.
     pub id: DistrictId,
     /// The short name. Missing on the third level.
     pub name: Text,
     /// The full name.
     pub fullname: Text,
-    /// The short name, a syllable each. Missing on the third level.
+    /// The short name, one syllable per element. Missing on the third level.
     pub pinyin: List<Text>,
-    /// A point that stands for it.
+    /// A point that represents the area.
     pub location: Option<Point>,
-    /// First and last index of its children in the next array, both inclusive. Missing where there
+    /// The first and last index of its children in the next array, both inclusive. Missing if there
     /// are none.
     pub cidx: List<Int>,
 }
 
-/// A point, as the districts spell it.
+/// A point, as the district table spells it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Point {
@@ -66,7 +66,7 @@ impl Endpoint for GetDistrict {
     const VERDICT: Verdict = Verdict::Status;
     const WHOLE: &'static [Need] = &[Need::Filled("result")];
     const SALVAGED: bool = false;
-    /// The table has some 700 KB.
+    /// The table has about 700 KB.
     const REPLY_LIMIT: Duration = Duration::from_secs(20);
     const MAX_REPLY: usize = 16 << 20;
     type Reply = GetDistrictReply;
@@ -77,23 +77,23 @@ impl Endpoint for GetDistrict {
 /// Finds places of a district by a keyword.
 #[derive(Debug, Serialize)]
 pub struct SearchMapPoi {
-    /// A number here and text in [`CreateMapPoi`]; text was seen to find nothing.
+    /// A number here and text in [`CreateMapPoi`]. A search with text was seen to find nothing.
     pub districtid: u32,
-    /// What is looked for.
+    /// The search term.
     pub keyword: String,
 }
 
-/// Answers [`SearchMapPoi`].
+/// The reply to [`SearchMapPoi`].
 #[derive(Debug, Default, Deserialize)]
 pub struct SearchMapPoiReply {
-    /// What was found.
+    /// The places that were found.
     pub data: FoundPlaces,
 }
 
 /// The `data` of [`SearchMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
 pub struct FoundPlaces {
-    /// The places. Empty where nothing was found.
+    /// The places. Empty if none was found.
     pub item: Rows<FoundPlace>,
 }
 
@@ -109,15 +109,15 @@ pub struct FoundPlace {
     pub longitude: Decimal,
     /// Degrees north.
     pub latitude: Decimal,
-    /// Several are separated by `;`. May begin with a blank.
+    /// The telephone number. `;` separates several. May begin with a blank.
     pub telephone: Text,
-    /// `一级:二级`.
+    /// The category, `一级:二级`.
     pub category: Text,
     /// The `map_poi_id` of other calls.
     pub sosomap_poi_uid: MapPoiId,
-    /// Undocumented and empty in the samples, so that anything is taken.
+    /// Undocumented and empty in the samples, so any value is accepted.
     pub pic_urls: List<serde_json::Value>,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -134,7 +134,7 @@ impl Endpoint for SearchMapPoi {
 
 /// `POST /wxa/create_map_poi` — 在腾讯地图中创建门店
 ///
-/// Proposes a place. Everything is text here.
+/// Proposes a place. Every value is text here.
 #[derive(Debug, Serialize)]
 pub struct CreateMapPoi {
     /// The name.
@@ -151,27 +151,27 @@ pub struct CreateMapPoi {
     pub district: String,
     /// The address within the district.
     pub address: String,
-    /// `一级:二级`.
+    /// The category, `一级:二级`.
     pub category: String,
-    /// Several are separated by `;`.
+    /// The telephone number. `;` separates several.
     pub telephone: String,
     /// The URL of a picture, from uploadimg.
     pub photo: String,
-    /// The URL of a picture of the licence, from uploadimg.
+    /// The URL of a picture of the license, from uploadimg.
     pub license: String,
-    /// What the place is. (sic)
+    /// A description of the place. (sic)
     pub introduct: String,
     /// Text here and a number in [`SearchMapPoi`].
     pub districtid: DistrictId,
-    /// The old store that migrates. Left out otherwise, as in the documented sample.
+    /// The old store that migrates. Absent otherwise, as in the documented sample.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poi_id: Option<PoiId>,
 }
 
-/// Answers [`CreateMapPoi`].
+/// The reply to [`CreateMapPoi`].
 #[derive(Debug, Default, Deserialize)]
 pub struct CreateMapPoiReply {
-    /// What was submitted.
+    /// The proposed place.
     pub data: ProposedPlace,
 }
 

@@ -13,17 +13,17 @@ use crate::util::id::MediaId;
 
 endpoints![UploadImg, UploadTemporary];
 
-/// The one part of an upload.
+/// The name of the only part of an upload.
 const PART: &str = "media";
 
 /// A file to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// WeChat heeds its ending.
+    /// The file name. WeChat evaluates its extension.
     pub name: &'static str,
     /// Its media type.
     pub media_type: &'static str,
-    /// What is in it.
+    /// The content.
     pub content: Bytes,
 }
 
@@ -32,18 +32,18 @@ pub struct File {
 /// Uploads a picture that WeChat keeps for three days.
 #[derive(Debug, Serialize)]
 pub struct UploadTemporary {
-    /// The picture: PNG, JPEG or GIF, at most 10 MB (the same page also says 2 MB).
+    /// The picture: PNG, JPEG or GIF, at most 10 MB (the same page also has 2 MB).
     #[serde(skip)]
     pub file: File,
 }
 
-/// Answers [`UploadTemporary`].
+/// The reply to [`UploadTemporary`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct UploadTemporaryReply {
     /// The picture's id.
     pub media_id: MediaId,
-    /// When WeChat took it, in seconds since 1970.
+    /// When WeChat received it, in seconds since 1970.
     pub created_at: Seconds,
 }
 
@@ -72,7 +72,7 @@ impl Endpoint for UploadTemporary {
 
 /// `POST /cgi-bin/media/uploadimg` — 上传图文消息内的图片获取URL
 ///
-/// Uploads a picture that WeChat keeps for good.
+/// Uploads a picture that WeChat keeps permanently.
 #[derive(Debug, Serialize)]
 pub struct UploadImg {
     /// The picture: PNG or JPEG, less than 1 MB.
@@ -80,11 +80,11 @@ pub struct UploadImg {
     pub file: File,
 }
 
-/// Answers [`UploadImg`].
+/// The reply to [`UploadImg`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct UploadImgReply {
-    /// Where the picture is; plain http, and for use within WeChat only.
+    /// The URL of the picture. It uses plain http and must only be used within WeChat.
     pub url: Text,
 }
 

@@ -14,24 +14,24 @@ endpoints![ApplyMerchant, GetMerchantAuditInfo, GetMerchantCategory, ModifyMerch
 #[derive(Debug, Serialize)]
 pub struct GetMerchantCategory {}
 
-/// Answers [`GetMerchantCategory`].
+/// The reply to [`GetMerchantCategory`].
 #[derive(Debug, Default, Deserialize)]
 pub struct GetMerchantCategoryReply {
-    /// All there is.
+    /// The payload of the reply.
     pub data: CategoryData,
 }
 
-/// A wrapper of WeChat's.
+/// A wrapper of WeChat's around the categories.
 #[derive(Debug, Default, Deserialize)]
 pub struct CategoryData {
-    /// Another one.
+    /// A second wrapper.
     pub all_category_info: AllCategoryInfo,
 }
 
 /// The tree of categories.
 #[derive(Debug, Default, Deserialize)]
 pub struct AllCategoryInfo {
-    /// Its nodes in a flat list, with the root.
+    /// Its nodes in a flat list, including the root.
     pub categories: Rows<CategoryNode>,
 }
 
@@ -39,25 +39,25 @@ pub struct AllCategoryInfo {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct CategoryNode {
-    /// Its id; 0 for the root.
+    /// Its id, 0 for the root.
     pub id: Text,
-    /// Its name; `root` for the root.
+    /// Its name, `root` for the root.
     pub name: Text,
     /// 0 for the root, 1 for the first level (一级类目), 2 for the second (二级类目).
     pub level: Int,
-    /// The id of the node above. Missing at the root.
+    /// The id of the parent node. Missing at the root.
     pub father: Text,
-    /// The ids of the nodes beneath.
+    /// The ids of the child nodes.
     pub children: List<Text>,
-    /// 1 where an application needs documents. Missing above the second level, whatever the
-    /// document says.
+    /// 1 if an application needs documents. Missing above the second level, although the document
+    /// shows it there.
     pub sensitive_type: Int,
-    /// These documents. Missing where there are none.
+    /// The required documents. Missing if there are none.
     pub qualify: Option<Qualify>,
 }
 
 impl CategoryNode {
-    /// Whether this is WeChat's root, which is no category.
+    /// Returns true if this is WeChat's root, which is not a category.
     pub fn is_root(&self) -> bool {
         self.id.0 == "0"
     }
@@ -83,7 +83,7 @@ pub struct QualifyGroup {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct QualifyDocument {
-    /// Its name, or the condition under which it is needed.
+    /// The name of the document, or the condition under which it is required.
     pub name: Text,
 }
 
@@ -97,7 +97,8 @@ impl Endpoint for GetMerchantCategory {
     const SALVAGED: bool = false;
     type Reply = GetMerchantCategoryReply;
 
-    /// A tree has more than its root, and its nodes have ids: they refer to each other by them.
+    /// Returns false if the tree has only its root or if a node has no id, because nodes refer to
+    /// each other by id.
     fn is_whole(reply: &GetMerchantCategoryReply) -> bool {
         let nodes = &reply.data.all_category_info.categories.0;
         nodes.iter().any(|node| !node.is_root()) && nodes.iter().all(|node| !node.id.0.is_empty())
@@ -106,24 +107,24 @@ impl Endpoint for GetMerchantCategory {
 
 /// `POST /wxa/apply_merchant` — 创建门店小程序
 ///
-/// Applies for the account's store mini program. The reply has no audit_id: the event brings it.
+/// Applies for the account's store mini program. The reply has no audit_id. The event has it.
 #[derive(Debug, Serialize)]
 pub struct ApplyMerchant {
     /// The first-level category.
     pub first_catid: u64,
     /// The second-level category.
     pub second_catid: u64,
-    /// 0 to 5 temporary media ids, joined by `|`, where the category needs documents.
+    /// 0 to 5 temporary media ids, joined by `|`, if the category needs documents.
     pub qualification_list: String,
     /// The avatar.
     pub headimg_mediaid: MediaId,
     /// The name.
     pub nickname: String,
-    /// What it is about.
+    /// The introduction.
     pub intro: String,
-    /// The business licence; empty unless 85024 asked for it.
+    /// The business license. Empty unless 85024 asked for it.
     pub org_code: MediaId,
-    /// 0 to 5 temporary media ids, joined by `|`; empty unless 85024 asked for them.
+    /// 0 to 5 temporary media ids, joined by `|`. Empty unless 85024 asked for them.
     pub other_files: String,
 }
 
@@ -139,15 +140,15 @@ impl Endpoint for ApplyMerchant {
 
 /// `GET /wxa/get_merchant_audit_info` — 查询门店小程序审核结果
 ///
-/// Returns where the application stands. Today's page asks for an `audit_id` in the body of this
-/// GET; its own sample and the older document send none.
+/// Returns the state of the application. Today's page asks for an `audit_id` in the body of this
+/// GET. Its own sample and the older document send none.
 #[derive(Debug, Serialize)]
 pub struct GetMerchantAuditInfo {}
 
-/// Answers [`GetMerchantAuditInfo`].
+/// The reply to [`GetMerchantAuditInfo`].
 #[derive(Debug, Default, Deserialize)]
 pub struct GetMerchantAuditInfoReply {
-    /// All there is.
+    /// The payload of the reply.
     pub data: MerchantAuditInfo,
 }
 
@@ -155,13 +156,13 @@ pub struct GetMerchantAuditInfoReply {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct MerchantAuditInfo {
-    /// The review.
+    /// The id of the review.
     pub audit_id: AuditId,
     /// 0 not submitted, 1 passed, 2 in review, 3 failed, 4 refused by the administrator.
     pub status: Int,
-    /// Why, for 3 and 4.
+    /// The reason, for 3 and 4.
     pub reason: Text,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -182,8 +183,8 @@ impl Endpoint for GetMerchantAuditInfo {
 
 /// `POST /wxa/modify_merchant` — 修改门店小程序信息
 ///
-/// Changes the avatar or the introduction. Both fields have to be there; empty means unchanged
-/// (如果不想改,参数传空值).
+/// Changes the avatar or the introduction. Both fields must be present, and an empty one means
+/// unchanged (如果不想改,参数传空值).
 #[derive(Debug, Serialize)]
 pub struct ModifyMerchant {
     /// The new avatar.

@@ -1,8 +1,8 @@
-//! WeChat's words: one file per API family, spelt as WeChat spells them.
+//! The client of WeChat's API: one file per API family, with fields spelled as WeChat spells them.
 //!
-//! Every call is a plain struct that implements [`Endpoint`]; [`Client`] sends any of them, once.
-//! [`endpoints`] returns the facts of all of them.
-//! Nothing here knows gRPC, retries or where tokens come from.
+//! Every call is a plain struct that implements [`Endpoint`]. [`Client`] sends one call once.
+//! [`endpoints`] returns the facts of all calls. This module does not depend on gRPC, retries or the
+//! source of access tokens.
 
 /// Lists the endpoints of a family in its file: `endpoints![GetCard, SetCard];`. A call that is not listed
 /// does not compile.

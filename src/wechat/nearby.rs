@@ -14,15 +14,15 @@ endpoints![AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus]
 
 /// `POST /wxa/addnearbypoi` — 添加地点
 ///
-/// Adds a place, or with `poi_id` replaces what it was. WeChat takes no concurrent calls and asks
-/// for a second in between.
+/// Adds a place, or replaces the one with this `poi_id`. WeChat accepts no concurrent calls and
+/// requires a pause of one second between them.
 ///
 /// The tag is WeChat's constant (写死为"1").
 #[derive(Debug, Default, Serialize)]
 #[serde(tag = "is_comm_nearby", rename = "1")]
 pub struct AddNearbyPoi {
-    /// The chat button. Its table says optional in words and required in its columns; so it is
-    /// always sent.
+    /// The chat button. Its table calls it optional in the text and required in its columns, so it
+    /// is always sent.
     pub kf_info: Quoted<KfInfo>,
     /// 1 to 9 pictures.
     pub pic_list: Quoted<PicList>,
@@ -32,20 +32,20 @@ pub struct AddNearbyPoi {
     pub store_name: String,
     /// The telephone number (sic: `contract`).
     pub contract_phone: String,
-    /// `11:11-12:12`.
+    /// The hours, `11:11-12:12`.
     pub hour: String,
-    /// The licence number.
+    /// The license number.
     pub credential: String,
     /// The address.
     pub address: String,
     /// The legal entity that runs the shop.
     pub company_name: String,
-    /// Temporary media ids, joined by `|`; empty where the legal entity is the account's own.
+    /// Temporary media ids, joined by `|`. Empty if the legal entity is the account's own.
     pub qualification_list: String,
-    /// The place to replace; absent where one is added.
+    /// The place to replace. Absent when a place is added.
     #[serde(skip_serializing_if = "PoiId::is_empty")]
     pub poi_id: PoiId,
-    /// The place on Tencent Maps. Without it WeChat fails sometimes (小概率会提交失败).
+    /// The place on Tencent Maps. Without it, WeChat sometimes fails (小概率会提交失败).
     #[serde(skip_serializing_if = "MapPoiId::is_empty")]
     pub map_poi_id: MapPoiId,
 }
@@ -53,17 +53,17 @@ pub struct AddNearbyPoi {
 /// The chat button (客服).
 #[derive(Debug, Default, Serialize)]
 pub struct KfInfo {
-    /// Whether it is shown.
+    /// Whether the button is shown.
     pub open_kf: bool,
-    /// The picture of whoever answers; absent where nobody does.
+    /// The picture of the chat agent. Absent without an agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kf_headimg: Option<String>,
-    /// The name of whoever answers; absent where nobody does.
+    /// The name of the chat agent. Absent without an agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kf_name: Option<String>,
 }
 
-/// The labels, once more below their own name.
+/// The labels, nested under their own name a second time.
 #[derive(Debug, Default, Serialize)]
 pub struct ServiceInfos {
     /// The labels.
@@ -73,38 +73,38 @@ pub struct ServiceInfos {
 /// A label (服务标签).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServiceInfo {
-    /// 1 to 15 in WeChat's table, 0 for one of its own.
+    /// 1 to 15 for WeChat's own labels, 0 for a custom label.
     pub id: u8,
-    /// 1 in WeChat's table, 2 for one of its own. The prose of the document misspells it.
+    /// 1 for WeChat's own labels, 2 for a custom label. The prose of the document misspells it.
     #[serde(rename = "type")]
     pub kind: u8,
-    /// The name that is shown.
+    /// The displayed name.
     pub name: String,
-    /// The mini program whose page opens.
+    /// The mini program that the label opens.
     pub appid: AppId,
-    /// The page.
+    /// The page that the label opens.
     pub path: String,
-    /// What is new or cheap; absent where nothing is.
+    /// A short description of an offer. Absent if there is none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub desc: String,
 }
 
-/// Answers [`AddNearbyPoi`].
+/// The reply to [`AddNearbyPoi`].
 #[derive(Debug, Default, Deserialize)]
 pub struct AddNearbyPoiReply {
-    /// All there is.
+    /// The payload of the reply.
     pub data: AddedNearbyPoi,
 }
 
-/// What became of an [`AddNearbyPoi`].
+/// The result of an [`AddNearbyPoi`].
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AddedNearbyPoi {
-    /// The review.
+    /// The id of the review.
     pub audit_id: AuditId,
     /// The place. Missing in some samples.
     pub poi_id: PoiId,
-    /// The licence number. Missing in some samples.
+    /// The license number. Missing in some samples.
     pub related_credential: Text,
 }
 
@@ -126,36 +126,36 @@ impl Endpoint for AddNearbyPoi {
 
 /// `POST /wxa/getnearbypoilist` — 查看地点列表
 ///
-/// Lists the account's places. A GET in older documents.
+/// Lists the account's places. Older documents use GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GetNearbyPoiList {
-    /// Which page, from 1.
+    /// The page, from 1.
     pub page: u32,
-    /// How many rows a page has; at most 1000.
+    /// The number of rows per page, at most 1000.
     pub page_rows: u32,
 }
 
-/// Answers [`GetNearbyPoiList`].
+/// The reply to [`GetNearbyPoiList`].
 #[derive(Debug, Default, Deserialize)]
 pub struct GetNearbyPoiListReply {
-    /// All there is.
+    /// The payload of the reply.
     pub data: NearbyPoiPage,
 }
 
-/// A page of places, and how many there may be.
+/// A page of places, and the account's allowance.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NearbyPoiPage {
-    /// How many more the account may have.
+    /// The number of places that the account can still add.
     pub left_apply_num: Int,
-    /// How many the account may have at all.
+    /// The number of places that the account can have in total.
     pub max_apply_num: Int,
     /// The page, as JSON inside a string.
     pub data: Nested<NearbyPoiRows>,
 }
 
 impl NearbyPoiPage {
-    /// How many places the account has, by the numbers of how many it may have.
+    /// Returns the number of places of the account, computed from its allowance.
     pub fn count(&self) -> Option<u32> {
         let (most, left) = (self.max_apply_num.0?, self.left_apply_num.0?);
         u32::try_from(most.checked_sub(left)?).ok().filter(|_| left >= 0)
@@ -166,11 +166,11 @@ impl NearbyPoiPage {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NearbyPoiRows {
-    /// The rows; what WeChat sends where there are none is not documented.
+    /// The rows. Their form for an account without places is not documented.
     pub poi_list: Option<Rows<ListedNearbyPoi>>,
 }
 
-/// A place as it is listed.
+/// A place as the list shows it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ListedNearbyPoi {
@@ -178,17 +178,17 @@ pub struct ListedNearbyPoi {
     pub poi_id: PoiId,
     /// Its address.
     pub qualification_address: Text,
-    /// Its licence number.
+    /// Its license number.
     pub qualification_num: Text,
     /// 3 in review, 4 failed, 5 passed.
     pub audit_status: Int,
     /// 0 hidden, 1 shown.
     pub display_status: Int,
-    /// Why it failed, for 4.
+    /// The reason of the failure, for 4.
     pub refuse_reason: Text,
-    /// The review. Undocumented, and not always there.
+    /// The id of the review. Undocumented, and sometimes missing.
     pub audit_id: AuditId,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -204,7 +204,8 @@ impl Endpoint for GetNearbyPoiList {
     const WHOLE: &'static [Need] = &[Need::List("data.data.poi_list")];
     type Reply = GetNearbyPoiListReply;
 
-    /// A list that is missing is empty only where the numbers beside it say that there is no place.
+    /// Returns true for a missing list only if the numbers of the allowance show that the account
+    /// has no place.
     fn is_whole(GetNearbyPoiListReply { data }: &GetNearbyPoiListReply) -> bool {
         data.data.0.poi_list.is_some() || data.count() == Some(0)
     }

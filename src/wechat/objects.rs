@@ -1,15 +1,16 @@
-//! A deserializer that accepts an object, and nothing else, for a struct.
+//! A deserializer that accepts only an object for a struct.
 //!
-//! serde's derived structs also accept an array, whose elements they read as fields by position. WeChat
+//! serde's derived structs also accept an array and read its elements as fields by position. WeChat
 //! never sends that, so an array in place of an object is damage: `base_info: []` is not a store.
-//! [`Objects`] passes every request through and asks for a map where a struct is wanted, at any depth.
+//! [`Objects`] passes every request through, and asks for a map whenever a struct is wanted, at any
+//! depth.
 
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Visitor};
 
-/// Reads as the deserializer in it does, but no struct from an array.
+/// Deserializes like the inner deserializer, but accepts no array for a struct.
 pub(super) struct Objects<T>(pub(super) T);
 
-/// Passes methods on to the inner deserializer, with a visitor that keeps the rule.
+/// Passes methods on to the inner deserializer, with a visitor that enforces the same rule.
 macro_rules! pass_on {
     ($($method:ident($($argument:ident: $kind:ty),*))*) => {$(
         fn $method<V: Visitor<'de>>(self, $($argument: $kind,)* visitor: V) -> Result<V::Value, D::Error> {
@@ -30,7 +31,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
         self.0.deserialize_map(Objects(visitor))
     }
 
-    /// What is ignored may be anything.
+    /// An ignored value may have any form.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.0.deserialize_ignored_any(visitor)
     }
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_read_as_before() {
+    fn object_is_parsed_as_without_wrapper() {
         let inner = || Inner { text: "门店".to_owned() };
         let json = r#"{"list":[{"text":"门店"}],"inner":{"text":"门店","more":[1]},"x":[[]]}"#;
         let expected = Outer { inner: Some(inner()), list: vec![inner()] };
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_struct_at_any_depth() {
+    fn array_for_struct_is_refused_at_any_depth() {
         for json in ["[]", r#"{"inner":[]}"#, r#"{"inner":["门店"]}"#, r#"{"list":[["门店"]]}"#]
         {
             assert!(read(json).is_err(), "{json}");

@@ -1,9 +1,9 @@
 //! The connections to WeChat.
 //!
-//! A connection that is kept keeps the address that its host's name once had, and whether the peer
-//! closes it just now nobody knows. Therefore none is kept that was idle for long, and none for
-//! ever: after a while everybody begins anew, with the addresses that the names have then, and with
-//! the certificate authorities that are trusted then.
+//! An idle connection keeps the IP address it was opened with, and the peer may close it at any
+//! time. The gateway therefore keeps no connection that was idle for long, and none forever. Every
+//! few minutes all calls move to new connections, with the current addresses of the hosts and the
+//! current certificate authorities.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,27 +18,27 @@ use tokio::task::spawn_blocking;
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
 use crate::config::{CaFile, Proxy, WeChat};
 
-/// Until the TCP and TLS handshakes are through.
+/// The limit for the TCP and TLS handshakes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A read that meets the end of its connection is sent again. Shorter than the minute after which
-/// many servers close.
+/// A read that meets a closed connection is sent again. This is shorter than the minute after which
+/// many servers close a connection.
 const READ_IDLE: Duration = Duration::from_secs(30);
-/// A write that meets the end of its connection may have arrived, and nobody knows. So nearly each
-/// one that comes alone has a connection of its own.
+/// A write that meets a closed connection may have been executed. With this limit, nearly every
+/// isolated write has a connection of its own.
 const WRITE_IDLE: Duration = Duration::from_secs(5);
-/// How long new calls join connections that are never idle, HTTP/2's above all.
+/// How long new calls may join connections that are never idle, especially those of HTTP/2.
 const LIFE: Duration = Duration::from_secs(300);
 
-/// The pools of connections that calls take theirs from.
+/// The connection pools for calls.
 #[derive(Debug)]
 pub(super) struct Pools {
-    way: Arc<Way>,
+    settings: Arc<ConnectionSettings>,
     current: Arc<Mutex<Current>>,
 }
 
-/// What the settings say about connections.
+/// The settings that concern connections.
 #[derive(Debug)]
-struct Way {
+struct ConnectionSettings {
     proxy: Option<Proxy>,
     ca_file: Option<CaFile>,
 }
@@ -52,45 +52,47 @@ struct Current {
 
 impl Pools {
     pub(super) fn new(settings: &WeChat, now: Instant) -> anyhow::Result<Self> {
-        let way = Way { proxy: settings.proxy.clone(), ca_file: settings.ca_file.clone() };
-        let current = Arc::new(Mutex::new(Current::new(&way, now)?));
-        Ok(Self { way: Arc::new(way), current })
+        let settings =
+            ConnectionSettings { proxy: settings.proxy.clone(), ca_file: settings.ca_file.clone() };
+        let current = Arc::new(Mutex::new(Current::new(&settings, now)?));
+        Ok(Self { settings: Arc::new(settings), current })
     }
 
-    /// The pool for a call of this safety that begins now.
+    /// Returns the pool for a call of this safety that begins now.
     pub(super) async fn pool(&self, safety: Safety, now: Instant) -> reqwest::Client {
         {
             let mut current = lock(&self.current);
             if now < current.until {
                 return current.pool(safety);
             }
-            // Meanwhile others go on with the old ones.
+            // Until then, other calls use the old pools.
             current.until = now + LIFE;
         }
-        let (way, current) = (self.way.clone(), self.current.clone());
-        // Reading the authorities takes milliseconds, and goes on if this caller leaves.
-        let renewed = spawn_blocking(move || match Current::new(&way, now) {
-            // Calls under way end on their old connections.
+        let (settings, current) = (self.settings.clone(), self.current.clone());
+        // Loading the authorities takes milliseconds, and continues if this caller leaves.
+        let renewed = spawn_blocking(move || match Current::new(&settings, now) {
+            // Running calls end on their old connections.
             Ok(new) => *lock(&current) = new,
             Err(error) => tracing::warn!(
                 "failed to renew the connections to WeChat, keeping the old ones: {error:#}"
             ),
         });
-        // Whether that worked or not.
+        // The old pools remain usable if the renewal failed.
         let _ = renewed.await;
         lock(&self.current).pool(safety)
     }
 }
 
 fn lock(current: &Mutex<Current>) -> MutexGuard<'_, Current> {
-    // Every change is complete before anything can panic.
+    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
     current.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Current {
-    fn new(way: &Way, now: Instant) -> anyhow::Result<Self> {
-        let tls = tls(way.ca_file.as_ref())?;
-        let [reads, writes] = [READ_IDLE, WRITE_IDLE].map(|idle| client(way, idle, tls.clone()));
+    fn new(settings: &ConnectionSettings, now: Instant) -> anyhow::Result<Self> {
+        let tls = tls(settings.ca_file.as_ref())?;
+        let [reads, writes] =
+            [READ_IDLE, WRITE_IDLE].map(|idle| client(settings, idle, tls.clone()));
         Ok(Self { reads: reads?, writes: writes?, until: now + LIFE })
     }
 
@@ -102,8 +104,8 @@ impl Current {
     }
 }
 
-/// How TLS is spoken: as reqwest would by itself, which would load the system's authorities for each
-/// client once more. Clones share them, and sessions to be resumed.
+/// Returns the TLS configuration. It equals reqwest's default, but reqwest would load the system's
+/// authorities once per client. Clones share the authorities and the sessions to resume.
 fn tls(ca_file: Option<&CaFile>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = match ca_file {
@@ -120,18 +122,23 @@ fn tls(ca_file: Option<&CaFile>) -> anyhow::Result<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    // HTTP/2 where the server can.
+    // HTTP/2 is used if the server supports it.
     tls.alpn_protocols = ["h2", "http/1.1"].map(Vec::from).to_vec();
     Ok(tls)
 }
 
-/// WeChat's answer is the verdict, so nothing may be followed, repeated or rerouted unseen.
-fn client(way: &Way, idle: Duration, tls: ClientConfig) -> anyhow::Result<reqwest::Client> {
+/// Returns an HTTP client that never redirects, retries or reroutes a call, because WeChat's answer
+/// is the verdict.
+fn client(
+    settings: &ConnectionSettings,
+    idle: Duration,
+    tls: ClientConfig,
+) -> anyhow::Result<reqwest::Client> {
     #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        // Neither one of the environment's nor any exception of it.
+        // Ignores the proxy variables of the environment and their exceptions.
         .no_proxy()
         .referer(false)
         .connect_timeout(CONNECT_LIMIT)
@@ -140,7 +147,7 @@ fn client(way: &Way, idle: Duration, tls: ClientConfig) -> anyhow::Result<reqwes
         .tcp_nodelay(true)
         .tls_backend_preconfigured(tls)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
-    if let Some(proxy) = &way.proxy {
+    if let Some(proxy) = &settings.proxy {
         let proxy = reqwest::Proxy::all(proxy.url().clone());
         builder = builder.proxy(proxy.map_err(|_| anyhow::anyhow!("wechat.proxy: no proxy"))?);
     }

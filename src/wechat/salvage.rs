@@ -1,9 +1,9 @@
-//! Reads a reply of which a part cannot be read.
+//! Reads a partly unreadable reply.
 //!
-//! Used only after strict reading failed. The part that cannot be read is taken out, its place is noted
-//! in every object around it, and the rest is read again, until the rest makes a reply or nothing is left
-//! to take out. A struct receives the notes in a field that is called [`UNREADABLE`]. In a list, a row
-//! that cannot be read becomes null, so that the rows behind it keep their positions.
+//! This is used only after strict parsing failed. It removes the unreadable part, notes its path in
+//! every object around it, and parses the rest again. It repeats this until the rest is a valid
+//! reply or nothing is left to remove. A struct receives the notes in a field named [`UNREADABLE`].
+//! In a list, an unreadable row becomes null, so that later rows keep their positions.
 
 use std::{borrow::Cow, collections::HashSet, fmt::Write};
 
@@ -14,24 +14,24 @@ use serde_path_to_error::Segment;
 use super::objects::Objects;
 use crate::util::lenient;
 
-/// The field in which a struct receives the names of its fields that could not be read. WeChat uses no
-/// such name.
+/// The field in which a struct receives the names of its unreadable fields. WeChat uses no such
+/// name.
 pub(super) const UNREADABLE: &str = "$unreadable";
 
-/// JSON values that are read at most, over all tries: a few times more than a reply with damage in every
-/// row needs. It bounds the time that a hostile reply can cost.
+/// The number of JSON values that are parsed at most, over all tries. A reply with damage in every
+/// row needs a fraction of it. It bounds the time for a hostile reply.
 const BUDGET: usize = 1_000_000;
-/// The shortest integer that may have more digits than JSON numbers keep here.
+/// The shortest integer that may have more digits than a parsed JSON number keeps.
 const LONG_NUMBER: usize = 20;
 
-/// Reads what can be read of `json`, which has to be strict JSON. Returns nothing where what a reply
-/// cannot do without is unreadable.
+/// Returns the readable part of `json`, which must be strict JSON. Returns `None` if a required
+/// part of the reply is unreadable.
 pub(super) fn read<T: DeserializeOwned>(json: &str) -> Option<T> {
     let mut value = serde_json::from_str(&with_long_numbers_quoted(json)).ok()?;
     Salvage { budget: BUDGET, split: HashSet::new() }.read(&mut value)
 }
 
-/// A step from a value to one in it.
+/// A step from a value to a value inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Field(String),
@@ -40,7 +40,7 @@ enum Step {
 
 struct Salvage {
     budget: usize,
-    /// The lists whose rows were read one by one.
+    /// The lists whose rows were parsed one by one.
     split: HashSet<Vec<Step>>,
 }
 
@@ -58,12 +58,12 @@ impl Salvage {
             if let Some(list) = self.unsplit(value, &path) {
                 self.read_rows::<T>(value, &list)?;
             } else if !expand(value, &path) {
-                take_out(value, &path)?;
+                remove(value, &path)?;
             }
         }
     }
 
-    /// The outermost list on the way, if its rows have still to be read one by one.
+    /// Returns the outermost list on the path whose rows were not parsed one by one yet.
     fn unsplit(&self, value: &mut Value, path: &[Step]) -> Option<Vec<Step>> {
         let at = path.iter().position(|step| matches!(step, Step::Row(_)))?;
         let list = path[..at].to_vec();
@@ -71,8 +71,8 @@ impl Salvage {
         (rows > 1 && !self.split.contains(&list)).then_some(list)
     }
 
-    /// Reads the reply with each row of a list alone, so that the time grows with the number of rows and
-    /// not with its square.
+    /// Parses the reply with each row of a list alone, so that the time grows with the number of
+    /// rows and not with its square.
     fn read_rows<T: DeserializeOwned>(&mut self, value: &mut Value, list: &[Step]) -> Option<()> {
         self.split.insert(list.to_vec());
         let rows = std::mem::take(find(value, list)?.as_array_mut()?);
@@ -87,7 +87,7 @@ impl Salvage {
     }
 }
 
-/// Reads the value, or says where that failed.
+/// Returns the parsed value, or the path at which parsing failed.
 fn attempt<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<Step>> {
     serde_path_to_error::deserialize(Objects(value)).map_err(|error| {
         let steps = error.path().iter().map_while(|segment| match segment {
@@ -99,7 +99,7 @@ fn attempt<T: DeserializeOwned>(value: &Value) -> Result<T, Vec<Step>> {
     })
 }
 
-/// How many values there are in a value, itself included.
+/// Returns the number of values in a value, including itself.
 fn size(value: &Value) -> usize {
     match value {
         Value::Array(rows) => 1 + rows.iter().map(size).sum::<usize>(),
@@ -119,7 +119,8 @@ fn find<'a>(value: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
     path.iter().try_fold(value, step)
 }
 
-/// Puts the JSON that a string hides in the place of the string: what is unreadable may be a part of it.
+/// Replaces a string that contains JSON with that JSON, because only a part of it may be
+/// unreadable. Returns true if it did.
 fn expand(value: &mut Value, path: &[Step]) -> bool {
     let Some(hidden) = find(value, path) else { return false };
     let Some(json) = hidden.as_str().filter(|json| json.trim_start().starts_with('{')) else {
@@ -139,8 +140,9 @@ fn expand(value: &mut Value, path: &[Step]) -> bool {
     }
 }
 
-/// Takes out what is at `path`, or the next thing around it that is still there, and notes that.
-fn take_out(value: &mut Value, path: &[Step]) -> Option<()> {
+/// Removes the value at `path`, or else the nearest enclosing value, and notes the path. Returns
+/// `None` if nothing is left to remove.
+fn remove(value: &mut Value, path: &[Step]) -> Option<()> {
     let (last, way) = path.split_last()?;
     let parent = find(value, way)?;
     let taken = match (last, parent) {
@@ -151,7 +153,7 @@ fn take_out(value: &mut Value, path: &[Step]) -> Option<()> {
         _ => false,
     };
     if !taken {
-        return take_out(value, way);
+        return remove(value, way);
     }
     let mut around = Some(value);
     for (at, next) in path.iter().enumerate() {
@@ -164,7 +166,7 @@ fn take_out(value: &mut Value, path: &[Step]) -> Option<()> {
     Some(())
 }
 
-/// Notes in an object which of its fields was taken out, such as `photo_list.photo_url`.
+/// Notes the path of a removed field in an object, such as `photo_list.photo_url`.
 fn note(fields: &mut Map<String, Value>, path: &[Step]) {
     let mut name = String::new();
     for step in path {
@@ -184,7 +186,7 @@ fn note(fields: &mut Map<String, Value>, path: &[Step]) {
     }
 }
 
-/// The same JSON with every integer of very many digits as a string, which keeps them all.
+/// Returns the JSON with every very long integer as a string, which keeps all its digits.
 fn with_long_numbers_quoted(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut quoted = String::new();
@@ -211,7 +213,7 @@ fn with_long_numbers_quoted(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// Where the string that begins at `at` has ended.
+/// Returns the position after the string that begins at `at`.
 fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
     loop {
         at += 1;
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_field_is_absent_and_named() {
+    fn unreadable_field_is_absent_and_named() {
         let reply = salvage(
             r#"{"total":{},"list":[
                 {"id":1,"info":{"price":"50元","name":"a"}},
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_row_spoils_no_other_and_keeps_its_place() {
+    fn unreadable_row_keeps_its_place() {
         let rows =
             [r#"{"id":1,"info":{}}"#, r#""x""#, r#"{"id":3,"info":[]}"#, r#"{"id":4}"#, "[]"];
         let json = format!(r#"{{"list":[{},{{"id":6,"info":{{}}}}]}}"#, rows.join(","));
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_in_a_string_is_salvaged_too() {
+    fn json_in_a_string_is_salvaged() {
         let hidden = r#"{"rows":[{"id":1,"info":{"price":"x"}},{"id":2,"info":{"name":"a\nb"}}]}"#;
         let json = serde_json::json!({"list": [], "page": hidden.replace("\\n", "\n")}).to_string();
         let rows = salvage(&json).page.0.rows.0;
@@ -312,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_what_it_must_have_is_no_reply() {
+    fn missing_required_part_yields_none() {
         for json in [r#"{"list":null}"#, r#"{"list":{}}"#, r#"{"list":""}"#, "{}", "[]", "7"] {
             assert!(read::<Reply>(json).is_none(), "{json}");
         }
     }
 
     #[test]
-    fn a_long_number_keeps_its_digits() {
+    fn long_number_keeps_its_digits() {
         let json = r#"{"list":[{"id":59383144943077411530000,"info":{"name":"1 \" 59383144943077411530000"}},
             {"id":7,"info":{"name":12345678901234567890,"price":1234567890123456789012.5}}]}"#;
         let rows = salvage(json).list.0;
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_damaged_rows_are_salvaged_and_a_hostile_reply_is_given_up() {
+    fn thousand_damaged_rows_are_salvaged_hostile_reply_is_not() {
         let row = r#"{"id":1,"info":{"price":"x","name":{}}}"#;
         let json = format!(r#"{{"list":[{}]}}"#, vec![row; 1000].join(","));
         let rows = salvage(&json).list.0;

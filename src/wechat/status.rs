@@ -1,8 +1,8 @@
-//! What an HTTP status that is not a success says about the call.
+//! The meaning of an HTTP status that is not a success.
 //!
-//! WeChat's own verdicts come with status 200. Another status comes from its edge, or from a proxy
-//! or gateway on the way. The table in docs/writes.md lists the statuses that prove that a call was
-//! not executed.
+//! WeChat's own verdicts come with status 200. Another status comes from WeChat's edge, or from a
+//! proxy or gateway. The table in docs/writes.md lists the statuses that prove that a call was not
+//! executed.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +10,10 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::Error;
 
-/// A longer `Retry-After` is taken for a mistake of the server and cut to this.
+/// A longer `Retry-After` is considered a mistake of the server and cut to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
-/// Returns the error for a status that is not a success. `now` is for a `Retry-After` that is a
+/// Returns the error for a status that is not a success. `now` is the reference for a `Retry-After`
 /// date.
 pub(super) fn error(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Error {
     let retry_after = retry_after(headers, now);
@@ -24,10 +24,10 @@ pub(super) fn error(status: StatusCode, headers: &HeaderMap, now: SystemTime) ->
     }
 }
 
-/// Returns true if the status is given before a request is executed.
+/// Returns true if a server sends this status before it executes a request.
 ///
 /// Not in the list: 406 and 409, which a server may answer after it has begun; 408, which some
-/// gateways answer when the server behind them is late; and every 5xx.
+/// gateways answer when their upstream is late; and every 5xx.
 const fn is_not_executed(status: u16) -> bool {
     matches!(
         status,
@@ -48,18 +48,18 @@ const fn is_not_executed(status: u16) -> bool {
     )
 }
 
-/// Returns true if the same request may be let through a little later.
+/// Returns true if the same request may succeed a little later.
 pub(crate) const fn passes(status: u16) -> bool {
     matches!(status, 421 | 425 | 429)
 }
 
-/// Reads `Retry-After`: seconds or a date, which is compared with the `Date` of the same reply if
-/// there is one, because the two machines' clocks may differ.
+/// Returns the delay of `Retry-After`, which is a number of seconds or a date. A date is compared
+/// with the `Date` of the same reply if there is one, because the two machines' clocks may differ.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(header::RETRY_AFTER)?;
     let pause = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number that is too large cannot be read.
+        // Parsing digits fails only if the number is too large.
         value.parse().map_or(LONGEST_PAUSE, Duration::from_secs)
     } else {
         let until = httpdate::parse_http_date(value).ok()?;
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_proves_what_the_table_in_the_docs_says() {
+    fn status_table_in_docs_matches_code() {
         let documented = include_str!("../../docs/writes.md");
         let row = |name: &str| {
             let row = documented.lines().find(|line| line.starts_with(&format!("| {name} |")));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_read_as_seconds_or_as_a_date() {
+    fn retry_after_accepts_seconds_and_dates() {
         for (value, expected) in [
             ("0", Some(0)),
             ("7", Some(7)),

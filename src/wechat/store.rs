@@ -16,11 +16,11 @@ endpoints![AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStor
 /// Submits a new store, or migrates an old one.
 ///
 /// The documented sample sends an empty `poi_id`, and the texts call `company_name` and `card_id`
-/// "empty" where they are not wanted; these three are always sent. `qualification_list`, which the
-/// sources type as text here and as an array there, is left out where it is not needed.
+/// "empty" if they are not wanted. These three are always sent. `qualification_list` is text in one
+/// source and an array in another, so it is left out if it is not needed.
 #[derive(Debug, Serialize)]
 pub struct AddStore {
-    /// The old store that migrates; empty for a new one.
+    /// The old store that migrates. Empty for a new one.
     pub poi_id: PoiId,
     /// The place, by Tencent Maps' id.
     pub map_poi_id: MapPoiId,
@@ -30,28 +30,28 @@ pub struct AddStore {
     pub contract_phone: String,
     /// The hours, `11:11-12:12`. Missing in the sample, required by the table.
     pub hour: String,
-    /// The number of the licence.
+    /// The license number.
     pub credential: String,
-    /// Whose licence it is; empty for the account's own legal entity.
+    /// The legal entity that holds the license. Empty for the account's own.
     pub company_name: String,
-    /// Temporary media ids, `mediaid1|mediaid2`; only with `company_name`.
+    /// Temporary media ids, `mediaid1|mediaid2`. Only sent with `company_name`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub qualification_list: String,
-    /// The card; empty for none.
+    /// The card. Empty for none.
     pub card_id: CardId,
 }
 
-/// Answers [`AddStore`].
+/// The reply to [`AddStore`].
 #[derive(Debug, Default, Deserialize)]
 pub struct AddStoreReply {
-    /// What was submitted.
+    /// The submitted store.
     pub data: AddedStore,
 }
 
 /// The `data` of [`AddStoreReply`].
 #[derive(Debug, Default, Deserialize)]
 pub struct AddedStore {
-    /// The review. The store's `poi_id` comes with its event only.
+    /// The id of the review. Only the event has the store's `poi_id`.
     pub audit_id: AuditId,
 }
 
@@ -74,7 +74,8 @@ impl Endpoint for AddStore {
 /// Replaces hours, telephone and all pictures.
 #[derive(Debug, Serialize)]
 pub struct UpdateStore {
-    /// Another place. Left out where the store stays; the table does not know it, the sample does.
+    /// Another place. Absent if the store does not move. The table does not list this field, but
+    /// the sample has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map_poi_id: Option<MapPoiId>,
     /// The store.
@@ -83,16 +84,16 @@ pub struct UpdateStore {
     pub hour: String,
     /// The telephone number. (sic)
     pub contract_phone: String,
-    /// All pictures; those that were there before are not reviewed again.
+    /// All pictures. Unchanged ones are not reviewed again.
     pub pic_list: Quoted<PicList>,
-    /// The card; empty leaves it.
+    /// The card. Empty leaves it unchanged.
     pub card_id: CardId,
 }
 
-/// Answers [`UpdateStore`].
+/// The reply to [`UpdateStore`].
 #[derive(Debug, Default, Deserialize)]
 pub struct UpdateStoreReply {
-    /// What was submitted.
+    /// The submitted change.
     pub data: UpdatedStore,
 }
 
@@ -102,16 +103,16 @@ pub struct UpdateStoreReply {
 pub struct UpdatedStore {
     /// A flag in spite of its name: 1 if the pictures are reviewed, else 0.
     pub has_audit_id: Int,
-    /// The review. May be missing where there is none.
+    /// The id of the review. May be missing if there is none.
     pub audit_id: AuditId,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
 
 impl UpdatedStore {
-    /// Whether WeChat began a review. A review that is numbered was begun, whatever the flag says, and
-    /// even if its number cannot be read.
+    /// Returns true if WeChat began a review. An audit id proves a review, even if it is unreadable
+    /// and whatever the flag states.
     pub fn is_reviewed(&self) -> bool {
         let is_numbered =
             !self.audit_id.is_empty() || self.unreadable.iter().any(|it| it == "audit_id");
@@ -142,14 +143,14 @@ pub struct GetStoreInfo {
     pub poi_id: PoiId,
 }
 
-/// Answers [`GetStoreInfo`].
+/// The reply to [`GetStoreInfo`].
 #[derive(Debug, Deserialize)]
 pub struct GetStoreInfoReply {
     /// The store.
     pub business: Row<StoreInfo>,
 }
 
-/// What WeChat wraps around every store.
+/// WeChat's wrapper around every store.
 #[derive(Debug, Default, Deserialize)]
 pub struct Row<T> {
     /// The store.
@@ -162,7 +163,7 @@ pub struct Row<T> {
 pub struct StoreInfo {
     /// Its id.
     pub poi_id: PoiId,
-    /// The name that the map has.
+    /// The name on the map.
     pub business_name: Text,
     /// The province.
     pub province: Text,
@@ -180,17 +181,17 @@ pub struct StoreInfo {
     pub telephone: Text,
     /// The `hour` of other calls.
     pub open_time: Text,
-    /// The pictures that are shown.
+    /// The displayed pictures.
     pub photo_list: List<Photo>,
-    /// The number of the licence.
+    /// The license number.
     pub qualification_num: Text,
-    /// Whose licence it is.
+    /// The legal entity that holds the license.
     pub qualification_name: Text,
     /// 1 passed, 2 in review, 3 failed.
     pub status: Int,
-    /// Only in lists, and empty in the samples, so that anything is taken.
+    /// Only in lists, and empty in the samples, so any value is accepted.
     pub categories: List<serde_json::Value>,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -222,18 +223,18 @@ impl Endpoint for GetStoreInfo {
 /// Returns some of the account's stores.
 #[derive(Debug, Serialize)]
 pub struct GetStoreList {
-    /// The first one, counted from 0.
+    /// The index of the first store, from 0.
     pub offset: u32,
-    /// How many, at most 50. 0 means 20.
+    /// The number of stores, at most 50. 0 means 20.
     pub limit: u32,
 }
 
-/// Answers [`GetStoreList`].
+/// The reply to [`GetStoreList`].
 #[derive(Debug, Default, Deserialize)]
 pub struct GetStoreListReply {
     /// The stores.
     pub business_list: Rows<Row<StoreInfo>>,
-    /// How many the account has.
+    /// The number of stores of the account.
     #[serde(default)]
     pub total_count: Int,
 }
@@ -250,7 +251,7 @@ impl Endpoint for GetStoreList {
 
 /// `POST /wxa/del_store` — 删除门店
 ///
-/// Deletes a store. -1 is not only "busy" here but "failed".
+/// Deletes a store. Here -1 means "busy" or "failed".
 #[derive(Debug, Serialize)]
 pub struct DelStore {
     /// The store.
@@ -274,18 +275,19 @@ impl Endpoint for DelStore {
 /// Returns some of the account's old stores, with the state of their migration (升级流程).
 #[derive(Debug, Serialize)]
 pub struct GetPoiList {
-    /// The first one, counted from 0.
+    /// The index of the first store, from 0.
     pub begin: u32,
-    /// How many, at most 50.
+    /// The number of stores, at most 50.
     pub limit: u32,
 }
 
-/// Answers [`GetPoiList`].
+/// The reply to [`GetPoiList`].
 #[derive(Debug, Default, Deserialize)]
 pub struct GetPoiListReply {
     /// The old stores.
     pub business_list: Rows<Row<PoiInfo>>,
-    /// How many the account has. Text in the official sample, a number in real bodies.
+    /// The number of old stores of the account. Text in the official sample, a number in real
+    /// bodies.
     #[serde(default)]
     pub total_count: Int,
 }
@@ -314,23 +316,23 @@ pub struct PoiInfo {
     pub longitude: Decimal,
     /// Degrees north.
     pub latitude: Decimal,
-    /// Of the coordinates; 1 is GCJ-02.
+    /// The type of the coordinates. 1 is GCJ-02.
     pub offset_type: Int,
     /// The telephone number.
     pub telephone: Text,
     /// The hours.
     pub open_time: Text,
-    /// Each with its levels, `美食,小吃快餐`.
+    /// The categories, each with its levels, `美食,小吃快餐`.
     pub categories: List<Text>,
     /// The pictures.
     pub photo_list: List<Photo>,
-    /// What the store is.
+    /// A description of the store.
     pub introduction: Text,
-    /// What it recommends.
+    /// The recommended goods.
     pub recommend: Text,
-    /// What it offers besides.
+    /// Further services of the store.
     pub special: Text,
-    /// What a person spends, in yuan.
+    /// The average price per person, in yuan.
     pub avg_price: Decimal,
     /// 1 system error, 2 in review, 3 passed, 4 rejected.
     pub available_state: Int,
@@ -338,11 +340,11 @@ pub struct PoiInfo {
     pub update_status: Int,
     /// 0 to migrate, 1 failed, 2 migrating, 3 done, 4 forbidden.
     pub upgrade_status: Int,
-    /// Why the migration failed.
+    /// The reason why the migration failed.
     pub upgrade_comment: Text,
     /// The `map_poi_id` of other calls.
     pub mapid: MapPoiId,
-    /// The fields that could not be read.
+    /// The fields that are unreadable.
     #[serde(rename = "$unreadable")]
     pub unreadable: Vec<String>,
 }
@@ -366,7 +368,7 @@ pub struct GetPoi {
     pub poi_id: PoiId,
 }
 
-/// Answers [`GetPoi`]. Without a store it is unreadable.
+/// The reply to [`GetPoi`]. Without a store it is unreadable.
 #[derive(Debug, Deserialize)]
 pub struct GetPoiReply {
     /// The old store.

@@ -1,4 +1,4 @@
-//! Access tokens (接口调用凭据). The two calls that need none themselves.
+//! Access tokens (接口调用凭据): the two calls that need no token.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::util::id::{AppId, Secret};
 
 endpoints![ClassicToken, StableToken];
 
-/// WeChat's tokens live 7200 s. A longer life would be a mistake, and no clock can add every number.
+/// WeChat's tokens live 7200 s. A longer life would be a mistake, and a clock cannot add every number.
 const LONGEST_LIFE: Duration = Duration::from_secs(7200);
 
-/// What both token calls bring.
+/// The parts that both token replies must have.
 const WHOLE_TOKEN: &[Need] = &[Need::Text("access_token"), Need::Number("expires_in")];
 
 /// `GET /cgi-bin/token` — 获取接口调用凭据
 ///
-/// Makes a new token; the previous one ends five minutes later. 2,000 calls a day.
+/// Makes a new token. The previous one ends five minutes later. The limit is 2,000 calls a day.
 #[derive(Debug, Serialize)]
 pub struct ClassicToken {
     /// The account.
     pub appid: AppId,
-    /// Its secret; travels in the query.
+    /// The account's secret, sent in the query.
     #[serde(serialize_with = "exposed")]
     pub secret: Secret,
 }
@@ -32,7 +32,7 @@ impl Endpoint for ClassicToken {
     const METHOD: Method = Method::GET;
     const PATH: &'static str = "/cgi-bin/token";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
-    // It changes which token is valid, but asking again just brings a newer one.
+    // The call changes the valid token, but repeating it only returns a newer one.
     const SAFETY: Safety = Safety::Repeatable;
     const PERMISSION_SETS: &'static [u8] = &[];
     const VERDICT: Verdict = Verdict::Content;
@@ -56,8 +56,8 @@ impl Endpoint for ClassicToken {
 
 /// `POST /cgi-bin/stable_token` — 获取稳定版接口调用凭据
 ///
-/// Returns the same token as long as it lives, to everyone who asks; in its last five minutes a new
-/// one. Apart from [`ClassicToken`]'s.
+/// Returns the same token to every caller while it lives, and a new one in its last five minutes.
+/// These tokens are separate from those of [`ClassicToken`].
 #[derive(Debug, Serialize)]
 pub struct StableToken {
     grant_type: &'static str,
@@ -68,7 +68,8 @@ pub struct StableToken {
 }
 
 impl StableToken {
-    /// With `force_refresh` the current token ends at once, for everyone; 20 times a day.
+    /// Creates a call. With `force_refresh`, the current token ends immediately for every user.
+    /// WeChat allows this 20 times a day.
     pub fn new(appid: AppId, secret: Secret, force_refresh: bool) -> Self {
         Self { grant_type: "client_credential", appid, secret, force_refresh }
     }
@@ -90,18 +91,18 @@ impl Endpoint for StableToken {
     }
 }
 
-/// Answers both.
+/// The reply to both calls.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct TokenReply {
-    /// The token; 512 characters and more.
+    /// The token. It has 512 characters or more.
     pub access_token: Text,
-    /// How many seconds it lives; at most 7200.
+    /// How many seconds it lives, at most 7200.
     pub expires_in: Seconds,
 }
 
 impl TokenReply {
-    /// How long the token lives; none where there is no token.
+    /// Returns how long the token lives, or `None` without a token.
     pub fn life(&self) -> Option<Duration> {
         let life = Duration::from_secs(u64::try_from(self.expires_in.0?).ok()?);
         let is_there = !self.access_token.0.trim().is_empty();
