@@ -1,10 +1,10 @@
-//! The log of events, and which of several results of one review counts.
+//! The log of events, and the choice of the result that counts among several for one review.
 
 use bytes::Bytes;
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
-use super::{SCAN, readable, skipped, storable, submission, sum, unless_damaged};
+use super::{SCAN, log_skipped, readable, storable, submission, sum, unless_damaged};
 use crate::{
     pb::SubmissionKind,
     state::{
@@ -14,12 +14,12 @@ use crate::{
     util::id::AppId,
 };
 
-/// Stands for the message of a submission that cannot be read: the event has one, and it is not the
-/// event that is damaged. No message begins like this.
+/// Replaces the message of an unreadable submission: the event has a submission, and the event
+/// itself is not damaged. No message begins with this byte.
 const NO_MESSAGE: [u8; 1] = [0xFF];
 
-/// What events about the same thing have in common. Where both the audit id is empty and there is no
-/// submission, an event stands alone.
+/// The properties that events about the same review share. An event without an audit id and without
+/// a submission stands alone.
 #[derive(Debug)]
 pub(super) struct Review<'a> {
     pub(super) app_id: &'a AppId,
@@ -36,11 +36,12 @@ pub(super) struct Verdict {
     pub(super) reason: String,
     pub(super) poi_id: String,
     pub(super) map_poi_id: String,
-    /// Greater is what counts more; where it is equal, what came later.
+    /// The greater weight counts. If the weights are equal, the later result counts.
     weight: (bool, u64),
 }
 
-/// What became of it; and the event, as [`page`] reads it, if it is new.
+/// Appends an event and returns the result. If the event is new, also returns it in the form of
+/// [`page`].
 pub(super) fn append(
     db: &Connection,
     now: u64,
@@ -74,9 +75,9 @@ pub(super) fn append(
         *(if wins { &mut amends } else { &mut superseded_by }) = other.event_id;
     }
 
-    // Not by RETURNING, for which SQLite makes a table of its own each time.
+    // RETURNING is slower, because SQLite creates a temporary table for it each time.
     let position = newest(db)? + 1;
-    let beside = Beside {
+    let beside = Covered {
         position,
         key: event.key,
         received: now,
@@ -85,7 +86,7 @@ pub(super) fn append(
         amends: &amends,
         superseded_by: &superseded_by,
     };
-    let message = beside.sum(|beside| sum::sealed(&event.message, beside));
+    let message = beside.sum(|beside| sum::with_checksum(&event.message, beside));
     db.prepare_cached("UPDATE log SET newest = ?1, newest_key = ?2")?
         .execute(params![position, key])?;
     db.prepare_cached(
@@ -131,7 +132,7 @@ pub(super) fn append(
     Ok((Appended::New(position), Some(event)))
 }
 
-/// Whether events about a review are in the log.
+/// Returns true if the log has an event about this review.
 pub(super) fn is_known(db: &Connection, review: &Review<'_>) -> Result<bool, Error> {
     if review.audit_id.is_empty() {
         return Ok(false);
@@ -146,7 +147,7 @@ pub(super) fn is_known(db: &Connection, review: &Review<'_>) -> Result<bool, Err
         })?)
 }
 
-/// Links the events that came before their submission.
+/// Links the events that arrived before their submission.
 pub(super) fn link(db: &Connection, review: &Review<'_>) -> Result<(), Error> {
     let (Some(submission_id), false) = (&review.submission_id, review.audit_id.is_empty()) else {
         return Ok(());
@@ -157,7 +158,7 @@ pub(super) fn link(db: &Connection, review: &Review<'_>) -> Result<(), Error> {
         .prepare_cached(&format!("UPDATE events SET submission_id = ?4 WHERE {its}"))?
         .execute(params![app_id, kind, review.audit_id, submission_id]);
     match linked.map_err(Error::from) {
-        // One that is damaged holds up the others: they are linked one by one.
+        // A damaged row fails the whole statement, so the events are linked one by one.
         Err(Error::Unreadable(_)) => {}
         linked => return linked.map(drop),
     }
@@ -171,7 +172,7 @@ pub(super) fn link(db: &Connection, review: &Review<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The result that counts, of those that are in the log.
+/// Returns the result that counts among those in the log.
 pub(super) fn verdict(db: &Connection, review: &Review<'_>) -> Result<Option<Verdict>, Error> {
     let verdict = db
         .prepare_cached(
@@ -220,7 +221,7 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     let before = mark(db, query.after, &log)?;
     let mut page = EventPage { events: Vec::new(), seen: query.after, at_end: false, before, log };
     let (mut bytes, most_bytes) = (0, query.most_bytes());
-    // Adds an event; says whether there was room.
+    // Adds an event and returns whether there was room.
     let mut push = |page: &mut EventPage, event: Event| {
         let room = page.events.len() < query.limit
             && (page.events.is_empty() || bytes + event.size() <= most_bytes);
@@ -233,7 +234,7 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     let mut looked = 0;
     loop {
         let row = rows.next()?;
-        // The rows of a submission do not follow each other.
+        // The positions of one submission's events have gaps, so a gap is no sign of a missing row.
         let whole = query.submission_id.is_none();
         let position = match row {
             Some(row) => row.get("position")?,
@@ -241,7 +242,8 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
         };
         let expected = page.seen.max(page.log.pruned.position).saturating_add(1);
         for missing in if whole { expected..position } else { 0..0 } {
-            if looked == SCAN || !push(&mut page, lost(missing, None, "its row is missing")) {
+            if looked == SCAN || !push(&mut page, placeholder(missing, None, "its row is missing"))
+            {
                 return Ok(page);
             }
             (page.seen, looked) = (missing, looked + 1);
@@ -250,9 +252,9 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
         if looked == SCAN || page.events.len() == query.limit {
             return Ok(page);
         }
-        let event = match Stored::read(row, position) {
+        let event = match Stored::parse_row(row, position) {
             Ok(stored) => stored.fits(query).then(|| stored.event(submission_of(row))),
-            Err(error) => Some(lost(position, Some(row), &error.to_string())),
+            Err(error) => Some(placeholder(position, Some(row), &error.to_string())),
         };
         if let Some(event) = event
             && !push(&mut page, event)
@@ -264,19 +266,19 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     Ok(EventPage { seen: page.seen.max(page.log.newest.position), at_end: true, ..page })
 }
 
-/// A row, whose checksum is right if it has one.
+/// A row with a valid checksum, or without one.
 struct Stored<'a> {
-    beside: Beside<'a>,
+    beside: Covered<'a>,
     message: &'a [u8],
 }
 
 impl<'a> Stored<'a> {
-    fn read(row: &'a Row<'_>, position: u64) -> Result<Self, Error> {
+    fn parse_row(row: &'a Row<'_>, position: u64) -> Result<Self, Error> {
         let text = |column| {
             let value = row.get_ref(column)?.as_str();
             value.map_err(|_| Error::Unreadable(format!("{column} is no text")))
         };
-        let beside = Beside {
+        let beside = Covered {
             position,
             key: EventKey(row.get("key")?),
             received: row.get("received")?,
@@ -287,12 +289,12 @@ impl<'a> Stored<'a> {
         };
         let message = row.get_ref("message")?.as_blob();
         let message = message.map_err(|_| Error::Unreadable("message is no message".to_owned()))?;
-        let message = beside.sum(|beside| sum::opened(message, beside))?;
+        let message = beside.sum(|beside| sum::without_checksum(message, beside))?;
         Ok(Self { beside, message })
     }
 
     fn fits(&self, query: &EventQuery) -> bool {
-        // The others are the statement's.
+        // The statement itself applies the other conditions.
         let EventQuery {
             after: _,
             limit: _,
@@ -303,7 +305,7 @@ impl<'a> Stored<'a> {
             from,
             until,
         } = query;
-        let Beside { app_id: of_account, kind: of_kind, received, .. } = self.beside;
+        let Covered { app_id: of_account, kind: of_kind, received, .. } = self.beside;
         app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of_account)
             && (kinds.is_empty() || kinds.iter().any(|kind| *kind as i32 == of_kind))
             && from.is_none_or(|from| from <= received)
@@ -311,7 +313,7 @@ impl<'a> Stored<'a> {
     }
 
     fn event(&self, submission: Option<Bytes>) -> Event {
-        let Beside { position, key, received, amends, superseded_by, .. } = self.beside;
+        let Covered { position, key, received, amends, superseded_by, .. } = self.beside;
         Event {
             position,
             key,
@@ -324,19 +326,22 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// What was remembered of an event's submission.
+/// Returns the stored message of an event's submission.
 fn submission_of(row: &Row<'_>) -> Option<Bytes> {
     let message = match row.get_ref("submission").ok()? {
         ValueRef::Null => return None,
-        message => message.as_blob().ok().and_then(|message| sum::opened(message, &[]).ok()),
+        message => {
+            message.as_blob().ok().and_then(|message| sum::without_checksum(message, &[]).ok())
+        }
     };
     Some(Bytes::copy_from_slice(message.unwrap_or(&NO_MESSAGE)))
 }
 
-/// What stands in place of an event that cannot be read: with its key, if that is known.
-fn lost(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
-    skipped("an event", cause);
-    let key = row.and_then(|row| row.get("key").ok()).map_or_else(|| lost_key(position), EventKey);
+/// Returns the placeholder for an unreadable event. It has the key of the event if that is known.
+fn placeholder(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
+    log_skipped("an event", cause);
+    let key =
+        row.and_then(|row| row.get("key").ok()).map_or_else(|| placeholder_key(position), EventKey);
     let app_id = row.and_then(|row| row.get("app_id").ok()).unwrap_or_default();
     let kind = row.and_then(|row| row.get::<_, i32>("kind").ok());
     let kind = kind.and_then(|kind| SubmissionKind::try_from(kind).ok()).unwrap_or_default();
@@ -352,14 +357,14 @@ fn lost(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
     }
 }
 
-/// The key of an event whose own is lost: always the same.
-fn lost_key(position: u64) -> EventKey {
+/// Returns the key for an event whose own key is lost. It depends only on the position.
+fn placeholder_key(position: u64) -> EventKey {
     EventKey::of(0, [&b"lost"[..], &position.to_be_bytes()])
 }
 
-/// What the checksum of an event's message covers beside the message.
+/// The values that the checksum of an event's message covers in addition to the message.
 #[derive(Clone, Copy)]
-struct Beside<'a> {
+struct Covered<'a> {
     position: u64,
     key: EventKey,
     received: u64,
@@ -369,7 +374,7 @@ struct Beside<'a> {
     superseded_by: &'a str,
 }
 
-impl Beside<'_> {
+impl Covered<'_> {
     fn sum<T>(&self, sum: impl FnOnce(&[&[u8]]) -> T) -> T {
         let Self { position, key, received, kind, app_id, amends, superseded_by } = self;
         sum(&[
@@ -384,7 +389,7 @@ impl Beside<'_> {
     }
 }
 
-/// The event at a position; `None` if it is not kept any more, or is yet to come.
+/// Returns the log position of an event, or `None` if the event was pruned or does not exist yet.
 fn mark(db: &Connection, position: u64, log: &Log) -> Result<Option<Mark>, Error> {
     if position <= log.pruned.position || position > log.newest.position {
         return Ok(None);
@@ -393,7 +398,7 @@ fn mark(db: &Connection, position: u64, log: &Log) -> Result<Option<Mark>, Error
         .prepare_cached("SELECT key FROM events WHERE position = ?1")?
         .query_row([storable(position)], |row| Ok(row.get(0).ok()))
         .optional()?;
-    let key = key.flatten().map_or_else(|| lost_key(position), EventKey);
+    let key = key.flatten().map_or_else(|| placeholder_key(position), EventKey);
     Ok(Some(Mark { position, key }))
 }
 
@@ -414,7 +419,7 @@ pub(super) fn log(db: &Connection) -> Result<Log, Error> {
     Ok(log)
 }
 
-/// Forgets the oldest, up to the first one that is to stay, so that no gap comes to be.
+/// Deletes the oldest events up to the first one that must stay, so that no gap appears.
 pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Error> {
     let newest = newest(db)?;
     let mut oldest =
@@ -423,7 +428,7 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     let mut last: Option<u64> = None;
     while let Some(row) = rows.next()? {
         let position = row.get(0)?;
-        // Where this cannot be read the row is as old as those around it.
+        // A row with an unreadable time is as old as its neighbors.
         if position == newest || row.get(1).is_ok_and(|received: u64| received >= before) {
             break;
         }
@@ -431,7 +436,7 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     }
     drop(rows);
     let Some(last) = last else { return Ok(0) };
-    let key = mark(db, last, &log(db)?)?.map_or_else(|| lost_key(last), |mark| mark.key);
+    let key = mark(db, last, &log(db)?)?.map_or_else(|| placeholder_key(last), |mark| mark.key);
     db.prepare_cached("UPDATE log SET pruned = ?1, pruned_key = ?2")?
         .execute(params![last, key.0])?;
     let gone = db.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;

@@ -1,9 +1,9 @@
-//! Whether the files that are open are still the files at their path.
+//! Checks that the open files are still the files at their path.
 //!
-//! SQLite does not notice that its files were deleted, moved, replaced or cut. It goes on with what it
-//! has open, and the next start finds something else. So the writer asks a [`Guard`] before it
-//! acknowledges anything, and every second while it has nothing to do. What does not hold is an error
-//! for every verb until it holds again, or until a restart where nothing else can make it good.
+//! SQLite does not notice that its files were deleted, moved, replaced or cut. It continues with
+//! the open files, and the next start finds different ones. The writer therefore asks a [`Guard`]
+//! before it acknowledges anything, and every second while it is idle. A failed check fails every
+//! operation until the check passes again, or until a restart if nothing else can help.
 
 use std::{
     collections::BTreeSet,
@@ -21,41 +21,41 @@ use rusqlite::{Connection, config::DbConfig};
 use super::unusable;
 use crate::state::Error;
 
-/// After so many pages, 16 MB, the log goes to its places in the file. What was written to a page
-/// several times goes there once; the names of writes are random, so that the pages of a large file
-/// are many.
+/// The number of pages (16 MB) after which the write-ahead log is copied into the database. A page
+/// that was written several times is copied once. The names of writes are random, so a large file
+/// has many changed pages.
 const CHECKPOINT: u32 = 4000;
 
-/// The database and what keeps other processes from it.
+/// The database and the locks that exclude other processes.
 ///
-/// Two locks: one on the database itself, which every path leads to, and one on a file beside it,
-/// which stays when the database is moved away.
+/// There are two locks. One is on the database itself, which every path leads to. The other is on a
+/// file beside it, which remains if the database is moved away.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// As the settings spell it.
+    /// The path as the settings spell it.
     path: PathBuf,
-    /// Where that leads, without links.
+    /// The resolved path, without links.
     database: PathBuf,
-    /// SQLite's log of what is not in the database yet.
+    /// SQLite's write-ahead log.
     log: PathBuf,
-    /// The index of the log, in memory that processes share.
+    /// The index of the write-ahead log, in memory that processes share.
     index: PathBuf,
     id: Identity,
-    /// Kept open for the lock on it. SQLite has this file open a second time, and closing this one
+    /// Kept open for its lock. SQLite has opened this file a second time, and closing this handle
     /// would free SQLite's own locks in this process.
     handle: File,
     _lock: File,
 }
 
 impl Files {
-    /// Opens the database, or makes an empty one, and locks it.
+    /// Opens the database, or creates an empty one, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Self, Error> {
         if fs::metadata(path).is_ok_and(|metadata| in_use().contains(&identity(&metadata))) {
             return Err(Error::Locked);
         }
         let handle = open_private(path)?;
         if cfg!(target_os = "linux") {
-            // Elsewhere this may be the same kind of lock as SQLite's own.
+            // On other systems, this may be the same kind of lock as SQLite's own.
             try_lock(path, &handle)?;
         }
         let metadata = handle.metadata().map_err(|error| unusable(path, &error))?;
@@ -86,23 +86,23 @@ impl Files {
         Ok(files)
     }
 
-    /// The database's path, without links.
+    /// Returns the path of the database, without links.
     pub(super) fn database(&self) -> &Path {
         &self.database
     }
 
-    /// The path of SQLite's log.
+    /// Returns the path of the write-ahead log.
     pub(super) fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Whether nothing was written yet.
+    /// Returns true if the database is empty.
     pub(super) fn is_new(&self) -> bool {
         self.handle.metadata().is_ok_and(|metadata| metadata.len() == 0)
     }
 
     /// Returns what the path leads to, or why that is not the open file alone.
-    fn at_its_place(&self, depth: Depth) -> Result<Metadata, String> {
+    fn place_of(&self, depth: Depth) -> Result<Metadata, String> {
         let path = self.path.display();
         let gone = |error| format!("{path} is gone ({error}) while it is in use");
         if depth == Depth::Links {
@@ -139,25 +139,25 @@ impl Drop for Files {
     }
 }
 
-/// The databases that this process has open. To open one a second time, even for a moment, would free
+/// The databases that this process has open. Opening one a second time, even briefly, would free
 /// SQLite's locks on it.
 fn in_use() -> MutexGuard<'static, BTreeSet<Identity>> {
     static IN_USE: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
-    // Every change is complete before anything can panic.
+    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
     IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the state can be relied on. Shared by all who use it.
+/// Whether the state is reliable. All users of the state share it.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
-    /// What only a restart can make good.
+    /// An error that only a restart can clear.
     lasting: OnceLock<Error>,
-    /// What may pass.
+    /// An error that may clear by itself.
     passing: Mutex<Option<Error>>,
 }
 
 impl Trust {
-    /// Fails if the state cannot be relied on.
+    /// Fails if the state is not reliable.
     pub(super) fn get(&self) -> Result<(), Error> {
         match self.lasting.get().cloned().or_else(|| self.lock().clone()) {
             Some(error) => Err(error),
@@ -165,9 +165,9 @@ impl Trust {
         }
     }
 
-    /// Takes notice of an error of a verb. If SQLite finds its file damaged, or a sync failed, nothing
-    /// that follows can be relied on.
-    pub(super) fn hear(&self, error: &Error) {
+    /// Records the error of an operation. If SQLite finds its file damaged or a sync fails, no
+    /// later result is reliable.
+    pub(super) fn record(&self, error: &Error) {
         if let Error::Damaged(_) | Error::Lost(_) = error
             && self.lasting.set(error.clone()).is_ok()
         {
@@ -175,8 +175,8 @@ impl Trust {
         }
     }
 
-    /// Takes notice of what may pass.
-    fn pass(&self, trouble: Option<String>) {
+    /// Records or clears an error that may clear by itself.
+    fn record_passing(&self, trouble: Option<String>) {
         let found = trouble.map(Error::Lost);
         let before = mem::replace(&mut *self.lock(), found.clone());
         match (before, found) {
@@ -191,7 +191,7 @@ impl Trust {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Error>> {
-        // Every change is complete before anything can panic.
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
         self.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -212,7 +212,7 @@ const LINKS_EVERY: Duration = Duration::from_secs(1);
 /// it is acknowledged.
 const STILL_FRESH: Duration = Duration::from_millis(10);
 
-/// What a thread that writes asks.
+/// The checks of the writing thread.
 #[derive(Debug)]
 pub(super) struct Guard {
     files: Arc<Files>,
@@ -221,10 +221,10 @@ pub(super) struct Guard {
     /// SQLite's log, kept open because a check reads its head.
     log_handle: File,
     index: Identity,
-    /// The index of the log. Kept open, for SQLite's locks on it as well.
+    /// The index of the write-ahead log. Also kept open for SQLite's locks on it.
     index_handle: File,
-    seen: Option<Seen>,
-    /// Whether the whole log was brought into the database since that lost its place.
+    last: Option<Snapshot>,
+    /// Whether the whole write-ahead log was copied into the database after it lost its place.
     rescued: bool,
     /// When the files were last checked and in order.
     checked: Option<Instant>,
@@ -232,26 +232,27 @@ pub(super) struct Guard {
     links_checked: Option<Instant>,
 }
 
-/// A state of the files.
+/// A snapshot of the files.
 #[derive(Debug)]
-struct Seen {
+struct Snapshot {
     size: u64,
     modified: SystemTime,
     index: Index,
 }
 
-/// What does not hold.
+/// The reason why a check failed.
 enum Trouble {
-    /// The files are not where they were. What is open is what it was.
+    /// The files are not at their path. The open files are unchanged.
     Moved(String),
-    /// So is the log or its index. It may have come back, but somebody may have begun another one.
+    /// The log or its index is not at its path. Another process may have started new ones, even if
+    /// it returned.
     Parted(String),
-    /// The content is not what was written.
+    /// The content differs from the written content.
     Changed(String),
 }
 
 impl Guard {
-    /// Over a database that was read at least once: its log and index are there.
+    /// Creates a guard for a database that was read at least once, so that its log and index exist.
     pub(super) fn new(files: &Arc<Files>, trust: &Arc<Trust>) -> Result<Self, Error> {
         let identity = |path: &Path| match fs::symlink_metadata(path) {
             Ok(metadata) => Ok(identity(&metadata)),
@@ -265,12 +266,12 @@ impl Guard {
             index_handle: open(&files.index)?,
             files: files.clone(),
             trust: trust.clone(),
-            seen: None,
+            last: None,
             rescued: false,
             checked: None,
             links_checked: None,
         };
-        guard.seen = guard.see().ok();
+        guard.last = guard.snapshot().ok();
         Ok(guard)
     }
 
@@ -299,19 +300,21 @@ impl Guard {
             Some(at) if now.saturating_duration_since(at) < LINKS_EVERY => Depth::Files,
             _ => Depth::Links,
         };
-        match self.look(wrote, depth) {
+        match self.inspect(wrote, depth) {
             Ok(()) => {
                 self.checked = Some(now);
                 if depth == Depth::Links {
                     self.links_checked = Some(now);
                 }
                 self.rescued = false;
-                self.trust.pass(None);
+                self.trust.record_passing(None);
             }
             Err(Trouble::Moved(what)) => {
                 self.links_checked = None;
                 self.rescue(db);
-                self.trust.pass(Some(what + "; nothing is acknowledged until the file is back"));
+                self.trust.record_passing(Some(
+                    what + "; nothing is acknowledged until the file is back",
+                ));
             }
             Err(Trouble::Parted(what)) => {
                 self.rescue(db);
@@ -319,35 +322,36 @@ impl Guard {
                     true => "; the database has all that was acknowledged",
                     false => "",
                 };
-                self.trust.hear(&Error::Lost(
+                self.trust.record(&Error::Lost(
                     what + rescued + "; nothing is acknowledged until a restart",
                 ));
             }
             Err(Trouble::Changed(what)) => {
-                // The end would bring what is in the log into a file that is not the one it is about.
+                // On closing, SQLite would copy the log into a file that does not belong to it.
                 let _ = db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-                self.trust.hear(&Error::Lost(what + "; nothing is acknowledged until a restart"));
+                self.trust.record(&Error::Lost(what + "; nothing is acknowledged until a restart"));
             }
         }
         self.trust.get()
     }
 
-    /// Brings a long log into the database.
+    /// Copies a long write-ahead log into the database.
     pub(super) fn checkpoint(&mut self, db: &Connection) {
-        let long = |Seen { index, .. }: &Seen| {
+        let long = |Snapshot { index, .. }: &Snapshot| {
             index.frames() >= CHECKPOINT && index.backfilled() < index.frames()
         };
-        if self.trust.get().is_ok() && self.seen.as_ref().is_some_and(long) {
-            // It does what is possible now. A full disk stops it, and the next commit tries again.
+        if self.trust.get().is_ok() && self.last.as_ref().is_some_and(long) {
+            // This copies as much as is possible now. A full disk stops it, and the next commit
+            // tries again.
             if let Err(error) = checkpoint(db, "PASSIVE") {
-                self.trust.hear(&error);
+                self.trust.record(&error);
             }
-            self.seen = self.see().ok();
+            self.last = self.snapshot().ok();
         }
     }
 
-    fn look(&mut self, wrote: bool, depth: Depth) -> Result<(), Trouble> {
-        let there = self.files.at_its_place(depth).map_err(Trouble::Moved)?;
+    fn inspect(&mut self, wrote: bool, depth: Depth) -> Result<(), Trouble> {
+        let there = self.files.place_of(depth).map_err(Trouble::Moved)?;
         let known = |path: &Path, known: Identity| {
             let parted = |what: &dyn Display| Trouble::Parted(format!("{} {what}", path.display()));
             let there = fs::symlink_metadata(path).map_err(|_| parted(&"was deleted"))?;
@@ -363,20 +367,21 @@ impl Guard {
         };
         let (database, log) = (&self.files.database, &self.files.log);
         let now = self
-            .seen(&there)
+            .snapshot_with(&there)
             .map_err(|error| changed(database, &format_args!("cannot be read: {error}")))?;
-        if let Some(seen) = &self.seen
-            && (now.size, now.modified) != (seen.size, seen.modified)
+        if let Some(last) = &self.last
+            && (now.size, now.modified) != (last.size, last.modified)
         {
-            // This process writes to it in `checkpoint` alone. Another one may do the same.
+            // This process writes to the database only in `checkpoint`. Another process may do the
+            // same.
             let by_sqlite = match wrote {
-                true => now.index.progress() != seen.index.progress(),
-                false => now.index != seen.index,
+                true => now.index.progress() != last.index.progress(),
+                false => now.index != last.index,
             };
-            if !by_sqlite && now.size < seen.size {
+            if !by_sqlite && now.size < last.size {
                 return Err(changed(
                     database,
-                    &format_args!("was cut from {} to {} bytes", seen.size, now.size),
+                    &format_args!("was cut from {} to {} bytes", last.size, now.size),
                 ));
             }
             if !by_sqlite {
@@ -396,37 +401,37 @@ impl Guard {
                 return Err(changed(log, &"was cut or overwritten"));
             }
         }
-        self.seen = Some(now);
+        self.last = Some(now);
         Ok(())
     }
 
-    /// Brings all of the log into the database that is open, so that this one is complete by itself,
-    /// and no log stays beside whatever comes to its place.
+    /// Copies the whole log into the open database. The database is then complete by itself, and no
+    /// log remains beside a file that replaces it.
     fn rescue(&mut self, db: &Connection) {
         if !self.rescued {
             self.rescued = checkpoint(db, "TRUNCATE").is_ok_and(|complete| complete);
-            self.seen = self.see().ok();
+            self.last = self.snapshot().ok();
         }
     }
 
-    fn see(&self) -> io::Result<Seen> {
-        self.seen(&self.files.handle.metadata()?)
+    fn snapshot(&self) -> io::Result<Snapshot> {
+        self.snapshot_with(&self.files.handle.metadata()?)
     }
 
-    fn seen(&self, metadata: &Metadata) -> io::Result<Seen> {
+    fn snapshot_with(&self, metadata: &Metadata) -> io::Result<Snapshot> {
         let index = Index::read(&self.index_handle)?;
-        Ok(Seen { size: metadata.len(), modified: metadata.modified()?, index })
+        Ok(Snapshot { size: metadata.len(), modified: metadata.modified()?, index })
     }
 }
 
-/// Brings what it can of the log into the database; whether that was all.
+/// Copies the log into the database and returns true if that was all of it.
 fn checkpoint(db: &Connection, mode: &str) -> Result<bool, Error> {
     let sql = format!("PRAGMA wal_checkpoint({mode})");
     Ok(db.query_row(&sql, [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
 }
 
-/// The head of the index of the log: see “WAL-Index File Format” of SQLite. Two copies of 48 bytes,
-/// in the machine's order of bytes, then how far the log is in the database.
+/// The head of the index of the log, see “WAL-Index File Format” of SQLite: two copies of 48 bytes
+/// in native byte order, then the progress of the copying.
 #[derive(Debug, PartialEq, Eq)]
 struct Index {
     copies: [[u8; 48]; 2],
@@ -444,38 +449,38 @@ impl Index {
         Ok(Self { copies, backfilled: number(&bytes, 96), attempted: number(&bytes, 128) })
     }
 
-    /// Whether no other process is just writing it.
+    /// Returns true if no other process is writing the head.
     fn is_whole(&self) -> bool {
         self.copies[0] == self.copies[1]
     }
 
     fn page_size(&self) -> u64 {
-        // 65536 does not fit and is 1.
+        // The field has 16 bits, so it stores 65536 as 1.
         let size = u16::from_ne_bytes([self.copies[0][14], self.copies[0][15]]);
         if size == 1 { 1 << 16 } else { size.into() }
     }
 
-    /// How many pages are in the log.
+    /// Returns the number of pages in the log.
     fn frames(&self) -> u32 {
         number(&self.copies[0], 16)
     }
 
-    /// How many of these are in the database, too.
+    /// Returns the number of log pages that were copied into the database.
     fn backfilled(&self) -> u32 {
         self.backfilled
     }
 
-    /// How large the database is, all of the log included.
+    /// Returns the size of the database with the whole log.
     fn database_size(&self) -> u64 {
         u64::from(number(&self.copies[0], 20)) * self.page_size()
     }
 
-    /// Changes when something is brought into the database.
+    /// Returns values that change whenever pages are copied into the database.
     fn progress(&self) -> (u32, u32, &[u8]) {
         (self.backfilled, self.attempted, self.salts())
     }
 
-    /// Names the log since it last began anew.
+    /// Returns the values that identify the log since its last restart.
     fn salts(&self) -> &[u8] {
         &self.copies[0][32..40]
     }
@@ -503,7 +508,8 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(number)
 }
 
-/// Opens a file, and makes it for its owner alone: SQLite itself would make it readable for everybody.
+/// Opens a file, or creates it for its owner alone. SQLite itself would make it readable for all
+/// users.
 fn open_private(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true);
@@ -525,7 +531,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     beside.into()
 }
 
-/// Tells files apart: device and inode.
+/// Identifies a file by device and inode.
 type Identity = (u64, u64);
 
 #[cfg(unix)]
@@ -544,7 +550,7 @@ fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
 }
 
-/// Elsewhere files are not told apart.
+/// Other systems have no such identity.
 #[cfg(not(unix))]
 fn identity(_: &Metadata) -> Identity {
     (0, 0)

@@ -1,10 +1,10 @@
-//! Leases. A row stays for ever, for its fence.
+//! Leases. A row is never deleted, because it holds the fence.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{later, readable, skipped};
+use super::{later, log_skipped, readable};
 use crate::state::{Acquired, Error};
 
 pub(super) fn acquire(
@@ -30,8 +30,9 @@ pub(super) fn acquire(
     match acquired.map_err(Error::from) {
         Ok(fence) => Ok(Acquired::Lease(fence)),
         Err(Error::Unreadable(why)) => {
-            skipped("a lease", &why);
-            // A fence above every one before, for there is less than one in a millisecond.
+            log_skipped("a lease", &why);
+            // There is less than one lease per millisecond, so this fence is higher than every
+            // earlier one.
             db.prepare_cached("REPLACE INTO leases VALUES (?1, ?2, TRUE, ?3)")?
                 .execute(params![name, now, later(now, term)])?;
             Ok(Acquired::Lease(now))
@@ -47,7 +48,7 @@ pub(super) fn renew(
     fence: u64,
     term: Duration,
 ) -> Result<bool, Error> {
-    until(db, now, name, fence, true, later(now, term))
+    set_until(db, now, name, fence, true, later(now, term))
 }
 
 pub(super) fn free(
@@ -57,11 +58,11 @@ pub(super) fn free(
     fence: u64,
     rest: Duration,
 ) -> Result<(), Error> {
-    until(db, now, name, fence, false, later(now, rest)).map(drop)
+    set_until(db, now, name, fence, false, later(now, rest)).map(drop)
 }
 
-/// Changes a lease, unless it was lost: one whose term is over is.
-fn until(
+/// Changes a lease and returns true, unless its term is over or another owner has it.
+fn set_until(
     db: &Connection,
     now: u64,
     name: &str,

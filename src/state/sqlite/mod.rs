@@ -1,7 +1,7 @@
-//! SQLite: a file beside one process.
+//! The state in SQLite: a file that one process uses.
 //!
-//! One thread writes (`writer.rs`), a few connections read (`reader.rs`). What the verbs do stands in
-//! a file per concern, as functions over a connection in a transaction. Times are milliseconds since
+//! One thread writes (`writer.rs`), and a few connections read (`reader.rs`). The operations are
+//! functions over a connection in a transaction, one file per concern. Times are milliseconds since
 //! 1970.
 
 mod event;
@@ -31,7 +31,7 @@ use tokio::{sync::OnceCell, task};
 use self::{
     guard::{Files, Guard, Trust},
     reader::Readers,
-    writer::{Lasts, Writer},
+    writer::{Durability, Writer},
 };
 use crate::{
     state::{
@@ -44,47 +44,48 @@ use crate::{
     util::id::{AppId, PoiId, Secret},
 };
 
-/// How long SQLite waits for a lock that another process has. That of an operator with a shell is
-/// short, or too long for any caller.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long SQLite waits for another process's lock. An operator's shell holds one briefly, or else
+/// too long for any caller.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// How many prepared statements a connection keeps; more than there are.
+/// The number of prepared statements that a connection keeps. There are fewer.
 const STATEMENTS: usize = 64;
 
-/// At how many rows a page looks at most.
+/// The most rows that one page reads.
 const SCAN: u64 = 5000;
 
-/// How many rows are forgotten at once: writing stands still meanwhile.
+/// The most rows that are pruned at once, because pruning blocks other writes.
 const PRUNE: u64 = 1000;
 
 /// How long [`State::newer`] waits at most.
-const WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// How long a file that had no room to be opened is left alone.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The pause between two attempts to open a file on a full disk.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// The state in a file.
+/// The state in a SQLite file.
 #[derive(Debug)]
 pub struct Sqlite {
     path: PathBuf,
     clock: Clock,
     open: OnceCell<Open>,
-    /// When and why it could not be opened last.
+    /// The time and the error of the last failed attempt to open the file.
     failed: Mutex<Option<(Instant, Error)>>,
 }
 
-/// A file that is open.
+/// An open file.
 #[derive(Debug)]
 struct Open {
-    // Fields are dropped in this order: nobody else gets the lock before the file is closed.
+    // Fields are dropped in this order: the file must be closed before another process can get the
+    // lock.
     readers: Readers,
     writer: Writer,
     _files: Arc<Files>,
 }
 
 impl Sqlite {
-    /// Opens the file, or makes it. Its folder has to be there. A disk that is full does not fail this:
-    /// every verb does until there is room.
+    /// Opens the file, or creates it. Its folder must exist. A full disk does not fail this.
+    /// Instead, every operation fails until there is room.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, Error> {
         let (open, failed) = match Open::new(path, &clock) {
             Ok(open) => (OnceCell::new_with(Some(open)), None),
@@ -105,14 +106,14 @@ impl Sqlite {
         Ok(&self.opened().await?.readers)
     }
 
-    /// The file, opened now if it could not be before.
+    /// Returns the open file. Opens it now if an earlier attempt failed.
     async fn opened(&self) -> Result<&Open, Error> {
-        // The next who waits comes after this one.
+        // Only one caller at a time tries to open the file.
         let open = async || {
             let now = self.clock.now();
             if let Some((at, error)) =
                 self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
-                && now < at + AGAIN
+                && now < at + REOPEN_PAUSE
             {
                 return Err(error);
             }
@@ -172,7 +173,7 @@ impl State for Sqlite {
     async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error> {
         let mut recent = self.writer().await?.recent();
         let newer = recent.wait_for(|recent| recent.newest() > position);
-        match tokio::time::timeout(WAIT, newer).await {
+        match tokio::time::timeout(LONGEST_WAIT, newer).await {
             Ok(Err(_)) => Err(writer::ended()),
             Ok(Ok(recent)) => Ok(recent.after(position)),
             Err(_) => Ok(None),
@@ -218,8 +219,12 @@ impl State for Sqlite {
     }
 
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
-        let lasts = if write.sent.is_some() { Lasts::Machine } else { Lasts::Process };
-        self.writer().await?.run(lasts, move |db, now| write::begin(db, now, &write, term)).await
+        let durability =
+            if write.sent.is_some() { Durability::Machine } else { Durability::Process };
+        self.writer()
+            .await?
+            .run(durability, move |db, now| write::begin(db, now, &write, term))
+            .await
     }
 
     async fn sent(
@@ -319,11 +324,11 @@ impl State for Sqlite {
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Error> {
-    // Without a mutex of SQLite's: a connection is used by one thread at a time.
+    // SQLite's own mutex is not needed: a connection is used by one thread at a time.
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(PATIENCE)?;
+    db.busy_timeout(LOCK_WAIT)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Otherwise a statement is planned anew whenever a value is bound that its plan may depend on.
+    // Without this, SQLite plans a statement again whenever a bound value may change its plan.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(db)
 }
@@ -340,23 +345,24 @@ fn unusable(path: &Path, error: &io::Error) -> Error {
     })
 }
 
-/// Says what went wrong, without what is stored.
+/// Converts an error without quoting stored values.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error() {
             Some(error) => match error.code {
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
                 ErrorCode::DiskFull => Self::Full,
-                // So SQLite says of what lies beside the file.
+                // SQLite reports this if the disk has no room for the files beside the database.
                 _ if error.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Self::Damaged(error.to_string())
                 }
-                // Nothing of ours has a wrong type: a column that is not even written does.
+                // The gateway writes no wrong types, so such a value was damaged. A column that is
+                // not even written can also report this.
                 _ if error.extended_code == ffi::SQLITE_CONSTRAINT_DATATYPE => {
                     Self::Unreadable("a value has a wrong type".to_owned())
                 }
-                // What was not synced before may be lost, too, though the next sync succeeds.
+                // Data that was not synced before may be lost, even if the next sync succeeds.
                 _ if error.extended_code == ffi::SQLITE_IOERR_FSYNC => {
                     Self::Lost("the disk failed to sync".to_owned())
                 }
@@ -367,24 +373,25 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// Passes over a change of rows of which one is damaged.
+/// Ignores the error of a change if it is about a damaged row.
 fn unless_damaged(changed: rusqlite::Result<usize>, what: &'static str) -> Result<(), Error> {
     readable(changed.map(Some), what).map(drop)
 }
 
-/// What a row has, or nothing if that row is damaged: it must not hold up what is about others.
+/// Returns the value of a row, or `None` if that row is damaged, because it must not block
+/// operations on other rows.
 fn readable<T>(read: rusqlite::Result<Option<T>>, what: &'static str) -> Result<Option<T>, Error> {
     match read.map_err(Error::from) {
         Err(Error::Unreadable(why)) => {
-            skipped(what, &why);
+            log_skipped(what, &why);
             Ok(None)
         }
         read => read,
     }
 }
 
-/// Says that a damaged row was left out.
-fn skipped(what: &'static str, why: &str) {
+/// Logs that a damaged row was skipped.
+fn log_skipped(what: &'static str, why: &str) {
     if let Some(unlogged) = telemetry::seldom("skipped a damaged row of the state", what) {
         tracing::error!(what, why, unlogged, "skipped a damaged row of the state");
     }
@@ -402,7 +409,7 @@ fn millis(duration: Duration) -> u64 {
     storable(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// SQLite's numbers have a sign. What is too large for them is out of reach anyway.
+/// Limits a number to the signed range of SQLite. Larger numbers are out of reach.
 fn storable(number: u64) -> u64 {
     number.min(i64::MAX.unsigned_abs())
 }
@@ -427,13 +434,13 @@ mod tests {
         Ok(())
     }
 
-    fn dawdle(_: &Connection, _: u64) -> Result<(), Error> {
+    fn sleep_in_writer(_: &Connection, _: u64) -> Result<(), Error> {
         std::thread::sleep(Duration::from_millis(100));
         Ok(())
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_an_error_until_there_is_space() {
+    async fn full_disk_fails_until_there_is_space() {
         let (_folder, state) = state();
         let limit = |pages: u32| {
             writer(&state)
@@ -447,12 +454,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_verb_that_fails_leaves_nothing_and_the_others_alone() {
+    async fn failed_operation_does_not_affect_its_batch() {
         let (_folder, state) = state();
         let writer = writer(&state);
-        // The first holds up the thread, so that the others share a transaction.
+        // The first operation blocks the thread, so that the others share a transaction.
         let (_, before, failed, after) = tokio::join!(
-            writer.write(dawdle),
+            writer.write(sleep_in_writer),
             writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX)),
             writer.write(|db, now| {
                 lease::acquire(db, now, "b", Duration::MAX)?;
@@ -467,12 +474,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_verb_that_nobody_waits_for_is_left_out() {
+    async fn abandoned_operation_is_not_run() {
         let (_folder, state) = state();
         let writer = writer(&state);
-        let slow = writer.write(dawdle);
+        let slow = writer.write(sleep_in_writer);
         let left = async {
-            // Of the same kind as the slow one: others go before it.
+            // It has the same durability as the slow operation. Others would run before it.
             let acquire = writer.write(|db, now| lease::acquire(db, now, "a", Duration::MAX));
             assert!(tokio::time::timeout(Duration::from_millis(1), acquire).await.is_err());
         };
@@ -482,7 +489,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_panicked_is_an_error() {
+    async fn panicked_writer_fails_every_operation() {
         let (_folder, state) = state();
         let broken =
             writer(&state).write(|_, _| -> Result<(), Error> { panic!("on purpose") }).await;
@@ -492,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_looked_at_or_forgotten_at_once_is_bounded() {
+    async fn scans_and_prunes_are_bounded() {
         let (_folder, state) = state();
         let append = |db: &Connection, now| {
             for n in 0..SCAN + 2 {
@@ -518,7 +525,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_whose_outcome_is_not_known_is_found_at_once_among_many() {
+    async fn unknown_write_is_found_without_full_scan() {
         let (_folder, state) = state();
         let note = |db: &Connection, now| {
             for n in 0..SCAN + 2 {
@@ -548,7 +555,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_panicked_is_replaced() {
+    async fn panicked_reader_is_replaced() {
         let (_folder, state) = state();
         for _ in 0..10 {
             let broken = state

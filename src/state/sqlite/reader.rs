@@ -1,4 +1,4 @@
-//! A few connections that read, off the async runtime.
+//! Connections that read, outside the async runtime.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,10 +11,10 @@ use tokio::{sync::Semaphore, task};
 use super::{connect, guard::Trust};
 use crate::state::Error;
 
-/// How many read at once.
+/// The number of concurrent reads.
 const READERS: usize = 4;
 
-/// Reads. A reader sees one moment, and neither waits for the writer nor holds it up.
+/// Runs reads. A reader sees one point in time, and neither waits for the writer nor blocks it.
 #[derive(Debug)]
 pub(super) struct Readers {
     idle: Arc<Idle>,
@@ -22,7 +22,7 @@ pub(super) struct Readers {
     trust: Arc<Trust>,
 }
 
-/// The connections that nobody uses; made when first needed.
+/// The idle connections. They are opened on first use.
 #[derive(Debug)]
 struct Idle {
     path: PathBuf,
@@ -36,20 +36,21 @@ impl Readers {
         Self { idle: Arc::new(idle), places, trust: trust.clone() }
     }
 
-    /// Runs a verb that changes nothing. Fails if what it would read cannot be relied on.
+    /// Runs an operation that changes nothing. Fails if the state is not reliable.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        verb: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+        operation: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let lost = || Error::Unusable("a reader was lost".to_owned());
         let place = self.places.clone().acquire_owned().await.map_err(|_| lost())?;
         self.trust.get()?;
         let (idle, trust) = (self.idle.clone(), self.trust.clone());
         let read = task::spawn_blocking(move || {
-            // Kept here, for a caller that leaves does not end this.
+            // The permit must live here, because the read continues if its caller leaves.
             let _place = place;
             let db = idle.take()?;
-            let result = verb(&*db.unchecked_transaction()?).inspect_err(|error| trust.hear(error));
+            let result =
+                operation(&*db.unchecked_transaction()?).inspect_err(|error| trust.record(error));
             idle.lock().push(db);
             result
         });
@@ -64,7 +65,7 @@ impl Idle {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
-        // Taking one and putting it back are complete before anything can panic.
+        // Taking a connection and returning it are complete before anything can panic.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,37 +1,37 @@
-//! The newest events, in memory: whoever follows the log does not read what this process has just
+//! The newest events, in memory, so that watchers do not read the events that this process has just
 //! written.
 
 use std::collections::VecDeque;
 
 use crate::state::{Event, Log, Mark, Stretch};
 
-/// How many there are at most.
+/// The most events that are kept.
 const MOST: usize = 64;
 
-/// The end of the log. All of it is durable.
+/// The end of the log. Every event in it is durable.
 #[derive(Debug)]
 pub(super) struct Recent {
-    /// The place before the first of `events`.
+    /// The position before the first of `events`.
     base: Mark,
-    /// Without a gap.
+    /// The events, without a gap.
     events: VecDeque<Event>,
 }
 
 impl Recent {
-    /// None yet.
+    /// Creates an empty cache for a log.
     pub(super) fn new(log: &Log) -> Self {
         Self { base: log.newest, events: VecDeque::new() }
     }
 
-    /// The position of the newest.
+    /// Returns the position of the newest event.
     pub(super) fn newest(&self) -> u64 {
         self.events.back().map_or(self.base.position, |event| event.position)
     }
 
-    /// Adds one.
+    /// Adds an event.
     pub(super) fn push(&mut self, event: Event) {
         if event.position != self.newest() + 1 {
-            // The file is another one: let whoever follows look.
+            // The file was replaced, so watchers must read it.
             *self = Self { base: event.mark(), events: VecDeque::new() };
             return;
         }
@@ -43,7 +43,8 @@ impl Recent {
         self.events.push_back(event);
     }
 
-    /// What follows a place, unless that is too far back, or the end.
+    /// Returns the events after a position. Returns `None` if the position is too old or is the
+    /// end.
     pub(super) fn after(&self, position: u64) -> Option<Stretch> {
         let passed = usize::try_from(position.checked_sub(self.base.position)?).ok()?;
         if passed >= self.events.len() {
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_place_is_told_as_far_as_it_is_known() {
+    fn after_returns_known_events_only() {
         let mut recent = Recent::new(&Log { epoch: 1, pruned: mark(0), newest: mark(7) });
         assert_eq!((recent.newest(), after(&recent, 7)), (7, vec![]));
         (8..=10).for_each(|position| recent.push(event(position)));

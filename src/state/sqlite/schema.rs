@@ -1,26 +1,27 @@
-//! The tables, and how a file of an older version gets them.
+//! The tables, and the upgrade of a file from an older version.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::state::Error;
 
-/// What leads from each version to the next; a file's is its `user_version`. Only ever appended to.
+/// The steps from each version to the next. The version of a file is its `user_version`. Steps must
+/// only be appended.
 const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 
-/// How many kilobytes of pages the connection that writes keeps. SQLite's own 2,000 are too few for
-/// the names of a day's writes, which are random: each would be read from the file again.
+/// The page cache of the writing connection, in kilobytes. SQLite's default of 2,000 is too small:
+/// the names of a day's writes are random, so each would be read from the file again.
 const CACHE: i32 = 8_000;
 
-/// If more events than this are missing at the end of the log, it is not events that are damaged, but
-/// the number that says how many there are.
+/// If more events than this are missing at the end of the log, the damage is in the number of
+/// events, not in the events.
 const MOST_MISSING: u64 = 10_000;
 
-/// Brings a file up to date.
+/// Upgrades a file to the current version.
 pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
-    // Readers do not wait; a commit is on the disk when it returns.
+    // In this mode, readers do not wait, and a commit is on the disk when it returns.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
-    // The guard does it, between two commits.
+    // The guard copies the log between two commits.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.pragma_update(None, "cache_size", -CACHE)?;
     let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
@@ -39,9 +40,9 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     Ok(transaction.commit()?)
 }
 
-/// Looks through the whole file. Fails if pages of it contradict each other: then more is damaged than
-/// can be seen. Indexes that do not fit their tables are made anew, and lose nothing; a row with a
-/// wrong value is left to whatever reads it.
+/// Checks the whole file. Fails if its pages contradict each other, because then more is damaged
+/// than a check can find. Indexes that do not match their tables are rebuilt without loss. A row
+/// with a wrong value is left to the operation that reads it.
 pub(super) fn check(db: &Connection) -> Result<(), Error> {
     let mut found = findings(db)?;
     let beyond = |found: &&String| !is_about_index(found) && !is_about_row(found);
@@ -76,7 +77,8 @@ fn findings(db: &Connection) -> Result<Vec<String>, Error> {
     Ok(found.into_iter().filter(|found| found != "ok").collect())
 }
 
-/// Whether `PRAGMA integrity_check` says that an index does not fit its table.
+/// Returns true if this finding of `PRAGMA integrity_check` is about an index that does not match
+/// its table.
 fn is_about_index(found: &str) -> bool {
     found.starts_with("wrong # of entries in index ")
         || found.starts_with("non-unique entry in index ")
@@ -85,7 +87,7 @@ fn is_about_index(found: &str) -> bool {
         || found.starts_with("rowid not at end-of-record for row ")
 }
 
-/// Whether it says that a row has a value that its column does not take.
+/// Returns true if the finding is about a row whose value has the wrong type for its column.
 fn is_about_row(found: &str) -> bool {
     let wrong =
         ["NULL value in ", "NUMERIC value in ", "TEXT value in ", "CHECK constraint failed in "];
@@ -93,7 +95,7 @@ fn is_about_row(found: &str) -> bool {
         || wrong.iter().any(|wrong| found.starts_with(wrong))
 }
 
-/// Writes what is different each time, for SQLite does not write what is there already.
+/// Writes a different value each time, because SQLite skips a write that changes nothing.
 pub(super) fn probe(db: &Connection) -> Result<(), Error> {
     db.prepare_cached("UPDATE log SET probes = probes + 1")?.execute([])?;
     Ok(())

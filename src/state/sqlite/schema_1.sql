@@ -1,4 +1,5 @@
--- Times are milliseconds since 1970, except `event_time`. States and kinds are the contract's numbers.
+-- Times are milliseconds since 1970, except `event_time`. States and kinds are the contract's
+-- numbers.
 
 -- One row.
 CREATE TABLE log (
@@ -23,7 +24,7 @@ CREATE TABLE events (
   -- No foreign key: a submission may be forgotten before its events.
   submission_id TEXT,
   state INTEGER NOT NULL,
-  -- Whether `state` is how a review ended.
+  -- Whether `state` is the result of a review.
   decided INTEGER NOT NULL,
   pushed INTEGER NOT NULL,
   reason TEXT NOT NULL,
@@ -41,7 +42,7 @@ CREATE INDEX events_of_review ON events (app_id, kind, audit_id);
 CREATE INDEX events_of_submission ON events (submission_id) WHERE submission_id IS NOT NULL;
 
 CREATE TABLE submissions (
-  -- Never given out again.
+  -- A number is never used again.
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   submission_id TEXT NOT NULL UNIQUE,
   app_id TEXT NOT NULL,
@@ -56,7 +57,7 @@ CREATE TABLE submissions (
   created INTEGER NOT NULL,
   -- 0 while it is open.
   settled INTEGER NOT NULL,
-  -- When WeChat is to be asked.
+  -- When WeChat must be polled.
   ask_at INTEGER,
   message BLOB NOT NULL
 ) STRICT;
@@ -69,20 +70,20 @@ CREATE INDEX submissions_settled ON submissions (settled);
 CREATE INDEX submissions_due ON submissions (ask_at) WHERE settled = 0;
 
 CREATE TABLE writes (
-  -- Never given out again.
+  -- A number is never used again.
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   write_id TEXT NOT NULL UNIQUE,
   app_id TEXT NOT NULL,
   method TEXT NOT NULL,
-  -- NULL if the caller has no name for it.
+  -- NULL if the caller sent none.
   request_id TEXT,
   fingerprint BLOB NOT NULL,
   client_reference TEXT NOT NULL,
   -- 'claimed', 'sent', 'finished' or 'unknown'.
   state TEXT NOT NULL,
   fence INTEGER NOT NULL,
-  -- When the term of a claimed one ends, or the time of another: if it is not known then whether it
-  -- was executed, it is unknown.
+  -- When the term of a claimed write ends, or the deadline of another. If a write has not finished
+  -- by then, its outcome is unknown.
   until INTEGER NOT NULL,
   attempts INTEGER NOT NULL,
   created INTEGER NOT NULL,
@@ -90,7 +91,7 @@ CREATE TABLE writes (
   sent INTEGER NOT NULL,
   -- 0 unless it finished.
   ended INTEGER NOT NULL,
-  -- What is looked for if its outcome is not known.
+  -- The values that recovery searches for if the outcome is unknown.
   sought BLOB NOT NULL,
   reply BLOB
 ) STRICT;
@@ -103,7 +104,7 @@ CREATE TABLE leases (
   name TEXT PRIMARY KEY,
   fence INTEGER NOT NULL,
   held INTEGER NOT NULL,
-  -- When the term of a held one ends, or the rest of another.
+  -- When the term of a held lease ends, or the pause of a released one.
   until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -1,4 +1,4 @@
-//! Submissions: which one an event is about, and where each stands.
+//! Submissions: the one that an event is about, and the state of each.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     SCAN,
     event::{self, Review, Verdict},
-    later, readable, skipped, storable, sum, unless_damaged,
+    later, log_skipped, readable, storable, sum, unless_damaged,
 };
 use crate::{
     pb::{AuditState, SubmissionKind},
@@ -19,11 +19,11 @@ use crate::{
     util::id::{AppId, PoiId},
 };
 
-/// What [`read`] reads, and [`fits`].
+/// The columns that [`parse_row`] and [`fits`] need.
 const COLUMNS: &str = "number, message, created, audit_id, state, reason, poi_id, map_poi_id,
     event_id, settled, app_id, kind";
 
-/// So many that are damaged and due hold up no others.
+/// This many damaged submissions that are due do not block the others.
 const MOST_DAMAGED: usize = 1000;
 
 pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) -> Result<(), Error> {
@@ -38,7 +38,7 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         ask_after,
         message,
     } = submission;
-    // Found first: a failed insertion would use up a number.
+    // A failed insertion would use up a number, so the row is searched first.
     let known = db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM submissions WHERE submission_id = ?1)")?
         .query_row([submission_id], |row| row.get(0))?;
@@ -70,15 +70,15 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         audit_id: audit_id.as_str().to_owned(),
         submission_id: Some(submission_id.clone()),
     };
-    // Mostly not.
+    // Usually there is none.
     if event::is_known(db, &review)? {
         event::link(db, &review)?;
-        settle(db, now, &review)?;
+        apply_verdict(db, now, &review)?;
     }
     Ok(())
 }
 
-/// What a pushed event is about.
+/// Returns the review that a pushed event is about.
 pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<'a>, Error> {
     let NewEvent { app_id, kind, audit_id, poi_id, .. } = event;
     let alone = Review { app_id, kind: *kind, audit_id: String::new(), submission_id: None };
@@ -118,7 +118,7 @@ pub(super) fn review<'a>(db: &Connection, event: &'a NewEvent) -> Result<Review<
     Ok(Review { submission_id, ..review })
 }
 
-/// What an event that was asked for is about; `None` if that is settled, or gone.
+/// Returns the review that a polled event is about, or `None` if it was decided or pruned.
 pub(super) fn open_review<'a>(
     db: &Connection,
     event: &'a NewEvent,
@@ -139,8 +139,8 @@ pub(super) fn open_review<'a>(
     }))
 }
 
-/// Lets a submission stand where the result that counts puts it, if there is one.
-pub(super) fn settle(db: &Connection, now: u64, review: &Review<'_>) -> Result<(), Error> {
+/// Sets a submission to the result that counts, if there is one.
+pub(super) fn apply_verdict(db: &Connection, now: u64, review: &Review<'_>) -> Result<(), Error> {
     let Some(submission_id) = &review.submission_id else { return Ok(()) };
     let Some(verdict) = event::verdict(db, review)? else { return Ok(()) };
     let Verdict { event_id, state, reason, poi_id, map_poi_id, .. } = verdict;
@@ -158,10 +158,10 @@ pub(super) fn settle(db: &Connection, now: u64, review: &Review<'_>) -> Result<(
 
 pub(super) fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM submissions WHERE submission_id = ?1");
-    db.prepare_cached(&sql)?.query([submission_id])?.next()?.map(read).transpose()
+    db.prepare_cached(&sql)?.query([submission_id])?.next()?.map(parse_row).transpose()
 }
 
-/// What was remembered of a submission, as it was at first.
+/// Returns the message that was stored with a submission at first.
 pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Bytes>, Error> {
     let message = db
         .prepare_cached("SELECT message FROM submissions WHERE submission_id = ?1")?
@@ -182,11 +182,11 @@ pub(super) fn pictures(
     let kind = SubmissionKind::StorePictures as i32;
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![app_id.as_str(), kind, poi_id.as_str()])?;
-    rows.next()?.map(read).transpose()
+    rows.next()?.map(parse_row).transpose()
 }
 
 pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<SubmissionPage, Error> {
-    // The open ones are few among all.
+    // Open submissions are a small part of all.
     let only_open = !query.states.is_empty() && query.states.iter().all(|state| is_open(*state));
     let narrowed = match query.client_reference {
         Some(_) => {
@@ -210,7 +210,7 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
             return Ok(page);
         }
         let number = row.get("number")?;
-        match fits(row, query).then(|| read(row)) {
+        match fits(row, query).then(|| parse_row(row)) {
             None => {}
             Some(Ok(submission)) => {
                 bytes += submission.size();
@@ -220,7 +220,7 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
                 page.submissions.push(submission);
             }
             Some(Err(error)) => {
-                skipped("a submission", &error.to_string());
+                log_skipped("a submission", &error.to_string());
                 page.unreadable += 1;
             }
         }
@@ -229,9 +229,9 @@ pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<Submissio
     Ok(SubmissionPage { seen: page.seen.max(newest(db)?), at_end: true, ..page })
 }
 
-/// Whether a row fits, or might if more of it could be read.
+/// Returns true if a row matches the query, or might match if its unreadable parts were known.
 fn fits(row: &Row<'_>, query: &SubmissionQuery) -> bool {
-    // The others are the statement's.
+    // The statement itself applies the other conditions.
     let SubmissionQuery { after: _, limit: _, app_id, kinds, states, until, client_reference: _ } =
         query;
     let of_account: Option<String> = row.get("app_id").ok();
@@ -246,7 +246,7 @@ fn fits(row: &Row<'_>, query: &SubmissionQuery) -> bool {
         && until.is_none_or(|until| created.is_none_or(|created| created < until))
 }
 
-/// The highest number that there is.
+/// Returns the highest number in use.
 fn newest(db: &Connection) -> Result<u64, Error> {
     let newest: Option<u64> = db
         .prepare_cached("SELECT max(number) FROM submissions")?
@@ -260,7 +260,7 @@ pub(super) fn take_due(
     again: Duration,
     limit: usize,
 ) -> Result<Vec<Submission>, Error> {
-    // One by one, for one that is damaged may refuse to be changed.
+    // The rows are changed one by one, because the change of a damaged row may fail.
     let mut due = db.prepare_cached(
         "SELECT number FROM submissions INDEXED BY submissions_due
          WHERE settled = 0 AND ask_at <= ?1 ORDER BY ask_at LIMIT ?2",
@@ -277,16 +277,16 @@ pub(super) fn take_due(
         }
         let mut rows = take.query(params![number, later(now, again)])?;
         let row = rows.next().map_err(Error::from);
-        match row.and_then(|row| row.map(read).transpose()) {
+        match row.and_then(|row| row.map(parse_row).transpose()) {
             Ok(submission) => taken.extend(submission),
-            Err(Error::Unreadable(why)) => skipped("a submission", &why),
+            Err(Error::Unreadable(why)) => log_skipped("a submission", &why),
             Err(error) => return Err(error),
         }
     }
     Ok(taken)
 }
 
-/// Forgets what was settled before then. What is open stays.
+/// Deletes submissions that were decided before this time. Open ones stay.
 pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Error> {
     let gone = db
         .prepare_cached(
@@ -298,8 +298,8 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     Ok(gone.try_into().unwrap_or(u64::MAX))
 }
 
-fn read(row: &Row<'_>) -> Result<Submission, Error> {
-    // What it is listed by.
+fn parse_row(row: &Row<'_>) -> Result<Submission, Error> {
+    // These columns must be valid, because lists filter by them.
     row.get_ref("app_id")?.as_str().map_err(|_| unknown("account"))?;
     SubmissionKind::try_from(row.get::<_, i32>("kind")?).map_err(|_| unknown("kind"))?;
     let state: i32 = row.get("state")?;

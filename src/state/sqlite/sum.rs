@@ -1,33 +1,33 @@
-//! Checksums of what is stored opaquely: SQLite does not notice a flipped bit in a row.
+//! Checksums of stored messages, because SQLite does not detect a flipped bit in a row.
 //!
-//! A sum stands behind the message as one more field of it, with a number that no message has. So
-//! whatever reads the message without looking at the sum, such as an older version, passes over it, and
-//! what was stored without a sum is read as it is.
+//! The checksum follows the message as one more field, with a number that no message uses. A reader
+//! that does not check it, such as an older version, skips the field. A message that was stored
+//! without a checksum is valid.
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 
 use crate::state::Error;
 
-/// Field 536870911, the highest number, with four bytes.
+/// The tag of field 536870911, the highest number, with four bytes.
 const TAG: [u8; 5] = [0xFD, 0xFF, 0xFF, 0xFF, 0x0F];
 
-/// The message with a sum of it and of what stands beside it.
-pub(super) fn sealed(message: &[u8], beside: &[&[u8]]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(message.len() + TAG.len() + 4);
-    sealed.extend_from_slice(message);
-    sealed.extend_from_slice(&TAG);
-    sealed.extend_from_slice(&sum(message, beside).to_le_bytes());
-    sealed
+/// Returns the message with a checksum over the message and `beside`.
+pub(super) fn with_checksum(message: &[u8], beside: &[&[u8]]) -> Vec<u8> {
+    let mut checked = Vec::with_capacity(message.len() + TAG.len() + 4);
+    checked.extend_from_slice(message);
+    checked.extend_from_slice(&TAG);
+    checked.extend_from_slice(&sum(message, beside).to_le_bytes());
+    checked
 }
 
-/// The message without its sum. Fails if that is wrong.
-pub(super) fn opened<'a>(stored: &'a [u8], beside: &[&[u8]]) -> Result<&'a [u8], Error> {
+/// Returns the message without its checksum. Fails if the checksum is wrong.
+pub(super) fn without_checksum<'a>(stored: &'a [u8], beside: &[&[u8]]) -> Result<&'a [u8], Error> {
     let parts = stored.split_last_chunk::<4>();
     let parts = parts.and_then(|(rest, found)| Some((rest.split_last_chunk::<5>()?, found)));
     let Some(((message, tag), found)) = parts else { return Ok(stored) };
     if *found == sum(message, beside).to_le_bytes() {
-        // Even where the tag is damaged.
+        // The checksum is right, so the message is, even if the tag is damaged.
         return Ok(message);
     }
     match *tag == TAG {
@@ -36,10 +36,10 @@ pub(super) fn opened<'a>(stored: &'a [u8], beside: &[&[u8]]) -> Result<&'a [u8],
     }
 }
 
-/// The same for a value of a row.
+/// Returns the message of a row's value without its checksum. Fails if it is wrong.
 pub(super) fn value(value: ValueRef<'_>) -> Result<Bytes, Error> {
     let stored = value.as_blob().map_err(|_| Error::Unreadable("it is no message".to_owned()))?;
-    Ok(Bytes::copy_from_slice(opened(stored, &[])?))
+    Ok(Bytes::copy_from_slice(without_checksum(stored, &[])?))
 }
 
 fn sum(message: &[u8], beside: &[&[u8]]) -> u32 {
@@ -60,16 +60,16 @@ mod tests {
     use crate::pb::Submission;
 
     #[test]
-    fn each_flipped_bit_is_found_or_harmless() {
+    fn flipped_bit_is_detected_or_harmless() {
         let message = Submission { submission_id: "s".to_owned(), ..Submission::default() };
         let message = message.encode_to_vec();
-        let sealed = sealed(&message, &[b"beside"]);
-        assert_eq!(opened(&sealed, &[b"beside"]), Ok(&*message));
-        assert!(opened(&sealed, &[b"besidf"]).is_err());
-        for bit in 0..8 * sealed.len() {
-            let mut damaged = sealed.clone();
+        let checked = with_checksum(&message, &[b"beside"]);
+        assert_eq!(without_checksum(&checked, &[b"beside"]), Ok(&*message));
+        assert!(without_checksum(&checked, &[b"besidf"]).is_err());
+        for bit in 0..8 * checked.len() {
+            let mut damaged = checked.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            match opened(&damaged, &[b"beside"]) {
+            match without_checksum(&damaged, &[b"beside"]) {
                 Err(_) => assert!(!(8 * message.len()..8 * (message.len() + 5)).contains(&bit)),
                 Ok(found) => assert_eq!(found, message),
             }
@@ -77,16 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn message_without_a_sum_is_read_as_it_is() {
+    fn message_without_checksum_is_unchanged() {
         for message in [&b""[..], b"abc", b"more than nine bytes", &TAG] {
-            assert_eq!(opened(message, &[]), Ok(message));
+            assert_eq!(without_checksum(message, &[]), Ok(message));
         }
     }
 
     #[test]
-    fn sum_is_passed_over_by_what_does_not_look_at_it() {
+    fn protobuf_parser_skips_checksum() {
         let message = Submission { submission_id: "s".to_owned(), ..Submission::default() };
-        let sealed = sealed(&message.encode_to_vec(), &[]);
-        assert_eq!(Submission::decode(&*sealed), Ok(message));
+        let checked = with_checksum(&message.encode_to_vec(), &[]);
+        assert_eq!(Submission::decode(&*checked), Ok(message));
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens, and what may be done only so often.
+//! Tokens and rate limits.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     util::id::{AppId, Secret},
 };
 
-/// The token of an account, unless its life is over.
+/// Returns the token of an account, unless it has expired.
 pub(super) fn living(
     db: &Connection,
     now: u64,
@@ -61,7 +61,8 @@ pub(super) fn put(
     let (generation, since) = match put.map_err(Error::from) {
         Err(Error::Unreadable(why)) => {
             skipped("a token", &why);
-            // A generation that none was before, for there is less than one in a millisecond.
+            // There is less than one token per millisecond, so this generation is higher than every
+            // earlier one.
             db.prepare_cached("REPLACE INTO tokens VALUES (?1, ?2, ?3, ?3, ?4)")?
                 .execute(params![app_id.as_str(), value.expose(), now, later(now, life)])?;
             (now, now)

@@ -1,8 +1,8 @@
-//! Whether SQLite's log is whole, at the start.
+//! Checks at the start that SQLite's write-ahead log is complete.
 //!
-//! SQLite takes the log up to the first frame whose checksum is wrong, and forgets the rest without a
-//! word. After a loss of power that is right: what stood behind was not synced, and so not
-//! acknowledged. A damaged frame looks the same, but what was acknowledged stands behind it.
+//! SQLite reads the log up to the first frame with a wrong checksum and silently discards the rest.
+//! After a power failure that is right: the rest was not synced, and so not acknowledged. A damaged
+//! frame looks the same, but acknowledged commits may follow it.
 
 use std::{
     fs::File,
@@ -12,16 +12,16 @@ use std::{
 
 use crate::state::Error;
 
-/// So many commits may follow a wrong frame after a loss of power: the last ones, which were not synced
-/// yet. Their frames reach the disk in any order.
+/// The most commits that may follow a wrong frame after a power failure: the last ones, which were
+/// not synced yet. Their frames reach the disk in any order.
 const NOT_SYNCED: u64 = 2;
 
-/// Of a database of this service.
+/// The page size of this service's databases.
 const USUAL_PAGE: u32 = 4096;
 const HEAD: usize = 32;
 const FRAME_HEAD: usize = 24;
 
-/// Fails if more is behind a wrong frame than a loss of power explains.
+/// Fails if more commits follow a wrong frame than a power failure explains.
 pub(super) fn check(path: &Path) -> Result<(), Error> {
     let log = match File::open(path) {
         Ok(log) => log,
@@ -29,7 +29,7 @@ pub(super) fn check(path: &Path) -> Result<(), Error> {
         Err(error) => return Err(super::unusable(path, &error)),
     };
     let path = path.display();
-    match forgotten(&mut BufReader::with_capacity(1 << 20, log)) {
+    match discarded_commits(&mut BufReader::with_capacity(1 << 20, log)) {
         Ok(0) => Ok(()),
         Ok(commits @ 1..=NOT_SYNCED) => {
             tracing::warn!(
@@ -45,13 +45,13 @@ pub(super) fn check(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// How many commits SQLite would forget. See “The WAL File Format” of SQLite.
-fn forgotten(log: &mut impl Read) -> io::Result<u64> {
+/// Returns the number of commits that SQLite would discard. See “The WAL File Format” of SQLite.
+fn discarded_commits(log: &mut impl Read) -> io::Result<u64> {
     let mut head = [0; HEAD];
     if !fill(log, &mut head)? {
         return Ok(0);
     }
-    // Of its first 24 bytes in either order of bytes.
+    // The checksums of the first 24 bytes, in either byte order.
     let sums = [head[3] & 1 == 1, head[3] & 1 == 0].map(|big_endian| {
         let mut sum = Sum { big_endian, values: [0, 0] };
         sum.add(&head[..24]);
@@ -65,9 +65,9 @@ fn forgotten(log: &mut impl Read) -> io::Result<u64> {
     if !fill(log, &mut frame)? {
         return Ok(0);
     }
-    // If the head is wrong the first frame may still say that it follows: on the sum that stands there,
-    // or on the right one, if the sum itself is damaged. Otherwise it is a head of which a part was
-    // written, and nothing was behind it yet.
+    // If the head is wrong, the first frame may still prove that it follows. Its checksum continues
+    // from the stored one, or from the right one if the stored checksum itself is damaged.
+    // Otherwise the head was only partly written, and nothing followed it yet.
     let [one, other] = sums;
     let seeds = [one.with(stored), other.with(stored), one, other];
     let seeds = seeds.into_iter().take(if right { 1 } else { 4 });
@@ -91,7 +91,7 @@ fn forgotten(log: &mut impl Read) -> io::Result<u64> {
     }
 }
 
-/// Whether there was enough.
+/// Fills the buffer and returns false if there were too few bytes.
 fn fill(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match from.read_exact(bytes) {
         Ok(()) => Ok(true),
@@ -104,10 +104,10 @@ fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// A sum over all that came so far.
+/// The running checksum.
 #[derive(Clone, Copy)]
 struct Sum {
-    /// Of the words that are added.
+    /// The byte order of the words.
     big_endian: bool,
     values: [u32; 2],
 }
@@ -117,7 +117,7 @@ impl Sum {
         Self { values, ..self }
     }
 
-    /// After a frame.
+    /// Returns the checksum after a frame.
     fn and(mut self, frame: &[u8]) -> Self {
         self.add(&frame[..8]);
         self.add(&frame[FRAME_HEAD..]);

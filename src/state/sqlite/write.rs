@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Params, Row, params, types::ValueRef};
 
-use super::{SCAN, later, millis, skipped, storable, submission, sum};
+use super::{SCAN, later, log_skipped, millis, storable, submission, sum};
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, WRITES_KEPT, Write, WritePage, WriteQuery,
     WriteState,
 };
 
-/// What [`read`] reads.
+/// The columns that [`parse_row`] needs.
 const COLUMNS: &str =
     "number, write_id, app_id, method, request_id, client_reference, state, until,
     attempts, created, sent, ended, sought, reply";
@@ -47,7 +47,7 @@ pub(super) fn begin(
             sent.is_some(),
             now,
             if sent.is_some() { now } else { 0 },
-            sent.as_ref().map_or_else(Vec::new, |sent| sealed(&sent.sought)),
+            sent.as_ref().map_or_else(Vec::new, |sent| stored_form(&sent.sought)),
         ])?;
         let write_id = write_id.clone();
         return Ok(Begun::Claimed { write_id, fence: 1, sent: sent.is_some() });
@@ -58,7 +58,7 @@ pub(super) fn begin(
     if !same {
         return Ok(Begun::Other);
     }
-    // Asked for again: whoever asks has sent nothing yet.
+    // The request was repeated, and the repeated one has sent nothing yet.
     let again = known.write_id == *write_id;
     let (term, sent) = match (known.state, sent) {
         (WriteState::Claimed, _) if again || known.rest.is_zero() => (term, false),
@@ -87,7 +87,7 @@ pub(super) fn sent(
              SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4, sought = ?5
              WHERE write_id = ?1 AND fence = ?2 AND state IN ('claimed', 'sent') AND until > ?3",
         )?
-        .execute(params![write_id, storable(fence), now, later(now, by), sealed(sought)])?;
+        .execute(params![write_id, storable(fence), now, later(now, by), stored_form(sought)])?;
     Ok(changed > 0)
 }
 
@@ -108,7 +108,7 @@ pub(super) fn ended(
                 "UPDATE writes SET state = 'finished', reply = ?3, ended = ?4
                  WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
             )?
-            .execute(params![write_id, fence, sealed(reply), now])?,
+            .execute(params![write_id, fence, stored_form(reply), now])?,
         Outcome::Released => db
             .prepare_cached(
                 "DELETE FROM writes WHERE write_id = ?1 AND fence = ?2 AND state <> 'finished'",
@@ -129,7 +129,7 @@ pub(super) fn by_id(db: &Connection, now: u64, write_id: &str) -> Result<Option<
 }
 
 pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Error> {
-    // Those that have not finished are few among all.
+    // Unfinished writes are a small part of all.
     let only_unfinished = !query.states.is_empty() && !query.states.contains(&WriteState::Finished);
     let request_id = query.request_id.as_deref().filter(|request_id| !request_id.is_empty());
     let narrowed = match request_id {
@@ -149,11 +149,11 @@ pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<Writ
             return Ok(page);
         }
         let number = row.get("number")?;
-        let write = match read(row, now) {
+        let write = match parse_row(row, now) {
             Ok(write) => write,
             Err(error) => {
                 if might_fit(row, query) {
-                    skipped("a write", &error.to_string());
+                    log_skipped("a write", &error.to_string());
                     page.unreadable += 1;
                 }
                 page.seen = number;
@@ -173,19 +173,19 @@ pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<Writ
 }
 
 fn fits(write: &Write, query: &WriteQuery) -> bool {
-    // The others are the statement's.
+    // The statement itself applies the other conditions.
     let WriteQuery { after: _, limit: _, app_id, states, request_id: _, until } = query;
     app_id.as_ref().is_none_or(|app_id| *app_id == write.app_id)
         && (states.is_empty() || states.contains(&write.state))
         && until.is_none_or(|until| write.created < until)
 }
 
-/// Whether a row that cannot be read might fit, by what can be read of it.
+/// Returns true if an unreadable row might match the query, judged by its readable columns.
 fn might_fit(row: &Row<'_>, query: &WriteQuery) -> bool {
     let of_account: Option<String> = row.get("app_id").ok();
     let known = |of: &String| query.app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of);
     let state = row.get_ref("state").ok().and_then(|state| WriteState::named(state.as_str().ok()?));
-    // One that was sent may be unknown by now.
+    // The state of a sent write may be unknown by now.
     let also = |state: &WriteState| match state {
         WriteState::Sent => Some(WriteState::Unknown),
         _ => None,
@@ -198,12 +198,12 @@ fn might_fit(row: &Row<'_>, query: &WriteQuery) -> bool {
     of_account.as_ref().is_none_or(known) && state.as_ref().is_none_or(in_state)
 }
 
-/// As it is stored; what is empty stays so.
-fn sealed(message: &[u8]) -> Vec<u8> {
-    if message.is_empty() { Vec::new() } else { sum::sealed(message, &[]) }
+/// Returns the stored form of a message. An empty message stays empty.
+fn stored_form(message: &[u8]) -> Vec<u8> {
+    if message.is_empty() { Vec::new() } else { sum::with_checksum(message, &[]) }
 }
 
-/// The highest number that there is.
+/// Returns the highest number in use.
 fn newest(db: &Connection) -> Result<u64, Error> {
     let newest: Option<u64> =
         db.prepare_cached("SELECT max(number) FROM writes")?.query_row([], |row| row.get(0))?;
@@ -225,8 +225,8 @@ pub(super) fn resolve(
     Ok(Some(write))
 }
 
-/// Forgets what finished, and what was claimed in vain, long ago. What was sent stays until it has
-/// finished.
+/// Deletes writes that finished long ago and claims that were abandoned long ago. A sent write
+/// stays until it has finished.
 pub(super) fn prune(db: &Connection, now: u64, limit: u64) -> Result<u64, Error> {
     let before = now.saturating_sub(millis(WRITES_KEPT));
     let finished = db
@@ -247,7 +247,7 @@ pub(super) fn prune(db: &Connection, now: u64, limit: u64) -> Result<u64, Error>
     Ok(finished.saturating_add(claimed.try_into().unwrap_or(u64::MAX)))
 }
 
-/// The write that a condition is true of.
+/// Returns the write that matches a condition.
 fn find(
     db: &Connection,
     now: u64,
@@ -255,10 +255,10 @@ fn find(
     params: impl Params,
 ) -> Result<Option<Write>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM writes WHERE {condition}");
-    db.prepare_cached(&sql)?.query(params)?.next()?.map(|row| read(row, now)).transpose()
+    db.prepare_cached(&sql)?.query(params)?.next()?.map(|row| parse_row(row, now)).transpose()
 }
 
-fn read(row: &Row<'_>, now: u64) -> Result<Write, Error> {
+fn parse_row(row: &Row<'_>, now: u64) -> Result<Write, Error> {
     let stored = WriteState::named(row.get_ref("state")?.as_str().unwrap_or_default())
         .ok_or_else(|| Error::Unreadable("a write is in no known state".to_owned()))?;
     let rest = match stored {

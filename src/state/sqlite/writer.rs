@@ -1,9 +1,9 @@
-//! The one thread that writes.
+//! The thread that writes.
 //!
-//! What reaches the disk costs milliseconds, no matter how much it is. So the thread takes all verbs
-//! that wait, runs them in one transaction, and answers when that is durable. Before it, in one of
-//! their own, come those that need not be: SQLite's log is a file that is only appended to, and what
-//! is durable in it is so with all that stands before it.
+//! A sync of the disk costs milliseconds, regardless of the amount of data. The thread therefore
+//! takes all waiting operations, runs them in one transaction, and answers when the transaction is
+//! durable. Operations that need not be durable run before them in a transaction of their own.
+//! SQLite's log is only appended to, so a later sync also covers them.
 
 use std::{
     fmt, iter,
@@ -21,48 +21,49 @@ use crate::{
     util::clock::Clock,
 };
 
-/// How many verbs share a transaction at most, lest the first wait too long for the last.
+/// The most operations in one transaction, so that the first does not wait too long for the last.
 const BATCH: usize = 256;
-/// Where so many shared the last one, there will be more in a moment …
+/// If the last transaction had this many operations, more will arrive in a moment.
 const CROWD: usize = 20;
-/// … which is waited for: a sync takes longer, and then is one for all of them.
-const MOMENT: Duration = Duration::from_micros(500);
-/// With nothing to write for so long, the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long the thread then waits. A sync takes longer, and one sync then covers all of them.
+const GATHER_TIME: Duration = Duration::from_micros(500);
+/// How long the thread is idle before it checks the files.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
 
-/// Writes, until it is dropped.
+/// Runs operations until it is dropped.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// `None` only while it is dropped.
-    jobs: Option<mpsc::Sender<Waiting>>,
+    /// `None` only while the writer is being dropped.
+    jobs: Option<mpsc::Sender<Queued>>,
     thread: Option<JoinHandle<()>>,
     recent: watch::Receiver<Recent>,
 }
 
-/// A verb on its way, and what its answer promises.
-type Waiting = (Lasts, Box<dyn Job>);
+/// A queued operation and the durability of its answer.
+type Queued = (Durability, Box<dyn Job>);
 
-/// What an answer promises.
+/// The durability of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lasts {
-    /// It outlives this process, and the machine once anything later does.
+pub(super) enum Durability {
+    /// The change survives the end of this process. It survives a power failure as soon as a later
+    /// durable change does.
     Process,
-    /// It is on the disk.
+    /// The change is on the disk.
     Machine,
 }
 
-/// A verb, whatever its answer is.
+/// An operation with any type of answer.
 trait Job: fmt::Debug + Send {
-    /// Does it, but for the end of the transaction, unless it has failed before or nobody waits for
-    /// it any more.
+    /// Runs the operation, but does not end the transaction. Does nothing if it failed before or if
+    /// its caller has left.
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error>;
-    /// Answers, when the transaction has ended. What was appended is told first.
+    /// Sends the answer after the end of the transaction. Publishes an appended event first.
     fn answer(self: Box<Self>, committed: &Result<(), Error>, recent: &watch::Sender<Recent>);
 }
 
-struct Asked<F, T> {
-    verb: F,
-    /// Of its last run.
+struct Pending<F, T> {
+    operation: F,
+    /// The result of the last run.
     result: Result<Option<(T, Option<Event>)>, Error>,
     answer: oneshot::Sender<Result<T, Error>>,
 }
@@ -75,7 +76,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("state".to_owned())
             .spawn(move || {
-                // The database is closed before what the guard has open.
+                // The database must be closed before the guard closes its files.
                 let db = db;
                 work(&db, &mut guard, &clock, &jobs, &recent_sender);
             })
@@ -83,56 +84,56 @@ impl Writer {
         Ok(Self { jobs: Some(sender), thread: Some(thread), recent })
     }
 
-    /// Runs a verb, all or nothing; durable when this returns. It is run again where another that
-    /// shared its transaction failed.
-    pub(super) async fn write<T, F>(&self, verb: F) -> Result<T, Error>
+    /// Runs an operation completely or not at all. It is durable when this returns. It runs again
+    /// if another operation of its transaction failed.
+    pub(super) async fn write<T, F>(&self, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
     {
-        self.run(Lasts::Machine, verb).await
+        self.run(Durability::Machine, operation).await
     }
 
-    /// The same; durable when anything later is.
-    pub(super) async fn write_ahead<T, F>(&self, verb: F) -> Result<T, Error>
+    /// Runs an operation that becomes durable together with any later one.
+    pub(super) async fn write_ahead<T, F>(&self, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
     {
-        self.run(Lasts::Process, verb).await
+        self.run(Durability::Process, operation).await
     }
 
-    /// One of the two.
-    pub(super) async fn run<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
+    /// Runs an operation with this durability.
+    pub(super) async fn run<T, F>(&self, durability: Durability, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<T, Error> + Send + 'static,
     {
-        self.ask(lasts, move |db, now| Ok((verb(db, now)?, None))).await
+        self.enqueue(durability, move |db, now| Ok((operation(db, now)?, None))).await
     }
 
-    /// As [`Writer::write`], with the event that came of it. Whoever waits for events is told.
-    pub(super) async fn append<T, F>(&self, verb: F) -> Result<T, Error>
+    /// Runs an operation like [`Writer::write`], and publishes the event that it appended.
+    pub(super) async fn append<T, F>(&self, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send + 'static,
     {
-        self.ask(Lasts::Machine, verb).await
+        self.enqueue(Durability::Machine, operation).await
     }
 
-    async fn ask<T, F>(&self, lasts: Lasts, verb: F) -> Result<T, Error>
+    async fn enqueue<T, F>(&self, durability: Durability, operation: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job = Asked { verb, result: Ok(None), answer };
+        let job = Pending { operation, result: Ok(None), answer };
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
-        jobs.send((lasts, Box::new(job))).map_err(|_| ended())?;
+        jobs.send((durability, Box::new(job))).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 
-    /// The newest events.
+    /// Returns the newest events.
     pub(super) fn recent(&self) -> watch::Receiver<Recent> {
         self.recent.clone()
     }
@@ -142,52 +143,53 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // Whoever waited for what it was doing when it panicked was told by a broken channel.
+            // If the thread panicked, its callers have already received an error.
             let _ = thread.join();
         }
     }
 }
 
-/// Nobody writes any more.
+/// Returns the error for an operation after the end of the thread.
 pub(super) fn ended() -> Error {
     Error::Unusable("its thread has ended".to_owned())
 }
 
-/// What the thread does until nobody can ask it any more.
+/// Runs queued operations until the writer is dropped.
 fn work(
     db: &Connection,
     guard: &mut Guard,
     clock: &Clock,
-    jobs: &mpsc::Receiver<Waiting>,
+    jobs: &mpsc::Receiver<Queued>,
     recent: &watch::Sender<Recent>,
 ) {
     let (mut last, mut crowd) = (None, 0);
     loop {
-        let first = match jobs.recv_timeout(LOOK) {
+        let first = match jobs.recv_timeout(IDLE_CHECK) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
-                // Whatever is wrong was logged.
+                // The guard has already logged any problem.
                 let _ = guard.check(db, false, clock.now());
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };
         if crowd >= CROWD {
-            thread::sleep(MOMENT);
+            thread::sleep(GATHER_TIME);
         }
         let mut batch: Vec<_> = iter::once(first).chain(jobs.try_iter()).take(BATCH).collect();
-        crowd = batch.iter().filter(|(lasts, _)| *lasts == Lasts::Machine).count();
-        for lasts in [Lasts::Process, Lasts::Machine] {
-            let batch = batch.extract_if(.., |(its, _)| *its == lasts);
+        crowd = batch.iter().filter(|(durability, _)| *durability == Durability::Machine).count();
+        for durability in [Durability::Process, Durability::Machine] {
+            let batch = batch.extract_if(.., |(its, _)| *its == durability);
             let mut batch: Vec<_> = batch.map(|(_, job)| job).collect();
             if batch.is_empty() {
                 continue;
             }
             let committed = guard
                 .check_before(db, clock.now())
-                .and_then(|()| promise(db, &mut last, lasts))
+                .and_then(|()| set_durability(db, &mut last, durability))
                 .and_then(|()| transact(db, guard, clock, &mut batch));
-            // Before anything is acknowledged: it may have gone into a file that no path leads to.
+            // This must run before any answer, because the commit may have gone into a file that no
+            // path leads to.
             let committed = committed.and(guard.check(db, true, clock.now()));
             for job in batch {
                 job.answer(&committed, recent);
@@ -197,21 +199,25 @@ fn work(
     }
 }
 
-/// Lets the next transactions promise that.
-fn promise(db: &Connection, last: &mut Option<Lasts>, lasts: Lasts) -> Result<(), Error> {
-    if *last != Some(lasts) {
-        let synchronous = match lasts {
-            Lasts::Process => "NORMAL",
-            Lasts::Machine => "FULL",
+/// Sets the durability of the next transactions.
+fn set_durability(
+    db: &Connection,
+    last: &mut Option<Durability>,
+    durability: Durability,
+) -> Result<(), Error> {
+    if *last != Some(durability) {
+        let synchronous = match durability {
+            Durability::Process => "NORMAL",
+            Durability::Machine => "FULL",
         };
         db.pragma_update(None, "synchronous", synchronous)?;
-        *last = Some(lasts);
+        *last = Some(durability);
     }
     Ok(())
 }
 
-/// Runs all in one transaction, which rolls back unless it is committed. One verb that fails leaves
-/// the others alone: they run once more, without it.
+/// Runs all operations in one transaction. If one fails, the transaction is rolled back and the
+/// others run again without it.
 fn transact(
     db: &Connection,
     guard: &Guard,
@@ -221,26 +227,27 @@ fn transact(
     loop {
         let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
         let run = batch.iter_mut().try_for_each(|job| job.run(db, now(clock)));
-        match run.inspect_err(|error| guard.trust.hear(error)) {
+        match run.inspect_err(|error| guard.trust.record(error)) {
             Ok(()) => {
                 let committed = transaction.commit().map_err(Error::from);
-                return committed.inspect_err(|error| guard.trust.hear(error));
+                return committed.inspect_err(|error| guard.trust.record(error));
             }
-            // SQLite gives up the whole transaction after some errors, such as a full disk.
+            // After some errors, such as a full disk, SQLite rolls back the whole transaction
+            // itself.
             Err(error) if transaction.is_autocommit() => return Err(error),
             Err(_) => transaction.rollback()?,
         }
     }
 }
 
-impl<F, T> Job for Asked<F, T>
+impl<F, T> Job for Pending<F, T>
 where
     T: Send,
     F: Fn(&Connection, u64) -> Result<(T, Option<Event>), Error> + Send,
 {
     fn run(&mut self, db: &Connection, now: u64) -> Result<(), Error> {
         if self.result.is_ok() && !self.answer.is_closed() {
-            self.result = (self.verb)(db, now).map(Some);
+            self.result = (self.operation)(db, now).map(Some);
             self.result.as_ref().map(drop).map_err(Error::clone)?;
         }
         Ok(())
@@ -254,12 +261,12 @@ where
             }
             answer
         });
-        // Whoever asked may have left.
+        // The caller may have left.
         let _ = self.answer.send(result);
     }
 }
 
-impl<F, T> fmt::Debug for Asked<F, T> {
+impl<F, T> fmt::Debug for Pending<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Asked")
     }
