@@ -1,17 +1,18 @@
--- Agrees on which state this is. KEYS[1] is what all keys begin with. ARGV: the schema that the process
--- knows, what it is called, an era for a new state, for how long nobody begins anything after a loss,
--- in milliseconds; which era it knew, if any, how often it saw that change, and how often by itself.
+-- Agrees on the era of the state. KEYS[1] is the prefix of all keys. ARGV: the schema that the
+-- process knows, its name, an era for a new state, and the quiet period after a loss in
+-- milliseconds. Then the era that it knew or an empty text, the number of changes that it saw, and
+-- the number of its own changes.
 --
--- Answers { what, era, steps, own }, where `what` is 'newer', with the schema for an era, 'new', 'same',
--- 'joined', or 'behind', where the steps are those of what was found.
+-- Returns { what, era, steps, own }. `what` is 'newer' (with the schema in place of the era),
+-- 'new', 'same', 'joined' or 'behind' (with the steps of the state that was found).
 --
--- GUARD holds the `era` of the state, the one that it followed, `from`, how often it was changed,
--- `steps`, and by each process, `p:…`, which was there `at:p:…`; the `server` that it is at; until when
--- nobody begins anything, `quiet`, and what all fences and generations since the last loss are higher
--- than, `base`.
+-- GUARD holds the `era` of the state, the previous era `from`, and the number of changes `steps`.
+-- For each process `p:…` it holds the number of its changes, and in `at:p:…` when it was last seen.
+-- `server` is the identity of the Redis, `quiet` the end of the quiet period, and `base` a number
+-- that all later fences and generations exceed.
 local schema, me, fresh, silence, known, seen, seen_own = unpack(ARGV)
 local SCHEMA = KEYS[1] .. 'schema'
-local GONE = 7 * 24 * 60 * 60 * 1000 -- a process that was not there for so long
+local GONE = 7 * 24 * 60 * 60 * 1000 -- after this time, a process is considered gone
 
 local found = redis.call('GET', SCHEMA)
 if found and tonumber(found) > tonumber(schema) then
@@ -25,7 +26,7 @@ for i = 1, #fields, 2 do
 end
 local steps, own = tonumber(its.steps or 0), tonumber(its[me] or 0)
 
--- Something was lost that a process knew of.
+-- Records that data was lost that a process knew of.
 local function lose()
   redis.call('HSET', GUARD, 'quiet', time + tonumber(silence),
     'base', math.max(time, tonumber(its.base or 0) + 1))
@@ -42,7 +43,7 @@ elseif known == '' then
   what, fresh = 'joined', its.era
 elseif known ~= its.era then
   what, fresh = 'joined', its.era
-  -- Whoever began it may not have known of a loss.
+  -- The process that began it may not have known of the loss.
   if its.from ~= known then
     redis.call('HSET', GUARD, 'from', known)
     lose()

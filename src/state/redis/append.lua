@@ -1,5 +1,5 @@
--- Adds an event. ARGV: its fields, each after its name; beside them which submission WeChat was
--- asked about, if it was, and whether it settles one. Answers what became of it, and its position.
+-- Appends an event. ARGV: its fields, each after its name, including the submission that WeChat was
+-- polled about, if any, and whether the event decides it. Returns the result and the position.
 local event = named(ARGV)
 
 local known = call('HGET', POSITIONS, event.key)
@@ -9,7 +9,7 @@ end
 
 local time = now()
 
--- Its submission.
+-- The submission of the event.
 local review = review_of(event)
 local id = ''
 if event.pushed == '0' then
@@ -25,12 +25,13 @@ if id == '' and nameless then
   id = call('ZREVRANGE', nameless, 0, 0)[1] or ''
 end
 if id ~= '' and review and call('HGET', submission_key(id), 'audit_id') == '' then
-  forget_nameless(id)
+  remove_nameless(id)
   call('HSET', submission_key(id), 'audit_id', event.audit_id)
   claim(review, id, time)
 end
 
--- The result so far, and which of the two counts. What settles nothing is no result.
+-- The result so far, and the one of the two that counts. An event that decides nothing is no
+-- result.
 event.amends, event.superseded_by = '', ''
 local counts = event.settles == '1'
 if counts then
@@ -41,11 +42,11 @@ if counts then
   end
 end
 
--- Not by INCR: killed in the middle of writing this down, Redis executes its beginning once more after
--- the next restart, and a position would be left out.
+-- INCR is not used, because Redis may repeat the beginning of a script if it is killed while it
+-- persists the script. That would skip a position.
 local position = tonumber(call('GET', LAST) or 0) + 1
 call('SET', LAST, position)
--- Always the same fields in the same order: Redis then stores their names once.
+-- Redis stores the names of the fields once if they are always in the same order.
 call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,
   'app_id', event.app_id, 'kind', event.kind, 'audit_id', event.audit_id, 'state', event.state,
   'reason', event.reason, 'poi_id', event.poi_id, 'map_poi_id', event.map_poi_id,
@@ -62,7 +63,7 @@ if counts then
     call('HSET', review_key(review), 'position', position)
   end
   if id ~= '' then
-    settle(id, event, position, time)
+    decide(id, event, position, time)
   end
 end
 return { 'new', position }

@@ -1,6 +1,6 @@
--- Claims a write. ARGV: its fields, each after its name, and its `term` in milliseconds; of one that is
--- sent at once also `by`, in milliseconds, and `sought`. Answers what became of that: 'claimed' or
--- 'sent' with id and fence, 'other', 'known' with the write, or 'quiet' with how long nobody begins one.
+-- Claims a write. ARGV: its fields, each after its name, and its `term` in milliseconds. A write
+-- that is sent immediately also has `by` in milliseconds and `sought`. Returns 'claimed' or 'sent'
+-- with id and fence, 'other', 'known' with the write, or 'quiet' with the rest of the quiet period.
 local new, time = named(ARGV), now()
 local id = new.write_id
 if new.request_id ~= '' then
@@ -19,12 +19,12 @@ if not write then
   end
 elseif write.fingerprint ~= new.fingerprint then
   return { 'other', '', 0, false }
--- Asked for again: whoever asks has sent nothing yet.
+-- The request was repeated, and the repeated one has sent nothing yet.
 elseif write.state == 'sent' and new.by and id == new.write_id then
   call('HSET', write_key(id), 'over', time + tonumber(new.by))
   return { 'sent', id, write.fence, false }
 elseif write.state ~= 'claimed' or (write.rest > 0 and id ~= new.write_id) then
-  return { 'known', '', 0, written(write) }
+  return { 'known', '', 0, write_row(write) }
 elseif id ~= new.write_id then
   if quiet_left(time) > 0 then
     return { 'quiet', '', quiet_left(time), false }

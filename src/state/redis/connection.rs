@@ -1,10 +1,11 @@
-//! How scripts are run: each only in the state that this process knows.
+//! Runs scripts, each only in the state that this process knows.
 //!
-//! A state at Redis has an *era*, a number made at random. With every script goes the era that this
-//! process knows and how far it has seen the state come; a Redis that has another era, none, or is
-//! further back runs nothing and says so. Then the state was lost: Redis was emptied, or is an older
-//! copy. What was under way in the old era fails, the processes agree on a new one, each notes anew
-//! what it has under way, and for a short time nobody begins anything.
+//! A state at Redis has an *era*, a random number. Every script receives the era that this process
+//! knows and the number of changes that it has seen. If Redis has another era, none, or fewer
+//! changes, the script changes nothing and reports that. Then the state was lost: Redis was
+//! emptied, or is an older copy. Operations that were running in the old era fail, and the
+//! processes agree on a new era. Each process restores its own unfinished work, and no process
+//! begins new work for a short time.
 
 use std::{
     collections::HashMap,
@@ -20,53 +21,63 @@ use ::redis::{
 use tokio::time::{sleep, timeout};
 
 use super::{
+    backup::Backup,
     failure::{Failure, damaged},
-    link::{Link, PATIENCE},
-    notes::Notes,
-    renote,
+    link::{Link, TIMEOUT},
+    restore,
 };
-use crate::{state::Error, util::single_flight::SingleFlight};
+use crate::{pb::SubmissionKind, state::Error, util::single_flight::SingleFlight};
 
-/// What all keys begin with. The braces make it a hash tag: a cluster keeps them all in one slot.
+/// The prefix of all keys. Its braces make it a hash tag, so a cluster keeps all keys in one slot.
 const PREFIX: &str = "{wechat-store-gateway}:";
 
-/// What is stored, and how. A change that this version's scripts would misread needs another number.
+/// The version of the stored data. A change that this version's scripts would misread needs a new
+/// number.
 const SCHEMA: i64 = 1;
 
-/// How long Redis is asked to wait for something new.
-const WAIT: Duration = Duration::from_secs(28);
+/// How long Redis waits for a new event.
+const LONGEST_WAIT: Duration = Duration::from_secs(28);
 
-/// How often a process that has something under way, or waits, looks whether the state is still there.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a process checks that the state still exists while it has unfinished work or waits for
+/// events.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After a loss, and where there may have been one, nobody begins a write or gets a lease for so long:
-/// by then every process has looked, and noted anew what it has under way.
-const QUIET: Duration = Duration::from_secs(5);
+/// How long no process begins a write or gets a lease after a possible loss. By then, every process
+/// has checked the state and restored its unfinished work.
+const QUIET_PERIOD: Duration = Duration::from_secs(5);
 
-/// At the start.
+/// The number of attempts at the start.
 const ATTEMPTS: usize = 3;
 
-/// A script, with what all of them begin and end with.
+/// Loads a script with the common beginning and end.
 macro_rules! lua {
     ($file:literal) => {
-        std::sync::LazyLock::new(|| {
-            ::redis::Script::new(concat!(
-                include_str!("prelude.lua"),
-                "local function verb()\n",
-                include_str!($file),
-                "end\n",
-                include_str!("end.lua"),
-            ))
-        })
+        std::sync::LazyLock::new(|| crate::state::redis::connection::script(include_str!($file)))
     };
 }
 pub(super) use lua;
 
-static MEET: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("server.lua"), include_str!("meet.lua"))));
+/// Returns a script that runs `body` as its operation. Its first line has the contract's numbers of
+/// the kinds of submissions that scripts distinguish.
+pub(super) fn script(body: &str) -> Script {
+    use SubmissionKind::{Merchant, Store, StorePictures, Unspecified};
+    let [unspecified, merchant, store, pictures] =
+        [Unspecified, Merchant, Store, StorePictures].map(|kind| kind as i32);
+    Script::new(&format!(
+        "local UNSPECIFIED, MERCHANT, STORE, PICTURES = \
+         '{unspecified}', '{merchant}', '{store}', '{pictures}'\n\
+         {prelude}local function operation()\n{body}end\n{end}",
+        prelude = include_str!("prelude.lua"),
+        end = include_str!("end.lua"),
+    ))
+}
+
+static IDENTIFY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("server.lua"), include_str!("identify.lua")))
+});
 static ADOPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("server.lua"), include_str!("adopt.lua"))));
-static LOOKED: LazyLock<Script> = lua!("look.lua");
+static CHECK: LazyLock<Script> = lua!("check.lua");
 static PROBE: LazyLock<Script> = lua!("probe.lua");
 
 /// A script and its arguments.
@@ -82,7 +93,7 @@ impl Call {
         self
     }
 
-    /// How many arguments there are.
+    /// Returns the number of arguments.
     pub(super) fn count(&self) -> usize {
         self.args.len()
     }
@@ -99,63 +110,64 @@ impl Call {
     }
 }
 
-/// The way to a state at a Redis.
+/// The connection to a state in Redis. Clones share it.
 #[derive(Clone)]
 pub(super) struct Connection(Arc<Inner>);
 
 struct Inner {
     link: Arc<Link>,
-    /// What this process is called in the state.
+    /// The name of this process in the state.
     me: String,
     known: Mutex<Known>,
-    /// A connection that waited before, and that of the others at that time.
+    /// An idle connection for waiting, and the number of the shared connection at that time.
     waited: Mutex<Option<(u64, MultiplexedConnection)>>,
 }
 
-/// What this process knows of the state.
+/// The knowledge of this process about the state.
 #[derive(Default)]
 struct Known {
-    /// None until the processes have agreed.
+    /// `None` until the processes have agreed.
     era: Option<Era>,
-    /// The one before, of which something may be under way.
+    /// The previous era, which may have unfinished work.
     left: Option<Era>,
     agreement: SingleFlight<Result<(), Error>>,
-    notes: Notes,
-    /// Whether a task looks after what is under way.
-    looked_after: bool,
+    backup: Backup,
+    /// Whether a task checks the state regularly.
+    is_checked: bool,
 }
 
-/// Which state this is, and how far this process has seen it come.
+/// The identity of a state, and the changes that this process has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Era {
     id: u64,
-    /// How often it was changed.
+    /// The number of changes by all processes.
     steps: u64,
-    /// How often by this process.
+    /// The number of changes by this process.
     own: u64,
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to Redis and checks its version and its durability.
     pub(super) async fn open(url: &str) -> Result<Self, Error> {
-        let mut meet = MEET.key(PREFIX);
-        meet.arg(millis(QUIET));
-        let (link, me) = (Link::new(url, meet)?, format!("p:{:016x}", fastrand::u64(..)));
+        let mut identify = IDENTIFY.key(PREFIX);
+        identify.arg(millis(QUIET_PERIOD));
+        let (link, me) = (Link::new(url, identify)?, format!("p:{:016x}", fastrand::u64(..)));
         let connection = Self(Arc::new(Inner {
             link: link.clone(),
             me,
             known: Mutex::default(),
             waited: Mutex::default(),
         }));
-        let opened = timeout(PATIENCE, async {
+        let opened = timeout(TIMEOUT, async {
             for attempt in 1.. {
                 match connection.agreed().await {
-                    Err(Error::Unusable(_)) if attempt < ATTEMPTS => sleep(PATIENCE / 20).await,
+                    Err(Error::Unusable(_)) if attempt < ATTEMPTS => sleep(TIMEOUT / 20).await,
                     Err(error) => return Err(error),
                     Ok(_) => break,
                 }
             }
-            if let Some(warning) = warning(configuration(link.way().await?.1).await.as_ref()) {
+            if let Some(warning) = warning(configuration(link.connected().await?.1).await.as_ref())
+            {
                 tracing::warn!("{warning}");
             }
             Ok(())
@@ -164,13 +176,13 @@ impl Connection {
         Ok(connection)
     }
 
-    /// A call of a script, to be given its arguments.
+    /// Returns a call of a script without arguments.
     pub(super) fn call(&self, script: &'static Script) -> Call {
         Call { script, args: Vec::new() }
     }
 
-    /// Runs a script, made with [`Connection::call`]; again if the connection breaks, or, in the new
-    /// state, if the state was lost.
+    /// Runs a script that [`Connection::call`] made. Runs it again if the connection breaks, or in
+    /// the new state if the state was lost.
     pub(super) async fn run<T: FromRedisValue>(&self, call: &Call) -> Result<T, Error> {
         match self.run_sealing(call, |_, _| ()).await? {
             Ok(answer) => Ok(answer),
@@ -178,18 +190,18 @@ impl Connection {
         }
     }
 
-    /// The same for what is of one state only: notes what comes of it as under way, and fails if the
-    /// state was lost.
-    pub(super) async fn run_noting<T: FromRedisValue>(
+    /// Runs a script whose result belongs to one state, and records it as unfinished work. Fails if
+    /// the state was lost.
+    pub(super) async fn run_recording<T: FromRedisValue>(
         &self,
         call: &Call,
-        note: impl FnOnce(&mut Notes, &T),
+        note: impl FnOnce(&mut Backup, &T),
     ) -> Result<T, Error> {
         let note = |known: &mut Known, answer: &_| {
-            note(&mut known.notes, answer);
-            if !known.looked_after && known.notes.is_under_way() {
-                known.looked_after = true;
-                tokio::spawn(look_after(Arc::downgrade(&self.0)));
+            note(&mut known.backup, answer);
+            if !known.is_checked && known.backup.has_unfinished() {
+                known.is_checked = true;
+                tokio::spawn(check_regularly(Arc::downgrade(&self.0)));
             }
         };
         self.run_sealing(call, note).await?.map_err(|Gone| lost())
@@ -200,12 +212,12 @@ impl Connection {
         call: &Call,
         seal: impl FnOnce(&mut Known, &T),
     ) -> Result<Result<T, Gone>, Error> {
-        let era = timeout(PATIENCE, self.agreed());
+        let era = timeout(TIMEOUT, self.agreed());
         let era = era.await.unwrap_or_else(|_| Err(Failure::late().error))?;
         if let Ok((answer, era)) = self.run_in(era, call).await? {
             let answer = from_redis_value(answer).map_err(|_| damaged("type"))?;
             let mut known = self.lock();
-            // It happened, but perhaps in a state that is gone by now.
+            // The script ran, but perhaps in a state that is lost by now.
             let Some(now) = known.era.as_mut().filter(|now| now.id == era.id) else {
                 return Ok(Err(Gone));
             };
@@ -220,41 +232,41 @@ impl Connection {
                 known.left = Some(left);
             }
         }
-        self.0.link.tell();
-        // Now rather than with the next verb, which may be long in coming.
-        let _ = timeout(PATIENCE, self.agreed()).await;
+        self.0.link.notify();
+        // This runs now, because the next operation may be long in coming.
+        let _ = timeout(TIMEOUT, self.agreed()).await;
         Ok(Err(Gone))
     }
 
-    /// Whether a write was claimed of a state that is gone.
+    /// Returns true if a write was claimed in a state that is lost.
     pub(super) fn is_void(&self, write_id: &str) -> bool {
-        self.lock().notes.is_void(write_id)
+        self.lock().backup.is_void(write_id)
     }
 
-    /// Waits until a stream has entries after an id, for a while at most.
+    /// Waits until a stream has entries after an id, up to a limit.
     pub(super) async fn wait(&self, stream: &str, after: &str) -> Result<(), Error> {
         let Inner { link, .. } = &*self.0;
-        // Where the verbs go now: elsewhere than before, perhaps. Whoever stops waiting drops the
-        // connection, for Redis goes on.
-        let number = link.way().await?.0;
+        // The connection that operations use now, which may lead to another Redis. A caller that
+        // stops waiting drops this connection, because Redis continues to wait.
+        let number = link.connected().await?.0;
         let mut changes = link.changes();
         let idle = self.waited().take().filter(|(its, _)| *its == number);
         let mut connection = match idle {
             Some((_, connection)) => connection,
             None => {
                 let settings = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(PATIENCE))
-                    .set_response_timeout(Some(WAIT + PATIENCE));
-                link.made(&settings).await?
+                    .set_connection_timeout(Some(TIMEOUT))
+                    .set_response_timeout(Some(LONGEST_WAIT + TIMEOUT));
+                link.open_connection(&settings).await?
             }
         };
         let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(WAIT));
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(LONGEST_WAIT));
         read.arg("STREAMS").arg(format!("{PREFIX}{stream}")).arg(after);
-        let look = async {
+        let check = async {
             loop {
-                sleep(LOOK).await;
-                if let Err(error) = self.look().await {
+                sleep(CHECK_INTERVAL).await;
+                if let Err(error) = self.check().await {
                     break error;
                 }
             }
@@ -265,20 +277,20 @@ impl Connection {
                 *self.waited() = Some((number, connection));
                 Ok(())
             }
-            error = look => Err(error),
+            error = check => Err(error),
             _ = changes.changed() => Ok(()),
         }
     }
 
-    /// Writes something. Says so, too, if the state was lost a moment ago.
+    /// Writes a value. Fails if the state was lost a moment ago.
     pub(super) async fn probe(&self) -> Result<(), Error> {
         let left: u64 = self.run(&self.call(&PROBE)).await?;
         if left == 0 { Ok(()) } else { Err(quiet(left)) }
     }
 
-    /// Finds out whether the state is the one that is known.
-    async fn look(&self) -> Result<(), Error> {
-        self.run(&self.call(&LOOKED)).await
+    /// Checks that the state is the known one.
+    async fn check(&self) -> Result<(), Error> {
+        self.run(&self.call(&CHECK)).await
     }
 
     async fn run_in(&self, era: Era, call: &Call) -> Result<Result<(Value, Era), Gone>, Error> {
@@ -289,13 +301,13 @@ impl Connection {
         if answer.is_empty() {
             return Ok(Err(Gone));
         }
-        // What is nil at its end Redis leaves out.
+        // Redis omits nil at the end of an answer.
         let said = if answer.len() > 2 { answer.remove(2) } else { Value::Nil };
         let (steps, own) = from_redis_value(Value::Array(answer)).map_err(|_| damaged("type"))?;
         Ok(Ok((said, Era { steps, own, ..era })))
     }
 
-    /// The era, once the processes have agreed on one.
+    /// Returns the era after the processes have agreed on one.
     async fn agreed(&self) -> Result<Era, Error> {
         let run = {
             let mut known = self.lock();
@@ -313,13 +325,13 @@ impl Connection {
     }
 
     async fn agree(self) -> Result<(), Error> {
-        let (left, notes) = {
+        let (left, backup) = {
             let known = self.lock();
-            (known.left, known.notes.clone())
+            (known.left, known.backup.clone())
         };
         let fresh = fastrand::u64(1..);
         let mut adopt = self.call(&ADOPT);
-        adopt.arg(SCHEMA).arg(&self.0.me).arg(fresh).arg(millis(QUIET));
+        adopt.arg(SCHEMA).arg(&self.0.me).arg(fresh).arg(millis(QUIET_PERIOD));
         adopt.arg(left.map_or(String::new(), |left| left.id.to_string()));
         adopt.arg(left.map_or(0, |left| left.steps)).arg(left.map_or(0, |left| left.own));
         let answer = self.0.link.query(adopt.script, &adopt.command(&[])).await?;
@@ -335,24 +347,24 @@ impl Connection {
             "new" | "joined" | "behind" => left.is_some(),
             _ => return Err(damaged("word")),
         };
-        let (writes, leases) = notes.all();
+        let (writes, leases) = backup.all();
         if is_lost {
-            for call in renote::calls(&self, &writes, &leases) {
-                // Where it was lost once more all of this begins anew.
+            for call in restore::calls(&self, &writes, &leases) {
+                // If the state is lost again, the whole agreement starts again.
                 (_, era) = self.run_in(era, &call).await?.map_err(|Gone| lost())?;
             }
-            tell(&what, left, steps, writes.len());
+            log_loss(&what, left, steps, writes.len());
         }
         let mut known = self.lock();
         if is_lost {
-            known.notes.avoid();
+            known.backup.void_all();
         }
         (known.era, known.left) = (Some(era), Some(era));
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Every change is complete before anything can panic.
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -361,94 +373,96 @@ impl Connection {
     }
 }
 
-/// Looks whether the state is still there, while anything is under way.
-async fn look_after(connection: Weak<Inner>) {
+/// Checks the state regularly while this process has unfinished work.
+async fn check_regularly(connection: Weak<Inner>) {
     loop {
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
         let Some(connection) = connection.upgrade().map(Connection) else { return };
         {
             let mut known = connection.lock();
-            known.notes.tidy();
-            if !known.notes.is_under_way() {
-                known.looked_after = false;
+            known.backup.tidy();
+            if !known.backup.has_unfinished() {
+                known.is_checked = false;
                 return;
             }
         }
-        // Where this fails, others say so.
-        let _ = connection.look().await;
+        // The next operation reports a failure.
+        let _ = connection.check().await;
     }
 }
 
-/// The state is not the one that this process knows.
+/// The state is not the known one.
 struct Gone;
 
-/// Tells operators of a loss: the process that noticed it first tells more.
-fn tell(what: &str, left: Option<Era>, steps: u64, again: usize) {
+/// Logs a loss. The process that noticed it first logs the details.
+fn log_loss(what: &str, left: Option<Era>, steps: u64, again: usize) {
     let seen = left.map_or(0, |left| left.steps);
-    let quiet = QUIET.as_secs();
+    let quiet = QUIET_PERIOD.as_secs();
     match what {
         "new" => tracing::error!(
-            writes_noted_anew = again,
-            "Redis was emptied: the state, with all events, submissions, writes and tokens, is lost; started a new one and refusing writes for {quiet} s"
+            writes_restored = again,
+            "Redis was emptied: the state, with all events, submissions, writes and tokens, is lost; \
+             started a new one and refusing writes for {quiet} s"
         ),
         "behind" => tracing::error!(
-            writes_noted_anew = again,
+            writes_restored = again,
             steps_lost_at_least = seen.saturating_sub(steps),
-            "Redis went back to an older copy of the state: the last acknowledged changes are lost; continuing with that copy and refusing writes for {quiet} s"
+            "Redis went back to an older copy of the state: the last acknowledged changes are lost; \
+             continuing with that copy and refusing writes for {quiet} s"
         ),
         _ => tracing::warn!(
-            writes_noted_anew = again,
+            writes_restored = again,
             "Redis lost the state and another process started a new one; continuing with that one"
         ),
     }
 }
 
-/// What a verb answers that was under way when the state was lost.
+/// Returns the error for an operation that was running when the state was lost.
 pub(super) fn lost() -> Error {
     Error::Lost("Redis was emptied, or is an older copy".to_owned())
 }
 
-/// What a verb answers that comes too soon after a loss, or after what may have been one.
+/// Returns the error for an operation that comes too soon after a possible loss.
 pub(super) fn quiet(left: u64) -> Error {
     Error::Unusable(format!(
-        "Redis was restarted, emptied or replaced, and it is looked what is missing: in {left} ms \
-         writes are taken again"
+        "Redis was restarted, emptied or replaced, so writes are refused for another {left} ms"
     ))
 }
 
-/// Shows no password.
+/// Hides the password.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 
-/// A span of time as scripts get it.
+/// Returns a duration in the form that scripts use.
 pub(super) fn millis(span: Duration) -> u64 {
-    // More would not pass through a script's numbers unharmed, and is three centuries.
+    // A script's numbers are floats, so a larger one would lose precision. This limit is three
+    // centuries.
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(10_000_000_000_000)
 }
 
-/// How Redis is set, as far as it tells.
+/// Returns the durability settings of Redis, or `None` if it does not reveal them.
 async fn configuration(mut connection: MultiplexedConnection) -> Option<HashMap<String, String>> {
     let mut found = HashMap::new();
     for name in ["appendonly", "appendfsync", "maxmemory-policy"] {
         let mut ask = cmd("CONFIG");
         ask.arg("GET").arg(name);
         let answer: HashMap<String, String> =
-            timeout(PATIENCE, ask.query_async(&mut connection)).await.ok()?.ok()?;
+            timeout(TIMEOUT, ask.query_async(&mut connection)).await.ok()?.ok()?;
         found.extend(answer);
     }
     Some(found)
 }
 
-/// What to say about how Redis is set.
+/// Returns a warning if Redis may lose acknowledged data.
 fn warning(configuration: Option<&HashMap<String, String>>) -> Option<String> {
     let Some(configuration) = configuration else {
         return Some(
-            "this Redis does not tell how durable it is: unless it is set to `appendonly yes`, \
-             `appendfsync always` and `maxmemory-policy noeviction`, audit events that were \
-             acknowledged to WeChat may be lost"
+            "this Redis does not reveal its durability settings: unless they are `appendonly yes`, \
+             `appendfsync always` and `maxmemory-policy noeviction`, acknowledged audit events may be \
+             lost"
                 .to_owned(),
         );
     };
@@ -456,23 +470,23 @@ fn warning(configuration: Option<&HashMap<String, String>>) -> Option<String> {
     let mut warnings = Vec::new();
     if !is("appendonly", "yes") {
         warnings.push(
-            "if this Redis fails, everything since its last snapshot is lost, audit events that \
-             were acknowledged to WeChat among it: set `appendonly yes` and `appendfsync always`",
+            "if this Redis fails, everything since its last snapshot is lost, including acknowledged \
+             audit events: set `appendonly yes` and `appendfsync always`",
         );
     } else if is("appendfsync", "no") {
         warnings.push(
-            "if this Redis's machine fails, audit events of about the last half minute are lost, \
-             though they were acknowledged to WeChat: set `appendfsync always`",
+            "if the machine of this Redis fails, acknowledged audit events of about the last half minute \
+             are lost: set `appendfsync always`",
         );
     } else if !is("appendfsync", "always") {
         warnings.push(
-            "if this Redis's machine fails, audit events of the last second are lost, though they \
-             were acknowledged to WeChat: set `appendfsync always`",
+            "if the machine of this Redis fails, acknowledged audit events of the last second are lost: \
+             set `appendfsync always`",
         );
     }
     if !is("maxmemory-policy", "noeviction") {
         warnings.push(
-            "this Redis forgets things when its memory is full: set `maxmemory-policy noeviction`",
+            "this Redis evicts data when its memory is full: set `maxmemory-policy noeviction`",
         );
     }
     (!warnings.is_empty()).then(|| warnings.join("; "))
@@ -482,23 +496,24 @@ fn warning(configuration: Option<&HashMap<String, String>>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn said_of(settings: &[(&str, &str)]) -> Option<String> {
+    fn warning_for(settings: &[(&str, &str)]) -> Option<String> {
         let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         warning(Some(&settings.collect()))
     }
 
     #[test]
-    fn a_redis_that_may_lose_events_is_warned_of() {
+    fn lossy_redis_settings_cause_warning() {
         let kept = ("maxmemory-policy", "noeviction");
         let always = ("appendfsync", "always");
-        assert_eq!(said_of(&[("appendonly", "yes"), always, kept]), None);
+        assert_eq!(warning_for(&[("appendonly", "yes"), always, kept]), None);
 
-        let said = said_of(&[("appendonly", "no"), always, kept]).expect("no file");
+        let said = warning_for(&[("appendonly", "no"), always, kept]).expect("no file");
         assert!(said.contains("everything since"), "{said}");
-        let said = said_of(&[("appendonly", "yes"), ("appendfsync", "everysec"), kept]);
+        let said = warning_for(&[("appendonly", "yes"), ("appendfsync", "everysec"), kept]);
         assert!(said.as_ref().is_some_and(|said| said.contains("last second")), "{said:?}");
-        let said = said_of(&[("appendonly", "yes"), always, ("maxmemory-policy", "allkeys-lru")]);
+        let said =
+            warning_for(&[("appendonly", "yes"), always, ("maxmemory-policy", "allkeys-lru")]);
         assert!(said.as_ref().is_some_and(|said| said.contains("noeviction")), "{said:?}");
-        assert!(warning(None).is_some_and(|said| said.contains("does not tell")));
+        assert!(warning(None).is_some_and(|said| said.contains("does not reveal")));
     }
 }

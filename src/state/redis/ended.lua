@@ -1,6 +1,6 @@
--- Notes how the write ARGV[1] ended under the fence ARGV[2]: ARGV[3] is 'finished', with the reply
--- ARGV[4], 'released' or 'unknown'. The rest of ARGV: the fields of what it submitted, each after its
--- name.
+-- Records the end of the write ARGV[1] under the fence ARGV[2]: ARGV[3] is 'finished' with the
+-- reply ARGV[4], 'released' or 'unknown'. The rest of ARGV: the fields of its submission, each
+-- after its name.
 local id, fence, outcome, reply = unpack(ARGV)
 if #ARGV > 4 then
   remember(named(ARGV, 5))

@@ -1,4 +1,4 @@
-//! The log of events: one stream, whose entries have their positions as ids.
+//! The log of events: one stream whose entry ids are the positions.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -21,21 +21,21 @@ static EVENTS: LazyLock<Script> = lua!("events.lua");
 static LOG: LazyLock<Script> = lua!("log.lua");
 static PRUNE: LazyLock<Script> = lua!("prune.lua");
 
-/// Beyond this a script's numbers, which are floats, would be another position.
+/// A script's numbers are floats, so a larger position would be inexact.
 const EXACT: u64 = 1 << 53;
 
-/// An event as `events.lua` writes it: position, key, received, message, amends, superseded by, and
-/// its submission's message.
-type Written = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
+/// An event as `events.lua` returns it: position, key, received, message, amends, superseded by,
+/// and the message of its submission.
+type EventRow = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
 
-/// A place in the log as scripts write it.
-type Place = Option<(u64, Vec<u8>)>;
+/// A log position as scripts return it.
+type PositionRow = Option<(u64, Vec<u8>)>;
 
-/// The key of the event that a page follows.
-type Before = Option<Vec<u8>>;
+/// The key of the event before a page.
+type PreviousKey = Option<Vec<u8>>;
 
-/// A log as scripts write it: epoch, pruned, newest.
-type WrittenLog = (u64, Place, Place);
+/// A log as scripts return it: epoch, pruned, newest.
+type LogRow = (u64, PositionRow, PositionRow);
 
 pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
     let NewEvent {
@@ -89,7 +89,7 @@ pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<Even
     call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
     call.arg(submission_id.unwrap_or_default());
     call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);
-    let (seen, at_end, events, before, found): (u64, bool, Vec<Written>, Before, WrittenLog) =
+    let (seen, at_end, events, before, found): (u64, bool, Vec<EventRow>, PreviousKey, LogRow) =
         redis.run(&call).await?;
     let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
     let before = before.map(key).transpose()?.map(|key| Mark { position: after, key });
@@ -104,12 +104,12 @@ pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
     read_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
 }
 
-/// For a log that has no name yet.
+/// Returns an epoch for a log that has none yet.
 fn new_epoch() -> u64 {
     fastrand::u64(1..)
 }
 
-fn read_log((epoch, pruned, newest): WrittenLog) -> Result<Log, Error> {
+fn read_log((epoch, pruned, newest): LogRow) -> Result<Log, Error> {
     Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
 }
 
@@ -117,12 +117,12 @@ pub(super) async fn prune(redis: &Connection, age: Duration) -> Result<u64, Erro
     redis.run(redis.call(&PRUNE).arg(millis(age)).arg(millis(WRITES_KEPT))).await
 }
 
-/// Numbers as scripts get them, with a comma on each side.
+/// Returns numbers in the form of a script's set, with a comma on each side.
 pub(super) fn set(numbers: impl Iterator<Item = i32>) -> String {
     numbers.fold(",".to_owned(), |set, number| format!("{set}{number},"))
 }
 
-fn event(written: Written) -> Result<Event, Error> {
+fn event(written: EventRow) -> Result<Event, Error> {
     let (position, found, received, message, amends, superseded_by, submission) = written;
     Ok(Event {
         position,
@@ -135,7 +135,7 @@ fn event(written: Written) -> Result<Event, Error> {
     })
 }
 
-fn mark(place: Place) -> Result<Mark, Error> {
+fn mark(place: PositionRow) -> Result<Mark, Error> {
     let (position, found) = place.unwrap_or((0, vec![0; 32]));
     Ok(Mark { position, key: key(found)? })
 }

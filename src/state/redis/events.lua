@@ -1,16 +1,16 @@
--- Reads events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from, until,
--- the log's epoch if it has none, and how many bytes the events may have but for the first of them.
--- Answers { seen, at_end, events, what stands at `after`, log }.
+-- Returns a page of events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from,
+-- until, an epoch for a log that has none, and the most bytes of the page, which its first event
+-- may exceed. Returns { seen, at_end, events, the key at `after`, log }.
 local after, limit, app_id, kinds, submission_id = unpack(ARGV)
 local from, to, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 limit = tonumber(limit)
-local LOOK, CHUNK = 2000, 100 -- so many at most, so many at once
+local SCAN, CHUNK = 2000, 100 -- the most events per page, and per read
 
 local last = tonumber(call('GET', LAST) or 0)
 local seen, looked, found, bytes = tonumber(after), 0, {}, 0
 
--- Looks at an event; false if the page has no room for it.
-local function look(position, event)
+-- Visits an event. Returns false if the page has no room for it.
+local function visit(position, event)
   looked = looked + 1
   local received = tonumber(event.received)
   if (app_id ~= '' and event.app_id ~= app_id)
@@ -35,7 +35,7 @@ local function look(position, event)
   return true
 end
 
--- The next positions, with or without their events.
+-- Returns the next positions, with or without their events.
 local function more()
   local start = '(' .. (looked == 0 and after or string.format('%.0f', seen))
   if submission_id ~= '' then
@@ -45,7 +45,7 @@ local function more()
 end
 
 local room = true
-while room and #found < limit and looked < LOOK do
+while room and #found < limit and looked < SCAN do
   local chunk = more()
   if #chunk == 0 then
     seen = math.max(seen, last)
@@ -56,9 +56,9 @@ while room and #found < limit and looked < LOOK do
       break
     end
     if submission_id ~= '' then
-      room = look(tonumber(entry), event_at(entry))
+      room = visit(tonumber(entry), event_at(entry))
     else
-      room = look(tonumber(entry[1]:match('^%d+')), named(entry[2]))
+      room = visit(tonumber(entry[1]:match('^%d+')), named(entry[2]))
     end
   end
 end

@@ -1,4 +1,4 @@
-//! Leases: a hash each, which stays, because its fence must never come again.
+//! Leases: a hash each. It is never deleted, because its fence must never be used again.
 
 use std::{
     sync::LazyLock,
@@ -8,8 +8,8 @@ use std::{
 use ::redis::Script;
 
 use super::{
+    backup::LeaseBackup,
     connection::{Call, Connection, lua, millis},
-    notes::NotedLease,
 };
 use crate::state::{Acquired, Error};
 
@@ -21,9 +21,9 @@ pub(super) async fn acquire(
     term: Duration,
 ) -> Result<Acquired, Error> {
     let call = call(redis, "acquire", name, term, None);
-    let answer = redis.run_noting(&call, |notes, answer: &(u64, u64)| {
+    let answer = redis.run_recording(&call, |backup, answer: &(u64, u64)| {
         if let (fence @ 1.., _) = *answer {
-            notes.leased(name, fence, true, term);
+            backup.leased(name, fence, true, term);
         }
     });
     match answer.await? {
@@ -51,35 +51,35 @@ pub(super) async fn free(
     Ok(())
 }
 
-/// Notes a lease anew that Redis has lost.
-pub(super) fn note(redis: &Connection, name: &str, lease: &NotedLease) -> Call {
-    let NotedLease { fence, held, until } = *lease;
+/// Returns the call that restores a lease after Redis lost it.
+pub(super) fn restore(redis: &Connection, name: &str, lease: &LeaseBackup) -> Call {
+    let LeaseBackup { fence, held, until } = *lease;
     let left = until.saturating_duration_since(Instant::now());
-    let mut call = call(redis, "note", name, left, Some(fence));
+    let mut call = call(redis, "restore", name, left, Some(fence));
     call.arg(u8::from(held));
     call
 }
 
-/// Prolongs a lease or gives it back; false if it was lost.
+/// Renews or releases a lease. Returns false if it was lost.
 async fn change(
     redis: &Connection,
-    verb: &'static str,
+    action: &'static str,
     name: &str,
     fence: u64,
     span: Duration,
 ) -> Result<bool, Error> {
-    let call = call(redis, verb, name, span, Some(fence));
-    let answer = redis.run_noting(&call, |notes, answer: &(u64, u64)| {
+    let call = call(redis, action, name, span, Some(fence));
+    let answer = redis.run_recording(&call, |backup, answer: &(u64, u64)| {
         if answer.0 == fence {
-            notes.leased(name, fence, verb == "renew", span);
+            backup.leased(name, fence, action == "renew", span);
         }
     });
     Ok(answer.await?.0 == fence)
 }
 
-/// A call that is answered with the fence, or 0 and how long the lease is not to be had.
-fn call(redis: &Connection, verb: &str, name: &str, span: Duration, fence: Option<u64>) -> Call {
+/// Returns a call that answers with the fence, or with 0 and the time until the lease is available.
+fn call(redis: &Connection, action: &str, name: &str, span: Duration, fence: Option<u64>) -> Call {
     let mut call = redis.call(&LEASE);
-    call.arg(verb).arg(name).arg(millis(span)).arg(fence);
+    call.arg(action).arg(name).arg(millis(span)).arg(fence);
     call
 }

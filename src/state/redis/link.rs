@@ -1,8 +1,8 @@
-//! The one connection to Redis that all verbs share, and how it is made again.
+//! The connection to Redis that all operations share, and its renewal.
 //!
-//! Nothing is remembered for good: whatever an attempt failed of, the next one is made as soon as a
-//! verb comes and the pause after the last failure is over. There is one attempt at a time, and
-//! pauses grow to a second, of random length, so that many processes do not come at once.
+//! A failure has no lasting effect: the next operation after the pause makes a new attempt. There
+//! is one attempt at a time. The pauses grow to a second and have a random length, so that many
+//! processes do not connect at once.
 
 use std::{
     convert::Infallible,
@@ -27,43 +27,43 @@ use tokio::{
 use super::failure::Failure;
 use crate::{state::Error, util::single_flight::SingleFlight};
 
-/// How long an answer may take, connecting included.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a verb waits for an attempt to connect, once one has failed.
-const IMPATIENCE: Duration = Duration::from_millis(500);
-/// What has lived so long was a good connection: the next one is made at once.
+/// The limit for an answer, including connecting.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an operation waits for an attempt to connect after a failed one.
+const CONNECT_WAIT: Duration = Duration::from_millis(500);
+/// A connection that lived this long was good, so the next attempt is made immediately.
 const LIVED: Duration = Duration::from_secs(5);
-/// So many failures in a row are waited through: about half a second.
+/// Operations wait through this many failures in a row, which takes about half a second.
 const GRACE: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection, and its number.
-type Way = (u64, MultiplexedConnection);
+/// A connection and its number.
+type Numbered = (u64, MultiplexedConnection);
 
-/// The way to a Redis.
+/// The link to a Redis.
 pub(super) struct Link {
     client: Client,
-    /// Notes which Redis this is, and answers whether it is another than before.
-    meet: ScriptInvocation<'static>,
-    ways: Mutex<Ways>,
-    /// Tells whoever waits at Redis that the way there is another one.
+    /// Records the identity of this Redis, and returns true if it changed.
+    identify: ScriptInvocation<'static>,
+    connections: Mutex<Connections>,
+    /// Notifies waiting tasks that the connection leads elsewhere.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Ways {
-    /// The connection in use, and since when.
-    open: Option<(Way, Instant)>,
-    /// How many connections were tried.
+struct Connections {
+    /// The connection in use, and when it was opened.
+    open: Option<(Numbered, Instant)>,
+    /// The number of attempts to connect.
     tried: u64,
-    flight: SingleFlight<Result<Way, Error>>,
-    /// The last failure, how many there were in a row, and when the next attempt may be made.
+    connecting: SingleFlight<Result<Numbered, Error>>,
+    /// The last failure, the number of failures in a row, and the time of the next attempt.
     failure: Option<(Error, u32, Instant)>,
 }
 
-impl Ways {
-    /// Puts the next attempt off; the first one after a good connection not at all.
+impl Connections {
+    /// Delays the next attempt. The first attempt after a good connection is not delayed.
     fn fail(&mut self, why: Error, lived: Duration) {
         let before = self.failure.as_ref().filter(|_| lived < LIVED);
         let in_a_row = before.map_or(0, |(_, in_a_row, _)| *in_a_row) + 1;
@@ -82,27 +82,28 @@ fn pause(in_a_row: u32) -> Duration {
 }
 
 impl Link {
-    /// Connects to nothing yet. `meet` is run first on every connection, with these arguments.
-    pub(super) fn new(url: &str, meet: ScriptInvocation<'static>) -> Result<Arc<Self>, Error> {
-        let told = |error| Failure::of(&error).error;
-        let info = url.into_connection_info().map_err(told)?;
-        // The newer protocol tells of a lost connection before the next verb runs into it.
+    /// Creates a link without connecting. Every new connection first runs `identify` with its
+    /// arguments.
+    pub(super) fn new(url: &str, identify: ScriptInvocation<'static>) -> Result<Arc<Self>, Error> {
+        let explained = |error| Failure::of(&error).error;
+        let info = url.into_connection_info().map_err(explained)?;
+        // RESP3 reports a lost connection before the next operation fails on it.
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let info = info.set_redis_settings(redis).set_tcp_settings(tcp());
-        let client = Client::open(info).map_err(told)?;
+        let client = Client::open(info).map_err(explained)?;
         let changed = watch::Sender::new(());
-        Ok(Arc::new(Self { client, meet, ways: Mutex::default(), changed }))
+        Ok(Arc::new(Self { client, identify, connections: Mutex::default(), changed }))
     }
 
-    /// Runs a script; once more by another connection, where that may be better. Where the script
-    /// did run the first time, that is as if the caller had repeated it.
+    /// Runs a script, and repeats it on another connection if that may help. If the first run took
+    /// effect, this equals a repetition by the caller.
     pub(super) async fn query(
         self: &Arc<Self>,
         script: &Script,
         command: &Cmd,
     ) -> Result<Value, Error> {
         let used = AtomicU64::new(0);
-        let answer = timeout(PATIENCE, async {
+        let answer = timeout(TIMEOUT, async {
             match self.attempt(script, command, &used).await {
                 Err(Failure { reconnect: true, .. }) => self.attempt(script, command, &used).await,
                 answer => answer,
@@ -124,8 +125,8 @@ impl Link {
         command: &Cmd,
         used: &AtomicU64,
     ) -> Result<Value, Failure> {
-        let way = self.way().await.map_err(|error| Failure { error, reconnect: false });
-        let (number, mut connection) = way?;
+        let connected = self.connected().await.map_err(|error| Failure { error, reconnect: false });
+        let (number, mut connection) = connected?;
         used.store(number, Ordering::Relaxed);
         let answer = match command.query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -145,18 +146,18 @@ impl Link {
         })
     }
 
-    /// The connection, made again if need be. Waits through the first failures, for Redis may just be
-    /// starting anew.
-    pub(super) async fn way(self: &Arc<Self>) -> Result<Way, Error> {
+    /// Returns the connection, and renews it if necessary. Waits through the first failures,
+    /// because Redis may be restarting.
+    pub(super) async fn connected(self: &Arc<Self>) -> Result<Numbered, Error> {
         loop {
             let (run, failure) = {
-                let mut ways = self.lock();
-                if let Some((way, _)) = &ways.open {
-                    return Ok(way.clone());
+                let mut connections = self.lock();
+                if let Some((connected, _)) = &connections.open {
+                    return Ok(connected.clone());
                 }
-                let failure = ways.failure.clone();
+                let failure = connections.failure.clone();
                 let paused = failure.as_ref().filter(|(_, _, retry_at)| Instant::now() < *retry_at);
-                let run = match (ways.flight.running(), paused) {
+                let run = match (connections.connecting.running(), paused) {
                     (Some(run), _) => Ok(run),
                     (None, Some((why, in_a_row, _))) if *in_a_row > GRACE => {
                         return Err(why.clone());
@@ -164,7 +165,7 @@ impl Link {
                     (None, Some((_, _, retry_at))) => Err(*retry_at),
                     (None, None) => {
                         let link = self.clone();
-                        Ok(ways.flight.start(async move { link.connect().await }))
+                        Ok(connections.connecting.start(async move { link.connect().await }))
                     }
                 };
                 (run, failure)
@@ -177,13 +178,13 @@ impl Link {
                 }
             };
             let (patience, why) = match failure {
-                Some((why, in_a_row, _)) if in_a_row > 1 => (IMPATIENCE, why),
-                _ => (PATIENCE, Failure::late().error),
+                Some((why, in_a_row, _)) if in_a_row > 1 => (CONNECT_WAIT, why),
+                _ => (TIMEOUT, Failure::late().error),
             };
             match timeout(patience, run).await {
                 Ok(Err(why)) if self.fails_long() => return Err(why),
                 Ok(Err(_)) => {}
-                Ok(way) => return way,
+                Ok(connected) => return connected,
                 Err(_) => return Err(why),
             }
         }
@@ -193,15 +194,15 @@ impl Link {
         self.lock().failure.as_ref().is_some_and(|(_, in_a_row, _)| *in_a_row > GRACE)
     }
 
-    async fn connect(self: Arc<Self>) -> Result<Way, Error> {
+    async fn connect(self: Arc<Self>) -> Result<Numbered, Error> {
         let number = {
-            let mut ways = self.lock();
-            ways.tried += 1;
-            ways.tried
+            let mut connections = self.lock();
+            connections.tried += 1;
+            connections.tried
         };
         let link = Arc::downgrade(&self);
         let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
                 if let (PushKind::Disconnection, Some(link)) = (push.kind, link.upgrade()) {
@@ -210,9 +211,9 @@ impl Link {
                 }
                 Ok::<(), Infallible>(())
             });
-        let met = timeout(PATIENCE, async {
-            let mut connection = self.made(&settings).await?;
-            match self.meet.invoke_async(&mut connection).await {
+        let met = timeout(TIMEOUT, async {
+            let mut connection = self.open_connection(&settings).await?;
+            match self.identify.invoke_async(&mut connection).await {
                 Ok(is_another) => Ok((connection, is_another)),
                 Err(error) => Err(Failure::of(&error).error),
             }
@@ -220,62 +221,63 @@ impl Link {
         let made = met.await.unwrap_or_else(|_| Err(Failure::late().error));
         if let Ok((_, true)) = made {
             tracing::warn!(
-                "Redis was restarted or replaced; refusing writes until every process has checked that nothing is missing"
+                "Redis was restarted or replaced; refusing writes until every process has checked \
+                 that nothing is missing"
             );
         }
-        let mut ways = self.lock();
+        let mut connections = self.lock();
         match made {
             Ok((connection, _)) => {
-                let way = (number, connection);
-                ways.open = Some((way.clone(), Instant::now()));
-                drop(ways);
+                let connected = (number, connection);
+                connections.open = Some((connected.clone(), Instant::now()));
+                drop(connections);
                 self.changed.send_replace(());
-                Ok(way)
+                Ok(connected)
             }
             Err(why) => {
-                ways.fail(why.clone(), Duration::ZERO);
+                connections.fail(why.clone(), Duration::ZERO);
                 Err(why)
             }
         }
     }
 
-    /// A connection of one's own, for what would hold up everything behind it.
-    pub(super) async fn made(
+    /// Opens a separate connection for a command that would block all commands behind it.
+    pub(super) async fn open_connection(
         &self,
         settings: &AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Error> {
         let made = self.client.get_multiplexed_async_connection_with_config(settings);
-        match timeout(PATIENCE, made).await {
+        match timeout(TIMEOUT, made).await {
             Ok(made) => made.map_err(|error| Failure::of(&error).error),
             Err(_) => Err(Failure::late().error),
         }
     }
 
-    /// Uses a connection no longer, if it is the one in use.
+    /// Discards a connection if it is the one in use.
     pub(super) fn discard(&self, number: u64, why: Error) {
-        let mut ways = self.lock();
-        if let Some((_, since)) = ways.open.take_if(|((used, _), _)| *used == number) {
-            ways.fail(why, since.elapsed());
+        let mut connections = self.lock();
+        if let Some((_, since)) = connections.open.take_if(|((used, _), _)| *used == number) {
+            connections.fail(why, since.elapsed());
         }
     }
 
-    /// Wakes up when the way to Redis, or what is there, has become another.
+    /// Returns a receiver that wakes when the connection or the state behind it changes.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// What is at Redis has become another.
-    pub(super) fn tell(&self) {
+    /// Wakes all receivers, because the state at Redis changed.
+    pub(super) fn notify(&self) {
         self.changed.send_replace(());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ways> {
-        // Every change is complete before anything can panic.
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Shows no password.
+/// Hides the password.
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
@@ -286,7 +288,7 @@ fn tcp() -> TcpSettings {
     let tcp = TcpSettings::default().set_nodelay(true);
     // A host that vanished never closes its connections.
     #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(2 * PATIENCE);
+    let tcp = tcp.set_user_timeout(2 * TIMEOUT);
     tcp
 }
 
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_second_and_are_apart() {
+    fn pauses_grow_to_a_second_with_jitter() {
         assert_eq!((pause(0), pause(1)), (Duration::ZERO, Duration::ZERO));
         for in_a_row in 2..50 {
             let most = (FIRST_PAUSE * 2_u32.pow(in_a_row.min(10) - 2)).min(LONGEST_PAUSE);

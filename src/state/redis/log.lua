@@ -1,2 +1,2 @@
--- What the log is and where it ends. ARGV: its epoch, if it has none.
+-- Returns the log and its end. ARGV: an epoch for a log that has none.
 return log(ARGV[1])

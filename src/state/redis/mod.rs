@@ -1,15 +1,15 @@
-//! Redis, from 6.2 on: shared by several processes.
+//! The state in Redis 6.2 or later, shared by several processes.
 //!
-//! Every verb is one script in Lua, a file beside the one that calls it, and so one round trip.
-//! `prelude.lua` says what is stored where.
+//! Every operation is one Lua script, in a file beside its caller, and therefore one round trip.
+//! `prelude.lua` describes the stored data.
 
+mod backup;
 mod connection;
 mod event;
 mod failure;
 mod lease;
 mod link;
-mod notes;
-mod renote;
+mod restore;
 mod submission;
 mod token;
 mod write;
@@ -28,14 +28,14 @@ use crate::{
     util::id::{AppId, PoiId, Secret},
 };
 
-/// The state at a Redis.
+/// The state in Redis.
 #[derive(Debug)]
 pub struct Redis {
     connection: Connection,
 }
 
 impl Redis {
-    /// Connects, and warns if this Redis may lose what it was given.
+    /// Connects, and logs a warning if this Redis may lose acknowledged data.
     pub async fn open(url: &str) -> Result<Self, Error> {
         Ok(Self { connection: Connection::open(url).await? })
     }

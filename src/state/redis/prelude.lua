@@ -1,13 +1,13 @@
--- What every script begins with. KEYS[1] is what all keys begin with: its hash tag keeps them in
--- one slot of a cluster, so that scripts may make up the rest. Redis runs one script at a time, and
--- writes down what it did as one transaction.
+-- The beginning of every script. KEYS[1] is the prefix of all keys. Its hash tag keeps them in one
+-- slot of a cluster, so scripts may build other keys from it. Redis runs one script at a time and
+-- persists its changes as one transaction.
 
--- `end.lua` is what every script ends with.
+-- `end.lua` is the end of every script.
 
 local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HMGET = true, TIME = true,
   XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYSCORE = true,
   ZREVRANGE = true, ZSCORE = true }
-local wrote = false -- whether this script has changed anything
+local wrote = false -- true if this script has changed anything
 
 local function call(command, ...)
   wrote = wrote or not READS[command]
@@ -18,9 +18,9 @@ local function key(...)
   return KEYS[1] .. table.concat({ ... }, ':')
 end
 
--- The first arguments: which state the process knows, what it is called there, how often it has seen
--- the state change, and how often by itself. Another state, or one that is further back, is not
--- touched: what is answered then is nothing. `adopt.lua` says what stands in GUARD.
+-- The first arguments: the era that the process knows, its name, the number of changes that it has
+-- seen, and the number of its own changes. If the state has another era or fewer changes, the
+-- script changes nothing and returns an empty answer. `adopt.lua` describes GUARD.
 local GUARD = key('guard')
 local era, me, seen, seen_own = unpack(ARGV, 1, 4)
 local its_era, steps, own, quiet, base =
@@ -31,39 +31,37 @@ if its_era ~= era or steps < tonumber(seen) or own < tonumber(seen_own) then
 end
 local ARGV = { unpack(ARGV, 5) }
 
--- Every fence and generation of this state is higher: none comes twice, not even after a loss.
+-- Every fence and generation of this state is higher than BASE, so none is used twice, even after a
+-- loss.
 local BASE = tonumber(base or 0)
 
-local LOG = key('log')                 -- the stream of events; an entry's id is <position>-0
+local LOG = key('log')                 -- the stream of events, whose entry ids are <position>-0
 local LAST = key('log', 'last')        -- the newest position
-local POSITIONS = key('log', 'keys')   -- where the event with a key stands
-local LATE = key('log', 'late')        -- position -> submission that was remembered after the event
-local PRUNED = key('log', 'pruned')    -- position and key of the last event that is gone
+local POSITIONS = key('log', 'keys')   -- the position of each event key
+local LATE = key('log', 'late')        -- position -> submission that was stored after the event
+local PRUNED = key('log', 'pruned')    -- position and key of the last pruned event
 local ALL = key('submissions')         -- submissions by number
 local LAST_NUMBER = key('submissions', 'last')
-local OPEN = key('submissions', 'open')       -- those of them that are open
-local DUE = key('submissions', 'due')         -- open ones by when they are to be asked about
-local SETTLED = key('submissions', 'settled') -- the others by when they were settled
+local OPEN = key('submissions', 'open')       -- the open ones
+local DUE = key('submissions', 'due')         -- open ones by the time of their next poll
+local DECIDED = key('submissions', 'settled') -- the others by the time of their result
 
 local WRITES = key('writes')                    -- writes by number
 local LAST_WRITE = key('writes', 'last')
-local UNFINISHED = key('writes', 'unfinished')  -- those of them that have not finished
-local CLAIMS = key('writes', 'claims')          -- those that were not sent by when their terms end
-local FINISHED = key('writes', 'finished')      -- the finished ones by when they did
+local UNFINISHED = key('writes', 'unfinished')  -- the unfinished ones
+local CLAIMS = key('writes', 'claims')          -- the unsent ones by the end of their terms
+local FINISHED = key('writes', 'finished')      -- the finished ones by the time of their end
 
--- Kinds of submissions, as the contract numbers them.
-local UNSPECIFIED, MERCHANT, STORE, PICTURES = '0', '1', '3', '4'
-
--- Milliseconds since 1970.
+-- Returns the time in milliseconds since 1970.
 local function now()
   local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- What a row of a page counts for beside its texts, in bytes.
+-- The size of a row apart from its texts, in bytes.
 local ROW_BYTES = 64
 
--- What a row of a page counts for.
+-- Returns the size of a row of a page.
 local function size(row)
   local bytes = ROW_BYTES
   for _, text in ipairs(row) do
@@ -72,12 +70,12 @@ local function size(row)
   return bytes
 end
 
--- How long nobody begins anything, since the state was lost.
+-- Returns how long no process may begin new work after a loss.
 local function quiet_left(time)
   return math.max(tonumber(quiet or 0) - time, 0)
 end
 
--- A list of names and values as a table, from a place in it on, up to another.
+-- Returns a list of names and values as a table, optionally from one index to another.
 local function named(list, from, to)
   local fields = {}
   for i = from or 1, to or #list, 2 do
@@ -86,19 +84,19 @@ local function named(list, from, to)
   return fields
 end
 
--- The event at a position, if it is still kept.
+-- Returns the event at a position, if it was not pruned.
 local function event_at(position)
   local id = position .. '-0'
   local entry = call('XRANGE', LOG, id, id)[1]
   return entry and named(entry[2])
 end
 
--- What the log is and where it ends, in the order that event.rs reads it in. `epoch` is its, if it has
+-- Returns the log and its end, in the order that event.rs expects. `epoch` is for a log that has
 -- none.
 local function log(epoch)
   local known = call('GET', key('epoch'))
   if not known then
-    -- Only then does this write: a Redis that is full can still be read.
+    -- The script writes only in this case, so a full Redis can still be read.
     call('SET', key('epoch'), epoch)
   end
   local newest = call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
@@ -110,18 +108,18 @@ local function log(epoch)
   }
 end
 
--- Names the review that something is about, if it says which.
+-- Returns the name of the review that an event or a submission is about, if it has an audit id.
 local function review_of(about)
   return about.kind ~= UNSPECIFIED and about.audit_id ~= ''
     and table.concat({ about.kind, about.app_id, about.audit_id }, ':')
 end
 
--- Of a review: its submission, and the position of the result that counts.
+-- The key of a review: its submission, and the position of the result that counts.
 local function review_key(review)
   return key('review', review)
 end
 
--- The positions of what came about a review before its submission was known.
+-- The key of the positions of events that arrived before their submission.
 local function unclaimed_key(review)
   return key('unclaimed', review)
 end
@@ -130,8 +128,8 @@ local function submission_key(id)
   return key('submission', id)
 end
 
--- Submissions that have no audit id yet but can be recognised, by number: an account's for a merchant,
--- and those for a store whose id is known. Nothing for others.
+-- The key of the submissions without an audit id that an event can match, by number: those of an
+-- account for a merchant, and those for a store with a known id. Returns nothing for other kinds.
 local function nameless_key(about)
   if about.kind == MERCHANT then
     return key('nameless', about.app_id)
@@ -139,8 +137,8 @@ local function nameless_key(about)
   return about.kind == STORE and about.poi_id ~= '' and key('nameless', about.app_id, about.poi_id)
 end
 
--- A submission has an audit id now, or is forgotten.
-local function forget_nameless(id)
+-- Removes a submission that has an audit id now, or that is pruned.
+local function remove_nameless(id)
   local about = {}
   about.app_id, about.kind, about.poi_id =
     unpack(call('HMGET', submission_key(id), 'app_id', 'kind', 'poi_id'))
@@ -150,22 +148,22 @@ local function forget_nameless(id)
   end
 end
 
--- The positions of a submission's events.
+-- The key of the positions of a submission's events.
 local function events_key(id)
   return key('events', id)
 end
 
--- The submissions of pictures for a store, by number.
+-- The key of the picture submissions for a store, by number.
 local function pictures_key(app_id, poi_id)
   return key('pictures', app_id, poi_id)
 end
 
--- The submissions with a number of the caller's, by number.
+-- The key of the submissions with a caller's reference, by number.
 local function reference_key(client_reference)
   return key('reference', client_reference)
 end
 
--- Whether a result counts more than one that was there before.
+-- Returns true if a result counts more than an earlier one.
 local function beats(event, other)
   if event.pushed ~= other.pushed then
     return event.pushed == '1'
@@ -173,14 +171,14 @@ local function beats(event, other)
   return tonumber(event.event_time) >= tonumber(other.event_time)
 end
 
--- The result of a submission or review that counts, and its position.
+-- Returns the result of a submission or review that counts, and its position.
 local function result(of)
   local position = call('HGET', of, 'position')
   return position and event_at(position), position
 end
 
--- Says what became of a submission.
-local function settle(id, event, position, time)
+-- Sets a submission to a result.
+local function decide(id, event, position, time)
   local submission = submission_key(id)
   if event.kind == PICTURES and event.poi_id ~= '' then
     local number, poi_id = unpack(call('HMGET', submission, 'number', 'poi_id'))
@@ -192,7 +190,7 @@ local function settle(id, event, position, time)
   local nameless = call('HGET', submission, 'audit_id') == '' and event.poi_id ~= ''
     and event.kind == STORE
   if nameless then
-    forget_nameless(id)
+    remove_nameless(id)
   end
   for _, name in ipairs({ 'poi_id', 'map_poi_id' }) do
     if event[name] ~= '' then
@@ -204,10 +202,10 @@ local function settle(id, event, position, time)
   end
   call('ZREM', OPEN, id)
   call('ZREM', DUE, id)
-  call('ZADD', SETTLED, time, id)
+  call('ZADD', DECIDED, time, id)
 end
 
--- Links a review to a submission, with all that came about it before.
+-- Links a review to a submission, with all events that arrived before it.
 local function claim(review, id, time)
   call('HSET', review_key(review), 'submission', id)
   for _, position in ipairs(call('ZRANGE', unclaimed_key(review), 0, -1)) do
@@ -218,12 +216,12 @@ local function claim(review, id, time)
   local event, position = result(review_key(review))
   local other = result(submission_key(id))
   if event and not (other and beats(other, event)) then
-    settle(id, event, position, time)
+    decide(id, event, position, time)
   end
 end
 
--- Remembers a submission, of which `open`, and `ask_after` in milliseconds or empty, are not its own
--- fields. It is there once, however often this runs.
+-- Stores a submission. `open` and `ask_after` (milliseconds or empty) are not stored as its fields.
+-- Repeating this has no effect.
 local function remember(new)
   local id = new.submission_id
   if call('EXISTS', submission_key(id)) == 1 then
@@ -243,8 +241,8 @@ local function remember(new)
       call('ZADD', DUE, time + tonumber(new.ask_after), id)
     end
   else
-    -- Nothing will settle it: it is kept as long as if that happened now.
-    call('ZADD', SETTLED, time, id)
+    -- No event will decide it, so it is kept as if it was decided now.
+    call('ZADD', DECIDED, time, id)
   end
   if new.kind == PICTURES and new.poi_id ~= '' then
     call('ZADD', pictures_key(new.app_id, new.poi_id), number, id)
@@ -263,7 +261,7 @@ local function remember(new)
   end
 end
 
--- A submission in the order that submission.rs reads it in.
+-- Returns a submission in the order that submission.rs expects.
 local function submission(id)
   return call('HMGET', submission_key(id), 'number', 'message', 'created', 'audit_id', 'state',
     'reason', 'poi_id', 'map_poi_id', 'event_id', 'settled')
@@ -273,36 +271,36 @@ local function write_key(id)
   return key('write', id)
 end
 
--- Which write has a caller's name.
+-- The key of the write with a caller's request id.
 local function request_key(app_id, method, request_id)
   return key('request', app_id, method, request_id)
 end
 
--- The writes with the same name of callers', by number.
+-- The key of the writes with the same request id, by number.
 local function requests_key(request_id)
   return key('requests', request_id)
 end
 
--- Where a write stands, whose term or time is `over` then, and how long it still does: one that was
--- sent is unknown from then on.
-local function standing(state, over, time)
+-- Returns the state of a write whose term or deadline is at `over`, and the time left until then. A
+-- sent write becomes unknown at that time.
+local function current_state(state, over, time)
   local rest = state == 'finished' and 0 or math.max(over - time, 0)
   return state == 'sent' and rest == 0 and 'unknown' or state, rest
 end
 
--- A write as it stands, if there is one.
+-- Returns a write in its current state, or nil.
 local function write_at(id, time)
   local write = named(call('HGETALL', write_key(id)))
   if not write.number then
     return nil
   end
   write.write_id = id
-  write.state, write.rest = standing(write.state, tonumber(write.over), time)
+  write.state, write.rest = current_state(write.state, tonumber(write.over), time)
   return write
 end
 
--- A write in the order that write.rs reads it in.
-local function written(write)
+-- Returns a write in the order that write.rs expects.
+local function write_row(write)
   return {
     { write.number, write.write_id, write.app_id, write.method, write.request_id,
       write.client_reference },
@@ -311,7 +309,7 @@ local function written(write)
   }
 end
 
--- A write that is new here.
+-- Stores a new write.
 local function add_write(new, fence, created)
   local id = new.write_id
   local number = call('INCR', LAST_WRITE)
@@ -327,8 +325,8 @@ local function add_write(new, fence, created)
   end
 end
 
--- Notes that a write is about to be sent, that its outcome is known after `by` milliseconds, and that
--- otherwise something is `sought`.
+-- Records that a write is about to be sent. Its outcome is known after `by` milliseconds, or else
+-- recovery searches for `sought`.
 local function send_write(id, sent, time)
   call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(sent.by),
     'sought', sent.sought)
@@ -336,8 +334,8 @@ local function send_write(id, sent, time)
   call('ZREM', CLAIMS, id)
 end
 
--- Leaves nothing of a write.
-local function forget_write(id)
+-- Deletes a write and all its index entries.
+local function delete_write(id)
   local app_id, method, request_id =
     unpack(call('HMGET', write_key(id), 'app_id', 'method', 'request_id'))
   if request_id and request_id ~= '' then
@@ -350,7 +348,7 @@ local function forget_write(id)
   call('DEL', write_key(id))
 end
 
--- Notes how a write ended: 'finished', with a reply, 'released' or 'unknown'.
+-- Records the end of a write: 'finished' with a reply, 'released' or 'unknown'.
 local function end_write(id, outcome, reply, time)
   if outcome == 'finished' then
     call('HSET', write_key(id), 'state', 'finished', 'reply', reply, 'ended', time)
@@ -358,7 +356,7 @@ local function end_write(id, outcome, reply, time)
     call('ZREM', CLAIMS, id)
     call('ZADD', FINISHED, time, id)
   elseif outcome == 'released' then
-    forget_write(id)
+    delete_write(id)
   else
     call('HSET', write_key(id), 'state', 'unknown')
     call('ZREM', CLAIMS, id)

@@ -1,4 +1,4 @@
--- Writes something. Answers how long nobody begins anything, since the state was lost.
+-- Writes a value. Returns the rest of the quiet period after a loss.
 local time = now()
 call('SET', key('probe'), time)
 return quiet_left(time)

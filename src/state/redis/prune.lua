@@ -1,13 +1,13 @@
--- Forgets events and submissions that are older than ARGV[1] milliseconds, and writes that finished
--- or were claimed in vain more than ARGV[2] ago; a bounded number.
+-- Deletes events and submissions that are older than ARGV[1] milliseconds, and finished writes and
+-- abandoned claims that are older than ARGV[2] milliseconds. The number per run is bounded.
 local time = now()
 local before = time - tonumber(ARGV[1])
-local LOOK = 500 -- of each
+local SCAN = 500 -- the most of each
 
--- Events, from the oldest on, so that no gap comes.
+-- Events are deleted from the oldest on, so that no gap appears.
 local last = tonumber(call('GET', LAST) or 0)
 local events, gone = 0, nil
-for _, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', LOOK)) do
+for _, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', SCAN)) do
   local position, event = tonumber(entry[1]:match('^%d+')), named(entry[2])
   if position == last or tonumber(event.received) >= before then
     break
@@ -34,11 +34,11 @@ if gone then
   call('XTRIM', LOG, 'MINID', (gone.position + 1) .. '-0')
 end
 
--- This process is still there.
+-- This process is still running.
 call('HSET', GUARD, 'at:' .. me, time)
 
--- Submissions, from the one settled first on.
-local old = call('ZRANGEBYSCORE', SETTLED, '-inf', '(' .. before, 'LIMIT', 0, LOOK)
+-- Submissions are deleted from the one that was decided first.
+local old = call('ZRANGEBYSCORE', DECIDED, '-inf', '(' .. before, 'LIMIT', 0, SCAN)
 for _, id in ipairs(old) do
   local about = named(call('HGETALL', submission_key(id)))
   local review = review_of(about)
@@ -47,18 +47,18 @@ for _, id in ipairs(old) do
   end
   call('ZREM', pictures_key(about.app_id, about.poi_id), id)
   call('ZREM', reference_key(about.client_reference), id)
-  forget_nameless(id)
+  remove_nameless(id)
   call('ZREM', ALL, id)
-  call('ZREM', SETTLED, id)
+  call('ZREM', DECIDED, id)
   call('DEL', submission_key(id))
 end
 
--- Writes. What was sent and did not finish is in neither set.
+-- Sent writes that have not finished are in neither set, so they stay.
 local writes = 0
 for _, set in ipairs({ FINISHED, CLAIMS }) do
   local over = '(' .. time - tonumber(ARGV[2])
-  for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', over, 'LIMIT', 0, LOOK)) do
-    forget_write(id)
+  for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', over, 'LIMIT', 0, SCAN)) do
+    delete_write(id)
     writes = writes + 1
   end
 end

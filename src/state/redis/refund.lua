@@ -1,4 +1,4 @@
--- Counts the counter ARGV[1] down, if it still counts.
+-- Decrements the counter ARGV[1] if it has not expired.
 local counter = key('spent', ARGV[1])
 if tonumber(call('GET', counter) or 0) > 0 then
   call('DECR', counter)

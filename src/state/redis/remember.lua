@@ -1,2 +1,2 @@
--- Remembers a submission. ARGV: its fields, each after its name.
+-- Stores a submission. ARGV: its fields, each after its name.
 remember(named(ARGV))

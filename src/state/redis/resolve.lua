@@ -1,6 +1,6 @@
--- Settles the write ARGV[1], if its outcome is not known: ARGV[2] is 'finished', with the reply ARGV[3],
--- 'released' or 'unknown'. The rest of ARGV: the fields of what it submitted, each after its name.
--- Answers what it was.
+-- Ends the write ARGV[1] if its outcome is unknown: ARGV[2] is 'finished' with the reply ARGV[3],
+-- 'released' or 'unknown'. The rest of ARGV: the fields of its submission, each after its name.
+-- Returns the write as it was.
 local id, outcome, reply = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)
@@ -11,4 +11,4 @@ if #ARGV > 3 then
   remember(named(ARGV, 4))
 end
 end_write(id, outcome, reply, time)
-return written(write)
+return write_row(write)

@@ -1,5 +1,6 @@
--- Notes that the write ARGV[1] is about to be sent under the fence ARGV[2], that its outcome is known
--- after ARGV[3] milliseconds, and that otherwise ARGV[4] is looked for. Answers whether it may be.
+-- Records that the write ARGV[1] is about to be sent under the fence ARGV[2]. Its outcome is known
+-- after ARGV[3] milliseconds, or else recovery searches for ARGV[4]. Returns whether it may be
+-- sent.
 local id, fence, by, sought = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)

@@ -1,13 +1,13 @@
--- What the scripts begin with that run before the state is known. `adopt.lua` says what is in GUARD.
+-- The beginning of the scripts that run before the state is known. `adopt.lua` describes GUARD.
 
 local GUARD = KEYS[1] .. 'guard'
 
--- Milliseconds since 1970.
+-- The time in milliseconds since 1970.
 local time = redis.call('TIME')
 time = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Names this Redis: another name says that it was started anew, or has its data from elsewhere since.
--- Empty where the user may not ask.
+-- Returns the identity of this Redis. It changes if Redis restarts or receives its data from
+-- another server. It is empty if the user may not run INFO.
 local function server()
   local id = ''
   for section, pattern in pairs({ server = 'run_id:(%x+)', replication = 'master_replid:(%x+)' }) do

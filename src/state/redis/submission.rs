@@ -1,4 +1,4 @@
-//! Submissions: a hash each, found by number, by review, and by when they are due.
+//! Submissions: a hash each, indexed by number, by review, and by due time.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -23,12 +23,12 @@ static PICTURES: LazyLock<Script> = lua!("pictures.lua");
 static SUBMISSIONS: LazyLock<Script> = lua!("submissions.lua");
 static TAKE_DUE: LazyLock<Script> = lua!("take_due.lua");
 
-/// How many are taken at once at most.
+/// The most submissions that are taken at once.
 const MOST: usize = 1000;
 
-/// A submission as `prelude.lua` writes it: number, message, created, audit id, state, reason, poi
+/// A submission as `prelude.lua` returns it: number, message, created, audit id, state, reason, poi
 /// id, map poi id, event id, settled.
-type Written = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
+type SubmissionRow = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
 
 pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> Result<(), Error> {
     let mut call = redis.call(&REMEMBER);
@@ -62,8 +62,8 @@ pub(super) fn describe(call: &mut Call, submission: NewSubmission) {
 }
 
 pub(super) async fn submission(redis: &Connection, id: &str) -> Result<Option<Submission>, Error> {
-    let found: Option<Written> = redis.run(redis.call(&SUBMISSION).arg(id)).await?;
-    found.map(read).transpose()
+    let found: Option<SubmissionRow> = redis.run(redis.call(&SUBMISSION).arg(id)).await?;
+    found.map(parse_row).transpose()
 }
 
 pub(super) async fn pictures(
@@ -72,8 +72,9 @@ pub(super) async fn pictures(
     poi_id: &PoiId,
 ) -> Result<Option<Submission>, Error> {
     let call = &mut redis.call(&PICTURES);
-    let found: Option<Written> = redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
-    found.map(read).transpose()
+    let found: Option<SubmissionRow> =
+        redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
+    found.map(parse_row).transpose()
 }
 
 pub(super) async fn submissions(
@@ -90,8 +91,8 @@ pub(super) async fn submissions(
     call.arg(until.unwrap_or(u64::MAX));
     call.arg(client_reference.unwrap_or_default());
     call.arg(u8::from(only_open)).arg(PAGE_BYTES);
-    let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
-    let submissions = found.into_iter().map(read).collect::<Result<_, _>>()?;
+    let (seen, at_end, found): (u64, bool, Vec<SubmissionRow>) = redis.run(&call).await?;
+    let submissions = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
     Ok(SubmissionPage { submissions, unreadable: 0, seen, at_end })
 }
 
@@ -101,11 +102,11 @@ pub(super) async fn take_due(
     limit: usize,
 ) -> Result<Vec<Submission>, Error> {
     let call = &mut redis.call(&TAKE_DUE);
-    let found: Vec<Written> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
-    found.into_iter().map(read).collect()
+    let found: Vec<SubmissionRow> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
+    found.into_iter().map(parse_row).collect()
 }
 
-fn read(written: Written) -> Result<Submission, Error> {
+fn parse_row(written: SubmissionRow) -> Result<Submission, Error> {
     let (number, message, created, audit_id, state, reason, poi_id, map_poi_id, event_id, settled) =
         written;
     Ok(Submission {

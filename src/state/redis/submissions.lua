@@ -1,15 +1,15 @@
--- Reads submissions. ARGV: after, limit, app_id, kinds as ',1,2,', states likewise, until,
--- client_reference, whether only open ones can fit, and how many bytes they may have but for the first
--- of them. Answers { seen, at_end, submissions }.
+-- Returns a page of submissions. ARGV: after, limit, app_id, kinds as ',1,2,', states in the same
+-- form, until, client_reference, whether only open ones can match, and the most bytes of the page,
+-- which its first row may exceed. Returns { seen, at_end, submissions }.
 local after, limit, app_id, kinds, states = unpack(ARGV)
 local to, client_reference, most_bytes = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 limit = tonumber(limit)
-local LOOK = 1000
+local SCAN = 1000
 
 local all = client_reference ~= '' and reference_key(client_reference)
   or ARGV[8] == '1' and OPEN or ALL
 local seen, found, bytes = after, {}, 0
-for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
+for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, SCAN)) do
   if #found >= limit then
     break
   end

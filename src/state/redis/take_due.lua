@@ -1,4 +1,4 @@
--- Takes at most ARGV[2] open submissions whose time has come, which comes again after ARGV[1]
+-- Returns at most ARGV[2] open submissions that are due. They are due again after ARGV[1]
 -- milliseconds.
 local time = now()
 local due = {}

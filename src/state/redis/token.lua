@@ -1,8 +1,9 @@
--- The token of the account ARGV[1]: { value, generation, life, age }, or nothing. With more
--- arguments stores one before: the generation it follows, its value, its life in milliseconds.
+-- Returns the token of the account ARGV[1] as { value, generation, life, age }, or nothing. With
+-- more arguments, first stores a token: the generation that it follows, its value, its life in
+-- milliseconds.
 local app_id, before, value, life = unpack(ARGV)
 local token, time = key('token', app_id), now()
--- `since` is when the value was first stored, `over` when its life is.
+-- `since` is when the value was first stored, `over` the end of its life.
 local stored = call('HMGET', token, 'value', 'generation', 'since', 'over')
 local old, generation, since, over = unpack(stored)
 generation, since, over = tonumber(generation or 0), tonumber(since or 0), tonumber(over or 0)
@@ -16,5 +17,5 @@ if value and (over <= time or generation == tonumber(before)) then
 elseif over <= time then
   return false
 end
--- Time may have gone back.
+-- The clock may have been set back.
 return { old, generation, over - time, math.max(time - since, 0) }

@@ -1,4 +1,4 @@
-//! Tokens, a hash each, and counters of what is done rarely.
+//! Tokens, a hash each, and counters for rate limits.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -14,15 +14,15 @@ static TOKEN: LazyLock<Script> = lua!("token.lua");
 static SPEND: LazyLock<Script> = lua!("spend.lua");
 static REFUND: LazyLock<Script> = lua!("refund.lua");
 
-/// A token as `token.lua` writes it: value, generation, life, age.
-type Written = (String, u64, u64, u64);
+/// A token as `token.lua` returns it: value, generation, life, age.
+type TokenRow = (String, u64, u64, u64);
 
 pub(super) async fn token(
     redis: &Connection,
     app_id: &AppId,
 ) -> Result<Option<SharedToken>, Error> {
-    let found: Option<Written> = redis.run(redis.call(&TOKEN).arg(app_id.as_str())).await?;
-    Ok(found.map(read))
+    let found: Option<TokenRow> = redis.run(redis.call(&TOKEN).arg(app_id.as_str())).await?;
+    Ok(found.map(parse_row))
 }
 
 pub(super) async fn put(
@@ -34,7 +34,7 @@ pub(super) async fn put(
 ) -> Result<SharedToken, Error> {
     let call = &mut redis.call(&TOKEN);
     call.arg(app_id.as_str()).arg(before).arg(value.expose()).arg(millis(life));
-    redis.run(call).await.map(read)
+    redis.run(call).await.map(parse_row)
 }
 
 pub(super) async fn spend(
@@ -43,7 +43,7 @@ pub(super) async fn spend(
     limit: u32,
     window: Duration,
 ) -> Result<bool, Error> {
-    // Redis knows no expiry at once.
+    // Redis has no expiry of 0 ms.
     let window = millis(window).max(1);
     redis.run(redis.call(&SPEND).arg(counter).arg(limit).arg(window)).await
 }
@@ -52,7 +52,7 @@ pub(super) async fn refund(redis: &Connection, counter: &str) -> Result<(), Erro
     redis.run(redis.call(&REFUND).arg(counter)).await
 }
 
-fn read((value, generation, life, age): Written) -> SharedToken {
+fn parse_row((value, generation, life, age): TokenRow) -> SharedToken {
     SharedToken {
         value: value.into(),
         generation,

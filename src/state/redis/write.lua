@@ -1,3 +1,3 @@
--- The write with the id ARGV[1].
+-- Returns the write with the id ARGV[1].
 local write = write_at(ARGV[1], now())
-return write and written(write) or false
+return write and write_row(write) or false

@@ -1,5 +1,5 @@
-//! The journal of writes: a hash each, found by the caller's name, by number, and by what has to be
-//! forgotten.
+//! The journal of writes: a hash each, indexed by request id, by number, and by the time of
+//! pruning.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -22,14 +22,14 @@ static WRITE: LazyLock<Script> = lua!("write.lua");
 static WRITES: LazyLock<Script> = lua!("writes.lua");
 static RESOLVE: LazyLock<Script> = lua!("resolve.lua");
 
-/// A write as `prelude.lua` writes it: what it is, and where it stands.
-type Written = (About, Standing);
+/// A write as `prelude.lua` returns it: its properties and its state.
+type WriteRow = (PropertiesRow, StateRow);
 
 /// Number, write id, app id, method, request id, client reference.
-type About = (u64, String, String, String, String, String);
+type PropertiesRow = (u64, String, String, String, String, String);
 
-/// State, attempts, reply, created, sent, ended, rest, what is sought.
-type Standing = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64, Vec<u8>);
+/// State, attempts, reply, created, sent, ended, time left, expected effect.
+type StateRow = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64, Vec<u8>);
 
 pub(super) async fn begin(
     redis: &Connection,
@@ -42,19 +42,22 @@ pub(super) async fn begin(
     if let Some(Sent { by, sought }) = &write.sent {
         call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
     }
-    let begun = redis.run_noting(&call, |notes, begun: &(String, String, u64, Option<Written>)| {
-        let (what, write_id, fence, _) = begun;
-        match what.as_str() {
-            "claimed" => notes.claimed(write_id.clone(), *fence, NewWrite { sent: None, ..write }),
-            "sent" => notes.claimed(write_id.clone(), *fence, write),
-            _ => {}
-        }
-    });
+    let begun =
+        redis.run_recording(&call, |backup, begun: &(String, String, u64, Option<WriteRow>)| {
+            let (what, write_id, fence, _) = begun;
+            match what.as_str() {
+                "claimed" => {
+                    backup.claimed(write_id.clone(), *fence, NewWrite { sent: None, ..write })
+                }
+                "sent" => backup.claimed(write_id.clone(), *fence, write),
+                _ => {}
+            }
+        });
     let (what, write_id, fence, known) = begun.await?;
     match (what.as_str(), known) {
         ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
         ("other", _) => Ok(Begun::Other),
-        ("known", Some(written)) => Ok(Begun::Known(read(written)?)),
+        ("known", Some(written)) => Ok(Begun::Known(parse_row(written)?)),
         ("quiet", _) => Err(quiet(fence)),
         _ => Err(damaged("word")),
     }
@@ -84,9 +87,9 @@ pub(super) async fn sent(
     }
     let mut call = redis.call(&SENT);
     call.arg(write_id).arg(fence).arg(millis(by)).arg(&sought[..]);
-    let sent = redis.run_noting(&call, |notes, sent: &bool| {
+    let sent = redis.run_recording(&call, |backup, sent: &bool| {
         if *sent {
-            notes.sent(write_id, by, sought);
+            backup.sent(write_id, by, sought);
         }
     });
     sent.await
@@ -100,13 +103,13 @@ pub(super) async fn ended(
 ) -> Result<(), Error> {
     let mut call = redis.call(&ENDED);
     call.arg(write_id).arg(fence);
-    end(&mut call, outcome.clone());
-    redis.run_noting(&call, |notes, (): &()| notes.ended(write_id, outcome)).await
+    add_outcome(&mut call, outcome.clone());
+    redis.run_recording(&call, |backup, (): &()| backup.ended(write_id, outcome)).await
 }
 
-/// Adds an outcome to the arguments of a script: its name, the reply, and the fields of what was
-/// submitted.
-fn end(call: &mut Call, outcome: Outcome) {
+/// Adds an outcome to the arguments of a script: its name, the reply, and the fields of its
+/// submission.
+fn add_outcome(call: &mut Call, outcome: Outcome) {
     let (outcome, reply, submission) = match outcome {
         Outcome::Finished { reply, submission } => ("finished", reply, submission),
         Outcome::Released => ("released", Bytes::new(), None),
@@ -119,8 +122,8 @@ fn end(call: &mut Call, outcome: Outcome) {
 }
 
 pub(super) async fn write(redis: &Connection, write_id: &str) -> Result<Option<Write>, Error> {
-    let found: Option<Written> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
-    found.map(read).transpose()
+    let found: Option<WriteRow> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
+    found.map(parse_row).transpose()
 }
 
 pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<WritePage, Error> {
@@ -133,8 +136,8 @@ pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<Writ
     call.arg(until.unwrap_or(u64::MAX));
     call.arg(request_id.unwrap_or_default());
     call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
-    let (seen, at_end, found): (u64, bool, Vec<Written>) = redis.run(&call).await?;
-    let writes = found.into_iter().map(read).collect::<Result<_, _>>()?;
+    let (seen, at_end, found): (u64, bool, Vec<WriteRow>) = redis.run(&call).await?;
+    let writes = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
     Ok(WritePage { writes, unreadable: 0, seen, at_end })
 }
 
@@ -145,12 +148,12 @@ pub(super) async fn resolve(
 ) -> Result<Option<Write>, Error> {
     let mut call = redis.call(&RESOLVE);
     call.arg(write_id);
-    end(&mut call, outcome);
-    let found: Option<Written> = redis.run(&call).await?;
-    found.map(read).transpose()
+    add_outcome(&mut call, outcome);
+    let found: Option<WriteRow> = redis.run(&call).await?;
+    found.map(parse_row).transpose()
 }
 
-fn read((about, standing): Written) -> Result<Write, Error> {
+fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
     let (number, write_id, app_id, method, request_id, client_reference) = about;
     let (state, attempts, reply, created, sent, ended, rest, sought) = standing;
     Ok(Write {

@@ -1,25 +1,25 @@
--- Reads writes. ARGV: after, limit, app_id, states as ',sent,unknown,', until, request_id, whether
--- only those can fit that have not finished, and how many bytes they may have but for the first of
--- them. Answers { seen, at_end, writes }.
+-- Returns a page of writes. ARGV: after, limit, app_id, states as ',sent,unknown,', until,
+-- request_id, whether only unfinished ones can match, and the most bytes of the page, which its
+-- first row may exceed. Returns { seen, at_end, writes }.
 local after, limit, app_id, states = unpack(ARGV)
 local to, request_id, most_bytes = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[8])
 limit = tonumber(limit)
-local LOOK = 1000
+local SCAN = 1000
 
 local all = request_id ~= '' and requests_key(request_id) or ARGV[7] == '1' and UNFINISHED or WRITES
 local time = now()
 local seen, found, bytes = after, {}, 0
-for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, LOOK)) do
+for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0, SCAN)) do
   if #found >= limit then
     break
   end
   local number, its_app, state, over, created = unpack(call('HMGET', write_key(id), 'number',
     'app_id', 'state', 'over', 'created'))
-  state = standing(state, tonumber(over), time)
+  state = current_state(state, tonumber(over), time)
   if (app_id == '' or its_app == app_id)
     and (states == ',' or states:find(',' .. state .. ',', 1, true))
     and tonumber(created) < to then
-    local row = written(write_at(id, time))
+    local row = write_row(write_at(id, time))
     bytes = bytes + size(row[1]) + size(row[2]) + #row[1][4]
     if bytes > most_bytes and #found > 0 then
       break

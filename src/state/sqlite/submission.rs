@@ -62,7 +62,7 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         now,
         settled,
         ask_after.map(|wait| later(now, wait)),
-        sum::sealed(message, &[]),
+        sum::with_checksum(message, &[]),
     ])?;
     let review = Review {
         app_id,

@@ -1,8 +1,8 @@
-//! What this process has under way, so that a Redis that lost it gets it again.
+//! The unfinished work of this process, as a backup for a Redis that loses it.
 //!
-//! A write that was sent and a lease that is held are known to the process that has them as well as
-//! to Redis. Where Redis lost them, the process notes them anew before anybody can begin the same
-//! write, or get the same lease, once more.
+//! A sent write and a held lease are known both to Redis and to the process that owns them. If
+//! Redis loses them, the process restores them before another process can begin the same write or
+//! get the same lease.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,72 +13,74 @@ use bytes::Bytes;
 
 use crate::state::{NewWrite, Outcome};
 
-/// So many writes that ended last are noted anew, too: a replica of Redis that takes over may lack
-/// them.
+/// The number of recently ended writes that are restored, too, because a replica that takes over
+/// may lack them.
 const MOST_ENDED: usize = 1000;
-/// Whoever ended a write looks for so long whether that is still there.
+/// How long a process checks that its ended writes are still stored.
 const FRESH: Duration = Duration::from_secs(60);
-/// A write that has no end so long after its time has none that this process will hear of.
+/// If a write has not ended this long after its deadline, this process will never receive its end.
 const GIVEN_UP: Duration = Duration::from_secs(600);
 
-/// What this process has under way, and which writes it ended last.
+/// The unfinished work of this process, and the writes that ended last.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notes {
-    writes: HashMap<String, NotedWrite>,
+pub(super) struct Backup {
+    writes: HashMap<String, WriteBackup>,
     ended: VecDeque<(Instant, String)>,
-    leases: HashMap<String, NotedLease>,
+    leases: HashMap<String, LeaseBackup>,
 }
 
 /// A write that this process claimed.
 #[derive(Clone, Debug)]
-pub(super) struct NotedWrite {
+pub(super) struct WriteBackup {
     pub(super) write: NewWrite,
     pub(super) fence: u64,
-    pub(super) sent: Option<NotedSent>,
+    pub(super) sent: Option<SentBackup>,
     pub(super) outcome: Option<Outcome>,
-    /// It was claimed of a state that is gone: it must not be sent any more.
+    /// True if it was claimed in a state that is lost. It must not be sent any more.
     pub(super) void: bool,
 }
 
-/// That a write was sent.
+/// The sending of a write.
 #[derive(Clone, Debug)]
-pub(super) struct NotedSent {
+pub(super) struct SentBackup {
     pub(super) at: Instant,
     pub(super) until: Instant,
     pub(super) attempts: u32,
     pub(super) sought: Bytes,
 }
 
-/// A lease of this process, or one that rests after it.
+/// A lease of this process, held or in the pause after it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NotedLease {
+pub(super) struct LeaseBackup {
     pub(super) fence: u64,
     pub(super) held: bool,
     pub(super) until: Instant,
 }
 
-impl Notes {
-    /// A write was claimed, under this id; one that has its `sent` is sent, too.
+impl Backup {
+    /// Records that a write was claimed under this id. A write with `sent` is recorded as sent,
+    /// too.
     pub(super) fn claimed(&mut self, write_id: String, fence: u64, mut write: NewWrite) {
         write.write_id.clone_from(&write_id);
-        let sent = write.sent.take().map(|sent| NotedSent {
+        let sent = write.sent.take().map(|sent| SentBackup {
             at: Instant::now(),
             until: Instant::now() + sent.by,
             attempts: 1,
             sought: sent.sought,
         });
-        self.writes.insert(write_id, NotedWrite { write, fence, sent, outcome: None, void: false });
+        self.writes
+            .insert(write_id, WriteBackup { write, fence, sent, outcome: None, void: false });
     }
 
-    /// A write is sent.
+    /// Records that a write is sent.
     pub(super) fn sent(&mut self, write_id: &str, by: Duration, sought: Bytes) {
         let Some(write) = self.writes.get_mut(write_id) else { return };
         let attempts = write.sent.as_ref().map_or(0, |sent| sent.attempts) + 1;
         let at = Instant::now();
-        write.sent = Some(NotedSent { at, until: at + by, attempts, sought });
+        write.sent = Some(SentBackup { at, until: at + by, attempts, sought });
     }
 
-    /// A write has ended.
+    /// Records that a write has ended.
     pub(super) fn ended(&mut self, write_id: &str, outcome: Outcome) {
         let Some(write) = self.writes.get_mut(write_id) else { return };
         if outcome == Outcome::Released || write.sent.is_none() {
@@ -93,44 +95,44 @@ impl Notes {
         }
     }
 
-    /// Whether a write was claimed of a state that is gone.
+    /// Returns true if a write was claimed in a state that is lost.
     pub(super) fn is_void(&self, write_id: &str) -> bool {
         self.writes.get(write_id).is_some_and(|write| write.void)
     }
 
-    /// A lease was got, prolonged, or given back for a rest.
+    /// Records that a lease was acquired, renewed or released with a pause.
     pub(super) fn leased(&mut self, name: &str, fence: u64, held: bool, span: Duration) {
         let now = Instant::now();
         if span.is_zero() {
             self.leases.remove(name);
         } else {
-            // Longer than any lease, and no more than a clock can add.
+            // This is longer than any lease, and a clock can add it.
             let until = now + span.min(Duration::from_secs(24 * 60 * 60));
-            self.leases.insert(name.to_owned(), NotedLease { fence, held, until });
+            self.leases.insert(name.to_owned(), LeaseBackup { fence, held, until });
         }
     }
 
-    /// What was claimed before is of a state that is gone.
-    pub(super) fn avoid(&mut self) {
+    /// Marks all claims as belonging to a state that is lost.
+    pub(super) fn void_all(&mut self) {
         self.writes.values_mut().for_each(|write| write.void = true);
     }
 
-    /// What has to be noted anew: what was sent, and when the leases end.
-    pub(super) fn all(&self) -> (Vec<&NotedWrite>, Vec<(&String, &NotedLease)>) {
+    /// Returns the work to restore: the sent writes, and the leases with their ends.
+    pub(super) fn all(&self) -> (Vec<&WriteBackup>, Vec<(&String, &LeaseBackup)>) {
         let now = Instant::now();
         let sent = self.writes.values().filter(|write| write.sent.is_some());
         (sent.collect(), self.leases.iter().filter(|(_, lease)| lease.until > now).collect())
     }
 
-    /// Drops what is of no use any more.
+    /// Drops entries that are not needed any more.
     pub(super) fn tidy(&mut self) {
         let now = Instant::now();
         self.leases.retain(|_, lease| lease.until > now);
         self.writes.retain(|_, write| write.is_of_use());
     }
 
-    /// Whether anything is under way, or was a moment ago.
-    pub(super) fn is_under_way(&self) -> bool {
+    /// Returns true if there is unfinished work, or was a moment ago.
+    pub(super) fn has_unfinished(&self) -> bool {
         let now = Instant::now();
         self.ended.back().is_some_and(|(at, _)| now.duration_since(*at) < FRESH)
             || self.leases.values().any(|lease| lease.until > now)
@@ -138,7 +140,7 @@ impl Notes {
     }
 }
 
-impl NotedWrite {
+impl WriteBackup {
     fn is_of_use(&self) -> bool {
         let sent = self.sent.as_ref();
         self.outcome.is_some() || sent.is_none_or(|sent| sent.until.elapsed() < GIVEN_UP)
@@ -163,34 +165,34 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_noted_until_it_is_one_of_many_that_ended() {
+    fn sent_write_is_kept_until_many_have_ended() {
         let minute = Duration::from_secs(60);
-        let mut notes = Notes::default();
+        let mut backup = Backup::default();
         for number in 0..MOST_ENDED + 10 {
             let id = number.to_string();
-            notes.claimed(id.clone(), 1, write("other", Some(minute)));
-            notes.ended(&id, Outcome::Unknown);
+            backup.claimed(id.clone(), 1, write("other", Some(minute)));
+            backup.ended(&id, Outcome::Unknown);
         }
-        notes.claimed("claimed".to_owned(), 1, write("claimed", None));
-        notes.claimed("released".to_owned(), 1, write("released", Some(minute)));
-        notes.ended("released", Outcome::Released);
-        assert_eq!(notes.all().0.len(), MOST_ENDED);
-        notes.avoid();
-        assert!(notes.is_void("claimed") && !notes.is_void("new"));
-        let mut notes = Notes::default();
-        notes.claimed("claimed".to_owned(), 1, write("claimed", None));
-        assert!(notes.is_under_way());
-        notes.ended("claimed", Outcome::Released);
-        assert!(!notes.is_under_way());
+        backup.claimed("claimed".to_owned(), 1, write("claimed", None));
+        backup.claimed("released".to_owned(), 1, write("released", Some(minute)));
+        backup.ended("released", Outcome::Released);
+        assert_eq!(backup.all().0.len(), MOST_ENDED);
+        backup.void_all();
+        assert!(backup.is_void("claimed") && !backup.is_void("new"));
+        let mut backup = Backup::default();
+        backup.claimed("claimed".to_owned(), 1, write("claimed", None));
+        assert!(backup.has_unfinished());
+        backup.ended("claimed", Outcome::Released);
+        assert!(!backup.has_unfinished());
     }
 
     #[test]
-    fn a_lease_is_noted_while_it_lasts() {
-        let mut notes = Notes::default();
-        notes.leased("a", 1, true, Duration::MAX);
-        notes.leased("b", 1, true, Duration::from_nanos(1));
-        assert_eq!(notes.all().1.len(), 1);
-        notes.leased("a", 1, false, Duration::ZERO);
-        assert!(!notes.is_under_way());
+    fn lease_is_kept_until_it_ends() {
+        let mut backup = Backup::default();
+        backup.leased("a", 1, true, Duration::MAX);
+        backup.leased("b", 1, true, Duration::from_nanos(1));
+        assert_eq!(backup.all().1.len(), 1);
+        backup.leased("a", 1, false, Duration::ZERO);
+        assert!(!backup.has_unfinished());
     }
 }

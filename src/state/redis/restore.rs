@@ -1,32 +1,31 @@
-//! What a process notes anew after a loss: the writes that it sent, and its leases.
+//! Restores the unfinished work of this process after a loss: its sent writes and its leases.
 
 use std::{sync::LazyLock, time::Instant};
 
 use ::redis::Script;
 
 use super::{
+    backup::{LeaseBackup, SentBackup, WriteBackup},
     connection::{Call, Connection, lua, millis},
-    lease,
-    notes::{NotedLease, NotedSent, NotedWrite},
-    submission, write,
+    lease, submission, write,
 };
 use crate::state::Outcome;
 
-static RENOTE: LazyLock<Script> = lua!("renote.lua");
+static RESTORE: LazyLock<Script> = lua!("restore.lua");
 
-/// The calls that note all of it anew.
+/// Returns the calls that restore all of it.
 pub(super) fn calls(
     redis: &Connection,
-    writes: &[&NotedWrite],
-    leases: &[(&String, &NotedLease)],
+    writes: &[&WriteBackup],
+    leases: &[(&String, &LeaseBackup)],
 ) -> Vec<Call> {
-    let leases = leases.iter().map(|(name, noted)| lease::note(redis, name, noted));
-    leases.chain(writes.iter().filter_map(|noted| call(redis, noted))).collect()
+    let leases = leases.iter().map(|(name, backup)| lease::restore(redis, name, backup));
+    leases.chain(writes.iter().filter_map(|backup| call(redis, backup))).collect()
 }
 
-fn call(redis: &Connection, noted: &NotedWrite) -> Option<Call> {
-    let NotedWrite { write, fence, sent, outcome, void: _ } = noted;
-    let NotedSent { at, until, attempts, sought } = sent.as_ref()?;
+fn call(redis: &Connection, backup: &WriteBackup) -> Option<Call> {
+    let WriteBackup { write, fence, sent, outcome, void: _ } = backup;
+    let SentBackup { at, until, attempts, sought } = sent.as_ref()?;
     let (outcome, reply, submission) = match outcome {
         None => ("", &[][..], None),
         Some(Outcome::Finished { reply, submission }) => {
@@ -35,12 +34,12 @@ fn call(redis: &Connection, noted: &NotedWrite) -> Option<Call> {
         Some(Outcome::Released) => return None,
         Some(Outcome::Unknown) => ("unknown", &[][..], None),
     };
-    let mut own = redis.call(&RENOTE);
+    let mut own = redis.call(&RESTORE);
     write::describe(&mut own, write);
     own.arg("fence").arg(fence).arg("attempts").arg(attempts).arg("sought").arg(&sought[..]);
     own.arg("age").arg(millis(at.elapsed()));
     own.arg("rest").arg(millis(until.saturating_duration_since(Instant::now())));
-    let mut call = redis.call(&RENOTE);
+    let mut call = redis.call(&RESTORE);
     call.arg(outcome).arg(reply).arg(own.count()).append(own);
     if let Some(submission) = submission {
         submission::describe(&mut call, (**submission).clone());

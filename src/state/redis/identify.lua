@@ -1,5 +1,5 @@
--- Notes which Redis the state is at. If that is another than before, what others know of may be missing
--- here: nobody begins anything for ARGV[1] milliseconds. Answers whether that is so.
+-- Records the identity of the Redis. If it changed, data that other processes know of may be
+-- missing here, so a quiet period of ARGV[1] milliseconds begins. Returns 1 if it changed.
 local era, its_server, quiet = unpack(redis.call('HMGET', GUARD, 'era', 'server', 'quiet'))
 local this = server()
 if not era or this == '' or this == its_server then

@@ -1,8 +1,9 @@
--- Notes a write anew that the process ARGV speaks for had sent before the state was lost. ARGV[1] is
--- how it ended: 'finished', with the reply ARGV[2], 'unknown', or empty. ARGV[3] is how many of the
--- arguments after it are the write's own fields, each after its name: beside those of `begin.lua` its
--- `fence`, `attempts` and what is `sought`, how long ago it was sent, `age`, and for how long an answer
--- may still come, `rest`, in milliseconds. The rest are the fields of what it submitted.
+-- Restores a write that the calling process had sent before the state was lost. ARGV[1] is its end:
+-- 'finished' with the reply ARGV[2], 'unknown', or empty. ARGV[3] is the number of following
+-- arguments that are the write's fields, each after its name. They are those of `begin.lua`, and
+-- `fence`, `attempts`, `sought`, the time since it was sent (`age`), and the time for which an
+-- answer may still arrive (`rest`), in milliseconds. The rest of ARGV: the fields of its
+-- submission.
 local outcome, reply, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local new, time = named(ARGV, 4, count + 3), now()
 local id = new.write_id
@@ -15,7 +16,7 @@ if write and (write.state == 'finished' or tonumber(write.fence) > tonumber(new.
 end
 local sent = time - tonumber(new.age)
 if not write then
-  -- Another has the name: this one is found by its id alone.
+  -- Another write has the request id, so this one is found by its own id alone.
   if new.request_id ~= '' and call('GET', request_key(new.app_id, new.method, new.request_id)) then
     new.request_id = ''
   end

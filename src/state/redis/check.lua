@@ -1,0 +1,1 @@
+-- Does nothing: the prelude has already checked that the state exists.

@@ -1,1 +1,0 @@
--- Nothing: that the state is there was found out before.
