@@ -1,4 +1,4 @@
-//! The accounts on whose behalf WeChat is called.
+//! The configured WeChat accounts, with their tokens, quotas and concurrency limits.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -18,19 +18,19 @@ pub mod token;
 /// One official account or mini program.
 #[derive(Debug)]
 pub struct Account {
-    /// Its id.
+    /// The id of the account.
     pub app_id: AppId,
-    /// What it is.
+    /// Whether it is an official account or a mini program.
     pub kind: AccountKind,
-    /// Its access token.
+    /// The access tokens of the account.
     pub tokens: Arc<token::Tokens>,
-    /// What it may not call for now.
+    /// The quotas of the account that are spent.
     pub quotas: quota::Quotas,
-    /// How many of its calls are at WeChat at a time.
-    pub slots: concurrency::Slots,
+    /// The limit on concurrent calls of the account.
+    pub concurrency: concurrency::Limit,
 }
 
-/// All accounts of the settings.
+/// All configured accounts.
 #[derive(Debug)]
 pub struct Registry {
     accounts: HashMap<AppId, Arc<Account>>,
@@ -38,33 +38,33 @@ pub struct Registry {
     default_mini_program: Option<Arc<Account>>,
 }
 
-/// Why no account can serve a call.
+/// The reason why no account can serve a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The request names none and the settings name no default of that kind.
+    /// The request names no account, and there is no default account of a suitable kind.
     #[error("the settings name no default account that is {needed}")]
     NoDefault {
-        /// What the call needs.
+        /// The kind of account that the call needs.
         needed: AccountKinds,
     },
-    /// The settings do not know it.
+    /// The account is not configured.
     #[error("{app_id:?} is not in the settings")]
     Unknown {
         /// The id of the request.
         app_id: String,
     },
-    /// It exists but cannot make this call.
+    /// The account cannot make this call.
     #[error("{app_id} is not {needed}")]
     WrongKind {
         /// The id of the request.
         app_id: String,
-        /// What the call needs.
+        /// The kind of account that the call needs.
         needed: AccountKinds,
     },
 }
 
 impl Registry {
-    /// Takes the accounts over from the settings; asks WeChat nothing yet.
+    /// Creates the accounts from the settings. Sends nothing to WeChat yet.
     pub fn new(
         settings: &[config::Account],
         limits: &config::Limits,
@@ -80,7 +80,7 @@ impl Registry {
                 kind: settings.kind,
                 tokens: token::Tokens::new(settings, client.clone(), state.clone(), clock.clone()),
                 quotas: quota::Quotas::default(),
-                slots: concurrency::Slots::new(limits.account_concurrency()),
+                concurrency: concurrency::Limit::new(limits.account_concurrency()),
             });
             if settings.default {
                 *match settings.kind {
@@ -93,8 +93,10 @@ impl Registry {
         registry
     }
 
-    /// The account that a request means. An empty id means the default account of the kind that
-    /// the call needs; where both kinds serve, the official one goes first.
+    /// Returns the account that a request names. An empty id means the default account of the kind
+    /// that the call needs. If both kinds can serve the call, the official account is preferred.
+    ///
+    /// Fails if there is no such account or if it is of the wrong kind.
     pub fn find(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
         if app_id.is_empty() {
             let default = match needed {
@@ -140,7 +142,7 @@ mod tests {
     };
 
     #[test]
-    fn where_both_kinds_serve_the_official_default_goes_first() {
+    fn official_default_account_is_preferred() {
         let account = |app_id, kind, default| {
             format!(
                 "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"{kind}\"\ndefault = {default}\n\

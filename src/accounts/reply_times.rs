@@ -1,76 +1,77 @@
-//! How long calls of one account took lately, to foresee how long the next ones will take.
+//! Records the recent reply times of one account, to predict those of the next calls.
 //!
-//! What is older than [`PERIOD`] twice counts for nothing: one slow reply of an hour ago refuses no
-//! call today.
+//! Times older than two [`PERIOD`]s are dropped, so one slow reply an hour ago does not refuse
+//! calls now.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-/// Times are kept for this one and the one before.
+/// Times of the current and the previous period are kept.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Fewer times foresee nothing, or one slow reply would refuse a crowd of calls.
+/// The fewest times for a prediction. With fewer, one slow reply could refuse many calls.
 const FEWEST: u32 = 8;
 
-/// What calls took lately.
+/// Recent times of calls.
 #[derive(Debug)]
 pub(super) struct ReplyTimes {
     fewest: u32,
-    /// All calls, those included whose caller left before the reply.
+    /// The times for which calls held a permit, including calls whose caller left before the reply.
     held: Times,
-    /// Only those that were answered, by path.
+    /// The times of answered calls, by path.
     answered: HashMap<&'static str, Times>,
 }
 
-/// How long a call will take until its reply, if nothing changes.
+/// The predicted time of a call until its reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Foreseen {
-    /// As long as the fastest one lately.
+pub(super) struct Forecast {
+    /// The time of the fastest recent call.
     pub(super) least: Duration,
-    /// As far above the mean as the fastest one is below it: few take longer.
+    /// As far above the mean as the fastest call is below it. Few calls take longer.
     pub(super) most: Duration,
 }
 
 impl ReplyTimes {
-    /// `slots` calls run at a time.
-    pub(super) fn new(slots: usize) -> Self {
-        let fewest = u32::try_from(slots).unwrap_or(u32::MAX).clamp(1, FEWEST);
+    /// Creates a record for an account with this many permits.
+    pub(super) fn new(permits: usize) -> Self {
+        let fewest = u32::try_from(permits).unwrap_or(u32::MAX).clamp(1, FEWEST);
         Self { fewest, held: Times::default(), answered: HashMap::new() }
     }
 
-    /// Notes that a call held its slot for so long, until now; `path` if it was answered.
-    pub(super) fn note(&mut self, path: Option<&'static str>, took: Duration, now: Instant) {
-        self.held.note(took, now);
+    /// Records that a call held its permit for this time until now. `path` is set if it was
+    /// answered.
+    pub(super) fn record(&mut self, path: Option<&'static str>, took: Duration, now: Instant) {
+        self.held.record(took, now);
         if let Some(path) = path {
-            self.answered.entry(path).or_default().note(took, now);
+            self.answered.entry(path).or_default().record(took, now);
         }
     }
 
-    /// Returns for how long a call holds its slot on average; nothing if too few calls show it.
+    /// Returns how long a call holds its permit on average, or `None` if there are too few times.
     pub(super) fn hold(&mut self, now: Instant) -> Option<Duration> {
         let Recent { count, total, .. } = self.held.recent(now);
         (count >= self.fewest).then(|| total / count)
     }
 
-    /// Returns how long a call to `path` takes once it has a slot: no time if nothing shows it.
-    pub(super) fn reply(&mut self, path: &str, now: Instant) -> Foreseen {
-        let Some(times) = self.answered.get_mut(path) else { return Foreseen::default() };
+    /// Returns how long a call to `path` takes with a permit, or zero if there are no times.
+    pub(super) fn reply(&mut self, path: &str, now: Instant) -> Forecast {
+        let Some(times) = self.answered.get_mut(path) else { return Forecast::default() };
         let Recent { count, total, least } = times.recent(now);
-        let Some(mean) = total.checked_div(count) else { return Foreseen::default() };
-        Foreseen { least, most: mean + (mean - least) }
+        let Some(mean) = total.checked_div(count) else { return Forecast::default() };
+        Forecast { least, most: mean + (mean - least) }
     }
 }
 
-/// Some times, of two periods.
+/// Times of two periods.
 #[derive(Debug, Default)]
 struct Times {
-    /// This period, and when it began.
+    /// The current period and its beginning.
     period: Option<(Instant, Recent)>,
     before: Recent,
 }
 
-/// Some times.
+/// Times of one period.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent {
     count: u32,
@@ -79,7 +80,7 @@ struct Recent {
 }
 
 impl Times {
-    fn note(&mut self, took: Duration, now: Instant) {
+    fn record(&mut self, took: Duration, now: Instant) {
         self.forget(now);
         let (_, recent) = self.period.get_or_insert((now, Recent::default()));
         *recent = recent.and(Recent { count: 1, total: took, least: took });
@@ -96,7 +97,7 @@ impl Times {
         if age >= PERIOD {
             let over = age >= PERIOD * 2;
             self.before = if over { Recent::default() } else { recent };
-            // From its end on, whether calls come or not.
+            // A period ends by time, regardless of calls.
             self.period = (!over).then(|| (began + PERIOD, Recent::default()));
         }
     }
@@ -123,54 +124,54 @@ mod tests {
     const PATH: &str = "/wxa/get_store_list";
 
     #[test]
-    fn times_are_forgotten_after_two_periods() {
+    fn times_are_dropped_after_two_periods() {
         let clock = Clock::frozen();
         let mut times = ReplyTimes::new(1);
         assert_eq!(times.hold(clock.now()), None);
-        times.note(Some(PATH), Duration::from_secs(8), clock.now());
+        times.record(Some(PATH), Duration::from_secs(8), clock.now());
         clock.advance(PERIOD + PERIOD / 2);
-        times.note(Some(PATH), Duration::from_secs(2), clock.now());
-        let foreseen = Foreseen { least: Duration::from_secs(2), most: Duration::from_secs(8) };
+        times.record(Some(PATH), Duration::from_secs(2), clock.now());
+        let foreseen = Forecast { least: Duration::from_secs(2), most: Duration::from_secs(8) };
         assert_eq!(times.reply(PATH, clock.now()), foreseen);
         assert_eq!(times.hold(clock.now()), Some(Duration::from_secs(5)));
         clock.advance(PERIOD / 2);
         assert_eq!(times.hold(clock.now()), Some(Duration::from_secs(2)), "the slow one is old");
         clock.advance(PERIOD);
         assert_eq!(times.hold(clock.now()), None);
-        assert_eq!(times.reply(PATH, clock.now()), Foreseen::default());
+        assert_eq!(times.reply(PATH, clock.now()), Forecast::default());
     }
 
     #[test]
-    fn a_long_silence_forgets_everything() {
+    fn long_silence_drops_all_times() {
         let clock = Clock::frozen();
         let mut times = ReplyTimes::new(1);
-        times.note(Some(PATH), Duration::from_secs(8), clock.now());
+        times.record(Some(PATH), Duration::from_secs(8), clock.now());
         clock.advance(PERIOD * 100);
         assert_eq!(times.hold(clock.now()), None);
-        times.note(Some(PATH), Duration::from_secs(2), clock.now());
+        times.record(Some(PATH), Duration::from_secs(2), clock.now());
         assert_eq!(times.hold(clock.now()), Some(Duration::from_secs(2)));
     }
 
     #[test]
-    fn few_times_of_many_slots_foresee_nothing() {
+    fn few_times_predict_nothing() {
         let clock = Clock::frozen();
         let mut times = ReplyTimes::new(64);
         for number in 1..=FEWEST {
             assert_eq!(times.hold(clock.now()), None, "{number}");
-            times.note(None, Duration::from_secs(1), clock.now());
+            times.record(None, Duration::from_secs(1), clock.now());
         }
         assert_eq!(times.hold(clock.now()), Some(Duration::from_secs(1)));
     }
 
     #[test]
-    fn a_caller_who_left_says_nothing_about_replies() {
+    fn abandoned_call_does_not_count_as_reply() {
         let clock = Clock::frozen();
         let mut times = ReplyTimes::new(1);
-        times.note(Some(PATH), Duration::from_secs(3), clock.now());
-        times.note(Some("/wxa/add_store"), Duration::from_secs(9), clock.now());
-        times.note(None, Duration::ZERO, clock.now());
+        times.record(Some(PATH), Duration::from_secs(3), clock.now());
+        times.record(Some("/wxa/add_store"), Duration::from_secs(9), clock.now());
+        times.record(None, Duration::ZERO, clock.now());
         let three = Duration::from_secs(3);
-        assert_eq!(times.reply(PATH, clock.now()), Foreseen { least: three, most: three });
+        assert_eq!(times.reply(PATH, clock.now()), Forecast { least: three, most: three });
         assert_eq!(times.hold(clock.now()), Some(Duration::from_secs(4)));
     }
 }

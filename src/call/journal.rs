@@ -229,7 +229,7 @@ impl Operations {
     fn is_ready<E: Endpoint>(&self, account: &Account) -> bool {
         E::PACE.is_none()
             && account.tokens.is_current()
-            && account.slots.are_free()
+            && account.concurrency.has_free()
             && account.quotas.check(E::PATH, self.clock().unix()).is_ok()
     }
 

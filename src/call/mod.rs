@@ -12,8 +12,8 @@ use self::{cache::Cached, journal::Sending, retry::Decision};
 use crate::{
     accounts::{
         self, Account, Registry,
-        concurrency::{Busy, Slot},
-        quota::{Spent, Trial},
+        concurrency::{Busy, Permit},
+        quota::{Probe, Spent},
         token,
     },
     context::{Context, Stage},
@@ -289,14 +289,14 @@ impl Operations {
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
         let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
         let mut tries = Tries::default();
-        let (mut trial, mut failed) = (None, None);
+        let (mut probe, mut failed) = (None, None);
         loop {
             if ctx.stage.get() == Stage::Token {
                 ctx.stage.reach(Stage::Queue);
             }
-            let slot = self.enter::<E>(account, ctx, sending.as_deref_mut(), &mut trial).await;
-            let slot = match slot {
-                Ok(slot) => slot,
+            let permit = self.enter::<E>(account, ctx, sending.as_deref_mut(), &mut probe).await;
+            let permit = match permit {
+                Ok(permit) => permit,
                 // What was sent before may have been executed, and nobody is told otherwise.
                 Err(error) => {
                     return Err(failed.map_or(error, |failed| given_up::<E>(account, failed)));
@@ -315,10 +315,10 @@ impl Operations {
             ctx.stage.reach(Stage::WeChat);
             let sent_at = clock.unix();
             let result = client.send(call, attempt).await;
-            slot.answered();
+            permit.answered();
             let error = result.as_ref().err();
-            if error.is_some() || trial.is_some() {
-                account.quotas.learn(E::PATH, error, &mut trial, sent_at, clock.unix())?;
+            if error.is_some() || probe.is_some() {
+                account.quotas.record(E::PATH, error, &mut probe, sent_at, clock.unix())?;
             }
             let error = match result {
                 Ok(reply) => return Ok(reply),
@@ -344,37 +344,37 @@ impl Operations {
         }
     }
 
-    /// Waits until a call may be sent. Where its quota is spent it has to be a trial.
+    /// Waits until a call may be sent. Where its quota is spent it has to be a probe.
     async fn enter<'a, E: Endpoint>(
         &'a self,
         account: &'a Account,
         ctx: &Context,
         sending: Option<&mut Sending>,
-        trial: &mut Option<Trial<'a>>,
-    ) -> Result<Slot<'a>, Error> {
+        probe: &mut Option<Probe<'a>>,
+    ) -> Result<Permit<'a>, Error> {
         let clock = self.clock();
         let left = sending.as_ref().map(|sending| &sending.left);
-        let slot = account.slots.take(E::PATH, ctx.deadline, clock);
-        let slot = match left {
-            Some(left) => left.run_until_cancelled(slot).await.ok_or(Error::Deadline)?,
-            None => slot.await,
+        let permit = account.concurrency.acquire(E::PATH, ctx.deadline, clock);
+        let permit = match left {
+            Some(left) => left.run_until_cancelled(permit).await.ok_or(Error::Deadline)?,
+            None => permit.await,
         };
         let busy = |Busy { wait }| Error::Overloaded {
             app_id: account.app_id.clone(),
             path: E::PATH,
             wait,
         };
-        let slot = slot.map_err(busy)?;
+        let permit = permit.map_err(busy)?;
         if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
             return Err(Error::Deadline);
         }
-        if trial.is_none() {
-            *trial = account.quotas.enter(E::PATH, clock.unix())?;
+        if probe.is_none() {
+            *probe = account.quotas.enter(E::PATH, clock.unix())?;
         }
         if let Some(sending) = sending {
             sending.begin::<E>(clock).await?;
         }
-        Ok(slot)
+        Ok(permit)
     }
 }
 

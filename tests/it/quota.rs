@@ -13,7 +13,7 @@ use crate::support::{App, GET_CARD, SET_CARD, is, png, reason};
 
 const UPLOAD: &str = "/cgi-bin/media/upload";
 const DAY: u64 = 24 * 3600;
-const TRIAL_PAUSE: Duration = Duration::from_secs(300);
+const PROBE_PAUSE: Duration = Duration::from_secs(300);
 
 /// Until it is midnight in China.
 fn until_midnight(clock: &Clock) -> Duration {
@@ -108,7 +108,7 @@ async fn one_call_in_five_minutes_tries_whether_the_quota_was_lifted() {
     let app = at_noon().await;
     spend(&app).await;
     for tried in 1..=2 {
-        app.clock.advance(TRIAL_PAUSE);
+        app.clock.advance(PROBE_PAUSE);
         // Under way while the others come.
         app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 300 }));
         for result in reads(&app, 20).await {
@@ -120,7 +120,7 @@ async fn one_call_in_five_minutes_tries_whether_the_quota_was_lifted() {
     limit(&app, OFFICIAL_APP_ID, GET_CARD, 1_000);
     spent_today(app.read().await);
     assert_eq!(app.count(GET_CARD), 6, "nobody has told us");
-    app.clock.advance(TRIAL_PAUSE);
+    app.clock.advance(PROBE_PAUSE);
     taken(app.read().await);
     for result in reads(&app, 20).await {
         taken(result);
@@ -133,7 +133,7 @@ async fn a_trial_that_is_lost_ends_nothing() {
     // Time passes, because the call is sent again after pauses.
     let app = noon(App::start().await);
     spend(&app).await;
-    app.clock.advance(TRIAL_PAUSE);
+    app.clock.advance(PROBE_PAUSE);
     app.wechat.fault(Fault::new(GET_CARD, Kind::ResetBefore).times(3));
     let status = app.read().await.expect_err("lost");
     assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));

@@ -1,4 +1,4 @@
-//! `token`: every call makes a new value and ends the old one five minutes later.
+//! The source `token`: every call makes a new token and ends the previous one five minutes later.
 
 use futures_util::{FutureExt, future::BoxFuture};
 
@@ -9,7 +9,8 @@ use crate::{
     wechat::{Client, Endpoint, Tries, token::ClassicToken},
 };
 
-/// For accounts whose other systems use this kind too and that one process refreshes alone.
+/// The source for accounts that other systems use with this kind of token, and that only one
+/// process refreshes.
 #[derive(Debug)]
 pub(super) struct Classic {
     pub(super) app_id: AppId,

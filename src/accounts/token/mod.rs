@@ -1,16 +1,18 @@
-//! Access tokens, correct by construction.
+//! Access tokens of the accounts.
 //!
-//! * One refresh per account at a time, in a task of its own; callers wait for it, and one that
-//!   hangs up does not stop it.
-//! * A *generation* counts changes of value. A refusal refreshes only while the refused value is
-//!   still the current one, so a thousand refusals cause one refresh.
-//! * A token is renewed ahead of its end; where that fails, the last good one is used to its end.
-//! * A late answer never replaces a newer token, and a token's life counts from the moment the
-//!   request for it was sent.
-//! * Replicas share tokens through the [`State`](crate::state): who needs one looks there first, and
-//!   one of them at a time asks WeChat. Where the state fails each asks for itself.
-//! * Every account has a budget, which the replicas share, and a failure is remembered for a while,
-//!   so that nothing loops.
+//! - Each account has at most one refresh at a time, in a task of its own. Callers wait for it, and
+//!   a caller that leaves does not stop it.
+//! - A *generation* counts the changes of the token. A refusal causes a refresh only if the refused
+//!   token is still current, so a thousand refusals cause one refresh.
+//! - A token is renewed before it expires. If that fails, the previous token is used until it
+//!   expires.
+//! - A late answer never replaces a newer token. The life of a token counts from the time when its
+//!   request was sent.
+//! - Replicas share tokens through the [`TokenState`](crate::state): a replica that needs one reads the
+//!   state first, and one replica at a time asks WeChat. If the state fails, each replica asks for
+//!   itself.
+//! - Every account has a daily budget, which replicas share, and a failure is kept for a while, so
+//!   that nothing loops.
 
 use std::{
     fmt,
@@ -34,93 +36,95 @@ use crate::{
 mod classic;
 mod stable;
 
-/// In its last five minutes WeChat answers with the next token while this one still works.
+/// In the last five minutes of a token's life, WeChat returns the next one, and both are valid.
 const RENEW_AHEAD: Duration = Duration::from_secs(300);
-/// So that replicas do not renew in the same second.
+/// A random time that keeps replicas from renewing in the same second.
 const RENEW_JITTER: Duration = Duration::from_secs(60);
-/// WeChat's machines take a moment to learn of a new token, and those of another host perhaps a
-/// moment longer: so long after a refresh or a change of host a refusal proves nothing.
+/// WeChat's machines need a moment to learn of a new token, and those of another host may need
+/// longer. A refusal this soon after a refresh or a change of host proves nothing.
 const SETTLING: Duration = Duration::from_secs(3);
-/// How long a fetch that brought back the refused value is not repeated.
+/// The pause after a fetch that returned the refused token again.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
-/// Two endpoints that refuse the token within this time rule out a fault of one endpoint.
+/// If two endpoints refuse the token within this time, the fault is not that of one endpoint.
 const CORROBORATION: Duration = Duration::from_secs(60);
-/// WeChat ignores forced refreshes that follow faster (and allows 20 a day).
+/// WeChat ignores forced refreshes that follow faster, and allows 20 a day.
 const FORCE_PAUSE: Duration = Duration::from_secs(30);
-/// Of WeChat's 20 forced refreshes a day we take no more than this.
+/// The gateway's share of WeChat's 20 forced refreshes a day.
 const FORCE_BUDGET: u32 = 4;
-/// Of WeChat's 2,000 classic tokens a day (500,000 stable ones) we take no more than this. A failed
-/// fetch costs nothing, and pauses keep failures rare enough: after a day of them an account still
-/// recovers as soon as it can.
+/// The gateway's share of WeChat's 2,000 classic tokens a day (500,000 stable ones). A failed fetch
+/// is refunded, and pauses keep failures rare enough. After a day of failures, an account can still
+/// recover immediately.
 const DAILY_BUDGET: u32 = 1_000;
-/// After a failure that only people can mend.
+/// The pause after a failure that only an operator or administrator can fix.
 const HUMAN_PAUSE: Duration = Duration::from_secs(60);
-/// After the first passing failure; doubles with each further one up to [`LONGEST_PAUSE`].
+/// The pause after the first transient failure. Each further failure doubles it up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A server's `Retry-After` makes a pause longer, up to this: without tokens nothing works.
+/// The longest pause that a server's `Retry-After` can cause. Without a token, the account is
+/// unusable.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
-/// Tries within one refresh where WeChat is busy or out of reach.
-const TRIES: u32 = 3;
+/// The number of attempts in one refresh while WeChat is busy or unreachable.
+const ATTEMPTS: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long other replicas leave a fetch to this one, if it froze or died; while it runs it prolongs
-/// that.
+/// How long other replicas wait for this one if it freezes or crashes during a fetch. A running
+/// fetch renews the lease.
 const LEASE: Duration = Duration::from_secs(3);
 const LEASE_RENEWAL: Duration = Duration::from_secs(1);
-/// No lease is longer, nor the quiet after a loss of the state. What is was left by a clock that was
-/// set back since.
+/// The longest plausible lease or quiet period of the state. A longer one means that a clock was
+/// set back.
 const LONGEST_LEASE: Duration = Duration::from_secs(6);
-/// How often it is looked whether another replica has ended its fetch.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// A shared token that lives no longer than this is left alone.
+/// The interval of checks whether another replica has ended its fetch.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// A shared token with less life than this is not used.
 const LEAST_LIFE: Duration = Duration::from_secs(5);
 
-/// A usable access token.
+/// A valid access token.
 #[derive(Debug)]
 pub struct Token {
     /// The token itself.
     pub access: AccessToken,
-    /// Counts the changes of value since the start.
+    /// The number of changes of the token since the start.
     pub generation: u64,
     fetched_at: Instant,
     renew_at: Instant,
     expires_at: Instant,
 }
 
-/// Why there is no token.
+/// The reason why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Today's share of tokens is used up.
+    /// Today's budget of tokens is spent.
     #[error("today's budget of {DAILY_BUDGET} tokens is used up")]
     BudgetSpent,
-    /// None came before the caller's deadline.
+    /// No token arrived before the caller's deadline.
     #[error("no access token came in time")]
     Deadline,
-    /// WeChat keeps refusing the token that it keeps giving out.
+    /// WeChat refuses the token that it keeps returning.
     #[error("WeChat refuses the access token and gives no other")]
     Refused {
-        /// The call that it refuses.
+        /// The path of the refused call.
         path: &'static str,
-        /// What it said.
+        /// WeChat's refusal.
         refusal: wechat::Error,
     },
-    /// The settings' secret file cannot be read.
+    /// The account's secret file is unreadable.
     #[error("the account's secret cannot be read: {0}")]
     Secret(#[from] SecretUnreadable),
     /// The token endpoint failed.
     #[error("no access token: {error}")]
     Unavailable {
-        /// The endpoint.
+        /// The path of the endpoint.
         path: &'static str,
-        /// What it said.
+        /// The error of the endpoint.
         error: wechat::Error,
-        /// When the next try is made.
+        /// The time until the next attempt.
         retry_after: Duration,
     },
 }
 
-/// The secret's file cannot be read.
+/// The account's secret file is unreadable.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SecretUnreadable(String);
@@ -131,11 +135,11 @@ impl From<std::io::Error> for SecretUnreadable {
     }
 }
 
-/// Where tokens come from.
+/// A source of tokens.
 trait Source: fmt::Debug + Send + Sync {
     fn path(&self) -> &'static str;
 
-    /// Whether `force` makes a difference.
+    /// Returns true if `force` has an effect.
     fn can_force(&self) -> bool;
 
     fn fetch<'a>(
@@ -146,13 +150,13 @@ trait Source: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
 }
 
-/// Asks a token endpoint once.
+/// Sends one request to a token endpoint.
 async fn ask<E: Endpoint<Reply = TokenReply>>(
     client: &Client,
     call: E,
     tries: &mut Tries,
 ) -> Result<Fetched, FetchError> {
-    // A refresh serves many calls, so it belongs to the trace of none.
+    // A refresh serves many calls, so it belongs to no call's trace.
     let parent = &Span::none();
     let limit = E::REPLY_LIMIT;
     let attempt = Attempt { token: None, limit, time_left: limit, tries, parent };
@@ -187,26 +191,26 @@ pub struct Tokens {
     force_allowed: bool,
     client: Client,
     clock: Clock,
-    /// The last one, which may have ended.
+    /// The latest token, which may have expired.
     latest: Mutex<Option<Arc<Token>>>,
     shared: Arc<dyn state::State>,
-    state: Mutex<State>,
+    state: Mutex<TokenState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct TokenState {
     generation: u64,
-    /// Refreshes are numbered as they start …
+    /// The number of refreshes that were started.
     started: u64,
-    /// … and one that started before the last that was stored comes too late.
+    /// The number of the last refresh that stored a token. An earlier one comes too late.
     stored: u64,
-    flight: SingleFlight<Result<Arc<Token>, Error>>,
+    refreshing: SingleFlight<Result<Arc<Token>, Error>>,
     failure: Option<Failure>,
     suspect: Option<Suspect>,
     forced_at: Option<Instant>,
 }
 
-/// The last refresh failed; until `retry_at` its error is the answer.
+/// The last refresh failed. Until `retry_at`, its error is returned.
 #[derive(Debug)]
 struct Failure {
     error: Error,
@@ -215,8 +219,8 @@ struct Failure {
 }
 
 impl Failure {
-    /// The error, as whoever asks later gets it.
-    fn told_at(&self, now: Instant) -> Error {
+    /// Returns the error, with the time that is left until the next attempt.
+    fn error_at(&self, now: Instant) -> Error {
         let mut error = self.error.clone();
         if let Error::Unavailable { retry_after, .. } = &mut error {
             *retry_after = self.retry_at - now;
@@ -225,12 +229,12 @@ impl Failure {
     }
 }
 
-/// A value that was refused.
+/// A token that was refused.
 #[derive(Debug)]
 struct Suspect {
     generation: u64,
     refused_by: Vec<(&'static str, Instant)>,
-    /// Set once WeChat gave the same value again: it is not asked before then.
+    /// Set after WeChat returned the same token again. The next fetch must wait until then.
     ask_again_at: Option<Instant>,
 }
 
@@ -258,12 +262,14 @@ impl Tokens {
         })
     }
 
-    /// The current token; waits for one, but not beyond `deadline`.
+    /// Returns the current token, and waits for one until `deadline` if there is none.
+    ///
+    /// Fails if no token arrives in time. Dropping the future does not stop a running refresh.
     pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
         let now = self.clock.now();
         if let Some(token) = self.current_at(now) {
             if now >= token.renew_at {
-                // Ahead of its end: nobody waits, and a failure costs nothing yet.
+                // The old token is still valid, so no caller waits, and a failure does no harm yet.
                 let _ = self.refresh(&mut self.lock(), false);
             }
             return Ok(token);
@@ -278,13 +284,13 @@ impl Tokens {
         self.wait(run, deadline).await
     }
 
-    /// Whether nobody would have to wait for one.
+    /// Returns true if there is a valid token, so that a call would not wait for one.
     pub fn is_current(&self) -> bool {
         let now = self.clock.now();
         self.latest().as_ref().is_some_and(|token| now < token.expires_at)
     }
 
-    /// What is current by now, after a wait with this one.
+    /// Returns the token that is current now. `known` may have been replaced during a wait.
     pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
         if self.lock().generation == known.generation {
             return known;
@@ -292,8 +298,10 @@ impl Tokens {
         self.current().unwrap_or(known)
     }
 
-    /// What to try next after WeChat refused `token` for a call to `path`: a newer token, or, soon
-    /// after a refresh or a change of host, the same one once more.
+    /// Returns the token to try after WeChat refused `token` for a call to `path`. That is a newer
+    /// token or, soon after a refresh or a change of host, the same one again.
+    ///
+    /// Fails if WeChat has no other token, or if none arrives before `deadline`.
     pub async fn refused(
         self: &Arc<Self>,
         token: &Token,
@@ -326,10 +334,11 @@ impl Tokens {
         Ok(fresh)
     }
 
-    /// Remembers the refusal; whether to refresh now, and whether by force.
+    /// Records the refusal. Returns `None` if no refresh may start, or else whether it must be
+    /// forced.
     fn after_refusal(
         &self,
-        state: &mut State,
+        state: &mut TokenState,
         token: &Token,
         path: &'static str,
         now: Instant,
@@ -347,8 +356,9 @@ impl Tokens {
         if suspect.ask_again_at.is_none_or(|at| now >= at) {
             return Some(false);
         }
-        // WeChat gave the refused value again. A new one can be forced, at the cost of everybody
-        // else's; so only if allowed, rarely, and not on the word of a single endpoint.
+        // WeChat returned the refused token again. A forced refresh makes a new one, but ends the
+        // token of all other users. It therefore must be allowed by the settings, rare, and
+        // confirmed by two endpoints.
         let corroborated = suspect.refused_by.len() >= 2;
         let rested = state.forced_at.is_none_or(|at| now.duration_since(at) >= FORCE_PAUSE);
         let force = self.force_allowed && self.source.can_force() && corroborated && rested;
@@ -358,24 +368,24 @@ impl Tokens {
         force.then_some(true)
     }
 
-    /// Joins the refresh under way or starts one, unless the last failure forbids it for now.
+    /// Joins the running refresh or starts one. Fails during the pause after a failure.
     fn refresh(
         self: &Arc<Self>,
-        state: &mut State,
+        state: &mut TokenState,
         force: bool,
     ) -> Result<Run<Result<Arc<Token>, Error>>, Error> {
-        if let Some(run) = state.flight.running() {
+        if let Some(run) = state.refreshing.running() {
             return Ok(run);
         }
         let now = self.clock.now();
         if let Some(failure) = &state.failure
             && now < failure.retry_at
         {
-            return Err(failure.told_at(now));
+            return Err(failure.error_at(now));
         }
         state.started += 1;
         let (tokens, number) = (self.clone(), state.started);
-        Ok(state.flight.start(async move { tokens.run(number, force).await }))
+        Ok(state.refreshing.start(async move { tokens.run(number, force).await }))
     }
 
     async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
@@ -389,10 +399,10 @@ impl Tokens {
             let lease = match self.shared.acquire(&self.lease(), LEASE).await {
                 Ok(Acquired::Lease(fence)) => Some(fence),
                 Ok(Acquired::Taken(rest)) if rest <= LONGEST_LEASE => {
-                    self.clock.sleep(rest.min(LOOK_AGAIN)).await;
+                    self.clock.sleep(rest.min(CHECK_INTERVAL)).await;
                     continue;
                 }
-                // What replicas share cannot be had now, but tokens can.
+                // The shared state is unavailable, but a token can still be fetched.
                 Ok(Acquired::Taken(_)) | Err(_) => None,
             };
             let Some(fence) = lease else {
@@ -405,7 +415,7 @@ impl Tokens {
                 result = self.fetch(number, force, Some(fence), before) => result,
                 () = self.keep_lease(fence) => None,
             };
-            // At the latest it ends by itself.
+            // If this fails, the lease ends by itself.
             let _ = self.shared.free(&self.lease(), fence, Duration::ZERO).await;
             if let Some(result) = result {
                 return result;
@@ -413,16 +423,18 @@ impl Tokens {
         }
     }
 
-    /// Prolongs the lease, for ever.
+    /// Renews the lease until the future is dropped.
     async fn keep_lease(&self, fence: u64) {
         loop {
             self.clock.sleep(LEASE_RENEWAL).await;
-            // One that was lost is noticed before the next try: what was sent is waited for.
+            // A lost lease is detected before the next attempt. The reply to a sent request is
+            // still awaited.
             let _ = self.shared.renew(&self.lease(), fence, LEASE).await;
         }
     }
 
-    /// Asks WeChat, and tells the other replicas. Nothing if another one may have asked meanwhile.
+    /// Fetches a token from WeChat and shares it. Returns `None` if another replica may have
+    /// fetched one in the meantime.
     async fn fetch(
         &self,
         number: u64,
@@ -432,7 +444,7 @@ impl Tokens {
     ) -> Option<Result<Arc<Token>, Error>> {
         let budget = format!("tokens/{}", self.app_id);
         if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
-            return Some(Err(self.remember(Error::BudgetSpent, 1, HUMAN_PAUSE)));
+            return Some(Err(self.store_failure(Error::BudgetSpent, 1, HUMAN_PAUSE)));
         }
         let mut tries = Tries::default();
         loop {
@@ -449,12 +461,12 @@ impl Tokens {
                         _ => self.store(number, fetched, sent_at),
                     }));
                 }
-                Err(error) if tries.count() < TRIES && repeats_soon(&error) && !force => {
+                Err(error) if tries.count() < ATTEMPTS && repeats_soon(&error) && !force => {
                     self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
                     if let Some(fence) = lease
                         && let Ok(false) = self.shared.renew(&self.lease(), fence, LEASE).await
                     {
-                        // This process was frozen, and another one has taken its turn.
+                        // This process was frozen, and another replica has taken over.
                         let _ = self.shared.refund(&budget).await;
                         return None;
                     }
@@ -467,7 +479,7 @@ impl Tokens {
         }
     }
 
-    /// Whether a new value may be forced now: rarely, whichever replica does it.
+    /// Returns true if a forced refresh is allowed now. It must be rare over all replicas.
     async fn may_force(&self) -> bool {
         let spend = async |what: &str, limit, window| {
             let counter = format!("{what}/{}", self.app_id);
@@ -476,7 +488,8 @@ impl Tokens {
         spend("force", 1, FORCE_PAUSE).await && spend("forces", FORCE_BUDGET, DAY).await
     }
 
-    /// Takes over what another replica has, if that is of use here.
+    /// Returns another replica's token after storing it, or `None` if it is no better than the
+    /// current one.
     fn adopt(&self, number: u64, shared: &SharedToken) -> Option<Arc<Token>> {
         let now = self.clock.now();
         let newer = self.current().is_none_or(|current| {
@@ -523,7 +536,7 @@ impl Tokens {
         let token = Arc::new(Token {
             access: fetched.value.into(),
             generation: state.generation,
-            // Asking again for the same value does not make it new.
+            // WeChat returned the same token, so its age does not change.
             fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
             renew_at: expires_at - ahead + jitter,
             expires_at,
@@ -533,12 +546,12 @@ impl Tokens {
     }
 
     fn fail(&self, error: FetchError) -> Error {
-        let passing = passing(&error);
+        let is_transient = is_transient(&error);
         let in_a_row = self.lock().failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
         let pause = if is_minute_quota(&error) {
             let into = self.clock.unix() % MINUTE.as_secs();
             MINUTE - Duration::from_secs(into)
-        } else if passing {
+        } else if is_transient {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
         } else {
             HUMAN_PAUSE
@@ -549,11 +562,11 @@ impl Tokens {
             FetchError::Secret(error) => Error::Secret(error),
             FetchError::WeChat(error) => Error::Unavailable { path, error, retry_after: pause },
         };
-        self.remember(error, in_a_row, pause)
+        self.store_failure(error, in_a_row, pause)
     }
 
-    /// Until after the pause this error is the answer.
-    fn remember(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
+    /// Stores the error, which is returned until the pause is over.
+    fn store_failure(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
         tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
         let retry_at = self.clock.now() + pause;
         self.lock().failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
@@ -580,18 +593,18 @@ impl Tokens {
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Arc<Token>>> {
-        // There is one change, and nothing in it can panic.
+        // The only change cannot panic, so a poisoned lock is safe to use.
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before anything can panic.
+    fn lock(&self) -> MutexGuard<'_, TokenState> {
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether asking again soon may help without anybody doing anything.
-fn passing(error: &FetchError) -> bool {
+/// Returns true if the failure may pass without a person's help.
+fn is_transient(error: &FetchError) -> bool {
     match error {
         FetchError::Secret(_) => false,
         FetchError::WeChat(wechat::Error::Refused { code, .. }) => *code == Errcode::BUSY,
@@ -600,12 +613,12 @@ fn passing(error: &FetchError) -> bool {
     }
 }
 
-/// Whether asking again within the same refresh may help.
+/// Returns true if another attempt in the same refresh may help.
 fn repeats_soon(error: &FetchError) -> bool {
-    passing(error) && asked_pause(error).is_zero()
+    is_transient(error) && asked_pause(error).is_zero()
 }
 
-/// Returns what the server's `Retry-After` asks for.
+/// Returns the pause that the server's `Retry-After` asks for.
 fn asked_pause(error: &FetchError) -> Duration {
     match error {
         FetchError::Secret(_) => Duration::ZERO,
@@ -613,7 +626,7 @@ fn asked_pause(error: &FetchError) -> Duration {
     }
 }
 
-/// Whether the next minute mends it.
+/// Returns true if the failure passes with the next minute.
 fn is_minute_quota(error: &FetchError) -> bool {
     matches!(error, FetchError::WeChat(wechat::Error::Refused { code: Errcode::MINUTE_QUOTA, .. }))
 }
@@ -645,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_never_replaces_a_newer_token() {
+    fn late_answer_does_not_replace_newer_token() {
         let clock = Clock::frozen();
         let (_folder, tokens) = tokens(&clock);
         tokens.store(2, fetched("newer", 7_200), clock.now());
@@ -655,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_counts_from_the_request_and_is_renewed_at_its_end() {
+    fn token_life_counts_from_request_and_is_renewed_early() {
         let clock = Clock::frozen();
         let (_folder, tokens) = tokens(&clock);
         let sent_at = clock.now();
@@ -672,7 +685,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_from_a_time_that_was_set_back_holds_up_nobody() {
+    async fn lease_of_set_back_clock_does_not_block() {
         let clock = Clock::system();
         let (_folder, tokens) = tokens(&clock);
         let year = 365 * DAY;
@@ -683,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_value_again_is_no_new_token() {
+    fn same_value_keeps_generation_and_age() {
         let clock = Clock::frozen();
         let (_folder, tokens) = tokens(&clock);
         let first = tokens.store(1, fetched("t", 7_200), clock.now());
@@ -695,7 +708,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_after_failures_grow_and_end_with_a_success() {
+    fn failure_pauses_grow_until_success() {
         let clock = Clock::frozen();
         let (_folder, tokens) = tokens(&clock);
         let refused = |code| {
@@ -709,12 +722,12 @@ mod tests {
         };
         let lost = || FetchError::WeChat(wechat::Error::Lost { cause: String::new() });
         assert_eq!([(); 7].map(|()| pause(lost())), [1, 2, 4, 8, 16, 30, 30]);
-        for mended_by_people in [
+        for permanent in [
             refused(40164),
             FetchError::Secret(SecretUnreadable("?".into())),
             FetchError::WeChat(wechat::Error::ProxyRefused),
         ] {
-            assert_eq!(pause(mended_by_people), 60);
+            assert_eq!(pause(permanent), 60);
         }
         tokens.store(1, fetched("t", 7_200), clock.now());
         assert_eq!(pause(refused(-1)), 1);

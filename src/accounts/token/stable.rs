@@ -1,4 +1,4 @@
-//! `stable_token`: one value for everyone who asks, as long as it lives.
+//! The source `stable_token`: one token for all users while it lives.
 
 use futures_util::{FutureExt, future::BoxFuture};
 
@@ -9,7 +9,7 @@ use crate::{
     wechat::{Client, Endpoint, Tries, token::StableToken},
 };
 
-/// The default source: safe for any number of replicas.
+/// The default source. It is safe for any number of replicas.
 #[derive(Debug)]
 pub(super) struct Stable {
     pub(super) app_id: AppId,
