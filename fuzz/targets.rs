@@ -55,12 +55,12 @@ const FRAME: usize = 512;
 
 /// Reads the envelope around an encrypted message.
 pub fn envelope(input: &[u8]) {
-    let read = envelope::read(input);
-    assert_eq!(read, envelope::read(input), "read twice");
+    let read = envelope::parse(input);
+    assert_eq!(read, envelope::parse(input), "read twice");
     if let Ok(sealed) = &read {
         assert!(!sealed.is_empty() && sealed.len() <= 3 * input.len());
         // The envelope may have been in a field that the message lost.
-        if let Ok(message) = message::read(input)
+        if let Ok(message) = message::parse(input)
             && message.faulty().is_none()
         {
             assert_eq!(message.field("Encrypt"), sealed);
@@ -72,7 +72,11 @@ pub fn envelope(input: &[u8]) {
     for envelope in [in_xml("Encrypt", text), in_cdata("Encrypt", text), in_json("Encrypt", text)] {
         // CDATA cannot hold line ends as they are, because XML normalizes them (XML 1.0, 2.11).
         if !(envelope.contains("CDATA") && text.contains('\r')) {
-            assert_eq!(envelope::read(envelope.as_bytes()).map_err(drop), expected, "{envelope:?}");
+            assert_eq!(
+                envelope::parse(envelope.as_bytes()).map_err(drop),
+                expected,
+                "{envelope:?}"
+            );
         }
     }
 }
@@ -82,7 +86,7 @@ pub fn message_xml(input: &[u8]) {
     any_message(input);
     let Ok(text) = str::from_utf8(input) else { return };
     let message = in_xml("reason", text);
-    let message = message::read(message.as_bytes()).expect("it was written well");
+    let message = message::parse(message.as_bytes()).expect("it was written well");
     assert_eq!(message.field("reason"), text.trim());
 }
 
@@ -91,12 +95,12 @@ pub fn message_json(input: &[u8]) {
     any_message(input);
     let Ok(text) = str::from_utf8(input) else { return };
     let message = in_json("reason", text);
-    let message = message::read(message.as_bytes()).expect("it was written well");
+    let message = message::parse(message.as_bytes()).expect("it was written well");
     assert_eq!(message.field("reason"), text.trim());
     // An object for serde_json is a message, unless a part of it is damaged.
     let object = text.trim_start_matches('\u{feff}').trim();
     if let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(object) {
-        let message = message::read(input).expect("an object");
+        let message = message::parse(input).expect("an object");
         assert!(fields.contains_key("Event") || message.field("Event").is_empty());
     }
 }
@@ -163,8 +167,8 @@ pub fn open(input: &[u8]) {
 }
 
 fn any_message(input: &[u8]) {
-    let read = message::read(input);
-    assert_eq!(read, message::read(input), "read twice");
+    let read = message::parse(input);
+    assert_eq!(read, message::parse(input), "read twice");
     let input = input.to_vec().into();
     let NewEvent { event_id, message: encoded, .. } =
         event::unreadable(&AppId::from(APP_ID.to_owned()), &input, NOW);
@@ -190,7 +194,8 @@ fn any_message(input: &[u8]) {
 
 /// Checks the event of a message. Returns whether the message has one.
 fn any_event(message: &Message, keep: &[String]) -> bool {
-    let read = |app_id: &str| event::read(&AppId::from(app_id.to_owned()), message, keep, NOW);
+    let read =
+        |app_id: &str| event::from_message(&AppId::from(app_id.to_owned()), message, keep, NOW);
     let Some(event) = read(APP_ID) else {
         assert!(!is_review(message.name()));
         return false;

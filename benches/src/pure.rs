@@ -73,7 +73,7 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
         "read_message" => {
             let push = push();
             Box::new(move || {
-                black_box(message::read(black_box(push.as_bytes()))?);
+                black_box(message::parse(black_box(push.as_bytes()))?);
                 Ok(())
             })
         }

@@ -19,7 +19,7 @@ use crate::{
     context::Context,
     state::{self, Acquired, State},
     util::clock::Clock,
-    util::keyed_mutex::Turn,
+    util::keyed_mutex::KeyGuard,
     wechat::Endpoint,
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Lane {
     pace: Duration,
     /// After no answer: the call may still arrive.
     limit: Duration,
-    _turn: Turn<String>,
+    _turn: KeyGuard<String>,
     _keeping: DropGuard,
 }
 
@@ -100,7 +100,7 @@ impl Operations {
     ) -> Result<Lane, Error> {
         let busy = |wait| Error::LaneBusy { path: E::PATH, wait };
         let patience = || ctx.patience(self.clock());
-        let before_us = pace * self.0.lanes.people(&name);
+        let before_us = pace * self.0.lanes.callers(&name);
         if before_us >= patience() {
             return Err(busy(before_us));
         }
@@ -130,7 +130,7 @@ impl Operations {
         fence: u64,
         pace: Duration,
         limit: Duration,
-        turn: Turn<String>,
+        turn: KeyGuard<String>,
     ) -> Lane {
         let (state, clock) = (self.0.state.clone(), self.clock().clone());
         let sent_until = Mutex::new(clock.now());

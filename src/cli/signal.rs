@@ -70,7 +70,7 @@ pub(super) fn ignore_others() -> io::Result<()> {
         let mut signals = signal(kind)?;
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if let Some(unlogged) = telemetry::seldom("ignored a signal", name) {
+                if let Some(unlogged) = telemetry::may_log("ignored a signal", name) {
                     tracing::warn!(signal = name, unlogged, "ignored a signal: {why}");
                 }
             }

@@ -1,6 +1,7 @@
-//! From a message of WeChat's to an event for the log.
+//! Converts a message of WeChat's into an event for the log.
 //!
-//! Each event numbers its results in its own way; each way has a function and its table here.
+//! Each kind of event has its own numbers for results, and a function with the table of these
+//! numbers.
 
 use std::str::FromStr;
 
@@ -18,16 +19,22 @@ use crate::{
     util::id::AppId,
 };
 
-/// Kept as they are: WeChat documents their names, but not what is in them.
+/// Events that are kept unparsed: WeChat documents their names, but not their contents.
 const RAW: [&str; 2] = ["nearby_category_audit_info", "poi_check_notify"];
-/// The last second of the year 9999, beyond which protobuf has no time.
+/// The last second of the year 9999. protobuf has no later time.
 const LAST_SECOND: u64 = 253_402_300_799;
-/// Longer than any id of WeChat's, in bytes.
+/// The limit for an id in bytes. WeChat's ids are shorter.
 const ID_LIMIT: usize = 64;
 
-/// Returns the event that a message is, if it is one for the log: a review's result, one of `keep`,
-/// or one that does not say what it is. `now` is when it happened if it does not say.
-pub fn read(app_id: &AppId, message: &Message, keep: &[String], now: u64) -> Option<NewEvent> {
+/// Returns the event of a message, or `None` if the message is not for the log. Events for the log
+/// are results of reviews, the messages in `keep`, and messages without a clear name. `now`
+/// replaces a missing time.
+pub fn from_message(
+    app_id: &AppId,
+    message: &Message,
+    keep: &[String],
+    now: u64,
+) -> Option<NewEvent> {
     let name = message.name();
     let mut fields = Fields { message, unreadable: Vec::new() };
     let review = review(name, &mut fields);
@@ -41,7 +48,7 @@ pub fn read(app_id: &AppId, message: &Message, keep: &[String], now: u64) -> Opt
     }
     let seconds = fields.number("CreateTime", |time| (1..=LAST_SECOND).contains(time));
     let Fields { unreadable, .. } = fields;
-    let said = AuditEvent {
+    let original = AuditEvent {
         wechat_event: name.to_owned(),
         wechat_message: message.text().to_owned(),
         wechat_message_bytes: message.faulty().cloned().unwrap_or_default(),
@@ -49,27 +56,28 @@ pub fn read(app_id: &AppId, message: &Message, keep: &[String], now: u64) -> Opt
         ..AuditEvent::default()
     };
     let key = key(app_id, seconds, message.bytes());
-    Some(event(app_id, key, seconds.unwrap_or(now), review.unwrap_or_default(), said))
+    Some(event(app_id, key, seconds.unwrap_or(now), review.unwrap_or_default(), original))
 }
 
-/// Returns the event that a proven push is whose content cannot be read: it is kept as it came, for
-/// a person to look at, because WeChat sends it only now.
+/// Returns the event for an authentic push with unreadable content. The content is kept unchanged
+/// for an operator, because WeChat does not send it again later.
 pub fn unreadable(app_id: &AppId, content: &Bytes, now: u64) -> NewEvent {
-    let said = AuditEvent {
+    let original = AuditEvent {
         wechat_message: message::text(content).into_owned(),
         wechat_message_bytes: content.clone(),
         ..AuditEvent::default()
     };
-    event(app_id, key(app_id, None, content), now, Review::default(), said)
+    event(app_id, key(app_id, None, content), now, Review::default(), original)
 }
 
-/// Whether a message by this name may be a review's result whose name is damaged.
+/// Returns true if the name may be a damaged name of a review's result.
 fn is_unclear(name: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     name.is_empty() || name.eq_ignore_ascii_case("event") || !name.bytes().all(is_part)
 }
 
-/// Names an event: the same message is the same event, however often it comes.
+/// Returns the key of an event. The same message always has the same key, so a repeated push is the
+/// same event.
 fn key(app_id: &AppId, seconds: Option<u64>, content: &[u8]) -> EventKey {
     EventKey::of(seconds.unwrap_or_default(), [app_id.as_str().as_bytes(), content])
 }
@@ -79,7 +87,7 @@ fn event(
     key: EventKey,
     event_time: u64,
     review: Review,
-    said: AuditEvent,
+    original: AuditEvent,
 ) -> NewEvent {
     let event_id = key.event_id();
     let encoded = AuditEvent {
@@ -93,7 +101,7 @@ fn event(
         origin: EventOrigin::Pushed.into(),
         event_time: Some(Timestamp { seconds: event_time.cast_signed(), nanos: 0 }),
         detail: review.detail,
-        ..said
+        ..original
     };
     NewEvent {
         key,
@@ -111,7 +119,7 @@ fn event(
     }
 }
 
-/// What is known of a review's result; nothing, for an event that is none.
+/// The parts of a review's result. Empty for other events.
 #[derive(Default)]
 struct Review {
     kind: SubmissionKind,
@@ -135,7 +143,7 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
     };
     let status = fields.number("status", |_| true);
     let state = status.map_or(AuditState::Unspecified, meaning);
-    // Ids of what came into being are only valid then; WeChat sends others, too.
+    // The id of a new object is only valid after approval. WeChat also sends ids after a rejection.
     let passed = state == AuditState::Approved;
     let mut review =
         Review { kind, status, state, audit_id: fields.id("audit_id"), ..Review::default() };
@@ -150,7 +158,7 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
             if passed {
                 review.map_poi_id = fields.id("map_poi_id");
             } else {
-                // WeChat's own example of a failure has `xxx` there.
+                // WeChat's own example of a failure has `xxx` in these fields.
                 fields.unreadable.retain(|name| !matches!(&**name, "latitude" | "longitude"));
             }
             Detail::MapPoi(MapPoiAudit {
@@ -180,15 +188,15 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
     Some(review)
 }
 
-/// The fields of a message as what they are.
+/// The typed fields of a message.
 struct Fields<'a> {
     message: &'a Message,
-    /// Names of those that have a value that is not what they are.
+    /// The names of the fields with an invalid value.
     unreadable: Vec<String>,
 }
 
 impl Fields<'_> {
-    /// Returns a text; empty where there is none.
+    /// Returns a text, or an empty one if the field is missing.
     fn text(&mut self, name: &str) -> String {
         if self.message.is_doubtful(name) {
             self.unreadable.push(name.to_owned());
@@ -196,7 +204,7 @@ impl Fields<'_> {
         self.message.field(name).to_owned()
     }
 
-    /// Returns a number, if it is one of this size that is possible.
+    /// Returns a number, or `None` if the field is missing or its value is not possible.
     fn number<T: FromStr>(&mut self, name: &str, is_possible: impl Fn(&T) -> bool) -> Option<T> {
         let text = self.text(name);
         if text.is_empty() {
@@ -209,7 +217,7 @@ impl Fields<'_> {
         number
     }
 
-    /// Returns an id, of any length; empty where there is none. 0 is none.
+    /// Returns an id of any length, or an empty text if the field is missing or 0.
     fn id(&mut self, name: &str) -> String {
         let text = self.text(name);
         let id = text.trim_matches(message::is_blank);
@@ -226,7 +234,8 @@ impl Fields<'_> {
         id.to_owned()
     }
 
-    /// Stores have `poiid`, nearby places `poi_id`; each is read where the other is missing.
+    /// Returns the id of a store (`poiid`) or a nearby place (`poi_id`). If one field is missing,
+    /// the other is used.
     fn poi_id(&mut self) -> String {
         match self.message.field("poi_id") {
             "" if !self.message.is_doubtful("poi_id") => self.id("poiid"),
@@ -234,16 +243,17 @@ impl Fields<'_> {
         }
     }
 
-    /// By the names of the fields, which WeChat's page swaps in its descriptions.
+    /// Returns the location by the names of the fields. The descriptions on WeChat's page swap
+    /// them.
     fn location(&mut self) -> Option<LatLng> {
-        // No number that is not finite lies between the two.
+        // This also excludes numbers that are not finite.
         let latitude = self.number("latitude", |degrees: &f64| degrees.abs() <= 90.0);
         let longitude = self.number("longitude", |degrees: &f64| degrees.abs() <= 180.0);
         Some(LatLng { latitude: latitude?, longitude: longitude? })
     }
 }
 
-/// The `status` of apply_merchant_audit_info (1:审核通过, 3:审核失败, 4:管理员拒绝).
+/// Returns the state for a `status` of apply_merchant_audit_info (1:审核通过, 3:审核失败, 4:管理员拒绝).
 fn merchant_state(status: i32) -> AuditState {
     match status {
         1 => AuditState::Approved,
@@ -253,7 +263,7 @@ fn merchant_state(status: i32) -> AuditState {
     }
 }
 
-/// The `status` of create_map_poi_audit_info (0:审核通过, 1:审核失败).
+/// Returns the state for a `status` of create_map_poi_audit_info (0:审核通过, 1:审核失败).
 fn map_poi_state(status: i32) -> AuditState {
     match status {
         0 => AuditState::Approved,
@@ -262,7 +272,8 @@ fn map_poi_state(status: i32) -> AuditState {
     }
 }
 
-/// The `status` of add_store_audit_info and modify_store_audit_info (1:审核通过, 3:审核失败).
+/// Returns the state for a `status` of add_store_audit_info and modify_store_audit_info (1:审核通过,
+/// 3:审核失败).
 fn store_state(status: i32) -> AuditState {
     match status {
         1 => AuditState::Approved,
@@ -271,8 +282,8 @@ fn store_state(status: i32) -> AuditState {
     }
 }
 
-/// The `status` of add_nearby_poi_audit_info (2: 审核失败, 3: 审核通过). A note of 2017 that a reason
-/// comes with 3 or 4 contradicts it, and nothing else.
+/// Returns the state for a `status` of add_nearby_poi_audit_info (2: 审核失败, 3: 审核通过). Only a note of
+/// 2017, about a reason that comes with 3 or 4, contradicts this.
 fn nearby_state(status: i32) -> AuditState {
     match status {
         2 => AuditState::Rejected,
@@ -294,19 +305,20 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000;
 
-    /// A file of `tests/documented/push`.
+    /// A file in `tests/documented/push`.
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Example {
-        /// Where WeChat shows it.
+        /// The page on which WeChat shows the message.
         #[serde(rename = "source")]
         _source: String,
-        /// How it is sealed; of interest to `seal`.
+        /// The encryption of the message, for the tests of encryption.
         #[serde(default, rename = "sealed")]
         _sealed: Value,
-        /// In lines.
+        /// The lines of the message.
         message: Vec<String>,
-        /// In the JSON of protobuf, without what all have; none if it is not kept.
+        /// The event in the JSON form of protobuf, without the fields that every event has. `None`
+        /// if the message is not kept.
         event: Option<Value>,
     }
 
@@ -315,8 +327,8 @@ mod tests {
     }
 
     fn taken_bytes(bytes: &[u8]) -> Option<(NewEvent, AuditEvent)> {
-        let message = message::read(bytes).expect("readable");
-        let event = read(&app_id(), &message, &["subscribe".to_owned()], NOW)?;
+        let message = message::parse(bytes).expect("readable");
+        let event = from_message(&app_id(), &message, &["subscribe".to_owned()], NOW)?;
         let encoded = AuditEvent::decode(event.message.clone()).expect("a message");
         Some((event, encoded))
     }
@@ -325,7 +337,7 @@ mod tests {
         "wx00000000000000c1".to_owned().into()
     }
 
-    /// An event with these fields beside the usual ones.
+    /// Returns an event with the usual fields and these.
     fn push(name: &str, fields: Value) -> (NewEvent, AuditEvent) {
         let mut message = json!({"MsgType": "event", "Event": name, "CreateTime": 1_488_856_741});
         let usual = message.as_object_mut().expect("an object");
@@ -334,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_push_becomes_what_its_document_says() {
+    fn documented_push_becomes_documented_event() {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented/push"));
         let mut kept = Vec::new();
         for file in fs::read_dir(folder).expect("examples") {
@@ -357,7 +369,7 @@ mod tests {
         assert_eq!(kept.len(), 5, "an example of each kind");
     }
 
-    /// As an example has it.
+    /// Returns the event in the form of an example.
     fn documented(event: &AuditEvent) -> Value {
         let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
         let kind = pool.get_message_by_name("wechat.store.v1.AuditEvent").expect("is there");
@@ -371,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_numbers_its_results_in_its_own_way() {
+    fn result_numbers_depend_on_the_event() {
         use AuditState::{Approved as Y, DeclinedByAdmin as D, Rejected as N, Unspecified as U};
         for (name, states) in [
             ("apply_merchant_audit_info", [U, Y, U, N, D, U]),
@@ -403,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_into_being_has_an_id_only_if_it_passed() {
+    fn new_object_has_id_only_after_approval() {
         let id = "5938314494307741153";
         let ids = |name, fields| {
             let (event, encoded) = push(name, fields);
@@ -431,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_where_its_fields_are_named_after() {
+    fn location_follows_the_names_of_its_fields() {
         let location = |latitude: Value, longitude: Value| {
             let fields = json!({"status": 0, "latitude": latitude, "longitude": longitude});
             let (_, encoded) = push("create_map_poi_audit_info", fields);
@@ -459,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_review_says_when_and_why() {
+    fn review_result_has_time_and_reason() {
         let name = "create_map_poi_audit_info";
         let (event, encoded) = push(name, json!({"sh_remark": "重复", "reason": "no field of it"}));
         assert_eq!((event.reason.as_str(), encoded.reason.as_str()), ("重复", "重复"));
@@ -479,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn other_messages_are_kept_as_they_are_or_not_at_all() {
+    fn other_message_is_kept_only_if_configured() {
         for name in ["nearby_category_audit_info", "poi_check_notify", "subscribe", "Subscribe"] {
             let (event, encoded) = push(name, json!({"status": 1, "audit_id": 7}));
             assert_eq!(event.kind, SubmissionKind::Unspecified);
@@ -513,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn faulty_message_is_read_and_kept_whole() {
+    fn faulty_message_is_parsed_and_kept_unchanged() {
         let json = |reason: &[u8]| {
             let head =
                 br#"{"MsgType":"event","Event":"add_store_audit_info","audit_id":416620525,"#;
@@ -582,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_content_is_kept_whole() {
+    fn unreadable_content_is_kept_unchanged() {
         let kept = |bytes: &'static [u8]| {
             let event = unreadable(&app_id(), &Bytes::from_static(bytes), NOW);
             let encoded = AuditEvent::decode(event.message.clone()).expect("a message");
@@ -601,15 +613,15 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_named_after_its_account_and_every_byte_of_its_message() {
+    fn event_key_covers_account_and_whole_message() {
         let name = |text: &str| taken(text).expect("kept").0.event_id;
         let text = r#"{"Event":"add_store_audit_info"}"#;
         assert_eq!(name(text), name(text));
         assert_ne!(name(text), name(&format!("{text} ")));
         let id = uuid::Uuid::parse_str(&name(text)).expect("a UUID");
         assert_eq!(id.get_version_num(), 8);
-        let message = message::read(text.as_bytes()).expect(text);
-        let another = read(&"wx00000000000000c2".to_owned().into(), &message, &[], NOW);
+        let message = message::parse(text.as_bytes()).expect(text);
+        let another = from_message(&"wx00000000000000c2".to_owned().into(), &message, &[], NOW);
         assert_ne!(another.expect("kept").event_id, name(text));
     }
 }

@@ -1,4 +1,5 @@
-//! The messages that WeChat pushes: XML or JSON, as the account chose, and flat but for a few.
+//! The messages that WeChat pushes. The account's settings at WeChat choose XML or JSON. Nearly all
+//! messages are flat.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
@@ -17,38 +18,40 @@ use serde_json::value::RawValue;
 
 use crate::util::lenient;
 
-/// Deeper than any message of WeChat's; those with lists in them have four levels.
+/// The limit for nesting. WeChat's messages with lists have four levels.
 const DEPTH: usize = 16;
 
-/// A message: its fields, all as text, for what is a number in one is text in the next.
+/// A message with all fields as text, because a number in one message is text in the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     text: String,
     fields: Fields,
-    /// What came, if it is faulty.
+    /// The original bytes, if they have faults.
     raw: Option<Bytes>,
-    /// Names of fields that are there twice and do not say the same.
+    /// The names of fields that occur twice with different values.
     doubtful: Vec<String>,
 }
 
-/// Why something is no message. Quotes nothing of it.
+/// The reason why bytes are not a message. It does not quote them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub(super) &'static str);
 
-/// Reads a message. Takes any bytes, and time and memory in proportion to them.
+/// Returns the parsed message. Accepts any bytes, and needs time and memory in proportion to them.
 ///
-/// What is not written as XML and JSON have it is read a second time, leniently: a fault then spoils
-/// the field in which it stands, and not the message.
+/// Fails if the bytes are neither XML nor JSON.
 ///
-/// Of a field that is there twice the first counts, in either form: WeChat sends none, and a
-/// refusal would only lose the message. If the message has faults, and the two do not say the same,
-/// neither counts, because one of them may be text that a person typed. What is nested is no field
-/// of its own: its parent has the JSON, or in XML the text beside it.
-pub fn read(bytes: &[u8]) -> Result<Message, Malformed> {
+/// If strict parsing fails, the bytes are parsed again leniently. A fault then spoils only its
+/// field and not the message.
+///
+/// If a field occurs twice, the first one counts, because WeChat sends no such message and a
+/// refusal would only lose it. If the message has faults and the two values differ, neither counts,
+/// because one of them may be text that a person typed. A nested value is not a separate field. Its
+/// parent has the value as JSON, or for XML the text beside it.
+pub fn parse(bytes: &[u8]) -> Result<Message, Malformed> {
     let exact = str::from_utf8(bytes).map_err(|_| Malformed("not UTF-8"));
-    let read = exact.and_then(|text| Ok((text, fields(text, Rules::Strict)?)));
-    let malformed = match read {
+    let parsed = exact.and_then(|text| Ok((text, fields(text, Rules::Strict)?)));
+    let malformed = match parsed {
         Ok((text, fields)) => {
             let text = text.to_owned();
             return Ok(Message { text, fields, raw: None, doubtful: Vec::new() });
@@ -66,27 +69,28 @@ pub fn read(bytes: &[u8]) -> Result<Message, Malformed> {
     })
 }
 
-/// Returns the text of any bytes, which are UTF-8, or GBK, as older Chinese systems write. What is
-/// neither shows as U+FFFD.
+/// Returns the bytes as text. They are UTF-8, or GBK from older Chinese systems. Invalid bytes
+/// become U+FFFD.
 pub(super) fn text(bytes: &[u8]) -> Cow<'_, str> {
-    let read = String::from_utf8_lossy(bytes);
-    let Cow::Owned(damaged) = &read else { return read };
-    // GBK that is read as UTF-8 is mostly faults, UTF-8 with a fault in it is mostly characters.
+    let decoded = String::from_utf8_lossy(bytes);
+    let Cow::Owned(damaged) = &decoded else { return decoded };
+    // GBK that is decoded as UTF-8 is mostly faults, and UTF-8 with a fault is mostly valid
+    // characters.
     let count = |is_counted: fn(char) -> bool| damaged.chars().filter(|c| is_counted(*c)).count();
     let faults = count(|character| character == '\u{fffd}');
     let characters = count(|character| !character.is_ascii() && character != '\u{fffd}');
     if faults <= characters.max(1) {
-        return read;
+        return decoded;
     }
-    GBK.decode_without_bom_handling_and_without_replacement(bytes).unwrap_or(read)
+    GBK.decode_without_bom_handling_and_without_replacement(bytes).unwrap_or(decoded)
 }
 
-/// How faults are met.
+/// The treatment of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rules {
-    /// Any of them is an error.
+    /// Every fault is an error.
     Strict,
-    /// What spoils no more than a field is no error.
+    /// A fault that spoils only one field is no error.
     Lenient,
 }
 
@@ -107,7 +111,7 @@ fn fields(text: &str, rules: Rules) -> Result<Fields, Malformed> {
     }
 }
 
-/// Whether nothing is to be seen of a character.
+/// Returns true if the character is invisible.
 pub(super) fn is_blank(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -115,36 +119,36 @@ pub(super) fn is_blank(character: char) -> bool {
 }
 
 impl Message {
-    /// The whole message as text: as it came, unless that is not UTF-8.
+    /// Returns the whole message as text. It is unchanged if it is valid UTF-8.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The bytes that came, if they are not written as XML or JSON in UTF-8 should be.
+    /// Returns the original bytes if they are not valid XML or JSON in UTF-8.
     pub fn faulty(&self) -> Option<&Bytes> {
         self.raw.as_ref()
     }
 
-    /// The whole message, as it came.
+    /// Returns the whole message unchanged.
     pub fn bytes(&self) -> &[u8] {
         self.raw.as_deref().unwrap_or(self.text.as_bytes())
     }
 
-    /// A field, without the blanks around it; empty where there is none.
+    /// Returns a field without surrounding blanks, or an empty text if it is missing.
     pub fn field(&self, name: &str) -> &str {
         let Fields(fields) = &self.fields;
         let found = fields.iter().find(|(field, _)| field == name);
         found.map_or("", |(_, value)| value.trim())
     }
 
-    /// Whether a field is left out because it is there twice and does not say the same.
+    /// Returns true if a field is left out because it occurs twice with different values.
     pub(super) fn is_doubtful(&self, name: &str) -> bool {
         self.doubtful.iter().any(|doubtful| doubtful == name)
     }
 
-    /// What the settings call it: an event by its name, another message by its type. What comes
-    /// without a type are notices to third-party platforms and probes. Empty if it says neither, or
-    /// not surely.
+    /// Returns the name that the settings use: the name of an event, or else the type of the
+    /// message. Messages without a type are notices to third-party platforms and probes. Returns an
+    /// empty text if the message has neither, or if they are ambiguous.
     pub fn name(&self) -> &str {
         if ["MsgType", "Event", "InfoType", "action"].iter().any(|name| self.is_doubtful(name)) {
             return "";
@@ -164,12 +168,12 @@ impl Message {
     }
 }
 
-/// Names and values, as they came: of a name that is there twice the first is found first.
+/// Names and values in their original order. A search finds the first field of a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Takes out the fields that are there twice and do not say the same, and returns their names.
+    /// Removes the fields that occur twice with different values, and returns their names.
     fn take_doubtful(&mut self) -> Vec<String> {
         let mut first = HashMap::new();
         let mut doubtful = Vec::new();
@@ -185,8 +189,9 @@ impl Fields {
     }
 }
 
-/// Reads `<xml>` and its children. Knows no entity but the five that XML has; a document type, which
-/// could define more, is refused. Leniently, a reference that is not known is text.
+/// Returns the children of `<xml>`. Only XML's five predefined entities are accepted, and a
+/// document type is refused because it could define more. In lenient mode, an unknown reference is
+/// text.
 fn xml(text: &str, rules: Rules) -> Result<Fields, Malformed> {
     let mut reader = Reader::from_str(text);
     let config = reader.config_mut();
@@ -225,7 +230,7 @@ fn xml(text: &str, rules: Rules) -> Result<Fields, Malformed> {
                 Err(_) if rules == Rules::Lenient => format!("&{};", &*reference).into(),
                 Err(malformed) => return Err(malformed),
             },
-            // Empty elements come as a start and an end, as was asked for.
+            // The parser reports an empty element as a start and an end.
             Event::Comment(_) | Event::Decl(_) | Event::Empty(_) => continue,
             Event::DocType(_) => return Err(Malformed("XML with a document type")),
             Event::PI(_) if rules == Rules::Lenient => continue,
@@ -272,8 +277,8 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// A value as text. Numbers, lists and objects stay as they are written, so that nothing is rounded.
-/// Fails for a string with half a character in it.
+/// Returns a value as text. Numbers, lists and objects keep their original form, so nothing is
+/// rounded. Fails for a string with half a surrogate pair.
 fn scalar(json: &str) -> serde_json::Result<String> {
     match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str(json),
@@ -287,17 +292,17 @@ mod tests {
     use super::*;
 
     fn fields<const N: usize>(text: &str, names: [&str; N]) -> [String; N] {
-        let message = read(text.as_bytes()).expect(text);
+        let message = parse(text.as_bytes()).expect(text);
         names.map(|name| message.field(name).to_owned())
     }
 
     fn refused(text: impl AsRef<[u8]>) -> String {
-        let error = read(text.as_ref()).expect_err("no message");
+        let error = parse(text.as_ref()).expect_err("no message");
         error.to_string()
     }
 
     #[test]
-    fn xml_and_json_say_the_same() {
+    fn xml_and_json_yield_same_fields() {
         let xml = "\u{feff}<?xml version=\"1.0\"?>\n<!-- --><xml a='b'>\n<MsgType><![CDATA[event]]></MsgType>
             <poi_id> 5938314494307741153\n</poi_id><reason>\n<![CDATA[ 门头<不>&清 ]]>\n</reason>
             <is_upgrade/><status></status></xml>\n";
@@ -306,18 +311,18 @@ mod tests {
         let names = ["MsgType", "poi_id", "reason", "is_upgrade", "status", "missing"];
         assert_eq!(fields(xml, names), fields(json, names));
         assert_eq!(fields(json, ["poi_id", "reason"]), ["5938314494307741153", "门头<不>&清"]);
-        assert_eq!(read(xml.as_bytes()).expect("a message").text(), xml);
+        assert_eq!(parse(xml.as_bytes()).expect("a message").text(), xml);
     }
 
     #[test]
-    fn no_number_is_rounded() {
+    fn number_is_not_rounded() {
         let json = r#"{"a":59383144943077411530000,"b":113.32375335700000001,"c":-0,"d":true}"#;
         let numbers = ["59383144943077411530000", "113.32375335700000001", "-0", "true"];
         assert_eq!(fields(json, ["a", "b", "c", "d"]), numbers);
     }
 
     #[test]
-    fn half_a_character_does_not_cost_the_message() {
+    fn half_surrogate_does_not_lose_the_message() {
         let json = r#"{"Content":"\ud83d","MsgType":"text"}"#;
         assert_eq!(fields(json, ["Content", "MsgType"]), ["\u{fffd}", "text"]);
     }
@@ -331,19 +336,19 @@ mod tests {
             ("<xml><a>x&nbsp;y & z&#0;</a><b>1</b></xml>", "x&nbsp;y & z&#0;"),
             ("<?php ?><xml><a>x</a><b>1</b></xml>\0", "x"),
         ] {
-            let message = read(text.as_bytes()).expect(text);
+            let message = parse(text.as_bytes()).expect(text);
             assert_eq!((message.field("a"), message.field("b")), (expected, "1"), "{text}");
             assert_eq!(message.faulty().map(|bytes| &**bytes), Some(text.as_bytes()));
             assert_eq!((message.bytes(), message.text()), (text.as_bytes(), text));
         }
         for text in [r#"{"a":"x"}"#, "<xml><a>x\u{14}]]></a></xml>", "\u{feff} {\"a\":1} "] {
-            let message = read(text.as_bytes()).expect(text);
+            let message = parse(text.as_bytes()).expect(text);
             assert_eq!((message.faulty(), message.bytes()), (None, text.as_bytes()), "{text}");
         }
     }
 
     #[test]
-    fn gbk_is_not_taken_for_damaged_utf8() {
+    fn gbk_is_not_mistaken_for_damaged_utf8() {
         for (bytes, expected) in [
             (&b"\xc3\xc5\xcd\xb7\xb2\xbb\xc7\xe5"[..], "门头不清"),
             (b"\xc9\xcc\xbb\xa7 ABC", "商户 ABC"),
@@ -357,18 +362,18 @@ mod tests {
     }
 
     #[test]
-    fn references_are_resolved_and_only_those_of_xml() {
+    fn only_xml_references_are_resolved() {
         let xml = "<xml><a>&lt;&amp;&gt;&quot;&apos;&#38;&#x5BA1;<![CDATA[&amp;]]></a></xml>";
         assert_eq!(fields(xml, ["a"]), ["<&>\"'&审&amp;"]);
         for text in ["&nbsp;", "&#0;", "&#xD800;", "&#x110000;", "&#;", "&#-1;"] {
             let xml = format!("<xml><a>{text}</a></xml>");
-            let message = read(xml.as_bytes()).expect(&xml);
+            let message = parse(xml.as_bytes()).expect(&xml);
             assert_eq!((message.field("a"), message.faulty().is_some()), (text, true));
         }
     }
 
     #[test]
-    fn what_is_nested_does_no_harm() {
+    fn nested_values_are_harmless() {
         let xml = "<xml><SendLocationInfo><Location_X>23</Location_X><status>9</status>
             </SendLocationInfo><status>1</status></xml>";
         assert_eq!(fields(xml, ["SendLocationInfo", "Location_X", "status"]), ["", "", "1"]);
@@ -376,23 +381,23 @@ mod tests {
         assert_eq!(fields(json, ["list", "status"]), [r#"[{"status":9}]"#, "1"]);
         let deep =
             |levels: usize| format!("<xml>{}{}</xml>", "<a>".repeat(levels), "</a>".repeat(levels));
-        assert!(read(deep(DEPTH - 1).as_bytes()).is_ok());
+        assert!(parse(deep(DEPTH - 1).as_bytes()).is_ok());
         assert_eq!(refused(deep(DEPTH)), "XML that is nested too deeply");
         let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert!(read(deep.as_bytes()).is_ok(), "there is no stack to overflow");
+        assert!(parse(deep.as_bytes()).is_ok(), "there is no stack to overflow");
     }
 
     #[test]
-    fn of_a_doubled_field_the_first_counts() {
+    fn first_of_doubled_fields_counts() {
         assert_eq!(fields("<xml><a>1</a><a>2</a></xml>", ["a"]), ["1"]);
         assert_eq!(fields(r#"{"a":1,"a":2}"#, ["a"]), ["1"]);
-        let faulty = read(br#"{"a":1,"a":2,"b":3,"b":3,}"#).expect("a message");
+        let faulty = parse(br#"{"a":1,"a":2,"b":3,"b":3,}"#).expect("a message");
         assert_eq!((faulty.field("a"), faulty.field("b")), ("", "3"));
         assert!(faulty.is_doubtful("a") && !faulty.is_doubtful("b"));
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn non_message_is_refused() {
         for entity in ["<!ENTITY x SYSTEM 'file:///etc/passwd'>", "<!ENTITY x 'x'>", ""] {
             let xml = format!("<!DOCTYPE xml [{entity}]><xml><a>&x;</a></xml>");
             assert_eq!(refused(xml), "XML with a document type");
@@ -420,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_by_the_name_of_its_event_or_else_its_type() {
+    fn message_name_is_event_or_else_type() {
         for (json, name) in [
             (r#"{"MsgType":"event","Event":"subscribe"}"#, "subscribe"),
             (r#"{"Event":"subscribe"}"#, "subscribe"),
@@ -432,7 +437,7 @@ mod tests {
             ("{}", ""),
             (r#"{"Event":"subscribe","Event":"unsubscribe",}"#, ""),
         ] {
-            assert_eq!(read(json.as_bytes()).expect(json).name(), name);
+            assert_eq!(parse(json.as_bytes()).expect(json).name(), name);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What WeChat tells us, without being asked.
+//! Receives the messages that WeChat pushes.
 //!
-//! A push is verified, unsealed, read, stored, passed on, and only then answered `success`; after
-//! anything else WeChat sends it again, up to three times. A push that is proven to be WeChat's but
-//! cannot be read is stored as it came, because to refuse it would lose it.
+//! A push is verified, decrypted, parsed, stored, relayed, and only then answered with `success`.
+//! After any other answer, WeChat sends it again, up to three times. An authentic push with
+//! unreadable content is stored unchanged, because a refusal would lose it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -33,16 +33,16 @@ pub mod event;
 pub mod message;
 mod relay;
 
-/// The parts of a path; the account's id follows. Ids are in small letters.
+/// The first parts of a path. The account's id follows. Ids are in lower case.
 const PATH: [&str; 2] = ["wechat", "callback"];
 /// Many times the longest message that WeChat documents, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
-/// For the body of a request, of WeChat's five seconds.
+/// The limit for receiving the body. WeChat waits five seconds in total.
 const BODY_TIME: Duration = Duration::from_secs(5);
-/// For storing an event, of WeChat's five seconds.
+/// The limit for storing an event. WeChat waits five seconds in total.
 const APPEND_TIME: Duration = Duration::from_secs(1);
 
-/// Receives pushes. Cheap to clone; clones share everything.
+/// Receives pushes. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Receiver(Arc<Inner>);
 
@@ -51,9 +51,9 @@ struct Inner {
     accounts: HashMap<AppId, Account>,
     audits: Audits,
     clock: Clock,
-    /// How far a push's timestamp may be from our time.
+    /// The largest accepted difference between a push's timestamp and the current time.
     window: Option<Duration>,
-    /// Where an account passes anything on.
+    /// Set if any account relays pushes.
     relay: Option<Relay>,
 }
 
@@ -65,7 +65,7 @@ struct Account {
 }
 
 impl Receiver {
-    /// For the accounts of the settings that have a `callback`; `None` if none has.
+    /// Returns the receiver for the accounts that have a `callback`, or `None` if there are none.
     ///
     /// Fails if a key or token cannot be read.
     pub fn new(settings: &Settings, audits: Audits, clock: Clock) -> anyhow::Result<Option<Self>> {
@@ -98,12 +98,17 @@ impl Inner {
         let (head, body) = request.into_parts();
         let account = self.account(head.uri.path());
         let answer = match (account, &head.method) {
-            (None, _) => Err(Refusal::new(StatusCode::NOT_FOUND, "no account receives there")),
-            // Monitors and load balancers send HEAD to see whether the port answers.
+            (None, _) => {
+                Err(Refusal::new(StatusCode::NOT_FOUND, "no account has this callback path"))
+            }
+            // Monitors and load balancers send HEAD to check that the port answers.
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
             (Some(account), &Method::GET) => self.echo(account, &head),
             (Some(account), &Method::POST) => self.receive(account, &head, body).await,
-            _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "neither GET nor POST")),
+            _ => Err(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "the method is neither GET nor POST",
+            )),
         };
         answer.unwrap_or_else(|refusal| {
             if head.method != Method::HEAD {
@@ -119,7 +124,7 @@ impl Inner {
         })
     }
 
-    /// The account that a path names. Proxies and people add slashes and write ids in capitals.
+    /// Returns the account of a path. Proxies and people add slashes and write ids in capitals.
     fn account(&self, path: &str) -> Option<&Account> {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         for expected in PATH {
@@ -129,7 +134,7 @@ impl Inner {
         self.accounts.get(&app_id).filter(|_| parts.next().is_none())
     }
 
-    /// Shows WeChat that this address is ours, when somebody enters it there.
+    /// Answers WeChat's verification, which an administrator starts by entering the address there.
     fn echo(&self, account: &Account, head: &Parts) -> Answer {
         let query = Query::new(head);
         self.verify(&account.token()?, &query, "signature", None)?;
@@ -137,13 +142,14 @@ impl Inner {
     }
 
     async fn receive(&self, account: &Account, head: &Parts, body: Incoming) -> Answer {
-        let body = whole(body).await?;
-        let plain = self.unsealed(account, &Query::new(head), &body)?;
+        let body = read_body(body).await?;
+        let plain = self.decrypted(account, &Query::new(head), &body)?;
         let (callback, now) = (&account.callback, self.clock.unix());
-        let message = message::read(&plain);
+        let message = message::parse(&plain);
         let event = match &message {
-            Ok(message) => event::read(&account.app_id, message, &callback.keep, now),
-            // Its signature covers no body, so nothing shows that this is WeChat's.
+            Ok(message) => event::from_message(&account.app_id, message, &callback.keep, now),
+            // In plain mode, the signature does not cover the body, so the body may not be
+            // WeChat's.
             Err(malformed) if callback.mode == CallbackMode::Plain => {
                 return Err((*malformed).into());
             }
@@ -157,7 +163,7 @@ impl Inner {
                 account.unreadable(malformed, &event_id);
             }
         }
-        // A target with a list of what it wants does not get what cannot be read.
+        // A target with a list of message names does not receive unreadable messages.
         let name = message.as_ref().map_or("", Message::name);
         let reply = match &self.relay {
             Some(relay) => {
@@ -178,22 +184,25 @@ impl Inner {
         })
     }
 
-    /// The message in a push that is really WeChat's. The settings say how it is sealed, never the
-    /// push: `signature` covers no body, so whoever saw one could put any body under it.
-    fn unsealed(&self, account: &Account, query: &Query, body: &Bytes) -> Result<Bytes, Refusal> {
+    /// Returns the decrypted message of an authentic push. The encryption mode comes from the
+    /// settings and never from the push: `signature` does not cover the body, so anyone with a copy
+    /// of a signature could send any body with it.
+    fn decrypted(&self, account: &Account, query: &Query, body: &Bytes) -> Result<Bytes, Refusal> {
         let token = account.token()?;
         match account.callback.mode {
             CallbackMode::Plain => {
                 self.verify(&token, query, "signature", None)?;
-                if envelope::read(body).is_ok() {
-                    return Err(Refusal::forbidden("sealed, and the settings say it is not"));
+                if envelope::parse(body).is_ok() {
+                    return Err(Refusal::forbidden(
+                        "the message is encrypted, but callback.mode is \"plain\"",
+                    ));
                 }
                 Ok(body.clone())
             }
             CallbackMode::Compatible | CallbackMode::Safe => {
-                let sealed = envelope::read(body)?;
-                self.verify(&token, query, "msg_signature", Some(&sealed))?;
-                account.open(&sealed)
+                let ciphertext = envelope::parse(body)?;
+                self.verify(&token, query, "msg_signature", Some(&ciphertext))?;
+                account.decrypt(&ciphertext)
             }
         }
     }
@@ -203,10 +212,10 @@ impl Inner {
         token: &Secret,
         query: &Query,
         signature: &str,
-        sealed: Option<&str>,
+        ciphertext: Option<&str>,
     ) -> Result<(), Refusal> {
         let timestamp = query.get("timestamp");
-        let parts = [Some(timestamp), Some(query.get("nonce")), sealed];
+        let parts = [Some(timestamp), Some(query.get("nonce")), ciphertext];
         let parts = parts.into_iter().flatten().collect::<Vec<_>>();
         if !message_crypto::verify(token, &parts, query.get(signature)) {
             return Err(Refusal::forbidden("wrong signature"));
@@ -215,27 +224,27 @@ impl Inner {
         let near = |window| timestamp.parse().is_ok_and(|sent| distance(sent) <= window);
         match self.window.is_none_or(near) {
             true => Ok(()),
-            false => Err(Refusal::forbidden("too old or too new")),
+            false => Err(Refusal::forbidden("the timestamp is too old or too new")),
         }
     }
 
-    /// Stores an event; it is durable when this returns.
+    /// Stores an event. It is durable when this returns.
     async fn store(&self, event: NewEvent) -> Result<(), Refusal> {
         match timeout(APPEND_TIME, self.audits.append(event)).await {
             Ok(Ok(Appended::New(_) | Appended::Known(_))) => Ok(()),
-            Ok(Ok(Appended::Settled)) => Err(Refusal::unavailable("not stored")),
+            Ok(Ok(Appended::Settled)) => Err(Refusal::unavailable("the event was not stored")),
             Ok(Err(error)) => Err(Refusal::unavailable(error.to_string())),
-            Err(_) => Err(Refusal::unavailable("storing it takes too long")),
+            Err(_) => Err(Refusal::unavailable("storing the event took too long")),
         }
     }
 }
 
 impl Account {
-    /// Logs that a push was kept though it cannot be read.
+    /// Logs that an unreadable push was kept.
     fn unreadable(&self, malformed: Malformed, event_id: &str) {
         let Self { app_id, .. } = self;
         let text = "kept an unreadable push unchanged";
-        if let Some(unlogged) = telemetry::seldom(text, &format!("{app_id} {malformed}")) {
+        if let Some(unlogged) = telemetry::may_log(text, &format!("{app_id} {malformed}")) {
             tracing::warn!(%app_id, event_id, reason = %malformed, unlogged, "{text}");
         }
     }
@@ -245,23 +254,24 @@ impl Account {
         self.keys().try_for_each(|key| key.map(drop))
     }
 
-    /// Read again each time, so that it can be changed while this runs; and the keys.
+    /// Returns the token. Its source is read for each push, so that it can be changed while the
+    /// gateway runs. The same applies to the keys.
     fn token(&self) -> Result<Secret, Refusal> {
         let unreadable = |error| Refusal::unavailable(format!("the token cannot be read: {error}"));
         self.callback.token.read().map_err(unreadable)
     }
 
-    /// The key, and the one before it; each is read when it is its turn.
+    /// Returns the key and the previous one. Each is read only when it is needed.
     fn keys(&self) -> impl Iterator<Item = anyhow::Result<message_crypto::Key>> {
         let AccountCallback { aes_key, previous_aes_key, .. } = &self.callback;
         let keys = [("aes_key", aes_key), ("previous_aes_key", previous_aes_key)];
         keys.into_iter().filter_map(|(name, source)| Some(key(source.as_ref()?).context(name)))
     }
 
-    fn open(&self, sealed: &str) -> Result<Bytes, Refusal> {
+    fn decrypt(&self, ciphertext: &str) -> Result<Bytes, Refusal> {
         for key in self.keys() {
             let key = key.map_err(|error| Refusal::unavailable(format!("{error:#}")))?;
-            match key.decrypt(sealed, self.app_id.as_str()) {
+            match key.decrypt(ciphertext, self.app_id.as_str()) {
                 Ok(message) => return Ok(message.into()),
                 Err(message_crypto::Error::Unreadable) => {}
                 Err(error @ message_crypto::Error::Foreign) => {
@@ -269,25 +279,25 @@ impl Account {
                 }
             }
         }
-        Err(Refusal::forbidden("sealed with another key"))
+        Err(Refusal::forbidden("the message is encrypted with an unknown key"))
     }
 }
 
 fn key(source: &SecretSource) -> anyhow::Result<message_crypto::Key> {
-    message_crypto::Key::parse(&source.read()?).context("no EncodingAESKey")
+    message_crypto::Key::parse(&source.read()?).context("not an EncodingAESKey")
 }
 
-/// Reads the body, if it comes soon and is no longer than allowed.
-async fn whole(body: Incoming) -> Result<Bytes, Refusal> {
-    let too_long = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too long");
+/// Returns the whole body. Fails if it is too slow or too long.
+async fn read_body(body: Incoming) -> Result<Bytes, Refusal> {
+    let too_long = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
     if body.size_hint().lower() > BODY_LIMIT as u64 {
         return Err(too_long());
     }
     match timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
-        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "broken off")),
-        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "too slow")),
+        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body is incomplete")),
+        Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body arrived too slowly")),
     }
 }
 
@@ -300,22 +310,23 @@ fn respond(content_type: Option<HeaderValue>, body: Bytes) -> Response<Full<Byte
 
 type Answer = Result<Response<Full<Bytes>>, Refusal>;
 
-/// Why a push is not answered `success`. The sender only gets the status.
+/// The reason why a push is not answered with `success`. The sender only receives the status.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
-    /// For the log; quotes nothing of the push.
+    /// The text for the log. It does not quote the push.
     reason: String,
 }
 
 impl Refusal {
-    /// Logs it, unless many of its kind were logged just now: anybody can send these.
+    /// Logs the refusal, unless many of its kind were logged recently, because anyone can send such
+    /// requests.
     fn log(&self, account: Option<&Account>) {
         let Self { status, reason } = self;
         let app_id = account.map(|account| account.app_id.as_str());
         let text = "refused a push";
         let cause = format!("{} {reason}", app_id.unwrap_or_default());
-        if let Some(unlogged) = telemetry::seldom(text, &cause) {
+        if let Some(unlogged) = telemetry::may_log(text, &cause) {
             tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");
         }
     }
@@ -345,7 +356,7 @@ impl From<Failed> for Refusal {
     }
 }
 
-/// The parameters of a push.
+/// The query parameters of a push.
 struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -354,7 +365,7 @@ impl Query {
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    /// Empty where there is none.
+    /// Returns a parameter, or an empty text if it is missing.
     fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }

@@ -1,4 +1,4 @@
-//! Who else gets the pushes, as they came: an account has only one address for WeChat to push to.
+//! Relays pushes unchanged to other systems, because WeChat pushes to only one address per account.
 
 use std::time::Duration;
 
@@ -9,42 +9,42 @@ use http::{HeaderValue, header};
 
 use crate::config::ForwardTo;
 
-/// For all targets together, of WeChat's five seconds.
+/// The limit for all targets together. WeChat waits five seconds in total.
 const LIMIT: Duration = Duration::from_secs(3);
 /// The longest reply that is passed back, in bytes.
 const REPLY_LIMIT: usize = 64 * 1024;
 
-/// Passes pushes on.
+/// Relays pushes.
 #[derive(Clone, Debug)]
 pub(super) struct Relay(reqwest::Client);
 
-/// A push as it came.
+/// A push as it arrived.
 pub(super) struct Push {
-    /// WeChat's, with its signatures.
+    /// WeChat's query with its signatures.
     pub(super) query: String,
     pub(super) content_type: Option<HeaderValue>,
     pub(super) body: Bytes,
 }
 
-/// What a target has to say to WeChat.
+/// A target's answer for WeChat.
 pub(super) struct Reply {
     pub(super) content_type: Option<HeaderValue>,
     pub(super) body: Bytes,
 }
 
-/// A target did not take it.
+/// The failure of a target.
 #[derive(Debug, thiserror::Error)]
 #[error("the target at {host} {cause}")]
 pub(super) struct Failed {
-    /// Not the whole URL, whose query may be secret.
+    /// The host of the target. The rest of the URL may be secret.
     host: String,
     cause: String,
 }
 
 impl Relay {
-    /// Fails where the system has no usable TLS roots.
+    /// Creates a relay. Fails if the system has no usable TLS roots.
     pub(super) fn new() -> anyhow::Result<Self> {
-        // A second installation is refused and harmless: it is the same provider.
+        // A second installation is refused, which is harmless because the provider is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         #[expect(clippy::disallowed_methods, reason = "this does not speak to WeChat")]
         let http = reqwest::Client::builder()
@@ -60,9 +60,11 @@ impl Relay {
         Ok(Self(http))
     }
 
-    /// Passes a push on to all targets at once. Fails if one of them fails; then the others get it
-    /// again, too. Of their replies the first one counts, in the order of the settings, that says
-    /// more than `success`.
+    /// Sends a push to all targets at once, and returns the first reply, in the order of the
+    /// settings, that is not just `success`.
+    ///
+    /// Fails if one target fails. WeChat then sends the push again, and all targets receive it
+    /// again.
     pub(super) async fn pass_on(
         &self,
         push: &Push,
@@ -91,15 +93,16 @@ impl Relay {
         if let Some(content_type) = &push.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        let mut response = request.send().await.map_err(told)?;
+        let mut response = request.send().await.map_err(failure_kind)?;
         if !response.status().is_success() {
             return Err(format!("answered {}", response.status().as_u16()));
         }
         let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(told)? {
+        while let Some(chunk) = response.chunk().await.map_err(failure_kind)? {
             if body.len() + chunk.len() > REPLY_LIMIT {
-                // It took the push; that it also says too much is no reason to send it again.
+                // The target accepted the push, so a reply that is too long is no reason to send it
+                // again.
                 tracing::warn!("the reply of a relay target is too long to pass back");
                 return Ok(Reply { content_type: None, body: Bytes::new() });
             }
@@ -109,14 +112,14 @@ impl Relay {
     }
 }
 
-/// The kind of a failure; the library's own words quote the URL.
-fn told(error: reqwest::Error) -> String {
+/// Returns the kind of a failure. The library's own text would quote the URL.
+fn failure_kind(error: reqwest::Error) -> String {
     let kind = if error.is_timeout() {
         "took too long"
     } else if error.is_connect() {
-        "cannot be reached"
+        "is unreachable"
     } else {
-        "broke off"
+        "broke the connection"
     };
     kind.to_owned()
 }

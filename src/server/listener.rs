@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Connections, context::Peer, telemetry::seldom, util::lock};
+use crate::{config::Connections, context::Peer, telemetry::may_log, util::lock};
 
 /// The pause after a failure to accept. The usual cause is that no file descriptor is free, and each
 /// connection that ends frees one.
@@ -78,7 +78,7 @@ impl Listener {
                 // The peer left before its connection was accepted.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    if let Some(unlogged) = seldom("failed to accept a connection", listener) {
+                    if let Some(unlogged) = may_log("failed to accept a connection", listener) {
                         tracing::warn!(
                             listener,
                             unlogged,
@@ -97,7 +97,7 @@ impl Listener {
                 }
                 Err(limit) => {
                     let why = limit.why();
-                    if let Some(unlogged) = seldom(why, listener) {
+                    if let Some(unlogged) = may_log(why, listener) {
                         let address = peer.address;
                         tracing::warn!(listener, %address, unlogged, "refused a connection: {why}");
                     }

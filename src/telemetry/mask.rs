@@ -1,6 +1,7 @@
-//! Telephone numbers, masked.
+//! Masks telephone numbers.
 //!
-//! WeChat's texts may quote what a caller sent, and logs, spans and error texts may quote WeChat's.
+//! WeChat's texts may quote a caller's values, and logs, spans and error texts may quote WeChat's
+//! texts.
 
 use std::{
     borrow::Cow,
@@ -10,23 +11,23 @@ use std::{
 
 use uuid::Uuid;
 
-/// Stands for a number.
+/// Replaces a number.
 const MASK: &str = "[phone]";
-/// China, as it is dialled from abroad. Only mobile numbers follow the last one, because ids may
-/// begin like it.
+/// China's country code. Only mobile numbers may follow the last form, because ids may begin with
+/// it.
 const PREFIXES: [&str; 3] = ["0086", "+86", "86"];
-/// In characters, between two digits.
+/// The longest separator between two digits, in characters.
 const LONGEST_GAP: usize = 2;
-/// Digits of a mobile number (手机号).
+/// The digits of a mobile number (手机号).
 const MOBILE: usize = 11;
-/// Digits of a number that every area dials alike, such as 400-820-8820.
+/// The digits of a nationwide service number, such as 400-820-8820.
 const SERVICE: usize = 10;
-/// Digits of a landline number (固定电话) with the 0 of its area.
+/// The digits of a landline number (固定电话) with the 0 of its area code.
 const LANDLINE: RangeInclusive<usize> = 10..=12;
 
-/// Returns the text with `[phone]` for each telephone number in it: mobile, landline or service
-/// number, in one piece or parted by blanks and dashes, with or without +86, in ASCII or full-width
-/// digits. Longer numbers and ids of letters and digits stay.
+/// Returns the text with `[phone]` in place of each telephone number. Finds mobile, landline and
+/// service numbers, with or without separating blanks and dashes, with or without +86, and in ASCII
+/// or full-width digits. Longer numbers and ids of letters and digits stay.
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     let mut masked = String::new();
     let (mut kept, mut at) = (0, 0);
@@ -49,16 +50,16 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     Cow::Owned(masked)
 }
 
-/// How a number is dialled.
+/// The form of a number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
     Abroad,
     Here,
-    /// What comes before may be a part of another number.
+    /// The digits before it may belong to another number.
     HereOrAbroad,
 }
 
-/// Returns where the telephone number ends that begins here, if there is one.
+/// Returns the end of the telephone number that begins at `start`, if there is one.
 fn phone(text: &str, start: usize) -> Option<usize> {
     let prefixed = PREFIXES.iter().find_map(|prefix| {
         let number = after_prefix(text, start, prefix)?;
@@ -66,10 +67,10 @@ fn phone(text: &str, start: usize) -> Option<usize> {
         after_number(text, number, from)
     });
     let end = prefixed.or_else(|| after_number(text, start, From::Here))?;
-    (!is_part_of_an_id(text, start, end)).then_some(end)
+    (!is_part_of_id(text, start, end)).then_some(end)
 }
 
-/// Returns the position after this prefix and what parts it from the number.
+/// Returns the position after this prefix and its separator.
 fn after_prefix(text: &str, start: usize, prefix: &str) -> Option<usize> {
     let mut chars = text[start..].char_indices();
     for expected in prefix.chars() {
@@ -81,7 +82,7 @@ fn after_prefix(text: &str, start: usize, prefix: &str) -> Option<usize> {
     rest.map(|(at, _)| start + at)
 }
 
-/// Returns the position after a number of the right length, of which no digit is left over.
+/// Returns the position after a number of valid length that no further digit follows.
 fn after_number(text: &str, start: usize, from: From) -> Option<usize> {
     let (mut digits, mut ends, mut gap) = (Vec::new(), Vec::new(), 0);
     for (at, char) in text[start..].char_indices() {
@@ -106,16 +107,15 @@ fn after_number(text: &str, start: usize, from: From) -> Option<usize> {
         [1, 3..=9, ..] => MOBILE..=MOBILE,
         [4 | 8, 0, 0, ..] => SERVICE..=SERVICE,
         [0, 1..=9, ..] if from != From::HereOrAbroad => LANDLINE,
-        // From abroad the 0 is left out.
+        // After a country code, the 0 is left out.
         [1..=9, ..] if from == From::Abroad => LANDLINE.start() - 1..=LANDLINE.end() - 1,
         _ => return None,
     };
     lengths.rev().find_map(complete)
 }
 
-/// Returns true if the number is a part of a UUID or of another hexadecimal id, such as that of a
-/// trace.
-fn is_part_of_an_id(text: &str, start: usize, end: usize) -> bool {
+/// Returns true if the number is part of a UUID or another hexadecimal id, such as a trace id.
+fn is_part_of_id(text: &str, start: usize, end: usize) -> bool {
     let around = |belongs: fn(char) -> bool| {
         let (before, after) = (text[..start].trim_end_matches(belongs), &text[end..]);
         before.len()..text.len() - after.trim_start_matches(belongs).len()
@@ -144,7 +144,7 @@ fn is_separator(char: char) -> bool {
     )
 }
 
-/// Masks what is written, a line of the log at a time.
+/// A writer that masks one line of the log at a time.
 #[derive(Debug)]
 pub(super) struct Writer<W>(W);
 
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn telephone_numbers_are_masked_in_every_spelling() {
+    fn phone_number_is_masked_in_every_form() {
         for phone in [
             "13812345678",
             "19912345678",
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_telephone_number_stays() {
+    fn other_numbers_are_unchanged() {
         for text in [
             "",
             "ok",
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_log_is_written_whole_and_masked() {
+    fn log_line_is_masked_and_complete() {
         let mut writer = Writer::new(Vec::new());
         writer.write_all("{\"message\":\"手机号 13812345678\"}\n".as_bytes()).expect("memory");
         assert_eq!(writer.0, "{\"message\":\"手机号 [phone]\"}\n".as_bytes());

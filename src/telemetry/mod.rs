@@ -1,8 +1,9 @@
 //! Logs and traces.
 //!
-//! Logs are one JSON object a line on standard error, filtered by `RUST_LOG`; a call that succeeds
-//! writes none, and of one cause there are at most a few lines a second. Traces go out by OTLP if the standard `OTEL_*` variables name a receiver. Whether a
-//! call is traced is decided before its span is made, so an untraced call pays for none.
+//! Logs go to standard error as one JSON object per line, filtered by `RUST_LOG`. A successful call
+//! logs nothing, and each cause logs at most a few lines per second. Traces are exported by OTLP if
+//! the standard `OTEL_*` variables name a receiver. The sampling decision is made before a span is
+//! created, so an untraced call has no cost.
 
 use std::sync::Arc;
 
@@ -13,24 +14,24 @@ use tracing_subscriber::{
 };
 
 pub use self::trace::{Sampler, Trace};
-pub(crate) use self::{mask::masked, seldom::seldom, trace::code_name};
+pub(crate) use self::{log_limit::may_log, mask::masked, trace::code_name};
 use crate::config::Environment;
 
+mod log_limit;
 mod mask;
-mod seldom;
 mod trace;
 
-/// The target of every span, so that logs and traces are filtered apart.
+/// The target of every span, so that logs and traces have separate filters.
 pub const TRACE: &str = "wechat_store_gateway::trace";
 
-/// h2 warns of single frames, and any peer can send as many of them as it likes.
+/// h2 logs warnings about single frames, and a peer can send any number of them.
 const DEFAULT_FILTER: &str = "info,h2=error";
 
-/// Of the calls without a traced caller, this share is traced unless `OTEL_TRACES_SAMPLER` says
-/// otherwise.
+/// The share of calls without a traced caller that are traced, unless `OTEL_TRACES_SAMPLER` sets
+/// another.
 const DEFAULT_RATIO: f64 = 0.01;
 
-/// Ends telemetry: what is still to be exported goes out when it is [flushed](Self::flush).
+/// The running telemetry. [`flush`](Self::flush) exports the remaining spans at the end.
 #[derive(Debug)]
 pub struct Telemetry {
     provider: Option<sdk::SdkTracerProvider>,
@@ -38,8 +39,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Starts logging, and tracing where the environment asks for it. Once per process, within the
-    /// runtime.
+    /// Starts logging, and tracing if the environment configures it. Must be called once per
+    /// process, within the runtime.
     pub fn start(environment: &Environment) -> anyhow::Result<Self> {
         let filter = environment.get("RUST_LOG").map_or(DEFAULT_FILTER, String::as_str);
         let filter = EnvFilter::try_new(filter)?.add_directive(format!("{TRACE}=off").parse()?);
@@ -51,7 +52,7 @@ impl Telemetry {
             .with_writer(|| mask::Writer::new(std::io::stderr()))
             .with_filter(filter);
 
-        let provider = if wanted(environment) {
+        let provider = if is_configured(environment) {
             Some(provider(environment.contains_key("OTEL_SERVICE_NAME"))?)
         } else {
             None
@@ -69,15 +70,15 @@ impl Telemetry {
         Ok(Self { provider, sampler: Sampler::new(sampler) })
     }
 
-    /// Decides which calls are traced.
+    /// Returns the sampler, which decides whether a call is traced.
     pub fn sampler(&self) -> Sampler {
         self.sampler.clone()
     }
 
-    /// Sends out what is left.
+    /// Exports the remaining spans.
     pub async fn flush(self) {
         let Some(provider) = self.provider else { return };
-        // It blocks until the exporter is through, which needs this runtime.
+        // The shutdown blocks until the exporter has finished, which needs this runtime.
         let ended = tokio::task::spawn_blocking(move || provider.shutdown()).await;
         if let Ok(Err(error)) = ended {
             tracing::warn!("failed to export the last spans: {error}");
@@ -85,8 +86,8 @@ impl Telemetry {
     }
 }
 
-/// Whether the environment names a receiver for traces.
-fn wanted(environment: &Environment) -> bool {
+/// Returns true if the environment names a receiver for traces.
+fn is_configured(environment: &Environment) -> bool {
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     let is = |name: &str, value: &str| environment.get(name).is_some_and(|set| set == value);
     (set("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -102,7 +103,8 @@ fn provider(_: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
     anyhow::bail!("OTEL_* asks for traces, but this build has no OTLP support; unset it")
 }
 
-/// The exporter reads address, headers and timeout from the `OTEL_EXPORTER_OTLP_*` variables.
+/// Returns the provider. Its exporter reads address, headers and timeout from the
+/// `OTEL_EXPORTER_OTLP_*` variables.
 #[cfg(feature = "otlp")]
 fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
     use opentelemetry_sdk::Resource;
@@ -115,13 +117,14 @@ fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
     };
     Ok(sdk::SdkTracerProvider::builder()
         .with_resource(service.build())
-        // Only calls that were chosen make spans.
+        // Only sampled calls create spans.
         .with_sampler(sdk::Sampler::AlwaysOn)
         .with_batch_exporter(exporter)
         .build())
 }
 
-/// `OTEL_TRACES_SAMPLER` and its argument, by the OpenTelemetry specification.
+/// Returns the sampler of `OTEL_TRACES_SAMPLER` and its argument, by the OpenTelemetry
+/// specification. Fails for an unknown sampler.
 fn sampler(environment: &Environment) -> anyhow::Result<Arc<dyn sdk::ShouldSample>> {
     use sdk::Sampler::{AlwaysOff, AlwaysOn, ParentBased, TraceIdRatioBased};
     let named = environment.get("OTEL_TRACES_SAMPLER").map(String::as_str);

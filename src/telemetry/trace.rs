@@ -1,4 +1,4 @@
-//! One call in its trace.
+//! The trace of one call.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,12 +18,12 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::TRACE;
 
-/// Decides which calls are traced.
+/// Decides whether a call is traced.
 #[derive(Clone, Debug, Default)]
 pub struct Sampler(Option<Arc<dyn ShouldSample>>);
 
 impl Sampler {
-    /// Without a rule nothing is traced.
+    /// Creates a sampler. Without a rule, it samples nothing.
     pub(super) fn new(rule: Option<Arc<dyn ShouldSample>>) -> Self {
         Self(rule)
     }
@@ -37,12 +37,13 @@ impl Sampler {
     }
 }
 
-/// Where a call is in which trace. Cheap to clone.
+/// The position of a call in its trace. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// The trace's id: the caller's, or a new one. Also of calls that are not traced, for the logs.
+    /// The trace id of the caller, or a new one. Calls that are not traced have one, too, for the
+    /// logs.
     pub id: TraceId,
-    /// The call's span; disabled where the call is not traced.
+    /// The span of the call. Disabled if the call is not traced.
     pub span: Span,
     started: Instant,
 }
@@ -74,19 +75,19 @@ impl Trace {
             "rpc.response.status_code" = Empty,
             "error.type" = Empty,
         );
-        // Fails only where no exporter listens, and then nothing is sampled.
+        // This only fails if there is no exporter, and then nothing is sampled.
         let _ = span.set_parent(parent);
         let own = span.context().span().span_context().trace_id();
         Self { id: if own == TraceId::INVALID { id } else { own }, span, started }
     }
 
-    /// For what belongs to no call: not traced.
+    /// Returns a trace for work that belongs to no call. It is not sampled.
     pub fn none() -> Self {
         Self { id: TraceId::from(fastrand::u128(1..)), span: Span::none(), started: Instant::now() }
     }
 
-    /// Notes how the call ended, on its span and, if it failed, in the log. Of one method and code
-    /// a few lines a second are written.
+    /// Records the end of the call on its span and, if it failed, in the log. Each method and code
+    /// logs at most a few lines per second.
     pub fn end(&self, method: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
@@ -94,7 +95,7 @@ impl Trace {
             if code != Code::Ok {
                 self.span.record("error.type", code_name(code));
             }
-            if is_our_failure(code) {
+            if is_server_failure(code) {
                 self.span.record("otel.status_code", "ERROR");
             }
         }
@@ -104,12 +105,13 @@ impl Trace {
             return;
         };
         let cause = match code {
-            // The caller made up the name.
+            // The caller may have invented the name.
             Code::Unimplemented => "",
             _ => method,
         };
-        let Some(unlogged) = super::seldom(code_name(code), cause) else { return };
-        // The level says who has to act: somebody now, the operator at some time, the caller.
+        let Some(unlogged) = super::may_log(code_name(code), cause) else { return };
+        // The level depends on the action needed: an operator's now, an operator's later, or the
+        // caller's.
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -125,9 +127,9 @@ impl Trace {
         }
         match code {
             Code::Internal | Code::DataLoss => log!(error),
-            // A caller who asks for what there is not, such as a port scanner.
+            // The caller asked for a method that does not exist, like a port scanner.
             Code::Unimplemented => log!(info),
-            code if is_our_failure(code) => log!(warn),
+            code if is_server_failure(code) => log!(warn),
             Code::FailedPrecondition | Code::PermissionDenied | Code::ResourceExhausted => {
                 log!(warn)
             }
@@ -136,8 +138,8 @@ impl Trace {
     }
 }
 
-/// Codes that mark a server span as failed, by OpenTelemetry's gRPC conventions.
-fn is_our_failure(code: Code) -> bool {
+/// Returns true for codes that mark a server span as failed, by OpenTelemetry's gRPC conventions.
+fn is_server_failure(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown
@@ -149,7 +151,7 @@ fn is_our_failure(code: Code) -> bool {
     )
 }
 
-/// The code as the conventions write it.
+/// Returns the name of a code in the conventions.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

@@ -1,8 +1,8 @@
-//! How the service reads requests and writes responses: prost's way, but for responses that are
-//! encoded already, and in buffers of their size.
+//! Reads requests and writes responses with prost, but sends responses that are already encoded
+//! without change, and uses small buffers.
 //!
-//! `build.rs` names [`Codec`] to the generated servers, and [`Encoded`] as what some of their
-//! methods answer.
+//! `build.rs` names [`Codec`] in the generated servers, and [`Encoded`] as the response of some
+//! methods.
 
 use std::marker::PhantomData;
 
@@ -14,14 +14,14 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// What most messages fit into; larger ones bring their own. Tonic's 8 KiB would be held by every
-/// stream for as long as it is open, and twice by every call.
+/// The initial buffer size, which most messages fit into. Larger messages bring their own buffer. A
+/// stream would hold tonic's default of 8 KiB while it is open, and every call twice that.
 const BUFFER: usize = 512;
-/// From so many bytes on no further message of a stream is gathered before they are sent. With another
-/// message of the usual size they still fit into a frame of HTTP/2, which has 16 KiB.
-const GATHERED: usize = 14 * 1024;
+/// A stream collects messages up to this size before it sends them. With another message of the
+/// usual size, they still fit into an HTTP/2 frame of 16 KiB.
+const YIELD_THRESHOLD: usize = 14 * 1024;
 
-/// Encodes responses, decodes requests.
+/// Encodes responses and decodes requests.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -59,7 +59,7 @@ impl<T: Encode> tonic::codec::Encoder for Encoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        // At once, instead of as it is written.
+        // One allocation instead of several while writing.
         to.reserve(item.length());
         item.write(to);
         Ok(())
@@ -71,14 +71,14 @@ impl<T: Encode> tonic::codec::Encoder for Encoder<T> {
 }
 
 fn settings() -> BufferSettings {
-    BufferSettings::new(BUFFER, GATHERED)
+    BufferSettings::new(BUFFER, YIELD_THRESHOLD)
 }
 
-/// What can be a response.
+/// A type that can be a response.
 pub trait Encode {
-    /// In bytes.
+    /// Returns the encoded length in bytes.
     fn length(&self) -> usize;
-    /// Writes these bytes.
+    /// Writes the encoded bytes.
     fn write(&self, to: &mut EncodeBuf<'_>);
 }
 
@@ -92,8 +92,8 @@ impl<M: Message> Encode for M {
     }
 }
 
-/// A message that was encoded before, and may be given to many. In two pieces, each the encoding of
-/// a part of its fields: one after the other they are the encoding of all.
+/// A message that is already encoded and that many streams may share. It has two parts, each the
+/// encoding of some of its fields. Their concatenation is the encoding of the whole message.
 #[derive(Debug)]
 pub struct Encoded<T> {
     pieces: [Bytes; 2],
@@ -106,12 +106,12 @@ impl<T: Message + Default> Encoded<T> {
         Self::after(Bytes::new(), message)
     }
 
-    /// Encodes the rest of a message, whose first fields are encoded.
+    /// Encodes the rest of a message whose first fields are already encoded.
     pub fn after(first: Bytes, rest: &T) -> Self {
         Self { pieces: [first, rest.encode_to_vec().into()], of: PhantomData }
     }
 
-    /// The message.
+    /// Returns the decoded message.
     pub fn decode(&self) -> Result<T, DecodeError> {
         T::decode(&*self.pieces.concat())
     }

@@ -1,14 +1,14 @@
 //! Ids and secrets.
 //!
-//! WeChat sends one and the same id now as text and now as a number, and map ids have 19 digits,
-//! which no float can hold. Here an id is always text.
+//! WeChat sends the same id sometimes as text and sometimes as a number, and map ids have 19
+//! digits, which a float cannot hold. Here an id is always text.
 
 use std::{borrow::Borrow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// Defines an id: opaque text, read from a JSON string, an integer or null. Blanks around it are left out,
-/// as in pushes, and 0 is how WeChat writes that there is none.
+/// Defines an id: opaque text that is deserialized from a JSON string, an integer or null.
+/// Surrounding blanks are removed, because pushes have them. 0 means that there is no id.
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident,)+) => {$(
         $(#[$doc])*
@@ -17,12 +17,12 @@ macro_rules! ids {
         pub struct $name(String);
 
         impl $name {
-            /// The id as WeChat writes it.
+            /// Returns the id in WeChat's form.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// True where WeChat sent none.
+            /// Returns true if WeChat sent no id.
             pub fn is_empty(&self) -> bool {
                 self.0.is_empty()
             }
@@ -67,9 +67,9 @@ ids! {
     AuditId,
     /// A card (卡券).
     CardId,
-    /// A province, city or district of Tencent Maps; six digits.
+    /// A province, city or district of Tencent Maps, six digits.
     DistrictId,
-    /// A place of Tencent Maps; 19 digits.
+    /// A place of Tencent Maps, 19 digits.
     MapPoiId,
     /// A temporary picture (临时素材), valid for three days.
     MediaId,
@@ -77,7 +77,7 @@ ids! {
     PoiId,
 }
 
-/// Reads an id; refuses a float rather than round it.
+/// Deserializes an id. It refuses a float, because rounding would change the id.
 struct IdVisitor;
 
 impl de::Visitor<'_> for IdVisitor {
@@ -107,12 +107,12 @@ impl de::Visitor<'_> for IdVisitor {
     }
 }
 
-/// A secret that shows itself to nobody who does not ask for it by name.
+/// A secret. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret itself. Only for the request that carries it.
+    /// Returns the secret. Only for the request that carries it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_the_same_text_whether_wechat_sends_it_as_text_or_as_a_number() {
+    fn id_as_number_equals_id_as_text() {
         for json in [r#""5938314494307741153""#, "5938314494307741153"] {
             let id: MapPoiId = serde_json::from_str(json).expect(json);
             assert_eq!(id.as_str(), "5938314494307741153");
@@ -154,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn an_id_never_passes_through_a_float() {
+    fn float_is_not_an_id() {
         assert!(serde_json::from_str::<PoiId>("5938314494307741153.0").is_err());
         assert!(serde_json::from_str::<PoiId>("59383144943077411530000").is_err());
     }
 
     #[test]
-    fn a_secret_does_not_show_itself() {
+    fn secret_is_hidden_in_debug() {
         assert_eq!(format!("{:?}", Secret::from("hush".to_owned())), "[redacted]");
     }
 }

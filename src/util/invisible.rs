@@ -1,7 +1,7 @@
-//! Characters that no person sees.
+//! Invisible characters.
 
-/// Returns whether a character has no width: marks of order and direction, joiners, variation
-/// selectors, tags. Unicode's controls are not among them; [`char::is_control`] says which they are.
+/// Returns true if a character has no width: marks of order and direction, joiners, variation
+/// selectors and tags. Control characters are not included. Use [`char::is_control`] for them.
 pub(crate) fn has_no_width(char: char) -> bool {
     matches!(
         char,

@@ -1,4 +1,4 @@
-//! One at a time per key, in the order of asking.
+//! A mutex per key with first-in, first-out order.
 
 use std::{
     collections::HashMap,
@@ -9,53 +9,53 @@ use std::{
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// Gives out turns. Cheap to clone; clones share the queues.
+/// Locks keys. Clones are cheap and share the queues.
 #[derive(Clone)]
 pub(crate) struct KeyedMutex<K>(Arc<SyncMutex<HashMap<K, Queue>>>);
 
-/// Kept while anybody has or awaits a turn.
+/// The queue of one key. It exists while a caller holds or awaits the lock.
 #[derive(Default)]
 struct Queue {
-    lane: Arc<Mutex<()>>,
-    people: usize,
+    mutex: Arc<Mutex<()>>,
+    callers: usize,
 }
 
-/// While it lives, nobody else has a turn with this key.
-pub(crate) struct Turn<K: Eq + Hash> {
-    // Dropped first: whoever is next gets the lane before the place is given up.
-    _lane: OwnedMutexGuard<()>,
+/// Holds the lock of a key until it is dropped.
+pub(crate) struct KeyGuard<K: Eq + Hash> {
+    // This field is dropped first, so the next caller gets the mutex before this place is given up.
+    _mutex: OwnedMutexGuard<()>,
     _place: Place<K>,
 }
 
 /// A place in a queue.
 struct Place<K: Eq + Hash> {
-    turns: KeyedMutex<K>,
+    owner: KeyedMutex<K>,
     key: K,
 }
 
 impl<K: Clone + Eq + Hash> KeyedMutex<K> {
-    /// How many have or await a turn.
-    pub(crate) fn people(&self, key: &K) -> u32 {
-        let people = self.lock().get(key).map_or(0, |queue| queue.people);
-        people.try_into().unwrap_or(u32::MAX)
+    /// Returns the number of callers that hold or await the lock.
+    pub(crate) fn callers(&self, key: &K) -> u32 {
+        let callers = self.lock().get(key).map_or(0, |queue| queue.callers);
+        callers.try_into().unwrap_or(u32::MAX)
     }
 
-    /// Waits for a turn. A waiter that is dropped leaves the queue.
-    pub(crate) async fn take(&self, key: K) -> Turn<K> {
-        let lane = {
+    /// Waits for the lock of a key. A dropped future leaves the queue.
+    pub(crate) async fn take(&self, key: K) -> KeyGuard<K> {
+        let mutex = {
             let mut queues = self.lock();
             let queue = queues.entry(key.clone()).or_default();
-            queue.people += 1;
-            queue.lane.clone()
+            queue.callers += 1;
+            queue.mutex.clone()
         };
-        let place = Place { turns: self.clone(), key };
-        Turn { _lane: lane.lock_owned().await, _place: place }
+        let place = Place { owner: self.clone(), key };
+        KeyGuard { _mutex: mutex.lock_owned().await, _place: place }
     }
 }
 
 impl<K> KeyedMutex<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Queue>> {
-        // Every change is complete before anything can panic.
+        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,7 +72,7 @@ impl<K> fmt::Debug for KeyedMutex<K> {
     }
 }
 
-impl<K: Eq + Hash> fmt::Debug for Turn<K> {
+impl<K: Eq + Hash> fmt::Debug for KeyGuard<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Turn")
     }
@@ -80,10 +80,10 @@ impl<K: Eq + Hash> fmt::Debug for Turn<K> {
 
 impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut queues = self.turns.lock();
+        let mut queues = self.owner.lock();
         if let Some(queue) = queues.get_mut(&self.key) {
-            queue.people -= 1;
-            if queue.people == 0 {
+            queue.callers -= 1;
+            if queue.callers == 0 {
                 queues.remove(&self.key);
             }
         }
@@ -97,12 +97,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn turns_with_one_key_follow_each_other_and_leave_nothing() {
-        let turns = KeyedMutex::default();
-        let first = turns.take("a").await;
-        let _other_key = turns.take("b").now_or_never().expect("free");
-        let mut second = Box::pin(turns.take("a"));
-        let mut third = Box::pin(turns.take("a"));
+    async fn lock_is_exclusive_per_key_and_queue_is_removed() {
+        let owner = KeyedMutex::default();
+        let first = owner.take("a").await;
+        let _other_key = owner.take("b").now_or_never().expect("free");
+        let mut second = Box::pin(owner.take("a"));
+        let mut third = Box::pin(owner.take("a"));
         assert!((&mut second).now_or_never().is_none());
         assert!((&mut third).now_or_never().is_none());
 
@@ -110,6 +110,6 @@ mod tests {
         drop(first);
         let third = third.now_or_never().expect("whoever waited before has left");
         drop(third);
-        assert_eq!(turns.lock().keys().collect::<Vec<_>>(), [&"b"]);
+        assert_eq!(owner.lock().keys().collect::<Vec<_>>(), [&"b"]);
     }
 }

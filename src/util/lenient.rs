@@ -1,72 +1,74 @@
-//! Reads JSON that is almost JSON.
+//! Repairs text that is almost JSON.
 //!
-//! WeChat puts what people type into JSON without escaping it: control characters, half characters,
-//! quotes. [`repair`] makes strict JSON of such text, so that a fault spoils only the value in which
-//! it stands. Callers try strict reading first, so good JSON costs nothing more.
+//! WeChat puts text that people typed into JSON without escaping it: control characters, half
+//! surrogate pairs, quotes. [`repair`] turns such text into strict JSON, so that a fault spoils
+//! only its own value. Callers try strict parsing first, so valid JSON has no extra cost.
 //!
-//! Repairing never merges two fields of one name. If typed text forges a second `errcode`, the
-//! caller finds both and can refuse the reply. Text that is cut off stays unreadable.
+//! Repairing never merges two fields with the same name. If typed text forges a second `errcode`,
+//! the caller finds both and can refuse the reply. Truncated text stays unreadable.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// The deepest nesting that serde_json reads.
+/// The deepest nesting that serde_json parses.
 const DEPTH: usize = 127;
-/// The longest key that is recognized behind a quote that may be text, in bytes.
+/// The longest key that is recognized after a quote that may be text, in bytes.
 const KEY_LIMIT: usize = 64;
 
-/// Returns strict JSON that says the same as `json`, as far as it can be read, or `None` if there is
-/// no whole JSON object. Takes any bytes, and time and memory in proportion to them.
+/// Returns strict JSON with the same meaning as `json`, as far as it is readable, or `None` if
+/// there is no complete JSON object. Accepts any bytes, and needs time and memory in proportion to
+/// them.
 ///
-/// - Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD.
-/// - Control characters in strings are escaped; a backslash that escapes nothing stands for itself.
-/// - A quote inside a string is text unless what follows it shows that the string ends there.
+/// - Invalid UTF-8 and halves of surrogate pairs become U+FFFD.
+/// - Control characters in strings are escaped. A backslash that escapes nothing stands for itself.
+/// - A quote inside a string is text, unless the text after it shows that the string ends there.
 /// - Extra commas are dropped.
-/// - A word that is no JSON (`NaN`, `01`) becomes a string, and a value that is missing the empty
-///   string, so that only this field cannot be read.
-/// - Blanks, NULs and byte order marks around the object are dropped. Any other text there is not.
+/// - An invalid word (`NaN`, `01`) becomes a string, and a missing value becomes the empty string,
+///   so that only this field is unreadable.
+/// - Blanks, NULs and byte order marks around the object are dropped. Any other text there is an
+///   error.
 ///
-/// Fields of one name are all kept.
+/// Fields with the same name are all kept.
 pub fn repair(json: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(json);
     let text = text.trim_matches(|c| {
         c <= ' ' || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
     });
-    // Guessing may mistake a good string, so it comes after the reading that never guesses.
+    // A guess may misread a valid string, so it is only tried after the parse that never guesses.
     [Quotes::End, Quotes::Guess, Quotes::GuessMore]
         .into_iter()
         .find_map(|quotes| Repair::new(text, quotes).run())
 }
 
-/// What a quote inside a string is.
+/// The meaning of a quote inside a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Quotes {
-    /// The end of the string, as JSON has it.
+    /// The end of the string, as JSON requires.
     End,
-    /// The end only if what follows fits. Behind a backslash, only if another field follows.
+    /// The end only if the following text fits. After a backslash, only if another field follows.
     Guess,
-    /// The end if what follows fits, behind a backslash, too.
+    /// The end if the following text fits, even after a backslash.
     GuessMore,
 }
 
-/// What can come next.
+/// The next expected token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// A key, or the end of the object.
     Key,
-    /// A value: of a key, or in a list, which may also end.
+    /// The value of a key or an element of a list, which may also end.
     Value,
-    /// A comma, or the end of what is open.
+    /// A comma, or the end of the innermost object or list.
     Comma,
 }
 
-/// One reading of the text.
+/// One pass over the text.
 struct Repair<'a> {
     text: &'a str,
     at: usize,
     quotes: Quotes,
-    /// What is open, the innermost last: whether it is an object.
+    /// The open objects and lists, innermost last. True for an object.
     open: Vec<bool>,
     out: String,
 }
@@ -81,7 +83,7 @@ impl<'a> Repair<'a> {
             return None;
         }
         let mut next = Next::Value;
-        // A comma is written only when something follows it.
+        // A comma is only written when something follows it.
         let mut comma = false;
         loop {
             self.at = self.skip(self.at);
@@ -100,7 +102,7 @@ impl<'a> Repair<'a> {
                 }
                 (Next::Key | Next::Comma, b'}') if in_object? => self.close('}')?,
                 (Next::Comma, b']') if !in_object? => self.close(']')?,
-                // An empty list, or one with a comma at its end.
+                // An empty list, or one with a trailing comma.
                 (Next::Value, b']') if !in_object? => self.close(']')?,
                 (Next::Key, b'"') => {
                     self.comma(&mut comma);
@@ -122,12 +124,12 @@ impl<'a> Repair<'a> {
             if self.open.is_empty() {
                 return (self.at == self.text.len()).then_some(self.out);
             }
-            // What was closed had its last comma dropped.
+            // A closed object or list has already dropped its trailing comma.
             comma &= next != Next::Comma;
         }
     }
 
-    /// Reads a value, or the beginning of one that holds others.
+    /// Parses a value, or the beginning of an object or list.
     fn value(&mut self, byte: u8) -> Option<Next> {
         match byte {
             b'{' | b'[' => {
@@ -145,13 +147,13 @@ impl<'a> Repair<'a> {
         Some(Next::Comma)
     }
 
-    /// Reads a number or a word; what is no JSON becomes a string.
+    /// Parses a number or a word. An invalid one becomes a string.
     fn word(&mut self) {
         let rest = &self.text[self.at..];
         let end = rest.find([',', '}', ']', '"', '{', '[']).unwrap_or(rest.len());
         self.at += end;
         let word = rest[..end].trim_end_matches(|c| c <= ' ');
-        // Value refuses a number that nobody can represent, as the caller would.
+        // serde_json's `Value` refuses a number that it cannot represent, as the caller would.
         if serde_json::from_str::<Value>(word).is_ok() {
             self.out.push_str(word);
         } else {
@@ -163,7 +165,7 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Reads a string, whose opening quote is next.
+    /// Parses a string. Its opening quote is next.
     fn string(&mut self, is_key: bool) -> Option<()> {
         self.out.push('"');
         self.at += 1;
@@ -196,8 +198,8 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Reads what a backslash, which was just read, escapes. Returns whether it escapes nothing but
-    /// stands before the quote that ends the string.
+    /// Parses the text that a backslash escapes. Returns true if the backslash escapes nothing but
+    /// precedes the quote that ends the string.
     fn escape(&mut self, is_key: bool) -> Option<bool> {
         let byte = self.peek()?;
         match byte {
@@ -237,15 +239,15 @@ impl<'a> Repair<'a> {
                 }
                 None => self.out.push_str("\\\\"),
             },
-            // As JavaScript escapes it.
+            // JavaScript escapes it like this.
             b'\'' => {}
-            // What follows is read as if there was no backslash.
+            // The next character is parsed as if there was no backslash.
             _ => self.out.push_str("\\\\"),
         }
         Some(false)
     }
 
-    /// The four hexadecimal digits at a place.
+    /// Returns the four hexadecimal digits at a position.
     fn unit(&self, at: usize) -> Option<u16> {
         let digits = self.text.as_bytes().get(at..at + 4)?;
         let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
@@ -253,7 +255,7 @@ impl<'a> Repair<'a> {
         u16::from_str_radix(digits, 16).ok()
     }
 
-    /// Whether a string ends with the quote that was just read, by what follows it.
+    /// Returns true if a string ends with the current quote, judged by the text after it.
     fn ends(&self, is_key: bool) -> bool {
         let after = self.skip(self.at);
         let end = if self.open.last() == Some(&true) { b'}' } else { b']' };
@@ -276,7 +278,7 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Whether a comma and the key of another field follow.
+    /// Returns true if a comma and the key of another field follow.
     fn field_follows(&self, at: usize) -> bool {
         let at = self.skip(at);
         if self.byte(at) != Some(b',') {
@@ -301,14 +303,14 @@ impl<'a> Repair<'a> {
         }
     }
 
-    /// Writes the comma that was read before.
+    /// Writes the pending comma.
     fn comma(&mut self, comma: &mut bool) {
         if std::mem::take(comma) {
             self.out.push(',');
         }
     }
 
-    /// Closes what is open innermost.
+    /// Closes the innermost object or list.
     fn close(&mut self, end: char) -> Option<Next> {
         self.open.pop()?;
         self.at += 1;
@@ -324,7 +326,7 @@ impl<'a> Repair<'a> {
         self.byte(self.at)
     }
 
-    /// The next place that is no blank; control characters are blanks.
+    /// Returns the next position without a blank. Control characters are blanks.
     fn skip(&self, at: usize) -> usize {
         self.skip_all(at, |byte| byte <= b' ')
     }
@@ -344,7 +346,7 @@ impl<'a> Repair<'a> {
 mod tests {
     use super::*;
 
-    /// What the text says once it is repaired.
+    /// Returns the value of the repaired text.
     fn repaired(json: impl AsRef<[u8]>) -> Option<Value> {
         let json = json.as_ref();
         let text = repair(json)?;
@@ -473,9 +475,9 @@ mod tests {
         assert_eq!(repair(&[0xFF; 100]), None);
     }
 
-    /// A person who types a name must not decide what WeChat's verdict is.
+    /// A person who types a name must not decide WeChat's verdict.
     #[test]
-    fn forged_verdict_stands_beside_the_real() {
+    fn forged_verdict_does_not_replace_real_one() {
         for json in [
             r#"{"errcode":85038,"errmsg":"bad name "x","errcode":0,"y":"z"}"#,
             r#"{"errmsg":"bad name "x","errcode":0,"y":"z","errcode":85038}"#,
@@ -497,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_read_up_to_the_limit() {
+    fn nesting_is_parsed_up_to_the_limit() {
         let deep = |levels: usize| {
             format!(r#"{{"a":{}"{}"{}}}"#, "[".repeat(levels), '\u{1}', "]".repeat(levels))
         };

@@ -1,4 +1,4 @@
-//! Small parts that have nothing to do with WeChat and that every layer can use.
+//! Small building blocks for every layer. They do not depend on WeChat.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! One run at a time, in a task of its own, with any number of waiters.
+//! Runs one task at a time for any number of waiting callers.
 
 use std::sync::{
     Arc,
@@ -10,19 +10,20 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-/// A run that several callers may wait for. A waiter that leaves does not stop it.
+/// A run that several callers may await. A caller that leaves does not stop it.
 pub(crate) type Run<T> = Shared<BoxFuture<'static, T>>;
 
-/// The run under way, if there is one. Its owner's lock decides who starts the next.
+/// The current run, if there is one. The lock of its owner decides which caller starts the next
+/// one.
 #[derive(Debug)]
 pub(crate) struct SingleFlight<T: Clone>(Option<(Run<T>, Ended)>);
 
-/// Set at the end of a run, also if it panicked: nobody may join it then.
+/// Set at the end of a run, even after a panic. Then callers must not join it any more.
 #[derive(Clone, Debug, Default)]
 struct Ended(Arc<AtomicBool>);
 
-/// Sets it.
-struct EndsWithMe(Ended);
+/// Sets [`Ended`] when it is dropped.
+struct EndOnDrop(Ended);
 
 impl<T: Clone> Default for SingleFlight<T> {
     fn default() -> Self {
@@ -31,18 +32,18 @@ impl<T: Clone> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// The run under way.
+    /// Returns the current run.
     pub(crate) fn running(&self) -> Option<Run<T>> {
         let (run, Ended(ended)) = self.0.as_ref()?;
         (!ended.load(Ordering::Acquire)).then(|| run.clone())
     }
 
-    /// Starts a run, which then goes on by itself.
+    /// Starts a run in a task of its own and returns it.
     pub(crate) fn start(&mut self, run: impl Future<Output = T> + Send + 'static) -> Run<T> {
         let ended = Ended::default();
-        let ends_with_me = EndsWithMe(ended.clone());
+        let end_on_drop = EndOnDrop(ended.clone());
         let run = async move {
-            let _ends_with_me = ends_with_me;
+            let _end_on_drop = end_on_drop;
             run.await
         };
         let run = run.boxed().shared();
@@ -52,7 +53,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     }
 }
 
-impl Drop for EndsWithMe {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         let Self(Ended(ended)) = self;
         ended.store(true, Ordering::Release);
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_run_is_shared_and_a_panicked_one_is_not_waited_for() {
+    async fn run_is_shared_unless_it_panicked() {
         let mut flight = SingleFlight::default();
         let run = flight.start(async { 7 });
         let joined = flight.running().expect("under way");

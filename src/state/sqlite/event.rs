@@ -115,7 +115,7 @@ pub(super) fn append(
         superseded_by,
         message,
     ])?;
-    submission::settle(db, now, &review)?;
+    submission::apply_verdict(db, now, &review)?;
     let submission = match &review.submission_id {
         Some(submission_id) => submission::message(db, submission_id)?,
         None => None,

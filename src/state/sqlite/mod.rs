@@ -392,7 +392,7 @@ fn readable<T>(read: rusqlite::Result<Option<T>>, what: &'static str) -> Result<
 
 /// Logs that a damaged row was skipped.
 fn log_skipped(what: &'static str, why: &str) {
-    if let Some(unlogged) = telemetry::seldom("skipped a damaged row of the state", what) {
+    if let Some(unlogged) = telemetry::may_log("skipped a damaged row of the state", what) {
         tracing::error!(what, why, unlogged, "skipped a damaged row of the state");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{later, readable, skipped};
+use super::{later, log_skipped, readable};
 use crate::{
     state::{Error, SharedToken},
     util::id::{AppId, Secret},
@@ -60,7 +60,7 @@ pub(super) fn put(
         });
     let (generation, since) = match put.map_err(Error::from) {
         Err(Error::Unreadable(why)) => {
-            skipped("a token", &why);
+            log_skipped("a token", &why);
             // There is less than one token per millisecond, so this generation is higher than every
             // earlier one.
             db.prepare_cached("REPLACE INTO tokens VALUES (?1, ?2, ?3, ?3, ?4)")?

@@ -1,4 +1,4 @@
-//! A limit on log lines, so that a flood of failures is no flood of lines.
+//! Limits log lines, so that a flood of failures does not become a flood of lines.
 
 use std::{
     collections::HashMap,
@@ -7,26 +7,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many lines of one cause are written at once …
+/// The number of lines per cause that may be written at once.
 const BURST: u32 = 20;
-/// … and then one in this time.
+/// The interval of further lines.
 const PAUSE: Duration = Duration::from_secs(1);
-/// So many causes are told apart. What comes beyond them shares one limit, since a caller can make up
-/// causes, such as names of methods.
+/// The number of causes with a limit of their own. All others share one limit, because a caller can
+/// invent causes, such as method names.
 const CAUSES: usize = 512;
 
-/// How many lines of this cause were left out since the last one, if one may be written now.
+/// Returns how many lines of this cause were suppressed since the last one, or `None` if this one must
+/// be suppressed, too.
 ///
-/// Of each `cause` of a `line` the first 20 may be written, then one a second.
+/// The first 20 lines of each `cause` of a `line` may be written, then one per second.
 ///
 /// ```ignore
-/// if let Some(unlogged) = telemetry::seldom("refused a push", reason) {
+/// if let Some(unlogged) = telemetry::may_log("refused a push", reason) {
 ///     tracing::warn!(reason, unlogged, "refused a push");
 /// }
 /// ```
-pub(crate) fn seldom(line: &'static str, cause: &str) -> Option<u64> {
+pub(crate) fn may_log(line: &'static str, cause: &str) -> Option<u64> {
     static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
-    // A panic between two lines of code leaves nothing half done here.
+    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
     let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
     lines.take(line, cause, Instant::now())
 }
@@ -55,7 +56,7 @@ impl Lines {
 /// The lines of one cause.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// When it will be full again: each line takes one pause of it. `None` before the first.
+    /// When the bucket is full again. Each line uses up one interval. `None` before the first line.
     full_at: Option<Instant>,
     unlogged: u64,
 }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_one_cause_is_a_few_lines_and_a_count() {
+    fn flood_of_one_cause_is_limited_and_counted() {
         let (mut lines, start) = (Lines::default(), Instant::now());
         let written = (0..100_000).filter(|_| lines.take("line", "a", start).is_some()).count();
         assert_eq!(written, BURST as usize);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_cause_hides_no_other() {
+    fn flood_of_one_cause_does_not_hide_others() {
         let (mut lines, start) = (Lines::default(), Instant::now());
         for _ in 0..1_000 {
             lines.take("line", "a", start);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_causes_take_no_more_memory_than_is_set() {
+    fn invented_causes_use_bounded_memory() {
         let (mut lines, start) = (Lines::default(), Instant::now());
         let mut take = |cause: usize, at| lines.take("line", &cause.to_string(), at).is_some();
         let written = (0..100_000).filter(|cause| take(*cause, start)).count();
