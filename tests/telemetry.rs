@@ -1,4 +1,4 @@
-//! Traces and logs of real processes: what they say, and what they must never say.
+//! Traces and logs of real processes: their contents, and the secrets that they must not contain.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -44,7 +44,7 @@ const CLASSIC_TOKEN: &str = "CANARY-classic-access-token_0123456789";
 const CLASSIC_SECRET: &str = "canary/secret+with=signs&more";
 const PHONE: &str = "13900007788";
 
-/// What many programs take a proxy from. This one does not.
+/// The variables from which many programs take a proxy. This one ignores them.
 const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Receives spans.
@@ -83,10 +83,10 @@ impl Receiver {
     }
 }
 
-/// A process that is ended when the test ends.
+/// A process that ends with the test.
 struct Process {
     child: Child,
-    /// Where it keeps what it keeps.
+    /// The folder of its data.
     _folder: TempDir,
     log: std::path::PathBuf,
 }
@@ -101,7 +101,7 @@ impl Process {
             .args(arguments)
             .current_dir(&own)
             .env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0")
-            // Nobody listens there, and nobody may want to go through it.
+            // Nothing listens there, so a process that used the proxy would fail.
             .envs(PROXIES.map(|name| (name, "http://127.0.0.1:1")))
             .env("NO_PROXY", "")
             .envs(environment.iter().copied())
@@ -113,7 +113,7 @@ impl Process {
         Self { child, _folder: own, log }
     }
 
-    /// Ends it as a supervisor would, and gives everything that it said.
+    /// Ends it like a supervisor, and returns all its output.
     fn stop(mut self) -> String {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(killed.expect("kill is there").success());
@@ -131,8 +131,8 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free now, below those that the system gives out by itself, and none that tests in
-/// other processes use.
+/// Returns a port that is free now, lies below the ports that the system assigns, and is not used
+/// by tests in other processes.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 27_000 + u16::try_from(std::process::id() % 180).expect("small") * 10;
@@ -155,7 +155,7 @@ async fn connect(port: u16) -> Channel {
     panic!("nobody listens at {port}");
 }
 
-/// Posts to the simulator, by a socket.
+/// Posts to the simulator over a socket.
 fn post(port: u16, path: &str, body: &serde_json::Value) -> String {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the simulator listens");
     let body = body.to_string();
@@ -187,7 +187,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_call_is_one_trace_from_the_caller_to_wechat() {
+async fn call_is_one_trace_from_caller_to_wechat() {
     let (receiver, otlp) = Receiver::start().await;
     let (grpc, wechat) = (free_port(), free_port());
     let sandbox = Process::start(
@@ -207,12 +207,12 @@ async fn one_call_is_one_trace_from_the_caller_to_wechat() {
     );
     let mut cards = CardServiceClient::new(connect(grpc).await);
     let message = || pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-    // Not traced: no traced caller, and a share of a hundredth.
+    // Not traced: the caller is not traced, and the share is one hundredth.
     let mut request = Request::new(message());
     let unsampled = format!("00-{}-{PARENT_ID}-00", "5".repeat(32));
     request.metadata_mut().insert("traceparent", unsampled.parse().expect("ASCII"));
     cards.get_store_card(request).await.expect_err("there is no such store");
-    // Traced: the caller is.
+    // Traced, because the caller is.
     let mut request = Request::new(message());
     let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
     request.metadata_mut().insert("traceparent", traceparent.parse().expect("ASCII"));
@@ -249,7 +249,7 @@ async fn one_call_is_one_trace_from_the_caller_to_wechat() {
     }
 }
 
-/// The span of the RPC, then that of the attempt.
+/// Returns the span of the RPC, then the span of the attempt.
 fn by_kind(spans: &[Span]) -> Vec<Span> {
     let mut spans = spans.to_vec();
     spans.sort_by_key(|span| span.kind != SpanKind::Server as i32);
@@ -257,7 +257,7 @@ fn by_kind(spans: &[Span]) -> Vec<Span> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
+async fn logs_traces_and_answers_contain_no_secret() {
     let (receiver, otlp) = Receiver::start().await;
     let (grpc, wechat) = (free_port(), free_port());
     let simulator = Process::start(
@@ -299,12 +299,12 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
     );
     let channel = connect(grpc).await;
     connect(wechat).await;
-    // The simulator's own accounts are no secret; it prints them.
+    // The simulator's own accounts are not secret, because it prints them.
     let account = json!({"app_id": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET, "kind": "official"});
     let answer = post(wechat, "/_simulator/accounts", &account);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let mut said = every_kind_of_call(channel, wechat).await;
-    // The stable token is the same for everyone who asks.
+    // The stable token is the same for every caller.
     let asked = json!({
         "grant_type": "client_credential", "appid": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET
     });
@@ -342,7 +342,8 @@ async fn nothing_that_is_logged_traced_or_answered_holds_a_secret() {
     }
 }
 
-/// Success, refusal, faults of the transport and of the token endpoint; answers what was said.
+/// Makes calls that succeed, that are refused, and that fail in the transport or at the token
+/// endpoint. Returns the answers.
 async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
     let mut said = Vec::new();
     let fault = |path: &str, kind: serde_json::Value, times: u32| {
@@ -388,7 +389,7 @@ async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
     let picture = pb::UploadImageRequest { content: "no picture".into(), ..Default::default() };
     said.push(format!("{:?}", media.upload_image(picture).await));
 
-    // The mini program's secret is wrong, and goes out in a query.
+    // The mini program's secret is wrong, and is sent in a query.
     let mut nearby = NearbyServiceClient::new(channel);
     let list = pb::ListNearbyPoisRequest::default();
     said.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));

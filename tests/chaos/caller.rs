@@ -1,4 +1,5 @@
-//! A careful caller: names each write, repeats what may be repeated, asks what became of the rest.
+//! A careful caller: it gives each write a request id, repeats failed writes if that is allowed,
+//! and queries the outcome of the others.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,45 +13,46 @@ use wechat_simulator::COMPANY;
 use wechat_store_gateway::pb::{self, WriteState, get_write_request::Lookup};
 
 use crate::{
-    SETTLED_BY_LOOKING,
+    RECOVERED_BY_READING,
     gateway::reason,
     run::{Answer, Call, Run, Verdict, Write},
     wechat::{PICTURE, now},
     write::Request,
 };
 
-/// How often a caller sends a write while there is trouble.
+/// The number of attempts at a write during the faults.
 const TRIES: u32 = 6;
-/// How often it does afterwards.
+/// The number of attempts at a write after the faults.
 const LAST_TRIES: u32 = 12;
-/// What a caller can wait for then: longer than any write, lane or lease of a dead process lives.
+/// The longest wait of a caller then. It is longer than any write, queue or lease of a killed
+/// process lasts.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Beyond the deadline, until a caller does not wait for an answer any more.
+/// The time beyond the deadline after which a caller does not wait for an answer any more.
 const SILENCE: Duration = Duration::from_secs(10);
-/// A picture is known by its beginning and its end; what lies between makes each another one.
+/// The beginning and the end of every picture. The bytes in between make each picture different.
 const PNG: [&[u8]; 2] = [b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"];
 
-/// Reads and writes until the trouble is over.
+/// Reads and writes until the faults are over.
 pub(crate) async fn call_on(run: Arc<Run>, mut random: fastrand::Rng, nearby: bool) {
     while !run.has_ended() {
         sleep(Duration::from_millis(random.u64(100..2_500))).await;
         if !nearby && random.u32(..100) < 35 {
             let request = read(&run, &mut random);
-            let patience = patience(&mut random);
+            let time_left = time_left(&mut random);
             let gateway = random.usize(..run.doors.len());
-            let _ = call(&run, gateway, &mut random, request, patience).await;
+            let _ = call(&run, gateway, &mut random, request, time_left).await;
             continue;
         }
         let request_id = uuid::Builder::from_u128(random.u128(..)).into_uuid().to_string();
         let Some(request) = write(&run, &mut random, nearby, &request_id) else { continue };
         if request.mark().is_none() {
-            let patience = patience(&mut random);
-            let _ = call(&run, 0, &mut random, request, patience).await;
+            let time_left = time_left(&mut random);
+            let _ = call(&run, 0, &mut random, request, time_left).await;
             continue;
         }
         let write = Arc::new(Write { request_id, request, answers: Mutex::default() });
         run.writes.lock().expect("no panic").push(write.clone());
-        // Some are sent by two who do not know of each other.
+        // Some writes are sent by two callers independently.
         let mut other = random.fork();
         if random.u32(..100) < 20 {
             tokio::join!(push(&run, &write, &mut random), push(&run, &write, &mut other));
@@ -63,19 +65,19 @@ pub(crate) async fn call_on(run: Arc<Run>, mut random: fastrand::Rng, nearby: bo
     }
 }
 
-/// Repeats a write until its end is known, for a while.
+/// Repeats a write until its end is known, up to a limit.
 async fn push(run: &Run, write: &Write, random: &mut fastrand::Rng) {
     for turn in 1..=TRIES {
         let gateway = random.usize(..run.doors.len());
-        let patience = patience(random);
+        let time_left = time_left(random);
         let leaves = random.u32(..100) < 8;
-        let send = send(run, gateway, write, random, patience);
+        let send = send(run, gateway, write, random, time_left);
         if !leaves {
             if send.await != Verdict::Again {
                 return;
             }
         } else if timeout(Duration::from_millis(u64::from(turn) * 40), send).await.is_err() {
-            // It has left, and comes back.
+            // The caller has left and returns.
             ask(run, write, random).await;
         }
         if run.has_ended() {
@@ -91,8 +93,8 @@ pub(crate) async fn settle(run: &Run, write: &Write, mut random: fastrand::Rng) 
     for turn in 0..LAST_TRIES {
         match write.last_word() {
             None | Some(Verdict::Again) => {}
-            // Not sent again, however often it is asked for.
-            Some(Verdict::Unknown) if turn == 0 || SETTLED_BY_LOOKING.contains(&method) => {}
+            // The write is not sent again, however often it is repeated.
+            Some(Verdict::Unknown) if turn == 0 || RECOVERED_BY_READING.contains(&method) => {}
             _ => break,
         }
         let gateway = random.usize(..run.doors.len());
@@ -107,8 +109,8 @@ pub(crate) async fn settle(run: &Run, write: &Write, mut random: fastrand::Rng) 
         }
         Some(Verdict::Done(response)) => {
             let kept = ask(run, write, &mut random).await;
-            // What was found by looking has no response of WeChat's.
-            let looked = SETTLED_BY_LOOKING.contains(&method);
+            // A recovered write has no response of WeChat's.
+            let looked = RECOVERED_BY_READING.contains(&method);
             let same = kept.as_ref().is_some_and(|kept| {
                 let known = kept.response.as_ref().map_or(looked, |kept| kept.value == response);
                 kept.state() == WriteState::Finished && known
@@ -121,15 +123,15 @@ pub(crate) async fn settle(run: &Run, write: &Write, mut random: fastrand::Rng) 
     }
 }
 
-/// Sends another request under the name of one that is known.
+/// Sends another request with the request id of an existing write.
 async fn reuse(run: &Run, write: &Write, random: &mut fastrand::Rng) {
     let known = write.last_word();
     let Some(Verdict::Done(_) | Verdict::Unknown) = known else { return };
     let Some(other) = write.request.other() else { return };
-    let patience = patience(random);
+    let time_left = time_left(random);
     let gateway = random.usize(..run.doors.len());
     let (told, method) =
-        (call(run, gateway, random, other, patience).await, write.request.method());
+        (call(run, gateway, random, other, time_left).await, write.request.method());
     match told {
         Ok(_) => run.wrong(format!("reused: {method} {} is OK", write.request_id)),
         Err(status) => match verdict(&Err(status)) {
@@ -140,7 +142,7 @@ async fn reuse(run: &Run, write: &Write, random: &mut fastrand::Rng) {
     }
 }
 
-/// Asks what became of a write.
+/// Queries the outcome of a write.
 async fn ask(run: &Run, write: &Write, random: &mut fastrand::Rng) -> Option<pb::Write> {
     let lookup = Some(Lookup::WriteRequestId(write.request_id.clone()));
     let request = pb::GetWriteRequest { app_id: String::new(), lookup };
@@ -155,17 +157,17 @@ async fn send(
     gateway: usize,
     write: &Write,
     random: &mut fastrand::Rng,
-    patience: Duration,
+    time_left: Duration,
 ) -> Verdict {
     let from = now();
-    let answer = call(run, gateway, random, write.request.clone(), patience).await;
+    let answer = call(run, gateway, random, write.request.clone(), time_left).await;
     let verdict = verdict(&answer);
     let answer = Answer { from, until: now(), verdict: verdict.clone() };
     write.answers.lock().expect("no panic").push(answer);
     verdict
 }
 
-/// What a caller makes of an answer.
+/// Returns the meaning of an answer for the caller.
 fn verdict(answer: &Result<Vec<u8>, Status>) -> Verdict {
     let status = match answer {
         Ok(response) => return Verdict::Done(response.clone()),
@@ -188,15 +190,15 @@ fn verdict(answer: &Result<Vec<u8>, Status>) -> Verdict {
     }
 }
 
-/// Calls, and writes down how that went.
+/// Makes a call and records its result.
 pub(crate) async fn call(
     run: &Run,
     gateway: usize,
     random: &mut fastrand::Rng,
     request: Request,
-    patience: Duration,
+    time_left: Duration,
 ) -> Result<Vec<u8>, Status> {
-    /// Writes it down also where the caller leaves.
+    /// Records the call even if the caller leaves.
     struct Noted<'a>(&'a Run, Option<Call>);
     impl Drop for Noted<'_> {
         fn drop(&mut self) {
@@ -209,10 +211,10 @@ pub(crate) async fn call(
     let doors = &run.doors[gateway];
     let door = doors[random.usize(..doors.len())].clone();
     let (method, from) = (request.method(), now());
-    let call = Call { gateway, method, from, until: from, patience, status: None };
+    let call = Call { gateway, method, from, until: from, time_left, status: None };
     let mut noted = Noted(run, Some(call));
-    // A gateway that says nothing at all is left, and found by this.
-    let send = timeout(patience + SILENCE, request.send(door, patience));
+    // If a gateway gives no answer at all, the caller leaves, and the check reports it.
+    let send = timeout(time_left + SILENCE, request.send(door, time_left));
     let answer = send.await.unwrap_or_else(|_| Err(Status::from_error("silence".into())));
     if let Some(call) = &mut noted.1 {
         let ok = || (Code::Ok, String::new());
@@ -221,8 +223,8 @@ pub(crate) async fn call(
     answer
 }
 
-/// Most callers wait for some seconds, some hardly at all.
-fn patience(random: &mut fastrand::Rng) -> Duration {
+/// Returns a deadline. Most callers wait for some seconds, and a few hardly at all.
+fn time_left(random: &mut fastrand::Rng) -> Duration {
     Duration::from_millis(match random.u32(..100) {
         0..12 => random.u64(300..700),
         _ => random.u64(2_000..6_000),
@@ -252,7 +254,7 @@ fn read(run: &Run, random: &mut fastrand::Rng) -> Request {
     }
 }
 
-/// A write that is like no other. None where what it needs is used up.
+/// Returns a write that differs from all others, or `None` if its objects are used up.
 fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) -> Option<Request> {
     let (request_id, number) = (request_id.to_owned(), run.next());
     let stock = &run.stock;
@@ -350,7 +352,7 @@ fn write(run: &Run, random: &mut fastrand::Rng, nearby: bool, request_id: &str) 
             let content = [PNG[0], &vec![0; usize::try_from(number).ok()?], PNG[1]].concat().into();
             pb::UploadImageRequest { request_id, content, ..Default::default() }.into()
         }
-        // Without a name: it needs none.
+        // This write needs no request id.
         _ => {
             let content = PNG.concat().into();
             pb::UploadTemporaryImageRequest { content, ..Default::default() }.into()

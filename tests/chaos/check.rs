@@ -1,4 +1,4 @@
-//! What has to be true afterwards, by the simulator's journal and by what callers were told.
+//! Checks the promises afterwards, using the simulator's journal and the answers to callers.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,24 +12,24 @@ use wechat_simulator::journal::Entry;
 use wechat_store_gateway::pb::{self, WriteState, write_service_client::WriteServiceClient};
 
 use crate::{
-    SETTLED_BY_LOOKING,
+    RECOVERED_BY_READING,
     gateway::{LONG, MOMENT},
+    print_figures,
     run::{Call, Run, Verdict},
-    tell,
     trouble::{Outage, REFUSAL},
     write::Mark,
 };
 
-/// Beyond a call's deadline, on a machine that has more to do.
+/// The tolerance after a call's deadline, on a busy machine.
 const LATE: u64 = 5_000;
-/// Connections that broke are noticed within this, in milliseconds.
+/// Broken connections are noticed within this time, in milliseconds.
 const NOTICED: u64 = 2_000;
-/// WeChat wants so many milliseconds between two calls.
+/// WeChat requires this many milliseconds between two calls.
 const PACE: u64 = 1_000;
 const ADD_NEARBY: &str = "/wxa/addnearbypoi";
 const UPDATE: &str = "/wxa/update_store";
 const TOKEN: &str = "/cgi-bin/stable_token";
-/// What no caller should ever be told here.
+/// The errors that callers must never get here.
 const OURS: &[&str] = &[
     "INTERNAL",
     "INVALID_REQUEST",
@@ -41,7 +41,8 @@ const OURS: &[&str] = &[
     "WECHAT_CALL_MALFORMED",
 ];
 
-/// The writes that have not finished, by state and method, once none is under way any more.
+/// Returns the writes that have not finished, by state and method, after all running ones have
+/// ended.
 pub(crate) async fn left_open(run: &Run) -> BTreeMap<(WriteState, String), usize> {
     let end = Instant::now() + LONG;
     loop {
@@ -74,16 +75,16 @@ async fn unfinished(run: &Run) -> Vec<pb::Write> {
     }
 }
 
-/// What the simulator did.
+/// The calls that the simulator executed.
 #[derive(Debug, Default)]
 struct Executed {
-    /// When each write was executed.
+    /// The times at which each write was executed.
     at: HashMap<Mark, Vec<u64>>,
-    /// Those that were refused by a fault that says no for good.
+    /// The writes that a fault refused definitely.
     refused: HashSet<Mark>,
 }
 
-/// Says how the run went, and fails if anything was not as promised.
+/// Prints the results of the run, and fails if a promise was broken.
 pub(crate) fn all_is_well(
     name: &str,
     run: &Run,
@@ -96,13 +97,13 @@ pub(crate) fn all_is_well(
     let before = wrong.len();
     let executed = executed(journal, &mut wrong);
     let interleaved = wrong.len() - before;
-    let lanes = interleaved + lanes(journal, &mut wrong);
+    let check_pace = interleaved + check_pace(journal, &mut wrong);
     let (doubled, lost) = writes(run, &executed, &mut wrong);
     let (statuses, latest) = calls(run, &mut wrong);
     let outages = run.outages.lock().expect("no panic").len();
     let tokens = tokens(journal, storms, outages, &mut wrong);
     for ((state, method), count) in left {
-        if *state != WriteState::Unknown || SETTLED_BY_LOOKING.contains(&method.as_str()) {
+        if *state != WriteState::Unknown || RECOVERED_BY_READING.contains(&method.as_str()) {
             wrong.push(format!("stays open: {count} of {method} are {}", state.as_str_name()));
         }
     }
@@ -117,12 +118,12 @@ pub(crate) fn all_is_well(
     let writes = run.writes.lock().expect("no panic").len();
     let executions: usize = executed.at.values().map(Vec::len).sum();
     let unknown: BTreeMap<_, _> = left.iter().map(|((_, method), count)| (method, count)).collect();
-    tell(&format!(
+    print_figures(&format!(
         "{name}: {} calls of {writes} writes and reads: {statuses:?}, {latest} \
          ms after the deadline at the latest\n{name}: {} calls to WeChat, \
          {executions} writes executed; faults: {faults:?}\n{name}: {outages} kills, {storms} times \
          all tokens invalid, {tokens} token calls; doubled={doubled}, lost={lost}, lane \
-         violations={lanes}, unknown: {unknown:?}, {elapsed:.0?}",
+         violations={check_pace}, unknown: {unknown:?}, {elapsed:.0?}",
         run.calls.lock().expect("no panic").len(),
         journal.len(),
     ));
@@ -131,14 +132,14 @@ pub(crate) fn all_is_well(
         *kinds.entry(what.split(':').next().unwrap_or_default()).or_default() += 1;
     }
     if !kinds.is_empty() {
-        // `scripts/broken` reads this.
-        tell(&format!("{name}: wrong: {kinds:?}"));
+        // `scripts/broken` parses this line.
+        print_figures(&format!("{name}: wrong: {kinds:?}"));
     }
     assert!(writes > 200 && outages > 3 && faults.len() > 8, "too little to mean anything");
     assert!(wrong.is_empty(), "{} of: {:#?}", wrong.len(), &wrong[..wrong.len().min(20)]);
 }
 
-/// A field that is text or a number.
+/// Returns a field that is text or a number.
 fn text(body: &Value, field: &str) -> String {
     match &body[field] {
         Value::String(text) => text.clone(),
@@ -147,7 +148,7 @@ fn text(body: &Value, field: &str) -> String {
     }
 }
 
-/// Which write a call belongs to; for updates of stores that takes more than the call.
+/// Returns the write that a call belongs to. For updates of stores, more than the call is needed.
 fn mark(call: &Entry) -> Option<Mark> {
     let body = &call.body;
     let field = |path, name| Some((path, text(body, name)));
@@ -169,8 +170,8 @@ fn mark(call: &Entry) -> Option<Mark> {
     }
 }
 
-/// Goes through the journal. An update changes one thing of a store and carries the rest as the one
-/// before left it, or two of them did not wait for each other.
+/// Processes the journal. An update changes one field of a store and carries the others from the
+/// previous update. Otherwise the two updates did not wait for each other.
 fn executed(journal: &[Entry], wrong: &mut Vec<String>) -> Executed {
     let mut executed = Executed::default();
     let mut stores = HashMap::<String, (String, String)>::new();
@@ -215,19 +216,20 @@ fn executed(journal: &[Entry], wrong: &mut Vec<String>) -> Executed {
     executed
 }
 
-/// Counts calls that did not wait for the one before.
-fn lanes(journal: &[Entry], wrong: &mut Vec<String>) -> usize {
+/// Counts calls that did not wait for the previous one.
+fn check_pace(journal: &[Entry], wrong: &mut Vec<String>) -> usize {
     let before = wrong.len();
     let mut last = HashMap::<&str, &Entry>::new();
     for call in journal.iter().filter(|call| call.path == ADD_NEARBY) {
-        // A token that is refused is refused before anything else is looked at. If a fault came
-        // before that, nobody knows whose it was.
+        // WeChat refuses an invalid token before it examines anything else. If a fault came first,
+        // the account of the call is unknown.
         if call.app_id.is_empty() || matches!(call.errcode, Some(40001 | 40014 | 42001)) {
             continue;
         }
         let Some(previous) = last.insert(&call.app_id, call) else { continue };
         let between = call.at_unix_ms - previous.at_unix_ms;
-        // The simulator says so to whoever comes before the other has its answer.
+        // The simulator reports this to a caller that arrives before the previous one has its
+        // answer.
         let busy = call.errcode == Some(-1) && call.fault.is_none();
         if busy || between < PACE {
             wrong.push(format!(
@@ -240,8 +242,8 @@ fn lanes(journal: &[Entry], wrong: &mut Vec<String>) -> usize {
     wrong.len() - before
 }
 
-/// Compares what callers were told of each write with what was executed. Answers how many were
-/// doubled, and how many lost.
+/// Compares the answers about each write with its executions. Returns the numbers of doubled and of
+/// lost writes.
 fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, usize) {
     let (mut doubled, mut lost) = (0, 0);
     let mut known = HashSet::new();
@@ -274,8 +276,8 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
         }
         for answer in answers.iter().filter(|_| request.is_once()) {
             let Verdict::Refused(reason) = &answer.verdict else { continue };
-            // What it had added was no longer in review when it was looked for, and no event tells
-            // here: then WeChat's check for doubles is what is left.
+            // The added object was no longer in review during recovery, and here no event reports
+            // it. Only WeChat's own check for duplicates is left.
             if reason == "LICENSE_NUMBER_TAKEN" {
                 continue;
             }
@@ -287,32 +289,32 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
         }
         known.insert(mark);
     }
-    // What belongs to no write was sent under another one's name.
+    // A call that belongs to no write was sent under the request id of another one.
     let foreign = executed.at.keys().filter(|mark| !known.contains(*mark));
     wrong.extend(foreign.map(|mark| format!("executed but never to be: {mark:?}")));
     (doubled, lost)
 }
 
-/// Looks at how every call ended. Answers how many ended how, and how late the latest was.
+/// Checks how every call ended. Returns the number of calls per result, and the longest delay.
 fn calls(run: &Run, wrong: &mut Vec<String>) -> (BTreeMap<String, usize>, u64) {
     let outages = run.outages.lock().expect("no panic");
     let (mut statuses, mut latest) = (BTreeMap::<_, usize>::new(), 0);
     let calls = run.calls.lock().expect("no panic");
     for call in calls.iter() {
-        let Call { method, from, until, patience, status, .. } = call;
+        let Call { method, from, until, time_left, status, .. } = call;
         let met = |outage: &Outage| {
             outage.gateway == call.gateway
                 && outage.from <= *until
                 && *from <= outage.until + NOTICED
         };
         let was_killed = outages.iter().any(met);
-        let patience = u64::try_from(patience.as_millis()).expect("short");
-        // A gateway that is being started does not know yet how long somebody waits already.
+        let time_left = u64::try_from(time_left.as_millis()).expect("short");
+        // A gateway that is starting cannot know how long a caller has already waited.
         if !was_killed {
-            latest = latest.max((until - from).saturating_sub(patience));
+            latest = latest.max((until - from).saturating_sub(time_left));
         }
-        if until - from > patience + LATE {
-            wrong.push(format!("too late: {method} after {} ms of {patience}", until - from));
+        if until - from > time_left + LATE {
+            wrong.push(format!("too late: {method} after {} ms of {time_left}", until - from));
         }
         let ended = match status {
             None => "left".to_owned(),
@@ -334,8 +336,8 @@ fn calls(run: &Run, wrong: &mut Vec<String>) -> (BTreeMap<String, usize>, u64) {
     (statuses, latest)
 }
 
-/// Counts calls for tokens. Each time that all become invalid each account needs another, and a
-/// process that dies while it asks may leave that to another one.
+/// Counts calls for tokens. Whenever all tokens become invalid, each account needs another one, and
+/// a process that is killed during its call may leave that to another process.
 fn tokens(journal: &[Entry], storms: usize, kills: usize, wrong: &mut Vec<String>) -> usize {
     let mut got = BTreeMap::<_, usize>::new();
     let asked = journal.iter().filter(|call| call.path == TOKEN);

@@ -1,5 +1,5 @@
-//! A connection to a gateway that does not watch deadlines itself, as tonic's own does: so every
-//! answer is the gateway's. It is made again when it broke.
+//! A connection to a gateway that does not enforce deadlines, unlike tonic's. Every answer
+//! therefore comes from the gateway. It reconnects after a failure.
 
 use std::{
     error::Error,
@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, sync::Mutex};
 use tonic::body::Body;
 use tower::Service;
 
-/// A way to a gateway. Clones share one connection.
+/// A channel to a gateway. Clones share one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     address: SocketAddr,

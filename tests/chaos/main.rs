@@ -1,11 +1,11 @@
-//! Hundreds of callers, a WeChat that fails in every way, processes that are killed: what a
-//! `request_id` promises holds all the same. Afterwards the calls that the simulator wrote down are
-//! compared with the answers that callers got.
+//! Hundreds of callers, a WeChat with every kind of fault, and processes that are killed: the
+//! promises of a `request_id` hold in spite of this. Afterwards, the calls in the simulator's
+//! journal are compared with the answers to callers.
 //!
-//! The gateways are the built binary, in processes of their own. Figures are printed: `cargo test
-//! --test chaos -- --nocapture`. Built with `CHAOS_SEED=…` in the environment it makes the same
-//! choices again, as far as the order of what runs at once allows; with `CHAOS_SECONDS=…` it takes
-//! longer. `scripts/broken` shows that it fails where the gateway is wrong.
+//! The gateways are the built binary, in separate processes. `cargo test --test chaos --
+//! --nocapture` prints figures. A build with `CHAOS_SEED=…` in the environment repeats the same
+//! choices, as far as concurrency allows, and with `CHAOS_SECONDS=…` it runs longer.
+//! `scripts/broken` shows that the test fails if the gateway is wrong.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -25,9 +25,10 @@ mod write;
 
 use redis::Redis;
 
-/// The methods of which no write stays unknown once its caller repeats it, because the service looks
-/// what became of it, or sends it again where that is harmless. Of the others only an event tells.
-const SETTLED_BY_LOOKING: &[&str] = &[
+/// The methods whose writes do not stay unknown after a repeat, because the gateway recovers them
+/// by reading at WeChat, or sends them again if that is harmless. For the other methods, only an
+/// event shows the outcome.
+const RECOVERED_BY_READING: &[&str] = &[
     "CardService/SetStoreCard",
     "MediaService/UploadImage",
     "MerchantService/UpdateMerchant",
@@ -46,13 +47,13 @@ async fn no_write_is_lost_or_doubled_with_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_write_is_lost_or_doubled_with_three_processes_and_redis() {
+async fn no_write_is_lost_or_doubled_with_replicas() {
     let redis = Redis::start(true).await;
     run::run("redis", 3, &redis.url()).await;
 }
 
-/// Says what was found.
+/// Prints figures.
 #[expect(clippy::print_stderr, reason = "figures are for whoever runs this")]
-fn tell(figures: &str) {
+fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }

@@ -1,4 +1,4 @@
-//! One run: its gateways, its callers, and what is written down of both.
+//! One run: its gateways, its callers, and the records of both.
 
 use std::{
     sync::{
@@ -16,24 +16,24 @@ use crate::{
     caller, check,
     door::Door,
     gateway::Gateway,
-    tell,
+    print_figures,
     trouble::{self, Outage},
     wechat::{Stock, WeChat},
     write::Request,
 };
 
-/// How long there is trouble, if nobody says otherwise.
+/// The default duration of the faults.
 const SECONDS: u64 = 30;
-/// Callers of everything but new nearby places …
+/// The callers of everything except new nearby places.
 const CALLERS: usize = 200;
-/// … and of those, which wait for each other.
+/// The callers of new nearby places, which wait for each other.
 const NEARBY_CALLERS: usize = 12;
-/// Connections to each gateway.
+/// The connections to each gateway.
 const CONNECTIONS: usize = 4;
-/// What is used up of each thing in a second, at most.
+/// The most objects of each kind that are used up per second.
 const PLENTY: u64 = 4;
 
-/// What callers share.
+/// The data that callers share.
 #[derive(Debug)]
 pub(crate) struct Run {
     /// The connections to each gateway.
@@ -41,16 +41,16 @@ pub(crate) struct Run {
     pub(crate) stock: Stock,
     pub(crate) writes: Mutex<Vec<Arc<Write>>>,
     pub(crate) calls: Mutex<Vec<Call>>,
-    /// What must not be, as it was seen.
+    /// The broken promises that were seen.
     pub(crate) wrong: Mutex<Vec<String>>,
     pub(crate) outages: Mutex<Vec<Outage>>,
-    /// Makes values that come once.
+    /// A source of unique values.
     pub(crate) counter: AtomicU64,
-    /// Set when the trouble is over.
+    /// Set when the faults are over.
     pub(crate) ended: AtomicBool,
 }
 
-/// A write under its name, whoever sends it.
+/// A write with its request id. Several callers may send it.
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) request_id: String,
@@ -58,7 +58,7 @@ pub(crate) struct Write {
     pub(crate) answers: Mutex<Vec<Answer>>,
 }
 
-/// What somebody was told about a write.
+/// An answer about a write.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// When the call began.
@@ -68,16 +68,16 @@ pub(crate) struct Answer {
     pub(crate) verdict: Verdict,
 }
 
-/// What an answer says.
+/// The meaning of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// OK, with these bytes.
     Done(Vec<u8>),
-    /// No, and no repeat of it is of use.
+    /// A definite refusal. A repeat cannot help.
     Refused(String),
-    /// Nobody knows.
+    /// The outcome is unknown.
     Unknown,
-    /// To be repeated.
+    /// The write must be repeated.
     Again,
 }
 
@@ -88,8 +88,8 @@ pub(crate) struct Call {
     pub(crate) method: &'static str,
     pub(crate) from: u64,
     pub(crate) until: u64,
-    pub(crate) patience: Duration,
-    /// How it ended, unless its caller left.
+    pub(crate) time_left: Duration,
+    /// The result, unless the caller left.
     pub(crate) status: Option<(Code, String)>,
 }
 
@@ -108,7 +108,7 @@ impl Run {
 }
 
 impl Write {
-    /// The answer that ended it, if one did.
+    /// Returns the answer that ended the write, if there was one.
     pub(crate) fn last_word(&self) -> Option<Verdict> {
         let answers = self.answers.lock().expect("no panic");
         let done = answers.iter().find(|answer| matches!(answer.verdict, Verdict::Done(_)));
@@ -117,7 +117,7 @@ impl Write {
     }
 }
 
-/// Lets everything happen at once, and then sees whether all is well.
+/// Runs callers and faults at the same time, and then checks the promises.
 pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
     let seed = match option_env!("CHAOS_SEED") {
         Some(seed) => seed.parse().expect("a number"),
@@ -127,7 +127,7 @@ pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
         Some(seconds) => seconds.parse().expect("a number"),
         None => SECONDS,
     };
-    tell(&format!("{name}: CHAOS_SEED={seed} CHAOS_SECONDS={seconds}"));
+    print_figures(&format!("{name}: CHAOS_SEED={seed} CHAOS_SECONDS={seconds}"));
     let (began, mut random) = (Instant::now(), fastrand::Rng::with_seed(seed));
     let wechat = WeChat::start(seed).await;
     let stock = wechat.stock(PLENTY * seconds).await;
@@ -171,7 +171,7 @@ pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
         caller.await.expect("no panic");
     }
 
-    // Now that nothing fails any more, each caller learns what became of its writes.
+    // The faults are over, so each caller queries the outcome of its writes.
     let writes = run.writes.lock().expect("no panic").clone();
     let settle = writes.iter().map(|write| caller::settle(&run, write, random.fork()));
     join_all(settle).await;

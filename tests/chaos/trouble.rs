@@ -1,4 +1,4 @@
-//! What goes wrong: at WeChat, and with the gateways. And what goes on there besides.
+//! The faults of WeChat and of the gateways, and the reviews and the journal during a run.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::{
     wechat::{WeChat, now},
 };
 
-/// So many faults wait at most: what is not called soon would otherwise gather them.
+/// The most faults that wait at a path. Otherwise they would accumulate at rarely called paths.
 const WAITING: usize = 8;
-/// What a definite refusal that was made up says.
+/// The code of a made-up definite refusal.
 pub(crate) const REFUSAL: i64 = 40097;
 
-/// A gateway that is not there.
+/// The downtime of a gateway.
 #[derive(Clone, Debug)]
 pub(crate) struct Outage {
     pub(crate) gateway: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Outage {
     pub(crate) until: u64,
 }
 
-/// Where faults strike, and how often of a hundred.
+/// The paths of the faults, and their frequency in percent.
 const PATHS: &[(&str, u32)] = &[
     ("/wxa/add_store", 25),
     ("/wxa/update_store", 18),
@@ -42,7 +42,7 @@ const PATHS: &[(&str, u32)] = &[
     ("/cgi-bin/stable_token", 3),
 ];
 
-/// Lets calls go wrong until the end. Answers how often all tokens became invalid.
+/// Causes faults until the end. Returns how often all tokens became invalid.
 pub(crate) async fn faults(
     simulator: Simulator,
     run: Arc<Run>,
@@ -74,13 +74,14 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
         found
     });
     let path = path.map_or("*", |(path, _)| path);
-    // These take -1 as WeChat's word that nothing was done: see `leaves_doubt` in src/call.
+    // For these calls, -1 is WeChat's statement that nothing was done, see `leaves_doubt` in
+    // src/call.
     let believed =
         ["/wxa/del_store", "/wxa/delnearbypoi", "/wxa/update_store", "/cgi-bin/stable_token"];
     let busy = Kind::Errcode { errcode: -1, errmsg: None };
     let latency = Kind::Latency { ms: random.u64(100..1_500) };
     match random.u32(..100) {
-        // What is under way when a process dies was most likely waiting.
+        // A process that is killed was most likely waiting.
         0..40 => Fault::new(path, latency).times(random.u64(1..4)),
         40..50 => Fault::new(path, Kind::ResetAfter),
         50..57 => Fault::new(path, Kind::ResetBefore),
@@ -99,7 +100,7 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
     }
 }
 
-/// Kills gateways and starts them again until the end. Gives them back when all serve.
+/// Kills gateways and starts them again until the end. Returns them when all serve.
 pub(crate) async fn kills(
     mut gateways: Vec<Gateway>,
     run: Arc<Run>,
@@ -130,7 +131,7 @@ pub(crate) async fn reviews(simulator: Simulator, run: Arc<Run>) {
     }
 }
 
-/// Takes the simulator's journal until the end.
+/// Collects the simulator's journal until the end.
 pub(crate) async fn collect(simulator: Simulator, run: Arc<Run>) -> Vec<Entry> {
     let mut calls = Vec::new();
     while !run.has_ended() {

@@ -1,4 +1,4 @@
-//! WeChat, and what lies there before the first call: stores, nearby places, places on the map.
+//! WeChat and its objects before the first call: stores, nearby places, and places on the map.
 
 use std::{
     net::SocketAddr,
@@ -17,11 +17,11 @@ use wechat_store_gateway::util::clock::Clock;
 use crate::gateway::exchange;
 
 pub(crate) const PICTURE: &str = "http://mmbiz.qpic.cn/mmbiz_png/first/0";
-/// Mini programs: each has a lane of its own.
+/// The number of mini programs. Each has its own write queue.
 const MINI_PROGRAMS: usize = 6;
-/// Stores that are changed again and again.
+/// The number of stores that are changed repeatedly.
 const STORES: u64 = 24;
-/// Nearby places of each mini program that are.
+/// The number of existing nearby places of each mini program.
 const POIS: u64 = 4;
 
 /// A simulator and its address.
@@ -30,7 +30,7 @@ pub(crate) struct WeChat {
     pub(crate) address: SocketAddr,
 }
 
-/// What callers work with.
+/// The objects that callers use.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
     /// Stores to change.
@@ -47,7 +47,7 @@ pub(crate) struct Stock {
     pub(crate) doomed_pois: Mutex<Vec<(String, String)>>,
 }
 
-/// Milliseconds since 1970, as in the simulator's journal.
+/// Returns the milliseconds since 1970, as in the simulator's journal.
 pub(crate) fn now() -> u64 {
     let since = Clock::system().wall().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.expect("after 1970").as_millis()).expect("not so late")
@@ -82,7 +82,7 @@ impl WeChat {
         Self { simulator, address }
     }
 
-    /// The sections of the settings for the accounts that are more than usual.
+    /// Returns the settings of the additional accounts.
     pub(crate) fn sections() -> String {
         let section = |number| {
             format!(
@@ -94,7 +94,7 @@ impl WeChat {
         (1..MINI_PROGRAMS).map(section).collect()
     }
 
-    /// Makes what callers work with, `plenty` of each thing that is used up.
+    /// Creates the objects for callers, and `plenty` of each kind that is used up.
     pub(crate) async fn stock(&self, plenty: u64) -> Stock {
         self.set_pause(0);
         let mut stock = Stock::default();
@@ -144,7 +144,7 @@ impl WeChat {
         }
         let doomed = stores.split_off(usize::try_from(STORES).expect("small"));
         self.set_pause(1_000);
-        // Or the first calls of the gateway would come too soon after these.
+        // Otherwise the first calls of the gateway would come too soon after these.
         sleep(Duration::from_secs(1)).await;
         self.simulator.take_calls();
         Stock { stores, places: places.into(), doomed_stores: doomed.into(), ..stock }
@@ -165,11 +165,11 @@ impl WeChat {
         self.simulator.approve(audit_id).expect("open").expect("a place")
     }
 
-    /// Lets every review pass that is open.
+    /// Approves every open review.
     pub(crate) fn approve_all(&self) {
         let audits = self.simulator.audits();
         for audit in audits.into_iter().filter(|audit| audit.state == State::Pending) {
-            // It may have been withdrawn meanwhile.
+            // It may have been withdrawn in the meantime.
             let _ = self.simulator.approve(audit.audit_id);
         }
     }
@@ -185,7 +185,7 @@ impl WeChat {
         answer["access_token"].as_str().expect("a token").to_owned()
     }
 
-    /// A call past the gateway.
+    /// Makes a call past the gateway.
     async fn call(&self, path: &str, token: &str, body: &Value) -> Value {
         let body = body.to_string();
         let request = format!(

@@ -1,5 +1,5 @@
-//! Requests, and how the simulator's journal shows that one was executed: each write says something
-//! that no other says.
+//! Requests, and how the simulator's journal shows that one was executed: each write has a unique
+//! value.
 
 use std::time::Duration;
 
@@ -29,23 +29,23 @@ macro_rules! requests {
         })*
 
         impl Request {
-            /// As in `Write.method`.
+            /// Returns the method as in `Write.method`.
             pub(crate) fn method(&self) -> &'static str {
                 match self {
                     $(Self::$name(_) => <pb::$message as Addressed>::METHOD,)*
                 }
             }
 
-            /// Sends it; the answer's bytes.
+            /// Sends it and returns the bytes of the answer.
             pub(crate) async fn send(
                 self,
                 door: Door,
-                patience: Duration,
+                time_left: Duration,
             ) -> Result<Vec<u8>, Status> {
                 match self {
                     $(Self::$name(message) => {
                         let mut request = tonic::Request::new(message);
-                        request.set_timeout(patience);
+                        request.set_timeout(time_left);
                         let origin = door.origin();
                         let mut client = $client::with_origin(door, origin);
                         let answer = client.$method(request).await?;
@@ -82,11 +82,11 @@ requests! {
     UploadTemporaryImage(UploadTemporaryImageRequest), MediaServiceClient::upload_temporary_image;
 }
 
-/// Where an execution is found in the simulator's journal: the path, and what only this one says.
+/// The place of an execution in the simulator's journal: the path and the unique value.
 pub(crate) type Mark = (&'static str, String);
 
 impl Request {
-    /// What shows that it was executed. None for reads, and where nothing would.
+    /// Returns the proof of an execution. `None` for reads, and for writes that leave no proof.
     pub(crate) fn mark(&self) -> Option<Mark> {
         Some(match self {
             Self::AddNearbyPoi(add) => {
@@ -120,9 +120,9 @@ impl Request {
         })
     }
 
-    /// Whether twice would be something else than once. An update whose reply was lost is sent again,
-    /// too, where another one came between, so that the store does not show its values any more; and
-    /// a replaced place, where its review ended meanwhile and no event came.
+    /// Returns true if a second execution would have a further effect. An update with a lost reply
+    /// is sent again if another update came in between, because the store does not show its values
+    /// any more. A replaced place is sent again if its review has ended and no event arrived.
     pub(crate) fn is_once(&self) -> bool {
         !matches!(
             self,
@@ -135,12 +135,12 @@ impl Request {
         )
     }
 
-    /// Whether its mark is no other request's: of visibility there are only two kinds.
+    /// Returns true if no other request has the same mark. There are only two kinds of visibility.
     pub(crate) fn is_unique(&self) -> bool {
         !matches!(self, Self::SetNearbyPoiVisibility(_))
     }
 
-    /// Whether WeChat has no reason to refuse it, whatever others do.
+    /// Returns true if WeChat has no reason to refuse it, whatever other callers do.
     pub(crate) fn is_welcome(&self) -> bool {
         matches!(
             self,
@@ -153,7 +153,8 @@ impl Request {
         )
     }
 
-    /// Another request under the same name. It must never be executed: its mark says so.
+    /// Returns another request for the same request id. It must never be executed, and its mark
+    /// would show that.
     pub(crate) fn other(&self) -> Option<Self> {
         let mut other = self.clone();
         match &mut other {

@@ -1,5 +1,5 @@
-//! A disk between the gateway and its file that counts what reaches it, and can be full; a file that
-//! somebody else holds.
+//! A disk under the gateway's file that records syncs and can be full, and a file that another
+//! program locks.
 
 use std::{
     fs::{self, File},
@@ -17,13 +17,13 @@ use wechat_store_gateway::{pb, util::clock::Clock};
 
 use crate::{
     gateway::{Gateway, MOMENT, add_store, earliest, event, reason},
+    print_figures,
     sender::{WeChat, send, success},
-    tell,
 };
 
 const STATE: &str = "sqlite:{folder}/state.db";
 
-/// `shim.c`, and the files by which it is talked to.
+/// `shim.c`, and the files that control it.
 struct Disk(TempDir);
 
 impl Disk {
@@ -42,14 +42,14 @@ impl Disk {
         self.0.path().join(name)
     }
 
-    /// Puts itself under a gateway that does not run yet.
+    /// Loads the shim into a gateway that does not run yet.
     fn carry(&self, gateway: &mut Gateway) {
         gateway.set("LD_PRELOAD", &self.path("shim.so"));
         gateway.set("SHIM_SYNCS", &self.path("syncs"));
         gateway.set("SHIM_FULL", &self.path("full"));
     }
 
-    /// Beginning and end of every sync so far, in nanoseconds since 1970.
+    /// Returns the beginning and the end of every sync so far, in nanoseconds since 1970.
     fn syncs(&self) -> Vec<(u128, u128)> {
         let written = fs::read(self.path("syncs")).expect("something was synced");
         let time = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight")).into();
@@ -65,7 +65,7 @@ impl Disk {
     }
 }
 
-/// A gateway that serves, on a disk that is watched.
+/// Starts a gateway on a recorded disk.
 async fn watched() -> (Disk, WeChat, Gateway) {
     let disk = Disk::new();
     let wechat = WeChat::start().await;
@@ -76,7 +76,8 @@ async fn watched() -> (Disk, WeChat, Gateway) {
     (disk, wechat, gateway)
 }
 
-/// When an event was sent, and when it was answered `success`, in nanoseconds since 1970.
+/// Returns when an event was sent and when it was answered with `success`, in nanoseconds since
+/// 1970.
 async fn timed(gateway: &Gateway, audit_id: u64) -> (u128, u128) {
     let now = || {
         let now = Clock::system().wall().duration_since(SystemTime::UNIX_EPOCH);
@@ -89,9 +90,9 @@ async fn timed(gateway: &Gateway, audit_id: u64) -> (u128, u128) {
 }
 
 #[tokio::test]
-async fn an_event_is_on_the_disk_before_it_is_answered() {
+async fn event_is_synced_before_its_answer() {
     let (disk, _wechat, gateway) = watched().await;
-    // What is seen below is seen because of the events.
+    // All syncs after this are caused by the events.
     let idle = disk.syncs().len();
     sleep(Duration::from_millis(300)).await;
     assert_eq!(disk.syncs().len(), idle, "nothing is written for nothing");
@@ -104,7 +105,7 @@ async fn an_event_is_on_the_disk_before_it_is_answered() {
     events.extend(join_all((31..=94).map(|audit_id| timed(&gateway, audit_id))).await);
     let syncs = disk.syncs();
     let together = syncs.len() - alone - idle;
-    tell(&format!("30 events one by one: {alone} syncs; 64 at once: {together} syncs"));
+    print_figures(&format!("30 events one by one: {alone} syncs; 64 at once: {together} syncs"));
     for (number, (sent, answered)) in events.iter().enumerate() {
         let between = |(begun, ended): &&(u128, u128)| begun > sent && ended < answered;
         let found = syncs.iter().find(between);
@@ -115,9 +116,9 @@ async fn an_event_is_on_the_disk_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_write_is_on_the_disk_before_it_is_sent_and_before_it_is_answered() {
+async fn write_is_synced_before_sending_and_answering() {
     let (disk, wechat, gateway) = watched().await;
-    // Gets the token.
+    // This call fetches the token.
     gateway.stores().list_stores(pb::ListStoresRequest::default()).await.expect("a page");
     let before = disk.syncs().len();
     add_store(&gateway).await.expect("submitted");
@@ -138,7 +139,7 @@ async fn a_write_is_on_the_disk_before_it_is_sent_and_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_survived() {
+async fn full_disk_is_reported_and_survived() {
     let (disk, wechat, mut gateway) = watched().await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
     assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
@@ -147,10 +148,10 @@ async fn a_full_disk_is_told_and_survived() {
     for _ in 0..3 {
         assert_eq!(send(&gateway, 2).await.expect("an answer"), (503, String::new()));
     }
-    let told = gateway.readyz().await.expect("it runs");
-    assert_eq!(told, (503, "the disk is full\n".to_owned()));
+    let reported = gateway.readyz().await.expect("it runs");
+    assert_eq!(reported, (503, "the disk is full\n".to_owned()));
     assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
-    // What could not be remembered is not sent.
+    // A write that cannot be recorded is not sent.
     let refused = add_store(&gateway).await.expect_err("it cannot be remembered");
     assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
     assert_eq!(wechat.simulator.calls("/wxa/add_store").len(), 0);
@@ -164,7 +165,7 @@ async fn a_full_disk_is_told_and_survived() {
     assert_eq!(audit_ids, ["1", "2"], "the stream went on");
     assert_eq!(gateway.lists().await, Ok(2), "each is there once");
     assert_eq!(find(&gateway, &submission).await, Ok(()));
-    // And it is all there after a kill.
+    // Everything is there after a kill.
     gateway.kill();
     gateway.spawn();
     gateway.serves().await;
@@ -172,7 +173,7 @@ async fn a_full_disk_is_told_and_survived() {
 }
 
 #[tokio::test]
-async fn disk_full_at_the_start_does_not_keep_reads_from_being_served() {
+async fn full_disk_at_start_still_serves_reads() {
     let (disk, wechat, mut gateway) = watched().await;
     assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
     for begun in [true, false] {
@@ -208,20 +209,20 @@ async fn find(gateway: &Gateway, submission_id: &str) -> Result<(), Code> {
 }
 
 #[tokio::test]
-async fn a_locked_file_is_told_and_survived() {
+async fn locked_file_is_reported_and_survived() {
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, STATE).await;
     assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
 
     let lock = lock(&gateway.folder().join("state.db"));
-    // Several at once, so that there is always one that waits behind another.
-    let (first, second, third, told) =
+    // Several at once, so that one always waits behind another.
+    let (first, second, third, reported) =
         tokio::join!(send(&gateway, 2), send(&gateway, 3), send(&gateway, 2), gateway.readyz());
     for answer in [first, second, third] {
         assert_eq!(answer.expect("an answer"), (503, String::new()));
     }
     let locked = "the state is locked by another process\n".to_owned();
-    assert_eq!(told.expect("it runs"), (503, locked));
+    assert_eq!(reported.expect("it runs"), (503, locked));
     assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
 
     drop(lock);
@@ -232,7 +233,7 @@ async fn a_locked_file_is_told_and_survived() {
     assert_eq!(gateway.lists().await, Ok(3), "each is there once");
 }
 
-/// Holds a file as an operator with a shell may; until it is dropped.
+/// Locks a file like an operator's shell, until the result is dropped.
 fn lock(path: &Path) -> rusqlite::Connection {
     let db = rusqlite::Connection::open(path).expect("opened");
     db.busy_timeout(Duration::from_secs(5)).expect("set");
@@ -241,7 +242,7 @@ fn lock(path: &Path) -> rusqlite::Connection {
 }
 
 #[tokio::test]
-async fn a_second_gateway_on_one_file_says_so_and_ends() {
+async fn second_gateway_on_one_file_exits() {
     let wechat = WeChat::start().await;
     let first = Gateway::start(wechat.address, STATE).await;
     let file = first.folder().join("state.db");

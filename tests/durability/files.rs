@@ -1,6 +1,6 @@
-//! What an operator's hand does to the files of a state while it is in use: deleted, moved, replaced,
-//! cut. What was acknowledged is there afterwards, or nothing more is acknowledged and the gateway says
-//! so.
+//! The files of a state change while it is in use: they are deleted, moved, replaced or cut.
+//! Afterwards the acknowledged data is there, or nothing more is acknowledged and the gateway
+//! reports that.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use crate::{
 
 const STATE: &str = "sqlite:{folder}/state.db";
 
-/// A gateway that took one push.
+/// Starts a gateway that has accepted one push.
 async fn serving() -> (WeChat, Gateway) {
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, STATE).await;
@@ -26,11 +26,12 @@ async fn serving() -> (WeChat, Gateway) {
     (wechat, gateway)
 }
 
-/// Nothing is acknowledged any more, reads go on, and whoever asks is told why.
+/// Checks that nothing is acknowledged any more, that reads still work, and that callers and
+/// operators get this reason.
 async fn stopped(wechat: &WeChat, gateway: &Gateway, why: &str) {
     assert_eq!(send(gateway, 2).await.expect("an answer"), (503, String::new()));
-    let (status, told) = gateway.readyz().await.expect("it runs");
-    assert!(status == 503 && told.contains(why), "{status} {told}");
+    let (status, text) = gateway.readyz().await.expect("it runs");
+    assert!(status == 503 && text.contains(why), "{status} {text}");
     let refused = add_store(gateway).await.expect_err("it cannot be remembered");
     assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
     assert!(wechat.simulator.calls("/wxa/add_store").is_empty(), "it was not sent");
@@ -65,14 +66,14 @@ async fn state_replaced_by_its_backup_stops_acknowledging() {
 
     let (wechat, gateway) = serving().await;
     let path = gateway.folder().join("state.db");
-    // As `cp` does.
+    // Copies the file like `cp`.
     let content = fs::read(&path).expect("a file");
     fs::write(&path, content).expect("written over");
     stopped(&wechat, &gateway, "something other than SQLite").await;
 }
 
 #[tokio::test]
-async fn state_that_was_moved_and_comes_back_acknowledges_again() {
+async fn restored_state_acknowledges_again() {
     let (wechat, mut gateway) = serving().await;
     let path = gateway.folder().join("state.db");
     let away = gateway.folder().join("away.db");
@@ -88,7 +89,7 @@ async fn state_that_was_moved_and_comes_back_acknowledges_again() {
 }
 
 #[tokio::test]
-async fn log_deleted_in_use_loses_nothing_at_a_kill() {
+async fn log_deleted_in_use_loses_nothing() {
     let (wechat, mut gateway) = serving().await;
     fs::remove_file(gateway.folder().join("state.db-wal")).expect("removed");
     stopped(&wechat, &gateway, "state.db-wal was deleted").await;
@@ -108,7 +109,7 @@ async fn cut_log_stops_acknowledging() {
 }
 
 #[tokio::test]
-async fn second_gateway_ends_whatever_path_leads_it_to_the_file() {
+async fn second_gateway_exits_for_any_path() {
     let (wechat, first) = serving().await;
     let link = first.folder().join("link.db");
     symlink(first.folder().join("state.db"), &link).expect("linked");

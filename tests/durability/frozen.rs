@@ -1,4 +1,4 @@
-//! Two gateways that share a Redis, of which one freezes with its hands full.
+//! Two gateways that share a Redis. One of them freezes during its work.
 
 use std::{
     process::Command,
@@ -19,11 +19,11 @@ use crate::{
 const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 const ADD_NEARBY: &str = "/wxa/addnearbypoi";
 
-/// What callers wait by default.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The default deadline of callers.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
-async fn a_gateway_that_froze_while_it_fetched_a_token_holds_up_the_other_for_moments() {
+async fn frozen_token_fetch_delays_other_gateway_briefly() {
     let (redis, wechat) = (Redis::start(true).await, WeChat::start().await);
     let (one, other) = pair(&wechat, &redis).await;
     wechat.simulator.fault(Fault::new(STABLE_TOKEN, Kind::Hold));
@@ -31,9 +31,9 @@ async fn a_gateway_that_froze_while_it_fetched_a_token_holds_up_the_other_for_mo
     let held = tokio::spawn(async move { stores.get_store(get_store()).await });
     until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
     signal(&one, "STOP");
-    // Far more than a moment, and less than what a lease of the whole patience would leave.
+    // Far more than a moment, and less than the rest after a lease of the whole deadline.
     let mut request = Request::new(get_store());
-    request.set_timeout(PATIENCE);
+    request.set_timeout(DEFAULT_DEADLINE);
     let answer = other.stores().get_store(request).await.expect_err("there is no such store");
     assert_eq!(reason(&answer), (Code::NotFound, "STORE_NOT_FOUND".to_owned()));
     signal(&one, "CONT");
@@ -42,19 +42,20 @@ async fn a_gateway_that_froze_while_it_fetched_a_token_holds_up_the_other_for_mo
 }
 
 #[tokio::test]
-async fn a_gateway_that_froze_before_it_sent_leaves_its_turn_to_the_other() {
+async fn frozen_gateway_gives_up_its_write_queue() {
     let (redis, wechat) = (Redis::start(true).await, WeChat::start().await);
     let (one, other) = pair(&wechat, &redis).await;
-    // It has its turn, and waits for a token.
+    // The first call holds the write queue and waits for a token.
     wechat.simulator.fault(Fault::new(STABLE_TOKEN, Kind::Hold));
     let mut places = nearby(&one);
-    let held = tokio::spawn(async move { places.add_nearby_poi(place("1", PATIENCE)).await });
+    let held =
+        tokio::spawn(async move { places.add_nearby_poi(place("1", DEFAULT_DEADLINE)).await });
     until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
     signal(&one, "STOP");
-    let answer = nearby(&other).add_nearby_poi(place("2", PATIENCE)).await;
+    let answer = nearby(&other).add_nearby_poi(place("2", DEFAULT_DEADLINE)).await;
     assert_eq!(wechat.simulator.calls(ADD_NEARBY).len(), 1, "{answer:?}");
     signal(&one, "CONT");
-    // Whatever comes of the first, it is not sent beside another.
+    // Whatever the result of the first call is, the two are not sent at the same time.
     let _ = held.await.expect("no panic");
     let calls = wechat.simulator.calls(ADD_NEARBY);
     let times: Vec<_> = calls.iter().map(|call| call.at_unix_ms).collect();
@@ -69,8 +70,8 @@ fn nearby(gateway: &Gateway) -> NearbyServiceClient<tonic::transport::Channel> {
     NearbyServiceClient::new(gateway.channel())
 }
 
-/// A nearby place to submit; one of two.
-fn place(number: &str, patience: Duration) -> Request<pb::AddNearbyPoiRequest> {
+/// Returns one of two nearby places to submit.
+fn place(number: &str, time_left: Duration) -> Request<pb::AddNearbyPoiRequest> {
     let store = new_store();
     let profile = pb::NearbyPoiProfile {
         name: "巷口小馆".to_owned(),
@@ -92,7 +93,7 @@ fn place(number: &str, patience: Duration) -> Request<pb::AddNearbyPoiRequest> {
     };
     let request = pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() };
     let mut request = Request::new(request);
-    request.set_timeout(patience);
+    request.set_timeout(time_left);
     request
 }
 

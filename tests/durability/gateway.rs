@@ -1,4 +1,4 @@
-//! The binary, its settings, and the doors that it has.
+//! The gateway's process, its settings and its ports.
 
 use std::{
     fs::{self, File},
@@ -30,14 +30,14 @@ use wechat_store_gateway::pb::{
     store_service_client::StoreServiceClient, watch_audit_events_request::Start,
 };
 
-/// Far more than anything here takes.
+/// Far more time than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
-/// How long a call may take before it counts as hanging, on a machine that has more to do.
+/// How long a call may take before it counts as hanging, on a busy machine.
 pub(crate) const PROMPT: Duration = Duration::from_secs(6);
-/// Between two looks.
+/// The interval between two checks.
 pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
-/// A gateway's settings, folder and ports; and its process, if it runs.
+/// A gateway's settings, folder and ports, and its process if it runs.
 pub(crate) struct Gateway {
     pub(crate) grpc: SocketAddr,
     pub(crate) callback: SocketAddr,
@@ -48,7 +48,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// One that does not run yet. `{folder}` in the state's URL is a folder of its own.
+    /// Creates a gateway that does not run yet. `{folder}` in the state's URL is replaced with its
+    /// own folder.
     pub(crate) fn new(wechat: SocketAddr, state: &str) -> Self {
         Self::with(wechat, state, "")
     }
@@ -89,7 +90,7 @@ impl Gateway {
         Self { grpc, callback, admin, folder, environment: Vec::new(), process: None }
     }
 
-    /// One that serves.
+    /// Starts a gateway and waits until it serves.
     pub(crate) async fn start(wechat: SocketAddr, state: &str) -> Self {
         let mut gateway = Self::new(wechat, state);
         gateway.spawn();
@@ -97,7 +98,7 @@ impl Gateway {
         gateway
     }
 
-    /// A variable of its environment.
+    /// Sets a variable of its environment.
     pub(crate) fn set(&mut self, name: &str, value: &Path) {
         self.environment.push((name.to_owned(), value.display().to_string()));
     }
@@ -118,10 +119,10 @@ impl Gateway {
         self.process = Some(process.expect("the binary starts"));
     }
 
-    /// Waits until it takes pushes and calls.
+    /// Waits until it accepts pushes and calls.
     pub(crate) async fn serves(&mut self) {
         let end = Instant::now() + LONG;
-        // The last that it says before it serves; its ports are open a little earlier.
+        // Readiness comes last. The ports are open a little earlier.
         while self.readyz().await.is_err() {
             let process = self.process.as_mut().expect("it runs");
             let ended = process.try_wait().expect("its status");
@@ -130,7 +131,7 @@ impl Gateway {
         }
     }
 
-    /// Kills it: it has no time for anything more.
+    /// Kills the process, so that it cannot do anything more.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("ours");
@@ -138,7 +139,7 @@ impl Gateway {
         }
     }
 
-    /// Starts it again, as a supervisor does, if it ended because its Redis was not there.
+    /// Starts it again like a supervisor if it exited because its Redis was missing.
     pub(crate) fn revive(&mut self) {
         let process = self.process.as_mut().expect("it was started");
         if process.try_wait().expect("its status").is_some() {
@@ -147,7 +148,7 @@ impl Gateway {
         }
     }
 
-    /// Waits until it ends by itself; its exit code.
+    /// Waits until it exits and returns the exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
         let end = Instant::now() + LONG;
         loop {
@@ -161,7 +162,7 @@ impl Gateway {
         }
     }
 
-    /// What it said so far, on both outputs.
+    /// Returns its output so far, from both streams.
     pub(crate) fn said(&self) -> String {
         let mut said = Vec::new();
         File::open(self.log()).and_then(|mut log| log.read_to_end(&mut said)).expect("its log");
@@ -176,13 +177,13 @@ impl Gateway {
         self.folder.path().join("log")
     }
 
-    /// What it says to operators: `Err` if nobody is there.
+    /// Returns the answer of `/readyz`, or an error if nothing listens.
     pub(crate) async fn readyz(&self) -> io::Result<(u16, String)> {
         exchange(self.admin, "GET /readyz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")
             .await
     }
 
-    /// Waits until operators are told this.
+    /// Waits until `/readyz` returns this.
     pub(crate) async fn says(&self, status: u16, text: &str) {
         let end = Instant::now() + LONG;
         loop {
@@ -195,7 +196,7 @@ impl Gateway {
         }
     }
 
-    /// A connection, which is made when it is needed.
+    /// Returns a channel that connects when it is used.
     pub(crate) fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect_timeout(PROMPT).connect_lazy()
@@ -205,7 +206,7 @@ impl Gateway {
         AuditServiceClient::new(self.channel())
     }
 
-    /// Its process, if it runs.
+    /// Returns the id of its process if it runs.
     pub(crate) fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
@@ -222,7 +223,7 @@ impl Gateway {
         Ok(watch.into_inner())
     }
 
-    /// The whole log.
+    /// Returns all events of the log.
     pub(crate) async fn log_of_events(&self) -> Vec<AuditEvent> {
         let (mut events, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -238,7 +239,7 @@ impl Gateway {
         }
     }
 
-    /// What listing comes to, in good time.
+    /// Returns the result of listing stores. Fails if it takes too long.
     pub(crate) async fn lists(&self) -> Result<usize, (Code, String)> {
         let mut audits = self.audits();
         let request = pb::ListAuditEventsRequest::default();
@@ -254,7 +255,7 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             let said = self.said();
             let lines: Vec<_> = said.lines().rev().take(20).collect();
-            crate::tell(&format!("the gateway said at last, newest first: {lines:#?}"));
+            crate::print_figures(&format!("the gateway said at last, newest first: {lines:#?}"));
         }
     }
 }
@@ -266,13 +267,13 @@ pub(crate) fn earliest() -> Start {
     Start::Position(WatchPosition::Earliest.into())
 }
 
-/// The code and the reason of a failure.
+/// Returns the code and the reason of a failure.
 pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info();
     (status.code(), info.map(|info| info.reason).unwrap_or_default())
 }
 
-/// The next event of a stream, and the cursor after it.
+/// Returns the next event of a stream and the cursor after it.
 pub(crate) async fn event(watch: &mut Watch) -> (AuditEvent, String) {
     loop {
         let next = timeout(LONG, watch.message()).await.expect("an event in time");
@@ -289,7 +290,7 @@ pub(crate) async fn add_store(gateway: &Gateway) -> Result<pb::Submission, Statu
     Ok(answer.submission.expect("a submission"))
 }
 
-/// A store to submit.
+/// Returns a store to submit.
 pub(crate) fn new_store() -> pb::AddStoreRequest {
     pb::AddStoreRequest {
         map_poi_id: "2708071440732747189".to_owned(),
@@ -305,8 +306,8 @@ pub(crate) fn new_store() -> pb::AddStoreRequest {
     }
 }
 
-/// A port that is free and stays so: below those that the system gives out by itself, or a client's
-/// connection could take it while its owner is dead.
+/// Returns a free port that stays free. It lies below the ports that the system assigns, because
+/// otherwise a client's connection could get it while its owner is down.
 pub(crate) fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 12_000 + u16::try_from(std::process::id() % 150).expect("small") * 100;
@@ -319,7 +320,7 @@ pub(crate) fn free_port() -> SocketAddr {
     }
 }
 
-/// One request over a connection of its own: status and body of the answer.
+/// Sends one request over its own connection and returns the status and the body of the answer.
 pub(crate) async fn exchange(address: SocketAddr, request: &str) -> io::Result<(u16, String)> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;

@@ -1,4 +1,5 @@
-//! `call --rows` with ten thousand stores, while its process and the gateway's are killed.
+//! Runs `call --rows` with ten thousand stores, and kills its process and the gateway's several
+//! times.
 
 use std::{
     collections::BTreeMap,
@@ -16,22 +17,22 @@ use wechat_simulator::{Settings, Simulator};
 
 use crate::{
     gateway::{Gateway, MOMENT},
-    random, tell,
+    print_figures, random,
 };
 
 const PATH: &str = "/wxa/add_store";
-/// As many as a large brand has.
+/// As many stores as a large brand has.
 const ROWS: usize = 10_000;
-/// Many times what it takes, on a machine that has more to do.
+/// Many times the usual duration, for a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
-/// Memory of one process may grow by so much from its first look to its last, in KB.
+/// The most that the memory of a process may grow from its first measurement to its last, in KB.
 const GROWTH: u64 = 32 * 1024;
 
-/// What is killed, in this order.
+/// The processes to kill, in this order.
 const KILLS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_is_killed_adds_every_store_once() {
+async fn killed_import_adds_every_store_once() {
     let rows = option_env!("DURABILITY_ROWS").map_or(ROWS, |rows| rows.parse().expect("a number"));
     let mut random = random("import");
     let (wechat, address) = wechat(rows).await;
@@ -42,14 +43,14 @@ async fn an_import_that_is_killed_adds_every_store_once() {
     let mut memory = Memory::default();
 
     for (kill, (the_gateway, the_client)) in KILLS.iter().enumerate() {
-        // Each in its own quarter of the rows.
+        // Each kill has its own quarter of the rows.
         let at = rows * (kill + 1) / 4 - random.usize(..rows / 10);
         while stores(&wechat) < at {
             memory.look(stores(&wechat), rows, began, &gateway, &client);
             client.runs(began);
             sleep(5 * MOMENT).await;
         }
-        tell(&format!(
+        print_figures(&format!(
             "killed after {}: gateway {the_gateway}, client {the_client}",
             stores(&wechat)
         ));
@@ -82,9 +83,9 @@ async fn an_import_that_is_killed_adds_every_store_once() {
     let outcomes = client.outcomes();
     assert_eq!(outcomes.len(), rows);
     assert!(outcomes.values().all(|line| line["outcome"] == "ok"), "{}", client.said());
-    // Those that were under way when the gateway was killed.
+    // The writes that were running when the gateway was killed.
     let settled = outcomes.values().filter(|line| line["response"]["recovered"] == true).count();
-    // Not one too many was even asked for: WeChat itself would have refused most of these.
+    // No call too many was sent. WeChat itself would have refused most of them.
     let mut asked = BTreeMap::new();
     for call in wechat.calls(PATH) {
         *asked.entry(call.body["credential"].to_string()).or_insert(0) += 1;
@@ -92,7 +93,7 @@ async fn an_import_that_is_killed_adds_every_store_once() {
     assert_eq!((asked.len(), stores(&wechat)), (rows, rows));
     let twice: Vec<_> = asked.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
-    tell(&format!(
+    print_figures(&format!(
         "import: {rows} stores in {seconds:.1} s, {:.0} a second; {} kills, {settled} lost replies \
          were settled by looking; the last client: {}",
         rows as f64 / seconds,
@@ -102,7 +103,7 @@ async fn an_import_that_is_killed_adds_every_store_once() {
     memory.tell();
 }
 
-/// A WeChat with room for so many stores.
+/// Starts a WeChat with room for this many stores.
 async fn wechat(rows: usize) -> (Simulator, SocketAddr) {
     let wechat = Simulator::new(Settings::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -131,7 +132,7 @@ fn write_rows(wechat: &Simulator, rows: usize, folder: &Path) -> PathBuf {
     file
 }
 
-/// How many stores WeChat has.
+/// Returns the number of stores at WeChat.
 fn stores(wechat: &Simulator) -> usize {
     let accounts = wechat.control("GET", "accounts", &Value::Null).expect("accounts");
     let accounts = accounts["accounts"].as_array().expect("a list");
@@ -139,7 +140,7 @@ fn stores(wechat: &Simulator) -> usize {
     usize::try_from(stores.sum::<u64>()).expect("small")
 }
 
-/// `call --rows`, which runs.
+/// A running `call --rows`.
 struct Client {
     process: Child,
     folder: PathBuf,
@@ -182,7 +183,7 @@ impl Client {
         fs::read_to_string(self.folder.join("said")).expect("what it said")
     }
 
-    /// The last result of each row.
+    /// Returns the last result of each row.
     fn outcomes(&self) -> BTreeMap<u64, Value> {
         let lines = fs::read_to_string(self.folder.join("results.jsonl")).expect("results");
         let lines =
@@ -198,11 +199,11 @@ impl Drop for Client {
     }
 }
 
-/// How much memory the processes had at every tenth of the way, in KB.
+/// The memory of the processes at every tenth of the import, in KB.
 #[derive(Default)]
 struct Memory {
     looks: Vec<(usize, Duration, u64, u64)>,
-    /// Of each process, since it was started.
+    /// The first measurement of each process since its start.
     first: BTreeMap<&'static str, (usize, u64)>,
 }
 
@@ -215,7 +216,7 @@ impl Memory {
         gateway: &Gateway,
         client: &Client,
     ) {
-        // A process that has just begun is still the one that began it.
+        // A process that has just started is still its parent's image.
         if done == 0 {
             return;
         }
@@ -225,7 +226,7 @@ impl Memory {
         };
         for (name, now) in [("gateway", gateway), ("client", client)] {
             let (since, first) = *self.first.entry(name).or_insert((done, now));
-            // Before that it still loads what it needs.
+            // Before that, it still loads its data.
             if done < since + rows / 50 {
                 self.first.insert(name, (since, now));
             } else {
@@ -238,22 +239,22 @@ impl Memory {
         }
     }
 
-    /// A new process begins anew.
+    /// Forgets the measurements of a process that is started again.
     fn forget(&mut self, name: &'static str) {
         self.first.remove(name);
     }
 
-    fn tell(&self) {
+    fn print_figures(&self) {
         for (done, time, gateway, client) in &self.looks {
             let seconds = time.as_secs_f64();
-            tell(&format!(
+            print_figures(&format!(
                 "memory after {done:>5} stores, {seconds:>4.1} s: gateway {gateway} KB, client {client} KB"
             ));
         }
     }
 }
 
-/// The memory of a process that runs, in KB.
+/// Returns the memory of a running process in KB.
 fn resident(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,5 @@
-//! Killed in the middle of a write: what the journal says of it afterwards, and what a repeat does.
+//! A process is killed in the middle of a write. The tests check the journal afterwards, and the
+//! result of a repeat.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,9 @@ use wechat_store_gateway::pb::{
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT, new_store, reason},
+    print_figures,
     redis::Redis,
     sender::WeChat,
-    tell,
 };
 
 const ADD_STORE: &str = "/wxa/add_store";
@@ -23,42 +24,42 @@ const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
 
 #[tokio::test]
-async fn killed_before_the_reply_leaves_a_write_that_is_not_blindly_sent_again_with_sqlite() {
+async fn kill_before_reply_does_not_resend_write_with_sqlite() {
     killed_while_sent("sqlite:{folder}/state.db").await;
 }
 
 #[tokio::test]
-async fn killed_before_the_reply_leaves_a_write_that_is_not_blindly_sent_again_with_redis() {
+async fn kill_before_reply_does_not_resend_write_with_redis() {
     let redis = Redis::start(true).await;
     killed_while_sent(&redis.url()).await;
 }
 
 #[tokio::test]
-async fn killed_before_it_sent_leaves_a_write_that_a_repeat_executes_with_sqlite() {
+async fn kill_before_sending_lets_repeat_execute_with_sqlite() {
     killed_while_claimed("sqlite:{folder}/state.db").await;
 }
 
 #[tokio::test]
-async fn killed_before_it_sent_leaves_a_write_that_a_repeat_executes_with_redis() {
+async fn kill_before_sending_lets_repeat_execute_with_redis() {
     let redis = Redis::start(true).await;
     killed_while_claimed(&redis.url()).await;
 }
 
-/// WeChat executed it, and the process dies while it waits for the answer.
+/// WeChat executed the write, and the process is killed while it waits for the answer.
 async fn killed_while_sent(state: &str) {
     let wechat = WeChat::start().await;
     let mut gateway = Gateway::start(wechat.address, state).await;
     wechat.simulator.fault(Fault::new(ADD_STORE, Kind::Hold));
     let call = tokio::spawn(add(gateway.stores(), LONG));
     until(|| wechat.simulator.calls(ADD_STORE).iter().any(|call| call.executed)).await;
-    again(&mut gateway).await;
+    restart(&mut gateway).await;
     call.await.expect("no panic").expect_err("its process is dead");
 
     let write = get_write(&gateway).await.expect("it was noted before it was sent");
     assert_eq!((write.state(), write.attempts), (WriteState::Sent, 1));
     let hasty = add(gateway.stores(), Duration::from_millis(600)).await.expect_err("not yet known");
     assert_eq!(reason(&hasty), (Code::Aborted, "WRITE_IN_PROGRESS".to_owned()));
-    // Its answer may still come, as far as anybody else knows; then it does not.
+    // For other processes, the answer may still arrive. Then it does not.
     let began = Instant::now();
     let write = loop {
         let write = get_write(&gateway).await.expect("it stays");
@@ -68,12 +69,12 @@ async fn killed_while_sent(state: &str) {
         assert!(began.elapsed() < LONG, "it never becomes unknown");
         sleep(5 * MOMENT).await;
     };
-    tell(&format!("a write whose process died is unknown after {:.0?}", began.elapsed()));
-    // Unless the new process, which looks from time to time, has just found it.
+    print_figures(&format!("a write whose process died is unknown after {:.0?}", began.elapsed()));
+    // The new process may have recovered it already.
     let found = write.state() == WriteState::Finished;
     assert!(found || write.state() == WriteState::Unknown, "{write:?}");
     assert_eq!(write.attempts, 1);
-    // Whoever looks may find it. Nobody sends it again.
+    // A recovery may find the write. No process sends it again.
     match add(gateway.stores(), LONG).await {
         Ok(found) => assert!(found.recovered, "{found:?}"),
         Err(status) => {
@@ -83,7 +84,7 @@ async fn killed_while_sent(state: &str) {
     assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
 }
 
-/// The process dies while a write waits for a token.
+/// The process is killed while a write waits for a token.
 async fn killed_while_claimed(state: &str) {
     let wechat = WeChat::start().await;
     let mut gateway = Gateway::start(wechat.address, state).await;
@@ -91,19 +92,19 @@ async fn killed_while_claimed(state: &str) {
     let patience = Duration::from_secs(4);
     let call = tokio::spawn(add(gateway.stores(), patience));
     until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
-    again(&mut gateway).await;
+    restart(&mut gateway).await;
     call.await.expect("no panic").expect_err("its process is dead");
     wechat.simulator.control("DELETE", "faults", &Value::Null).expect("cleared");
 
     let write = get_write(&gateway).await.expect("it was claimed");
     assert_eq!((write.state(), write.attempts), (WriteState::Claimed, 0));
-    // Whoever has the claim may still send it, as far as anybody else knows.
+    // For other processes, the holder of the claim may still send it.
     let hasty = add(gateway.stores(), Duration::from_millis(600)).await.expect_err("it is taken");
     assert_eq!(reason(&hasty), (Code::Aborted, "WRITE_IN_PROGRESS".to_owned()));
     assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 0);
     let began = Instant::now();
     let answer = add(gateway.stores(), LONG).await.expect("the claim ended, and this is the first");
-    tell(&format!("a write whose process died is executed after {:.0?}", began.elapsed()));
+    print_figures(&format!("a write whose process died is executed after {:.0?}", began.elapsed()));
     assert!(answer.submission.is_some() && !answer.recovered);
     let write = get_write(&gateway).await.expect("remembered");
     assert_eq!((write.state(), write.attempts), (WriteState::Finished, 1));
@@ -112,7 +113,7 @@ async fn killed_while_claimed(state: &str) {
     assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
 }
 
-/// Submits a store under [`NAME`].
+/// Submits a store with the request id [`NAME`].
 async fn add(
     mut stores: StoreServiceClient<tonic::transport::Channel>,
     patience: Duration,
@@ -131,8 +132,8 @@ async fn get_write(gateway: &Gateway) -> Option<pb::Write> {
     answer.expect("a write").into_inner().write
 }
 
-/// Kills it, and starts it again.
-async fn again(gateway: &mut Gateway) {
+/// Kills the process and starts it again.
+async fn restart(gateway: &mut Gateway) {
     gateway.kill();
     gateway.spawn();
     gateway.serves().await;

@@ -1,4 +1,4 @@
-//! Killed again and again while events pour in.
+//! Kills the gateway repeatedly while events arrive.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,30 +9,29 @@ use tokio::time::sleep;
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT},
-    random,
+    print_figures, random,
     redis::Redis,
     sender::WeChat,
-    tell,
     watcher::Watcher,
 };
 
-/// How often.
+/// The number of kills.
 const KILLS: u32 = 16;
-/// How many pushes wait to be sent, 32 of them under way at once.
+/// The number of pushes that wait to be sent. 32 of them are running at once.
 const WAITING: usize = 200;
 
 #[tokio::test]
-async fn what_was_answered_is_there_once_after_kills_with_sqlite() {
+async fn acknowledged_events_survive_kills_with_sqlite() {
     pour("sqlite", None, false).await;
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_once_after_kills_with_redis() {
+async fn acknowledged_events_survive_kills_with_redis() {
     pour("redis", Some(Redis::start(true).await), false).await;
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_once_after_kills_of_redis_too() {
+async fn acknowledged_events_survive_kills_of_redis() {
     pour("redis, killed too", Some(Redis::start(true).await), true).await;
 }
 
@@ -59,7 +58,7 @@ async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
 
     let (mut kills, mut redis_kills) = (0, 0);
     while kills + redis_kills < KILLS {
-        // Most die in the middle of their work, one in four before they have begun it.
+        // Most processes are killed in the middle of their work, and one in four before it begins.
         if random.u32(..4) > 0 {
             let before = answered(&wechat);
             let end = Instant::now() + LONG;
@@ -103,7 +102,7 @@ async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
     }
     let doubled = messages.values().filter(|count| **count > 1).count();
     let lost = answered.iter().filter(|message| !messages.contains_key(message.as_str())).count();
-    tell(&format!(
+    print_figures(&format!(
         "{name}: {kills} kills of the gateway, {redis_kills} of Redis, {} sent in {} attempts, {} \
          answered, {} in the log, {} watched in {} streams, {} again, doubled={doubled}, \
          lost={lost}, {:.0?}",
@@ -126,7 +125,7 @@ async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
     assert_eq!(seen.positions, positions, "there is no gap");
 }
 
-/// How many pushes were answered `success`.
+/// Returns the number of pushes that were answered with `success`.
 fn answered(wechat: &WeChat) -> usize {
     let (sent, waiting) = wechat.waiting();
     sent - waiting

@@ -1,4 +1,4 @@
-//! A Redis that goes away, and one that comes back with less than it had.
+//! A Redis that disappears, and one that returns with less data.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use wechat_store_gateway::pb::watch_audit_events_request::Start;
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT, Watch, earliest, event, reason},
+    print_figures,
     redis::Redis,
     sender::{WeChat, send, success},
-    tell,
     watcher::Watcher,
 };
 
-/// Within this operators are told, on a machine that has nothing else to do; twice that counts.
+/// Operators get a report within this time on an idle machine. The tests allow twice that.
 const SOON: Duration = Duration::from_secs(2);
 
 fn expired() -> (Code, String) {
@@ -29,7 +29,7 @@ fn unavailable() -> (Code, String) {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_killed_is_told_and_survived() {
+async fn killed_redis_is_reported_and_survived() {
     let mut redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
@@ -49,7 +49,7 @@ async fn a_redis_that_was_killed_is_told_and_survived() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_silent_is_told_and_survived() {
+async fn silent_redis_is_reported_and_survived() {
     let redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
@@ -63,7 +63,7 @@ async fn a_redis_that_is_silent_is_told_and_survived() {
     recovers(&gateway, watch, cursor).await;
 }
 
-/// What a gateway does without its Redis.
+/// Checks the behavior of a gateway without its Redis.
 async fn refuses(gateway: &Gateway, why: &str) {
     let began = Instant::now();
     let (status, told) = gateway.readyz().await.expect("it runs");
@@ -77,18 +77,18 @@ async fn refuses(gateway: &Gateway, why: &str) {
     assert_eq!(gateway.lists().await, Err(unavailable()));
     let listed = began.elapsed();
     assert_eq!(reason(&gateway.watch(earliest()).await.expect_err("no state")), unavailable());
-    tell(&format!(
+    print_figures(&format!(
         "without Redis: {told:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"
     ));
 }
 
-/// What it does when Redis is back.
+/// Checks its behavior when Redis is back.
 async fn recovers(gateway: &Gateway, mut watch: Watch, cursor: String) {
     gateway.says(200, "ok").await;
     for _ in 0..2 {
         assert_eq!(send(gateway, 2).await.expect("an answer"), success());
     }
-    // A stream that had to read meanwhile ends, and is begun again.
+    // A stream that had to read during the outage ends and is started again.
     let next = loop {
         match timeout(LONG, watch.message()).await.expect("an event in time") {
             Ok(next) => match next.expect("no end without an error").event {
@@ -104,7 +104,7 @@ async fn recovers(gateway: &Gateway, mut watch: Watch, cursor: String) {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_killed_in_the_middle_of_an_event_leaves_no_gap() {
+async fn redis_killed_during_append_leaves_no_gap() {
     let mut redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
@@ -113,8 +113,8 @@ async fn a_redis_that_was_killed_in_the_middle_of_an_event_leaves_no_gap() {
         assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
         redis.kill();
         if audit_id == 1 {
-            // Redis cuts off a command that is half there, and leaves what is before it in the same
-            // transaction to be executed with the next one.
+            // Redis drops an incomplete command, and executes the earlier commands of its
+            // transaction with the next one.
             redis.tear();
         }
         redis.restart().await;
@@ -125,21 +125,21 @@ async fn a_redis_that_was_killed_in_the_middle_of_an_event_leaves_no_gap() {
 }
 
 #[tokio::test]
-async fn watchers_of_a_redis_that_lost_everything_are_told() {
+async fn watchers_are_notified_of_an_emptied_redis() {
     lose(&[]).await;
 }
 
 #[tokio::test]
-async fn watchers_of_a_redis_that_lost_its_end_are_told() {
+async fn watchers_are_notified_of_a_truncated_redis() {
     lose(&[1, 2]).await;
 }
 
 #[tokio::test]
-async fn watchers_of_another_redis_at_the_same_place_are_told() {
+async fn watchers_are_notified_of_a_replaced_redis() {
     let mut redis = Redis::start(false).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
-    // Nothing has come yet, so that no event shows that this is another log.
+    // No event has arrived yet that would show that the log was replaced.
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
     redis.kill();
     redis.restart().await;
@@ -152,7 +152,7 @@ async fn watchers_of_another_redis_at_the_same_place_are_told() {
 }
 
 #[tokio::test]
-async fn watchers_of_a_file_from_a_backup_are_told() {
+async fn watchers_are_notified_of_a_restored_backup() {
     let wechat = WeChat::start().await;
     let mut gateway = Gateway::start(wechat.address, "sqlite:{folder}/state.db").await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
@@ -189,7 +189,7 @@ async fn watchers_of_a_file_from_a_backup_are_told() {
     assert_eq!(all().await, expected, "though their positions are taken again");
 }
 
-/// A Redis that has five events, of which it wrote down some, is killed and begins again.
+/// Kills and restarts a Redis that has five events and saved only some of them.
 async fn lose(kept: &[u64]) {
     let mut redis = Redis::start(false).await;
     let wechat = WeChat::start().await;
@@ -206,13 +206,14 @@ async fn lose(kept: &[u64]) {
     redis.kill();
     redis.restart().await;
     gateway.says(200, "ok").await;
-    // Whoever watches is told, and so is whoever comes with a cursor from the part that is gone,
+    // Watchers are notified, and so is a client with a cursor from the lost part.
     assert_eq!(ends(&mut watch).await, expired());
     let lost = cursors.split_off(kept.len());
     for cursor in &lost {
         assert_eq!(begins(&gateway, cursor).await, Err(expired()));
     }
-    // also when the same positions have other events, and at a process that knows nothing of it.
+    // The same holds if the same positions have other events, and at a process that did not see the
+    // loss.
     for audit_id in 11..=15 {
         assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
     }
@@ -225,7 +226,7 @@ async fn lose(kept: &[u64]) {
         for cursor in &lost {
             assert_eq!(begins(&gateway, cursor).await, Err(expired()));
         }
-        // What was not lost goes on.
+        // Watchers of the remaining part continue.
         for (at, cursor) in cursors.iter().enumerate() {
             let expected = kept[at + 1..].iter().copied().chain(11..=15);
             let expected: Vec<_> = expected.map(|audit_id| audit_id.to_string()).collect();
@@ -238,13 +239,13 @@ async fn lose(kept: &[u64]) {
     }
 }
 
-/// How watching after a cursor begins.
+/// Starts to watch after a cursor and returns an error if that fails.
 async fn begins(gateway: &Gateway, cursor: &str) -> Result<(), (Code, String)> {
     let watch = gateway.watch(Start::Cursor(cursor.to_owned())).await;
     watch.map(drop).map_err(|status| reason(&status))
 }
 
-/// How a stream ends.
+/// Returns the error that ends a stream.
 async fn ends(watch: &mut Watch) -> (Code, String) {
     let end = async {
         loop {

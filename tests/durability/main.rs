@@ -1,9 +1,9 @@
-//! What is promised to WeChat and to watchers stays true when processes are killed, disks fill up
-//! and Redis goes away. The gateway is the built binary, in processes of its own.
+//! The promises to WeChat and to watchers hold when processes are killed, disks fill up and Redis
+//! disappears. The gateway is the built binary, in separate processes.
 //!
-//! Figures are printed: `cargo test --test durability -- --nocapture`. The seed of what is random
-//! is among them; built with `DURABILITY_SEED=…` in the environment it is the same again, and with
-//! `DURABILITY_ROWS=…` an import has so many rows.
+//! `cargo test --test durability -- --nocapture` prints figures, including the random seed. A build
+//! with `DURABILITY_SEED=…` in the environment repeats the same choices, and with
+//! `DURABILITY_ROWS=…` an import has this many rows.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -20,18 +20,18 @@ mod replicas;
 mod sender;
 mod watcher;
 
-/// Says what was found.
+/// Prints figures.
 #[expect(clippy::print_stderr, reason = "figures are for whoever runs this")]
-fn tell(figures: &str) {
+fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }
 
-/// What decides everything random of one test.
+/// Returns the source of all random choices of one test.
 fn random(test: &str) -> fastrand::Rng {
     let seed = match option_env!("DURABILITY_SEED") {
         Some(seed) => seed.parse().expect("a number"),
         None => fastrand::u64(..1_000_000),
     };
-    tell(&format!("{test}: DURABILITY_SEED={seed}"));
+    print_figures(&format!("{test}: DURABILITY_SEED={seed}"));
     fastrand::Rng::with_seed(seed)
 }

@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A Redis for one test.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::gateway::{LONG, MOMENT, free_port};
 
-/// A `redis-server` and its data. Both are gone when it is dropped.
+/// A `redis-server` and its data. Both are removed when it is dropped.
 pub(crate) struct Redis {
     address: SocketAddr,
     durable: bool,
@@ -25,7 +25,8 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Starts one that writes down what it did before it says so, or only when it is told to.
+    /// Starts a server that either syncs every change before it acknowledges it, or saves only on
+    /// command.
     pub(crate) async fn start(durable: bool) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let mut redis = Self { address: free_port(), durable, data, process: None };
@@ -33,12 +34,12 @@ impl Redis {
         redis
     }
 
-    /// What the settings' `state.url` is.
+    /// Returns the value for `state.url`.
     pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Starts it where it was, with what it wrote down.
+    /// Starts it again at the same address with its saved data.
     pub(crate) async fn restart(&mut self) {
         let process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string()])
@@ -56,7 +57,7 @@ impl Redis {
         }
     }
 
-    /// Kills it: it has no time to write anything down.
+    /// Kills it, so that it cannot save anything.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("ours");
@@ -64,7 +65,7 @@ impl Redis {
         }
     }
 
-    /// Writes the beginning of its last event down once more, as if a kill had met it in the middle.
+    /// Saves the beginning of its last event once more, like a kill in the middle of saving.
     pub(crate) fn tear(&self) {
         let folder = self.data.path().join("appendonlydir");
         let mut files = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file"));
@@ -80,14 +81,14 @@ impl Redis {
         fs::write(path, log).expect("written");
     }
 
-    /// `STOP`s it, so that it is silent but there, or lets it `CONT`inue.
+    /// Sends a signal: `STOP` makes it silent and `CONT` lets it continue.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.as_ref().expect("it runs").id().to_string();
         let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
         assert!(status.success());
     }
 
-    /// Its answer to a command; empty if nobody is there.
+    /// Returns its answer to a command, or an empty text if nothing listens.
     pub(crate) async fn command(&self, command: &str) -> String {
         let answer = async {
             let mut connection = TcpStream::connect(self.address).await?;

@@ -12,10 +12,9 @@ use wechat_store_gateway::pb::{
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT, add_store, earliest, event, new_store, reason},
-    random,
+    print_figures, random,
     redis::Redis,
     sender::{WeChat, send, success},
-    tell,
     watcher::Watcher,
 };
 
@@ -36,12 +35,12 @@ async fn two_gateways_fetch_one_token() {
         assert_eq!(answer, missing, "WeChat was asked, with a token");
     }
     let fetched = wechat.simulator.calls("/cgi-bin/stable_token").len();
-    tell(&format!("16 calls at 2 gateways: {fetched} token"));
+    print_figures(&format!("16 calls at 2 gateways: {fetched} token"));
     assert_eq!(fetched, 1);
 }
 
 #[tokio::test]
-async fn what_one_gateway_submitted_and_the_other_heard_is_linked() {
+async fn event_at_other_gateway_is_linked_to_submission() {
     let redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
@@ -61,13 +60,13 @@ async fn what_one_gateway_submitted_and_the_other_heard_is_linked() {
 }
 
 #[tokio::test]
-async fn watchers_of_two_gateways_see_one_order_and_may_change_over() {
+async fn watchers_of_two_gateways_see_one_order() {
     let redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let (mut one, mut other) = pair(&wechat, &redis).await;
     let mut random = random("replicas");
     let watchers = [&one, &other].map(|gateway| Watcher::start(gateway, random.fork()));
-    // To both at once, and often the same event.
+    // The events go to both at once, and often the same event.
     let events = 200;
     for audit_id in (1..=events).step_by(4) {
         let sent = (audit_id..audit_id + 4).flat_map(|audit_id| {
@@ -86,7 +85,7 @@ async fn watchers_of_two_gateways_see_one_order_and_may_change_over() {
         assert!(seen.events == log, "one order for all");
     }
 
-    // A cursor of either is good at the other, when the one is dead.
+    // A cursor of one gateway is valid at the other after the first was killed.
     let mut watch = one.watch(earliest()).await.expect("a stream");
     let mut cursor = String::new();
     for id in &log[..100] {
@@ -112,7 +111,7 @@ async fn watchers_of_two_gateways_see_one_order_and_may_change_over() {
 }
 
 #[tokio::test]
-async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_are_told() {
+async fn emptied_redis_executes_running_write_once() {
     let redis = Redis::start(true).await;
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
@@ -127,7 +126,7 @@ async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_
     }
 
     assert!(redis.command("FLUSHALL").await.starts_with("+OK"));
-    // Who is impatient asks the other, again and again.
+    // An impatient caller asks the other gateway repeatedly.
     let repeated = loop {
         assert!(Instant::now() < end, "it does not recover");
         match add_named(other.stores()).await {
@@ -144,7 +143,7 @@ async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_
     assert_eq!(repeated.submission, answer.submission);
     assert_eq!(wechat.simulator.calls(ADD_STORE).len(), 1);
 
-    // The log is another one, and takes events; who read the old one is told.
+    // The new log accepts events, and readers of the old one are notified.
     for gateway in [&one, &other] {
         gateway.says(200, "ok").await;
         let begun = gateway.watch(Start::Cursor(cursor.clone())).await;
@@ -158,7 +157,7 @@ async fn a_write_under_way_when_redis_is_emptied_is_executed_once_and_operators_
     assert!(redis.command("GET {wechat-store-gateway}:schema").await.starts_with("$1"));
 }
 
-/// Submits a store, always under the same name.
+/// Submits a store, always with the same request id.
 async fn add_named(
     mut stores: StoreServiceClient<Channel>,
 ) -> Result<pb::AddStoreResponse, Status> {
@@ -167,7 +166,7 @@ async fn add_named(
     Ok(stores.add_store(request).await?.into_inner())
 }
 
-/// Two that start at the same time, for that is when both would begin the same.
+/// Starts two gateways at the same time, because then both would begin the same work.
 async fn pair(wechat: &WeChat, redis: &Redis) -> (Gateway, Gateway) {
     let url = redis.url();
     tokio::join!(Gateway::start(wechat.address, &url), Gateway::start(wechat.address, &url))

@@ -1,4 +1,4 @@
-//! WeChat: the simulator, which sends again what was not answered, and single pushes by hand.
+//! WeChat: the simulator, which repeats unanswered pushes, and single pushes from the tests.
 
 use std::{io, net::SocketAddr};
 
@@ -21,8 +21,8 @@ pub(crate) struct WeChat {
 }
 
 impl WeChat {
-    /// One that sends a push until it is answered `success`, and not again after that: what is lost
-    /// then stays lost. Real ones give up after three.
+    /// Starts a simulator that repeats a push until it is answered with `success`, and not after
+    /// that. A lost event therefore stays lost. The real WeChat gives up after three attempts.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -35,7 +35,7 @@ impl WeChat {
         Self { simulator, address }
     }
 
-    /// Pushes of the official account go there.
+    /// Directs the pushes of the official account to this gateway.
     pub(crate) fn push_to(&self, gateway: &Gateway) {
         let callback = Callback {
             url: format!("http://{}/wechat/callback/{{app_id}}", gateway.callback),
@@ -52,14 +52,14 @@ impl WeChat {
         self.simulator.push(OFFICIAL_APP_ID, &ended(audit_id)).expect("a callback");
     }
 
-    /// How many pushes there were, and of those the ones that are not answered yet.
+    /// Returns the number of pushes, and the number of those without an answer.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let pushes = self.simulator.pushes();
         let waiting = pushes.iter().filter(|push| push.state == State::Waiting).count();
         (pushes.len(), waiting)
     }
 
-    /// The messages that were answered `success`.
+    /// Returns the messages that were answered with `success`.
     pub(crate) fn answered(&self) -> Vec<String> {
         let answered = |push: &Push| push.attempts.iter().any(|sent| sent.outcome == "taken");
         let pushes = self.simulator.pushes();
@@ -71,11 +71,11 @@ fn ended(audit_id: u64) -> Value {
     json!({ "Event": "add_store_audit_info", "audit_id": audit_id, "status": 1, "poiid": audit_id })
 }
 
-/// Sends the end of a review of the mini program once; what the gateway answers.
+/// Sends the end of a review of the mini program once, and returns the gateway's answer.
 pub(crate) async fn send(gateway: &Gateway, audit_id: u64) -> io::Result<(u16, String)> {
     let mut event = ended(audit_id);
     event["MsgType"] = json!("event");
-    // The same each time that it is sent.
+    // The message is the same each time.
     event["CreateTime"] = json!(1_700_000_000);
     let (event, timestamp) = (event.to_string(), Clock::system().unix().to_string());
     let signature = sign(CALLBACK_TOKEN, &[&timestamp, "1"]);
@@ -87,7 +87,7 @@ pub(crate) async fn send(gateway: &Gateway, audit_id: u64) -> io::Result<(u16, S
     exchange(gateway.callback, &request).await
 }
 
-/// What says that an event is safe.
+/// Returns the answer that acknowledges an event.
 pub(crate) fn success() -> (u16, String) {
     (200, "success".to_owned())
 }

@@ -1,4 +1,4 @@
-//! A client that follows the log as `audit.proto` tells it to.
+//! A client that follows the log as `audit.proto` describes.
 
 use std::{
     collections::HashSet,
@@ -15,30 +15,30 @@ use wechat_store_gateway::pb::{
 
 use crate::gateway::{Gateway, MOMENT, earliest, reason};
 
-/// What a client did.
+/// The record of a client.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// The ids of events, in the order in which they came first.
+    /// The ids of the events, in the order of their first arrival.
     pub(crate) events: Vec<String>,
-    /// The position of each.
+    /// The position of each event.
     pub(crate) positions: Vec<u64>,
-    /// How often it began.
+    /// The number of watches that were begun.
     pub(crate) begun: usize,
-    /// How many events came again.
+    /// The number of repeated events.
     pub(crate) again: usize,
-    /// What ended it, if it cannot go on.
+    /// The error that ended it, if it cannot continue.
     pub(crate) failed: Option<String>,
 }
 
-/// A client that goes on until it is dropped.
+/// A client that runs until it is dropped.
 pub(crate) struct Watcher {
     seen: Arc<Mutex<Seen>>,
     task: JoinHandle<()>,
 }
 
 impl Watcher {
-    /// Follows a log from its first event on. After every interruption it goes on after the last
-    /// cursor that it stored; now and then it dies before it has stored one.
+    /// Follows a log from its first event. After every interruption, it continues after the last
+    /// cursor that it stored. Sometimes it ends before it has stored one.
     pub(crate) fn start(gateway: &Gateway, mut random: fastrand::Rng) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (notes, mut client) = (seen.clone(), gateway.audits());
@@ -58,12 +58,12 @@ impl Watcher {
         Self { seen, task }
     }
 
-    /// What it saw so far.
+    /// Returns a part of its record so far.
     pub(crate) fn seen<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
         note(&self.seen, look)
     }
 
-    /// Waits until it saw so many events, and ends it.
+    /// Waits until it has received this many events, and ends it.
     pub(crate) async fn finish(self, events: usize, limit: Duration) -> Seen {
         let mut rounds = limit.as_millis() / MOMENT.as_millis();
         while self.seen(|seen| seen.events.len() < events && seen.failed.is_none()) && rounds > 0 {
@@ -122,7 +122,7 @@ async fn follow(
     }
 }
 
-/// Where in the log a cursor is. For clients it is opaque.
+/// Returns the log position of a cursor. Clients must treat a cursor as opaque.
 fn position(cursor: &str) -> u64 {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).expect("base64");
     u64::from_be_bytes(bytes[8..16].try_into().expect("a cursor"))

@@ -1,4 +1,4 @@
-//! Reviews: submissions, events, and who watches them.
+//! Reviews: submissions, events and watchers.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Someone who watches.
+/// A watcher of events.
 pub(crate) struct Watch(Streaming<pb::WatchAuditEventsResponse>);
 
 impl Watch {
@@ -44,7 +44,7 @@ impl Watch {
         within(SOON, self.0.next()).await.expect("no end").expect("no error")
     }
 
-    /// The next event, and the cursor after it.
+    /// Returns the next event and the cursor after it.
     pub(crate) async fn event(&mut self) -> (pb::AuditEvent, String) {
         loop {
             let response = self.next().await;
@@ -77,7 +77,7 @@ impl App {
 }
 
 #[tokio::test]
-async fn the_result_of_a_review_arrives_with_the_callers_own_number() {
+async fn review_result_has_client_reference() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     assert_eq!(watch.next().await.event, None, "first where the stream starts");
@@ -108,13 +108,13 @@ async fn the_result_of_a_review_arrives_with_the_callers_own_number() {
 }
 
 #[tokio::test]
-async fn every_kind_of_review_tells_its_result() {
+async fn every_review_kind_reports_its_result() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let poi_id = app.approved_store("0001").await;
     assert_eq!(watch.event().await.0.kind(), SubmissionKind::Store);
 
-    // New pictures, told by the submission which store they are of.
+    // New pictures, for which the submission names the store.
     let pictures = pb::UpdateStoreRequest {
         client_reference: "shop-7".to_owned(),
         poi_id: poi_id.clone(),
@@ -156,7 +156,7 @@ async fn every_kind_of_review_tells_its_result() {
 }
 
 #[tokio::test]
-async fn a_watcher_goes_on_where_it_was() {
+async fn watcher_resumes_from_its_cursor() {
     let app = App::start().await;
     let places = app.places(5).await;
     for (index, place) in places.iter().enumerate() {
@@ -175,7 +175,7 @@ async fn a_watcher_goes_on_where_it_was() {
             assert_eq!(watch.event().await.0, *event);
         }
     }
-    // Listed they are the same.
+    // A list returns the same events.
     let request = pb::ListAuditEventsRequest { page_size: 2, ..Default::default() };
     let mut listed = Vec::new();
     let mut page_token = String::new();
@@ -195,7 +195,7 @@ async fn a_watcher_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn pages_of_large_events_fit_into_what_clients_take() {
+async fn pages_of_large_events_fit_client_limit() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let mut watched = Vec::new();
@@ -211,7 +211,7 @@ async fn pages_of_large_events_fit_into_what_clients_take() {
     loop {
         let request =
             pb::ListAuditEventsRequest { page_size: 1000, page_token, ..Default::default() };
-        // The client takes four megabytes at most.
+        // The client accepts at most four megabytes per message.
         let page = app.audits().list_audit_events(request).await.expect("a page").into_inner();
         assert!(!page.events.is_empty());
         listed.extend(page.events);
@@ -225,7 +225,7 @@ async fn pages_of_large_events_fit_into_what_clients_take() {
 }
 
 #[tokio::test]
-async fn a_connection_has_so_many_watches_and_an_address_so_many() {
+async fn watches_are_limited_per_connection_and_address() {
     let limits = "[limits]\nwatches_per_connection = 3\nwatches_per_address = 4";
     let app = App::with_sections(limits).await;
     let watch = async |channel: &Channel| {
@@ -250,7 +250,7 @@ async fn a_connection_has_so_many_watches_and_an_address_so_many() {
     let other = endpoint.connect().await.expect("it listens");
     let _fourth = watch(&other).await.expect("this connection has none");
     assert_eq!(too_many(watch(&other).await), "limits.watches_per_address");
-    // Other calls have nothing to do with it, and a watch that has ended leaves its place.
+    // Other calls do not count as watches, and an ended watch frees its place.
     app.events(pb::ListAuditEventsRequest::default()).await;
     watches.pop();
     within(SOON, async {
@@ -263,8 +263,8 @@ async fn a_connection_has_so_many_watches_and_an_address_so_many() {
 }
 
 #[tokio::test]
-async fn filters_leave_out_what_is_not_wanted_and_checkpoints_pass_over_it() {
-    // A watcher that forgets its checkpoints may look for them for ever.
+async fn filtered_watcher_gets_checkpoints() {
+    // A watcher that ignores its checkpoints could search forever.
     let _limit = Limit::new(6 * SOON);
     let app = App::with_sections("[audit]\ncheckpoint_seconds = 0.2").await;
     let kinds = [SubmissionKind::NearbyPoi];
@@ -301,7 +301,7 @@ async fn filters_leave_out_what_is_not_wanted_and_checkpoints_pass_over_it() {
 }
 
 #[tokio::test]
-async fn cursors_that_lead_nowhere_are_told() {
+async fn invalid_cursor_is_reported() {
     let (app, other) = (App::start().await, App::start().await);
     let foreign = Watch::begin(&other, latest()).await.next().await.cursor;
     let watch = async |start| {
@@ -321,7 +321,7 @@ async fn cursors_that_lead_nowhere_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_pending_is_listed() {
+async fn pending_submissions_are_listed() {
     let app = App::start().await;
     let places = app.places(3).await;
     let mut ids = Vec::new();
@@ -363,7 +363,7 @@ async fn what_is_pending_is_listed() {
 }
 
 #[tokio::test]
-async fn a_stop_tells_watchers_where_to_go_on() {
+async fn stopping_sends_watchers_a_last_cursor() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let start = watch.next().await.cursor;
@@ -376,7 +376,7 @@ async fn a_stop_tells_watchers_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_review_that_cannot_be_looked_up_becomes_overdue() {
+async fn unpollable_review_becomes_overdue() {
     let app = App::with_sections("[audit]\noverdue_after_hours = 24").await;
     let submission = app.add_store("2708071440732747189", "0001").await;
     let overdue = async || app.submission(&submission.submission_id).await.overdue;
@@ -387,7 +387,7 @@ async fn a_review_that_cannot_be_looked_up_becomes_overdue() {
 }
 
 #[tokio::test]
-async fn a_submission_repeated_by_wechat_is_one_event() {
+async fn repeated_push_is_one_event() {
     let app = App::start().await;
     app.wechat.control("POST", "settings", &json!({ "push_duplicates": 3 })).expect("set");
     let first = new_store("2708071440732747189", "0001");
@@ -432,7 +432,7 @@ async fn unreadable_push_reaches_watchers_without_kinds() {
 }
 
 #[tokio::test]
-async fn what_was_known_is_known_after_a_restart() {
+async fn restart_keeps_events_and_submissions() {
     let app = App::start().await;
     let poi_id = app.approved_store("0001").await;
     let mut watch = Watch::begin(&app, earliest()).await;
@@ -448,7 +448,7 @@ async fn what_was_known_is_known_after_a_restart() {
     let tokens = app.count(STABLE_TOKEN);
 
     let app = app.restart().await;
-    // The same push again is no other event.
+    // The same push again is the same event.
     let [push] = &app.wechat.pushes()[..] else { panic!("one push") };
     let again = json!({ "app_id": OFFICIAL_APP_ID, "text": push.message });
     app.wechat.control("POST", "pushes", &again).expect("pushed");
@@ -459,7 +459,7 @@ async fn what_was_known_is_known_after_a_restart() {
     let known = app.events(pb::ListAuditEventsRequest::default()).await;
     assert_eq!(known, [event, next]);
 
-    // WeChat still shows the old pictures; sending those would withdraw the new ones.
+    // WeChat still returns the old pictures. Sending those would withdraw the new ones.
     let hours = pb::UpdateStoreRequest {
         poi_id,
         hours: Some(hours("09:00", "20:00")),
@@ -472,7 +472,7 @@ async fn what_was_known_is_known_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_second_result_amends_the_first_and_an_older_one_is_superseded() {
+async fn newer_result_amends_and_older_is_superseded() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let submission = app.add_store("2708071440732747189", "0001").await;
@@ -499,7 +499,7 @@ async fn a_second_result_amends_the_first_and_an_older_one_is_superseded() {
 }
 
 #[tokio::test]
-async fn what_was_submitted_elsewhere_is_told_too_and_other_messages_are_not_kept() {
+async fn foreign_submission_is_reported_other_messages_are_not() {
     let app = App::start().await;
     let mut watch = Watch::begin(&app, latest()).await;
     let push = |event| app.wechat.push(OFFICIAL_APP_ID, &event).expect("a push");
@@ -520,7 +520,7 @@ async fn what_was_submitted_elsewhere_is_told_too_and_other_messages_are_not_kep
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_submission_that_cannot_be_remembered_at_once_is_remembered_later() {
+async fn submission_record_is_stored_after_state_recovers() {
     let app = App::start().await;
     app.read().await.expect_err("there is no such store, but now a token");
     // The state fails while WeChat has the write.
@@ -552,9 +552,9 @@ async fn a_submission_that_cannot_be_remembered_at_once_is_remembered_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_before_its_submission_is_linked_when_that_is_remembered() {
+async fn early_event_is_linked_to_later_submission() {
     let app = App::start().await;
-    // WeChat's numbers are the simulator's, and the next one is known.
+    // The simulator's numbers are predictable, so the next one is known.
     let audit_id = 414_569_001;
     let push = json!({ "Event": "add_store_audit_info", "audit_id": audit_id, "status": 3 });
     app.wechat.push(OFFICIAL_APP_ID, &push).expect("a push");

@@ -1,4 +1,4 @@
-//! What WeChat pushes, as bytes on a socket, and what becomes of it.
+//! Pushes of WeChat as bytes on a socket, and their treatment.
 
 use std::{
     io::{self, Write as _},
@@ -43,7 +43,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(15);
 const NONCE: &str = "415670741";
-/// Stands in every message; must stand in no log.
+/// Occurs in every message and must not occur in a log.
 const OPENID: &str = "od1P50M-fNQI5Gcq-trm4a7apsU8";
 const SAFE: &str = "";
 
@@ -57,7 +57,7 @@ const FAILED_JSON: &str = r#"{"FromUserName":"od1P50M-fNQI5Gcq-trm4a7apsU8",
 const TEXT: &str = r#"{"FromUserName":"od1P50M-fNQI5Gcq-trm4a7apsU8","CreateTime":1488856741,
     "MsgType":"text","Content":"你好","MsgId":23456789012345678}"#;
 
-/// A receiver whose log is a list.
+/// A receiver with a list as its event log.
 struct Gateway {
     address: SocketAddr,
     log: Arc<List>,
@@ -68,7 +68,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    /// The official account receives, with these further settings; the mini program does not.
+    /// Starts a receiver for the official account with these further settings. The mini program has
+    /// no callback.
     async fn start(callback: &str) -> Self {
         Self::with_key(callback, &format!("\"{OFFICIAL_AES_KEY}\"")).await
     }
@@ -123,7 +124,7 @@ impl Gateway {
 }
 
 impl Drop for Gateway {
-    /// Whatever happened, nobody's secret is in the log, and nothing of a message.
+    /// No secret and no part of a message may be in the log, whatever happened.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -136,7 +137,7 @@ impl Drop for Gateway {
     }
 }
 
-/// What comes back on a connection that ends after it.
+/// The answer on a connection that ends after it.
 #[derive(Debug, PartialEq)]
 struct Answer {
     status: u16,
@@ -153,7 +154,7 @@ impl Answer {
 async fn send(address: SocketAddr, request: &[u8]) -> Answer {
     let stream = TcpStream::connect(address).await.expect("a listener");
     let (mut reader, mut writer) = stream.into_split();
-    // An answer may come before all is sent.
+    // An answer may arrive before the request was sent completely.
     let sent = async {
         let _ = writer.write_all(request).await;
     };
@@ -168,17 +169,17 @@ async fn send(address: SocketAddr, request: &[u8]) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
-/// A push, as WeChat makes it.
+/// A push in WeChat's form.
 #[derive(Clone)]
 struct Push {
     account: String,
     timestamp: String,
     token: &'static str,
-    /// Parameters beside those about signatures.
+    /// Parameters in addition to those for signatures.
     further: String,
     body: Vec<u8>,
-    /// What `msg_signature` covers, if there is one.
-    sealed: Option<String>,
+    /// The ciphertext that `msg_signature` covers, if there is one.
+    encrypted: Option<String>,
 }
 
 impl Push {
@@ -189,11 +190,11 @@ impl Push {
             token: CALLBACK_TOKEN,
             further: format!("&openid={OPENID}"),
             body: message.into(),
-            sealed: None,
+            encrypted: None,
         }
     }
 
-    fn sealed(message: impl AsRef<[u8]>) -> Self {
+    fn encrypted(message: impl AsRef<[u8]>) -> Self {
         Self::with(OFFICIAL_AES_KEY, OFFICIAL_APP_ID, message)
     }
 
@@ -202,10 +203,10 @@ impl Push {
         Self::around(key.encrypt(message.as_ref(), app_id, [7; 16]))
     }
 
-    fn around(sealed: String) -> Self {
+    fn around(encrypted: String) -> Self {
         let further = format!("&openid={OPENID}&encrypt_type=aes");
-        let body = format!("<xml><ToUserName>gh</ToUserName><Encrypt>{sealed}</Encrypt></xml>");
-        Self { further, sealed: Some(sealed), ..Self::plain(body) }
+        let body = format!("<xml><ToUserName>gh</ToUserName><Encrypt>{encrypted}</Encrypt></xml>");
+        Self { further, encrypted: Some(encrypted), ..Self::plain(body) }
     }
 
     fn at(mut self, timestamp: impl ToString) -> Self {
@@ -233,9 +234,9 @@ impl Push {
         let signature = sign(self.token, &[timestamp, NONCE]);
         let mut query = format!("signature={signature}&timestamp={timestamp}&nonce={NONCE}");
         query += further;
-        if let Some(sealed) = &self.sealed {
+        if let Some(encrypted) = &self.encrypted {
             query += "&msg_signature=";
-            query += &sign(self.token, &[timestamp, NONCE, sealed]);
+            query += &sign(self.token, &[timestamp, NONCE, encrypted]);
         }
         query
     }
@@ -261,22 +262,22 @@ impl Push {
 }
 
 #[tokio::test]
-async fn every_mode_takes_xml_and_json() {
+async fn every_mode_accepts_xml_and_json() {
     for message in [FAILED, FAILED_JSON] {
-        let sealed = Push::sealed(message);
-        let inner = sealed.sealed.clone().expect("sealed");
+        let encrypted = Push::encrypted(message);
+        let inner = encrypted.encrypted.clone().expect("sealed");
         let json = json!({"ToUserName": "gh", "Encrypt": inner}).to_string();
-        // Anybody could have written the plain part, and here somebody did.
+        // Anyone could have written the plain part, and this one is forged.
         let forged = format!(
             "<xml><MsgType>event</MsgType><Event>add_store_audit_info</Event><status>1</status>\
              <poiid>666</poiid><Encrypt>{inner}</Encrypt></xml>"
         );
         for (mode, push) in [
             ("mode = \"plain\"", Push::plain(message)),
-            ("mode = \"safe\"", sealed.clone()),
-            ("mode = \"safe\"", sealed.clone().in_body(json.clone())),
-            ("mode = \"compatible\"", sealed.clone().in_body(json)),
-            ("mode = \"compatible\"", sealed.clone().in_body(forged)),
+            ("mode = \"safe\"", encrypted.clone()),
+            ("mode = \"safe\"", encrypted.clone().in_body(json.clone())),
+            ("mode = \"compatible\"", encrypted.clone().in_body(json)),
+            ("mode = \"compatible\"", encrypted.clone().in_body(forged)),
         ] {
             let gateway = Gateway::start(mode).await;
             let answer = gateway.push(push.clone()).await;
@@ -296,18 +297,18 @@ async fn every_mode_takes_xml_and_json() {
 }
 
 #[tokio::test]
-async fn a_sealed_push_to_a_plain_account_is_not_taken_for_a_message_without_events() {
+async fn encrypted_push_to_plain_account_is_refused() {
     let gateway = Gateway::start("mode = \"plain\"").await;
-    let answer = gateway.push(Push::sealed(FAILED)).await;
+    let answer = gateway.push(Push::encrypted(FAILED)).await;
     assert!(!answer.is_success(), "{answer:?}");
     assert_eq!((gateway.events().len(), gateway.lines.warnings().len()), (0, 1));
 }
 
 #[tokio::test]
-async fn whatever_is_not_wechats_is_refused_without_a_word() {
-    let good = Push::sealed(FAILED);
+async fn foreign_push_is_refused_without_details() {
+    let good = Push::encrypted(FAILED);
     let now = Clock::system().unix();
-    let encrypted = good.sealed.clone().expect("sealed");
+    let encrypted = good.encrypted.clone().expect("sealed");
     let bytes = BASE64_STANDARD.decode(&encrypted).expect("base64");
     let truncated = BASE64_STANDARD.encode(&bytes[..bytes.len() - 32]);
     let mut padding = bytes.clone();
@@ -342,7 +343,7 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
         ("an upper-case query", good.request("POST", &upper), 403),
         ("no msg_signature", good.request("POST", &no_msg_signature), 403),
         ("signature for it", good.request("POST", &swapped), 403),
-        ("another body", good.clone().in_body(Push::sealed(TEXT).body).post(), 403),
+        ("another body", good.clone().in_body(Push::encrypted(TEXT).body).post(), 403),
         ("no query", good.request("POST", &format!("/wechat/callback/{OFFICIAL_APP_ID}")), 403),
         ("old", good.clone().at(now - 700).post(), 403),
         ("from the future", good.clone().at(now + 700).post(), 403),
@@ -388,7 +389,7 @@ async fn whatever_is_not_wechats_is_refused_without_a_word() {
     assert!(gateway.push(good).await.is_success(), "and it still receives");
 }
 
-/// Settings of a further account that receives sealed pushes.
+/// Returns settings for another account that receives encrypted pushes.
 fn another_account(app_id: &str, token: &str) -> String {
     format!(
         "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"official\"\nsecret = \"secret\"\n\
@@ -396,7 +397,7 @@ fn another_account(app_id: &str, token: &str) -> String {
     )
 }
 
-/// Messages that cannot be read.
+/// Returns messages that are unreadable.
 fn unreadable() -> Vec<Vec<u8>> {
     let laughs = (0..9).fold(String::from("<!ENTITY l0 \"ha\">"), |laughs, level| {
         laughs + &format!("<!ENTITY l{} \"{}\">", level + 1, format!("&l{level};").repeat(10))
@@ -413,12 +414,12 @@ fn unreadable() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn unreadable_proven_push_is_kept() {
+async fn unreadable_authentic_push_is_kept() {
     let gateway = Gateway::start(SAFE).await;
     for (number, message) in unreadable().into_iter().enumerate() {
         gateway.lines.clear();
         let what = message.escape_ascii().to_string();
-        for push in [Push::sealed(&message), Push::sealed(&message)] {
+        for push in [Push::encrypted(&message), Push::encrypted(&message)] {
             let answer = gateway.push(push).await;
             assert!(answer.is_success(), "{what}: {answer:?}");
         }
@@ -435,7 +436,7 @@ async fn unreadable_proven_push_is_kept() {
 
 #[tokio::test]
 async fn unreadable_push_warns_without_its_content() {
-    // An account of its own, whose lines are counted apart.
+    // A separate account, so that its log lines are counted separately.
     let app_id = "wx00000000000000f2";
     let gateway = Gateway::start(&another_account(app_id, CALLBACK_TOKEN)).await;
     let push = Push::with(OFFICIAL_AES_KEY, app_id, "<xml><Event>secret</xml>").to(app_id);
@@ -447,7 +448,7 @@ async fn unreadable_push_warns_without_its_content() {
 }
 
 #[tokio::test]
-async fn faulty_push_loses_only_its_field() {
+async fn faulty_push_loses_only_faulty_field() {
     let faulty = |reason: &[u8]| {
         let [before, after] = [FAILED_JSON, FAILED]
             .map(|form| form.split("门头不清").collect::<Vec<_>>())
@@ -467,7 +468,7 @@ async fn faulty_push_loses_only_its_field() {
     messages.push((json, "\u{fffd} \"x\" \\x"));
     for (message, reason) in messages {
         let gateway = Gateway::start(SAFE).await;
-        let answer = gateway.push(Push::sealed(&message)).await;
+        let answer = gateway.push(Push::encrypted(&message)).await;
         let what = message.escape_ascii();
         assert!(answer.is_success(), "{what}: {answer:?}");
         let [event] = &gateway.events()[..] else { panic!("{what}: not one event") };
@@ -487,33 +488,33 @@ async fn faulty_follower_message_is_not_kept() {
     let gateway = Gateway::start(SAFE).await;
     for text in ["a\u{14}b", "a\nb", "a \"b\" c", "\\ud83d", "\\x"] {
         let message = TEXT.replace("你好", text);
-        assert!(gateway.push(Push::sealed(message)).await.is_success());
+        assert!(gateway.push(Push::encrypted(message)).await.is_success());
     }
     let gbk =
         [b"<xml><MsgType>text</MsgType><Content>", &b"\xc4\xe3\xba\xc3"[..], b"</Content></xml>"];
-    assert!(gateway.push(Push::sealed(gbk.concat())).await.is_success());
+    assert!(gateway.push(Push::encrypted(gbk.concat())).await.is_success());
     assert_eq!(gateway.events(), []);
 }
 
 #[tokio::test]
-async fn oddly_written_event_name_is_known() {
+async fn event_name_ignores_case() {
     let gateway = Gateway::start(SAFE).await;
     let written =
         ["ADD_STORE_AUDIT_INFO", " add_store_audit_info\u{200b}", "add_store_audit_info\0"];
     for (number, name) in written.into_iter().enumerate() {
         for form in [FAILED, FAILED_JSON] {
             let message = form.replace("add_store_audit_info", name);
-            assert!(gateway.push(Push::sealed(message)).await.is_success());
+            assert!(gateway.push(Push::encrypted(message)).await.is_success());
         }
         let events = gateway.events();
         assert_eq!(events.len(), 2 * (number + 1), "{name}");
         assert!(events.iter().all(|event| event.kind() == SubmissionKind::Store), "{name}");
     }
-    // A damaged name may be that of a result, too.
+    // A damaged name may be that of a result.
     let damaged =
         [FAILED, FAILED_JSON].map(|form| form.replace("add_store_audit_info", "add_st\u{fffd}"));
     for message in damaged {
-        assert!(gateway.push(Push::sealed(message)).await.is_success());
+        assert!(gateway.push(Push::encrypted(message)).await.is_success());
     }
     let events = gateway.events();
     assert_eq!(events.len(), 8);
@@ -521,16 +522,16 @@ async fn oddly_written_event_name_is_known() {
 }
 
 #[tokio::test]
-async fn faulty_envelope_is_opened_if_proven() {
+async fn faulty_envelope_is_decrypted_if_authentic() {
     let gateway = Gateway::start(SAFE).await;
-    let push = Push::sealed(FAILED);
-    let sealed = push.sealed.clone().expect("sealed");
+    let push = Push::encrypted(FAILED);
+    let encrypted = push.encrypted.clone().expect("sealed");
     let plain = "<reason>a < b & c</b></reason><!DOCTYPE";
     for body in [
-        format!("<xml>{plain}<Encrypt><![CDATA[{sealed}]]></Encrypt><Encrypt></Encrypt></xml>"),
-        format!("{{{plain},\"Encrypt\" : \"{}\"", sealed.replace('/', "\\/")),
-        format!("\u{feff}{{\"ToUserName\":\"g\nh\",\"Encrypt\":\"{sealed}\"}}\0"),
-        format!("<xml><ToUserName>&nbsp;</ToUserName><Encrypt>{sealed}</Encrypt></xml>"),
+        format!("<xml>{plain}<Encrypt><![CDATA[{encrypted}]]></Encrypt><Encrypt></Encrypt></xml>"),
+        format!("{{{plain},\"Encrypt\" : \"{}\"", encrypted.replace('/', "\\/")),
+        format!("\u{feff}{{\"ToUserName\":\"g\nh\",\"Encrypt\":\"{encrypted}\"}}\0"),
+        format!("<xml><ToUserName>&nbsp;</ToUserName><Encrypt>{encrypted}</Encrypt></xml>"),
     ] {
         assert!(gateway.push(push.clone().in_body(body)).await.is_success());
     }
@@ -552,7 +553,7 @@ async fn unreadable_plain_push_is_refused() {
 }
 
 #[tokio::test]
-async fn unreadable_number_leaves_the_rest() {
+async fn unreadable_number_keeps_other_fields() {
     let gateway = Gateway::start(SAFE).await;
     let message = r#"{"CreateTime":"soon","MsgType":"event","Event":"create_map_poi_audit_info",
         "audit_id":" 123456789012345678901234\u200b","status":0,"map_poi_id":5938314494307741153,
@@ -560,7 +561,7 @@ async fn unreadable_number_leaves_the_rest() {
     let unknown = r#"{"MsgType":"event","Event":"add_store_audit_info","audit_id":0,"status":97,
         "is_upgrade":99999999999}"#;
     for message in [message, unknown] {
-        assert!(gateway.push(Push::sealed(message)).await.is_success());
+        assert!(gateway.push(Push::encrypted(message)).await.is_success());
     }
     let [place, store] = &gateway.events()[..] else { panic!("not two events") };
     assert_eq!(place.state(), AuditState::Approved);
@@ -575,9 +576,9 @@ async fn unreadable_number_leaves_the_rest() {
 }
 
 #[tokio::test]
-async fn oddly_written_path_is_found() {
+async fn path_ignores_case_and_extra_slashes() {
     let gateway = Gateway::start(SAFE).await;
-    let push = Push::sealed(FAILED);
+    let push = Push::encrypted(FAILED);
     let question = Push::plain("");
     for path in [
         format!("/wechat/callback/{OFFICIAL_APP_ID}/"),
@@ -613,21 +614,21 @@ async fn head_probe_is_not_refused() {
 
 #[tokio::test]
 async fn flood_of_refusals_writes_few_lines() {
-    // An account of its own, whose lines are counted apart.
+    // A separate account, so that its log lines are counted separately.
     let app_id = "wx00000000000000f1";
     let gateway = Gateway::start(&another_account(app_id, "another")).await;
-    let bad = Push::sealed(FAILED).to(app_id);
+    let bad = Push::encrypted(FAILED).to(app_id);
     let begun = Instant::now();
     for _ in 0..300 {
         assert_eq!(gateway.push(bad.clone()).await.status, 403);
     }
     let lines = gateway.lines.warnings().len() as u64;
     assert!((1..=21 + begun.elapsed().as_secs()).contains(&lines), "{lines} lines");
-    assert!(gateway.push(Push::sealed(FAILED)).await.is_success(), "another account");
+    assert!(gateway.push(Push::encrypted(FAILED)).await.is_success(), "another account");
 }
 
 #[tokio::test]
-async fn plain_mode_asks_for_a_signature_of_the_address_at_least() {
+async fn plain_mode_requires_url_signature() {
     let gateway = Gateway::start("mode = \"plain\"").await;
     let good = Push::plain(FAILED);
     let old = good.clone().at(Clock::system().unix() - 700);
@@ -642,7 +643,7 @@ async fn plain_mode_asks_for_a_signature_of_the_address_at_least() {
 }
 
 #[tokio::test]
-async fn a_url_is_verified_by_its_echo() {
+async fn verification_request_is_echoed() {
     for mode in ["mode = \"plain\"", "mode = \"safe\"", "mode = \"compatible\""] {
         let gateway = Gateway::start(mode).await;
         let mut question = Push::plain("");
@@ -655,63 +656,66 @@ async fn a_url_is_verified_by_its_echo() {
 }
 
 #[tokio::test]
-async fn a_window_of_zero_takes_any_time() {
+async fn zero_window_accepts_any_timestamp() {
     let gateway = Gateway::start("[callback]\ntimestamp_window_seconds = 0").await;
-    assert!(gateway.push(Push::sealed(FAILED).at(1_488_856_741)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED).at(1_488_856_741)).await.is_success());
     assert_eq!(gateway.events().len(), 1);
 }
 
 #[tokio::test]
-async fn the_previous_key_still_opens() {
+async fn previous_key_still_decrypts() {
     let previous = format!("previous_aes_key = \"{MINI_PROGRAM_AES_KEY}\"");
     let gateway = Gateway::start(&previous).await;
     let old = Push::with(MINI_PROGRAM_AES_KEY, OFFICIAL_APP_ID, FAILED);
     assert!(gateway.push(old).await.is_success());
-    assert!(gateway.push(Push::sealed(FAILED_JSON)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED_JSON)).await.is_success());
     assert_eq!(gateway.events().len(), 2);
 }
 
 #[tokio::test]
-async fn a_key_in_a_file_can_be_changed_at_any_time() {
+async fn key_file_change_applies_immediately() {
     let mut file = NamedTempFile::new().expect("a file");
     file.write_all(OFFICIAL_AES_KEY.as_bytes()).expect("written");
     let source = format!("{{ file = \"{}\" }}", file.path().display());
     let gateway = Gateway::with_key("", &source).await;
-    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
 
     std::fs::write(file.path(), "").expect("emptied");
-    assert_eq!(gateway.push(Push::sealed(FAILED)).await.status, 503, "it comes again");
+    assert_eq!(gateway.push(Push::encrypted(FAILED)).await.status, 503, "it comes again");
     std::fs::write(file.path(), MINI_PROGRAM_AES_KEY).expect("changed");
     let new = Push::with(MINI_PROGRAM_AES_KEY, OFFICIAL_APP_ID, FAILED_JSON);
     assert!(gateway.push(new).await.is_success());
-    assert_eq!(gateway.push(Push::sealed(FAILED)).await.status, 403);
+    assert_eq!(gateway.push(Push::encrypted(FAILED)).await.status, 403);
 }
 
 #[tokio::test]
-async fn what_is_not_stored_is_not_a_success() {
+async fn unstored_push_is_not_acknowledged() {
     let target = Target::start(OK).await;
     let gateway = Gateway::start(&forward_to(&[&target.entry("")])).await;
     for health in [Health::Full, Health::Hangs] {
         *gateway.log.health.lock().expect("no panic") = health;
         gateway.lines.clear();
         let begun = Instant::now();
-        let answer = gateway.push(Push::sealed(FAILED)).await;
+        let answer = gateway.push(Push::encrypted(FAILED)).await;
         assert_eq!((answer.status, answer.body.as_str()), (503, ""));
         assert!(begun.elapsed() < Duration::from_secs(5), "WeChat does not wait for longer");
         assert_eq!(gateway.lines.warnings().len(), 1);
-        assert!(gateway.push(Push::sealed(TEXT)).await.is_success(), "there is nothing to store");
+        assert!(
+            gateway.push(Push::encrypted(TEXT)).await.is_success(),
+            "there is nothing to store"
+        );
     }
     assert_eq!(target.requests().len(), 2, "nobody hears of it before it is stored");
 
     *gateway.log.health.lock().expect("no panic") = Health::Works;
-    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
     assert_eq!(gateway.events().len(), 1);
 }
 
 #[tokio::test]
-async fn nobody_holds_a_connection_by_being_slow() {
+async fn slow_sender_is_disconnected() {
     let gateway = Gateway::start(SAFE).await;
-    let push = Push::sealed(FAILED).post();
+    let push = Push::encrypted(FAILED).post();
     let slow = |begin: Vec<u8>, drip: &'static str| {
         let address = gateway.address;
         async move {
@@ -743,11 +747,11 @@ async fn nobody_holds_a_connection_by_being_slow() {
 }
 
 #[tokio::test]
-async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
+async fn connection_serves_several_pushes_until_stop() {
     let mut gateway = Gateway::start(SAFE).await;
     let mut stream = TcpStream::connect(gateway.address).await.expect("a listener");
     for message in [FAILED, FAILED_JSON] {
-        let push = Push::sealed(message).post();
+        let push = Push::encrypted(message).post();
         let push = String::from_utf8(push).expect("text").replace("Connection: close\r\n", "");
         stream.write_all(push.as_bytes()).await.expect("open");
         let mut answer = Vec::new();
@@ -769,7 +773,7 @@ async fn a_connection_takes_several_pushes_and_ends_with_the_gateway() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_hung_up_on() {
+async fn non_http_connection_is_closed() {
     let gateway = Gateway::start(SAFE).await;
     for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"PRI * HTTP/2.0\r\n\r\n"]
     {
@@ -777,13 +781,13 @@ async fn what_is_not_http_is_hung_up_on() {
         stream.write_all(garbage).await.expect("open");
         let _ = within(LONG, stream.read_to_end(&mut Vec::new())).await;
     }
-    let long = Push::sealed(FAILED).to(&"x".repeat(20_000));
+    let long = Push::encrypted(FAILED).to(&"x".repeat(20_000));
     assert_eq!(gateway.push(long).await.status, 431);
     assert_eq!(gateway.events(), []);
-    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
 }
 
-// === Who else gets the pushes ===
+// === Relay targets ===
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsuccess";
 const ECHO: &str =
@@ -792,10 +796,10 @@ const HELLO: &str = "HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhello";
 const BROKEN: &str = "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n";
 const MOVED: &str = "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n";
 const CUT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n<xml>";
-/// Never answers.
+/// The reply of a target that never answers.
 const HANGS: &str = "";
 
-/// Somebody who gets pushes, and always answers the same.
+/// A relay target that always gives the same answer.
 struct Target {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -831,7 +835,7 @@ impl Target {
         target
     }
 
-    /// An entry of `forward_to`.
+    /// Returns an entry of `forward_to`.
     fn entry(&self, further: &str) -> String {
         format!("{{ url = \"http://{}/in?key=own\"{further} }}", self.address)
     }
@@ -854,10 +858,10 @@ fn forward_to(entries: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn a_push_is_passed_on_as_it_came() {
+async fn relayed_push_is_unchanged() {
     let target = Target::start(OK).await;
     let gateway = Gateway::start(&forward_to(&[&target.entry("")])).await;
-    let mut push = Push::sealed(TEXT);
+    let mut push = Push::encrypted(TEXT);
     push.further += "&odd=%2B+%2f~%E5&odd=&&=";
     assert!(gateway.push(push.clone()).await.is_success());
     let requests = target.requests();
@@ -869,13 +873,13 @@ async fn a_push_is_passed_on_as_it_came() {
     assert!(head.contains("content-type: text/xml; x=y"), "{head}");
     assert_eq!(gateway.events(), [], "followers' messages are not ours to keep");
 
-    assert!(gateway.push(Push::sealed(FAILED)).await.is_success());
+    assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
     assert_eq!(target.requests().len(), 2);
     assert_eq!(gateway.events().len(), 1, "what is ours is passed on, too");
 }
 
 #[tokio::test]
-async fn targets_get_what_they_want() {
+async fn targets_receive_only_selected_messages() {
     let all = Target::start(OK).await;
     let texts = Target::start(OK).await;
     let rest = Target::start(OK).await;
@@ -886,19 +890,19 @@ async fn targets_get_what_they_want() {
     ];
     let gateway = Gateway::start(&forward_to(&entries.each_ref().map(String::as_str))).await;
     for message in [TEXT, FAILED, r#"{"MsgType":"event","Event":"subscribe"}"#] {
-        assert!(gateway.push(Push::sealed(message)).await.is_success());
+        assert!(gateway.push(Push::encrypted(message)).await.is_success());
     }
     let counts = || [&all, &texts, &rest].map(|target| target.requests().len());
     assert_eq!(counts(), [3, 1, 1]);
-    // A faulty message still has a name, an unreadable one has none.
-    assert!(gateway.push(Push::sealed(TEXT.replace("你好", "a\nb"))).await.is_success());
+    // A faulty message still has a name, but an unreadable one has none.
+    assert!(gateway.push(Push::encrypted(TEXT.replace("你好", "a\nb"))).await.is_success());
     assert_eq!(counts(), [4, 2, 1]);
-    assert!(gateway.push(Push::sealed("{")).await.is_success());
+    assert!(gateway.push(Push::encrypted("{")).await.is_success());
     assert_eq!(counts(), [5, 2, 2]);
 }
 
 #[tokio::test]
-async fn the_first_targets_reply_that_says_something_is_passed_back() {
+async fn first_nonempty_target_reply_is_returned() {
     let long = "x".repeat(70_000);
     let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{long}", long.len());
     let empty = OK.replace("7\r\n\r\nsuccess", "0\r\n\r\n");
@@ -918,14 +922,14 @@ async fn the_first_targets_reply_that_says_something_is_passed_back() {
         }
         let entries = entries.iter().map(String::as_str).collect::<Vec<_>>();
         let gateway = Gateway::start(&forward_to(&entries)).await;
-        let answer = gateway.push(Push::sealed(TEXT)).await;
+        let answer = gateway.push(Push::encrypted(TEXT)).await;
         assert_eq!((answer.status, answer.body.as_str()), (expected.0, expected.1), "{answers:?}");
         assert!(answer.head.contains(expected.2), "{answer:?}");
     }
 }
 
 #[tokio::test]
-async fn what_a_target_does_not_take_comes_again_and_is_stored_once() {
+async fn failed_relay_is_repeated_and_stored_once() {
     let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let closed = Target { address: free.local_addr().expect("bound"), requests: Arc::default() };
     drop(free);
@@ -946,7 +950,7 @@ async fn what_a_target_does_not_take_comes_again_and_is_stored_once() {
         for attempt in 1..=2 {
             gateway.lines.clear();
             let begun = Instant::now();
-            let answer = gateway.push(Push::sealed(FAILED)).await;
+            let answer = gateway.push(Push::encrypted(FAILED)).await;
             assert_eq!((answer.status, answer.body.as_str()), (502, ""), "{cause}");
             assert!(begun.elapsed() < Duration::from_secs(5), "WeChat is gone: {cause}");
             assert_eq!(gateway.events().len(), 1, "{cause}");
@@ -960,9 +964,9 @@ async fn what_a_target_does_not_take_comes_again_and_is_stored_once() {
     }
 }
 
-// === The log of events, and the log ===
+// === The event log and the log ===
 
-/// How the log of events fares.
+/// The state of the event log.
 #[derive(Clone, Copy, Debug, Default)]
 enum Health {
     #[default]
@@ -971,7 +975,7 @@ enum Health {
     Hangs,
 }
 
-/// A log of events that is a list. Nothing else of a state works.
+/// An event log in a list. All other operations of the state fail.
 #[derive(Debug, Default)]
 struct List {
     events: Mutex<Vec<NewEvent>>,
@@ -1075,7 +1079,7 @@ impl State for List {
     }
 }
 
-/// What this test's thread logs.
+/// The log lines of this test's thread.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -1084,7 +1088,7 @@ impl Lines {
         String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
     }
 
-    /// Those that an operator would see.
+    /// Returns the lines that an operator would see.
     fn warnings(&self) -> Vec<String> {
         let is_ours = |line: &&str| {
             !line.contains(r#""level":"DEBUG""#) && !line.contains(r#""level":"TRACE""#)

@@ -1,13 +1,13 @@
-//! Bad input from callers: a clear answer with the field and the rule, and WeChat is never called.
+//! Invalid input from callers: the answer names the field and the rule, and WeChat is not called.
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 use wechat_store_gateway::pb;
 
-use crate::support::{App, is, nearby_profile, new_store, patient, reason};
+use crate::support::{App, is, nearby_profile, new_store, reason, with_deadline};
 
-/// The fields that a refusal names.
+/// Returns the fields that a refusal names.
 fn fields(status: &Status) -> Vec<String> {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let request = status.get_details_bad_request().expect("violations");
@@ -15,14 +15,14 @@ fn fields(status: &Status) -> Vec<String> {
     request.field_violations.into_iter().map(|violation| violation.field).collect()
 }
 
-/// Nothing of all this may have reached WeChat.
+/// Fails if any of this reached WeChat.
 fn never_called(app: &App) {
     let journal = app.wechat.control("GET", "journal", &serde_json::json!({})).expect("a journal");
     assert_eq!(journal["calls"], serde_json::json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_mistake_of_a_request_is_named_with_its_field() {
+async fn every_invalid_field_is_named() {
     let app = App::start().await;
     let status = app.stores().add_store(pb::AddStoreRequest::default()).await.expect_err("empty");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
@@ -56,7 +56,7 @@ async fn every_mistake_of_a_request_is_named_with_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_measured_as_wechat_measures_it() {
+async fn name_length_follows_wechats_rule() {
     let app = App::start().await;
     for (name, good) in [
         ("店", false),
@@ -84,7 +84,7 @@ async fn a_name_is_measured_as_wechat_measures_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_pictures_and_too_many_labels_are_too_many() {
+async fn too_many_pictures_or_labels_are_refused() {
     let app = App::start().await;
     let mut profile = nearby_profile("2708071440732747189");
     profile.picture_urls = vec!["http://mmbiz.qpic.cn/a".to_owned(); 10];
@@ -110,7 +110,7 @@ async fn ten_pictures_and_too_many_labels_are_too_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_are_asked_for_properly() {
+async fn invalid_page_fields_are_refused() {
     let app = App::start().await;
     let list = pb::ListStoresRequest { page_size: -1, ..Default::default() };
     let status = app.stores().list_stores(list).await.expect_err("negative");
@@ -125,7 +125,7 @@ async fn pages_are_asked_for_properly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_account_has_to_be_known_and_of_the_right_kind() {
+async fn unknown_or_wrong_account_is_refused() {
     let app = App::start().await;
     let card = |app_id: &str| pb::GetStoreCardRequest {
         app_id: app_id.to_owned(),
@@ -151,7 +151,7 @@ async fn the_account_has_to_be_known_and_of_the_right_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_default_account_a_request_has_to_name_one() {
+async fn missing_default_account_requires_app_id() {
     let app = App::with("# no defaults").await;
     let status = app.read().await.expect_err("no default");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "DEFAULT_ACCOUNT_MISSING"));
@@ -160,7 +160,7 @@ async fn without_a_default_account_a_request_has_to_name_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_picture_is_refused_by_its_content() {
+async fn non_picture_is_refused_by_content() {
     let app = App::start().await;
     let upload =
         |content: Vec<u8>| pb::UploadImageRequest { content: content.into(), ..Default::default() };
@@ -184,13 +184,13 @@ async fn what_is_no_picture_is_refused_by_its_content() {
     never_called(&app);
 }
 
-/// Java's client takes no more than 8 KiB of trailers, and resets the stream instead.
+/// Java's client accepts at most 8 KiB of trailers and otherwise resets the stream.
 fn fits_into_trailers(status: &Status) -> bool {
     status.details().len() * 4 / 3 + status.message().len() * 3 < 7 << 10
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_stays_small_whatever_the_caller_sent() {
+async fn refusal_is_small_for_any_request() {
     let app = App::start().await;
     let store = pb::AddStoreRequest {
         picture_urls: vec!["file.png".to_owned(); 10_000],
@@ -211,18 +211,18 @@ async fn a_refusal_stays_small_whatever_the_caller_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn statuses_that_tonic_makes_look_like_ours() {
+async fn tonic_statuses_have_error_info() {
     let app = App::start().await;
-    // Too long a message for any service but MediaService.
+    // This message is too long for any service except MediaService.
     let request = pb::GetStoreCardRequest { poi_id: "1".repeat(5 << 20), ..Default::default() };
     let patience = std::time::Duration::from_secs(20);
     let status =
-        app.cards().get_store_card(patient(request, patience)).await.expect_err("too long");
+        app.cards().get_store_card(with_deadline(request, patience)).await.expect_err("too long");
     assert_eq!(reason(&status), is(Code::OutOfRange, "MESSAGE_TOO_LARGE"));
 
     let content = vec![0; 11 << 20].into();
     let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
-    let request = patient(request, patience);
+    let request = with_deadline(request, patience);
     let status = app.media().upload_temporary_image(request).await.expect_err("too long");
     assert_eq!(reason(&status), is(Code::OutOfRange, "MESSAGE_TOO_LARGE"));
 

@@ -13,7 +13,7 @@ async fn card(app: &App, poi_id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_replaces_the_one_before() {
+async fn set_card_replaces_previous_card() {
     let app = App::start().await;
     let poi_id = app.approved_store("1").await;
     assert_eq!(card(&app, &poi_id).await, "", "a new store has none");
@@ -26,7 +26,7 @@ async fn a_card_replaces_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_not_there_has_no_card() {
+async fn missing_store_has_no_card() {
     let app = App::start().await;
     let status = app.read().await.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
@@ -36,7 +36,7 @@ async fn a_store_that_is_not_there_has_no_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_that_wechat_refuses_is_named_by_its_reason() {
+async fn refused_card_has_specific_reason() {
     let app = App::start().await;
     for (errcode, code, expected, fix_by) in [
         (40056, Code::InvalidArgument, "CARD_ID_INVALID", "caller"),

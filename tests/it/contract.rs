@@ -1,4 +1,4 @@
-//! The contract keeps its own rules. `buf lint` knows most of them too; this needs no buf.
+//! Checks the rules of the contract. `buf lint` checks most of them too, but this needs no buf.
 
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use wechat_store_gateway::pb;
@@ -8,7 +8,7 @@ fn files() -> Vec<FileDescriptor> {
     pool.files().filter(|file| file.package_name() == "wechat.store.v1").collect()
 }
 
-/// Every RPC, as in `StoreService/GetStore`.
+/// Returns every RPC, such as `StoreService/GetStore`.
 pub(crate) fn rpcs() -> Vec<String> {
     let mut rpcs = Vec::new();
     for service in files().iter().flat_map(FileDescriptor::services) {
@@ -18,7 +18,7 @@ pub(crate) fn rpcs() -> Vec<String> {
     rpcs
 }
 
-/// Every comment, by the path that descriptors use.
+/// Returns every element without a comment, by its path in the descriptors.
 fn uncommented(file: &FileDescriptor) -> Vec<String> {
     let proto = file.file_descriptor_proto();
     let comments: Vec<&[i32]> = proto
@@ -55,14 +55,14 @@ fn uncommented(file: &FileDescriptor) -> Vec<String> {
 }
 
 #[test]
-fn everything_is_documented() {
+fn every_element_has_a_comment() {
     for file in files() {
         assert_eq!(uncommented(&file), Vec::<String>::new(), "{}", file.name());
     }
 }
 
 #[test]
-fn every_rpc_has_a_request_and_a_response_of_its_own() {
+fn every_rpc_has_own_request_and_response() {
     for service in files().iter().flat_map(FileDescriptor::services) {
         for method in service.methods() {
             assert_eq!(method.input().name(), format!("{}Request", method.name()));
@@ -72,7 +72,7 @@ fn every_rpc_has_a_request_and_a_response_of_its_own() {
 }
 
 #[test]
-fn every_request_names_its_account_and_every_write_itself() {
+fn requests_have_app_id_and_writes_request_id() {
     for service in files().iter().flat_map(FileDescriptor::services) {
         for method in service.methods() {
             let reads = ["Get", "List", "Search", "Resolve", "Watch"];
@@ -90,7 +90,7 @@ fn every_request_names_its_account_and_every_write_itself() {
 }
 
 #[test]
-fn enums_begin_with_unspecified_and_carry_their_name() {
+fn enums_begin_with_unspecified_and_are_prefixed() {
     for enumeration in files().iter().flat_map(FileDescriptor::enums) {
         let mut prefix = String::new();
         for (index, letter) in enumeration.name().char_indices() {

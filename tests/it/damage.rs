@@ -1,4 +1,4 @@
-//! Damaged rows of the state: each spoils only itself, and says so.
+//! Damaged rows of the state: each row affects only itself and is reported.
 
 use std::{slice, time::Duration};
 
@@ -28,7 +28,7 @@ const NAMES: [&str; 3] = [
 const SOON: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Lets columns take values of any type, as damage does.
+/// Lets columns store values of any type, as damage does.
 pub(crate) fn loosen(db: &Connection) {
     db.execute_batch(
         "PRAGMA writable_schema = ON;
@@ -50,12 +50,12 @@ fn flip(db: &Connection, table: &str, column: &str, row: u64) {
     assert_eq!(db.execute(&sql, [value]).expect("changed"), 1);
 }
 
-/// What becomes of a row.
+/// The damage to a row.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
-    /// A bit of a column is another.
+    /// A bit of this column is flipped.
     Flip(&'static str),
-    /// SQL.
+    /// The result of this SQL.
     Set(&'static str),
 }
 
@@ -97,7 +97,7 @@ fn is_gap(event: &AuditEvent) -> bool {
 }
 
 #[tokio::test]
-async fn damaged_event_is_a_gap_between_the_others() {
+async fn damaged_event_is_reported_as_gap() {
     let all = [
         Damage::Flip("message"),
         Damage::Set("UPDATE events SET message = substr(message, 1, 30)"),
@@ -167,7 +167,7 @@ async fn damaged_event_is_a_gap_between_the_others() {
 }
 
 #[tokio::test]
-async fn gap_passes_every_filter_because_its_account_may_be_damaged() {
+async fn gap_passes_every_filter() {
     let app = App::start().await;
     app.push_end(1).await;
     app.push_end(2).await;
@@ -184,7 +184,7 @@ async fn gap_passes_every_filter_because_its_account_may_be_damaged() {
 }
 
 #[tokio::test]
-async fn damaged_event_does_not_keep_the_next_result_of_its_review_out() {
+async fn damaged_event_does_not_block_next_result() {
     for set in ["state = 'ok'", "event_id = x'FF'", "reason = x'FF'", "event_time = 'now'"] {
         let app = App::start().await;
         let submission = app.add_store("2708071440732747189", "0001").await;
@@ -201,7 +201,7 @@ async fn damaged_event_does_not_keep_the_next_result_of_its_review_out() {
 }
 
 #[tokio::test]
-async fn damaged_submission_is_counted_and_holds_up_no_other() {
+async fn damaged_submission_is_counted_and_blocks_none() {
     let all = [
         Damage::Flip("message"),
         Damage::Set("UPDATE submissions SET message = substr(message, 1, 10)"),
@@ -215,7 +215,7 @@ async fn damaged_submission_is_counted_and_holds_up_no_other() {
     for damage in all {
         let app = App::with_sections(EAGER).await;
         let store = app.add_store("2708071440732747189", "0001").await;
-        // Asked about after the damaged one, and by what belongs to it alone.
+        // WeChat is polled about it after the damaged one, and the poll returns only its own data.
         let request = pb::AddNearbyPoiRequest {
             profile: Some(nearby_profile("2708071440732747189")),
             ..Default::default()
@@ -243,7 +243,7 @@ async fn damaged_submission_is_counted_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
+async fn damaged_write_is_counted_and_not_resent() {
     let all = [
         Damage::Set("UPDATE writes SET state = 'odd'"),
         Damage::Set("UPDATE writes SET state = x'FF'"),
@@ -278,7 +278,7 @@ async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
         let refused = app.writes().get_write(request).await.expect_err("not: there is none");
         assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
 
-        // What is lost is looked for, though a damaged one comes first.
+        // The lost write is still recovered after a damaged one.
         app.damage("writes", 1, Damage::Set("UPDATE writes SET ended = 0"));
         app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetAfter));
         app.fault("/wxa/get_store_list", Kind::Errcode { errcode: -1, errmsg: None });
@@ -304,7 +304,7 @@ async fn damaged_write_is_counted_not_sent_again_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn damaged_token_is_fetched_anew() {
+async fn damaged_token_is_fetched_again() {
     for set in ["value = x'FF'", "until = 'x', since = 'x'", "generation = 'x'", "generation = -1"]
     {
         let app = App::start().await;

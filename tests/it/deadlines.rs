@@ -1,4 +1,4 @@
-//! Deadlines: the answer comes before the caller gives up, and says what was going on.
+//! Deadlines: the answer arrives before the caller gives up, and names the stage that was reached.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::pb;
 
 use crate::support::{
-    App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_map_poi, patient, reason, within,
+    App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_map_poi, reason, with_deadline, within,
 };
 
-/// Ours, which applies where the caller sets none; the caller's own timer would race with our answer
-/// on a busy machine.
-const PATIENCE: &str = "[limits]\ndefault_deadline_ms = 1000";
+/// The gateway's default deadline, which applies if the caller sets none. The caller's own timer
+/// would race with the answer on a busy machine.
+const SHORT_DEADLINE: &str = "[limits]\ndefault_deadline_ms = 1000";
 
 fn stage(status: &Status) -> String {
     assert_eq!(reason(status), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
@@ -22,16 +22,16 @@ fn stage(status: &Status) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_answered_with_what_was_going_on() {
-    let app = App::with_sections(PATIENCE).await;
+async fn deadline_error_names_the_stage() {
+    let app = App::with_sections(SHORT_DEADLINE).await;
     app.fault(GET_CARD, Kind::Hold);
     let status = within(Duration::from_secs(10), app.read()).await.expect_err("held");
     assert_eq!(stage(&status), "wechat");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_for_a_token_ends_with_the_deadline_and_the_call_is_not_sent() {
-    let app = App::with_sections(PATIENCE).await;
+async fn token_wait_ends_at_deadline_without_sending() {
+    let app = App::with_sections(SHORT_DEADLINE).await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 2_000 }));
     let status = within(Duration::from_secs(10), app.write()).await.expect_err("late");
     assert_eq!(stage(&status), "token");
@@ -40,7 +40,7 @@ async fn waiting_for_a_token_ends_with_the_deadline_and_the_call_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_before_a_write_is_not_the_write() {
+async fn preflight_read_timeout_is_not_a_sent_write() {
     let app = App::with_sections("[limits]\ndefault_deadline_ms = 1000").await;
     app.fault("/wxa/get_district", Kind::Hold);
     app.fault("/wxa/get_store_info", Kind::Hold);
@@ -63,18 +63,18 @@ async fn what_is_read_before_a_write_is_not_the_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_of_the_caller_comes_before_ours() {
+async fn caller_deadline_overrides_default() {
     let app = App::start().await;
     app.fault(GET_CARD, Kind::Hold);
     let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-    let request = patient(request, Duration::from_secs(1));
+    let request = with_deadline(request, Duration::from_secs(1));
     let mut cards = app.timeless_cards().await;
     let answer = within(Duration::from_secs(10), cards.get_store_card(request)).await;
     assert_eq!(stage(&answer.expect_err("held")), "wechat");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_for_a_running_call() {
+async fn stopping_waits_for_running_call() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 700 }));
     let mut cards = app.cards();
@@ -93,8 +93,8 @@ async fn a_stop_waits_for_a_running_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_for_another_token_is_told_as_such() {
-    let app = App::with_sections(PATIENCE).await;
+async fn token_refresh_timeout_names_token_stage() {
+    let app = App::with_sections(SHORT_DEADLINE).await;
     app.read().await.expect_err("there is no such store");
     app.clock.advance(Duration::from_secs(60));
     app.wechat.refuse_next(GET_CARD, 42001);
@@ -104,7 +104,7 @@ async fn waiting_for_another_token_is_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_waits_no_longer_than_the_drain_time() {
+async fn stopping_ends_after_drain_time() {
     let app = App::with_sections("[limits]\ndrain_ms = 200").await;
     app.fault(GET_CARD, Kind::Hold);
     let mut cards = app.cards();
@@ -120,12 +120,12 @@ async fn a_stop_waits_no_longer_than_the_drain_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_beyond_ours_is_shortened() {
+async fn excessive_deadline_is_shortened() {
     let limits = "[limits]\ndefault_deadline_ms = 300\nmax_deadline_ms = 300";
     let app = App::with_sections(limits).await;
     app.fault(GET_CARD, Kind::Hold);
     let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-    let request = patient(request, Duration::from_secs(60));
+    let request = with_deadline(request, Duration::from_secs(60));
     let answer =
         within(Duration::from_secs(5), async { app.cards().get_store_card(request).await });
     let status = answer.await.expect_err("held");
@@ -133,12 +133,12 @@ async fn a_deadline_beyond_ours_is_shortened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_caller_left_before_it_was_sent_is_not_sent() {
+async fn abandoned_unsent_write_is_not_sent() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 500 }));
     let left = tokio::time::timeout(Duration::from_millis(100), app.write()).await;
     assert!(left.is_err(), "it hung up");
-    // This one waits for the same token, and is sent after it.
+    // This call waits for the same token and is sent after it.
     app.read().await.expect_err("there is no such store");
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(app.count(SET_CARD), 0);

@@ -1,5 +1,6 @@
-//! WeChat's own examples: each file of `tests/documented` is an RPC, what has to reach WeChat, what
-//! WeChat answers, and what the caller gets. Those of pushes, in `push`, are read where those are.
+//! WeChat's own examples. Each file in `tests/documented` has an RPC, the call that must reach
+//! WeChat, WeChat's reply, and the response for the caller. The tests of pushes use the examples in
+//! `push`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -13,8 +14,8 @@ use wechat_store_gateway::pb;
 
 use crate::{contract::rpcs, support::App};
 
-/// RPCs without an example: the table of districts is too long to be one, reviews are told by
-/// pushes, the others make the call of an RPC that has one.
+/// RPCs without an example. The district table is too long, pushes report reviews, and the others
+/// make the call of an RPC with an example.
 const WITHOUT: [&str; 10] = [
     "AuditService/WatchAuditEvents",
     "AuditService/ListAuditEvents",
@@ -28,7 +29,7 @@ const WITHOUT: [&str; 10] = [
     "WriteService/ResolveWrite",
 ];
 
-/// For whom WeChat's documents offer a call.
+/// The kind of account for which WeChat's documents offer a call.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Account {
@@ -37,13 +38,13 @@ pub(crate) enum Account {
     Official,
 }
 
-/// What follows a lost reply.
+/// The action after a lost reply.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AfterLostReply {
-    /// Another try: twice is the same as once.
+    /// The call is sent again, because repeating it has no further effect.
     Again,
-    /// Nothing: it might happen twice.
+    /// The call is not sent again, because it might take effect twice.
     Never,
 }
 
@@ -51,25 +52,25 @@ pub(crate) enum AfterLostReply {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Example {
-    /// Where WeChat shows it.
+    /// The page on which WeChat shows it.
     #[serde(rename = "source")]
     _source: String,
-    /// As in `StoreService/GetStore`.
+    /// The RPC, such as `StoreService/GetStore`.
     pub(crate) rpc: String,
-    /// In the JSON of protobuf.
+    /// The request in the JSON form of protobuf.
     pub(crate) request: Value,
-    /// Where it has to arrive.
+    /// The path of the call to WeChat.
     pub(crate) path: String,
-    /// For whom the document offers the call.
+    /// The kind of account for which the document offers the call.
     pub(crate) account: Account,
-    /// What twice would mean, by what the document says.
+    /// The action after a lost reply, as the document implies.
     pub(crate) after_lost_reply: AfterLostReply,
-    /// Fields that have to arrive; others may as well, but only empty.
+    /// The fields that must arrive. Other fields may arrive, but must be empty.
     #[serde(default)]
     sent: Option<Value>,
-    /// What WeChat answers.
+    /// WeChat's reply.
     pub(crate) reply: Value,
-    /// In the JSON of protobuf; ids and times of a submission are left out.
+    /// The response in the JSON form of protobuf, without ids and times of a submission.
     pub(crate) response: Value,
 }
 
@@ -91,7 +92,8 @@ impl Example {
                 submission.remove(own);
             }
         }
-        // Opaque, and there because the sample of getnearbypoilist counts fewer places than it lists.
+        // The token is opaque. There is one because the sample of getnearbypoilist counts fewer places
+        // than it lists.
         if self.path == "/wxa/getnearbypoilist"
             && let Some(fields) = answer.as_object_mut()
         {
@@ -132,7 +134,7 @@ async fn run(example: Example, name: &str) {
     }
 }
 
-/// All of them, each with the name of its file.
+/// Returns all examples with the names of their files.
 pub(crate) fn examples() -> Vec<(String, Example)> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented"));
     let mut examples = Vec::new();
@@ -154,7 +156,7 @@ pub(crate) fn examples() -> Vec<(String, Example)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_documented_example_means_what_its_document_says() {
+async fn documented_example_yields_documented_response() {
     let mut shown = BTreeSet::new();
     for (name, example) in examples() {
         shown.insert(example.rpc.clone());

@@ -1,4 +1,4 @@
-//! What comes in at the door: connections, and requests that no gRPC library sends by itself.
+//! Unusual connections, and requests that no gRPC library sends.
 
 use std::{convert::Infallible, io::Write, net::SocketAddr, time::Duration};
 
@@ -40,7 +40,7 @@ const CARD: &str = "/wechat.store.v1.CardService/GetStoreCard";
 const UPLOAD: &str = "/wechat.store.v1.MediaService/UploadTemporaryImage";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// A connection whose requests can be anything.
+/// A connection that can send any request.
 #[derive(Clone)]
 struct Raw(SendRequest<Body>);
 
@@ -53,7 +53,7 @@ impl Raw {
         Self(sender)
     }
 
-    /// A POST of gRPC with further headers. It is refused or answered.
+    /// Sends a gRPC POST with further headers and returns the answer.
     async fn post(&self, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
         let mut all = vec![("content-type", "application/grpc"), ("te", "trailers")];
         all.extend(headers);
@@ -84,7 +84,7 @@ impl Raw {
     }
 }
 
-/// What came back.
+/// The answer to a request.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -98,7 +98,7 @@ impl Answer {
         Status::from_header_map(headers).expect("a gRPC status")
     }
 
-    /// A refusal in the shape of all.
+    /// Returns the code and reason of a refusal. Fails if its form is unusual.
     fn refusal(&self) -> (Code, String) {
         let status = self.grpc();
         let info = status.get_details_request_info().expect("the trace's id");
@@ -116,14 +116,14 @@ fn whole(bytes: impl Into<Bytes>) -> Body {
     Body::new(http_body_util::Full::new(bytes.into()))
 }
 
-/// A body of which this comes, and then nothing more.
+/// Returns a body that stops after these bytes.
 fn stuck(bytes: impl Into<Bytes>) -> Body {
     let begun = Ok::<_, Infallible>(Frame::data(bytes.into()));
     Body::new(StreamBody::new(stream::once(std::future::ready(begun)).chain(stream::pending())))
 }
 
-/// A body that never comes.
-fn silence() -> Body {
+/// Returns a body that never arrives.
+fn missing_body() -> Body {
     Body::new(StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>()))
 }
 
@@ -138,11 +138,11 @@ fn packed(message: &[u8]) -> Vec<u8> {
     prefixed(1, &encoder.finish().expect("memory"))
 }
 
-/// An upload of a picture with so many bytes behind its pixel.
+/// Returns an upload of a picture with this many bytes of padding.
 fn upload(padding: usize) -> pb::UploadTemporaryImageRequest {
     let mut content = png();
     let end = content.split_off(content.len() - 12);
-    // A chunk that no reader knows: its length, its name, its content, its check sum.
+    // A chunk that every reader ignores: its length, its name, its content, its checksum.
     content.extend(u32::try_from(padding).expect("short").to_be_bytes());
     content.extend(b"prVt");
     content.resize(content.len() + padding + 4, 0);
@@ -151,7 +151,7 @@ fn upload(padding: usize) -> pb::UploadTemporaryImageRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_grpc_is_answered_in_http() {
+async fn non_grpc_request_gets_http_answer() {
     let app = App::start().await;
     let raw = Raw::connect(app.address).await;
     for (method, content_type, expected) in [
@@ -181,7 +181,7 @@ async fn what_is_not_grpc_is_answered_in_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_head_is_refused_and_says_which_header() {
+async fn malformed_header_is_refused_by_name() {
     let app = App::start().await;
     let raw = Raw::connect(app.address).await;
     let long = "x".repeat(17_000);
@@ -222,7 +222,8 @@ async fn a_malformed_head_is_refused_and_says_which_header() {
     let json = [("content-type", "application/grpc+json")];
     let answer = raw.send(Method::POST, CARD, &json, whole("{}")).await;
     assert_eq!(answer.refusal(), unknown);
-    // What is longer than HTTP/2 reads has HTTP's answer, and the connection goes on.
+    // A head that is longer than the HTTP/2 limit gets an HTTP answer, and the connection stays
+    // open.
     let longer = "x".repeat(70_000);
     let answer = raw.post(CARD, &[("x-long", &longer)], whole(card())).await;
     assert_eq!(answer.status.as_u16(), 431);
@@ -234,7 +235,7 @@ async fn a_malformed_head_is_refused_and_says_which_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_not_one_message_is_refused_and_wechat_is_not_called() {
+async fn body_without_single_message_is_refused() {
     let app = App::start().await;
     let raw = Raw::connect(app.address).await;
     let malformed = is(Code::InvalidArgument, "MALFORMED_REQUEST");
@@ -265,7 +266,7 @@ async fn a_body_that_is_not_one_message_is_refused_and_wechat_is_not_called() {
         }
     }
     assert_eq!(app.count(GET_CARD), 0);
-    // A compressed call has a message that is not, where that is not worth it.
+    // A compressed call may contain an uncompressed message.
     for body in [card(), packed(&card()[5..])] {
         let answer = raw.post(CARD, &gzip, whole(body)).await;
         assert_eq!(answer.refusal(), is(Code::NotFound, "STORE_NOT_FOUND"));
@@ -273,7 +274,7 @@ async fn a_body_that_is_not_one_message_is_refused_and_wechat_is_not_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_picture_is_taken() {
+async fn compressed_picture_is_accepted() {
     let app = App::start().await;
     let mut media =
         MediaServiceClient::new(app.channel.clone()).send_compressed(CompressionEncoding::Gzip);
@@ -293,7 +294,7 @@ async fn a_compressed_picture_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_message_counts_with_its_content() {
+async fn compressed_message_counts_decompressed() {
     let app = App::start().await;
     let raw = Raw::connect(app.address).await;
     let too_large = is(Code::OutOfRange, "MESSAGE_TOO_LARGE");
@@ -307,14 +308,14 @@ async fn a_compressed_message_counts_with_its_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_small_requests_with_large_content_do_not_take_all_memory() {
+async fn decompressed_requests_use_bounded_memory() {
     let app = App::with_sections("[limits]\nrequest_memory_mib = 48").await;
     app.fault("*", Kind::Hold);
     let raw = Raw::connect(app.address).await;
     let bomb = packed(&upload(9 << 20).encode_to_vec());
     assert!(bomb.len() < 20_000);
     let post = || raw.post(UPLOAD, &[("grpc-encoding", "gzip")], whole(bomb.clone())).boxed();
-    // Half of the memory, 24 MiB, is for one connection: two of nine and something.
+    // One connection may use half of the memory, 24 MiB: two uploads of nine and a bit.
     let mut calls = (0..12).map(|_| post()).collect::<stream::FuturesUnordered<_>>();
     for _ in 0..10 {
         let answer = within(SOON, calls.next()).await.expect("an answer");
@@ -328,20 +329,21 @@ async fn many_small_requests_with_large_content_do_not_take_all_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heads_without_bodies_are_bounded_and_leave_room_for_other_callers() {
+async fn bodiless_requests_leave_room_for_others() {
     let app = App::with_sections(
         "[limits]\nunfinished_requests = 40\nrequest_silence_ms = 600000\nmax_deadline_ms = 600000\n\
          default_deadline_ms = 600000",
     )
     .await;
     let mut hogs = Vec::new();
-    // One connection gets half of what is free, the next half of the rest.
+    // One connection may use half of the free capacity, and the next half of the rest.
     for (path, expected) in [(CARD, 20), (CHECK, 10), (UPLOAD, 5)] {
         let raw = Raw::connect(app.address).await;
         let mut calls = (0..100)
             .map(|_| {
                 let raw = raw.clone();
-                async move { raw.0.clone().send_request(request(path, silence())).await }.boxed()
+                async move { raw.0.clone().send_request(request(path, missing_body())).await }
+                    .boxed()
             })
             .collect::<stream::FuturesUnordered<_>>();
         for _ in expected..100 {
@@ -354,7 +356,7 @@ async fn heads_without_bodies_are_bounded_and_leave_room_for_other_callers() {
         hogs.push(calls);
         assert_eq!(app.read().await.expect_err("no such store").code(), Code::NotFound);
     }
-    // What goes away gives its place back.
+    // A closed connection frees its capacity.
     hogs.clear();
     let raw = Raw::connect(app.address).await;
     within(SOON, async {
@@ -370,7 +372,7 @@ fn request(path: &str, body: Body) -> http::Request<Body> {
         .expect("a request")
 }
 
-/// A body that comes a little later than its head.
+/// Returns a body that arrives a little later than its head.
 fn stuck_then_whole() -> Body {
     let frame = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -380,10 +382,10 @@ fn stuck_then_whole() -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_does_not_arrive_is_ended() {
+async fn incomplete_request_is_ended() {
     let app = App::with_sections("[limits]\nrequest_silence_ms = 2000").await;
     let raw = Raw::connect(app.address).await;
-    let begun = [silence, || stuck(card()[..7].to_vec()), || stuck(card())];
+    let begun = [missing_body, || stuck(card()[..7].to_vec()), || stuck(card())];
     let calls = [CARD, CHECK, UPLOAD].into_iter().flat_map(|path| begun.map(|body| (path, body())));
     // The callers have a minute.
     let answers =
@@ -393,11 +395,11 @@ async fn a_request_that_does_not_arrive_is_ended() {
         assert!(answer.grpc().message().contains("nothing came for 2000 ms"));
     }
     assert_eq!(app.count("*"), 0);
-    // Of reflection no first question.
+    // The first question to reflection never arrives.
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-    let answer = within(SOON, raw.post(path, &[], silence())).await;
+    let answer = within(SOON, raw.post(path, &[], missing_body())).await;
     assert_eq!(answer.grpc().code(), Code::Ok);
-    // What comes slowly, but comes, is read.
+    // A slow body is accepted as long as it progresses.
     let slow = stream::iter(card()).then(async |byte| {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok::<_, Infallible>(Frame::data(Bytes::from(vec![byte])))
@@ -407,7 +409,7 @@ async fn a_request_that_does_not_arrive_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_beyond_the_limit_are_refused_but_health_answers() {
+async fn excess_calls_are_refused_but_health_answers() {
     let app = App::with_sections("[limits]\ncalls = 8\nmax_deadline_ms = 600000").await;
     app.fault(GET_CARD, Kind::Hold);
     let raw = Raw::connect(app.address).await;
@@ -425,26 +427,26 @@ async fn calls_beyond_the_limit_are_refused_but_health_answers() {
     assert_eq!(calls.len(), 4);
     let answer = raw.post(CHECK, &[], whole(prefixed(0, b""))).await;
     assert_eq!(answer.grpc().code(), Code::Ok);
-    // A watch is a call that stays.
+    // A watch is a call that stays open.
     let watch = raw.post("/grpc.health.v1.Health/Watch", &[], whole(prefixed(0, b""))).await;
     assert_eq!(watch.refusal(), is(Code::ResourceExhausted, "OVERLOADED"));
 }
 
-/// Reads until the other side closes.
+/// Reads until the other side closes the connection.
 async fn closed(socket: &mut TcpStream) {
     let mut said = Vec::new();
     let _ = socket.read_to_end(&mut said).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_listener_has_so_many_connections_and_no_more() {
+async fn connections_are_limited_per_listener() {
     let app = App::with_sections(
         "[limits]\nconnections = 9\nconnections_per_address = 4\ncallback_connections = 9\n\
          callback_connections_per_address = 3\nadmin_connections = 3\n\
          admin_connections_per_address = 3",
     )
     .await;
-    // The test's own channel has one of the first.
+    // The test's own channel uses one connection of the first listener.
     for (address, expected) in [(app.address, 3), (app.callback, 3), (app.admin, 3)] {
         let mut sockets = Vec::new();
         for _ in 0..6 {
@@ -457,7 +459,7 @@ async fn each_listener_has_so_many_connections_and_no_more() {
         assert!(ends.next().now_or_never().is_none(), "{address}");
         drop(ends);
         drop(sockets);
-        // Their places are free again, sooner or later.
+        // Their places become free after a while.
         within(SOON, async {
             loop {
                 let mut socket = TcpStream::connect(address).await.expect("it listens");
@@ -473,7 +475,7 @@ async fn each_listener_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_peers_do_not_hold_a_stop() {
+async fn silent_peers_do_not_delay_stop() {
     let app = App::start().await;
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     let greeting = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
@@ -485,18 +487,18 @@ async fn silent_peers_do_not_hold_a_stop() {
             peers.push(peer);
         }
     }
-    // Nor does a request of which only the head came.
+    // The same applies to a request without its body.
     let raw = Raw::connect(app.address).await;
-    let call = tokio::spawn(async move { raw.post(CARD, &[], silence()).await });
+    let call = tokio::spawn(async move { raw.post(CARD, &[], missing_body()).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     within(SOON, app.stop()).await;
     let answer = call.await.expect("no panic");
     assert_eq!(answer.refusal(), is(Code::Unavailable, "SHUTTING_DOWN"));
 }
 
-/// A peer that takes nothing of what its streams say, but answers all else.
+/// A peer that never reads the data of its streams, but answers every other frame.
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_that_do_not_read_do_not_hold_a_stop() {
+async fn nonreading_peers_do_not_delay_stop() {
     let app = App::start().await;
     let socket = TcpStream::connect(app.address).await.expect("it listens");
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -528,7 +530,7 @@ async fn peers_that_do_not_read_do_not_hold_a_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_under_way_at_a_stop_is_answered() {
+async fn running_call_is_answered_during_stop() {
     let app = App::start().await;
     app.fault(GET_CARD, Kind::Latency { ms: 2_500 });
     let raw = Raw::connect(app.address).await;
@@ -542,7 +544,7 @@ async fn a_call_under_way_at_a_stop_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_lists_all_services_and_keeps_watching_an_unknown_one() {
+async fn health_lists_services_and_watches_unknown_one() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 300").await;
     let mut health = HealthClient::new(app.channel.clone());
     let listed = health.list(HealthListRequest {}).await.expect("a list").into_inner().statuses;
@@ -559,12 +561,12 @@ async fn health_lists_all_services_and_keeps_watching_an_unknown_one() {
     assert_eq!(first.status(), ServingStatus::ServiceUnknown);
     let more = tokio::time::timeout(Duration::from_millis(300), watch.message()).await;
     assert!(more.is_err(), "it stays open: {more:?}");
-    // But no stop waits for it.
+    // Stopping does not wait for it.
     within(SOON, app.stop()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_of_health_and_reflection_look_like_all_others() {
+async fn health_and_reflection_errors_have_error_info() {
     let app = App::start().await;
     let raw = Raw::connect(app.address).await;
     let health = HealthCheckRequest { service: "no.such.Service".to_owned() };

@@ -1,7 +1,7 @@
-//! What holds for every call to WeChat: whose account may make it, and whether it may be made twice.
+//! Rules for every call to WeChat: the accounts that may make it, and whether it may be repeated.
 //!
-//! [`endpoints`] says which calls there are, and their examples in `tests/documented` say what
-//! WeChat's documents say of them. So a new endpoint is tested here as soon as it compiles.
+//! [`endpoints`] lists the calls, and the examples in `tests/documented` state the rules of
+//! WeChat's documents. A new endpoint is therefore tested here as soon as it compiles.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,10 +17,10 @@ use crate::{
     support::{App, CLASSIC_TOKEN, STABLE_TOKEN, is, reason},
 };
 
-/// The calls that bring the secret instead of a token, each with the setting that makes them.
+/// The calls that carry the secret instead of a token, each with its setting.
 const TOKENS: [(&str, &str); 2] = [(CLASSIC_TOKEN, "classic"), (STABLE_TOKEN, "stable")];
 
-/// Every endpoint that needs a token, with an example of a call to it.
+/// Returns every endpoint that needs a token, with an example call.
 pub(crate) fn calls() -> Vec<(&'static Facts, Example)> {
     let mut by_path = HashMap::new();
     for (_, example) in examples() {
@@ -36,7 +36,7 @@ pub(crate) fn calls() -> Vec<(&'static Facts, Example)> {
 }
 
 #[test]
-fn every_endpoint_is_what_its_document_says() {
+fn endpoint_matches_its_document() {
     let mut shown = BTreeSet::new();
     for (name, example) in examples() {
         let facts = endpoints().find(|facts| facts.path == example.path);
@@ -76,16 +76,16 @@ fn documented_rows_show_call_and_retry() {
     }
 }
 
-/// Lets three calls go wrong and counts how many are made.
-async fn attempts(example: &Example, mishap: Kind) -> (usize, Option<(Code, String)>) {
+/// Lets three calls fail, and returns the number of attempts and the result.
+async fn attempts(example: &Example, failure: Kind) -> (usize, Option<(Code, String)>) {
     let app = App::start().await;
-    app.wechat.fault(Fault::new(example.path.clone(), mishap).times(3));
+    app.wechat.fault(Fault::new(example.path.clone(), failure).times(3));
     let answer = example.call(&app).await;
     (app.count(&example.path), answer.err().map(|status| reason(&status)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_reply_is_asked_for_again_only_where_twice_is_the_same_as_once() {
+async fn lost_reply_is_retried_only_for_idempotent_calls() {
     for (facts, example) in calls() {
         let (attempts, failure) = attempts(&example, ResetAfter).await;
         match example.after_lost_reply {
@@ -94,7 +94,7 @@ async fn a_lost_reply_is_asked_for_again_only_where_twice_is_the_same_as_once() 
                 assert_eq!((attempts, failure), (3, Some(expected)), "{}", facts.path);
             }
             AfterLostReply::Never => {
-                // A look at WeChat may show that the call got through.
+                // A read at WeChat may show that the call was executed.
                 let expected = is(Code::Unknown, "OUTCOME_UNKNOWN");
                 assert!(failure.is_none_or(|failure| failure == expected), "{}", facts.path);
                 assert_eq!(attempts, 1, "{}", facts.path);
@@ -104,7 +104,7 @@ async fn a_lost_reply_is_asked_for_again_only_where_twice_is_the_same_as_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_wechat_is_asked_again_only_where_twice_is_the_same_as_once() {
+async fn busy_reply_is_retried_only_for_idempotent_calls() {
     let busy = Errcode { errcode: -1, errmsg: None };
     for (facts, example) in calls() {
         let (attempts, failure) = attempts(&example, busy.clone()).await;
@@ -115,7 +115,7 @@ async fn a_busy_wechat_is_asked_again_only_where_twice_is_the_same_as_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_token_is_asked_for_again() {
+async fn lost_token_reply_is_retried() {
     for (path, kind) in TOKENS {
         let app = App::with(&format!("default = true\ntoken = \"{kind}\"")).await;
         app.wechat.fault(Fault::new(path, ResetAfter).times(2));
@@ -126,7 +126,7 @@ async fn a_lost_token_is_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_made_for_the_kinds_of_account_that_wechat_names() {
+async fn call_requires_documented_account_kind() {
     use Account::{MiniProgram, Official};
     for (named, kind) in [(OFFICIAL_APP_ID, Official), (MINI_PROGRAM_APP_ID, MiniProgram)] {
         for (facts, mut example) in calls() {
@@ -150,7 +150,7 @@ async fn a_call_is_made_for_the_kinds_of_account_that_wechat_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_names_no_account_is_made_for_the_default_one_of_its_kind() {
+async fn missing_app_id_selects_default_account() {
     for (facts, example) in calls() {
         let app = App::start().await;
         app.wechat.fault(Fault::new(facts.path, Replace { body: example.reply.clone() }));

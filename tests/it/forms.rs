@@ -1,15 +1,16 @@
-//! A secret in all the forms in which it may be written. Also for `tests/telemetry.rs`.
+//! All forms in which a secret may appear. `tests/telemetry.rs` uses this too.
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
-/// Plain, in a URL, in hex, and in base64 at any of the three alignments.
+/// Returns the secret as plain text, in a URL, in hex, and in base64 at each of the three
+/// alignments.
 pub(crate) fn forms(secret: &str) -> Vec<String> {
     let url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     let hex = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let mut forms = vec![secret.to_owned(), url, hex];
     for offset in 0..3 {
         let encoded = BASE64_STANDARD_NO_PAD.encode([&vec![0; offset], secret.as_bytes()].concat());
-        // The ends depend on what stands beside the secret.
+        // The ends depend on the bytes around the secret.
         forms.push(encoded[4..encoded.len() - 4].to_owned());
     }
     forms

@@ -1,4 +1,4 @@
-//! The fuzzer's targets over its corpus and seeded mutations of it; `fuzz/` searches for longer.
+//! Runs the fuzz targets over their corpus and seeded mutations of it. `fuzz/` searches longer.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use fastrand::Rng;
 #[expect(unreachable_pub, reason = "the fuzzer's own crate calls them, too")]
 mod targets;
 
-/// The same mutations each time.
+/// The seed, so that the mutations are the same each time.
 const SEED: u64 = 20_171_219;
-/// The longest body that is read, in bytes.
+/// The longest accepted body, in bytes.
 const LONGEST: usize = 256 * 1024;
-/// For one of those; reading takes a small part of it.
+/// The limit for one such body. Parsing needs a small part of it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What mutations put in: the words that make a difference.
+/// The significant words that mutations insert.
 const WORDS: &[&str] = &[
     "<xml>",
     "</xml>",
@@ -84,7 +84,7 @@ const WORDS: &[&str] = &[
     "😀",
 ];
 
-/// The name and the bytes of every file for a target.
+/// Returns the name and the bytes of every file for a target.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus")).join(target);
     let mut corpus = Vec::new();
@@ -97,7 +97,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     corpus
 }
 
-/// Runs a target; a failure says with what.
+/// Runs a target and reports the input of a failure.
 fn run(target: fn(&[u8]), input: &[u8], what: &str) {
     let begun = Instant::now();
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(input))) {
@@ -138,7 +138,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
         1 if from < to => bytes[from] = rng.u8(..),
         2 => drop(bytes.drain(from..to)),
         3 => bytes.truncate(from),
-        // Sealed things are written in blocks.
+        // Ciphertexts have blocks of 16 bytes.
         4 => bytes.truncate(bytes.len().saturating_sub(4 * rng.usize(..=16))),
         5 => drop(bytes.splice(from..from, part.repeat(rng.usize(..=4)))),
         6 => drop(bytes.splice(from..to, other[other_from..other_to].iter().copied())),
@@ -149,7 +149,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
     }
 }
 
-/// A target stays quick with the longest bodies, whatever they repeat.
+/// Checks that a target is fast for the longest bodies, whatever they repeat.
 fn long(name: &str, target: fn(&[u8]), frame: [&str; 2]) {
     let [before, after] = frame.map(str::as_bytes);
     for word in WORDS {
@@ -159,7 +159,7 @@ fn long(name: &str, target: fn(&[u8]), frame: [&str; 2]) {
 }
 
 #[test]
-fn any_envelope_is_read_or_refused() {
+fn any_envelope_is_parsed_or_refused() {
     fuzz("envelope", targets::envelope, 4_000);
 }
 
@@ -174,7 +174,7 @@ fn any_json_is_a_message_or_refused() {
 }
 
 #[test]
-fn anything_sealed_is_opened_or_refused() {
+fn any_ciphertext_is_decrypted_or_refused() {
     fuzz("open", targets::open, 4_000);
 }
 
@@ -184,7 +184,7 @@ fn any_json_is_repaired_or_refused() {
 }
 
 #[test]
-fn the_longest_messages_are_read_in_no_time() {
+fn longest_messages_are_parsed_quickly() {
     let xml = ["<xml><Event>add_store_audit_info</Event><reason>", "</reason></xml>"];
     long("message_xml", targets::message_xml, xml);
     let json = ["{\"Event\":\"add_store_audit_info\",\"reason\":", "}"];

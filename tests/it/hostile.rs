@@ -1,4 +1,4 @@
-//! A WeChat that answers nonsense, slowly, or not at all.
+//! A WeChat that answers with nonsense, slowly, or not at all.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::support::{App, GET_CARD, SET_CARD, is, reason, within};
 
 const LONG: Duration = Duration::from_secs(40);
 
-/// What a read and a repeatable write are told, after the retries that are safe.
+/// The errors of a read and of a repeatable write after all safe retries.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_broken_answer_becomes_a_typed_status() {
+async fn broken_answer_becomes_typed_status() {
     let unreachable = is(Code::Unavailable, "WECHAT_UNREACHABLE");
     let bad_reply = is(Code::Internal, "WECHAT_BAD_REPLY");
     let text = |body: &str| Kind::Replace { body: json!(body) };
@@ -47,7 +47,7 @@ async fn every_broken_answer_becomes_a_typed_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_is_not_followed_for_it_would_take_the_token_along() {
+async fn redirect_is_not_followed() {
     let app = App::start().await;
     let location = "/wxa/get_merchant_category".to_owned();
     app.fault(GET_CARD, Kind::Redirect { location: location.clone() });
@@ -59,7 +59,7 @@ async fn a_redirect_is_not_followed_for_it_would_take_the_token_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_broken_answer_is_not_noticed_by_a_reader() {
+async fn read_survives_one_broken_answer() {
     let app = App::start().await;
     for kind in [Kind::Html502, Kind::ResetBefore, Kind::ResetAfter, Kind::Truncate, Kind::Empty] {
         app.wechat.fault(Fault::new(GET_CARD, kind));
@@ -69,7 +69,7 @@ async fn one_broken_answer_is_not_noticed_by_a_reader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_types_and_unknown_fields_change_nothing() {
+async fn odd_types_and_unknown_fields_are_tolerated() {
     let app = App::start().await;
     for body in [
         r#"{"errcode":"0","errmsg":"ok","card_id":"p1"}"#,
@@ -93,7 +93,7 @@ async fn odd_types_and_unknown_fields_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_byte_a_second_ends_with_the_deadline() {
+async fn slow_reply_ends_at_deadline() {
     let app = App::with_sections("[limits]\ndefault_deadline_ms = 1500").await;
     app.fault(GET_CARD, Kind::Drip { interval_ms: 1_000 });
     let status = within(Duration::from_secs(5), app.read()).await.expect_err("too slow");
@@ -101,7 +101,7 @@ async fn one_byte_a_second_ends_with_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeatable_write_is_sent_again_after_a_lost_reply() {
+async fn lost_reply_of_repeatable_write_is_retried() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(SET_CARD, Kind::ResetAfter));
     let status = within(LONG, app.write()).await.expect_err("there is no such store");
@@ -110,7 +110,7 @@ async fn a_repeatable_write_is_sent_again_after_a_lost_reply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_endpoint_that_answers_nonsense_is_a_typed_status_too() {
+async fn broken_token_reply_becomes_typed_status() {
     let text = |body| Kind::Replace { body };
     for kind in [
         Kind::Html502,
@@ -131,7 +131,7 @@ async fn a_token_endpoint_that_answers_nonsense_is_a_typed_status_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_listening_is_a_typed_status() {
+async fn closed_port_becomes_typed_status() {
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = closed.local_addr().expect("bound");
     drop(closed);
@@ -140,9 +140,9 @@ async fn nobody_listening_is_a_typed_status() {
     assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_UNAVAILABLE"));
 }
 
-/// Bytes that no HTTP library sends by itself.
+/// Bytes that no HTTP library sends.
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_below_http_are_typed_statuses() {
+async fn non_http_answer_becomes_typed_status() {
     for answer in [
         &b""[..],
         b"nonsense\r\n\r\n",

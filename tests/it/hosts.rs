@@ -1,4 +1,4 @@
-//! Several hosts of WeChat, of which some do not work; and a proxy on the way to them.
+//! Several hosts of WeChat, some of which fail, and a proxy in front of them.
 
 use std::{
     net::SocketAddr,
@@ -23,19 +23,19 @@ use wechat_simulator::{
 use wechat_store_gateway::pb;
 
 use crate::support::{
-    App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_store, patient, reason, within,
+    App, GET_CARD, SET_CARD, STABLE_TOKEN, is, new_store, reason, with_deadline, within,
 };
 
 const LONG: Duration = Duration::from_secs(40);
-/// After it a host that failed gets a trial.
+/// After this time, a failed host gets a half-open probe.
 const PAUSE: Duration = Duration::from_secs(30);
 const PLACE: &str = "2708071440732747189";
 
-/// One of WeChat's hosts: passes everything on to the simulator, or does not.
+/// A host of WeChat that relays everything to the simulator, or fails.
 struct Host {
     address: SocketAddr,
     shared: Arc<Shared>,
-    /// Keeps the port while nobody listens.
+    /// Keeps the port reserved while the host does not listen.
     _port: TcpSocket,
     running: Option<JoinHandle<()>>,
 }
@@ -43,7 +43,7 @@ struct Host {
 #[derive(Default)]
 struct Shared {
     upstream: OnceLock<SocketAddr>,
-    /// The first lines of the requests, and the connections that were ended at once.
+    /// The first lines of the requests, and the connections that were ended immediately.
     seen: Mutex<Vec<String>>,
     connections: AtomicUsize,
 }
@@ -54,7 +54,7 @@ impl Shared {
     }
 }
 
-/// What a host does with connections.
+/// The behavior of a host.
 #[derive(Clone, Copy)]
 enum Manner {
     HangsUp,
@@ -63,7 +63,7 @@ enum Manner {
 }
 
 impl Host {
-    /// Where nobody listens yet.
+    /// Reserves a port without listening.
     fn reserve() -> Self {
         let port = socket("127.0.0.1:0".parse().expect("an address"));
         let address = port.local_addr().expect("bound");
@@ -71,21 +71,21 @@ impl Host {
     }
 
     fn starts(&mut self, manner: Manner) {
-        self.stops();
+        self.stop();
         let listener = socket(self.address).listen(1_024).expect("the port is ours");
         self.running = Some(tokio::spawn(run(listener, self.shared.clone(), manner)));
     }
 
-    /// Ends all connections and refuses others.
-    fn stops(&mut self) {
+    /// Ends all connections and refuses new ones.
+    fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.abort();
         }
     }
 
-    /// The same, when the gateway had the time to notice.
-    async fn vanishes(&mut self) {
-        self.stops();
+    /// Stops, and gives the gateway time to notice.
+    async fn vanish(&mut self) {
+        self.stop();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
@@ -93,7 +93,7 @@ impl Host {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// What it saw since the last look.
+    /// Returns the requests since the last call.
     fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.seen.lock().expect("no panic"))
     }
@@ -101,7 +101,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.stops();
+        self.stop();
     }
 }
 
@@ -151,7 +151,7 @@ async fn pass_on(mut socket: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// A gateway with two hosts, of which the first is preferred.
+/// Returns a gateway with two hosts. The first is preferred.
 async fn two() -> (App, Host, Host) {
     let (mut first, mut second) = (Host::reserve(), Host::reserve());
     let [a, b] = [first.address, second.address];
@@ -163,19 +163,19 @@ async fn two() -> (App, Host, Host) {
     (app, first, second)
 }
 
-/// WeChat was asked: there is no such store.
+/// Checks that WeChat was called: the store does not exist.
 fn accepted<T>(result: Result<T, Status>) {
     let status = result.map(|_| ()).expect_err("there is no such store");
     assert_eq!(reason(&status), is(tonic::Code::NotFound, "STORE_NOT_FOUND"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_vanishes_is_left_and_no_caller_notices() {
+async fn vanished_host_is_left_without_errors() {
     let (app, mut first, second) = two().await;
     accepted(app.read().await);
     assert_eq!((first.seen().len(), second.seen().len()), (2, 0), "a token and a card");
-    first.vanishes().await;
-    // What must not be sent twice goes first.
+    first.vanish().await;
+    // The write that must not be sent twice goes first.
     app.add_store(PLACE, "1").await;
     accepted(app.write().await);
     accepted(app.read().await);
@@ -187,10 +187,10 @@ async fn a_host_that_vanishes_is_left_and_no_caller_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_fetched_where_they_can_be() {
+async fn tokens_are_fetched_from_available_host() {
     for manner in [None, Some(Manner::HangsUp)] {
         let (app, mut first, second) = two().await;
-        first.vanishes().await;
+        first.vanish().await;
         if let Some(manner) = manner {
             first.starts(manner);
         }
@@ -201,7 +201,7 @@ async fn tokens_are_fetched_where_they_can_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_only_answers_nonsense_is_left_too() {
+async fn host_with_invalid_answers_is_left() {
     let (app, first, second) = two().await;
     accepted(app.read().await);
     first.seen();
@@ -211,19 +211,19 @@ async fn a_host_that_only_answers_nonsense_is_left_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_reply_was_lost_is_not_moved() {
+async fn write_with_lost_reply_stays_at_its_host() {
     let (app, first, second) = two().await;
     accepted(app.read().await);
     first.seen();
     app.wechat.fault(Fault::new("/wxa/add_store", ResetAfter));
-    // It is looked for wherever WeChat can be asked.
+    // Recovery asks whichever host is available.
     let found = app.stores().add_store(new_store(PLACE, "1")).await.expect("it got through");
     assert!(found.into_inner().recovered);
     assert_eq!(app.count("/wxa/add_store"), 1);
     second.seen();
     accepted(app.read().await);
 
-    // This one is sent again, but where it was sent before; only others go elsewhere.
+    // This call is sent again, but only to the same host. Other calls go to the other host.
     app.wechat.fault(Fault::new(SET_CARD, ResetAfter).times(2));
     accepted(within(LONG, app.write()).await);
     assert_eq!((app.count(SET_CARD), second.seen().len()), (3, 0));
@@ -232,9 +232,9 @@ async fn a_write_whose_reply_was_lost_is_not_moved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_tries_the_first_host_again_and_everybody_returns() {
+async fn successful_read_probe_returns_all_calls() {
     let (app, mut first, second) = two().await;
-    first.vanishes().await;
+    first.vanish().await;
     accepted(app.read().await);
     first.starts(Manner::PassesOn);
     app.clock.advance(PAUSE);
@@ -248,10 +248,10 @@ async fn a_read_tries_the_first_host_again_and_everybody_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_fails_costs_one_caller_a_moment_and_nobody_an_error() {
+async fn failed_probe_delays_one_caller_without_error() {
     for (manner, saw) in [(Manner::HangsUp, "hung up"), (Manner::SaysNothing, "nothing said")] {
         let (app, mut first, second) = two().await;
-        first.vanishes().await;
+        first.vanish().await;
         accepted(app.read().await);
         first.starts(manner);
         for pause in [PAUSE, PAUSE * 2] {
@@ -265,40 +265,40 @@ async fn a_trial_that_fails_costs_one_caller_a_moment_and_nobody_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_caller_without_time_for_a_second_attempt_makes_no_trial() {
+async fn short_deadline_makes_no_probe() {
     let (app, mut first, second) = two().await;
-    first.vanishes().await;
+    first.vanish().await;
     accepted(app.read().await);
     first.starts(Manner::SaysNothing);
     app.clock.advance(PAUSE);
     second.seen();
     let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-    accepted(app.cards().get_store_card(patient(request, Duration::from_secs(4))).await);
+    accepted(app.cards().get_store_card(with_deadline(request, Duration::from_secs(4))).await);
     assert_eq!((first.seen().len(), second.seen().len()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_who_left_after_waiting_in_vain_make_way_for_others() {
+async fn abandoned_calls_mark_a_silent_host() {
     let (app, mut first, second) = two().await;
     accepted(app.read().await);
-    first.vanishes().await;
+    first.vanish().await;
     first.starts(Manner::SaysNothing);
     for _ in 0..2 {
         let left = tokio::time::timeout(Duration::from_millis(1_300), app.read()).await;
         assert!(left.is_err(), "nobody answers");
     }
-    // That they left is known a moment later.
+    // The gateway notices a moment later that they have left.
     tokio::time::sleep(Duration::from_millis(100)).await;
     accepted(app.read().await);
     assert_eq!(second.seen().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_of_the_token_right_after_a_change_of_host_refreshes_nothing() {
+async fn token_refusal_after_host_change_is_ignored() {
     let (app, mut first, _second) = two().await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
-    first.vanishes().await;
+    first.vanish().await;
     accepted(app.read().await);
     app.wechat.refuse_next(GET_CARD, 40001);
     accepted(app.read().await);
@@ -312,11 +312,11 @@ async fn a_refusal_of_the_token_right_after_a_change_of_host_refreshes_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_host_answers_the_caller_is_told_so_and_the_first_that_returns_is_used() {
+async fn all_hosts_down_is_unreachable_until_one_returns() {
     let (app, mut first, mut second) = two().await;
     accepted(app.read().await);
-    first.vanishes().await;
-    second.vanishes().await;
+    first.vanish().await;
+    second.vanish().await;
     for _ in 0..3 {
         let status = app.read().await.expect_err("nobody is there");
         assert_eq!(reason(&status), is(tonic::Code::Unavailable, "WECHAT_UNREACHABLE"));
@@ -327,7 +327,7 @@ async fn where_no_host_answers_the_caller_is_told_so_and_the_first_that_returns_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_connection_is_kept_for_ever_and_none_of_a_write_for_long() {
+async fn connections_are_not_kept_forever() {
     let (app, first, _second) = two().await;
     accepted(app.write().await);
     assert_eq!(first.connections(), 1, "for the token and the write");
@@ -335,13 +335,13 @@ async fn no_connection_is_kept_for_ever_and_none_of_a_write_for_long() {
     accepted(app.write().await);
     accepted(app.read().await);
     assert_eq!(first.connections(), 2, "and one for reads");
-    // Sockets have no other time than the real one.
+    // Sockets only have real time.
     tokio::time::sleep(Duration::from_secs(6)).await;
     accepted(app.read().await);
     assert_eq!(first.connections(), 2);
     accepted(app.write().await);
     assert_eq!(first.connections(), 3);
-    // Never idle, and yet the name may mean another address by now.
+    // The connection is never idle, but the name may have another address by now.
     app.clock.advance(Duration::from_secs(300));
     accepted(app.read().await);
     accepted(app.read().await);
@@ -349,7 +349,7 @@ async fn no_connection_is_kept_for_ever_and_none_of_a_write_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_of_the_settings_sees_every_call_even_those_to_this_machine() {
+async fn configured_proxy_sees_every_call() {
     for host in ["wechat.invalid", "127.0.0.1:1"] {
         let mut proxy = Host::reserve();
         let app = App::reaching(&format!(

@@ -1,5 +1,5 @@
-//! What can be known to be wrong never reaches WeChat. Derived from the contract: every text of every
-//! request is tried, so that a new field is tried as soon as it is there.
+//! Input that is certainly invalid never reaches WeChat. The cases come from the contract: every
+//! text of every request is tried, so a new field is covered immediately.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::{
 
 const ID: &str = "0192f7a4-5b1c-7d3e-8f00-0123456789ab";
 
-/// Texts that people read. They may begin and end with a blank, which does no harm there.
+/// Texts that people read. They may begin and end with a blank, which is harmless there.
 const FREE: [&str; 13] = [
     "address",
     "category",
@@ -37,10 +37,10 @@ const FREE: [&str; 13] = [
     "profile.company_name",
     "profile.name",
 ];
-/// Of these, what may have several lines.
+/// The one of these that may have several lines.
 const PROSE: &str = "introduction";
 
-/// Whether a field, by its whole path, is one of these.
+/// Returns true if the full path of a field is in the list.
 fn is_one_of(path: &str, names: &[&str]) -> bool {
     let ends = |name: &&str| path == *name || path.ends_with(&format!(".{name}"));
     names.iter().any(ends)
@@ -56,7 +56,7 @@ fn name(method: &MethodDescriptor) -> String {
     format!("{}/{}", method.parent_service().name(), method.name())
 }
 
-/// A good request for every RPC, by its name: WeChat's own examples, and these.
+/// Returns a valid request for every RPC by name: WeChat's own examples, and these.
 fn requests() -> BTreeMap<String, Value> {
     let mut requests = BTreeMap::new();
     for (_, example) in examples() {
@@ -90,7 +90,7 @@ async fn call(app: &App, method: &MethodDescriptor, request: &Value) -> Result<B
     app.unary(&path, &message.encode_to_vec()).await
 }
 
-/// The ways from a message to each text in it.
+/// Returns the paths from a message to each text in it.
 fn texts(message: &MessageDescriptor) -> Vec<Vec<FieldDescriptor>> {
     let mut ways = Vec::new();
     for field in message.fields() {
@@ -108,7 +108,7 @@ fn texts(message: &MessageDescriptor) -> Vec<Vec<FieldDescriptor>> {
     ways
 }
 
-/// The path of a field as refusals name it: of a list its first element.
+/// Returns the path of a field as refusals name it. A list is represented by its first element.
 fn path(way: &[FieldDescriptor]) -> String {
     let step = |field: &FieldDescriptor| {
         format!("{}{}", field.name(), if field.is_list() { "[0]" } else { "" })
@@ -116,7 +116,7 @@ fn path(way: &[FieldDescriptor]) -> String {
     way.iter().map(step).collect::<Vec<_>>().join(".")
 }
 
-/// The text at the end of a way, made where it is not there.
+/// Returns the text at the end of a path, and creates it if it is missing.
 fn text<'a>(mut at: &'a mut Value, way: &[FieldDescriptor]) -> &'a mut Value {
     for field in way {
         if let Some(one_of) = field.containing_oneof() {
@@ -138,7 +138,8 @@ fn text<'a>(mut at: &'a mut Value, way: &[FieldDescriptor]) -> &'a mut Value {
     at
 }
 
-/// Only the table of districts may have been asked for: whether a `page_token` fits depends on it.
+/// Fails if WeChat was called. Only the district table may be requested, because the validity of a
+/// `page_token` depends on it.
 fn never_called(app: &App) {
     let journal = app.wechat.control("GET", "journal", &json!({})).expect("a journal");
     let calls = journal["calls"].as_array().expect("calls").iter();
@@ -147,14 +148,14 @@ fn never_called(app: &App) {
     assert!(calls.iter().all(is_table), "{calls:?}");
 }
 
-/// The fields that a refusal of the request names.
+/// Returns the fields that the refusal of a request names.
 fn named(status: &Status) -> Vec<String> {
     let bad = status.get_details_bad_request().map(|bad| bad.field_violations);
     bad.into_iter().flatten().map(|violation| violation.field).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_is_known_to_be_wrong_is_refused_by_name_and_wechat_is_not_called() {
+async fn invalid_text_is_refused_by_field() {
     let app = App::start().await;
     let requests = requests();
     let mut tried = 0;
@@ -196,9 +197,9 @@ async fn a_text_that_is_known_to_be_wrong_is_refused_by_name_and_wechat_is_not_c
     never_called(&app);
 }
 
-/// Values that look right to people, each with the field.
+/// Values that look valid to people, each with its field.
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_called() {
+async fn impossible_value_is_refused_by_field() {
     let app = App::start().await;
     let requests = requests();
     for (rpc, field, values) in [
@@ -282,7 +283,7 @@ async fn values_that_cannot_be_right_are_refused_by_name_and_wechat_is_not_calle
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_that_cannot_lie_in_its_district_is_refused() {
+async fn place_outside_its_district_is_refused() {
     let app = App::start().await;
     for (district_id, latitude, longitude, says) in [
         ("440105", 0.0, 0.0, "both 0"),
@@ -319,7 +320,7 @@ async fn a_place_that_cannot_lie_in_its_district_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_submission_can_be_validated_and_then_nothing_is_written() {
+async fn validate_only_writes_nothing() {
     let requests = requests();
     let mut paths: BTreeMap<_, _> = examples()
         .into_iter()
@@ -365,7 +366,7 @@ async fn every_submission_can_be_validated_and_then_nothing_is_written() {
         assert_eq!(app.count(path), 0, "{rpc}");
         let writes = app.writes().list_writes(pb::ListWritesRequest::default()).await;
         assert_eq!(writes.expect("a list").into_inner().writes, [], "{rpc}");
-        // The name is still free, also for another request.
+        // The request id is still free, also for another request.
         valid["validateOnly"] = false.into();
         valid["clientReference"] = "shop-7".into();
         let answer = call(&app, &method, &valid).await;
@@ -380,7 +381,7 @@ async fn every_submission_can_be_validated_and_then_nothing_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_validated_update_shows_what_would_be_sent() {
+async fn validated_update_returns_merged_store() {
     let app = App::start().await;
     let poi_id = app.approved_store("1").await;
     let request = pb::UpdateStoreRequest {

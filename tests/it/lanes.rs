@@ -1,4 +1,4 @@
-//! Writes that WeChat wants one after another.
+//! Writes that WeChat accepts only one after another.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tonic_types::StatusExt;
 use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::pb;
 
-use crate::support::{App, is, nearby_profile, patient, reason, within};
+use crate::support::{App, is, nearby_profile, reason, with_deadline, within};
 
 const ADD: &str = "/wxa/addnearbypoi";
 const SOON: Duration = Duration::from_secs(20);
 
-/// A place that is one of many.
+/// Returns one of many places.
 fn place(map_poi_id: &str, license_number: usize) -> pb::AddNearbyPoiRequest {
     let profile = pb::NearbyPoiProfile {
         license_number: format!("15671819351828{license_number}"),
@@ -23,11 +23,11 @@ fn place(map_poi_id: &str, license_number: usize) -> pb::AddNearbyPoiRequest {
 }
 
 async fn add(app: &App, place: pb::AddNearbyPoiRequest, patience: Duration) -> Result<(), Status> {
-    app.nearby().add_nearby_poi(patient(place, patience)).await.map(drop)
+    app.nearby().add_nearby_poi(with_deadline(place, patience)).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_are_added_one_at_a_time_and_a_second_apart() {
+async fn places_are_added_one_per_second() {
     let app = App::start().await;
     let places = app.places(3).await;
     let calls = places.iter().enumerate().map(|(n, id)| add(&app, place(id, n), SOON));
@@ -41,13 +41,13 @@ async fn places_are_added_one_at_a_time_and_a_second_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn turns_come_in_the_order_of_asking() {
+async fn queued_writes_run_in_order_of_arrival() {
     let app = App::start().await;
     let places = app.places(6).await;
     let asking = places.iter().enumerate().map(|(n, id)| {
         let (app, request) = (&app, place(id, n));
         async move {
-            // Time enough to stand in line before the next.
+            // Enough time to enter the queue before the next one.
             tokio::time::sleep(Duration::from_millis(100) * u32::try_from(n).expect("few")).await;
             add(app, request, Duration::from_secs(60)).await
         }
@@ -71,8 +71,8 @@ async fn turns_come_in_the_order_of_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
-    // The lane rests for a second after the first place, and the clock stands still.
+async fn write_without_time_to_run_fails_at_once() {
+    // The queue pauses for a second after the first place, and the clock stands still.
     let app = App::still().await;
     let places = app.places(7).await;
     app.nearby().add_nearby_poi(place(&places[0], 0)).await.expect("submitted");
@@ -82,11 +82,11 @@ async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
         .enumerate()
         .map(|(n, id)| {
             let mut nearby = nearby.clone();
-            let request = patient(place(id, n + 1), Duration::from_millis(2_500));
+            let request = with_deadline(place(id, n + 1), Duration::from_millis(2_500));
             async move { nearby.add_nearby_poi(request).await }
         })
         .collect();
-    // Of 2.5 s a little is ours, so two can wait behind the one whose turn is next.
+    // A part of the 2.5 s is the gateway's reserve, so two writes can wait behind the next one.
     for _ in 0..3 {
         let answer = within(SOON, calls.next()).await.expect("six calls");
         let status = answer.expect_err("no turn in time");
@@ -106,7 +106,7 @@ async fn a_turn_that_cannot_come_in_time_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_lost_reply_the_lane_waits_until_the_call_cannot_arrive_any_more() {
+async fn lost_reply_blocks_queue_until_call_cannot_arrive() {
     let app = App::start().await;
     let places = app.places(2).await;
     app.wechat.fault(Fault::new(ADD, Kind::ResetBefore));

@@ -1,4 +1,4 @@
-//! Health, reflection and an orderly end.
+//! Health, reflection and an orderly shutdown.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::support::{App, is, reason, within};
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_speaks_of_the_process_and_of_every_service() {
+async fn health_covers_process_and_every_service() {
     let app = App::start().await;
-    // Not of WeChat: here every call to it fails.
+    // Health does not depend on WeChat: here every call to it fails.
     app.wechat.refuse_next("*", 50002);
     let mut health = HealthClient::new(app.channel.clone());
     for service in SERVICES.iter().chain(&[""]) {
@@ -37,7 +37,7 @@ async fn health_speaks_of_the_process_and_of_every_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_tells_watchers_and_does_not_wait_for_them() {
+async fn stopping_ends_watchers_without_waiting() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 200").await;
     let mut health = HealthClient::new(app.channel.clone());
     let mut watch =
@@ -55,7 +55,7 @@ async fn a_stop_tells_watchers_and_does_not_wait_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_does_not_wait_for_tools_that_keep_reflection_open() {
+async fn stopping_does_not_wait_for_open_reflection() {
     use v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
     let app = App::start().await;
@@ -73,22 +73,22 @@ async fn a_stop_does_not_wait_for_tools_that_keep_reflection_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_never_speaks_http2_is_left() {
+async fn non_http2_peer_is_disconnected() {
     let app = App::start().await;
     for said in [&b""[..], b"PRI * HT", b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n"] {
         let mut peer = TcpStream::connect(app.address).await.expect("it listens");
         peer.write_all(said).await.expect("it reads");
         let mut answer = Vec::new();
-        // Closed or reset, but not kept.
+        // The connection was closed or reset, but not kept.
         let _ = within(2 * SOON, peer.read_to_end(&mut answer)).await;
     }
-    // Nor does a stop wait for one.
+    // Stopping does not wait for one either.
     let _peer = TcpStream::connect(app.address).await.expect("it listens");
     within(SOON, app.stop()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_stop_is_only_announced_new_callers_are_served() {
+async fn announced_stop_still_serves_new_callers() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 3600000").await;
     app.announce_stop();
     let mut health = HealthClient::new(app.channel.clone());
@@ -102,12 +102,12 @@ async fn while_a_stop_is_only_announced_new_callers_are_served() {
     assert_eq!(answer.expect_err("there is no such store").code(), Code::NotFound);
 }
 
-/// Without this, grpcurl would show error details as bytes.
+/// Without these symbols, grpcurl would print error details as bytes.
 const SYMBOLS: [&str; 3] =
     ["wechat.store.v1.StoreService", "google.rpc.ErrorInfo", "grpc.health.v1.Health"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_knows_the_services_their_comments_and_error_details() {
+async fn reflection_serves_services_comments_and_errors() {
     let app = App::start().await;
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
     for symbol in SYMBOLS {
@@ -134,7 +134,7 @@ async fn reflection_knows_the_services_their_comments_and_error_details() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_older_reflection_serves_older_tools() {
+async fn older_reflection_version_is_served() {
     let app = App::start().await;
     let mut client =
         v1alpha::server_reflection_client::ServerReflectionClient::new(app.channel.clone());
@@ -154,7 +154,7 @@ async fn the_older_reflection_serves_older_tools() {
     }
 }
 
-/// Asks the operators' port; answers the status and the text.
+/// Sends a request to the admin port and returns the status and the text.
 async fn ask(app: &App, path: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(app.admin).await.expect("the gateway listens");
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
@@ -166,7 +166,7 @@ async fn ask(app: &App, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn operators_see_whether_it_lives_and_is_ready() {
+async fn admin_port_reports_liveness_and_readiness() {
     let app = App::start().await;
     assert_eq!(ask(&app, "/livez").await, (200, "ok\n".to_owned()));
     assert_eq!(ask(&app, "/readyz").await, (200, "ok\n".to_owned()));
@@ -175,7 +175,7 @@ async fn operators_see_whether_it_lives_and_is_ready() {
 }
 
 #[tokio::test]
-async fn who_is_about_to_end_lives_and_is_not_ready() {
+async fn stopping_gateway_is_live_but_not_ready() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 2000").await;
     app.announce_stop();
     within(SOON, async {

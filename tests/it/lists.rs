@@ -1,4 +1,4 @@
-//! Lists of WeChat's that are short, repeat themselves or have no end.
+//! Lists of WeChat's that are short, repeat rows or never end.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use tonic::Code;
 use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::pb::{self, UpgradeStep};
 
-use crate::support::{App, STABLE_TOKEN, is, patient, reason};
+use crate::support::{App, STABLE_TOKEN, is, reason, with_deadline};
 
 const STORES: &str = "/wxa/get_store_list";
 const OLD_STORES: &str = "/cgi-bin/poi/getpoilist";
 const PLACES: &str = "/wxa/getnearbypoilist";
 
-/// Old stores with these ids, all of them migrated.
+/// Returns old stores with these ids, all of them migrated.
 fn migrated(ids: impl Iterator<Item = u64>) -> Vec<Value> {
     ids.map(|id| json!({ "base_info": { "poi_id": id, "upgrade_status": 3 } })).collect()
 }
@@ -41,7 +41,7 @@ impl App {
     }
 }
 
-/// The answer of a WeChat whose list of old stores continues as long as it is asked.
+/// Answers like a WeChat whose list of old stores never ends.
 async fn endless_answer(
     request: Request<Incoming>,
     calls: Arc<AtomicUsize>,
@@ -59,7 +59,7 @@ async fn endless_answer(
     Ok(Response::new(Full::new(answer.to_string().into())))
 }
 
-/// A gateway in front of a list without end, and how often it is asked for.
+/// Returns a gateway in front of an endless list, and the number of its requests.
 async fn endless() -> (App, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -77,9 +77,9 @@ async fn endless() -> (App, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_is_not_complete_if_the_list_has_no_end() {
+async fn endless_list_is_not_a_complete_migration() {
     let (app, calls) = endless().await;
-    let request = patient(pb::GetUpgradeProgressRequest::default(), Duration::from_secs(60));
+    let request = with_deadline(pb::GetUpgradeProgressRequest::default(), Duration::from_secs(60));
     let progress = app.stores().get_upgrade_progress(request).await.expect("progress").into_inner();
     assert_eq!((progress.complete, progress.next_step()), (false, UpgradeStep::Unspecified));
     assert!(progress.unread_count > 0);
@@ -88,7 +88,7 @@ async fn a_migration_is_not_complete_if_the_list_has_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_is_not_complete_if_the_list_repeats_itself() {
+async fn repeating_list_is_not_a_complete_migration() {
     let app = App::start().await;
     for total in [json!(1_000_000), json!("120"), Value::Null] {
         let before = app.count(OLD_STORES);
@@ -101,7 +101,7 @@ async fn a_migration_is_not_complete_if_the_list_repeats_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_is_complete_only_if_every_store_that_is_counted_was_read() {
+async fn migration_is_complete_after_all_counted_stores() {
     let app = App::start().await;
     let nameless = || migrated(1..3).into_iter().chain([json!({ "base_info": {} })]).collect();
     for (rows, total, unread) in [
@@ -126,7 +126,7 @@ async fn a_migration_is_complete_only_if_every_store_that_is_counted_was_read() 
     }
 }
 
-/// Pages through a list. Returns how many rows came, and what ended it.
+/// Pages through a list, and returns the number of rows and the final error.
 async fn paged<F>(page: impl Fn(String) -> F) -> (usize, Option<(Code, String)>)
 where
     F: Future<Output = Result<(usize, String), tonic::Status>>,
@@ -174,7 +174,7 @@ impl App {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_stores_that_is_short_or_repeats_itself_is_a_bad_reply() {
+async fn short_or_repeating_store_list_is_bad_reply() {
     let app = App::start().await;
     let bad = Some(is(Code::Internal, "WECHAT_BAD_REPLY"));
     for (rows, total, read, end) in [
@@ -202,7 +202,7 @@ fn places(rows: u64, (left, most): (Value, Value)) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_places_ends_with_as_many_as_are_counted() {
+async fn place_list_ends_at_its_count() {
     let app = App::start().await;
     let bad = Some(is(Code::Internal, "WECHAT_BAD_REPLY"));
     for (rows, left, most, end) in [
@@ -210,7 +210,7 @@ async fn a_list_of_places_ends_with_as_many_as_are_counted() {
         (2, json!("8"), json!(10), None),
         (2, json!(5), json!(10), bad.clone()),
         (0, json!(9), json!(10), bad.clone()),
-        // Numbers that are missing or wrong say nothing: the list ends if a further page has no more.
+        // Missing or wrong counts mean nothing: the list ends if a further page is empty.
         (2, json!(11), json!(10), None),
         (2, json!(10), json!(10), None),
         (2, Value::Null, Value::Null, None),
@@ -224,7 +224,7 @@ async fn a_list_of_places_ends_with_as_many_as_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_was_short_once_can_be_paged_on() {
+async fn once_short_list_can_be_continued() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(STORES, Kind::Replace { body: page(migrated(1..3), json!(4)) }));
     let request = pb::ListStoresRequest { page_size: 50, ..Default::default() };

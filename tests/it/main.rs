@@ -1,4 +1,4 @@
-//! The gateway through its front door: real gRPC over a socket, real HTTP to the simulator.
+//! Tests the gateway over real connections: gRPC over a socket, and HTTP to the simulator.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 

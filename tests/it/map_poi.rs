@@ -28,7 +28,7 @@ async fn resolve(app: &App, names: &[&str]) -> Result<Vec<pb::DistrictMatch>, to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_district_table_is_fetched_once_and_served_from_memory() {
+async fn district_table_is_fetched_once() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(GET_DISTRICT, Kind::Latency { ms: 200 }));
     let lists = join_all((0..200).map(|_| {
@@ -42,7 +42,7 @@ async fn the_district_table_is_fetched_once_and_served_from_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_table_is_served_while_a_new_one_cannot_be_had() {
+async fn old_district_table_survives_failed_refresh() {
     let app = App::start().await;
     let first = app.map_pois().list_districts(children("")).await.expect("provinces").into_inner();
     app.clock.advance(DAY + Duration::from_secs(1));
@@ -58,7 +58,7 @@ async fn an_old_table_is_served_while_a_new_one_cannot_be_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_district_that_the_table_lacks_is_asked_for_again_once_in_five_minutes() {
+async fn missing_district_refreshes_table_every_five_minutes() {
     let app = App::start().await;
     // The documented table is short.
     let (_, short) = examples()
@@ -90,14 +90,14 @@ async fn a_district_that_the_table_lacks_is_asked_for_again_once_in_five_minutes
         assert_eq!(app.count(GET_DISTRICT), asked);
         app.clock.advance(Duration::from_secs(5 * 60));
     }
-    // A table that cannot be had leaves the one that is there.
+    // If the table cannot be fetched, the existing one stays.
     app.fault(GET_DISTRICT, Kind::Html502);
     assert_eq!(reason(&list("999999").await.expect_err("nowhere")), unknown());
     list("440300").await.expect("still known");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tree_is_walked_from_provinces_to_districts() {
+async fn districts_are_listed_level_by_level() {
     let app = App::start().await;
     let cities = app.map_pois().list_districts(children("440000")).await.expect("Guangdong");
     let cities = cities.into_inner();
@@ -107,7 +107,7 @@ async fn the_tree_is_walked_from_provinces_to_districts() {
     let guangzhou = guangzhou.into_inner().districts;
     assert_eq!(guangzhou.len(), 11);
     assert!(guangzhou.iter().all(|d| d.parent_id == "440100" && d.child_count == 0));
-    // A municipality has districts right below it.
+    // A municipality has districts directly below it.
     let beijing = app.map_pois().list_districts(children("110000")).await.expect("Beijing");
     let beijing = beijing.into_inner().districts;
     assert!(beijing.iter().all(|district| district.level() == DistrictLevel::District));
@@ -116,7 +116,7 @@ async fn the_tree_is_walked_from_provinces_to_districts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_whole_tree_comes_page_by_page() {
+async fn whole_district_tree_is_paged() {
     let app = App::start().await;
     let mut request =
         pb::ListDistrictsRequest { recursive: true, page_size: 1_000, ..Default::default() };
@@ -138,7 +138,7 @@ async fn the_whole_tree_comes_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_district_is_found_by_its_names() {
+async fn district_is_found_by_its_names() {
     let app = App::start().await;
     for names in
         [&["广东省", "广州市", "海珠区"][..], &["广东", "海珠区"], &["广州", "海珠"], &["海珠区"]]
@@ -161,7 +161,7 @@ async fn a_district_is_found_by_its_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_search_asks_with_a_number_and_answers_with_text() {
+async fn search_sends_number_and_returns_text() {
     let app = App::start().await;
     let request = pb::SearchMapPoisRequest {
         district_id: "440105".to_owned(),
@@ -192,7 +192,7 @@ fn new_place() -> pb::CreateMapPoiRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_place_gets_its_names_from_its_district() {
+async fn new_place_gets_names_of_its_district() {
     let app = App::start().await;
     let answer = app.map_pois().create_map_poi(new_place()).await.expect("submitted").into_inner();
     let submission = answer.submission.expect("a submission");
@@ -215,16 +215,16 @@ async fn a_new_place_gets_its_names_from_its_district() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_for_a_migration_names_the_old_store() {
+async fn migration_place_names_the_old_store() {
     let app = App::start().await;
     let request = pb::CreateMapPoiRequest { legacy_poi_id: "271262077".to_owned(), ..new_place() };
-    // Whether the simulator knows it or not.
+    // The result depends on the simulator's places and does not matter here.
     let _ = app.map_pois().create_map_poi(request).await;
     assert_eq!(app.wechat.calls("/wxa/create_map_poi")[0].body["poi_id"], "271262077");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_tencent_maps_refuses_is_no_success() {
+async fn tencent_maps_refusal_is_an_error() {
     let app = App::start().await;
     let body = json!({"status": 311, "message": "key格式错误"});
     app.wechat.fault(Fault::new(GET_DISTRICT, Kind::Replace { body }));

@@ -8,7 +8,7 @@ use wechat_store_gateway::pb;
 use crate::support::{App, is, png, reason};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_temporary_picture_says_when_it_ends() {
+async fn temporary_picture_has_expiry_time() {
     let app = App::start().await;
     let content = png().into();
     let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
@@ -25,7 +25,7 @@ async fn a_temporary_picture_says_when_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_for_a_page_becomes_an_address() {
+async fn page_picture_returns_url() {
     let app = App::start().await;
     let request = pb::UploadImageRequest { content: png().into(), ..Default::default() };
     let answer = app.media().upload_image(request).await.expect("taken").into_inner();
@@ -33,7 +33,7 @@ async fn a_picture_for_a_page_becomes_an_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_of_ten_megabytes_passes() {
+async fn ten_megabyte_picture_is_accepted() {
     let app = App::start().await;
     let mut content = png();
     let end = content.split_off(content.len() - 12);
@@ -48,7 +48,7 @@ async fn a_picture_of_ten_megabytes_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_picture_with_bytes_after_its_end_is_taken() {
+async fn picture_with_trailing_bytes_is_accepted() {
     let app = App::start().await;
     let gif = b"GIF89a\x01\0\x01\0\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
     let jpeg = b"\xff\xd8\xff\xe0....\xff\xd9";
@@ -60,7 +60,7 @@ async fn a_picture_with_bytes_after_its_end_is_taken() {
         let content = picture[..picture.len() - 2].to_vec().into();
         let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
         let status = app.media().upload_temporary_image(request).await;
-        // Of a PNG only the name of its last part is looked for.
+        // For a PNG, only the name of the last chunk is checked.
         if !picture.starts_with(b"\x89PNG") {
             let status = status.expect_err("cut off");
             assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"));
@@ -70,7 +70,7 @@ async fn a_picture_with_bytes_after_its_end_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_brings_nothing_is_no_success() {
+async fn upload_without_id_is_an_error() {
     let app = App::start().await;
     for path in ["/cgi-bin/media/upload", "/cgi-bin/media/uploadimg"] {
         app.fault(path, Kind::Replace { body: json!({"errcode": 0, "errmsg": "ok"}) });

@@ -46,7 +46,7 @@ async fn categories_are_fetched_once_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_waits_for_the_administrator_and_then_for_wechat() {
+async fn application_waits_for_admin_then_wechat() {
     let app = App::start().await;
     no_merchant(&app);
     assert_eq!(audit(&app).await.state(), AuditState::NotSubmitted);
@@ -82,7 +82,7 @@ async fn an_application_waits_for_the_administrator_and_then_for_wechat() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_needs_papers_says_so() {
+async fn name_that_needs_documents_has_own_reason() {
     let app = App::start().await;
     no_merchant(&app);
     let category = categories(&app).await.into_iter().find(|c| c.level == 2 && !c.sensitive);
@@ -100,7 +100,7 @@ async fn a_name_that_needs_papers_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_leaves_what_is_absent_as_it_is() {
+async fn change_keeps_absent_fields() {
     let app = App::start().await;
     let request = pb::UpdateMerchantRequest {
         introduction: Some("十年老店".to_owned()),
@@ -119,7 +119,7 @@ async fn a_change_leaves_what_is_absent_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_account_has_categories_of_its_own() {
+async fn categories_are_cached_per_account() {
     let app = App::start().await;
     for app_id in [OFFICIAL_APP_ID, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID] {
         let request = pb::ListCategoriesRequest { app_id: app_id.to_owned() };

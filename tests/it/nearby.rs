@@ -31,7 +31,7 @@ async fn list(app: &App) -> pb::ListNearbyPoisResponse {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_is_added_shown_hidden_and_deleted() {
+async fn place_is_added_shown_hidden_and_deleted() {
     let app = App::start().await;
     let empty = list(&app).await;
     assert!(empty.pois.is_empty() && empty.remaining_count == empty.maximum_count);
@@ -64,7 +64,7 @@ async fn a_place_is_added_shown_hidden_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_is_sent_with_json_inside_strings() {
+async fn place_is_sent_as_json_inside_strings() {
     let app = App::start().await;
     let mut profile = nearby_profile(PLACE);
     profile.service_labels.push(pb::ServiceLabel {
@@ -102,7 +102,7 @@ async fn a_place_is_sent_with_json_inside_strings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replacing_names_the_place_and_sends_everything() {
+async fn replacement_sends_id_and_all_fields() {
     let app = App::start().await;
     let added = add(&app, "156718193518281").await;
     app.approve(&added.submission.expect("a submission"));
@@ -118,7 +118,7 @@ async fn replacing_names_the_place_and_sends_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_is_read_whatever_wechat_wraps_it_in() {
+async fn list_is_parsed_in_every_wrapping() {
     let app = App::start().await;
     let inner = r#"{"poi_list":[{"poi_id":503450501,"qualification_address":"a",
         "qualification_num":"1","audit_status":"4","display_status":0,"refuse_reason":"no"}]}"#;
@@ -153,7 +153,7 @@ async fn the_list_is_read_whatever_wechat_wraps_it_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_come_page_by_page() {
+async fn places_are_paged() {
     let app = App::start().await;
     for number in 0..5 {
         add(&app, &format!("15671819351828{number}")).await;

@@ -1,7 +1,7 @@
-//! Every RPC against a WeChat whose types are not those of its documents.
+//! Every RPC against a WeChat whose types differ from its documents.
 //!
-//! Two sources: WeChat's own examples in `tests/documented`, which a new RPC brings along, and the story in
-//! [`every_rpc`], in which the calls depend on each other. A new RPC needs no code here.
+//! There are two sources: WeChat's own examples in `tests/documented`, which every new RPC has, and the
+//! story in [`every_rpc`], in which the calls depend on each other. A new RPC needs no code here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +21,8 @@ use crate::{
 
 const PLACE: &str = "2708071440732747189";
 
-/// What an answer says, without what differs each time.
-fn told<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
+/// Returns the text of an answer, without the parts that differ each time.
+fn text_of<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
     match answer {
         Ok(answer) => {
             let text = format!("{:?}", answer.into_inner());
@@ -44,8 +44,8 @@ fn told<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
     }
 }
 
-/// Calls every RPC once, in an order in which each has something to do. The answers are by the name
-/// of the RPC in small letters.
+/// Calls every RPC once, in an order in which each has something to do. Returns the answers by the
+/// lower-case name of the RPC.
 async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     let (mut merchants, mut map_pois, mut stores) = (app.merchants(), app.map_pois(), app.stores());
     let (mut nearby, mut cards, mut media) = (app.nearby(), app.cards(), app.media());
@@ -53,7 +53,7 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
     macro_rules! call {
         ($client:ident.$method:ident($request:expr)) => {
             let answer = within(Duration::from_secs(60), $client.$method($request)).await;
-            all.insert(stringify!($method).replace('_', ""), told(answer));
+            all.insert(stringify!($method).replace('_', ""), text_of(answer));
         };
     }
     let text = str::to_owned;
@@ -170,10 +170,10 @@ async fn every_rpc(app: &App) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn numbers_as_text_and_text_as_numbers_and_unknown_fields_change_no_answer() {
+async fn swapped_types_and_unknown_fields_are_tolerated() {
     let plain = every_rpc(&App::start().await).await;
-    // A path that the simulator does not know.
-    assert!(plain.values().all(|told| !told.contains("WECHAT_UNREACHABLE")), "{plain:#?}");
+    // The simulator does not have this path.
+    assert!(plain.values().all(|text| !text.contains("WECHAT_UNREACHABLE")), "{plain:#?}");
     for kind in [Kind::WrongTypes, Kind::UnknownFields, Kind::ErrcodeAsString] {
         let app = App::start().await;
         app.fault("*", kind.clone());
@@ -231,22 +231,22 @@ async fn odd_types_in_documented_replies_change_no_answer() {
     assert!(tried >= examples().len(), "{tried}");
 }
 
-/// Nulls may say less, but they say it with a type.
+/// Nulls may contain less, but the answer has the right type.
 #[tokio::test(flavor = "multi_thread")]
-async fn null_for_every_field_is_an_answer_or_a_typed_status() {
+async fn null_fields_yield_answer_or_typed_status() {
     let app = App::start().await;
-    // A token there has to be.
+    // A token must exist there.
     app.read().await.expect_err("there is no such store");
     app.wechat.control("POST", "clock", &json!({"advance_seconds": 1})).expect("later");
     app.fault("*", Kind::Nulls);
     app.wechat.fault(Fault::new("/cgi-bin/stable_token", Kind::Latency { ms: 1 }).times(0));
-    let told = every_rpc(&app).await;
-    assert!(told.values().all(|told| !told.contains("\"INTERNAL\"")), "{told:#?}");
+    let answers = every_rpc(&app).await;
+    assert!(answers.values().all(|text| !text.contains("\"INTERNAL\"")), "{answers:#?}");
 }
 
 /// Fields that are empty, missing or undocumented in WeChat's samples.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_samples_leave_out_is_read_all_the_same() {
+async fn fields_missing_in_samples_are_tolerated() {
     let app = App::start().await;
     let answers = |path: &str, body| app.wechat.fault(Fault::new(path, Kind::Replace { body }));
     let item = json!([{"sosomap_poi_uid": PLACE, "pic_urls": ["http://a"]}]);

@@ -1,4 +1,4 @@
-//! WeChat's quotas: what is spent is not asked for again, and what is lifted is found out.
+//! WeChat's quotas: a spent quota stops calls, and a restored one is detected.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ const UPLOAD: &str = "/cgi-bin/media/upload";
 const DAY: u64 = 24 * 3600;
 const PROBE_PAUSE: Duration = Duration::from_secs(300);
 
-/// Until it is midnight in China.
+/// Returns the time until midnight in China.
 fn until_midnight(clock: &Clock) -> Duration {
     Duration::from_secs(DAY - (clock.unix() + 8 * 3600) % DAY)
 }
 
-/// A gateway in China at noon, where time stands still.
+/// Starts a gateway at noon in China, with a clock that stands still.
 async fn at_noon() -> App {
     noon(App::still().await)
 }
@@ -35,13 +35,13 @@ fn limit(app: &App, app_id: &str, path: &str, daily_limit: u64) {
     app.wechat.control("POST", "quota", &limit).expect("a limit");
 }
 
-/// WeChat took the call: it looked for the store, which does not exist.
+/// Checks that WeChat processed the call: the store does not exist.
 fn taken(result: Result<String, Status>) {
     let status = result.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
 }
 
-/// The call's quota is spent; answers after how many seconds WeChat is asked again.
+/// Checks that the quota of the call is spent, and returns the retry delay in seconds.
 fn spent(result: Result<String, Status>, expected: &str) -> i64 {
     let status = result.expect_err("spent");
     assert_eq!(reason(&status), is(Code::ResourceExhausted, expected));
@@ -64,7 +64,7 @@ async fn reads(app: &App, count: usize) -> Vec<Result<String, Status>> {
     join_all((0..count).map(|_| app.read())).await
 }
 
-/// Three calls that pass, one that WeChat refuses.
+/// Makes three calls that pass and one that WeChat refuses.
 async fn spend(app: &App) {
     limit(app, OFFICIAL_APP_ID, GET_CARD, 3);
     for _ in 0..3 {
@@ -75,7 +75,7 @@ async fn spend(app: &App) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spent_quota_is_asked_for_once() {
+async fn spent_quota_stops_further_calls() {
     let app = at_noon().await;
     spend(&app).await;
     for result in reads(&app, 20).await {
@@ -87,7 +87,7 @@ async fn a_spent_quota_is_asked_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_is_an_accounts_own() {
+async fn quota_is_per_account() {
     let app = at_noon().await;
     limit(&app, OFFICIAL_APP_ID, UPLOAD, 0);
     let upload = async |app_id: &str| {
@@ -104,12 +104,12 @@ async fn a_quota_is_an_accounts_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_call_in_five_minutes_tries_whether_the_quota_was_lifted() {
+async fn spent_quota_is_probed_every_five_minutes() {
     let app = at_noon().await;
     spend(&app).await;
     for tried in 1..=2 {
         app.clock.advance(PROBE_PAUSE);
-        // Under way while the others come.
+        // This call is running while the others arrive.
         app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 300 }));
         for result in reads(&app, 20).await {
             assert_eq!(spent_today(result), 300);
@@ -129,8 +129,8 @@ async fn one_call_in_five_minutes_tries_whether_the_quota_was_lifted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_is_lost_ends_nothing() {
-    // Time passes, because the call is sent again after pauses.
+async fn lost_probe_does_not_clear_quota() {
+    // This clock runs, because the call is repeated after pauses.
     let app = noon(App::start().await);
     spend(&app).await;
     app.clock.advance(PROBE_PAUSE);
@@ -143,7 +143,7 @@ async fn a_trial_that_is_lost_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daily_quota_is_full_again_at_midnight_in_china() {
+async fn daily_quota_resets_at_midnight_in_china() {
     let app = at_noon().await;
     spend(&app).await;
     app.clock.advance(until_midnight(&app.clock) - Duration::from_secs(60));
@@ -158,7 +158,7 @@ async fn a_daily_quota_is_full_again_at_midnight_in_china() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_of_the_minute_is_full_again_in_the_next_one() {
+async fn minute_quota_resets_in_next_minute() {
     let app = at_noon().await;
     app.wechat.refuse_next(GET_CARD, 45011);
     for _ in 0..5 {

@@ -1,4 +1,5 @@
-//! Reviews of which no push comes: WeChat is asked, and what it shows is an event, or is not.
+//! Overdue reviews: the gateway polls WeChat and turns a result into an event only if it is
+//! certain.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::{
     support::{App, nearby_profile, new_map_poi, new_store, within},
 };
 
-/// Asks after a fifth of a second, and then every third.
+/// Polls after a fifth of a second, and then three times a second.
 pub(crate) const EAGER: &str = "[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001";
 const PLACE: &str = "2708071440732747189";
 
-/// A gateway that soon asks, and someone who watches.
+/// Starts a gateway that polls soon, and a watcher.
 async fn eager() -> (App, Watch) {
     let app = App::with_sections(EAGER).await;
     let watch = Watch::begin(&app, latest()).await;
@@ -25,19 +26,19 @@ async fn eager() -> (App, Watch) {
 }
 
 impl App {
-    /// Decides a review and tells nobody; answers the id that this made.
+    /// Decides a review without a push, and returns the id that this created.
     fn decide_silently(&self, audit_id: &str, decision: Decision) -> String {
         let audit_id = audit_id.parse().expect("a number");
         let decided = self.wechat.decide_silently(audit_id, decision, "资料不全");
         decided.expect("an open review").result.unwrap_or_default()
     }
 
-    /// WeChat lists stores that look as the one with the credential `0001`, and no other.
+    /// Lets WeChat list only stores that look like the one with the credential `0001`.
     fn list_alike(&self, poi_ids: &[u64], status: u32) {
         self.list_alike_of(poi_ids, status, poi_ids.len());
     }
 
-    /// The same, but WeChat counts so many stores.
+    /// The same, with this total number of stores.
     fn list_alike_of(&self, poi_ids: &[u64], status: u32, total: usize) {
         let row = |poi_id: &u64| {
             json!({ "base_info": {
@@ -63,7 +64,7 @@ impl App {
         answer.submission.expect("a review")
     }
 
-    /// A merchant to apply for.
+    /// Returns a valid application.
     pub(crate) async fn application(&self) -> pb::ApplyMerchantRequest {
         let categories =
             self.merchants().list_categories(pb::ListCategoriesRequest::default()).await;
@@ -87,7 +88,7 @@ impl App {
         answer.into_inner().submission.expect("a submission")
     }
 
-    /// Time enough to ask several times.
+    /// Waits until WeChat was asked several times.
     async fn asked(&self, path: &str, times: usize) {
         let before = self.count(path);
         within(Duration::from_secs(20), async {
@@ -99,7 +100,7 @@ impl App {
     }
 }
 
-/// The next event, which WeChat was asked for.
+/// Returns the next event, which must come from polling.
 async fn found(watch: &mut Watch, submission: &pb::Submission) -> AuditEvent {
     let (event, _) = watch.event().await;
     assert_eq!(event.origin(), EventOrigin::Polled);
@@ -111,7 +112,7 @@ async fn found(watch: &mut Watch, submission: &pb::Submission) -> AuditEvent {
 }
 
 #[tokio::test]
-async fn a_new_store_is_found_by_what_it_looks_like() {
+async fn new_store_is_found_by_its_fingerprint() {
     let (app, mut watch) = eager().await;
     let store = app.add_store(PLACE, "0001").await;
     app.asked("/wxa/get_store_list", 2).await;
@@ -125,7 +126,7 @@ async fn a_new_store_is_found_by_what_it_looks_like() {
     let settled = app.submission(&store.submission_id).await;
     assert_eq!((settled.state(), &settled.event_id), (AuditState::Approved, &event.event_id));
 
-    // The push comes after all.
+    // The push arrives after all.
     let push = json!({
         "Event": "add_store_audit_info", "audit_id": store.audit_id, "status": 1, "poiid": poi_id,
     });
@@ -139,14 +140,14 @@ async fn a_new_store_is_found_by_what_it_looks_like() {
 }
 
 #[tokio::test]
-async fn stores_that_look_alike_prove_nothing() {
+async fn identical_stores_prove_nothing() {
     let (app, mut watch) = eager().await;
     let store = app.add_store(PLACE, "0001").await;
     app.list_alike(&[7, 8], 1);
     app.asked("/wxa/get_store_list", 2).await;
     assert_eq!(app.submission(&store.submission_id).await.state(), AuditState::InReview);
 
-    // As soon as one of them is known to be another's, the other is what is left.
+    // As soon as one store belongs to another submission, only the other remains.
     let other = app.add_store(&app.places(1).await[0], "0002").await;
     let push = json!({
         "Event": "add_store_audit_info", "audit_id": other.audit_id, "status": 1, "poiid": 7,
@@ -160,7 +161,7 @@ async fn stores_that_look_alike_prove_nothing() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_whole_proves_nothing_about_a_new_store() {
+async fn incomplete_list_proves_nothing() {
     let (app, mut watch) = eager().await;
     app.list_alike(&[], 1);
     let store = app.add_store(PLACE, "0001").await;
@@ -174,12 +175,12 @@ async fn a_list_that_is_not_whole_proves_nothing_about_a_new_store() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_once_asking_is_turned_off() {
+async fn disabled_polling_asks_nothing() {
     let asks = "[audit]\nask_after_hours = 1\nask_again_hours = 0.0001";
     let mut app = App::with_sections(asks).await;
     let store = app.add_store(PLACE, "0001").await;
     app.decide_silently(&store.audit_id, Decision::Approve);
-    // A write whose outcome is unknown is looked for all the same.
+    // A write with an unknown outcome is still recovered.
     let hidden = "/wxa/get_store_info";
     app.fault(hidden, Kind::Html502);
     app.wechat.fault(Fault::new("/wxa/del_store", Kind::ResetBefore));
@@ -197,7 +198,7 @@ async fn nothing_is_asked_once_asking_is_turned_off() {
 }
 
 #[tokio::test]
-async fn a_store_that_may_be_another_submissions_proves_nothing() {
+async fn ambiguous_store_proves_nothing() {
     let (app, mut watch) = eager().await;
     app.list_alike(&[], 1);
     let one = app.add_store(PLACE, "0001").await;
@@ -210,7 +211,7 @@ async fn a_store_that_may_be_another_submissions_proves_nothing() {
         assert_eq!(stands.state(), AuditState::InReview, "which of the two is it?");
     }
 
-    // The first failed, and the store that is listed as failed may well be that one.
+    // The first one failed, and the listed failed store may be that one.
     let push = json!({
         "Event": "add_store_audit_info", "audit_id": one.audit_id, "status": 3, "reason": "",
     });
@@ -227,7 +228,7 @@ async fn a_store_that_may_be_another_submissions_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_migration_shows_in_the_list_of_old_stores() {
+async fn migration_result_is_found_in_old_stores() {
     let (app, mut watch) = eager().await;
     let old = json!([{ "poi_id": "271262077", "upgrade_status": 0, "available_state": 3 }]);
     let body = json!({ "app_id": OFFICIAL_APP_ID, "stores": old });
@@ -243,7 +244,7 @@ async fn a_migration_shows_in_the_list_of_old_stores() {
 }
 
 #[tokio::test]
-async fn new_pictures_end_with_the_state_of_their_store() {
+async fn picture_result_follows_store_state() {
     let (app, mut watch) = eager().await;
     let poi_id = app.approved_store("0001").await;
     watch.event().await;
@@ -258,7 +259,7 @@ async fn new_pictures_end_with_the_state_of_their_store() {
 }
 
 #[tokio::test]
-async fn a_store_that_shows_other_pictures_proves_nothing_about_new_ones() {
+async fn store_with_other_pictures_proves_nothing() {
     let (app, mut watch) = eager().await;
     let poi_id = app.approved_store("0001").await;
     watch.event().await;
@@ -279,7 +280,7 @@ async fn a_store_that_shows_other_pictures_proves_nothing_about_new_ones() {
 }
 
 #[tokio::test]
-async fn a_nearby_place_is_listed_with_its_state() {
+async fn nearby_place_result_is_found_in_list() {
     let (app, mut watch) = eager().await;
     let request = pb::AddNearbyPoiRequest {
         client_reference: "shop-8".to_owned(),
@@ -296,7 +297,7 @@ async fn a_nearby_place_is_listed_with_its_state() {
 }
 
 #[tokio::test]
-async fn wechat_says_where_an_application_stands() {
+async fn application_result_is_polled() {
     let (app, mut watch) = eager().await;
     let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
     app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
@@ -312,7 +313,7 @@ async fn wechat_says_where_an_application_stands() {
 }
 
 #[tokio::test]
-async fn the_result_of_the_application_before_is_not_that_of_the_next() {
+async fn previous_application_result_is_ignored() {
     let (app, mut watch) = eager().await;
     let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
     app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
@@ -321,7 +322,7 @@ async fn the_result_of_the_application_before_is_not_that_of_the_next() {
     app.decide_silently(&audit_id.to_string(), Decision::Reject);
     found(&mut watch, &first).await;
 
-    // WeChat goes on showing it until an administrator confirms the next one.
+    // WeChat returns it until an administrator confirms the next application.
     let data = json!({ "audit_id": audit_id, "status": 3, "reason": "资料不全" });
     let body = json!({ "errcode": 0, "data": data });
     app.fault("/wxa/get_merchant_audit_info", Kind::Replace { body });
@@ -339,14 +340,14 @@ async fn the_result_of_the_application_before_is_not_that_of_the_next() {
 }
 
 #[tokio::test]
-async fn nobody_can_be_asked_about_a_place_on_the_map() {
+async fn map_place_cannot_be_polled() {
     let overdue = "overdue_after_hours = 24";
     let app = App::with_sections(&format!("{EAGER}\n{overdue}")).await;
     let answer =
         app.map_pois().create_map_poi(new_map_poi()).await.expect("submitted").into_inner();
     let place = answer.submission.expect("a submission");
     app.decide_silently(&place.audit_id, Decision::Approve);
-    // Whoever comes later has been asked about twice.
+    // By the time this event arrives, WeChat was polled twice.
     app.add_store(PLACE, "0001").await;
     app.asked("/wxa/get_store_list", 2).await;
     app.clock.advance(Duration::from_secs(24 * 3600));

@@ -1,5 +1,5 @@
-//! A real Redis of the tests' own, and what only that backend has to do: to lose nothing when it
-//! dies, and to be missed without harm.
+//! A real Redis for the tests, and the duties of this backend alone: it must lose nothing in a
+//! crash, and a missing Redis must do no harm.
 
 use std::{
     io,
@@ -35,7 +35,7 @@ use crate::{
 
 conformance!(redis);
 
-/// Longer than anything takes that works, and shorter than [`State::newer`] waits.
+/// Longer than any working operation takes, and shorter than [`State::newer`] waits.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 struct Shared {
@@ -59,7 +59,7 @@ impl Backend for Shared {
     }
 
     async fn pass_for_writes(&self, time: Duration) {
-        // Redis has no clock that one could set.
+        // The clock of Redis cannot be set, so its stored times are moved.
         let earlier = r"
             local prefix, time = '{wechat-store-gateway}:', -tonumber(ARGV[1])
             for _, write in ipairs(redis.call('KEYS', prefix .. 'write:*')) do
@@ -88,7 +88,7 @@ impl Backend for Shared {
     }
 }
 
-/// A `redis-server` with data of its own. Both are gone when it is dropped.
+/// A `redis-server` with its own data. Both are removed when it is dropped.
 pub(crate) struct RedisServer {
     pub(crate) port: u16,
     durable: bool,
@@ -97,10 +97,10 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one that writes down what it did before it says so, or never.
+    /// Starts a server that either syncs every change before it acknowledges it, or never saves.
     pub(crate) async fn start(durable: bool) -> Self {
         let data = tempfile::tempdir().expect("a directory for Redis");
-        // Somebody else may take a free port before Redis does.
+        // Another process may take a free port before Redis does.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0")
                 .and_then(|listener| listener.local_addr())
@@ -114,28 +114,28 @@ impl RedisServer {
         panic!("redis-server does not start");
     }
 
-    /// Where it is.
+    /// Returns its URL.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// A client.
+    /// Returns a client.
     pub(crate) async fn open(&self) -> Arc<dyn State> {
         Arc::new(Redis::open(&self.url()).await.expect("Redis runs"))
     }
 
-    /// Where its data is.
+    /// Returns the folder of its data.
     pub(crate) fn folder(&self) -> &Path {
         self.data.path()
     }
 
-    /// Kills it: it has no time to write anything down.
+    /// Kills it, so that it cannot save anything.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("ours");
         self.process.wait().expect("killed");
     }
 
-    /// Starts it again where it was, with what it had.
+    /// Starts it again at the same address with the same data.
     pub(crate) async fn restart(&mut self) {
         self.process = run(self.port, self.durable, self.data.path());
         assert!(answers(self.port, &mut self.process).await, "redis-server does not start again");
@@ -166,7 +166,7 @@ fn run(port: u16, durable: bool, data: &Path) -> Child {
         .expect("the program redis-server is needed: scripts/test installs it")
 }
 
-/// Waits until it answers; false if it ends instead.
+/// Waits until it answers. Returns false if it ends instead.
 async fn answers(port: u16, process: &mut Child) -> bool {
     while process.try_wait().expect("ours").is_none() {
         if ask(port, "PING").await.is_ok_and(|answer| answer.starts_with("+PONG")) {
@@ -185,7 +185,7 @@ async fn ask(port: u16, command: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-/// An event that stands alone.
+/// Returns an event that belongs to no submission.
 pub(crate) fn event(number: u8) -> NewEvent {
     NewEvent {
         key: EventKey([number; 32]),
@@ -203,7 +203,7 @@ pub(crate) fn event(number: u8) -> NewEvent {
     }
 }
 
-/// The positions of all events.
+/// Returns the positions of all events.
 pub(crate) async fn positions(state: &dyn State) -> Vec<u64> {
     let query = EventQuery { limit: 1000, ..EventQuery::default() };
     let page = state.events(query).await.expect("Redis runs");
@@ -211,7 +211,7 @@ pub(crate) async fn positions(state: &dyn State) -> Vec<u64> {
 }
 
 /// Appends an event as soon as that works.
-pub(crate) async fn healed(state: &Arc<dyn State>, number: u8) -> Appended {
+pub(crate) async fn append_when_ready(state: &Arc<dyn State>, number: u8) -> Appended {
     let append = async {
         loop {
             match state.append(event(number)).await {
@@ -224,7 +224,7 @@ pub(crate) async fn healed(state: &Arc<dyn State>, number: u8) -> Appended {
 }
 
 #[tokio::test]
-async fn what_a_redis_acknowledged_is_there_after_it_was_killed() {
+async fn acknowledged_data_survives_a_kill() {
     let mut server = RedisServer::start(true).await;
     let state = server.open().await;
     for number in 1..=100 {
@@ -261,14 +261,14 @@ async fn what_a_redis_acknowledged_is_there_after_it_was_killed() {
 }
 
 #[tokio::test]
-async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile() {
+async fn append_wakes_waiting_client_that_blocks_none() {
     let server = RedisServer::start(false).await;
     let (one, other) = (server.open().await, server.open().await);
     let waiting = tokio::spawn({
         let one = one.clone();
         async move { one.newer(0).await }
     });
-    // One who leaves, and whose connection nobody may have after it.
+    // A caller that leaves. No other caller may use its connection afterwards.
     let left = tokio::time::timeout(Duration::from_millis(50), one.newer(0)).await;
     assert!(left.is_err(), "nothing is there yet");
     one.probe().await.expect("not held up");
@@ -283,7 +283,7 @@ async fn one_client_wakes_by_what_another_appends_and_holds_up_nobody_meanwhile(
 }
 
 #[tokio::test]
-async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back() {
+async fn missing_redis_fails_fast_until_it_returns() {
     let mut server = RedisServer::start(true).await;
     let state = server.open().await;
     let waiting = tokio::spawn({
@@ -301,12 +301,12 @@ async fn a_redis_that_is_gone_is_an_error_soon_and_is_used_again_when_it_is_back
     // Long enough for every attempt to connect to be over.
     sleep(Duration::from_secs(1)).await;
     server.restart().await;
-    assert_eq!(healed(&state, 1).await, Appended::New(1));
+    assert_eq!(append_when_ready(&state, 1).await, Appended::New(1));
     assert_eq!(state.newer(0).await, Ok(None));
 }
 
 #[tokio::test]
-async fn an_address_that_leads_to_another_primary_is_followed() {
+async fn moved_primary_is_followed() {
     let (first, second) = (RedisServer::start(false).await, RedisServer::start(false).await);
     let leads_to = Arc::new(AtomicU16::new(first.port));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -332,7 +332,7 @@ async fn an_address_that_leads_to_another_primary_is_followed() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_is_an_error_in_time() {
+async fn hanging_redis_fails_in_time() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     server.command("CLIENT PAUSE 60000 ALL").await;
@@ -341,7 +341,7 @@ async fn a_redis_that_hangs_is_an_error_in_time() {
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_reached_or_used_is_an_error_at_start_that_shows_no_password() {
+async fn unusable_redis_fails_start_without_password() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent = nobody.local_addr().expect("bound");
     let server = RedisServer::start(false).await;
@@ -359,7 +359,7 @@ async fn a_redis_that_cannot_be_reached_or_used_is_an_error_at_start_that_shows_
 }
 
 #[tokio::test]
-async fn a_full_redis_says_so_and_one_of_a_newer_version_is_left_alone() {
+async fn full_redis_and_newer_schema_are_reported() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     server.command("CONFIG SET maxmemory 1").await;
@@ -379,7 +379,7 @@ async fn a_full_redis_says_so_and_one_of_a_newer_version_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_token_is_shared_by_a_redis_whose_time_went_back() {
+async fn token_is_shared_after_clock_went_back() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     let (app_id, value) = (AppId::from("wx1".to_owned()), Secret::from("t".to_owned()));
@@ -390,7 +390,7 @@ async fn a_token_is_shared_by_a_redis_whose_time_went_back() {
 }
 
 #[tokio::test]
-async fn a_long_log_is_read_and_forgotten_in_bounded_steps() {
+async fn long_log_is_read_and_pruned_in_steps() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     for number in 0..2500_u16 {
@@ -415,7 +415,7 @@ async fn a_long_log_is_read_and_forgotten_in_bounded_steps() {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_leaves_nothing() {
+async fn pruned_data_leaves_no_keys() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     let review = |number, kind, audit_id: &str, poi_id: &str| NewEvent {
@@ -491,7 +491,7 @@ async fn what_is_forgotten_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_write_whose_outcome_is_not_known_is_found_at_once_among_many() {
+async fn unknown_write_is_found_without_full_scan() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     let minute = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-//! A Redis that loses the state under those who use it: what was under way is not done twice, what is
-//! gone is not acknowledged, and it goes on by itself.
+//! A Redis that loses the state while processes use it: running work is not done twice, lost data
+//! is not acknowledged, and the processes recover without help.
 
 use std::{
     collections::HashMap,
@@ -26,8 +26,8 @@ use crate::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The answer, once the state is no longer looked after.
-async fn settled<T>(verb: impl AsyncFn() -> Result<T, Error>) -> T {
+/// Returns the answer after the quiet period.
+async fn after_quiet_period<T>(verb: impl AsyncFn() -> Result<T, Error>) -> T {
     let again = async {
         loop {
             match verb().await {
@@ -43,13 +43,13 @@ async fn settled<T>(verb: impl AsyncFn() -> Result<T, Error>) -> T {
 fn is_quiet(error: &Error) -> bool {
     match error {
         Error::Lost(_) => true,
-        Error::Unusable(why) => why.contains("writes are taken again"),
+        Error::Unusable(why) => why.contains("writes are refused for"),
         _ => false,
     }
 }
 
-/// Nothing is begun, whether or not it is known that anything was lost.
-fn is_refused<T: std::fmt::Debug>(answer: Result<T, Error>) {
+/// Checks that no work begins, whether or not the loss was noticed.
+fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Error>) {
     assert!(matches!(&answer, Err(error) if is_quiet(error)), "{answer:?}");
 }
 
@@ -60,7 +60,7 @@ fn is_lost<T: std::fmt::Debug>(answer: Result<T, Error>) {
 async fn lease(state: &Arc<dyn State>, name: &str) -> u64 {
     let acquire = async {
         loop {
-            match settled(async || state.acquire(name, MINUTE).await).await {
+            match after_quiet_period(async || state.acquire(name, MINUTE).await).await {
                 Acquired::Lease(fence) => break fence,
                 Acquired::Taken(_) => sleep(Duration::from_millis(20)).await,
             }
@@ -69,14 +69,14 @@ async fn lease(state: &Arc<dyn State>, name: &str) -> u64 {
     within(SOON, acquire).await
 }
 
-/// The fields of what agrees on the state.
+/// Returns the fields of the key that identifies the state.
 async fn guard(server: &RedisServer) -> HashMap<String, String> {
     let said = server.command("HGETALL {wechat-store-gateway}:guard").await;
     let words: Vec<_> = said.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
     words.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
 }
 
-/// What two processes have under way, and what becomes of it when the state is lost in a way.
+/// Lets two processes have running work, loses the state, and checks that nothing is done twice.
 async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut RedisServer)) {
     let (one, other) = (server.open().await, server.open().await);
     let log = one.log().await.expect("Redis runs");
@@ -102,45 +102,47 @@ async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut
 
     lose(server).await;
 
-    // Whoever comes first notices, and nothing is begun at once.
+    // The first operation notices the loss, and no work begins immediately.
     let noticed = Instant::now();
-    is_refused(other.begin(write("again", "first"), MINUTE).await);
+    assert_refused(other.begin(write("again", "first"), MINUTE).await);
     let [begun, probed] =
         [other.begin(write("again", "first"), MINUTE).await.map(drop), other.probe().await];
     if noticed.elapsed() < Duration::from_secs(4) {
-        is_refused(begun);
-        is_refused(probed);
+        assert_refused(begun);
+        assert_refused(probed);
     }
-    // What was claimed before is not sent, as often as one tries.
+    // A write that was claimed before is not sent, however often it is tried.
     for _ in 0..3 {
         is_lost(one.sent("claimed", claimed, MINUTE, Bytes::new()).await);
         is_lost(one.sent("later", later, MINUTE, Bytes::new()).await);
     }
-    // Who sent it noted it anew, and so nobody sends it again.
+    // The process that sent a write restored it, so no other process sends it again.
     for (id, name) in [("at once", "first"), ("later", "second")] {
         let again = write(&format!("{id} again"), name);
-        let begun = settled(async || other.begin(again.clone(), MINUTE).await).await;
+        let begun = after_quiet_period(async || other.begin(again.clone(), MINUTE).await).await;
         let Begun::Known(known) = begun else { panic!("{begun:?}") };
         assert_eq!((&*known.write_id, known.state, known.attempts), (id, WriteState::Sent, 1));
         assert!(known.rest > MINUTE / 2, "{known:?}");
     }
-    // The end of one that ended just before is there, too, and what it submitted.
-    let begun = settled(async || other.begin(write("done again", "fourth"), MINUTE).await).await;
+    // The end of a write that had just ended is restored, with its submission.
+    let begun =
+        after_quiet_period(async || other.begin(write("done again", "fourth"), MINUTE).await).await;
     let Begun::Known(known) = begun else { panic!("{begun:?}") };
     assert_eq!((known.state, known.reply), (WriteState::Finished, Some("reply".into())));
     let found = other.submissions(SubmissionQuery { limit: 9, ..Default::default() }).await;
     assert_eq!(found.expect("Redis runs").submissions.len(), 1);
-    // What was not sent can be begun anew.
-    let begun = settled(async || other.begin(write("third again", "third"), MINUTE).await).await;
+    // A write that was not sent can be begun again.
+    let begun =
+        after_quiet_period(async || other.begin(write("third again", "third"), MINUTE).await).await;
     assert!(matches!(begun, Begun::Claimed { .. }), "{begun:?}");
     is_lost(one.sent("claimed", claimed, MINUTE, Bytes::new()).await);
-    // Its end is noted where it was begun, and its repeat is told.
+    // Its end is recorded by the process that began it, and a repeat returns it.
     one.ended("at once", 1, finished("later reply")).await.expect("Redis runs");
     let begun = other.begin(write("once more", "first"), MINUTE).await.expect("Redis runs");
     let Begun::Known(known) = begun else { panic!("{begun:?}") };
     assert_eq!(known.reply, Some("later reply".into()));
 
-    // A lease stays with who has it; fences and generations never come again.
+    // A lease stays with its holder, and fences and generations are never used twice.
     let taken = other.acquire("held", MINUTE).await;
     assert!(matches!(taken, Ok(Acquired::Taken(_))), "{taken:?}");
     assert_eq!(one.renew("held", held, MINUTE).await, Ok(true));
@@ -151,7 +153,7 @@ async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut
     let after = other.put_token(&app_id, 0, &late, MINUTE).await.expect("Redis runs");
     assert!(after.value == token || after.generation > before.generation, "{after:?}");
 
-    // It has all that a new state has, once, and both work in it.
+    // The new state is complete, and both processes work in it.
     assert_eq!(server.command("GET {wechat-store-gateway}:schema").await, "$1\r\n1\r\n");
     for state in [&one, &other] {
         assert_eq!(state.probe().await, Ok(()));
@@ -162,7 +164,7 @@ async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_under_way_in_a_redis_that_was_emptied_is_not_done_twice() {
+async fn emptied_redis_repeats_no_work() {
     let flush = async |server: &mut RedisServer| {
         assert!(server.command("FLUSHALL").await.starts_with("+OK"));
     };
@@ -170,7 +172,7 @@ async fn what_was_under_way_in_a_redis_that_was_emptied_is_not_done_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_under_way_in_a_redis_that_came_back_empty_is_not_done_twice() {
+async fn redis_restarted_empty_repeats_no_work() {
     let restart = async |server: &mut RedisServer| {
         server.kill();
         server.restart().await;
@@ -179,7 +181,7 @@ async fn what_was_under_way_in_a_redis_that_came_back_empty_is_not_done_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_under_way_in_a_redis_that_went_back_to_an_older_copy_is_not_done_twice() {
+async fn redis_with_older_copy_repeats_no_work() {
     let mut server = RedisServer::start(false).await;
     let earlier = server.open().await;
     earlier.log().await.expect("a name");
@@ -192,7 +194,7 @@ async fn what_was_under_way_in_a_redis_that_went_back_to_an_older_copy_is_not_do
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_lacks_what_was_acknowledged_is_noticed_by_each_process() {
+async fn lagging_replica_is_noticed_by_each_process() {
     let (first, second) = (RedisServer::start(false).await, RedisServer::start(false).await);
     let door = Door::to(&first).await;
     let (one, other) = (door.open().await, door.open().await);
@@ -206,13 +208,13 @@ async fn a_replica_that_lacks_what_was_acknowledged_is_noticed_by_each_process()
     };
     within(SOON, copied).await;
     second.command("REPLICAOF NO ONE").await;
-    // It takes over without the last step, which only one process knows of.
+    // The replica takes over without the last step, which only one process has seen.
     let last = claim(&one, write("last", "name"), MINUTE).await;
     assert_eq!(one.sent("last", last, MINUTE, Bytes::new()).await, Ok(true));
     one.ended("last", last, finished("reply")).await.expect("Redis runs");
     door.lead_to(&second);
 
-    // The other cannot know of it, and takes the state further than the one has seen it.
+    // The other process cannot detect this, and takes the state further than the first has seen it.
     for number in 3..20 {
         assert_eq!(other.append(event(number)).await, Ok(Appended::New(number.into())));
     }
@@ -223,7 +225,7 @@ async fn a_replica_that_lacks_what_was_acknowledged_is_noticed_by_each_process()
 }
 
 #[tokio::test]
-async fn who_waits_for_events_is_woken_by_a_loss() {
+async fn waiting_watcher_is_woken_by_loss() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
@@ -233,14 +235,14 @@ async fn who_waits_for_events_is_woken_by_a_loss() {
     });
     sleep(Duration::from_millis(100)).await;
     server.command("FLUSHALL").await;
-    // Nobody else asks for anything.
+    // No other operation is running.
     let woken = within(SOON, waiting).await.expect("no panic");
     assert_eq!(woken, Ok(None));
     assert_eq!(positions(&*state).await, [0; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_process_begins_a_new_state_and_all_the_others_join_it() {
+async fn one_process_starts_new_state_and_others_join() {
     let server = RedisServer::start(false).await;
     let mut states = Vec::new();
     for _ in 0..8 {
@@ -249,29 +251,29 @@ async fn one_process_begins_a_new_state_and_all_the_others_join_it() {
     let era = async || guard(&server).await.remove("era").expect("one");
     let first = era().await;
     server.command("FLUSHALL").await;
-    let probes = states.iter().map(|state| async { is_refused(state.probe().await) });
+    let probes = states.iter().map(|state| async { assert_refused(state.probe().await) });
     futures_util::future::join_all(probes).await;
     let second = era().await;
     assert_ne!(first, second);
     for state in &states {
-        settled(async || state.probe().await).await;
+        after_quiet_period(async || state.probe().await).await;
     }
     assert_eq!(era().await, second, "it is begun once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_has_sent_something_notices_a_loss_though_nobody_calls_it() {
+async fn idle_process_with_sent_write_notices_loss() {
     let server = RedisServer::start(false).await;
     let (one, other) = (server.open().await, server.open().await);
     let fence = claim(&one, write("w", "r"), MINUTE).await;
     assert_eq!(one.sent("w", fence, MINUTE, Bytes::new()).await, Ok(true));
     server.command("FLUSHALL").await;
-    let begun = settled(async || other.begin(write("w again", "r"), MINUTE).await).await;
+    let begun = after_quiet_period(async || other.begin(write("w again", "r"), MINUTE).await).await;
     assert!(matches!(begun, Begun::Known(_)), "{begun:?}");
 }
 
 #[tokio::test]
-async fn a_process_that_starts_on_an_emptied_redis_does_not_hide_that() {
+async fn new_process_does_not_hide_the_loss() {
     let server = RedisServer::start(false).await;
     let one = server.open().await;
     let write_id = claim(&one, write("w", "r"), MINUTE).await;
@@ -279,7 +281,7 @@ async fn a_process_that_starts_on_an_emptied_redis_does_not_hide_that() {
     server.command("FLUSHALL").await;
     let new = server.open().await;
     one.log().await.expect("Redis runs");
-    is_refused(new.begin(write("again", "other"), MINUTE).await);
-    let begun = settled(async || new.begin(write("w again", "r"), MINUTE).await).await;
+    assert_refused(new.begin(write("again", "other"), MINUTE).await);
+    let begun = after_quiet_period(async || new.begin(write("w again", "r"), MINUTE).await).await;
     assert!(matches!(begun, Begun::Known(_)), "{begun:?}");
 }

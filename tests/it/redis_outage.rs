@@ -1,5 +1,5 @@
-//! A Redis that cannot be used for a while, whatever the cause: it is told truthfully, it costs few
-//! connections, and it ends by itself.
+//! A Redis that is unusable for a while, for any reason: the error is accurate, there are few
+//! connections, and the gateway recovers without help.
 
 use std::{
     fs,
@@ -24,79 +24,79 @@ use crate::{
     support::within,
 };
 
-/// What whoever connects to an address meets there.
+/// The server behind an address.
 #[derive(Clone, Copy, Debug)]
-enum Meets {
+enum Backend {
     /// The Redis of this port.
     Redis(u16),
-    /// A server that says this to each command.
+    /// A server that gives this answer to each command.
     Says(&'static str),
-    /// One that takes connections and is silent.
+    /// A server that accepts connections and never answers.
     Silence,
-    /// One that closes at once.
+    /// A server that closes immediately.
     Close,
 }
 
-/// An address that leads somewhere else when it is told to.
+/// An address that can be redirected.
 pub(crate) struct Door {
     port: u16,
-    meets: Arc<Mutex<Meets>>,
-    /// How many came.
+    backend: Arc<Mutex<Backend>>,
+    /// The number of connections.
     came: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<AbortHandle>>>,
     _accepting: JoinSet<()>,
 }
 
 impl Door {
-    /// One that leads to a Redis.
+    /// Returns a door that leads to a Redis.
     pub(crate) async fn to(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
-        let meets = Arc::new(Mutex::new(Meets::Redis(server.port)));
+        let backend = Arc::new(Mutex::new(Backend::Redis(server.port)));
         let (came, open) =
             (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<AbortHandle>>>::default());
         let mut accepting = JoinSet::new();
         accepting.spawn({
-            let (meets, came, open) = (meets.clone(), came.clone(), open.clone());
+            let (backend, came, open) = (backend.clone(), came.clone(), open.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     came.fetch_add(1, Ordering::Relaxed);
-                    let meets = *meets.lock().expect("no panic");
-                    let task = tokio::spawn(meet(client, meets)).abort_handle();
+                    let backend = *backend.lock().expect("no panic");
+                    let task = tokio::spawn(meet(client, backend)).abort_handle();
                     open.lock().expect("no panic").push(task);
                 }
             }
         });
-        Self { port, meets, came, open, _accepting: accepting }
+        Self { port, backend, came, open, _accepting: accepting }
     }
 
-    /// A client.
+    /// Returns a client.
     pub(crate) async fn open(&self) -> Arc<dyn State> {
         let url = format!("redis://127.0.0.1:{}", self.port);
         Arc::new(Redis::open(&url).await.expect("Redis runs"))
     }
 
-    /// Leads there from now on; who came before is cut off.
-    fn lead(&self, meets: Meets) {
-        *self.meets.lock().expect("no panic") = meets;
+    /// Redirects the address, and cuts all connections.
+    fn lead(&self, backend: Backend) {
+        *self.backend.lock().expect("no panic") = backend;
         for task in self.open.lock().expect("no panic").drain(..) {
             task.abort();
         }
     }
 
-    /// Leads to another Redis.
+    /// Redirects the address to another Redis.
     pub(crate) fn lead_to(&self, server: &RedisServer) {
-        self.lead(Meets::Redis(server.port));
+        self.lead(Backend::Redis(server.port));
     }
 }
 
-async fn meet(mut client: TcpStream, meets: Meets) {
-    match meets {
-        Meets::Redis(port) => {
+async fn meet(mut client: TcpStream, backend: Backend) {
+    match backend {
+        Backend::Redis(port) => {
             let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         }
-        Meets::Says(what) => {
+        Backend::Says(what) => {
             let mut asked = [0; 4096];
             while let Ok(read @ 1..) = client.read(&mut asked).await {
                 let more = asked[..read].windows(2).filter(|two| two == b"\n*").count();
@@ -105,15 +105,15 @@ async fn meet(mut client: TcpStream, meets: Meets) {
                 }
             }
         }
-        Meets::Silence => {
+        Backend::Silence => {
             let mut asked = [0; 4096];
             while client.read(&mut asked).await.is_ok_and(|read| read > 0) {}
         }
-        Meets::Close => {}
+        Backend::Close => {}
     }
 }
 
-/// What a verb of writing fails with.
+/// Returns the error of an operation that writes.
 async fn why(state: &Arc<dyn State>) -> String {
     match within(SOON, state.append(event(99))).await {
         Err(Error::Unusable(why)) => why,
@@ -122,87 +122,91 @@ async fn why(state: &Arc<dyn State>) -> String {
 }
 
 #[tokio::test]
-async fn whatever_a_reconnect_meets_is_over_when_redis_is_back() {
+async fn any_outage_ends_when_redis_is_back() {
     let server = RedisServer::start(false).await;
     let door = Door::to(&server).await;
     let state = door.open().await;
     let html = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-    for (number, (meets, told)) in [
-        (Meets::Says(html), "not a Redis"),
-        (Meets::Says("\x15\x03\x01\x00\x02\x02\x46"), ""),
-        (Meets::Says("-NOAUTH Authentication required.\r\n"), "password"),
-        (Meets::Says("-WRONGPASS invalid username-password pair\r\n"), "password"),
-        (Meets::Says("-LOADING Redis is loading the dataset in memory\r\n"), "loading"),
-        (Meets::Says("-MASTERDOWN Link with MASTER is down\r\n"), "primary"),
-        (Meets::Says("-READONLY You can't write against a read only replica.\r\n"), "replica"),
-        (Meets::Says("-ERR max number of clients reached\r\n"), "maxclients"),
-        (Meets::Says("-DENIED Redis is running in protected mode\r\n"), "protected"),
-        (Meets::Says("-ERR unknown command 'HELLO'\r\n"), "older"),
-        (Meets::Says("+OK\r\n"), ""),
-        (Meets::Silence, "in time"),
-        (Meets::Close, ""),
+    for (number, (backend, told)) in [
+        (Backend::Says(html), "not a Redis"),
+        (Backend::Says("\x15\x03\x01\x00\x02\x02\x46"), ""),
+        (Backend::Says("-NOAUTH Authentication required.\r\n"), "password"),
+        (Backend::Says("-WRONGPASS invalid username-password pair\r\n"), "password"),
+        (Backend::Says("-LOADING Redis is loading the dataset in memory\r\n"), "loading"),
+        (Backend::Says("-MASTERDOWN Link with MASTER is down\r\n"), "primary"),
+        (Backend::Says("-READONLY You can't write against a read only replica.\r\n"), "replica"),
+        (Backend::Says("-ERR max number of clients reached\r\n"), "maxclients"),
+        (Backend::Says("-DENIED Redis is running in protected mode\r\n"), "protected"),
+        (Backend::Says("-ERR unknown command 'HELLO'\r\n"), "older"),
+        (Backend::Says("+OK\r\n"), ""),
+        (Backend::Silence, "in time"),
+        (Backend::Close, ""),
     ]
     .into_iter()
     .enumerate()
     {
         let number = u8::try_from(number).expect("few");
-        door.lead(meets);
-        // That the connection was lost is told first.
+        door.lead(backend);
+        // The lost connection is reported first.
         let is_told = async {
             while !why(&state).await.contains(told) {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(timeout(SOON, is_told).await.is_ok(), "{meets:?}");
+        assert!(timeout(SOON, is_told).await.is_ok(), "{backend:?}");
         for _ in 0..3 {
             why(&state).await;
             sleep(Duration::from_millis(50)).await;
         }
         let waits = within(SOON, state.newer(200)).await;
-        assert!(waits.is_err(), "{meets:?}: {waits:?}");
+        assert!(waits.is_err(), "{backend:?}: {waits:?}");
 
         door.lead_to(&server);
-        assert_eq!(healed(&state, number).await, Appended::New(u64::from(number) + 1), "{meets:?}");
-        assert_eq!(within(SOON, state.newer(0)).await, Ok(None), "{meets:?}");
+        assert_eq!(
+            healed(&state, number).await,
+            Appended::New(u64::from(number) + 1),
+            "{backend:?}"
+        );
+        assert_eq!(within(SOON, state.newer(0)).await, Ok(None), "{backend:?}");
     }
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_used_is_connected_to_seldom() {
+async fn unusable_redis_is_contacted_rarely() {
     let server = RedisServer::start(false).await;
     let door = Door::to(&server).await;
     let state = door.open().await;
-    for meets in [Meets::Close, Meets::Says("-NOAUTH Authentication required.\r\n")] {
-        door.lead(meets);
+    for backend in [Backend::Close, Backend::Says("-NOAUTH Authentication required.\r\n")] {
+        door.lead(backend);
         let (before, begun) = (door.came.load(Ordering::Relaxed), Instant::now());
         for _ in 0..20 {
             join_all((0..50).map(|_| state.probe())).await;
             sleep(Duration::from_millis(25)).await;
         }
         let came = door.came.load(Ordering::Relaxed) - before;
-        // The first pauses are short, and none is shorter than half a second in the end.
+        // The first pauses are short, and the later ones are at least half a second.
         let most = 10 + usize::try_from(begun.elapsed().as_secs()).expect("few") * 2;
-        assert!(came <= most, "{meets:?}: {came} connections for 1,000 verbs");
+        assert!(came <= most, "{backend:?}: {came} connections for 1,000 verbs");
         door.lead_to(&server);
         within(SOON, async { while state.probe().await.is_err() {} }).await;
     }
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_and_one_at_another_address_are_over_when_they_are() {
+async fn hang_and_failover_end_without_restart() {
     let (server, other) = (RedisServer::start(false).await, RedisServer::start(false).await);
     let door = Door::to(&server).await;
     let state = door.open().await;
-    // The connection is there, but nothing comes from it any more.
+    // The connection stays open, but carries no answers any more.
     server.command("CLIENT PAUSE 60000 ALL").await;
     assert!(why(&state).await.contains("in time"));
-    // Nobody is cut off: who is connected stays where it is.
-    *door.meets.lock().expect("no panic") = Meets::Redis(other.port);
+    // Existing connections stay where they are.
+    *door.backend.lock().expect("no panic") = Backend::Redis(other.port);
     assert_eq!(healed(&state, 1).await, Appended::New(1));
 }
 
 #[tokio::test]
-async fn a_password_that_was_changed_and_changed_back_is_forgotten() {
+async fn password_error_ends_with_its_cause() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     server.command("CONFIG SET requirepass other").await;
@@ -220,7 +224,7 @@ async fn a_password_that_was_changed_and_changed_back_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_a_redis_refuses_is_told_as_what_it_is_and_is_over_when_it_is() {
+async fn redis_refusal_is_explained_and_ends() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     for (number, (begin, told, end)) in [
@@ -233,7 +237,7 @@ async fn what_a_redis_refuses_is_told_as_what_it_is_and_is_over_when_it_is() {
         ("REPLICAOF 127.0.0.1 1", "is a replica", "REPLICAOF NO ONE"),
         ("ACL SETUSER default -evalsha", "access list", "ACL SETUSER default +evalsha"),
         ("ACL SETUSER default -set", "access list", "ACL SETUSER default +set"),
-        // Its folder is gone.
+        // The folder of the save does not exist.
         ("CONFIG SET save \"1 1\"", "own disk", "CONFIG SET save \"\""),
     ]
     .into_iter()
@@ -247,11 +251,11 @@ async fn what_a_redis_refuses_is_told_as_what_it_is_and_is_over_when_it_is() {
         assert!(said.starts_with("+OK"), "{said}");
         let refused = async {
             loop {
-                // A save in the background comes, and fails, a moment later.
+                // A save in the background starts and fails a moment later.
                 match state.probe().await {
                     Ok(()) => sleep(Duration::from_millis(20)).await,
-                    // It has been a replica since.
-                    Err(Error::Unusable(why)) if why.contains("taken again") => {
+                    // It was a replica in the meantime.
+                    Err(Error::Unusable(why)) if why.contains("writes are refused for") => {
                         sleep(Duration::from_millis(20)).await;
                     }
                     Err(Error::Unusable(why)) => break why,
@@ -268,7 +272,7 @@ async fn what_a_redis_refuses_is_told_as_what_it_is_and_is_over_when_it_is() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_busy_or_a_lost_replica_says_so() {
+async fn busy_redis_or_orphaned_replica_is_reported() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
     server.command("CONFIG SET busy-reply-threshold 1").await;

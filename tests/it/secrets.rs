@@ -1,5 +1,5 @@
-//! Reads every line that is logged during all tests for secrets. `tests/telemetry.rs` does the same
-//! with what the libraries below say at their most talkative, which would be too much here.
+//! Searches every log line of all tests for secrets. `tests/telemetry.rs` does the same with the
+//! most verbose logs of the libraries, which would be too many here.
 
 use std::io;
 
@@ -12,12 +12,12 @@ use crate::{
     support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, take_classic_token},
 };
 
-/// What WeChat quotes in an `errmsg`. No other test uses it.
+/// A number that WeChat quotes in an `errmsg`. No other test uses it.
 pub(crate) const QUOTED_PHONE: &str = "13700009988";
 /// A token for every refresh that a test may cause.
 const TOKENS: usize = 20;
 
-/// Begins to watch, once for all tests of this process.
+/// Begins the search, once for all tests of this process.
 pub(crate) async fn watch() {
     static WATCHING: OnceCell<()> = OnceCell::const_new();
     WATCHING.get_or_init(start).await;
@@ -34,7 +34,7 @@ async fn start() {
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(watch).init();
 }
 
-/// The tokens that every simulator with the usual seed gives out, in its order.
+/// Returns the tokens that every simulator with the usual seed creates, in order.
 async fn tokens() -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let host = listener.local_addr().expect("bound");
@@ -48,7 +48,7 @@ async fn tokens() -> Vec<String> {
     tokens
 }
 
-/// Ends the process at the first secret that it is to write; writes nothing.
+/// Ends the process at the first secret in a line. Writes nothing.
 #[derive(Clone, Copy)]
 struct Watch(&'static [String]);
 
@@ -56,7 +56,7 @@ impl io::Write for Watch {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         if let Some(secret) = self.0.iter().find(|secret| text.contains(*secret)) {
-            // A panic would be caught somewhere between here and the test.
+            // A panic would be caught between here and the test.
             let _ = writeln!(io::stderr(), "the secret {secret} was logged: {text}");
             std::process::abort();
         }

@@ -1,4 +1,5 @@
-//! Lost replies: what WeChat shows settles them, and nothing is sent to find out.
+//! Recovery of writes with lost replies: reads at WeChat show the outcome, and the write itself is
+//! not sent again.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::support::{App, hours, is, nearby_profile, new_map_poi, new_store, rea
 
 const NAME: &str = "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a90";
 const PLACE: &str = "2708071440732747189";
-/// After so long WeChat cannot execute what was sent.
+/// After this time, WeChat cannot execute a sent call any more.
 const LIMIT: Duration = Duration::from_secs(16);
 const SOON: Duration = Duration::from_secs(20);
 
-/// The writes that something shows.
+/// The writes that reads at WeChat can confirm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Write {
     AddNearbyPoi,
@@ -53,8 +54,8 @@ impl Write {
         }
     }
 
-    /// What is asked for to find out.
-    fn look(self) -> &'static str {
+    /// The path of the read that shows the outcome.
+    fn read_path(self) -> &'static str {
         match self {
             Self::AddNearbyPoi | Self::DeleteNearbyPoi | Self::ReplaceNearbyPoi => {
                 "/wxa/getnearbypoilist"
@@ -68,8 +69,8 @@ impl Write {
 }
 
 impl App {
-    /// What there has to be before the write; answers its id, or empty text.
-    async fn prepared(&self, write: Write) -> String {
+    /// Creates the objects that the write needs, and returns the id, or an empty text.
+    async fn prepare(&self, write: Write) -> String {
         match write {
             Write::AddNearbyPoi | Write::AddStore => String::new(),
             Write::DeleteLegacyStore | Write::Migrate => {
@@ -104,7 +105,7 @@ impl App {
         Ok(self.nearby().add_nearby_poi(request).await?.into_inner())
     }
 
-    /// Does it under a name; whether the answer was recovered, and what was submitted.
+    /// Runs the write with a request id, and returns whether it was recovered, and its submission.
     async fn run(
         &self,
         write: Write,
@@ -184,8 +185,8 @@ impl App {
         self.writes().get_write(request).await.ok().and_then(|answer| answer.into_inner().write)
     }
 
-    /// Waits until the write stands there; `None` for one that is forgotten.
-    async fn stands(&self, state: Option<WriteState>) {
+    /// Waits until the write is in this state, or until it is deleted for `None`.
+    async fn reaches(&self, state: Option<WriteState>) {
         within(SOON, async {
             while self.noted().await.map(|write| write.state()) != state {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -194,8 +195,8 @@ impl App {
         .await;
     }
 
-    /// Waits until the log has so many events.
-    async fn received(&self, count: usize) {
+    /// Waits until the log has this many events.
+    async fn has_events(&self, count: usize) {
         within(SOON, async {
             while self.events(pb::ListAuditEventsRequest::default()).await.len() < count {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -204,17 +205,17 @@ impl App {
         .await;
     }
 
-    /// Nothing goes wrong any more.
+    /// Ends all faults.
     fn heal(&self) {
         self.wechat.control("DELETE", "faults", &json!({})).expect("cleared");
     }
 }
 
 #[tokio::test]
-async fn what_was_executed_is_found_at_once_and_not_sent_again() {
+async fn executed_write_is_recovered_and_not_resent() {
     for write in ALL {
         let app = App::start().await;
-        let poi_id = app.prepared(write).await;
+        let poi_id = app.prepare(write).await;
         let before = app.count(write.path());
         app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
         let (recovered, submission) = app.run(write, &poi_id).await.expect("it got through");
@@ -235,12 +236,12 @@ async fn what_was_executed_is_found_at_once_and_not_sent_again() {
 }
 
 #[tokio::test]
-async fn what_was_not_executed_is_sent_again_once_it_cannot_arrive_any_more() {
+async fn unexecuted_write_is_resent_after_the_limit() {
     for write in ALL {
         let app = App::still().await;
-        let poi_id = app.prepared(write).await;
+        let poi_id = app.prepare(write).await;
         let before = app.count(write.path());
-        // Sent, and dropped before anything was done.
+        // The request was sent and dropped before WeChat did anything.
         app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
         for _ in 0..2 {
             let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
@@ -256,19 +257,19 @@ async fn what_was_not_executed_is_sent_again_once_it_cannot_arrive_any_more() {
 }
 
 #[tokio::test]
-async fn a_repeat_finds_what_could_not_be_looked_for_before() {
+async fn repeat_recovers_after_failed_read() {
     for write in ALL {
         let app = App::start().await;
-        let poi_id = app.prepared(write).await;
+        let poi_id = app.prepare(write).await;
         let before = app.count(write.path());
-        // An update reads the store before.
+        // An update reads the store first.
         let passing = write == Write::UpdateStore;
         app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
         app.wechat
-            .fault(Fault::new(write.look(), Kind::Html502).times(0).after(u64::from(passing)));
+            .fault(Fault::new(write.read_path(), Kind::Html502).times(0).after(u64::from(passing)));
         let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
-        // Nor does the next process.
+        // The next process does not send it either.
         let app = app.restart().await;
         let unknown = app.run(write, &poi_id).await.expect_err("nobody knows");
         assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
@@ -282,18 +283,18 @@ async fn a_repeat_finds_what_could_not_be_looked_for_before() {
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_again_is_settled_all_the_same() {
+async fn abandoned_write_is_recovered_in_background() {
     for executed in [true, false] {
         let app = App::start().await;
         let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
         app.wechat.fault(Fault::new("/wxa/add_store", kind));
         app.fault("/wxa/get_store_list", Kind::Html502);
         app.run(Write::AddStore, "").await.expect_err("nobody knows");
-        // A process that comes later finds it.
+        // A later process finds it.
         let app = app.restart().await;
         app.heal();
         app.clock.advance(Duration::from_secs(700));
-        app.stands(executed.then_some(WriteState::Finished)).await;
+        app.reaches(executed.then_some(WriteState::Finished)).await;
         assert_eq!(app.count("/wxa/add_store"), 1);
         let listed = app.list_stores().await.len();
         assert_eq!(listed, usize::from(executed));
@@ -302,7 +303,7 @@ async fn what_nobody_asks_for_again_is_settled_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
+async fn recovered_store_is_linked_to_its_event() {
     for event_first in [true, false] {
         let app = App::start().await;
         app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetAfter));
@@ -311,7 +312,7 @@ async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
         let audit_id = app.wechat.audits()[0].audit_id;
         if event_first {
             app.wechat.approve(audit_id).expect("an open review");
-            app.received(1).await;
+            app.has_events(1).await;
         }
         app.heal();
         let (recovered, submission) = app.run(Write::AddStore, "").await.expect("it got through");
@@ -319,7 +320,7 @@ async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
         let submission = submission.expect("a submission");
         if !event_first {
             app.wechat.approve(audit_id).expect("an open review");
-            app.received(1).await;
+            app.has_events(1).await;
         }
         let known = app.submission(&submission.submission_id).await;
         assert_eq!(known.state(), AuditState::Approved);
@@ -330,10 +331,10 @@ async fn a_store_that_was_found_is_linked_to_its_event_whichever_comes_first() {
 }
 
 #[tokio::test]
-async fn a_replaced_place_is_found_though_its_review_has_ended() {
+async fn replaced_place_is_recovered_after_its_review() {
     for executed in [true, false] {
         let app = App::start().await;
-        let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+        let poi_id = app.prepare(Write::ReplaceNearbyPoi).await;
         let before = app.count("/wxa/addnearbypoi");
         let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
         app.wechat.fault(Fault::new("/wxa/addnearbypoi", kind));
@@ -342,7 +343,7 @@ async fn a_replaced_place_is_found_though_its_review_has_ended() {
         if executed {
             let audit_id = app.wechat.audits().last().expect("a review").audit_id;
             app.wechat.approve(audit_id).expect("an open review");
-            app.received(2).await;
+            app.has_events(2).await;
         }
         app.heal();
         app.clock.advance(LIMIT);
@@ -355,19 +356,19 @@ async fn a_replaced_place_is_found_though_its_review_has_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_looks_while_another_settles_it_finds_it_too() {
+async fn concurrent_recovery_finds_the_write_too() {
     let app = App::start().await;
-    let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+    let poi_id = app.prepare(Write::ReplaceNearbyPoi).await;
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetAfter));
     app.fault("/wxa/getnearbypoilist", Kind::Html502);
     app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
     let audit_id = app.wechat.audits().last().expect("a review").audit_id;
     app.wechat.approve(audit_id).expect("an open review");
-    app.received(2).await;
+    app.has_events(2).await;
     app.heal();
 
-    // Whoever finds it first comes as far as to remember what was submitted: a process that lost its
-    // claim leaves it so.
+    // The process that finds it first stores the submission record. A process that lost its claim
+    // stops after that.
     let state = app.open_state();
     state
         .execute_batch(
@@ -406,7 +407,7 @@ async fn who_looks_while_another_settles_it_finds_it_too() {
 }
 
 #[tokio::test]
-async fn only_its_event_shows_a_place_that_was_proposed() {
+async fn proposed_place_is_recovered_only_by_its_event() {
     let app = App::start().await;
     app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetAfter));
     let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
@@ -418,20 +419,20 @@ async fn only_its_event_shows_a_place_that_was_proposed() {
     assert!(unknown.get_details_retry_info().is_none(), "waiting alone is of no use");
     assert_eq!(app.count("/wxa/create_map_poi"), 1);
 
-    // Another place's event proves nothing.
+    // The event of another place proves nothing.
     let other = pb::CreateMapPoiRequest { name: "对面小馆".to_owned(), ..new_map_poi() };
     let other = app.map_pois().create_map_poi(other).await.expect("submitted").into_inner();
     app.approve(&other.submission.expect("a submission"));
-    app.received(1).await;
+    app.has_events(1).await;
     let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
     assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
 
     let audit_id = app.wechat.audits()[0].audit_id;
     app.wechat.approve(audit_id).expect("an open review");
-    app.received(2).await;
-    // It settles what it proves, without being asked.
+    app.has_events(2).await;
+    // The event confirms the matching write without a read.
     app.clock.advance(Duration::from_secs(30));
-    app.stands(Some(WriteState::Finished)).await;
+    app.reaches(Some(WriteState::Finished)).await;
     let answer = app.map_pois().create_map_poi(request()).await.expect("known").into_inner();
     assert!(answer.recovered);
     let submission = answer.submission.expect("a submission");
@@ -442,9 +443,9 @@ async fn only_its_event_shows_a_place_that_was_proposed() {
 }
 
 #[tokio::test]
-async fn a_store_that_looks_alike_but_is_anothers_proves_nothing() {
+async fn identical_store_of_another_write_proves_nothing() {
     let app = App::start().await;
-    // The same store under another name, which did get through.
+    // The same store under another request id. That write was executed.
     let first = pb::AddStoreRequest { request_id: String::new(), ..new_store(PLACE, "0001") };
     app.stores().add_store(first).await.expect("submitted");
     app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetBefore));
@@ -457,7 +458,7 @@ async fn a_store_that_looks_alike_but_is_anothers_proves_nothing() {
 }
 
 #[tokio::test]
-async fn an_update_is_found_though_others_changed_something_else_since() {
+async fn update_is_recovered_despite_other_changes() {
     let app = App::start().await;
     let poi_id = app.approved_store("0001").await;
     let phone = || pb::UpdateStoreRequest {
@@ -485,7 +486,7 @@ async fn an_update_is_found_though_others_changed_something_else_since() {
 }
 
 #[tokio::test]
-async fn an_update_that_nothing_shows_is_sent_again() {
+async fn invisible_update_is_resent() {
     let app = App::start().await;
     let poi_id = app.approved_store("0001").await;
     let request = || pb::UpdateStoreRequest {
@@ -505,9 +506,9 @@ async fn an_update_that_nothing_shows_is_sent_again() {
 }
 
 #[tokio::test]
-async fn an_application_is_found_by_what_changed_since() {
+async fn application_is_recovered_by_its_changes() {
     const LOOK: &str = "/wxa/get_merchant_audit_info";
-    // Unless nobody could see what was shown before.
+    // This does not hold if the store could not be read before the write.
     for seen_before in [true, false] {
         let app = App::start().await;
         let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
@@ -535,7 +536,7 @@ async fn an_application_is_found_by_what_changed_since() {
         let audit_id = app.wechat.audits()[0].audit_id;
         assert_eq!(submission.audit_id, audit_id.to_string());
         app.wechat.approve(audit_id).expect("an open review");
-        app.received(1).await;
+        app.has_events(1).await;
         let known = app.submission(&submission.submission_id).await;
         assert_eq!(known.state(), AuditState::Approved);
         app.stop().await;
@@ -543,14 +544,14 @@ async fn an_application_is_found_by_what_changed_since() {
 }
 
 #[tokio::test]
-async fn what_is_remembered_was_executed() {
+async fn recorded_submission_proves_execution() {
     for write in [Write::AddNearbyPoi, Write::AddStore, Write::Migrate, Write::ReplaceNearbyPoi] {
         let app = App::start().await;
-        let poi_id = app.prepared(write).await;
+        let poi_id = app.prepare(write).await;
         let before = app.count(write.path());
         let (_, submission) = app.run(write, &poi_id).await.expect("submitted");
         let submission = submission.expect("a submission");
-        // The process died before it could note that the write had ended.
+        // The process ended before it could record the end of the write.
         let unnoted = "UPDATE writes SET state = 'sent', until = 0, reply = NULL, ended = 0;
                        COMMIT";
         app.lock_state().execute_batch(unnoted).expect("as if");
@@ -562,9 +563,9 @@ async fn what_is_remembered_was_executed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_says_nothing_proves_nothing() {
+async fn empty_answer_proves_nothing() {
     let app = App::start().await;
-    let poi_id = app.prepared(Write::DeleteNearbyPoi).await;
+    let poi_id = app.prepare(Write::DeleteNearbyPoi).await;
     app.wechat.fault(Fault::new("/wxa/delnearbypoi", Kind::ResetBefore));
     app.fault("/wxa/getnearbypoilist", Kind::NullField { pointer: "/data".to_owned() });
     let lost = app.run(Write::DeleteNearbyPoi, &poi_id).await.expect_err("nobody knows");
@@ -585,13 +586,13 @@ async fn an_answer_that_says_nothing_proves_nothing() {
 }
 
 #[tokio::test]
-async fn what_another_application_changed_proves_nothing() {
+async fn change_by_another_application_proves_nothing() {
     let app = App::start().await;
     let no_merchant = json!({ "app_id": OFFICIAL_APP_ID, "exists": false });
     app.wechat.control("POST", "merchant", &no_merchant).expect("gone");
     let request = app.application().await;
     app.merchants().apply_merchant(request.clone()).await.expect("submitted");
-    // Until an administrator confirms that one, the one before is shown.
+    // Until an administrator confirms the new application, WeChat returns the previous one.
     let earlier = json!({ "errcode": 0, "data": { "audit_id": 7, "status": 3, "reason": "" } });
     let earlier = Kind::Replace { body: earlier };
     app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", earlier).times(2));
@@ -607,10 +608,10 @@ async fn what_another_application_changed_proves_nothing() {
 }
 
 #[tokio::test]
-async fn an_event_that_may_be_anothers_proves_nothing() {
+async fn ambiguous_event_proves_nothing() {
     for event_first in [true, false] {
         let app = App::start().await;
-        // The same place, whose reply had no number: an operator saw that it was submitted.
+        // The same place, without a number in its reply. An operator saw that it was submitted.
         let nameless = Kind::NullField { pointer: "/data/base_id".to_owned() };
         app.wechat.fault(Fault::new("/wxa/create_map_poi", nameless));
         let lost = app.map_pois().create_map_poi(new_map_poi()).await.expect_err("no number");
@@ -623,7 +624,7 @@ async fn an_event_that_may_be_anothers_proves_nothing() {
         let audit_id = app.wechat.audits()[0].audit_id;
         if event_first {
             app.wechat.approve(audit_id).expect("an open review");
-            app.received(1).await;
+            app.has_events(1).await;
             app.clock.advance(Duration::from_secs(1));
         }
         app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetBefore));
@@ -632,7 +633,7 @@ async fn an_event_that_may_be_anothers_proves_nothing() {
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         if !event_first {
             app.wechat.approve(audit_id).expect("an open review");
-            app.received(1).await;
+            app.has_events(1).await;
         }
         let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
         assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
@@ -641,13 +642,13 @@ async fn an_event_that_may_be_anothers_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_place_that_was_there_before_proves_nothing() {
+async fn existing_place_proves_nothing() {
     let app = App::start().await;
     let answer = app.add_nearby_poi("").await.expect("submitted");
     app.approve(&answer.submission.expect("a submission"));
-    app.received(1).await;
+    app.has_events(1).await;
     app.clock.advance(Duration::from_secs(2));
-    // As one that was added by hand, or that is older than what is kept.
+    // Like a place that was added by hand, or whose record was pruned.
     app.lock_state().execute_batch("DELETE FROM submissions; COMMIT").expect("forgotten");
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
     let lost = app.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows");
@@ -659,7 +660,7 @@ async fn a_place_that_was_there_before_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_whole_proves_nothing() {
+async fn incomplete_list_proves_nothing() {
     let stores =
         |rows: Value, total| json!({ "errcode": 0, "business_list": rows, "total_count": total });
     let places = |rows: Value| {
@@ -682,19 +683,19 @@ async fn a_list_that_is_not_whole_proves_nothing() {
         (Write::DeleteNearbyPoi, places(nameless)),
     ] {
         let app = App::start().await;
-        let poi_id = app.prepared(write).await;
+        let poi_id = app.prepare(write).await;
         let before = app.count(write.path());
         app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
-        app.fault(write.look(), Kind::Replace { body: listed.clone() });
+        app.fault(write.read_path(), Kind::Replace { body: listed.clone() });
         app.run(write, &poi_id).await.expect_err("nobody knows");
-        // Also when a list that is whole would prove that it was not executed.
+        // The same holds if a complete list would prove that the write was not executed.
         app.clock.advance(LIMIT);
         let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}: {listed}");
-        let looks = app.count(write.look());
+        let looks = app.count(write.read_path());
         app.clock.advance(Duration::from_secs(700));
         within(SOON, async {
-            while app.count(write.look()) < looks + 2 {
+            while app.count(write.read_path()) < looks + 2 {
                 app.clock.advance(Duration::from_secs(60));
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -712,7 +713,7 @@ async fn a_list_that_is_not_whole_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_busy_system_may_have_executed_what_makes_something_new() {
+async fn busy_reply_leaves_creation_unknown() {
     for write in ALL {
         let makes = ![
             Write::DeleteLegacyStore,
@@ -723,12 +724,12 @@ async fn a_busy_system_may_have_executed_what_makes_something_new() {
         .contains(&write);
         for executed in [true, false] {
             let app = App::start().await;
-            let poi_id = app.prepared(write).await;
+            let poi_id = app.prepare(write).await;
             let before = app.count(write.path());
             let busy = Kind::Errcode { errcode: -1, errmsg: None };
             app.wechat.fault(Fault::new(write.path(), busy).execute(executed));
             let passing = u64::from(write == Write::UpdateStore);
-            app.wechat.fault(Fault::new(write.look(), Kind::Html502).times(0).after(passing));
+            app.wechat.fault(Fault::new(write.read_path(), Kind::Html502).times(0).after(passing));
             app.run(write, &poi_id).await.expect_err("busy");
             let noted = app.noted().await.map(|write| write.state());
             assert_eq!(noted, makes.then_some(WriteState::Unknown), "{write:?}");
@@ -743,7 +744,7 @@ async fn a_busy_system_may_have_executed_what_makes_something_new() {
     }
 }
 
-/// A place in review, as the list shows it.
+/// A reply that lists this place in review.
 fn in_review(poi_id: &str, audit_id: &str) -> Kind {
     let pb::NearbyPoiProfile { address, license_number, .. } = nearby_profile(PLACE);
     let rows = json!({ "poi_list": [{
@@ -756,7 +757,7 @@ fn in_review(poi_id: &str, audit_id: &str) -> Kind {
 }
 
 impl App {
-    /// Adds a place whose reply is lost, and which was not executed.
+    /// Adds a place that is not executed and whose reply is lost.
     async fn lose_place(&self) -> Status {
         self.clock.advance(Duration::from_secs(2));
         self.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
@@ -765,7 +766,7 @@ impl App {
 }
 
 #[tokio::test]
-async fn a_place_of_another_submission_proves_nothing() {
+async fn place_of_another_submission_proves_nothing() {
     let app = App::start().await;
     app.add_nearby_poi("").await.expect("submitted");
     assert_eq!(reason(&app.lose_place().await), is(Code::Unknown, "OUTCOME_UNKNOWN"));
@@ -773,10 +774,10 @@ async fn a_place_of_another_submission_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_place_in_another_submissions_review_proves_nothing() {
+async fn place_in_another_review_proves_nothing() {
     for (audit_id, is_anothers) in [("7", true), ("8", false)] {
         let app = App::start().await;
-        // The place of the other submission is not known, only the number of its review.
+        // Only the review number of the other submission is known, not its place.
         let body = json!({ "errcode": 0, "data": { "audit_id": 7 } });
         app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::Replace { body }));
         app.add_nearby_poi("").await.expect("submitted");
@@ -795,7 +796,7 @@ async fn a_place_in_another_submissions_review_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_place_that_may_be_another_submissions_proves_nothing() {
+async fn ambiguous_place_proves_nothing() {
     let app = App::start().await;
     let other = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
@@ -807,7 +808,7 @@ async fn a_place_that_may_be_another_submissions_proves_nothing() {
         resolution: pb::WriteResolution::Executed.into(),
         ..Default::default()
     };
-    // An operator knows neither the id of its place nor the number of its review.
+    // The operator knows neither the id of the place nor the number of its review.
     app.writes().resolve_write(resolve).await.expect("resolved");
     app.fault("/wxa/getnearbypoilist", in_review("503450501", ""));
     assert_eq!(reason(&app.lose_place().await), is(Code::Unknown, "OUTCOME_UNKNOWN"));
@@ -815,9 +816,9 @@ async fn a_place_that_may_be_another_submissions_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_place_that_another_submission_replaces_proves_nothing() {
+async fn place_replaced_by_another_submission_proves_nothing() {
     let app = App::start().await;
-    let poi_id = app.prepared(Write::ReplaceNearbyPoi).await;
+    let poi_id = app.prepare(Write::ReplaceNearbyPoi).await;
     let replace = pb::ReplaceNearbyPoiRequest {
         nearby_poi_id: poi_id.clone(),
         profile: Some(nearby_profile(PLACE)),

@@ -1,4 +1,4 @@
-//! How many calls of an account are at WeChat at a time.
+//! The limit on concurrent calls of an account.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use tonic_types::StatusExt;
 use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb;
 
-use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within};
+use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, reason, with_deadline, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// So many reads of the official account, each of a task that ends with its caller.
-fn reads(app: &App, count: usize, patience: Duration) -> Vec<JoinHandle<Result<(), Status>>> {
+/// Starts this many reads of the official account, each in a task that ends with its caller.
+fn reads(app: &App, count: usize, time_left: Duration) -> Vec<JoinHandle<Result<(), Status>>> {
     let read = || {
         let mut cards = app.cards();
         let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-        tokio::spawn(
-            async move { cards.get_store_card(patient(request, patience)).await.map(|_| ()) },
-        )
+        tokio::spawn(async move {
+            cards.get_store_card(with_deadline(request, time_left)).await.map(|_| ())
+        })
     };
     (0..count).map(|_| read()).collect()
 }
 
-/// Waits until so many calls came to WeChat, and no more come.
+/// Waits until this many calls have reached WeChat and no more arrive.
 async fn arrived(app: &App, path: &str, count: usize) {
     within(LONG, async {
         while app.count(path) < count {
@@ -47,7 +47,7 @@ fn overloaded(status: &Status) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_account_does_not_delay_another() {
+async fn busy_account_does_not_delay_another() {
     let app = App::start().await;
     app.fault(GET_CARD, Kind::Hold);
     let held = reads(&app, 200, LONG);
@@ -61,7 +61,7 @@ async fn a_busy_account_does_not_delay_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_calls_of_an_account_are_at_wechat_than_may_be() {
+async fn concurrent_calls_per_account_are_limited() {
     let app = App::with_sections("[limits]\naccount_concurrency = 4").await;
     app.fault(GET_CARD, Kind::Latency { ms: 200 });
     let answers = within(LONG, join_all(reads(&app, 20, LONG))).await;
@@ -72,19 +72,19 @@ async fn no_more_calls_of_an_account_are_at_wechat_than_may_be() {
     let came: Vec<_> = app.wechat.calls(GET_CARD).iter().map(|call| call.at_unix_ms).collect();
     assert_eq!(came.len(), 20);
     for five in came.windows(5) {
-        // The first has to be answered before the fifth is sent.
+        // The first call must be answered before the fifth is sent.
         assert!(five[4] - five[0] >= 190, "{came:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_has_an_end_and_who_waits_is_told_in_time() {
+async fn full_queue_refuses_and_waiting_ends_in_time() {
     let app = App::with_sections("[limits]\naccount_concurrency = 1").await;
     app.fault(GET_CARD, Kind::Hold);
     let held = reads(&app, 1, LONG);
     arrived(&app, GET_CARD, 1).await;
     let mut waiting = reads(&app, 17, Duration::from_secs(5));
-    // One of them comes after sixteen others.
+    // One of them arrives after sixteen others.
     let (first, ..) = within(Duration::from_secs(3), select_all(&mut waiting)).await;
     overloaded(&first.expect("no panic").expect_err("the line is too long"));
     let waiting = waiting.into_iter().filter(|read| !read.is_finished());
@@ -95,31 +95,31 @@ async fn a_line_has_an_end_and_who_waits_is_told_in_time() {
     }
     assert_eq!(app.count(GET_CARD), 1);
 
-    // The place of a read is free when its caller leaves.
+    // The place of a read becomes free when its caller leaves.
     held.iter().for_each(JoinHandle::abort);
     let _read = reads(&app, 1, LONG);
     arrived(&app, GET_CARD, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_turn_comes_too_late_is_refused_on_arrival() {
-    // The clock stands still, so no deadline passes: what is refused was foreseen.
+async fn late_call_is_refused_on_arrival() {
+    // The clock stands still, so no deadline passes, and every refusal is a prediction.
     let app = App::still_with_sections("[limits]\naccount_concurrency = 1").await;
     app.fault(GET_CARD, Kind::Hold);
     let cards = app.timeless_cards().await;
-    let read = move |patience| {
+    let read = move |time_left| {
         let mut cards = cards.clone();
         let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-        tokio::spawn(async move { cards.get_store_card(patient(request, patience)).await })
+        tokio::spawn(async move { cards.get_store_card(with_deadline(request, time_left)).await })
     };
-    // A call holds its slot for twenty seconds, until its caller leaves.
+    // A call holds its permit for twenty seconds, until its caller leaves.
     let first = read(LONG);
     arrived(&app, GET_CARD, 1).await;
     app.clock.advance(Duration::from_secs(20));
     first.abort();
     let second = read(LONG);
     arrived(&app, GET_CARD, 2).await;
-    // So the next one would wait for twenty seconds.
+    // The next call would therefore wait for twenty seconds.
     let refused = within(LONG, read(Duration::from_secs(20))).await;
     let status = refused.expect("no panic").expect_err("its turn comes too late");
     overloaded(&status);
@@ -128,7 +128,7 @@ async fn a_call_whose_turn_comes_too_late_is_refused_on_arrival() {
     let waits = read(LONG);
     assert_eq!(app.count(GET_CARD), 2, "a refused call is not sent");
 
-    // However long the last calls took, a free slot is given.
+    // A free permit is granted even after slow calls.
     app.wechat.control("DELETE", "faults", &serde_json::json!({})).expect("cleared");
     second.abort();
     waits.abort();
@@ -136,7 +136,7 @@ async fn a_call_whose_turn_comes_too_late_is_refused_on_arrival() {
         loop {
             let answer = read(Duration::from_secs(1)).await.expect("no panic");
             let status = answer.expect_err("there is no such store");
-            // Until the gateway notices that the callers have left.
+            // This may take until the gateway notices that the callers have left.
             if status.code() != Code::ResourceExhausted {
                 return status;
             }
@@ -147,7 +147,7 @@ async fn a_call_whose_turn_comes_too_late_is_refused_on_arrival() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_was_sent_keeps_its_place_when_its_caller_leaves() {
+async fn sent_write_keeps_permit_after_caller_leaves() {
     let app = App::with_sections("[limits]\naccount_concurrency = 1").await;
     app.wechat.fault(Fault::new(SET_CARD, Kind::Latency { ms: 3_000 }));
     let left = tokio::time::timeout(Duration::from_millis(500), app.write()).await;
@@ -162,7 +162,7 @@ async fn a_write_that_was_sent_keeps_its_place_when_its_caller_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_caller_leaves_the_line_is_not_sent() {
+async fn abandoned_queued_write_is_not_sent() {
     let app = App::with_sections("[limits]\naccount_concurrency = 1").await;
     app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 1_000 }));
     let read = reads(&app, 1, LONG).remove(0);
@@ -175,7 +175,7 @@ async fn a_write_whose_caller_leaves_the_line_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_token_is_in_nobodys_way() {
+async fn token_wait_holds_no_permit() {
     let app = App::with_sections("[limits]\naccount_concurrency = 1").await;
     app.read().await.expect_err("there is no such store");
     app.clock.advance(Duration::from_secs(60));
@@ -189,13 +189,14 @@ async fn who_waits_for_a_token_is_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_sent_is_not_told_as_overload_when_its_retry_has_no_turn() {
+async fn sent_write_never_fails_as_overloaded() {
     let limits = "[limits]\naccount_concurrency = 1\ndefault_deadline_ms = 4000";
     let app = App::with_sections(limits).await;
     app.wechat.fault(Fault::new(GET_CARD, Kind::Latency { ms: 1_000 }));
     app.wechat.fault(Fault::new(GET_CARD, Kind::Hold));
     app.wechat.fault(Fault::new(SET_CARD, Kind::ResetAfter));
-    // In line: a read, the write, and a read that holds on to the slot before the write's retry.
+    // The queue has a read, the write, and a read that keeps its permit before the retry of the
+    // write.
     let first = reads(&app, 1, LONG);
     arrived(&app, GET_CARD, 1).await;
     let others = async {

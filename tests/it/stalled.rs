@@ -1,5 +1,5 @@
-//! Watchers that do not read. They speak HTTP/2 by hand, for every client library reads by itself.
-//! `--nocapture` shows figures.
+//! Watchers that do not read. They use HTTP/2 frames directly, because every client library reads
+//! by itself. `--nocapture` shows figures.
 
 #![expect(clippy::print_stdout, reason = "figures are shown and not judged")]
 
@@ -32,37 +32,37 @@ const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// The number of a setting: how much of each stream we take before we say that we have read it.
+/// The number of the setting for the window of each stream, which limits unread data.
 const INITIAL_WINDOW: u16 = 4;
-/// The largest window of all.
+/// The largest window.
 const WIDE: u32 = (1 << 31) - 1;
 
-/// A connection of HTTP/2 that does what it is told and nothing else.
+/// An HTTP/2 connection without automatic behavior.
 struct Wire {
     socket: TcpStream,
     streams: u32,
-    /// What came on each stream and was not looked at.
+    /// The data of each stream that was not examined yet.
     arrived: HashMap<u32, Vec<u8>>,
 }
 
 impl Wire {
-    /// With so much room for each stream, and as much as can be for all of them.
+    /// Connects with this window for each stream and the largest window for the connection.
     async fn connect(address: impl tokio::net::ToSocketAddrs, window: u32) -> Self {
         let mut socket = TcpStream::connect(address).await.expect("it listens");
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it reads");
         let mut wire = Self { socket, streams: 0, arrived: HashMap::new() };
-        wire.settle(window).await;
+        wire.set_window(window).await;
         wire.send(WINDOW_UPDATE, 0, 0, &(WIDE - 65_535).to_be_bytes()).await;
         wire
     }
 
-    /// Has so much room for each stream from now on.
-    async fn settle(&mut self, window: u32) {
+    /// Sets the window of each stream from now on.
+    async fn set_window(&mut self, window: u32) {
         let setting = [&INITIAL_WINDOW.to_be_bytes()[..], &window.to_be_bytes()].concat();
         self.send(SETTINGS, 0, 0, &setting).await;
     }
 
-    /// Begins to watch.
+    /// Begins a watch.
     async fn watch(&mut self, start: Start) {
         let mut headers = Vec::new();
         for (name, value) in [
@@ -73,7 +73,7 @@ impl Wire {
             ("content-type", "application/grpc"),
             ("te", "trailers"),
         ] {
-            // Literally, without an index (RFC 7541, 6.2.2).
+            // A literal header without an index (RFC 7541, 6.2.2).
             headers.push(0);
             for text in [name, value] {
                 headers.push(text.len().try_into().expect("a short text"));
@@ -90,7 +90,7 @@ impl Wire {
         self.send(DATA, END_STREAM, stream, &message).await;
     }
 
-    /// Begins to watch so often, and waits until all of them are answered.
+    /// Begins this many watches, and waits until all of them are answered.
     async fn watch_all(&mut self, count: u32, start: Start) {
         for _ in 0..count {
             self.watch(start.clone()).await;
@@ -111,7 +111,7 @@ impl Wire {
         self.socket.write_all(&[head, payload.to_vec()].concat()).await.expect("it reads");
     }
 
-    /// Takes the next frame. Answers its kind, its flags and its stream.
+    /// Receives the next frame, and returns its kind, its flags and its stream.
     async fn receive(&mut self) -> (u8, u8, u32) {
         let mut head = [0; 9];
         within(SOON, self.socket.read_exact(&mut head)).await.expect("a frame");
@@ -125,7 +125,7 @@ impl Wire {
         (kind, flags, stream)
     }
 
-    /// Reads on until every stream has had so many events. Answers their ids.
+    /// Reads until every stream has received this many events, and returns their ids.
     async fn read_all(&mut self, count: usize) -> Vec<Vec<String>> {
         let mut all: HashMap<u32, Vec<String>> = HashMap::new();
         let mut changed = self.arrived.keys().copied().collect::<Vec<_>>();
@@ -151,7 +151,8 @@ impl Wire {
     }
 }
 
-/// Every kind of call that reads the state is answered, and a new watcher gets its events.
+/// Checks that every kind of call that reads the state is answered, and that a new watcher gets its
+/// events.
 async fn calls_are_answered(app: &App) {
     let id = "6f1f3f6e-9d3c-4a8e-8f6b-0d0c1b2a3948".to_owned();
     assert!(!logged(app).await.is_empty());
@@ -167,7 +168,7 @@ async fn calls_are_answered(app: &App) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_watchers_that_do_not_read_hold_up_no_call() {
+async fn stalled_watchers_block_no_call() {
     let app = App::start().await;
     ingest(&app, 200).await;
     let mut narrow = Wire::connect(app.address, 1).await;
@@ -175,14 +176,14 @@ async fn three_hundred_watchers_that_do_not_read_hold_up_no_call() {
     within(SOON, join_all([narrow.watch_all(200, earliest()), shut.watch_all(100, earliest())]))
         .await;
     within(SOON, calls_are_answered(&app)).await;
-    // Where there is a place in a queue, it may come to one of them only now.
-    shut.settle(1).await;
+    // A free place in a queue may only now reach one of them.
+    shut.set_window(1).await;
     within(SOON, calls_are_answered(&app)).await;
 
     // They have missed nothing.
     let expected = logged(&app).await;
     for wire in [&mut narrow, &mut shut] {
-        wire.settle(WIDE).await;
+        wire.set_window(WIDE).await;
         for ids in wire.read_all(expected.len()).await {
             assert_eq!(ids, expected);
         }
@@ -201,7 +202,8 @@ mod memory {
     use super::*;
     use crate::watchers::process::Process;
 
-    /// A state with so many events, each with a text of so many characters, of three bytes.
+    /// Returns a state with this many events. Each has a text of `length` characters of three
+    /// bytes.
     async fn filled(count: u32, length: usize) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let state = Sqlite::open(&folder.path().join("state.db"), Clock::system());
@@ -236,7 +238,7 @@ mod memory {
         folder
     }
 
-    /// How many kB a thousand watchers on each of two connections cost that do not read.
+    /// Returns the memory in kB of a thousand watchers on each of two connections that do not read.
     async fn cost(events: u32, length: usize) -> u64 {
         let process = Process::beside(filled(events, length).await).await;
         let before = process.memory();
@@ -244,11 +246,11 @@ mod memory {
         for _ in 0..2 {
             let mut wire = Wire::connect(&process.address, 0).await;
             wire.watch_all(1_000, earliest()).await;
-            // There is all the room that can be, and nothing is read.
-            wire.settle(WIDE).await;
+            // The window has its largest size, and nothing is read.
+            wire.set_window(WIDE).await;
             wires.push(wire);
         }
-        // What is measured too early is too little, and no reason to fail.
+        // A measurement that is too early is too low, which does not fail the test.
         let mut most = 0;
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -259,12 +261,12 @@ mod memory {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn two_thousand_watchers_that_do_not_read_cost_little() {
+    async fn stalled_watchers_use_little_memory() {
         assert!(cost(4_000, 460).await < 2_000 * 70);
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn two_thousand_watchers_of_large_events_that_do_not_read_cost_no_more() {
+    async fn stalled_watchers_of_large_events_use_little_memory() {
         assert!(cost(60, 60_000).await < 2_000 * 70);
     }
 }

@@ -1,4 +1,5 @@
-//! What every backend of the state does: one suite of cases, which `conformance!` runs on each.
+//! The behavior that every backend of the state must have: a suite of cases, which `conformance!`
+//! runs on each backend.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -16,69 +17,69 @@ use wechat_store_gateway::{
 
 /// A state that is empty when a case begins.
 pub(crate) trait Backend {
-    /// The state itself.
+    /// Returns the state itself.
     fn state(&self) -> Arc<dyn State>;
-    /// Lets so much of the backend's time pass. Cases are content with less than a second, for some
-    /// have to sleep.
+    /// Lets this much of the backend's time pass. Cases need less than a second, because some
+    /// backends must sleep.
     async fn pass(&self, time: Duration);
-    /// Lets any time pass, but only for writes that are there already.
+    /// Lets any time pass, but only for writes that exist already.
     async fn pass_for_writes(&self, time: Duration);
-    /// Closes it and opens it again. Nobody else may have a part of it then.
+    /// Closes the state and opens it again. No other code may hold a part of it then.
     async fn reopen(&mut self);
 }
 
-/// Runs every case on what a function opens, each as a test of its own. A case that is missing here
-/// is one that the compiler calls dead.
+/// Runs every case as a separate test on the state that a function opens. The compiler reports a
+/// case that is missing here as dead code.
 macro_rules! conformance {
     ($open:ident) => {
         $crate::state::conformance! { $open:
-            an_event_is_appended_once
-            appends_at_once_leave_no_gap
-            events_are_read_in_pages_that_fit
-            a_page_ends_before_it_has_too_many_bytes
-            whoever_waits_for_events_wakes_up
-            a_log_says_where_it_begins_and_ends
-            a_submission_is_remembered_once
-            submissions_are_read_in_pages_that_fit
-            the_newest_submission_of_pictures_is_found
-            an_event_settles_its_submission_whichever_comes_first
-            of_two_pushed_results_the_later_counts
-            of_two_results_at_once_the_second_counts
-            what_was_pushed_counts_more_than_what_was_asked_for
-            what_was_asked_for_is_appended_only_to_an_open_submission
-            an_event_without_a_result_settles_nothing_and_supersedes_nothing
-            a_merchants_submission_gets_the_audit_id_of_its_event
-            a_merchants_submission_is_not_settled_by_an_older_event
-            a_stores_submission_without_audit_id_is_found_by_its_store
-            a_store_that_was_asked_for_is_found_by_its_push_too
-            an_event_without_kind_or_audit_id_stands_alone
-            a_review_is_of_one_account_and_kind
-            a_store_that_is_known_is_not_forgotten
+            event_is_appended_once
+            concurrent_appends_leave_no_gap
+            event_pages_match_the_query
+            event_page_size_is_bounded
+            append_wakes_waiting_reader
+            log_reports_its_bounds
+            submission_is_stored_once
+            submission_pages_match_the_query
+            newest_picture_submission_is_found
+            event_decides_submission_in_any_order
+            later_pushed_result_counts
+            second_simultaneous_result_counts
+            pushed_result_outweighs_polled_one
+            polled_result_requires_open_submission
+            event_without_result_decides_nothing
+            merchant_submission_gets_event_audit_id
+            older_event_does_not_decide_merchant_submission
+            store_submission_without_audit_id_matches_by_store
+            polled_store_is_matched_by_its_push
+            event_without_kind_or_id_stands_alone
+            review_belongs_to_account_and_kind
+            known_store_id_is_kept
             every_order_leads_to_the_same_submissions
-            a_due_submission_is_taken_by_one_and_comes_again
-            only_the_old_is_forgotten_and_the_newest_event_stays
-            open_submissions_are_not_forgotten
-            a_write_is_claimed_by_one
-            a_write_is_recognised_by_account_method_and_request_id
-            a_new_write_is_sent_in_the_same_step
-            what_a_write_submitted_is_remembered_with_its_end
-            another_request_under_the_same_name_is_another_write
-            a_claim_whose_term_is_over_is_given_to_one_who_asks
-            a_write_is_sent_only_under_a_claim_that_lives
-            a_sent_write_is_unknown_as_soon_as_its_time_is_over
-            an_outcome_that_is_known_goes_before_one_that_is_not
-            a_released_write_is_forgotten
-            only_a_write_whose_outcome_is_not_known_is_settled
-            writes_are_read_in_pages_that_fit
-            writes_are_forgotten_after_a_day_but_not_what_is_unknown
-            a_lease_has_one_holder_at_a_time
-            a_lease_that_is_not_renewed_is_lost
-            a_lease_rests_when_it_is_given_back
-            a_token_has_a_generation_and_a_life
-            the_first_of_two_new_tokens_is_kept
-            what_may_be_done_so_often_is_counted
-            everything_is_there_after_reopening
-            a_probe_works
+            due_submission_is_taken_once_per_interval
+            pruning_keeps_recent_and_newest_events
+            pruning_keeps_open_submissions
+            write_is_claimed_by_one
+            write_is_identified_by_account_method_and_id
+            new_write_can_be_sent_at_once
+            submission_is_stored_with_write_end
+            other_request_with_same_id_is_refused
+            expired_claim_is_given_to_next_caller
+            sending_requires_a_live_claim
+            sent_write_becomes_unknown_after_its_time
+            known_outcome_replaces_unknown
+            released_write_is_deleted
+            only_unknown_write_is_resolved
+            write_pages_match_the_query
+            writes_are_pruned_after_a_day_unless_unknown
+            lease_has_one_holder
+            lease_without_renewal_is_lost
+            released_lease_has_a_pause
+            token_has_generation_and_life
+            first_of_two_new_tokens_is_kept
+            rate_limit_is_counted
+            reopening_keeps_everything
+            probe_succeeds
         }
     };
     ($open:ident: $($case:ident)+) => {$(
@@ -90,13 +91,13 @@ macro_rules! conformance {
 }
 pub(crate) use conformance;
 
-/// What counts as short and as long where a backend's time matters.
+/// A short and a long time, for cases in which the backend's time matters.
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(60);
 
 // === The log of events ===
 
-pub(crate) async fn an_event_is_appended_once(backend: &mut impl Backend) {
+pub(crate) async fn event_is_appended_once(backend: &mut impl Backend) {
     let state = backend.state();
     assert_eq!(append(&state, event("a")).await, Appended::New(1));
     assert_eq!(append(&state, event("b")).await, Appended::New(2));
@@ -115,12 +116,12 @@ pub(crate) async fn an_event_is_appended_once(backend: &mut impl Backend) {
     assert_eq!((&**amends, &**superseded_by, submission), ("", "", &None));
 }
 
-pub(crate) async fn appends_at_once_leave_no_gap(backend: &mut impl Backend) {
+pub(crate) async fn concurrent_appends_leave_no_gap(backend: &mut impl Backend) {
     let state = backend.state();
     let mut appends = JoinSet::new();
     for n in 0..200 {
         let state = state.clone();
-        // Every tenth is one that is there, or on its way, already.
+        // Every tenth event already exists or is being appended.
         let event = event(&format!("{}", if n % 10 == 9 { n - 1 } else { n }));
         appends.spawn(async move { append(&state, event).await });
     }
@@ -141,7 +142,7 @@ pub(crate) async fn appends_at_once_leave_no_gap(backend: &mut impl Backend) {
     assert_eq!(positions, new);
 }
 
-pub(crate) async fn events_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+pub(crate) async fn event_pages_match_the_query(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
     append(&state, about("A", "a", 1)).await;
@@ -179,7 +180,7 @@ pub(crate) async fn events_are_read_in_pages_that_fit(backend: &mut impl Backend
     }
 }
 
-pub(crate) async fn a_page_ends_before_it_has_too_many_bytes(backend: &mut impl Backend) {
+pub(crate) async fn event_page_size_is_bounded(backend: &mut impl Backend) {
     const SIZES: [usize; 7] = [1 << 20, 1 << 20, 2 << 20, 5 << 20, 1, 1 << 20, 1];
     let state = backend.state();
     let text = |size: usize| Bytes::from(vec![b'x'; size]);
@@ -192,7 +193,7 @@ pub(crate) async fn a_page_ends_before_it_has_too_many_bytes(backend: &mut impl 
             .await
             .expect("noted");
     }
-    // The third would make it too many, the fourth alone is.
+    // The third event would exceed the limit, and the fourth exceeds it alone.
     let pages: [&[usize]; 4] = [&SIZES[..2], &SIZES[2..3], &SIZES[3..4], &SIZES[4..]];
 
     let (mut after, mut found, mut before) = (0, Vec::new(), None);
@@ -239,7 +240,7 @@ pub(crate) async fn a_page_ends_before_it_has_too_many_bytes(backend: &mut impl 
     assert_eq!(found, pages);
 }
 
-pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend) {
+pub(crate) async fn append_wakes_waiting_reader(backend: &mut impl Backend) {
     let state = backend.state();
     let waiter = tokio::spawn({
         let state = state.clone();
@@ -250,7 +251,7 @@ pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend
     append(&state, event("a")).await;
     let soon = Duration::from_secs(5);
     tokio::time::timeout(soon, waiter).await.expect("woken").expect("no panic").expect("no error");
-    // What was at hand is what is read.
+    // The submission record that was provided is the one that is read.
     remember(&state, NewSubmission { audit_id: "B".to_owned().into(), ..submission("s") }).await;
     for (audit_id, id) in [("B", "b"), ("B", "c"), ("A", "d")] {
         append(&state, about(audit_id, id, 1)).await;
@@ -274,7 +275,7 @@ pub(crate) async fn whoever_waits_for_events_wakes_up(backend: &mut impl Backend
     }
 }
 
-pub(crate) async fn a_log_says_where_it_begins_and_ends(backend: &mut impl Backend) {
+pub(crate) async fn log_reports_its_bounds(backend: &mut impl Backend) {
     let state = backend.state();
     let nowhere = Mark { position: 0, key: EventKey([0; 32]) };
     let log = state.log().await.expect("a log");
@@ -289,7 +290,7 @@ pub(crate) async fn a_log_says_where_it_begins_and_ends(backend: &mut impl Backe
 
 // === Submissions ===
 
-pub(crate) async fn a_submission_is_remembered_once(backend: &mut impl Backend) {
+pub(crate) async fn submission_is_stored_once(backend: &mut impl Backend) {
     let state = backend.state();
     let new = NewSubmission {
         audit_id: "A".to_owned().into(),
@@ -320,7 +321,7 @@ pub(crate) async fn a_submission_is_remembered_once(backend: &mut impl Backend) 
     assert_eq!(state.submission("u").await, Ok(None));
 }
 
-pub(crate) async fn submissions_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+pub(crate) async fn submission_pages_match_the_query(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { app_id: app("wx2"), ..submission("a") }).await;
     remember(&state, NewSubmission { kind: SubmissionKind::MapPoi, ..submission("b") }).await;
@@ -361,7 +362,7 @@ pub(crate) async fn submissions_are_read_in_pages_that_fit(backend: &mut impl Ba
     assert_eq!((said(&page.submissions), page.seen, page.at_end), (named(&["d"]), 5, true));
 }
 
-pub(crate) async fn the_newest_submission_of_pictures_is_found(backend: &mut impl Backend) {
+pub(crate) async fn newest_picture_submission_is_found(backend: &mut impl Backend) {
     let state = backend.state();
     let pictures = |id| NewSubmission {
         kind: SubmissionKind::StorePictures,
@@ -378,9 +379,7 @@ pub(crate) async fn the_newest_submission_of_pictures_is_found(backend: &mut imp
     assert_eq!(state.pictures(&app("wx1"), &"9".to_owned().into()).await, Ok(None));
 }
 
-pub(crate) async fn an_event_settles_its_submission_whichever_comes_first(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn event_decides_submission_in_any_order(backend: &mut impl Backend) {
     let state = backend.state();
     for remembered_first in [true, false] {
         let id = format!("{remembered_first}");
@@ -411,7 +410,7 @@ pub(crate) async fn an_event_settles_its_submission_whichever_comes_first(
     }
 }
 
-pub(crate) async fn of_two_pushed_results_the_later_counts(backend: &mut impl Backend) {
+pub(crate) async fn later_pushed_result_counts(backend: &mut impl Backend) {
     let state = backend.state();
     for audit_id in ["A", "B"] {
         remember(
@@ -433,14 +432,14 @@ pub(crate) async fn of_two_pushed_results_the_later_counts(backend: &mut impl Ba
         [("a1", "", ""), ("a2", "a1", ""), ("b2", "", ""), ("b1", "", "b2")].map(owned)
     );
 
-    // So it is also where the submission was made elsewhere.
+    // The same applies if the submission was made elsewhere.
     append(&state, about("C", "c2", 2)).await;
     append(&state, about("C", "c1", 1)).await;
     let last = self::relations(&state).await.pop();
     assert_eq!(last, Some(owned(("c1", "", "c2"))));
 }
 
-pub(crate) async fn of_two_results_at_once_the_second_counts(backend: &mut impl Backend) {
+pub(crate) async fn second_simultaneous_result_counts(backend: &mut impl Backend) {
     let state = backend.state();
     append(&state, about("A", "a", 1)).await;
     append(&state, rejected(about("A", "b", 1))).await;
@@ -451,9 +450,7 @@ pub(crate) async fn of_two_results_at_once_the_second_counts(backend: &mut impl 
     assert_stands(&state, "s", AuditState::Approved, "c").await;
 }
 
-pub(crate) async fn what_was_pushed_counts_more_than_what_was_asked_for(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn pushed_result_outweighs_polled_one(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
     append(&state, asked("s", event("asked"))).await;
@@ -463,9 +460,7 @@ pub(crate) async fn what_was_pushed_counts_more_than_what_was_asked_for(
     assert_eq!(relations(&state).await, [("asked", "", ""), ("pushed", "asked", "")].map(owned));
 }
 
-pub(crate) async fn what_was_asked_for_is_appended_only_to_an_open_submission(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn polled_result_requires_open_submission(backend: &mut impl Backend) {
     let state = backend.state();
     assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Settled);
     remember(&state, submission("s")).await;
@@ -480,9 +475,7 @@ pub(crate) async fn what_was_asked_for_is_appended_only_to_an_open_submission(
     assert!(find(&state, "begun").await.settled > 0);
 }
 
-pub(crate) async fn an_event_without_a_result_settles_nothing_and_supersedes_nothing(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn event_without_result_decides_nothing(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
     for (id, without) in [("a", AuditState::Unspecified), ("b", AuditState::InReview)] {
@@ -498,9 +491,7 @@ pub(crate) async fn an_event_without_a_result_settles_nothing_and_supersedes_not
     assert!(all_events(&state).await.iter().all(|event| event.submission.is_some()));
 }
 
-pub(crate) async fn a_merchants_submission_gets_the_audit_id_of_its_event(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn merchant_submission_gets_event_audit_id(backend: &mut impl Backend) {
     let state = backend.state();
     let merchant = |id| NewSubmission { kind: SubmissionKind::Merchant, ..submission(id) };
     let event = |audit_id, id, time| NewEvent {
@@ -521,11 +512,11 @@ pub(crate) async fn a_merchants_submission_gets_the_audit_id_of_its_event(
     assert_stands(&state, "first", AuditState::Approved, "c").await;
     assert_stands(&state, "other", AuditState::InReview, "").await;
 
-    // WeChat may send none.
+    // WeChat may send no id.
     remember(&state, merchant("third")).await;
     append(&state, event("", "d", 4)).await;
     assert_stands(&state, "third", AuditState::Approved, "d").await;
-    // Asked for, then pushed: one review.
+    // A polled result and then a pushed one belong to one review.
     remember(&state, merchant("fourth")).await;
     let question = NewEvent { kind: SubmissionKind::Merchant, ..self::event("e") };
     append(&state, asked("fourth", question)).await;
@@ -534,9 +525,7 @@ pub(crate) async fn a_merchants_submission_gets_the_audit_id_of_its_event(
     assert_eq!(relations(&state).await.pop(), Some(owned(("f", "e", ""))));
 }
 
-pub(crate) async fn a_merchants_submission_is_not_settled_by_an_older_event(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn older_event_does_not_decide_merchant_submission(backend: &mut impl Backend) {
     let state = backend.state();
     let event =
         |audit_id, id| NewEvent { kind: SubmissionKind::Merchant, ..about(audit_id, id, 1) };
@@ -548,9 +537,7 @@ pub(crate) async fn a_merchants_submission_is_not_settled_by_an_older_event(
     assert_stands(&state, "s", AuditState::Approved, "b").await;
 }
 
-pub(crate) async fn a_stores_submission_without_audit_id_is_found_by_its_store(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn store_submission_without_audit_id_matches_by_store(backend: &mut impl Backend) {
     let state = backend.state();
     let store = |id, poi_id: &str| NewSubmission {
         kind: SubmissionKind::Store,
@@ -579,16 +566,14 @@ pub(crate) async fn a_stores_submission_without_audit_id_is_found_by_its_store(
     assert_stands(&state, "found", AuditState::Approved, "d").await;
     assert_eq!(find(&state, "found").await.audit_id.as_str(), "D");
     assert_stands(&state, "other account", AuditState::InReview, "").await;
-    // It has one now.
+    // It has an id now.
     append(&state, event("E", "e", "7")).await;
     assert_stands(&state, "found", AuditState::Approved, "d").await;
     append(&state, rejected(event("D", "f", ""))).await;
     assert_stands(&state, "found", AuditState::Rejected, "f").await;
 }
 
-pub(crate) async fn a_store_that_was_asked_for_is_found_by_its_push_too(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn polled_store_is_matched_by_its_push(backend: &mut impl Backend) {
     let state = backend.state();
     let store =
         |event| NewEvent { kind: SubmissionKind::Store, poi_id: "7".to_owned().into(), ..event };
@@ -602,7 +587,7 @@ pub(crate) async fn a_store_that_was_asked_for_is_found_by_its_push_too(
     assert_eq!(relations(&state).await, [owned(("a", "", "")), owned(("b", "a", ""))]);
 }
 
-pub(crate) async fn an_event_without_kind_or_audit_id_stands_alone(backend: &mut impl Backend) {
+pub(crate) async fn event_without_kind_or_id_stands_alone(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, submission("without")).await;
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("with") }).await;
@@ -617,7 +602,7 @@ pub(crate) async fn an_event_without_kind_or_audit_id_stands_alone(backend: &mut
     assert!(all_events(&state).await.iter().all(|event| event.submission.is_none()));
 }
 
-pub(crate) async fn a_review_is_of_one_account_and_kind(backend: &mut impl Backend) {
+pub(crate) async fn review_belongs_to_account_and_kind(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
     append(&state, NewEvent { app_id: app("wx2"), ..about("A", "a", 1) }).await;
@@ -628,7 +613,7 @@ pub(crate) async fn a_review_is_of_one_account_and_kind(backend: &mut impl Backe
     assert_eq!(relations(&state).await, ["a", "b", "c"].map(|id| owned((id, "", ""))));
 }
 
-pub(crate) async fn a_store_that_is_known_is_not_forgotten(backend: &mut impl Backend) {
+pub(crate) async fn known_store_id_is_kept(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, NewSubmission { audit_id: "A".to_owned().into(), ..submission("s") }).await;
     append(&state, NewEvent { poi_id: "7".to_owned().into(), ..about("A", "a", 1) }).await;
@@ -693,7 +678,7 @@ pub(crate) async fn every_order_leads_to_the_same_submissions(backend: &mut impl
     }
 }
 
-pub(crate) async fn a_due_submission_is_taken_by_one_and_comes_again(backend: &mut impl Backend) {
+pub(crate) async fn due_submission_is_taken_once_per_interval(backend: &mut impl Backend) {
     let state = backend.state();
     for n in 0..20 {
         let ask_after = Some(SHORT);
@@ -724,9 +709,7 @@ pub(crate) async fn a_due_submission_is_taken_by_one_and_comes_again(backend: &m
     assert_eq!(state.take_due(LONG, 100).await, Ok(Vec::new()));
 }
 
-pub(crate) async fn only_the_old_is_forgotten_and_the_newest_event_stays(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn pruning_keeps_recent_and_newest_events(backend: &mut impl Backend) {
     let state = backend.state();
     assert_eq!(state.prune(SHORT).await, Ok(0));
     append(&state, event("a")).await;
@@ -747,7 +730,7 @@ pub(crate) async fn only_the_old_is_forgotten_and_the_newest_event_stays(
     assert_eq!(append(&state, event("a")).await, Appended::New(5), "nobody knows it any more");
 }
 
-pub(crate) async fn open_submissions_are_not_forgotten(backend: &mut impl Backend) {
+pub(crate) async fn pruning_keeps_open_submissions(backend: &mut impl Backend) {
     let state = backend.state();
     remember(&state, submission("open")).await;
     for id in ["A", "B"] {
@@ -773,7 +756,7 @@ pub(crate) async fn open_submissions_are_not_forgotten(backend: &mut impl Backen
 
 // === The journal of writes ===
 
-pub(crate) async fn a_write_is_claimed_by_one(backend: &mut impl Backend) {
+pub(crate) async fn write_is_claimed_by_one(backend: &mut impl Backend) {
     let state = backend.state();
     let mut begins = JoinSet::new();
     for n in 0..8 {
@@ -816,9 +799,7 @@ pub(crate) async fn a_write_is_claimed_by_one(backend: &mut impl Backend) {
     assert_eq!(state.write("never").await, Ok(None));
 }
 
-pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn write_is_identified_by_account_method_and_id(backend: &mut impl Backend) {
     let state = backend.state();
     let method = "StoreService/UpdateStore".to_owned();
     for (number, new) in (1..).zip([
@@ -836,7 +817,7 @@ pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
         let found = find_write(&state, &id).await;
         assert_eq!((found.number, found.request_id), (number, new.request_id.unwrap_or_default()));
     }
-    // After an error, say. Nobody else can have that claim.
+    // For example after an error. No other caller can have that claim.
     let unnamed = NewWrite { request_id: None, ..write("e", "") };
     for again in [unnamed, write("a", "r")] {
         let id = again.write_id.clone();
@@ -850,13 +831,13 @@ pub(crate) async fn a_write_is_recognised_by_account_method_and_request_id(
     assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
 }
 
-pub(crate) async fn a_new_write_is_sent_in_the_same_step(backend: &mut impl Backend) {
+pub(crate) async fn new_write_can_be_sent_at_once(backend: &mut impl Backend) {
     let state = backend.state();
     let sent = Sent { by: LONG, sought: "sought".into() };
     let at_once =
         |id: &str, request_id: &str| NewWrite { sent: Some(sent.clone()), ..write(id, request_id) };
     let begun = |id: &str, fence, sent| Begun::Claimed { write_id: id.to_owned(), fence, sent };
-    // The second time after an error, say.
+    // The second time could be after an error.
     for _ in 0..2 {
         assert_eq!(begin(&state, at_once("a", "r"), SHORT).await, begun("a", 1, true));
         let found = find_write(&state, "a").await;
@@ -872,14 +853,14 @@ pub(crate) async fn a_new_write_is_sent_in_the_same_step(backend: &mut impl Back
     let known = begin(&state, at_once("a", "r"), LONG).await;
     assert!(matches!(&known, Begun::Known(write) if write.reply.is_some()), "{known:?}");
 
-    // What somebody else has claimed says in his name what is sought.
+    // A claim by another caller records the expected effect in that caller's write.
     let fence = claim(&state, write("c", "s"), SHORT).await;
     backend.pass(SHORT).await;
     assert_eq!(begin(&state, at_once("d", "s"), LONG).await, begun("c", fence + 1, false));
     let found = find_write(&state, "c").await;
     assert_eq!((found.state, found.attempts, found.sought), (WriteState::Claimed, 0, Bytes::new()));
 
-    // Its outcome is open when its time is over, and nothing is left of it where it was not sent.
+    // A sent write is unknown when its time is over, and an unsent one leaves nothing.
     let short = Some(Sent { by: SHORT, sought: Bytes::new() });
     let new = NewWrite { sent: short, ..write("e", "t") };
     assert_eq!(begin(&state, new.clone(), LONG).await, begun("e", 1, true));
@@ -890,7 +871,7 @@ pub(crate) async fn a_new_write_is_sent_in_the_same_step(backend: &mut impl Back
     assert_eq!(state.write("e").await, Ok(None));
 }
 
-pub(crate) async fn what_a_write_submitted_is_remembered_with_its_end(backend: &mut impl Backend) {
+pub(crate) async fn submission_is_stored_with_write_end(backend: &mut impl Backend) {
     let state = backend.state();
     append(&state, about("A", "x", 1)).await;
     let submitted = |id: &str, audit_id: &str| Outcome::Finished {
@@ -910,16 +891,14 @@ pub(crate) async fn what_a_write_submitted_is_remembered_with_its_end(backend: &
         assert_eq!((settled.number, &*settled.event_id), (1, "x"));
     }
 
-    // WeChat took it, whoever has the write by now.
+    // WeChat executed it, whichever caller has the write by now.
     let fence = claim(&state, write("v", "q"), LONG).await;
     state.ended("v", fence + 1, submitted("t", "B")).await.expect("noted");
     assert_eq!(find_write(&state, "v").await.state, WriteState::Claimed);
     assert_eq!(find(&state, "t").await.state, AuditState::InReview);
 }
 
-pub(crate) async fn another_request_under_the_same_name_is_another_write(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn other_request_with_same_id_is_refused(backend: &mut impl Backend) {
     let state = backend.state();
     let other = NewWrite { fingerprint: [2; 32], ..write("other", "r") };
     let is_other = async || {
@@ -944,9 +923,7 @@ pub(crate) async fn another_request_under_the_same_name_is_another_write(
     assert_eq!(state.write("other").await, Ok(None));
 }
 
-pub(crate) async fn a_claim_whose_term_is_over_is_given_to_one_who_asks(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn expired_claim_is_given_to_next_caller(backend: &mut impl Backend) {
     let state = backend.state();
     let old = claim(&state, write("w", "r"), SHORT).await;
     let created = find_write(&state, "w").await.created;
@@ -971,7 +948,7 @@ pub(crate) async fn a_claim_whose_term_is_over_is_given_to_one_who_asks(
     assert!(fences[0] > old);
     assert_eq!(begun.iter().filter(|begun| matches!(begun, Begun::Known(_))).count(), 7);
 
-    // Who had it before has it no longer, alive or sent.
+    // The previous holder has lost it, whether it was claimed or sent.
     for round in 0..2 {
         let before = find_write(&state, "w").await;
         assert_eq!((before.number, before.created), (1, created));
@@ -990,7 +967,7 @@ pub(crate) async fn a_claim_whose_term_is_over_is_given_to_one_who_asks(
     assert_eq!(numbers(&state, WriteQuery::default()).await, [1]);
 }
 
-pub(crate) async fn a_write_is_sent_only_under_a_claim_that_lives(backend: &mut impl Backend) {
+pub(crate) async fn sending_requires_a_live_claim(backend: &mut impl Backend) {
     let state = backend.state();
     assert_eq!(state.sent("never", 1, LONG, Bytes::new()).await, Ok(false));
     let fence = claim(&state, write("w", "r"), SHORT).await;
@@ -1003,7 +980,7 @@ pub(crate) async fn a_write_is_sent_only_under_a_claim_that_lives(backend: &mut 
     let first = find_write(&state, "w").await;
     assert_eq!((first.state, first.attempts, first.ended), (WriteState::Sent, 1, 0));
     assert!(first.sent >= first.created);
-    // No longer the claim's term counts, but the time until the outcome is known.
+    // The time until the outcome is known now counts, instead of the term of the claim.
     assert!(first.rest > LONG / 2 && first.rest <= LONG, "{first:?}");
     backend.pass(SHORT * 2).await;
     assert_eq!(state.sent("w", fence, LONG * 2, Bytes::new()).await, Ok(true));
@@ -1028,9 +1005,7 @@ pub(crate) async fn a_write_is_sent_only_under_a_claim_that_lives(backend: &mut 
     }
 }
 
-pub(crate) async fn a_sent_write_is_unknown_as_soon_as_its_time_is_over(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn sent_write_becomes_unknown_after_its_time(backend: &mut impl Backend) {
     let state = backend.state();
     let fence = claim(&state, write("w", "r"), LONG).await;
     assert_eq!(state.sent("w", fence, SHORT, "sought".into()).await, Ok(true));
@@ -1054,9 +1029,7 @@ pub(crate) async fn a_sent_write_is_unknown_as_soon_as_its_time_is_over(
     assert!(numbers(&state, of(WriteState::Unknown)).await.is_empty());
 }
 
-pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn known_outcome_replaces_unknown(backend: &mut impl Backend) {
     let state = backend.state();
     let send = async |id| {
         let fence = claim(&state, write(id, id), LONG).await;
@@ -1066,7 +1039,7 @@ pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
     let end = async |id, fence, outcome| state.ended(id, fence, outcome).await.expect("noted");
     let stands = async |id| {
         let Write { state, reply, rest, ended, attempts, .. } = find_write(&state, id).await;
-        // What is unknown may still arrive.
+        // An unknown write may still arrive.
         assert_eq!(rest > LONG / 2, state == WriteState::Unknown, "{id}: {rest:?}");
         assert_eq!(attempts, 1);
         assert_eq!(ended > 1_600_000_000_000, state == WriteState::Finished, "{id}: {ended}");
@@ -1102,7 +1075,7 @@ pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
     end("never", 1, finished("reply")).await;
     assert_eq!(state.write("never").await, Ok(None));
 
-    // So it is with a claim that is over, as long as nobody else has it.
+    // The same holds for a claim that is over, as long as no other caller has it.
     for (id, outcome, expected) in [
         ("d", finished("reply"), Some(WriteState::Finished)),
         ("e", Outcome::Released, None),
@@ -1116,7 +1089,7 @@ pub(crate) async fn an_outcome_that_is_known_goes_before_one_that_is_not(
     }
 }
 
-pub(crate) async fn a_released_write_is_forgotten(backend: &mut impl Backend) {
+pub(crate) async fn released_write_is_deleted(backend: &mut impl Backend) {
     let state = backend.state();
     for sent in [false, true] {
         let fence = claim(&state, write("w", "r"), LONG).await;
@@ -1134,14 +1107,14 @@ pub(crate) async fn a_released_write_is_forgotten(backend: &mut impl Backend) {
             assert!(numbers(&state, query).await.is_empty());
         }
     }
-    // Its name is free, even for another request.
+    // Its request id is free, even for another request.
     let other = NewWrite { fingerprint: [2; 32], ..write("x", "r") };
     claim(&state, other, LONG).await;
     let found = find_write(&state, "x").await;
     assert_eq!((found.number, found.attempts), (3, 0), "numbers are not given out again");
 }
 
-pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: &mut impl Backend) {
+pub(crate) async fn only_unknown_write_is_resolved(backend: &mut impl Backend) {
     let state = backend.state();
     let found = |submission_id: &str| Outcome::Finished {
         reply: Bytes::from("found"),
@@ -1203,7 +1176,7 @@ pub(crate) async fn only_a_write_whose_outcome_is_not_known_is_settled(backend: 
     }
 }
 
-pub(crate) async fn writes_are_read_in_pages_that_fit(backend: &mut impl Backend) {
+pub(crate) async fn write_pages_match_the_query(backend: &mut impl Backend) {
     let state = backend.state();
     let method = "StoreService/DeleteStore".to_owned();
     claim(&state, write("claimed", "r"), LONG).await;
@@ -1269,9 +1242,7 @@ pub(crate) async fn writes_are_read_in_pages_that_fit(backend: &mut impl Backend
     assert_eq!(read(WriteQuery { after: 9, limit: 1, ..all }).await, (vec![], 9, true));
 }
 
-pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
-    backend: &mut impl Backend,
-) {
+pub(crate) async fn writes_are_pruned_after_a_day_unless_unknown(backend: &mut impl Backend) {
     let state = backend.state();
     let day = Duration::from_secs(24 * 60 * 60);
     claim(&state, write("claimed", "claimed"), LONG).await;
@@ -1298,14 +1269,14 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
 
-    // A claim's term, and a minute more than a day.
+    // The term of a claim, and a minute more than a day.
     backend.pass_for_writes(day + LONG * 2).await;
     claim(&state, write("x", "given again"), SHORT).await;
     backend.pass(SHORT * 2).await;
     let fence = claim(&state, write("young", "young"), LONG).await;
     state.ended("young", fence, finished("reply")).await.expect("noted");
     state.ended("found out", found_out, finished("reply")).await.expect("noted");
-    // However long events are kept.
+    // This does not depend on the retention of events.
     assert_eq!(prune(&state, day * 90).await, 3);
     let all = WriteQuery { limit: 99, ..WriteQuery::default() };
     let kept = state.writes(all).await.expect("a page").writes;
@@ -1330,7 +1301,7 @@ pub(crate) async fn writes_are_forgotten_after_a_day_but_not_what_is_unknown(
 
 // === Leases ===
 
-pub(crate) async fn a_lease_has_one_holder_at_a_time(backend: &mut impl Backend) {
+pub(crate) async fn lease_has_one_holder(backend: &mut impl Backend) {
     let state = backend.state();
     let mut acquirers = JoinSet::new();
     for _ in 0..8 {
@@ -1354,7 +1325,7 @@ pub(crate) async fn a_lease_has_one_holder_at_a_time(backend: &mut impl Backend)
     assert!(matches!(taken, Acquired::Taken(left) if left > LONG), "{taken:?}");
 }
 
-pub(crate) async fn a_lease_that_is_not_renewed_is_lost(backend: &mut impl Backend) {
+pub(crate) async fn lease_without_renewal_is_lost(backend: &mut impl Backend) {
     let state = backend.state();
     let first = fence(&state.acquire("a", SHORT).await.expect("no error")).expect("free");
     backend.pass(SHORT * 2).await;
@@ -1367,7 +1338,7 @@ pub(crate) async fn a_lease_that_is_not_renewed_is_lost(backend: &mut impl Backe
     assert_eq!(state.renew("a", second, LONG).await, Ok(true));
 }
 
-pub(crate) async fn a_lease_rests_when_it_is_given_back(backend: &mut impl Backend) {
+pub(crate) async fn released_lease_has_a_pause(backend: &mut impl Backend) {
     let state = backend.state();
     let first = fence(&state.acquire("a", LONG).await.expect("no error")).expect("free");
     state.free("a", first, SHORT).await.expect("given back");
@@ -1384,7 +1355,7 @@ pub(crate) async fn a_lease_rests_when_it_is_given_back(backend: &mut impl Backe
 
 // === Tokens ===
 
-pub(crate) async fn a_token_has_a_generation_and_a_life(backend: &mut impl Backend) {
+pub(crate) async fn token_has_generation_and_life(backend: &mut impl Backend) {
     let state = backend.state();
     let wx1 = app("wx1");
     assert_eq!(state.token(&wx1).await, Ok(None));
@@ -1393,7 +1364,7 @@ pub(crate) async fn a_token_has_a_generation_and_a_life(backend: &mut impl Backe
     assert!(first.life > LONG / 2 && first.life <= LONG, "{first:?}");
     assert!(first.age < SHORT, "{first:?}");
     backend.pass(SHORT).await;
-    // The same value: it lives on, and gets older.
+    // The same value lives on, and its age grows.
     let same = state.put_token(&wx1, 1, &secret("one"), LONG * 2).await.expect("stored");
     assert_eq!(same.generation, 1);
     assert!(same.life > LONG && same.age >= SHORT, "{same:?}");
@@ -1411,7 +1382,7 @@ pub(crate) async fn a_token_has_a_generation_and_a_life(backend: &mut impl Backe
     assert_eq!((&third.value, third.generation), (&secret("three"), 3));
 }
 
-pub(crate) async fn the_first_of_two_new_tokens_is_kept(backend: &mut impl Backend) {
+pub(crate) async fn first_of_two_new_tokens_is_kept(backend: &mut impl Backend) {
     let state = backend.state();
     let wx1 = app("wx1");
     let mut putters = JoinSet::new();
@@ -1430,7 +1401,7 @@ pub(crate) async fn the_first_of_two_new_tokens_is_kept(backend: &mut impl Backe
     }
 }
 
-pub(crate) async fn what_may_be_done_so_often_is_counted(backend: &mut impl Backend) {
+pub(crate) async fn rate_limit_is_counted(backend: &mut impl Backend) {
     let state = backend.state();
     let spend = async |counter| state.spend(counter, 2, SHORT).await.expect("no error");
     state.refund("a").await.expect("does nothing");
@@ -1446,7 +1417,7 @@ pub(crate) async fn what_may_be_done_so_often_is_counted(backend: &mut impl Back
 
 // === The state itself ===
 
-pub(crate) async fn everything_is_there_after_reopening(backend: &mut impl Backend) {
+pub(crate) async fn reopening_keeps_everything(backend: &mut impl Backend) {
     let state = backend.state();
     let audit_id = "A".to_owned().into();
     remember(&state, NewSubmission { audit_id, ..submission("s") }).await;
@@ -1474,15 +1445,15 @@ pub(crate) async fn everything_is_there_after_reopening(backend: &mut impl Backe
     assert_eq!(append(&state, event("b")).await, Appended::New(2));
 }
 
-pub(crate) async fn a_probe_works(backend: &mut impl Backend) {
+pub(crate) async fn probe_succeeds(backend: &mut impl Backend) {
     for _ in 0..2 {
         assert_eq!(backend.state().probe().await, Ok(()));
     }
 }
 
-// === What cases are made of ===
+// === Test data ===
 
-/// An approved store, about no review in particular.
+/// Returns an approved store that belongs to no particular review.
 pub(crate) fn event(id: &str) -> NewEvent {
     NewEvent {
         key: EventKey(key_of(id)),
@@ -1513,7 +1484,7 @@ fn asked(submission_id: &str, event: NewEvent) -> NewEvent {
     NewEvent { origin: Origin::Reconciled { submission_id }, event_time: 99, ..event }
 }
 
-/// A new store.
+/// Returns a new store.
 pub(crate) fn submission(id: &str) -> NewSubmission {
     NewSubmission {
         submission_id: id.to_owned(),
@@ -1528,7 +1499,7 @@ pub(crate) fn submission(id: &str) -> NewSubmission {
     }
 }
 
-/// A new store, to be added under a caller's name for it.
+/// Returns the write of a new store with a caller's request id.
 pub(crate) fn write(id: &str, request_id: &str) -> NewWrite {
     NewWrite {
         write_id: id.to_owned(),
@@ -1582,7 +1553,7 @@ async fn begin(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> Begun {
     state.begin(new, term).await.expect("no error")
 }
 
-/// The fence.
+/// Claims a write and returns the fence.
 pub(crate) async fn claim(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> u64 {
     match begin(state, new, term).await {
         Begun::Claimed { fence, .. } => fence,
@@ -1594,7 +1565,7 @@ async fn find_write(state: &Arc<dyn State>, write_id: &str) -> Write {
     state.write(write_id).await.expect("no error").expect("noted")
 }
 
-/// All that fit.
+/// Returns the numbers of all writes that match.
 async fn numbers(state: &Arc<dyn State>, query: WriteQuery) -> Vec<u64> {
     let page = state.writes(WriteQuery { limit: usize::MAX, ..query }).await.expect("a page");
     assert!(page.at_end);
@@ -1641,7 +1612,7 @@ fn text(message: &Bytes) -> String {
     String::from_utf8(message.to_vec()).expect("text")
 }
 
-/// Each event, what it amends and what supersedes it.
+/// Returns each event with the event that it amends and the one that supersedes it.
 async fn relations(state: &Arc<dyn State>) -> Vec<(String, String, String)> {
     let events = all_events(state).await;
     events.into_iter().map(|it| (text(&it.message), it.amends, it.superseded_by)).collect()

@@ -1,4 +1,5 @@
-//! A state of which one verb fails, in each way and under each call: the caller gets STATE_UNAVAILABLE.
+//! A state whose operations fail, one at a time, in every way and under every call: the caller gets
+//! STATE_UNAVAILABLE.
 
 use std::{
     collections::BTreeSet,
@@ -34,16 +35,16 @@ use wechat_store_gateway::{
 
 use crate::support::{is, nearby_profile, new_store, reason};
 
-/// Not known to anybody.
+/// A request id that is not in the journal.
 const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
 
-/// A state that works, but for one verb.
+/// A state that works except for one operation.
 #[derive(Debug)]
 struct Failing {
     inner: Sqlite,
-    /// The verb, and what it fails with.
+    /// The operation and its error.
     fails: Mutex<Option<(&'static str, Error)>>,
-    /// Which verbs were used.
+    /// The operations that were used.
     used: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -57,7 +58,7 @@ impl Failing {
     }
 }
 
-/// Every verb first looks whether it is to fail.
+/// Every operation first checks whether it must fail.
 macro_rules! verbs {
     ($($verb:ident($($name:ident: $type:ty),*) -> $answer:ty;)+) => {
         #[tonic::async_trait]
@@ -97,7 +98,7 @@ verbs! {
     probe() -> ();
 }
 
-/// A gateway over such a state.
+/// A gateway with such a state.
 struct Gateway {
     state: Arc<Failing>,
     channel: Channel,
@@ -154,7 +155,7 @@ impl Gateway {
         Self { state, channel, clock, _folder: folder }
     }
 
-    /// Calls an RPC that uses the state. What the calls before left behind is over then.
+    /// Calls an RPC that uses the state. All work of earlier calls has ended by then.
     async fn call(&self, rpc: &str) -> Result<(), Status> {
         self.clock.advance(Duration::from_secs(20));
         let service = || self.channel.clone();
@@ -229,12 +230,12 @@ impl Gateway {
     }
 }
 
-/// So that nothing is a repeat.
+/// Returns a new request id, so that nothing is a repeat.
 fn fresh_name() -> String {
     format!("{:08x}-5f0e-4d7e-9c55-0a3f5f1c2b6d", fastrand::u32(..))
 }
 
-/// Each way to fail.
+/// Returns every kind of error.
 fn kinds() -> [Error; 7] {
     let why = || "on purpose".to_owned();
     let kinds = [
@@ -246,7 +247,7 @@ fn kinds() -> [Error; 7] {
         Error::Unreadable(why()),
         Error::Unusable(why()),
     ];
-    // A new one asks for its place above.
+    // A new write asks for its place above.
     for kind in &kinds {
         match kind {
             Error::Damaged(_)
@@ -264,7 +265,8 @@ fn kinds() -> [Error; 7] {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_state_is_state_unavailable_for_every_verb() {
     let gateway = Gateway::start().await;
-    // Without these verbs a call cannot be answered; without others it can, or asks for itself.
+    // A call cannot be answered without these operations. Without others it can, or it asks WeChat
+    // itself.
     for (rpc, needed) in [
         ("ListAuditEvents", &["events"][..]),
         ("WatchAuditEvents", &["log"]),
@@ -301,7 +303,7 @@ async fn failing_state_is_state_unavailable_for_every_verb() {
                     }
                     other => {
                         assert!(!needed.contains(&verb), "{rpc}, {verb}, {error:?}: {other:?}");
-                        // As it was answered before, or as what was known by then.
+                        // The answer is the earlier one, or the one that was known by then.
                         let code = |answer: &Result<(), Status>| {
                             answer.as_ref().err().map(|status| status.code())
                         };

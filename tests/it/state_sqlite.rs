@@ -1,4 +1,4 @@
-//! The state in a file: the suite, and what only files do.
+//! The state in a file: the common suite, and the behavior of files.
 
 use std::{
     fs,
@@ -70,7 +70,7 @@ impl Backend for File {
 }
 
 #[tokio::test]
-async fn a_file_belongs_to_one_process() {
+async fn file_belongs_to_one_process() {
     let mut file = sqlite().await;
     assert_eq!(file.open().err(), Some(Error::Locked));
     file.state().probe().await.expect("the first goes on");
@@ -79,7 +79,7 @@ async fn a_file_belongs_to_one_process() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_version_is_left_alone() {
+async fn file_of_newer_version_is_refused() {
     let mut file = sqlite().await;
     file.state = None;
     Connection::open(file.path())
@@ -89,7 +89,7 @@ async fn a_file_of_a_newer_version_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_damaged() {
+async fn non_database_is_damaged() {
     let mut file = sqlite().await;
     file.state = None;
     fs::write(file.path(), "not a database, but a letter to somebody: ".repeat(100))
@@ -100,14 +100,14 @@ async fn what_is_no_database_is_damaged() {
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_named() {
+async fn missing_folder_is_named() {
     let error = Sqlite::open(Path::new("/nowhere/state.db"), Clock::frozen()).expect_err("refused");
     assert_eq!(error.to_string(), "the state cannot be used: there is no folder /nowhere");
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn files_are_for_their_owner_alone() {
+async fn files_are_private() {
     use std::os::unix::fs::PermissionsExt;
 
     let file = sqlite().await;
@@ -123,7 +123,7 @@ async fn files_are_for_their_owner_alone() {
 }
 
 #[tokio::test]
-async fn a_lock_of_somebody_else_is_an_error_while_it_lasts() {
+async fn foreign_lock_fails_while_it_lasts() {
     let file = sqlite().await;
     let state = file.state();
     let shell = Connection::open(file.path()).expect("opened");
@@ -136,7 +136,7 @@ async fn a_lock_of_somebody_else_is_an_error_while_it_lasts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn appends_at_once_share_commits() {
+async fn concurrent_appends_share_commits() {
     let file = sqlite().await;
     let before = commits(&file.path());
     let mut appends = JoinSet::new();
@@ -155,8 +155,8 @@ async fn appends_at_once_share_commits() {
     assert_eq!(commits(&file.path()) - before, 3, "each is durable");
 }
 
-/// How many commits are in the write-ahead log: the last page of each says so in its head. See “The
-/// WAL File Format” of SQLite.
+/// Returns the number of commits in the write-ahead log. The head of each commit's last page marks
+/// it. See “The WAL File Format” of SQLite.
 fn commits(database: &Path) -> usize {
     const HEAD: usize = 32;
     const FRAME: usize = 24 + 4096;
@@ -165,7 +165,7 @@ fn commits(database: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn what_is_appended_is_given_to_those_who_wait_for_it() {
+async fn append_wakes_waiting_readers() {
     let file = sqlite().await;
     let state = file.state();
     for passed in 0..3 {
@@ -177,7 +177,7 @@ async fn what_is_appended_is_given_to_those_who_wait_for_it() {
     }
 }
 
-/// A file with one event, open.
+/// Returns an open file with one event.
 async fn with_an_event() -> (File, Arc<dyn State>) {
     let file = sqlite().await;
     let state = file.state();
@@ -185,7 +185,8 @@ async fn with_an_event() -> (File, Arc<dyn State>) {
     (file, state)
 }
 
-/// Nothing is acknowledged, nor read as if it were all there, and the error says why.
+/// Checks that nothing is acknowledged, that nothing is read as if it was complete, and that the
+/// error gives this reason.
 async fn refuses(state: &Arc<dyn State>, why: &str) {
     let refused = [
         state.append(event("after")).await.map(drop),
@@ -205,7 +206,7 @@ async fn keys(state: &Arc<dyn State>) -> Vec<EventKey> {
 }
 
 #[tokio::test]
-async fn state_moved_away_is_refused_until_it_is_back() {
+async fn moved_state_is_refused_until_back() {
     let (mut file, state) = with_an_event().await;
     let (path, away) = (file.path(), file.folder.path().join("away.db"));
     fs::rename(&path, &away).expect("moved");
@@ -238,7 +239,7 @@ async fn deleted_state_is_refused() {
 }
 
 #[tokio::test]
-async fn state_behind_another_link_is_refused_until_the_link_is_back() {
+async fn relinked_state_is_refused_until_restored() {
     let folder = tempfile::tempdir().expect("a folder");
     let (link, first, second) =
         (folder.path().join("link"), folder.path().join("first"), folder.path().join("second"));
@@ -260,7 +261,7 @@ async fn state_behind_another_link_is_refused_until_the_link_is_back() {
     lead_to(&first);
     state.probe().await.expect("it leads back");
 
-    // The file goes elsewhere, and a link stands in its place: its log would not be found there.
+    // The file moves elsewhere, and a link replaces it. Its log would not be found there.
     let (path, away) = (first.join("state.db"), second.join("state.db"));
     fs::rename(&path, &away).expect("moved");
     std::os::unix::fs::symlink(&away, &path).expect("linked");
@@ -268,7 +269,7 @@ async fn state_behind_another_link_is_refused_until_the_link_is_back() {
 }
 
 #[tokio::test]
-async fn state_with_a_second_name_is_refused_until_it_has_one() {
+async fn hard_linked_state_is_refused_until_single() {
     let (mut file, state) = with_an_event().await;
     let other = file.folder.path().join("other.db");
     fs::hard_link(file.path(), &other).expect("linked");
@@ -285,7 +286,7 @@ async fn state_with_a_second_name_is_refused_until_it_has_one() {
 }
 
 #[tokio::test]
-async fn database_belongs_to_one_process_by_any_path() {
+async fn lock_holds_for_every_path() {
     let (file, state) = with_an_event().await;
     let elsewhere = tempfile::tempdir().expect("a folder");
     let link = elsewhere.path().join("state.db");
@@ -301,7 +302,7 @@ async fn database_belongs_to_one_process_by_any_path() {
 }
 
 #[tokio::test]
-async fn state_without_its_log_is_refused_and_loses_nothing() {
+async fn state_without_log_is_refused_without_loss() {
     for name in ["state.db-wal", "state.db-shm"] {
         for replaced in [false, true] {
             let (mut file, state) = with_an_event().await;
@@ -314,7 +315,7 @@ async fn state_without_its_log_is_refused_and_loses_nothing() {
             let why = if replaced { "was replaced" } else { "was deleted" };
             refuses(&state, &format!("{name} {why}; the database has all that was acknowledged"))
                 .await;
-            // As a kill leaves it.
+            // The file as a kill leaves it.
             let left = tempfile::tempdir().expect("a folder");
             fs::copy(file.path(), left.path().join("state.db")).expect("copied");
             let left =
@@ -329,7 +330,7 @@ async fn state_without_its_log_is_refused_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn state_that_was_cut_or_written_over_is_refused_until_a_restart() {
+async fn cut_or_overwritten_state_is_refused_until_restart() {
     let cut = |path: &Path, to| {
         let file = fs::OpenOptions::new().write(true).open(path).expect("opened");
         file.set_len(to).expect("cut");
@@ -338,7 +339,7 @@ async fn state_that_was_cut_or_written_over_is_refused_until_a_restart() {
     for name in ["state.db", "state.db-wal"] {
         for to in [0, 100, 4096, 5000] {
             let (file, state) = with_an_event().await;
-            // So that the database has more than a page.
+            // The database needs more than one page.
             let shell = Connection::open(file.path()).expect("opened");
             let checkpoint = "PRAGMA wal_checkpoint";
             shell.query_row(checkpoint, [], |_| Ok(())).expect("a checkpoint");
@@ -364,7 +365,7 @@ async fn state_that_was_cut_or_written_over_is_refused_until_a_restart() {
 }
 
 #[tokio::test]
-async fn state_that_is_written_over_while_it_writes_is_refused() {
+async fn state_overwritten_during_write_is_refused() {
     let (file, state) = with_an_event().await;
     let appending = async {
         for n in 0.. {
@@ -403,7 +404,7 @@ async fn other_sqlite_processes_may_write_and_checkpoint() {
 }
 
 #[tokio::test]
-async fn long_log_is_brought_into_the_database() {
+async fn long_log_is_checkpointed() {
     let (file, state) = with_an_event().await;
     let size = || fs::metadata(file.path()).expect("a file").len();
     let before = size();
@@ -417,7 +418,7 @@ async fn long_log_is_brought_into_the_database() {
 }
 
 #[tokio::test]
-async fn database_that_is_missing_beside_its_log_is_not_begun_anew() {
+async fn missing_database_beside_log_is_refused() {
     let (mut file, state) = with_an_event().await;
     let log = file.folder.path().join("state.db-wal");
     let content = fs::read(&log).expect("a file");
@@ -437,7 +438,7 @@ async fn database_that_is_missing_beside_its_log_is_not_begun_anew() {
 }
 
 #[tokio::test]
-async fn pages_that_contradict_each_other_are_found_at_the_start() {
+async fn contradicting_pages_fail_the_start() {
     let mut file = sqlite().await;
     for n in 0..50 {
         file.state().append(event(&n.to_string())).await.expect("appended");
@@ -447,7 +448,7 @@ async fn pages_that_contradict_each_other_are_found_at_the_start() {
     let mut refused = 0;
     for page in 0..whole.len() / 4096 {
         let mut damaged = whole.clone();
-        // Where its cells are.
+        // The positions of its cells.
         damaged[page * 4096 + if page == 0 { 103 } else { 3 }] ^= 0x55;
         fs::write(file.path(), damaged).expect("written");
         match file.open() {
@@ -466,14 +467,14 @@ async fn pages_that_contradict_each_other_are_found_at_the_start() {
 }
 
 #[tokio::test]
-async fn damaged_index_is_made_anew_at_the_start() {
+async fn damaged_index_is_rebuilt_at_start() {
     let mut file = sqlite().await;
     file.state().append(event("a")).await.expect("appended");
     file.state = None;
     let mut content = fs::read(file.path()).expect("a file");
     let EventKey(key) = event("a").key;
-    // It stands in the row of the log, in the table, and last in the table's index: there the event is
-    // looked for that comes again.
+    // The key is in the row of the log, in the table, and last in the table's index, which is
+    // searched when the event arrives again.
     let at = content.windows(32).rposition(|bytes| bytes == key).expect("in the index");
     content[at] ^= 0xFF;
     fs::write(file.path(), content).expect("written");
@@ -481,7 +482,7 @@ async fn damaged_index_is_made_anew_at_the_start() {
     assert_eq!(file.state().append(event("a")).await, Ok(Appended::Known(1)));
 }
 
-/// What a file that is copied to a state of its own comes to: refused, or its events.
+/// Opens a copied file as a state of its own, and returns its events or the refusal.
 async fn opened_anew(content: &[u8]) -> Result<Vec<Event>, Error> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("state.db");
@@ -517,7 +518,7 @@ async fn flipped_bits_are_refused_repaired_or_gaps() {
             }
             found => found.unwrap_or_else(|error| panic!("{at}: {error}")),
         };
-        // Those at the end may be more, if the number that says how many there are is too high.
+        // There may be more events at the end, if the damaged number of events is too high.
         assert!(found.len() >= events.len(), "{at}: {}", found.len());
         for (found, event) in found.iter().zip(&events) {
             let message = AuditEvent::decode(&*found.message).expect("a message");
@@ -531,7 +532,7 @@ async fn flipped_bits_are_refused_repaired_or_gaps() {
 }
 
 #[tokio::test]
-async fn damaged_rows_are_forgotten_with_those_around_them() {
+async fn damaged_rows_are_pruned_with_neighbors() {
     let (file, state) = with_an_event().await;
     for n in 0..4 {
         state.append(event(&n.to_string())).await.expect("appended");
@@ -551,7 +552,7 @@ async fn damaged_rows_are_forgotten_with_those_around_them() {
 }
 
 #[tokio::test]
-async fn damaged_leases_and_counters_begin_anew() {
+async fn damaged_leases_and_counters_restart() {
     let (file, state) = with_an_event().await;
     let db = Connection::open(file.path()).expect("opened");
     let term = Duration::from_secs(60);
@@ -574,7 +575,7 @@ async fn damaged_leases_and_counters_begin_anew() {
 }
 
 #[tokio::test]
-async fn damaged_rows_are_in_the_way_of_nothing_that_is_linked_or_settled() {
+async fn damaged_rows_do_not_block_linking() {
     for damage in [
         "UPDATE events SET state = 'x' WHERE position = 1",
         "UPDATE events SET reason = x'FF' WHERE position = 1",
@@ -597,7 +598,7 @@ async fn damaged_rows_are_in_the_way_of_nothing_that_is_linked_or_settled() {
         };
         loosen(&db);
         db.execute(damage, []).expect("damaged");
-        // Strict again, as damage leaves it.
+        // The columns are strict again, as after damage.
         db.execute_batch("PRAGMA writable_schema = ON").expect("set");
         for (name, sql) in strict {
             let set = "UPDATE sqlite_schema SET sql = ?2 WHERE name = ?1";
@@ -625,14 +626,14 @@ async fn damaged_rows_are_in_the_way_of_nothing_that_is_linked_or_settled() {
 }
 
 #[tokio::test]
-async fn log_that_is_damaged_in_the_middle_is_refused_and_not_cut_off() {
+async fn log_damaged_in_middle_is_refused() {
     let (file, state) = with_an_event().await;
     for n in 0..9 {
         state.append(event(&n.to_string())).await.expect("appended");
     }
     let log = fs::read(file.folder.path().join("state.db-wal")).expect("a log");
     let database = fs::read(file.path()).expect("a file");
-    // As a kill leaves it, with these bits flipped.
+    // The file as a kill leaves it, with these bits flipped.
     let opened = async |flips: &[usize], length: usize| {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("state.db");
@@ -647,18 +648,18 @@ async fn log_that_is_damaged_in_the_middle_is_refused_and_not_cut_off() {
     let commits = commits(&file.path());
     assert!(commits >= 10);
     let ends = |number: usize| {
-        // The frames that end a commit say so.
+        // A frame that ends a commit is marked.
         let frames = log[32..].chunks_exact(FRAME).enumerate();
         let ends = frames.filter(|(_, frame)| frame[4..8] != [0; 4]);
         32 + FRAME * (1 + ends.map(|(at, _)| at).nth(number).expect("a commit"))
     };
     assert_eq!(opened(&[], log.len()).await, Ok(10));
-    // What a loss of power leaves: the last is missing, or cut, or wrong.
+    // The results of a power failure: the last commit is missing, cut or wrong.
     assert_eq!(opened(&[], ends(commits - 2)).await, Ok(9));
     assert_eq!(opened(&[], log.len() - 1).await, Ok(9));
     assert_eq!(opened(&[log.len() - 1], log.len()).await, Ok(9));
     assert_eq!(opened(&[ends(commits - 3) + 100], log.len()).await, Ok(8));
-    // What only damage does: a page, the sum of a frame, its salt, the head of the log.
+    // The results of damage alone: a page, the checksum of a frame, its salt, the head of the log.
     let frame = ends(2);
     let head = [0, 1, 2, 3, 5, 9, 13, 17, 22, 25, 31];
     for at in head.into_iter().chain([frame + 100, frame + 17, frame + 9]) {

@@ -1,4 +1,5 @@
-//! HTTP statuses other than 200, and pages that are not WeChat's: what they say about a call.
+//! HTTP statuses other than 200 and pages that do not come from WeChat, and their meaning for a
+//! call.
 
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ fn retry_after(status: &Status) -> Option<u64> {
     wait.map(|wait| wait.as_secs())
 }
 
-/// How many writes the journal has.
-async fn noted(app: &App) -> usize {
+/// Returns the number of writes in the journal.
+async fn journaled_writes(app: &App) -> usize {
     let all = pb::ListWritesRequest::default();
     app.writes().list_writes(all).await.expect("a list").into_inner().writes.len()
 }
@@ -51,7 +52,7 @@ const NAMES: [&str; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
+async fn preexecution_status_proves_write_not_executed() {
     let app = App::start().await;
     let page = "<html>blocked by policy</html>";
     for (code, fix_by) in [
@@ -77,7 +78,7 @@ async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
         assert_eq!(metadata(&told, "http_status"), code.to_string());
         assert_eq!(metadata(&told, "fix_by"), fix_by, "{code}");
         assert_eq!(app.count(ADD_STORE), before + 1, "{code}: asking again would not help");
-        assert_eq!(noted(&app).await, 0, "{code}: there is nothing to settle");
+        assert_eq!(journaled_writes(&app).await, 0, "{code}: there is nothing to settle");
     }
     for code in [421, 425, 429] {
         app.wechat.fault(Fault::new(ADD_STORE, status(code, page)).times(3));
@@ -92,20 +93,20 @@ async fn a_status_before_execution_leaves_no_doubt_about_a_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_that_proves_nothing_leaves_a_write_unknown() {
+async fn ambiguous_status_leaves_write_unknown() {
     for code in [406, 408, 409, 500, 502, 503, 504] {
         let app = App::start().await;
         app.wechat.fault(Fault::new(ADD_STORE, status(code, "")));
         let told = add_store(&app, NAMES[0]).await.expect_err("unknown");
         assert_eq!(reason(&told), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{code}");
         assert_eq!(app.count(ADD_STORE), 1, "{code}");
-        assert_eq!(noted(&app).await, 1, "{code}");
+        assert_eq!(journaled_writes(&app).await, 1, "{code}");
         app.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_in_the_body_of_a_4xx_is_read() {
+async fn refusal_in_4xx_body_is_used() {
     let app = App::start().await;
     let body = r#"{"errcode":85038,"errmsg":"store has added rid: 6347a5d4-0f5f2b4a-6a9a3c4e"}"#;
     for code in [400, 403, 412, 429] {
@@ -114,7 +115,7 @@ async fn a_refusal_in_the_body_of_a_4xx_is_read() {
         assert_eq!(reason(&told), is(Code::AlreadyExists, "STORE_DUPLICATE"), "{code}");
         assert_eq!(metadata(&told, "rid"), "6347a5d4-0f5f2b4a-6a9a3c4e");
     }
-    // The token is refused before anything is executed, as with status 200.
+    // WeChat refuses the token before it executes anything, as with status 200.
     app.read().await.expect_err("there is no such store");
     app.clock.advance(Duration::from_secs(60));
     app.wechat.control("DELETE", "tokens", &json!({})).expect("they end");
@@ -123,12 +124,12 @@ async fn a_refusal_in_the_body_of_a_4xx_is_read() {
     let told = app.read().await.expect_err("there is no such store");
     assert_eq!(reason(&told), is(Code::NotFound, "STORE_NOT_FOUND"));
     assert_eq!(app.count(STABLE_TOKEN), 2);
-    // A body that says the opposite of its status proves nothing.
+    // A body that contradicts its status proves nothing.
     let body = r#"{"errcode":0,"errmsg":"ok"}"#;
     app.wechat.fault(Fault::new(ADD_STORE, status(403, body)));
     let told = add_store(&app, NAMES[1]).await.expect_err("unknown");
     assert_eq!(reason(&told), is(Code::Unknown, "OUTCOME_UNKNOWN"));
-    // The words of a gateway are no verdict of WeChat.
+    // The text of a gateway is not WeChat's verdict.
     let body = r#"{"code":403,"message":"forbidden by policy"}"#;
     app.wechat.fault(Fault::new(ADD_STORE, status(403, body)));
     let told = add_store(&app, NAMES[2]).await.expect_err("not executed");
@@ -137,7 +138,7 @@ async fn a_refusal_in_the_body_of_a_4xx_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_with_status_200_is_not_an_answer() {
+async fn page_with_status_200_is_not_an_answer() {
     let app = App::start().await;
     for page in ["<html>sign in</html>", "\u{feff} <!DOCTYPE html>", "<?xml version=\"1.0\"?>"] {
         let page = Kind::Replace { body: json!(page) };
@@ -153,9 +154,9 @@ async fn a_page_with_status_200_is_not_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_leaves_its_path_alone_until_it_says() {
+async fn status_429_blocks_path_until_retry_after() {
     let app = App::start().await;
-    // Longer than any deadline, so that the call itself cannot wait for it.
+    // The pause is longer than any deadline, so the call itself cannot wait for it.
     let throttle = Kind::Throttle { retry_after: "120".to_owned() };
     app.wechat.fault(Fault::new(GET_CARD, throttle.clone()));
     app.wechat.fault(Fault::new(ADD_STORE, throttle));
@@ -180,7 +181,7 @@ async fn a_429_leaves_its_path_alone_until_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_waits_for_a_retry_after_that_fits_into_its_deadline() {
+async fn call_waits_for_retry_after_within_deadline() {
     let app = App::start().await;
     let throttle = Kind::Throttle { retry_after: "8".to_owned() };
     app.wechat.fault(Fault::new(ADD_STORE, throttle));
@@ -188,7 +189,7 @@ async fn a_call_waits_for_a_retry_after_that_fits_into_its_deadline() {
         while app.count(ADD_STORE) == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Time enough for an attempt after the usual pause.
+        // Enough time for an attempt after the usual pause.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(app.count(ADD_STORE), 1, "not before it says");
         app.clock.advance(Duration::from_secs(8));
@@ -200,7 +201,7 @@ async fn a_call_waits_for_a_retry_after_that_fits_into_its_deadline() {
     app.stop().await;
 }
 
-/// Answers every connection with the same bytes, once a request has come.
+/// Answers every connection with the same bytes after a request.
 async fn answering(bytes: &'static [u8]) -> std::net::SocketAddr {
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = server.local_addr().expect("bound");
@@ -217,10 +218,10 @@ async fn answering(bytes: &'static [u8]) -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_wants_a_password_is_the_operators_to_fix() {
+async fn proxy_password_error_is_for_the_operator() {
     let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\
         proxy-authenticate: Basic\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    // In the clear the proxy answers the request itself, with TLS the request for a tunnel.
+    // Without TLS, the proxy answers the request itself, and with TLS the request for a tunnel.
     for host in ["http://wechat.invalid", "https://wechat.invalid"] {
         let proxy = answering(answer).await;
         let app = App::reaching(&format!(
@@ -234,7 +235,7 @@ async fn a_proxy_that_wants_a_password_is_the_operators_to_fix() {
         assert!(told.message().contains("wechat.proxy"), "{}", told.message());
         assert!(!told.message().contains("hidden"), "{}", told.message());
     }
-    // The same with a token at hand.
+    // The same with a cached token.
     let app = App::start().await;
     app.read().await.expect_err("there is no such store");
     app.fault("*", status(407, ""));
@@ -246,8 +247,8 @@ async fn a_proxy_that_wants_a_password_is_the_operators_to_fix() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_telephone_number_in_an_errmsg_reaches_the_caller_alone() {
-    // `secrets.rs` watches the log for it.
+async fn phone_number_in_errmsg_reaches_only_caller() {
+    // `secrets.rs` searches the log for it.
     let phone = crate::secrets::QUOTED_PHONE;
     for errcode in [85038, 99999, -1, 40164, 45009] {
         let errmsg = Some(format!("invalid phone {phone} rid: 1"));

@@ -14,14 +14,14 @@ use wechat_store_gateway::pb::{
     self, AuditState, LegacyStoreState, SubmissionKind, UpgradeState, UpgradeStep,
 };
 
-use crate::support::{App, hours, is, new_store, patient, reason, within};
+use crate::support::{App, hours, is, new_store, reason, with_deadline, within};
 
 const ADD: &str = "/wxa/add_store";
 const UPDATE: &str = "/wxa/update_store";
 const NEW_PICTURE: &str = "http://mmbiz.qpic.cn/mmbiz_png/second/0";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_is_submitted_approved_listed_and_deleted() {
+async fn store_is_submitted_approved_listed_and_deleted() {
     let app = App::start().await;
     let [place] = &app.places(1).await[..] else { panic!("a place") };
     let submission = app.add_store(place, "1").await;
@@ -50,7 +50,7 @@ async fn a_store_is_submitted_approved_listed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_submission_is_sent_as_the_documents_write_it() {
+async fn submission_is_sent_as_documented() {
     let app = App::start().await;
     let mut store = new_store("2708071440732747189", "1");
     store.picture_urls.push(NEW_PICTURE.to_owned());
@@ -85,7 +85,7 @@ async fn validating_submits_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_leaves_what_is_absent_as_it_is() {
+async fn update_keeps_absent_fields() {
     let app = App::start().await;
     let poi_id = app.approved_store("1").await;
     let update = pb::UpdateStoreRequest {
@@ -112,7 +112,7 @@ async fn an_update_leaves_what_is_absent_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_in_review_survive_an_update_of_something_else() {
+async fn pictures_in_review_survive_other_update() {
     let app = App::start().await;
     let poi_id = app.approved_store("1").await;
     let urls = vec![NEW_PICTURE.to_owned()];
@@ -137,7 +137,7 @@ async fn pictures_in_review_survive_an_update_of_something_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_updates_of_one_store_do_not_undo_each_other() {
+async fn concurrent_updates_do_not_undo_each_other() {
     let app = App::start().await;
     let poi_id = app.approved_store("1").await;
     app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Latency { ms: 200 }).times(2));
@@ -161,7 +161,7 @@ async fn two_updates_of_one_store_do_not_undo_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_have_been_executed_is_not_sent_again() {
+async fn possibly_executed_write_is_not_resent() {
     let busy = Kind::Errcode { errcode: -1, errmsg: None };
     for (kind, executed) in [
         (Kind::ResetAfter, true),
@@ -186,7 +186,7 @@ async fn what_may_have_been_executed_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_token_does_not_stop_a_write_that_may_happen_only_once() {
+async fn refused_token_allows_resending_a_write() {
     let app = App::start().await;
     app.wechat.refuse_next(ADD, 42001);
     app.add_store("2708071440732747189", "1").await;
@@ -204,9 +204,9 @@ async fn answers_with_a_token(server: &TcpListener) {
     let _ = socket.write_all(answer.as_bytes()).await;
 }
 
-/// WeChat gives out one token, then is gone.
+/// WeChat returns one token and then disappears.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_certainly_not_sent_is_said_to_be_so() {
+async fn certainly_unsent_write_is_reported() {
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = server.local_addr().expect("bound");
     tokio::spawn(async move { answers_with_a_token(&server).await });
@@ -216,7 +216,7 @@ async fn what_was_certainly_not_sent_is_said_to_be_so() {
     assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
 }
 
-/// Gives out one token, then takes a call and leaves the answer to the test.
+/// Returns one token, then accepts a call and leaves the answer to the test.
 async fn takes_a_call(server: TcpListener) -> TcpStream {
     answers_with_a_token(&server).await;
     let (mut call, _) = server.accept().await.expect("the gateway comes again");
@@ -228,7 +228,7 @@ async fn takes_a_call(server: TcpListener) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_was_sent_goes_on_when_its_caller_leaves_and_a_stop_waits_for_it() {
+async fn sent_write_survives_its_caller_and_delays_stop() {
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let app = App::in_front_of(server.local_addr().expect("bound")).await;
     let call = tokio::spawn(takes_a_call(server));
@@ -239,7 +239,8 @@ async fn a_write_that_was_sent_goes_on_when_its_caller_leaves_and_a_stop_waits_f
     };
     let patience = Duration::from_secs(1);
     let mut cards = app.timeless_cards().await;
-    let status = cards.set_store_card(patient(request, patience)).await.expect_err("no answer");
+    let status =
+        cards.set_store_card(with_deadline(request, patience)).await.expect_err("no answer");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let mut call = call.await.expect("no panic");
     let moment = Duration::from_millis(300);
@@ -256,7 +257,7 @@ async fn a_write_that_was_sent_goes_on_when_its_caller_leaves_and_a_stop_waits_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_store_is_skipped_or_repeated_while_others_are_deleted() {
+async fn deletions_do_not_skip_or_repeat_stores() {
     let app = App::start().await;
     for (index, place) in app.places(8).await.iter().enumerate() {
         let submission = app.add_store(place, &index.to_string()).await;
@@ -272,7 +273,7 @@ async fn no_store_is_skipped_or_repeated_while_others_are_deleted() {
         assert!(page.stores.len() <= 3);
         seen.extend(page.stores.into_iter().map(|store| store.poi_id));
         if seen.len() == 3 {
-            // The last that was given out, and one before it.
+            // The last id of the page, and an earlier one.
             for poi_id in [&all[2], &all[0]] {
                 let poi_id = poi_id.clone();
                 let delete = pb::DeleteStoreRequest { poi_id, ..Default::default() };
@@ -288,7 +289,7 @@ async fn no_store_is_skipped_or_repeated_while_others_are_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_store_is_read_by_its_id_until_it_is_deleted() {
+async fn old_store_is_readable_until_deleted() {
     let app = App::start().await;
     let old = json!([{"poi_id": "271262077", "branch_name": "艺苑路店", "upgrade_status": 4}]);
     let body = json!({"app_id": OFFICIAL_APP_ID, "stores": old});
@@ -312,7 +313,7 @@ async fn an_old_store_is_read_by_its_id_until_it_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_is_followed_to_its_end() {
+async fn migration_progress_reaches_completion() {
     let app = App::start().await;
     let old = json!([
         {"poi_id": "271262077", "upgrade_status": 0},
@@ -353,7 +354,7 @@ async fn a_migration_is_followed_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_store_that_wechat_lists_twice_is_counted_once() {
+async fn doubly_listed_old_store_is_counted_once() {
     let app = App::start().await;
     let list = |ids: &mut dyn Iterator<Item = u32>| {
         let rows: Vec<_> = ids.map(|id| json!({"base_info": {"poi_id": id}})).collect();
@@ -361,14 +362,14 @@ async fn an_old_store_that_wechat_lists_twice_is_counted_once() {
         app.wechat.fault(Fault::new("/cgi-bin/poi/getpoilist", Kind::Replace { body }));
     };
     list(&mut (1..=50));
-    // Meanwhile WeChat orders them anew, and none of the last ones is where it was.
+    // In the meantime WeChat reorders the stores, and the last ones have moved.
     list(&mut [7, 1, 51].into_iter());
     list(&mut [7, 1, 51].into_iter());
     assert_eq!(app.progress().await.total_count, 51);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_are_reviewed_by_the_flag_or_by_an_audit_id() {
+async fn flag_or_audit_id_indicates_picture_review() {
     let app = App::start().await;
     let update = pb::UpdateStoreRequest {
         poi_id: "472671857".to_owned(),
@@ -395,7 +396,7 @@ async fn pictures_are_reviewed_by_the_flag_or_by_an_audit_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_whose_turn_would_come_too_late_is_not_sent() {
+async fn update_without_time_to_run_is_not_sent() {
     let app = App::start().await;
     app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Hold));
     let update = pb::UpdateStoreRequest {
@@ -410,7 +411,7 @@ async fn an_update_whose_turn_would_come_too_late_is_not_sent() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let mut stores = app.timeless_stores().await;
-    let second = patient(update, Duration::from_secs(1));
+    let second = with_deadline(update, Duration::from_secs(1));
     let status = stores.update_store(second).await.expect_err("the first one is not done");
     assert_eq!(reason(&status), is(Code::ResourceExhausted, "WRITE_QUEUE_BUSY"));
     let other = pb::UpdateStoreRequest {
@@ -425,7 +426,7 @@ async fn an_update_whose_turn_would_come_too_late_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_token_is_good_for_one_list_of_one_account() {
+async fn page_token_is_bound_to_list_and_account() {
     let other = "wx00000000000000ff";
     let app = App::with_sections(&format!(
         "[[accounts]]\napp_id = \"{other}\"\nkind = \"official\"\nsecret = \"s\""

@@ -1,4 +1,4 @@
-//! What every test starts with: a gateway and a WeChat, wired together.
+//! The setup of every test: a gateway connected to a simulated WeChat.
 
 use std::{
     future::Future,
@@ -31,7 +31,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 use tower::Service;
-/// What pushes to the accounts are signed and sealed with.
+/// The secrets that sign and encrypt pushes to the accounts.
 pub(crate) use wechat_simulator::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY};
 use wechat_simulator::{
     Callback, Fault, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, OFFICIAL_APP_ID, OFFICIAL_SECRET,
@@ -54,33 +54,33 @@ use wechat_store_gateway::{
 
 use crate::secrets;
 
-/// A gateway, a WeChat behind it, and a client's connection in front.
+/// A gateway with a simulated WeChat behind it and a client connection in front.
 pub(crate) struct App {
     pub(crate) wechat: Simulator,
     pub(crate) clock: Clock,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
-    /// Where WeChat pushes to.
+    /// The address for WeChat's pushes.
     pub(crate) callback: SocketAddr,
-    /// Where operators ask.
+    /// The admin address.
     pub(crate) admin: SocketAddr,
-    /// Where WeChat is.
+    /// The address of WeChat.
     pub(crate) host: SocketAddr,
     settings: String,
-    /// Holds the state; gone with the test.
+    /// The folder of the state. It is removed with the test.
     folder: TempDir,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
 }
 
 impl App {
-    /// Both accounts, both default, stable tokens.
+    /// Starts a gateway with both accounts, both default, with stable tokens.
     pub(crate) async fn start() -> Self {
         Self::with("default = true").await
     }
 
-    /// With a clock that stands still unless a test advances it, so that nothing depends on how busy
-    /// the machine is.
+    /// Starts a gateway with a clock that stands still unless a test advances it, so that nothing
+    /// depends on the load of the machine.
     pub(crate) async fn still() -> Self {
         Self::still_with_sections("").await
     }
@@ -90,22 +90,22 @@ impl App {
         Self::launch(Clock::frozen(), "default = true", sections, None).await
     }
 
-    /// With other settings of both accounts than `default = true`.
+    /// Starts a gateway with other settings of both accounts instead of `default = true`.
     pub(crate) async fn with(account: &str) -> Self {
         Self::launch(Clock::system(), account, "", None).await
     }
 
-    /// With further sections of the settings.
+    /// Starts a gateway with further sections of the settings.
     pub(crate) async fn with_sections(sections: &str) -> Self {
         Self::launch(Clock::system(), "default = true", sections, None).await
     }
 
-    /// In front of another server than the simulator.
+    /// Starts a gateway in front of another server than the simulator.
     pub(crate) async fn in_front_of(host: SocketAddr) -> Self {
         Self::reaching(&format!("hosts = [\"http://{host}\"]")).await
     }
 
-    /// With other settings of `[wechat]`.
+    /// Starts a gateway with other settings of `[wechat]`.
     pub(crate) async fn reaching(wechat: &str) -> Self {
         Self::launch(Clock::system(), "default = true", "", Some(wechat)).await
     }
@@ -118,7 +118,7 @@ impl App {
         let host = upstream.local_addr().expect("bound");
         let straight = format!("hosts = [\"http://{host}\"]");
         let reaching = reaching.unwrap_or(&straight);
-        // WeChat outlives the gateway.
+        // The simulated WeChat outlives the gateway.
         tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
 
         let folder = tempfile::tempdir().expect("a folder");
@@ -209,12 +209,12 @@ impl App {
         }
     }
 
-    /// Stops the gateway and starts another one with the same settings and what the first one kept.
+    /// Stops the gateway and starts another one with the same settings and the same state.
     pub(crate) async fn restart(self) -> Self {
         let Self { wechat, clock, host, settings, folder, stop, served, .. } = self;
         stop.cancel();
         within(Duration::from_secs(30), served).await.expect("no panic").expect("a clean end");
-        // Tasks that end a moment later may still hold what only one can have.
+        // Tasks that end a moment later may still hold the lock.
         let file = folder.path().join("state.db.lock");
         let lock = std::fs::File::open(file).expect("the lock's file");
         while lock.try_lock().is_err() {
@@ -230,17 +230,17 @@ impl App {
         self.settings = self.settings.replace(from, to);
     }
 
-    /// Lets the calls to a path go wrong.
+    /// Lets the calls to a path fail.
     pub(crate) fn fault(&self, path: &str, kind: Kind) {
         self.wechat.fault(Fault::new(path, kind).times(0));
     }
 
-    /// How often WeChat was called on this path.
+    /// Returns the number of calls to this path at WeChat.
     pub(crate) fn count(&self, path: &str) -> usize {
         self.wechat.calls(path).len()
     }
 
-    /// Tells the gateway to stop, as SIGTERM does.
+    /// Announces a stop to the gateway, like SIGTERM.
     pub(crate) fn announce_stop(&self) {
         self.stop.cancel();
     }
@@ -251,19 +251,19 @@ impl App {
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
     }
 
-    /// The state's file.
+    /// Opens the file of the state.
     pub(crate) fn open_state(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.folder.path().join("state.db")).expect("a file")
     }
 
-    /// Nobody can write the state until this is dropped.
+    /// Locks the state against writes until the result is dropped.
     pub(crate) fn lock_state(&self) -> rusqlite::Connection {
         let lock = self.open_state();
         lock.execute_batch("BEGIN IMMEDIATE").expect("a lock");
         lock
     }
 
-    /// Makes a classic token as another process would.
+    /// Makes a classic token like another process.
     pub(crate) async fn take_classic_token(&self) {
         take_classic_token(self.host).await;
     }
@@ -280,8 +280,8 @@ impl App {
         CardServiceClient::new(self.channel.clone())
     }
 
-    /// Cards over a connection that does not watch deadlines itself, as tonic's own does: so an
-    /// answer counts that is late because the machine is busy.
+    /// Returns a client for cards whose connection does not enforce deadlines, unlike tonic's. An
+    /// answer that is late because of a busy machine therefore counts.
     pub(crate) async fn timeless_cards(&self) -> CardServiceClient<Timeless> {
         CardServiceClient::with_origin(self.timeless().await, self.origin())
     }
@@ -329,7 +329,7 @@ impl App {
         MediaServiceClient::new(self.channel.clone())
     }
 
-    /// The ids of so many places in Guangzhou, that no store has yet.
+    /// Returns the ids of this many places in Guangzhou without a store.
     pub(crate) async fn places(&self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         for keyword in ["店", "馆", "工厂"] {
@@ -355,39 +355,39 @@ impl App {
         answer.submission.expect("a submission")
     }
 
-    /// Adds a store and lets it pass; answers its id.
+    /// Adds a store, approves it and returns its id.
     pub(crate) async fn approved_store(&self, license_number: &str) -> String {
         let submission = self.add_store("2708071440732747189", license_number).await;
         self.approve(&submission);
         self.list_stores().await.pop().expect("it is listed").poi_id
     }
 
-    /// Lets a submission pass.
+    /// Approves a submission.
     pub(crate) fn approve(&self, submission: &pb::Submission) {
         let audit_id = submission.audit_id.parse().expect("a number");
         self.wechat.approve(audit_id).expect("an open review");
     }
 
-    /// The first page of stores.
+    /// Returns the first page of stores.
     pub(crate) async fn list_stores(&self) -> Vec<pb::Store> {
         let request = pb::ListStoresRequest::default();
         self.stores().list_stores(request).await.expect("stores").into_inner().stores
     }
 
-    /// One store.
+    /// Returns one store.
     pub(crate) async fn store(&self, poi_id: &str) -> pb::Store {
         let request = pb::GetStoreRequest { poi_id: poi_id.to_owned(), ..Default::default() };
         let answer = self.stores().get_store(request).await.expect("the store");
         answer.into_inner().store.expect("a store")
     }
 
-    /// How far the migration is.
+    /// Returns the progress of the migration.
     pub(crate) async fn progress(&self) -> pb::GetUpgradeProgressResponse {
         let request = pb::GetUpgradeProgressRequest::default();
         self.stores().get_upgrade_progress(request).await.expect("progress").into_inner()
     }
 
-    /// Uploads a picture for three days; answers its id.
+    /// Uploads a temporary picture and returns its id.
     pub(crate) async fn upload(&self) -> String {
         let content = png().into();
         let request = pb::UploadTemporaryImageRequest { content, ..Default::default() };
@@ -404,7 +404,7 @@ impl App {
         Ok(answer.into_inner())
     }
 
-    /// Calls a method that wants one message with none.
+    /// Calls a unary method without a message.
     pub(crate) async fn without_message(&self) -> Result<(), Status> {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("connected");
@@ -413,14 +413,14 @@ impl App {
         client.streaming(request, path, Raw).await.map(|_| ())
     }
 
-    /// A read of a store that need not exist.
+    /// Reads a card of a store that need not exist.
     pub(crate) async fn read(&self) -> Result<String, Status> {
         let request =
             pb::GetStoreCardRequest { poi_id: "472671857".to_owned(), ..Default::default() };
         Ok(self.cards().get_store_card(request).await?.into_inner().card_id)
     }
 
-    /// A write to a store that need not exist; twice is the same as once.
+    /// Writes a card to a store that need not exist. Repeating this has no further effect.
     pub(crate) async fn write(&self) -> Result<(), Status> {
         let request = pb::SetStoreCardRequest {
             poi_id: "472671857".to_owned(),
@@ -431,7 +431,7 @@ impl App {
     }
 }
 
-/// A connection and nothing else.
+/// A bare connection.
 #[derive(Clone)]
 pub(crate) struct Timeless(http2::SendRequest<Body>);
 
@@ -449,13 +449,13 @@ impl Service<http::Request<Body>> for Timeless {
     }
 }
 
-/// Where reads and writes of [`App`] go at WeChat.
+/// The paths of the read and the write of [`App`] at WeChat.
 pub(crate) const GET_CARD: &str = "/card/storewxa/get";
 pub(crate) const SET_CARD: &str = "/card/storewxa/set";
 pub(crate) const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 pub(crate) const CLASSIC_TOKEN: &str = "/cgi-bin/token";
 
-/// Makes a classic token of the official account by a socket, without the gateway.
+/// Makes a classic token of the official account over a socket, without the gateway.
 pub(crate) async fn take_classic_token(host: SocketAddr) -> String {
     let mut socket = TcpStream::connect(host).await.expect("WeChat listens");
     let request = format!(
@@ -470,8 +470,8 @@ pub(crate) async fn take_classic_token(host: SocketAddr) -> String {
     body["access_token"].as_str().expect("a token").to_owned()
 }
 
-/// Ends all tests with a failure if it is not dropped in time: for what could keep a thread busy for
-/// ever, so that no timer fires.
+/// Fails all tests if it is not dropped in time. For code that could block a thread forever, so
+/// that no timer fires.
 pub(crate) struct Limit {
     _running: mpsc::Sender<()>,
 }
@@ -489,31 +489,32 @@ impl Limit {
     }
 }
 
-/// Waits, but not for ever.
+/// Waits for the future, but fails after the limit.
 pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("an answer in time")
 }
 
-/// The code and the reason of a failure; every one has an `ErrorInfo` of our domain.
+/// Returns the code and the reason of a failure. Every failure must have an `ErrorInfo` of this
+/// service's domain.
 pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no reason: {status:?}"));
     assert_eq!(info.domain, "wechat-store-gateway");
     (status.code(), info.reason)
 }
 
-/// The answer of `tell` as the pair that [`reason`] gives.
+/// Returns the pair that [`reason`] returns for such a failure.
 pub(crate) fn is(code: Code, reason: &str) -> (Code, String) {
     (code, reason.to_owned())
 }
 
-/// A request with a deadline.
-pub(crate) fn patient<T>(message: T, patience: Duration) -> Request<T> {
+/// Returns a request with a deadline.
+pub(crate) fn with_deadline<T>(message: T, time_left: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(patience);
+    request.set_timeout(time_left);
     request
 }
 
-/// A store that only its place and its license number tell apart from others.
+/// Returns a store that differs from others only in its place and its credential.
 pub(crate) fn new_store(map_poi_id: &str, license_number: &str) -> pb::AddStoreRequest {
     pb::AddStoreRequest {
         client_reference: format!("shop-{license_number}"),
@@ -526,7 +527,7 @@ pub(crate) fn new_store(map_poi_id: &str, license_number: &str) -> pb::AddStoreR
     }
 }
 
-/// A place for the map.
+/// Returns a place to propose for the map.
 pub(crate) fn new_map_poi() -> pb::CreateMapPoiRequest {
     pb::CreateMapPoiRequest {
         name: "巷口小馆".to_owned(),
@@ -542,7 +543,7 @@ pub(crate) fn new_map_poi() -> pb::CreateMapPoiRequest {
     }
 }
 
-/// A nearby place.
+/// Returns a nearby place.
 pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
     pb::NearbyPoiProfile {
         name: "巷口小馆".to_owned(),
@@ -568,13 +569,13 @@ pub(crate) fn hours(open: &str, close: &str) -> pb::OpeningHours {
     pb::OpeningHours { open: open.to_owned(), close: close.to_owned(), text: String::new() }
 }
 
-/// A picture of one red pixel.
+/// Returns a picture of one red pixel.
 pub(crate) fn png() -> Vec<u8> {
     let bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
     BASE64_STANDARD.decode(bytes).expect("base64")
 }
 
-/// A codec that leaves messages as they are.
+/// A codec that does not change messages.
 struct Raw;
 
 impl Codec for Raw {

@@ -1,4 +1,4 @@
-//! WeChat behind TLS, with a certificate of an authority that only the settings know.
+//! WeChat with TLS and a certificate of an authority that only the settings contain.
 
 use std::{
     net::SocketAddr,
@@ -27,9 +27,9 @@ use tonic::{Code, Status};
 
 use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, is, reason};
 
-/// After it new connections begin.
+/// After this time, new connections are opened.
 const LIFE: Duration = Duration::from_secs(300);
-/// What a front notes of a handshake that the other side broke off.
+/// Recorded by a front if the other side breaks off a handshake.
 const REFUSED: &str = "refused";
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -46,7 +46,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// What a server needs to be `name`, and to speak these protocols.
+    /// Returns the TLS configuration of a server with this name and these protocols.
     fn server(&self, name: &str, protocols: &[&str]) -> ServerConfig {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
@@ -64,7 +64,7 @@ impl Authority {
     }
 }
 
-/// Ends TLS in front of the simulator.
+/// A TLS endpoint in front of the simulator.
 struct Front {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -75,7 +75,7 @@ struct Front {
 #[derive(Default)]
 struct Shared {
     upstream: OnceLock<SocketAddr>,
-    /// The protocol of each connection, as it was negotiated; "" for none.
+    /// The negotiated protocol of each connection, or an empty text for none.
     seen: Mutex<Vec<String>>,
 }
 
@@ -92,12 +92,12 @@ impl Front {
         self.folder.path().join("authorities.pem")
     }
 
-    /// What the gateway finds when it reads its file.
+    /// Writes the authorities to the file that the gateway reads.
     fn write(&self, authorities: &str) {
         std::fs::write(self.file(), authorities).expect("a file");
     }
 
-    /// A gateway in front of it, that trusts these in addition.
+    /// Starts a gateway that also trusts these authorities.
     async fn app(&self, authorities: Option<&Authority>) -> App {
         let mut settings = format!("hosts = [\"https://{}\"]", self.address);
         if let Some(authority) = authorities {
@@ -109,7 +109,7 @@ impl Front {
         app
     }
 
-    /// The protocols of the connections since the last look.
+    /// Returns the protocols of the connections since the last call.
     fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.seen.lock().expect("no panic"))
     }
@@ -135,7 +135,7 @@ async fn pass_on(socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
     let protocol = String::from_utf8_lossy(protocol).into_owned();
     see(protocol.clone());
     let upstream = *shared.upstream.get().expect("WeChat is known");
-    // Whoever breaks off has left.
+    // A client that breaks off has left.
     if protocol == "h2" {
         let answer = service(|request| forward(request, upstream));
         let builder = http2::Builder::new(TokioExecutor::new());
@@ -146,7 +146,7 @@ async fn pass_on(socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
     }
 }
 
-/// Passes a request of HTTP/2 on to the simulator, which speaks HTTP/1.1.
+/// Relays an HTTP/2 request to the simulator, which only supports HTTP/1.1.
 async fn forward(
     mut request: Request<Incoming>,
     upstream: SocketAddr,
@@ -162,14 +162,14 @@ async fn forward(
     sender.send_request(request).await
 }
 
-/// It comes no further than to the token.
+/// Checks that the call failed when it fetched the token.
 fn unreachable<T>(result: Result<T, Status>) {
     let status = result.map(|_| ()).expect_err("WeChat cannot be reached");
     assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_UNAVAILABLE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authority_of_the_settings_is_trusted() {
+async fn configured_authority_is_trusted() {
     let authority = Authority::new();
     let front = Front::start(authority.server("127.0.0.1", &[])).await;
     let app = front.app(Some(&authority)).await;
@@ -180,12 +180,12 @@ async fn an_authority_of_the_settings_is_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whom_nobody_vouches_for_gets_nothing() {
+async fn untrusted_server_receives_nothing() {
     let (ours, another) = (Authority::new(), Authority::new());
     for (trusted, name) in [
         (None, "127.0.0.1"),
         (Some(&another), "127.0.0.1"),
-        // Trusted, but not to be the one that was meant.
+        // The authority is trusted, but the certificate has another name.
         (Some(&ours), "127.0.0.2"),
     ] {
         let front = Front::start(ours.server(name, &[])).await;
@@ -200,7 +200,7 @@ async fn a_server_whom_nobody_vouches_for_gets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn authorities_are_read_again_with_new_connections() {
+async fn authorities_are_reloaded_with_new_connections() {
     let (old, new) = (Authority::new(), Authority::new());
     let front = Front::start(new.server("127.0.0.1", &[])).await;
     let app = front.app(Some(&old)).await;
@@ -208,14 +208,14 @@ async fn authorities_are_read_again_with_new_connections() {
     front.write(&format!("{}{}", old.pem(), new.pem()));
     app.clock.advance(LIFE);
     app.list_stores().await;
-    // What cannot be read changes nothing.
+    // An unreadable file changes nothing.
     front.write("");
     app.clock.advance(LIFE);
     app.list_stores().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn http_2_is_spoken_where_the_server_can() {
+async fn http2_is_used_if_supported() {
     let authority = Authority::new();
     for (offered, spoken) in [(&["h2", "http/1.1"][..], "h2"), (&["http/1.1"], "http/1.1")] {
         let front = Front::start(authority.server("127.0.0.1", offered)).await;

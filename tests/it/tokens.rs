@@ -1,4 +1,4 @@
-//! Access tokens: as few calls as possible, and never an older value over a newer one.
+//! Access tokens: as few calls as possible, and never an older token in place of a newer one.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use wechat_simulator::{Fault, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb;
 
 use crate::support::{
-    App, CLASSIC_TOKEN, GET_CARD, SET_CARD, STABLE_TOKEN, is, patient, reason, within,
+    App, CLASSIC_TOKEN, GET_CARD, SET_CARD, STABLE_TOKEN, is, reason, with_deadline, within,
 };
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// The token was good: WeChat looked for the store, which does not exist.
+/// Checks that the token was valid: WeChat searched the store, which does not exist.
 fn accepted(result: Result<String, Status>) {
     let status = result.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
@@ -26,18 +26,18 @@ fn card() -> pb::SetStoreCardRequest {
     pb::SetStoreCardRequest { poi_id, card_id, ..Default::default() }
 }
 
-/// A thousand at once, who wait as long as a busy machine needs.
+/// Makes a thousand concurrent reads that wait as long as a busy machine needs.
 async fn thousand_reads(app: &App) -> Vec<Result<String, Status>> {
     let read = async || {
         let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
-        let answer = app.cards().get_store_card(patient(request, LONG)).await?;
+        let answer = app.cards().get_store_card(with_deadline(request, LONG)).await?;
         Ok(answer.into_inner().card_id)
     };
     within(LONG, join_all((0..1_000).map(|_| read()))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_callers_on_a_cold_token_cause_one_token_call() {
+async fn cold_token_is_fetched_once_for_many_callers() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 300 }));
     for result in thousand_reads(&app).await {
@@ -48,7 +48,7 @@ async fn a_thousand_callers_on_a_cold_token_cause_one_token_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_callers_on_an_expired_token_cause_one_token_call() {
+async fn expired_token_is_fetched_once_for_many_callers() {
     let app = App::start().await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(7_201));
@@ -60,7 +60,7 @@ async fn a_thousand_callers_on_an_expired_token_cause_one_token_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_caller_who_hangs_up_does_not_stop_the_refresh() {
+async fn refresh_continues_after_first_caller_leaves() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 500 }));
     let first = tokio::time::timeout(Duration::from_millis(100), app.read()).await;
@@ -70,10 +70,10 @@ async fn a_first_caller_who_hangs_up_does_not_stop_the_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_refused_callers_cause_one_refresh() {
+async fn many_refused_calls_cause_one_refresh() {
     let app = App::with("default = true\ntoken = \"classic\"").await;
     accepted(app.read().await);
-    // Another process makes a token, which ends ours five minutes later.
+    // Another process makes a token, which ends the gateway's token five minutes later.
     app.take_classic_token().await;
     app.clock.advance(Duration::from_secs(301));
     for result in thousand_reads(&app).await {
@@ -83,12 +83,13 @@ async fn a_thousand_refused_callers_cause_one_refresh() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_of_an_older_token_that_comes_late_refreshes_nothing() {
+async fn late_refusal_of_older_token_is_ignored() {
     let app = App::with("default = true\ntoken = \"classic\"").await;
     accepted(app.read().await);
     app.take_classic_token().await;
     app.clock.advance(Duration::from_secs(301));
-    // Refused at once, but told so only after somebody else has caused the refresh.
+    // The call is refused immediately, but the refusal arrives only after another call has caused
+    // the refresh.
     app.wechat.fault(Fault::new(SET_CARD, Kind::Latency { ms: 1_000 }));
     let mut cards = app.cards();
     let late = tokio::spawn(async move { cards.set_store_card(card()).await });
@@ -96,7 +97,7 @@ async fn a_refusal_of_an_older_token_that_comes_late_refreshes_nothing() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     accepted(app.read().await);
-    // The new token has long settled.
+    // All of WeChat's machines accept the new token by now.
     app.clock.advance(Duration::from_secs(10));
     let status = within(LONG, late).await.expect("no panic").expect_err("no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
@@ -104,7 +105,7 @@ async fn a_refusal_of_an_older_token_that_comes_late_refreshes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_counts_from_the_moment_the_token_was_asked_for() {
+async fn token_life_counts_from_its_request() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 500 }));
     let mut cards = app.cards();
@@ -112,7 +113,7 @@ async fn a_life_counts_from_the_moment_the_token_was_asked_for() {
     while app.count(STABLE_TOKEN) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // The answer is under way for nearly as long as the token lives.
+    // The answer takes nearly as long as the token lives.
     app.clock.advance(Duration::from_secs(7_100));
     early.await.expect("no panic").expect_err("its deadline has passed");
     accepted(app.read().await);
@@ -122,7 +123,7 @@ async fn a_life_counts_from_the_moment_the_token_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_have_a_budget_for_the_day() {
+async fn tokens_have_a_daily_budget() {
     let app = App::start().await;
     let body = json!({"access_token": "t", "expires_in": 1});
     app.fault(STABLE_TOKEN, Kind::Replace { body });
@@ -139,7 +140,7 @@ async fn tokens_have_a_budget_for_the_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_renewed_ahead_of_its_end_without_anybody_waiting() {
+async fn token_is_renewed_early_without_waiting() {
     let app = App::start().await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(7_200 - 200));
@@ -154,7 +155,7 @@ async fn a_token_is_renewed_ahead_of_its_end_without_anybody_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_good_token_is_used_while_renewing_fails() {
+async fn valid_token_is_used_while_renewal_fails() {
     let app = App::start().await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(7_200 - 200));
@@ -166,7 +167,7 @@ async fn the_last_good_token_is_used_while_renewing_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_secret_is_asked_about_once() {
+async fn wrong_secret_is_tried_once_per_pause() {
     let app = App::start().await;
     app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 40001, errmsg: None });
     for result in thousand_reads(&app).await {
@@ -178,7 +179,7 @@ async fn a_wrong_secret_is_asked_about_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_recovers_by_itself() {
+async fn account_recovers_without_help() {
     let app = App::start().await;
     app.wechat.refuse_next(STABLE_TOKEN, 40164);
     let status = app.read().await.expect_err("there is no token");
@@ -188,10 +189,10 @@ async fn an_account_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_recovers_after_any_number_of_failures() {
+async fn account_recovers_after_many_failures() {
     let app = App::start().await;
     app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 40164, errmsg: None });
-    // Most of a day, and more failures than the tokens that may be fetched in one.
+    // Most of a day, and more failures than the number of tokens allowed per day.
     for _ in 0..1_100 {
         let status = app.read().await.expect_err("there is no token");
         assert_eq!(reason(&status), is(Code::FailedPrecondition, "IP_NOT_ALLOWED"));
@@ -202,7 +203,7 @@ async fn an_account_recovers_after_any_number_of_failures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_beyond_all_bounds_is_an_ordinary_one() {
+async fn excessive_token_life_is_limited() {
     let app = App::start().await;
     let forever = json!({"access_token": "x", "expires_in": i64::MAX});
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Replace { body: forever }));
@@ -214,7 +215,7 @@ async fn a_life_beyond_all_bounds_is_an_ordinary_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_token_endpoint_is_asked_again() {
+async fn busy_token_endpoint_is_retried() {
     let app = App::start().await;
     app.wechat
         .fault(Fault::new(STABLE_TOKEN, Kind::Errcode { errcode: -1, errmsg: None }).times(2));
@@ -225,7 +226,7 @@ async fn a_busy_token_endpoint_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_loop() {
+async fn persistently_refused_token_is_not_fetched_in_loop() {
     let app = App::with("default = true\nforce_refresh = true").await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
@@ -253,7 +254,7 @@ async fn a_stable_token_that_stays_refused_is_neither_forced_nor_asked_for_in_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_is_forced_only_when_allowed_and_two_endpoints_refuse() {
+async fn forced_refresh_needs_setting_and_two_endpoints() {
     for (allowed, forced) in [(true, 1), (false, 0)] {
         let app = App::with(&format!("default = true\nforce_refresh = {allowed}")).await;
         accepted(app.read().await);
@@ -273,19 +274,19 @@ async fn a_refresh_is_forced_only_when_allowed_and_two_endpoints_refuse() {
     }
 }
 
-/// How many token calls were forced.
+/// Returns the number of forced token calls.
 fn forced(app: &App) -> usize {
     let calls = app.wechat.calls(STABLE_TOKEN);
     calls.iter().filter(|call| call.body["force_refresh"] == true).count()
 }
 
-/// Two endpoints in turn, and neither takes the token.
+/// Calls two endpoints in turn. Both refuse the token.
 async fn both_refuse(app: &App) {
     app.read().await.expect_err("refused");
     app.write().await.expect_err("refused");
 }
 
-/// Lets every call but those for tokens be refused, in a minute from now.
+/// Lets every call except those for tokens be refused, starting in a minute.
 async fn refusing(app: &App) {
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
@@ -294,7 +295,7 @@ async fn refusing(app: &App) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forced_refreshes_are_few_a_day() {
+async fn forced_refreshes_are_limited_per_day() {
     let app = App::with("default = true\nforce_refresh = true").await;
     refusing(&app).await;
     for _ in 0..8 {
@@ -303,7 +304,7 @@ async fn forced_refreshes_are_few_a_day() {
     }
     assert_eq!(forced(&app), 4);
     app.clock.advance(Duration::from_secs(24 * 3_600));
-    // The first one finds the token expired.
+    // The first call finds the token expired.
     both_refuse(&app).await;
     app.clock.advance(Duration::from_secs(60));
     both_refuse(&app).await;
@@ -311,12 +312,13 @@ async fn forced_refreshes_are_few_a_day() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forced_refreshes_rest_in_between() {
+async fn forced_refreshes_have_a_pause() {
     let app = App::with("default = true\nforce_refresh = true").await;
     refusing(&app).await;
     both_refuse(&app).await;
     assert_eq!(forced(&app), 1);
-    // Long enough for the new token to settle, and too soon to force another one.
+    // Long enough for the new token to be accepted everywhere, and too soon for another forced
+    // refresh.
     app.clock.advance(Duration::from_secs(5));
     both_refuse(&app).await;
     assert_eq!(forced(&app), 1);
@@ -327,7 +329,7 @@ async fn forced_refreshes_rest_in_between() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_endpoints_that_refuse_at_different_times_force_nothing() {
+async fn refusals_far_apart_force_no_refresh() {
     let app = App::with("default = true\nforce_refresh = true").await;
     refusing(&app).await;
     app.read().await.expect_err("refused");
@@ -338,12 +340,12 @@ async fn two_endpoints_that_refuse_at_different_times_force_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forced_refresh_that_fails_is_not_repeated() {
+async fn failed_forced_refresh_is_not_repeated() {
     let app = App::with("default = true\nforce_refresh = true").await;
     accepted(app.read().await);
     app.clock.advance(Duration::from_secs(60));
     app.fault("*", Kind::Errcode { errcode: 40001, errmsg: None });
-    // One that brings the same value, and then the forced one.
+    // One call that returns the same token, and then the forced one.
     app.wechat.fault(Fault::new(STABLE_TOKEN, Kind::Latency { ms: 1 }));
     app.fault(STABLE_TOKEN, Kind::Errcode { errcode: -1, errmsg: None });
     both_refuse(&app).await;
@@ -351,7 +353,7 @@ async fn a_forced_refresh_that_fails_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn soon_after_a_refresh_a_refusal_is_tried_again_with_the_same_token() {
+async fn refusal_soon_after_refresh_retries_same_token() {
     let app = App::start().await;
     app.wechat.refuse_next(GET_CARD, 40001);
     let started = app.clock.now();
@@ -369,14 +371,14 @@ async fn soon_after_a_refresh_a_refusal_is_tried_again_with_the_same_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_that_answers_too_late_does_not_replace_a_newer_token() {
+async fn late_refresh_does_not_replace_newer_token() {
     let app = App::with("default = true\ntoken = \"classic\"").await;
-    // The first answer comes after our limit; the try after it brings the newer token.
+    // The first answer comes after the limit. The next attempt returns the newer token.
     app.wechat.fault(Fault::new(CLASSIC_TOKEN, Kind::Latency { ms: 6_000 }));
     accepted(within(LONG, app.read()).await);
     assert_eq!(app.count(CLASSIC_TOKEN), 2);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    // The older value would be refused from now on.
+    // From now on, the older token would be refused.
     app.clock.advance(Duration::from_secs(301));
     accepted(app.read().await);
     assert_eq!(app.count(CLASSIC_TOKEN), 2);

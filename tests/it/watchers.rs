@@ -1,4 +1,4 @@
-//! Many watchers, and what they cost each other, the pushes, and the process. `--nocapture` shows
+//! Many watchers, and their effect on each other, on pushes and on the process. `--nocapture` shows
 //! figures.
 
 #![expect(clippy::print_stdout, reason = "figures are shown and not judged")]
@@ -38,12 +38,12 @@ use crate::support::{App, CALLBACK_TOKEN, OFFICIAL_AES_KEY, within};
 
 /// The machine may be busy, and this is a lot of work for it.
 const SOON: Duration = Duration::from_secs(60);
-/// How many pushes are under way at once.
+/// The number of concurrent pushes.
 const SENDERS: usize = 64;
 const EARLIEST: WatchPosition = WatchPosition::Earliest;
 const LATEST: WatchPosition = WatchPosition::Latest;
 
-/// Pushes so many further reviews, as WeChat would; says how many a second.
+/// Pushes this many further reviews like WeChat, and returns the rate per second.
 pub(crate) async fn ingest(app: &App, count: u64) -> f64 {
     static AUDIT_ID: AtomicU64 = AtomicU64::new(1);
     let left = AtomicU64::new(count);
@@ -70,7 +70,7 @@ pub(crate) async fn ingest(app: &App, count: u64) -> f64 {
     count as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// A push of more than a kilobyte.
+/// Returns a push of more than a kilobyte.
 fn push(key: &Key, timestamp: &str, audit_id: u64) -> Request<Full<Bytes>> {
     let message = json!({
         "MsgType": "event", "Event": "add_store_audit_info", "audit_id": audit_id, "status": 3,
@@ -86,7 +86,7 @@ fn push(key: &Key, timestamp: &str, audit_id: u64) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-/// Every event of the log, by its id.
+/// Returns the ids of all events in the log.
 pub(crate) async fn logged(app: &App) -> Vec<String> {
     let mut ids = Vec::new();
     let mut page_token = String::new();
@@ -101,7 +101,7 @@ pub(crate) async fn logged(app: &App) -> Vec<String> {
     }
 }
 
-/// Whether operators are told that all is well.
+/// Returns true if the admin port reports readiness.
 async fn is_ready(app: &App) -> bool {
     let mut socket = TcpStream::connect(app.admin).await.expect("it listens");
     let request = b"GET /readyz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n";
@@ -111,14 +111,14 @@ async fn is_ready(app: &App) -> bool {
     answer.starts_with("HTTP/1.1 200 ")
 }
 
-/// A connection of its own. Who does not read, a stream's 64 kB long, holds up whoever shares his: HTTP/2
-/// has one window for all of a connection.
+/// Opens a separate connection. A watcher that leaves a stream's 64 kB unread blocks all others on
+/// its connection, because HTTP/2 has one window for the whole connection.
 async fn connect(address: impl std::fmt::Display) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
     endpoint.connect().await.expect("it listens")
 }
 
-/// One who watches.
+/// A watcher.
 struct Watcher(Streaming<WatchAuditEventsResponse>);
 
 impl Watcher {
@@ -131,7 +131,7 @@ impl Watcher {
         watcher
     }
 
-    /// So many at once over one connection.
+    /// Begins this many watches over one connection.
     async fn begin_all(channel: &Channel, count: usize, position: WatchPosition) -> Vec<Self> {
         let start = Start::Position(position.into());
         let begun = (0..count).map(|_| Self::begin(channel, start.clone()));
@@ -142,7 +142,7 @@ impl Watcher {
         self.0.message().await.expect("no error").expect("no end")
     }
 
-    /// The ids of the next events.
+    /// Returns the ids of the next events.
     async fn ids(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
         while ids.len() < count {
@@ -152,7 +152,7 @@ impl Watcher {
     }
 }
 
-/// Reads with all of them at once, and compares.
+/// Reads with all watchers at the same time and compares their events.
 async fn all_get(watchers: Vec<Watcher>, expected: &Arc<Vec<String>>) {
     let reading = watchers.into_iter().map(|mut watcher| {
         let expected = expected.clone();
@@ -163,7 +163,7 @@ async fn all_get(watchers: Vec<Watcher>, expected: &Arc<Vec<String>>) {
     within(SOON, try_join_all(reading)).await.expect("everything in order");
 }
 
-/// A way to the gateway that can die without a word.
+/// A network path to the gateway that can fail silently.
 struct Line {
     channel: Channel,
     cut: CancellationToken,
@@ -181,7 +181,7 @@ impl Line {
             let mut far = TcpStream::connect(gateway).await.expect("it listens");
             let both = tokio::io::copy_bidirectional(&mut near, &mut far);
             if until.run_until_cancelled(both).await.is_none() {
-                // Nothing is read any more, and nobody is told.
+                // Nothing is read any more, and neither side is notified.
                 std::future::pending::<()>().await;
             }
         });
@@ -190,7 +190,7 @@ impl Line {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_watcher_misses_anything_or_waits_for_another() {
+async fn watchers_miss_nothing_and_do_not_block_others() {
     let app = App::start().await;
     let alone = ingest(&app, 300).await;
     let mut watchers = Vec::new();
@@ -198,8 +198,8 @@ async fn no_watcher_misses_anything_or_waits_for_another() {
         let channel = connect(app.address).await;
         watchers.extend(Watcher::begin_all(&channel, 100, LATEST).await);
     }
-    // Some never read, some are cut off without a word, and some are gone.
-    let asleep = Watcher::begin_all(&connect(app.address).await, 10, LATEST).await;
+    // Some watchers never read, some lose their connection silently, and some are gone.
+    let stalled = Watcher::begin_all(&connect(app.address).await, 10, LATEST).await;
     let (silent, gone) = (Line::to(&app).await, Line::to(&app).await);
     let cut_off = Watcher::begin_all(&silent.channel, 10, LATEST).await;
     let lost = Watcher::begin_all(&gone.channel, 10, LATEST).await;
@@ -208,7 +208,7 @@ async fn no_watcher_misses_anything_or_waits_for_another() {
 
     let before = logged(&app).await;
     assert_eq!(before.len(), 300);
-    // They read while the pushes come.
+    // They read while the pushes arrive.
     let reading = watchers.into_iter().map(|mut watcher| {
         tokio::spawn(async move {
             let ids = watcher.ids(300).await;
@@ -231,12 +231,12 @@ async fn no_watcher_misses_anything_or_waits_for_another() {
         watcher
     });
     let watchers = watchers.collect::<Vec<_>>();
-    // Those who slept read it all now, and so does who comes late.
+    // The sleeping watchers and a late one read everything now.
     let expected = Arc::new(expected);
-    all_get(asleep, &expected).await;
+    all_get(stalled, &expected).await;
     let everything = Arc::new([before, expected.to_vec()].concat());
     all_get(Watcher::begin_all(&app.channel, 1, EARLIEST).await, &everything).await;
-    // Nobody got more than was there.
+    // No watcher received more events than there are.
     ingest(&app, 1).await;
     all_get(watchers, &Arc::new(logged(&app).await.split_off(600))).await;
     assert!(is_ready(&app).await);
@@ -246,7 +246,7 @@ async fn no_watcher_misses_anything_or_waits_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_further_behind_than_memory_reads_the_log() {
+async fn watcher_behind_memory_reads_the_log() {
     let app = App::start().await;
     ingest(&app, 10).await;
     let own = || connect(app.address);
@@ -255,15 +255,15 @@ async fn who_is_further_behind_than_memory_reads_the_log() {
     for _ in 0..5 {
         cursor = within(SOON, first.next()).await.cursor;
     }
-    let asleep = Watcher::begin_all(&own().await, 3, LATEST).await;
-    // Memory has the newest 1,024.
+    let stalled = Watcher::begin_all(&own().await, 3, LATEST).await;
+    // The memory holds the newest 1,024 events.
     ingest(&app, 1_500).await;
     let resumed = Watcher::begin(&own().await, Start::Cursor(cursor)).await;
     let mut late = Vec::new();
     for _ in 0..3 {
         late.extend(Watcher::begin_all(&own().await, 1, EARLIEST).await);
     }
-    // More comes while they catch up.
+    // More events arrive while they catch up.
     let expected = async {
         ingest(&app, 100).await;
         Arc::new(logged(&app).await)
@@ -283,13 +283,13 @@ async fn who_is_further_behind_than_memory_reads_the_log() {
     let early = early.collect();
     let after = |count: usize| Arc::new(rest[count..].to_vec());
     all_get(early, &after(700)).await;
-    all_get(asleep, &after(10)).await;
+    all_get(stalled, &after(10)).await;
     all_get(vec![resumed], &after(5)).await;
     all_get(vec![first], &after(5)).await;
     app.stop().await;
 }
 
-/// A gateway in a process of its own, for what only that shows.
+/// A gateway in a separate process, to measure that process.
 #[cfg(target_os = "linux")]
 pub(crate) mod process {
     use std::{
@@ -313,7 +313,7 @@ pub(crate) mod process {
             Self::beside(tempfile::tempdir().expect("a folder")).await
         }
 
-        /// With the state in `state.db` of a folder.
+        /// Starts a process with `state.db` in this folder.
         pub(crate) async fn beside(folder: TempDir) -> Self {
             let [settings, log] = ["settings.toml", "log"].map(|name| folder.path().join(name));
             let text = format!(
@@ -335,7 +335,7 @@ pub(crate) mod process {
             process
         }
 
-        /// What it has in memory, in kilobytes.
+        /// Returns the memory in kilobytes.
         pub(crate) fn memory(&self) -> u64 {
             let status = format!("/proc/{}/status", self.child.id());
             let status = fs::read_to_string(status).expect("it runs");
@@ -343,10 +343,10 @@ pub(crate) mod process {
             line.trim().trim_end_matches(" kB").parse().expect("a number")
         }
 
-        /// How many sockets it has open.
+        /// Returns the number of open sockets.
         fn sockets(&self) -> usize {
             let open = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
-            // One may be gone meanwhile.
+            // A file may have been closed in the meantime.
             let links = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
             links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
         }
@@ -371,7 +371,7 @@ pub(crate) mod process {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn thousands_of_watchers_cost_little_and_leave_nothing() {
+    async fn many_watchers_use_little_and_leave_nothing() {
         let process = Process::start().await;
         let (sockets, memory) = (process.sockets(), process.memory());
         let mut channels = Vec::new();
@@ -379,7 +379,7 @@ pub(crate) mod process {
             channels.push(connect(&process.address).await);
         }
         let mut after = Vec::new();
-        // A connection has room for 1,024: each time the ones before have to be gone.
+        // A connection has room for 1,024 watches, so the earlier ones must be gone each time.
         for _ in 0..3 {
             let begun = channels.iter().map(|channel| Watcher::begin_all(channel, 1_000, LATEST));
             let watchers = join_all(begun).await;

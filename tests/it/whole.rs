@@ -1,10 +1,10 @@
-//! Every endpoint against every way in which a reply can be damaged.
+//! Every endpoint with every way in which a reply can be damaged.
 //!
-//! What makes a reply whole is data of the endpoint ([`Facts::whole`]), and an example of a good reply is
-//! in `tests/documented`. The damages here are made from both, so a new endpoint is tested as soon as it
-//! compiles. A reply that is not whole must never count as a success: a read fails, and a write has an
-//! unknown outcome, in the answer and in the journal. Damage that hides nothing needed must change no
-//! answer.
+//! The required parts of a reply are data of the endpoint ([`Facts::whole`]), and
+//! `tests/documented` has an example of a good reply. The damage is derived from both, so a new
+//! endpoint is tested as soon as it compiles. An incomplete reply must never count as a success: a
+//! read fails, and a write has an unknown outcome, in the answer and in the journal. Damage to
+//! other parts must change no answer.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,32 +25,32 @@ use crate::{
     support::{App, CLASSIC_TOKEN, STABLE_TOKEN, is, reason},
 };
 
-/// WeChat may execute a lost write for as long. Longer than any lane rests.
+/// WeChat may execute a lost write until then. This is longer than the pause of any write queue.
 const LATER: Duration = Duration::from_secs(70);
 
 /// A damaged reply.
 struct Damage {
     name: String,
     body: Vec<u8>,
-    /// What the caller gets.
+    /// The expected answer for the caller.
     outcome: Outcome,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
-    /// The reply says neither that it worked nor that it did not.
+    /// The reply states neither success nor failure.
     NotWhole,
-    /// The same answer as to the whole reply.
+    /// The same answer as for the complete reply.
     Same,
     /// The same answer without one row, which is counted.
     RowLess,
-    /// The same answer, or none: the damage stands where strict reading does not look.
+    /// The same answer or none: strict parsing does not cover the damaged part.
     SameOrNone,
-    /// Any answer or typed status but an internal one: what is damaged may be needed or not.
+    /// Any answer or typed status except an internal error: the damaged part may be needed or not.
     Typed,
 }
 
-/// Where something that is needed stands, and whether a value there is enough.
+/// Returns the path of a required part, and a check of its value.
 fn parts(need: &Need) -> (&'static str, fn(&Value) -> bool) {
     match *need {
         Need::Id(at) => (at, |value| match value {
@@ -74,8 +74,8 @@ fn parts(need: &Need) -> (&'static str, fn(&Value) -> bool) {
     }
 }
 
-/// The reply with a change at a path, whose strings on the way hide JSON. A change of `None` takes out
-/// what stands there.
+/// Returns the reply with a change at a path. Strings on the path contain JSON. A change of `None`
+/// removes the value.
 fn changed(reply: &Value, path: &[&str], change: Option<Value>) -> Value {
     let [name, rest @ ..] = path else { return change.unwrap_or(Value::Null) };
     let mut outer = reply.clone();
@@ -111,14 +111,14 @@ fn found<'a>(reply: &'a Value, path: &[&str]) -> Option<std::borrow::Cow<'a, Val
     })
 }
 
-/// Every damage to the reply of an endpoint.
+/// Returns every damage to the reply of an endpoint.
 fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
     use Outcome::{NotWhole, RowLess, Same, SameOrNone, Typed};
     let mut all = Vec::new();
     let mut add = |name: String, body: Vec<u8>, outcome| all.push(Damage { name, body, outcome });
     let text = |value: Value| value.to_string().into_bytes();
 
-    // Nothing that is WeChat's.
+    // Bodies that do not come from WeChat.
     for body in [
         "",
         "   ",
@@ -144,7 +144,7 @@ fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
     add("half of the reply".to_owned(), whole[..whole.len() / 2].to_vec(), NotWhole);
     add("text after the reply".to_owned(), [&whole[..], b"x"].concat(), NotWhole);
 
-    // No verdict, or one that is none.
+    // No verdict, or an invalid one.
     let verdict = match facts.verdict {
         Verdict::Errcode => Some("errcode"),
         Verdict::Status => Some("status"),
@@ -162,7 +162,7 @@ fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
     let doubled = reply.to_string().replacen('{', r#"{"errcode":0,"errcode":7,"#, 1);
     add("two verdicts".to_owned(), doubled.into_bytes(), NotWhole);
 
-    // What is needed is missing, or is something else.
+    // A required part is missing or has another type.
     let values = [
         json!(null),
         json!(""),
@@ -196,7 +196,7 @@ fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
                 add(format!("{at}: {value}"), body, NotWhole);
             }
         }
-        // A row that is none.
+        // A row that is not an object.
         if let Need::List(_) | Need::Filled(_) = need
             && let Some(rows) = found(reply, &path)
             && let Some(rows) = rows.as_array()
@@ -211,7 +211,7 @@ fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
         }
     }
 
-    // Damage to what nobody needs.
+    // Damage to a part that is not required.
     add("a byte order mark".to_owned(), [b"\xef\xbb\xbf", &whole[..]].concat(), Same);
     add("blanks around it".to_owned(), [b" \r\n", &whole[..], b"\n "].concat(), Same);
     for (name, typed) in [
@@ -244,8 +244,8 @@ fn damages(facts: &Facts, reply: &Value) -> Vec<Damage> {
     all
 }
 
-/// The reply with each of its values damaged in turn: of another shape, or with a character that JSON
-/// does not allow.
+/// Returns the reply with each of its values damaged in turn: with another type, or with a
+/// character that JSON does not allow.
 fn each_field_damaged(reply: &Value) -> Vec<(String, Vec<u8>)> {
     const MARK: &str = "DAMAGED-HERE";
     fn paths(value: &Value, path: &str, all: &mut Vec<String>) {
@@ -290,7 +290,7 @@ fn replaced(body: &[u8]) -> Kind {
     Kind::Bytes { base64: BASE64_STANDARD.encode(body) }
 }
 
-/// An answer without what differs each time.
+/// Returns an answer without the parts that differ each time.
 fn stable(mut answer: Value) -> Value {
     if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
         submission.retain(|name, _| {
@@ -299,19 +299,19 @@ fn stable(mut answer: Value) -> Value {
     }
     if let Some(fields) = answer.as_object_mut() {
         fields.remove("expireTime");
-        // A row more than WeChat counts leads to a further page.
+        // One more row than WeChat's count leads to a further page.
         fields.remove("nextPageToken");
     }
     answer
 }
 
-/// The same without any count of unreadable rows, and that count.
+/// Returns an answer without any count of unreadable rows, and that count.
 fn without_count(mut answer: Value) -> (Value, Value) {
     let count = answer.as_object_mut().and_then(|fields| fields.remove("unreadableCount"));
     (answer, count.unwrap_or_default())
 }
 
-/// Damages one endpoint's replies, one after another. Returns what went wrong.
+/// Damages the replies of one endpoint, one after another, and returns the failures.
 async fn run(facts: &'static Facts, mut example: Example) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut app = App::start().await;
@@ -331,7 +331,7 @@ async fn run(facts: &'static Facts, mut example: Example) -> Vec<String> {
     let (_, expected) = call(&app, &mut example, good.to_string().as_bytes()).await;
     let expected = expected.unwrap_or_else(|status| panic!("{}: {status:?}", facts.path));
     if !facts.salvaged {
-        // What is remembered would answer from now on.
+        // From now on, a cached reply would be the answer.
         app = App::start().await;
     }
     for Damage { name, body, outcome } in damages(facts, &good) {
@@ -356,7 +356,7 @@ async fn run(facts: &'static Facts, mut example: Example) -> Vec<String> {
                 (writes && !recovered && state != Some(WriteState::Finished))
                     .then(|| format!("answered, and the journal says {state:?}"))
             }
-            // A look at WeChat may show what the call was for.
+            // A read at WeChat may show the effect of the call.
             (Ok(answer), Outcome::NotWhole) => {
                 let recovered = answer.get("recovered") == Some(&json!(true));
                 (!recovered).then(|| format!("success: {answer}"))
@@ -414,7 +414,7 @@ async fn damaged_token_reply_is_no_token() {
             if outcome != Outcome::NotWhole {
                 continue;
             }
-            // A failed fetch is not repeated at once.
+            // A failed fetch is not repeated immediately.
             app.clock.advance(LATER);
             app.fault(path, replaced(&body));
             let status = app.read().await.expect_err(&name);
@@ -431,9 +431,9 @@ async fn damaged_token_reply_is_no_token() {
     }
 }
 
-/// The table in docs/calls.md is what the endpoints declare.
+/// The table in docs/calls.md must match the endpoints.
 #[test]
-fn documented_needs_are_those_of_the_endpoints() {
+fn docs_list_required_parts_of_every_endpoint() {
     let text = include_str!("../../docs/calls.md");
     let (_, table) = text.split_once("## Which replies are a success").expect("the heading");
     let table = table.split("\n#").next().unwrap_or_default();
@@ -461,7 +461,7 @@ fn documented_needs_are_those_of_the_endpoints() {
 }
 
 #[test]
-fn changes_reach_into_hidden_json() {
+fn change_reaches_into_json_strings() {
     let reply = json!({"data": {"data": r#"{"list":[1]}"#}});
     let path = ["data", "data", "list"];
     assert_eq!(found(&reply, &path).as_deref(), Some(&json!([1])));

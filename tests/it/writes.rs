@@ -1,4 +1,4 @@
-//! Writes under a name: what a repeat gets, and what is sent.
+//! Writes with a request id: the answer of a repeat, and the calls that are sent.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tonic_types::StatusExt;
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, faults::Kind};
 use wechat_store_gateway::pb::{self, WriteResolution, WriteState, get_write_request::Lookup};
 
-use crate::support::{App, SET_CARD, is, new_store, patient, reason, within};
+use crate::support::{App, SET_CARD, is, new_store, reason, with_deadline, within};
 
 const ADD_STORE: &str = "/wxa/add_store";
 const PLACE: &str = "2708071440732747189";
@@ -16,8 +16,8 @@ const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
 const OTHER: &str = "7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a90";
 const SOON: Duration = Duration::from_secs(20);
 
-/// A store that is submitted under a name.
-fn named(name: &str) -> pb::AddStoreRequest {
+/// Returns a store that is submitted with this request id.
+fn with_request_id(name: &str) -> pb::AddStoreRequest {
     pb::AddStoreRequest { request_id: name.to_owned(), ..new_store(PLACE, "0001") }
 }
 
@@ -48,11 +48,11 @@ impl App {
         Ok(self.writes().resolve_write(request).await?.into_inner().write.expect("a write"))
     }
 
-    /// A write whose reply is lost, and WeChat does not show what became of it either.
+    /// Makes a write whose reply is lost and whose outcome WeChat does not show.
     async fn lost(&self) -> pb::Write {
         self.wechat.fault(Fault::new(ADD_STORE, Kind::ResetAfter));
         self.fault("/wxa/get_store_list", Kind::Html502);
-        let lost = self.add(named(NAME)).await.expect_err("no reply");
+        let lost = self.add(with_request_id(NAME)).await.expect_err("no reply");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         let write = self.get_write(NAME).await.expect("remembered");
         assert_eq!((write.state(), write.attempts), (WriteState::Unknown, 1));
@@ -61,10 +61,10 @@ impl App {
 }
 
 #[tokio::test]
-async fn a_repeat_gets_the_answer_of_the_first() {
+async fn repeat_gets_first_answer() {
     let app = App::start().await;
-    let first = app.add(named(NAME)).await.expect("submitted");
-    let again = app.add(named(NAME)).await.expect("known");
+    let first = app.add(with_request_id(NAME)).await.expect("submitted");
+    let again = app.add(with_request_id(NAME)).await.expect("known");
     assert_eq!(again, first);
     assert_eq!(app.count(ADD_STORE), 1);
     let write = app.get_write(NAME).await.expect("remembered");
@@ -77,9 +77,9 @@ async fn a_repeat_gets_the_answer_of_the_first() {
     assert_eq!(response.type_url, "type.googleapis.com/wechat.store.v1.AddStoreResponse");
     assert_eq!(pb::AddStoreResponse::decode(&*response.value).expect("a response"), first);
 
-    // Also after a restart, and where the response says nothing.
+    // The same holds after a restart and for an empty response.
     let app = app.restart().await;
-    assert_eq!(app.add(named(NAME)).await.expect("known"), first);
+    assert_eq!(app.add(with_request_id(NAME)).await.expect("known"), first);
     assert_eq!(app.count(ADD_STORE), 1);
     app.approve(&first.submission.expect("a submission"));
     let card = pb::SetStoreCardRequest {
@@ -97,10 +97,10 @@ async fn a_repeat_gets_the_answer_of_the_first() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_one_execution() {
+async fn concurrent_repeats_share_one_execution() {
     let app = App::start().await;
     app.wechat.fault(Fault::new(ADD_STORE, Kind::Latency { ms: 300 }));
-    let calls = (0..20).map(|_| app.add(named(NAME)));
+    let calls = (0..20).map(|_| app.add(with_request_id(NAME)));
     let answers = futures_util::future::join_all(calls).await;
     let first = answers[0].as_ref().expect("submitted");
     assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|answer| answer == first)));
@@ -109,15 +109,15 @@ async fn many_at_once_share_one_execution() {
 }
 
 #[tokio::test]
-async fn another_request_under_a_name_is_refused() {
+async fn other_request_with_same_id_is_refused() {
     let app = App::start().await;
-    app.add(named(NAME)).await.expect("submitted");
-    let other = pb::AddStoreRequest { contact_phone: "020-1".to_owned(), ..named(NAME) };
+    app.add(with_request_id(NAME)).await.expect("submitted");
+    let other = pb::AddStoreRequest { contact_phone: "020-1".to_owned(), ..with_request_id(NAME) };
     let refused = app.add(other).await.expect_err("another one");
     assert_eq!(reason(&refused), is(Code::InvalidArgument, "REQUEST_ID_REUSED"));
     let violations = refused.get_details_bad_request().expect("fields").field_violations;
     assert_eq!(violations[0].field, "request_id");
-    // Of another method it is another name.
+    // A request id counts per method.
     let card = pb::SetStoreCardRequest {
         request_id: NAME.to_owned(),
         poi_id: "1".to_owned(),
@@ -130,20 +130,20 @@ async fn another_request_under_a_name_is_refused() {
 }
 
 #[tokio::test]
-async fn what_was_refused_or_not_sent_is_executed_by_a_repeat() {
+async fn repeat_executes_refused_or_unsent_write() {
     let app = App::start().await;
     app.wechat.refuse_next(ADD_STORE, 85038);
-    app.add(named(NAME)).await.expect_err("refused");
+    app.add(with_request_id(NAME)).await.expect_err("refused");
     let unknown = app.get_write(NAME).await.expect_err("released");
     assert_eq!(reason(&unknown), is(Code::NotFound, "WRITE_NOT_FOUND"));
-    app.add(named(NAME)).await.expect("submitted");
+    app.add(with_request_id(NAME)).await.expect("submitted");
     assert_eq!(app.count(ADD_STORE), 2);
 
-    // No token comes in time, so nothing is sent.
+    // No token arrives in time, so nothing is sent.
     app.wechat.control("DELETE", "tokens", &serde_json::json!({})).expect("revoked");
     app.fault("/cgi-bin/stable_token", Kind::Latency { ms: 3_000 });
-    let late = pb::AddStoreRequest { license_number: "2".to_owned(), ..named(OTHER) };
-    let request = patient(late, Duration::from_millis(500));
+    let late = pb::AddStoreRequest { license_number: "2".to_owned(), ..with_request_id(OTHER) };
+    let request = with_deadline(late, Duration::from_millis(500));
     app.stores().add_store(request).await.expect_err("too late");
     within(SOON, async {
         while app.get_write(OTHER).await.is_ok() {
@@ -155,11 +155,11 @@ async fn what_was_refused_or_not_sent_is_executed_by_a_repeat() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_not_followed_by_another_call() {
+async fn lost_reply_causes_no_second_call() {
     let app = App::start().await;
     let write = app.lost().await;
     let app = app.restart().await;
-    let again = app.add(named(NAME)).await.expect_err("nobody knows");
+    let again = app.add(with_request_id(NAME)).await.expect_err("nobody knows");
     assert_eq!(reason(&again), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     let info = again.get_details_error_info().expect("a reason");
     assert_eq!(info.metadata["write_id"], write.write_id);
@@ -170,12 +170,12 @@ async fn a_lost_reply_is_not_followed_by_another_call() {
 }
 
 #[tokio::test]
-async fn somebody_who_looked_settles_what_nobody_knew() {
+async fn operator_resolves_unknown_write() {
     let app = App::start().await;
     let write = app.lost().await;
     let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("settled");
     assert_eq!(before, write);
-    let settled = app.add(named(NAME)).await.expect("executed");
+    let settled = app.add(with_request_id(NAME)).await.expect("executed");
     let submission = settled.submission.expect("what was submitted");
     assert!(settled.recovered);
     assert_eq!(app.submission(&submission.submission_id).await, submission);
@@ -197,28 +197,28 @@ async fn somebody_who_looked_settles_what_nobody_knew() {
     let unsaid = app.resolve(&write.write_id, WriteResolution::Unspecified).await;
     assert_eq!(reason(&unsaid.expect_err("what?")), is(Code::InvalidArgument, "INVALID_REQUEST"));
     app.resolve(&write.write_id, WriteResolution::NotExecuted).await.expect("settled");
-    // The simulator had taken it, whatever was said; that it is sent again is what counts.
-    app.add(named(NAME)).await.expect_err("it is there already");
+    // The simulator had executed it regardless of its answer. Only the second call matters here.
+    app.add(with_request_id(NAME)).await.expect_err("it is there already");
     assert_eq!(app.count(ADD_STORE), 2);
     app.stop().await;
 }
 
 #[tokio::test]
-async fn a_caller_who_left_learns_what_became_of_it() {
+async fn repeat_after_leaving_gets_the_outcome() {
     let app = App::start().await;
     app.read().await.expect_err("there is no such store, but now a token");
     app.wechat.fault(Fault::new(ADD_STORE, Kind::Latency { ms: 1_500 }));
-    let request = patient(named(NAME), Duration::from_millis(700));
+    let request = with_deadline(with_request_id(NAME), Duration::from_millis(700));
     let left = app.stores().add_store(request).await.expect_err("too late");
     assert_eq!(left.code(), Code::DeadlineExceeded);
     let sent = app.get_write(NAME).await.expect("remembered");
     assert_eq!((sent.state(), sent.attempts), (WriteState::Sent, 1));
-    let hasty = patient(named(NAME), Duration::from_millis(300));
+    let hasty = with_deadline(with_request_id(NAME), Duration::from_millis(300));
     let running = app.stores().add_store(hasty).await.expect_err("still running");
     assert_eq!(reason(&running), is(Code::Aborted, "WRITE_IN_PROGRESS"));
     assert!(running.get_details_retry_info().is_some());
-    // Who is patient gets it.
-    let answer = app.add(named(NAME)).await.expect("submitted");
+    // A longer wait gets the answer.
+    let answer = app.add(with_request_id(NAME)).await.expect("submitted");
     let write = app.get_write(NAME).await.expect("remembered");
     assert_eq!(write.state(), WriteState::Finished);
     let response = write.response.expect("the response");
@@ -228,20 +228,20 @@ async fn a_caller_who_left_learns_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_remembered_is_not_sent() {
+async fn unrecordable_write_is_not_sent() {
     let app = App::start().await;
     app.read().await.expect_err("there is no such store, but now a token");
     let lock = app.lock_state();
-    let refused = app.add(named(NAME)).await.expect_err("no state");
+    let refused = app.add(with_request_id(NAME)).await.expect_err("no state");
     assert_eq!(reason(&refused), is(Code::Unavailable, "STATE_UNAVAILABLE"));
     assert_eq!(app.count(ADD_STORE), 0);
     drop(lock);
-    app.add(named(NAME)).await.expect("submitted");
+    app.add(with_request_id(NAME)).await.expect("submitted");
     app.stop().await;
 }
 
 #[tokio::test]
-async fn what_must_not_happen_twice_leaves_a_record_without_a_name() {
+async fn nonrepeatable_write_without_id_is_recorded() {
     let app = App::start().await;
     app.add(new_store(PLACE, "0001")).await.expect("submitted");
     app.write().await.expect_err("there is no such store");
@@ -252,10 +252,10 @@ async fn what_must_not_happen_twice_leaves_a_record_without_a_name() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_cannot_be_noted_is_noted_later() {
+async fn outcome_is_recorded_after_state_recovers() {
     for refused in [false, true] {
         let app = App::start().await;
-        // The state fails as soon as it has to note an end.
+        // The state fails as soon as it must record an end.
         let end = if refused { "DELETE" } else { "UPDATE OF ended" };
         let state = app.open_state();
         let fails = format!(
@@ -265,7 +265,7 @@ async fn an_outcome_that_cannot_be_noted_is_noted_later() {
         if refused {
             app.wechat.refuse_next(ADD_STORE, 85038);
         }
-        let first = app.add(named(NAME)).await;
+        let first = app.add(with_request_id(NAME)).await;
         assert_eq!(first.is_err(), refused, "the caller gets WeChat's answer");
         let open = app.get_write(NAME).await.expect("noted before it was sent");
         assert_eq!(open.state(), WriteState::Sent);
@@ -278,7 +278,7 @@ async fn an_outcome_that_cannot_be_noted_is_noted_later() {
             }
         })
         .await;
-        let again = app.add(named(NAME)).await.expect("known, or sent again");
+        let again = app.add(with_request_id(NAME)).await.expect("known, or sent again");
         assert!(!again.recovered, "WeChat was not asked what became of it");
         assert_eq!(app.count(ADD_STORE), if refused { 2 } else { 1 });
         assert_eq!(app.count("/wxa/get_store_list"), 0);
