@@ -20,7 +20,7 @@ use tokio::{
 use wechat_store_gateway::state::{Appended, Error, State, redis::Redis};
 
 use crate::{
-    redis::{RedisServer, SOON, event, healed},
+    redis::{RedisServer, SOON, append_when_ready, event},
     support::within,
 };
 
@@ -163,7 +163,7 @@ async fn any_outage_ends_when_redis_is_back() {
 
         door.lead_to(&server);
         assert_eq!(
-            healed(&state, number).await,
+            append_when_ready(&state, number).await,
             Appended::New(u64::from(number) + 1),
             "{backend:?}"
         );
@@ -202,7 +202,7 @@ async fn hang_and_failover_end_without_restart() {
     assert!(why(&state).await.contains("in time"));
     // Existing connections stay where they are.
     *door.backend.lock().expect("no panic") = Backend::Redis(other.port);
-    assert_eq!(healed(&state, 1).await, Appended::New(1));
+    assert_eq!(append_when_ready(&state, 1).await, Appended::New(1));
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn password_error_ends_with_its_cause() {
     within(SOON, is_told).await;
     assert!(state.newer(0).await.is_err());
     server.command("AUTH other\r\nCONFIG SET requirepass \"\"").await;
-    assert_eq!(healed(&state, 1).await, Appended::New(1));
+    assert_eq!(append_when_ready(&state, 1).await, Appended::New(1));
     assert_eq!(state.newer(0).await, Ok(None));
 }
 
@@ -267,7 +267,7 @@ async fn redis_refusal_is_explained_and_ends() {
         assert!(why.contains(told), "{begin}: {why}");
         assert!(!why.contains("disk is full"), "{why}");
         server.command(end).await;
-        timeout(SOON, healed(&state, number)).await.expect(end);
+        timeout(SOON, append_when_ready(&state, number)).await.expect(end);
     }
 }
 
@@ -291,11 +291,11 @@ async fn busy_redis_or_orphaned_replica_is_reported() {
         server.command("SCRIPT KILL").await;
     };
     tokio::join!(looping, busy);
-    healed(&state, 1).await;
+    append_when_ready(&state, 1).await;
 
     server.command("CONFIG SET replica-serve-stale-data no").await;
     server.command("REPLICAOF 127.0.0.1 1").await;
     assert!(why(&state).await.contains("primary"));
     server.command("REPLICAOF NO ONE").await;
-    healed(&state, 2).await;
+    append_when_ready(&state, 2).await;
 }
