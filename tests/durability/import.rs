@@ -100,7 +100,7 @@ async fn killed_import_adds_every_store_once() {
         KILLS.len(),
         client.said().lines().last().unwrap_or_default(),
     ));
-    memory.tell();
+    memory.print_figures();
 }
 
 /// Starts a WeChat with room for this many stores.
