@@ -933,12 +933,12 @@ async fn failed_relay_is_repeated_and_stored_once() {
     let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let closed = Target { address: free.local_addr().expect("bound"), requests: Arc::default() };
     drop(free);
-    let mut targets = vec![(closed, "cannot be reached")];
+    let mut targets = vec![(closed, "is unreachable")];
     for (answer, cause) in [
         (BROKEN, "answered 500"),
         (MOVED, "answered 302"),
-        (CUT, "broke off"),
-        ("nonsense", "broke off"),
+        (CUT, "broke the connection"),
+        ("nonsense", "broke the connection"),
         (HANGS, "took too long"),
     ] {
         targets.push((Target::start(answer).await, cause));
