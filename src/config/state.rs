@@ -96,8 +96,11 @@ pub(super) fn check(raw: RawState, errors: &mut ConfigErrors) -> State {
         }
         #[cfg(not(feature = "redis"))]
         Some(("redis" | "redis+unix", _)) => {
-            mistakes
-                .add("state.url", "must be sqlite:/path/to/file: this build has no Redis support");
+            errors.add(
+                "state.url",
+                "this build has no Redis support; use sqlite:/path/to/file, or a build with the \
+                 feature redis",
+            );
             StateUrl::Redis(url)
         }
         // The error does not quote the URL, because it may contain a password.
