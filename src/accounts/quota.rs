@@ -9,6 +9,8 @@
 //! Every process records quotas for itself, so WeChat refuses one call of each replica. The token
 //! endpoints are not covered, because [`token`](super::token) records their failures.
 
+// Not governor: it limits a known rate. WeChat keeps the count, and this remembers that WeChat refused.
+
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},

@@ -1,6 +1,8 @@
 //! The messages that WeChat pushes. The account's settings at WeChat choose XML or JSON. Nearly all
 //! messages are flat.
 
+// Not quick-xml's serde: it hides CDATA and repeated elements, and this file decides about both.
+
 use std::{borrow::Cow, collections::HashMap, fmt};
 
 use bytes::Bytes;

@@ -4,6 +4,8 @@
 //! a further connection at once, which costs next to nothing. The peer sees a reset and can try again.
 //! When it stops, it closes its socket first, then every connection ends in order.
 
+// Not tonic's server: it cannot coalesce responses, and closes an old connection without a status.
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     io::ErrorKind,

@@ -5,6 +5,8 @@
 //! the standard `OTEL_*` variables name a receiver. The sampling decision is made before a span is
 //! created, so an untraced call has no cost.
 
+// Not the SDK's sampler settings: it samples when a span exists, and an unsampled call must not make one.
+
 use std::sync::Arc;
 
 use opentelemetry::trace::TracerProvider;

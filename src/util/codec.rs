@@ -4,6 +4,8 @@
 //! `build.rs` names [`Codec`] in the generated servers, and [`Encoded`] as the response of some
 //! methods.
 
+// Not tonic_prost alone: it cannot send a response that is already encoded.
+
 use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes};

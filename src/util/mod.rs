@@ -13,6 +13,7 @@ pub(crate) mod keyed_mutex;
 pub mod lenient;
 pub(crate) mod single_flight;
 
+// Not parking_lot: this function is the only part of it that the gateway would use.
 /// Locks a mutex, even if a thread panicked while it held the lock. Use it only where every change
 /// under the lock is complete before anything can panic.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,5 +1,7 @@
 //! Runs one task at a time for any number of waiting callers.
 
+// Not moka or a single-flight crate: their run belongs to a waiter. Here it outlives all of its waiters.
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},

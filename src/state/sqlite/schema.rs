@@ -1,5 +1,7 @@
 //! The tables, and the upgrade of a file from an older version.
 
+// Not rusqlite_migration: the steps are a loop of three lines, and a newer file needs our own error.
+
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::state::Error;

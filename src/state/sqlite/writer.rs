@@ -5,6 +5,8 @@
 //! durable. Operations that need not be durable run before them in a transaction of their own.
 //! SQLite's log is only appended to, so a later sync also covers them.
 
+// Not tokio-rusqlite or deadpool: neither commits the writes of several callers in one transaction.
+
 use std::{
     fmt, iter,
     sync::mpsc::{self, RecvTimeoutError},
