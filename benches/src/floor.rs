@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
 use http::{Request, Response, StatusCode, header};
 use nix::unistd::Pid;
-use prost::Message;
+use prost_types::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::broadcast};
 use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
@@ -39,7 +39,7 @@ use tower::Service;
 use uuid::Uuid;
 use wechat_store_gateway::{
     pb::{self, AuditState, SubmissionKind},
-    state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
+    state::{EventKey, Events, NewEvent, Origin, sqlite::Sqlite},
     util::clock::Clock,
 };
 
@@ -383,33 +383,19 @@ pub fn event(number: &[u8]) -> NewEvent {
     key[..5].copy_from_slice(&now.to_be_bytes()[3..]);
     key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
     let audit_id = String::from_utf8_lossy(number).into_owned();
-    let event_id = Uuid::new_v4().to_string();
-    let message = pb::AuditEvent {
-        event_id: event_id.clone(),
+    let event = pb::AuditEvent {
         app_id: "wx0000000000000001".to_owned(),
         kind: SubmissionKind::Store.into(),
         wechat_event: "add_store_audit_info".to_owned(),
         state: AuditState::Rejected.into(),
         wechat_status: Some(3),
-        audit_id: audit_id.clone(),
+        audit_id,
+        event_time: Some(Timestamp { seconds: 1_488_856_741, nanos: 0 }),
         reason: "xxx".to_owned(),
         wechat_message: "x".repeat(400),
         ..pb::AuditEvent::default()
     };
-    NewEvent {
-        key: EventKey(key),
-        event_id,
-        app_id: message.app_id.clone().into(),
-        kind: SubmissionKind::Store,
-        audit_id: audit_id.into(),
-        state: AuditState::Rejected,
-        reason: "xxx".to_owned(),
-        poi_id: String::new().into(),
-        map_poi_id: String::new().into(),
-        event_time: 1_488_856_741,
-        origin: Origin::Pushed,
-        message: message.encode_to_vec().into(),
-    }
+    NewEvent::from_event(EventKey(key), event, Origin::Pushed)
 }
 
 /// WeChat's numbers grow, and are about this long.

@@ -1,22 +1,24 @@
-//! Large events that watchers have taken: each is in memory once, however many of them have it.
+//! Large events that watchers have taken. Each is in memory once, however many watchers have it.
 //!
-//! WeChat's events have about a kilobyte, but may have several hundred. Watchers that are behind read the
-//! log by themselves, and a thousand of them that stand still would have a thousand copies.
+//! An event of WeChat's usually has one kilobyte, but can have several hundred. Watchers that are behind
+//! read the log by themselves, so a thousand stopped watchers would keep a thousand copies.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
-/// What is shared.
+use crate::util::lock;
+
+/// A value that can be shared.
 pub(super) trait Large: PartialEq {
-    /// Names it. Two of the same name are mostly the same.
+    /// Returns its name. Two values of the same name are usually the same.
     fn name(&self) -> u64;
-    /// Whether it is worth the trouble.
+    /// Returns whether sharing it is worthwhile.
     fn is_large(&self) -> bool;
 }
 
-/// Those that somebody has.
+/// The shared values that are in use.
 #[derive(Debug)]
 pub(super) struct Shared<T>(Mutex<HashMap<u64, Weak<T>>>);
 
@@ -27,13 +29,12 @@ impl<T> Default for Shared<T> {
 }
 
 impl<T: Large> Shared<T> {
-    /// The same, and where somebody has it already, that one.
+    /// Returns the shared value if an equal one is in use, and `new` otherwise.
     pub(super) fn one(&self, new: Arc<T>) -> Arc<T> {
         if !new.is_large() {
             return new;
         }
-        // Every change is complete before anything can panic.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         match known.get(&new.name()).and_then(Weak::upgrade) {
             Some(same) if same == new => same,
             _ => {
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_and_the_same_is_there_once_and_goes_with_the_last_who_has_it() {
+    fn equal_large_values_are_shared_until_last_is_dropped() {
         let shared = Shared::default();
         let one = |name, text| shared.one(Arc::new(Text(name, text)));
         let (first, second) = (one(1, "large"), one(1, "large"));

@@ -1,17 +1,19 @@
-//! Reviews: the log of their events, who follows it, and what is done where no event comes.
+//! The log of events about reviews, and its watchers.
 //!
-//! * [`Audits`] is the log as the rest of the service sees it.
-//! * `watch` gives the log to any number of watchers: new events from memory, older ones from the
-//!   state, in one order.
-//! * `cursor` says where a watcher is, and notices a log that is another one or lost its end.
-//! * `large` has every large event in memory once.
-//! * `places` counts how many watch.
+//! * [`Audits`] is the log as the rest of the service uses it.
+//! * `watch` serves any number of watchers: new events from memory, older ones from the state, in one
+//!   order.
+//! * `tail` keeps the end of the log in memory.
+//! * `frame` makes the response to watchers out of a stored event.
+//! * `cursor` is the position of a watcher. It shows if the log is another one, or lost its end.
+//! * `large` keeps every large event in memory once.
+//! * `places` counts the watchers.
 //! * `reconcile` asks WeChat about reviews of which no push came.
 
 use std::{
     collections::HashSet,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,10 +21,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    cursor::{Cursor, Mark},
+    cursor::{Cursor, TaggedPosition},
     large::Shared,
     places::Places,
-    watch::{Entry, Tail},
+    tail::{Entry, Tail},
 };
 pub(crate) use self::{
     reconcile::reconcile,
@@ -34,22 +36,23 @@ use crate::{
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
     translate::{self, Remembered, audit::Filter, for_caller},
-    util::clock::Clock,
-    util::id::AppId,
+    util::{clock::Clock, id::AppId, lock},
 };
 
 mod cursor;
+mod frame;
 mod large;
 mod places;
 mod reconcile;
+mod tail;
 mod watch;
 
-/// How often what is too old is looked for.
+/// The pause between two searches for expired records.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
-/// After a failure of the state.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a failure of the state.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The log and what is done with it. Cheap to clone; clones share everything.
+/// The log of events. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Audits(Arc<Inner>);
 
@@ -62,49 +65,49 @@ struct Inner {
     tail: Tail,
     large: Shared<Entry>,
     places: Places,
-    /// Watchers that read the state.
+    /// Limits the watchers that read the state.
     catching_up: Semaphore,
     pushed: Mutex<HashSet<AppId>>,
     stop: CancellationToken,
 }
 
-/// Why a reader gets no further.
+/// The reason why a reader cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// What followed the cursor is gone, or it is of another log.
+    /// The events after the cursor are gone, or it belongs to another log.
     #[error("the cursor leads nowhere in this log")]
     Expired,
-    /// It is no cursor.
+    /// The text is not a cursor.
     #[error("not a cursor")]
     Malformed,
     /// The state failed.
     #[error(transparent)]
     State(#[from] state::Error),
-    /// The process is ending.
+    /// The process is stopping.
     #[error("shutting down")]
     Stopped,
-    /// The caller's connection, or its address, has as many watches as it may.
+    /// The caller's connection or address has reached its limit of watches.
     #[error("as many watches are open as {setting} allows, {most}")]
     TooMany {
-        /// How many it may have.
+        /// The limit.
         most: usize,
-        /// What says so.
+        /// The setting that sets it.
         setting: &'static str,
     },
 }
 
-/// Some events, and where reading goes on.
+/// A page of events, and the positions after it.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) events: Vec<AuditEvent>,
-    /// What [`EventQuery::after`] is for the next page; `None` after the last.
+    /// The value of [`EventQuery::after`] for the next page. `None` after the last page.
     pub(crate) next: Option<u64>,
-    /// Where a watcher goes on.
+    /// The cursor from which a watcher continues.
     pub(crate) cursor: String,
 }
 
 impl Audits {
-    /// Over a state. Watchers end when `stop` comes.
+    /// Returns the log in a state. Its watchers end with `stop`.
     pub fn new(
         state: Arc<dyn State>,
         settings: &config::Settings,
@@ -127,28 +130,23 @@ impl Audits {
         }))
     }
 
-    /// Takes an event into the log; durable when this returns. Its future may be dropped, but then
-    /// nobody knows whether it is.
+    /// Appends an event to the log. It is durable when this returns. If the future is dropped, it is
+    /// unknown whether the event is in the log.
     pub async fn append(&self, event: NewEvent) -> Result<Appended, state::Error> {
         let app_id = event.app_id.clone();
         let appended = self.0.state.append(event).await?;
         if let Appended::New(_) = appended {
-            self.lock_pushed().insert(app_id);
+            lock(&self.0.pushed).insert(app_id);
         }
         Ok(appended)
     }
 
-    /// Of which accounts events came since this was asked last.
+    /// Returns the accounts for which events were appended since the last call.
     pub(crate) fn pushed(&self) -> HashSet<AppId> {
-        mem::take(&mut self.lock_pushed())
+        mem::take(&mut lock(&self.0.pushed))
     }
 
-    fn lock_pushed(&self) -> MutexGuard<'_, HashSet<AppId>> {
-        // Every change is complete before anything can panic.
-        self.0.pushed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Follows the log for the watchers and forgets what is too old, until the process ends.
+    /// Follows the log for the watchers and deletes expired records, until the process stops.
     pub(crate) async fn run(&self) {
         tokio::select! {
             () = self.follow() => {}
@@ -157,7 +155,7 @@ impl Audits {
         }
     }
 
-    /// Begins to watch.
+    /// Starts a watcher. Fails if its cursor leads nowhere, or if a limit is reached.
     pub(crate) async fn watch(
         &self,
         start: Start,
@@ -168,20 +166,20 @@ impl Audits {
         Watcher::new(self.clone(), start, filter, place).await
     }
 
-    /// Some events.
+    /// Returns a page of events.
     pub(crate) async fn list(&self, query: EventQuery) -> Result<Page, Error> {
         let page = self.0.state.events(query).await?;
         let events = page.events.iter().map(translate::audit::event).collect();
-        let mark = match page.events.last() {
-            Some(last) if last.position == page.seen => Mark::from(last),
+        let at = match page.events.last() {
+            Some(last) if last.position == page.seen => TaggedPosition::from(last),
             _ if page.log.newest.position == page.seen => page.log.newest.into(),
-            _ => self.mark(page.seen).await?,
+            _ => self.tagged(page.seen).await?,
         };
-        let cursor = Cursor { epoch: page.log.epoch, mark }.text();
+        let cursor = Cursor { epoch: page.log.epoch, at }.text();
         Ok(Page { events, next: (!page.at_end).then_some(page.seen), cursor })
     }
 
-    /// A submission.
+    /// Returns a submission by its id.
     pub(crate) async fn submission(
         &self,
         submission_id: &str,
@@ -190,8 +188,8 @@ impl Audits {
         Ok(stored.map(|stored| self.shown(stored)).transpose()?)
     }
 
-    /// Some submissions, how many were left out because they cannot be read, and where the next page
-    /// begins.
+    /// Returns a page of submissions, the number of those that cannot be read, and the number after which
+    /// the next page begins.
     pub(crate) async fn submissions(
         &self,
         query: SubmissionQuery,
@@ -214,11 +212,11 @@ impl Audits {
         Ok(for_caller(remembered.submission))
     }
 
-    /// The mark at a position that was just looked at.
-    async fn mark(&self, position: u64) -> Result<Mark, Error> {
+    /// Returns a position that was just examined, with its tag.
+    async fn tagged(&self, position: u64) -> Result<TaggedPosition, Error> {
         let query = EventQuery { after: position, ..EventQuery::default() };
         let page = self.0.state.events(query).await?;
-        // Gone meanwhile, or before the first event: from the oldest that is kept.
+        // If it is before the first event, or was pruned meanwhile, the oldest kept event follows.
         Ok(page.before.unwrap_or(page.log.pruned).into())
     }
 

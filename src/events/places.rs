@@ -1,24 +1,24 @@
-//! How many watches a connection and an address may have.
+//! Limits the watches of a connection and of an address.
 
 use std::{
     collections::HashMap,
     hash::Hash,
     net::IpAddr,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::timeout};
 
 use super::Error;
-use crate::{config::Limits, context::Peer};
+use crate::{config::Limits, context::Peer, util::lock};
 
-/// A watch that its client has ended still has its place for a moment, and the client may have begun
-/// another one for it.
+/// The time that a new watch waits for a place. A watch that its client has ended keeps its place for a
+/// moment, and the client may already start another one.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// The watches that there are. Cheap to clone; clones share everything.
+/// The places of all watches. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub(super) struct Places(Arc<Inner>);
 
@@ -27,7 +27,7 @@ struct Inner {
     per_connection: usize,
     per_address: usize,
     taken: Mutex<Taken>,
-    /// A watch has ended.
+    /// Notified when a watch has ended.
     left: Notify,
 }
 
@@ -37,7 +37,7 @@ struct Taken {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// A watch that counts until it is dropped.
+/// The place of one watch. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Places,
@@ -52,12 +52,12 @@ impl Places {
         Self(Arc::new(Inner { per_connection, per_address, taken, left }))
     }
 
-    /// A place for one more. Fails if none is left in a moment.
+    /// Returns a place. Waits a moment for one, and then fails.
     pub(super) async fn take(&self, peer: Peer) -> Result<Place, Error> {
         let placed = async {
             loop {
                 let mut left = pin!(self.0.left.notified());
-                // Noticed from here on, although it is looked at last.
+                // Registered before the check, so that no notification is missed.
                 left.as_mut().enable();
                 match self.try_take(peer) {
                     Err(_) => left.await,
@@ -70,7 +70,7 @@ impl Places {
 
     fn try_take(&self, peer: Peer) -> Result<Place, Error> {
         let Inner { per_connection, per_address, .. } = &*self.0;
-        let mut taken = self.lock();
+        let mut taken = lock(&self.0.taken);
         let Taken { by_connection, by_address } = &mut *taken;
         for (known, most, setting) in [
             (by_connection.get(&peer.connection), per_connection, "limits.watches_per_connection"),
@@ -85,16 +85,11 @@ impl Places {
         drop(taken);
         Ok(Place { of: self.clone(), peer })
     }
-
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        // Every change is complete before anything can panic.
-        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.of.lock();
+        let mut taken = lock(&self.of.0.taken);
         give_back(&mut taken.by_connection, self.peer.connection);
         give_back(&mut taken.by_address, self.peer.address);
         drop(taken);
@@ -116,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_free_again_when_its_watch_is_gone_and_nothing_of_it_is_left() {
+    fn ended_watch_frees_its_place_and_entry() {
         let limits =
             Limits { watches_per_connection: 2, watches_per_address: 3, ..Limits::default() };
         let places = Places::new(&limits);
@@ -136,12 +131,12 @@ mod tests {
         drop(second);
         let second = places.try_take(two).expect("there is room again");
         drop([first, second, third, fourth]);
-        let Taken { by_connection, by_address } = &*places.lock();
+        let Taken { by_connection, by_address } = &*lock(&places.0.taken);
         assert!(by_connection.is_empty() && by_address.is_empty());
     }
 
     #[tokio::test]
-    async fn a_watch_waits_for_one_that_is_about_to_end() {
+    async fn new_watch_waits_for_an_ending_one() {
         let places = Places::new(&Limits { watches_per_connection: 1, ..Limits::default() });
         let first = places.take(Peer::NONE).await.expect("room");
         let leave = async { drop(first) };

@@ -8,19 +8,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use prost::Message;
-
 use super::{Audits, Inner};
 use crate::{
     call::{Error, Operations},
     context::Context,
     pb::{
-        self, AuditEvent, AuditState, EventOrigin, GetMerchantAuditResponse, SubmissionKind,
+        self, AuditEvent, AuditState, GetMerchantAuditResponse, SubmissionKind,
         UpgradeState,
     },
     state::{self, Appended, EventKey, NewEvent, Origin, is_decided},
     translate::{Evidence, Remembered, audit::reconciled, merchant::other_audit},
-    util::id::MapPoiId,
     wechat::{merchant::GetMerchantAuditInfo, store::GetStoreInfo},
 };
 
@@ -310,34 +307,19 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
     let submitted = submission.create_time.map_or(0, |time| time.seconds.unsigned_abs());
     let key = EventKey::of(submitted, parts.map(str::as_bytes));
     let kind = submission.kind();
-    let (detail, wechat_event) = reconciled(kind, poi_id.clone());
-    let event_id = key.event_id();
-    let message = AuditEvent {
-        event_id: event_id.clone(),
+    let (detail, wechat_event) = reconciled(kind, poi_id);
+    let event = AuditEvent {
         app_id: submission.app_id.clone(),
         kind: kind.into(),
         wechat_event: wechat_event.to_owned(),
         state: state.into(),
         wechat_status,
-        audit_id: audit_id.clone(),
-        reason: reason.clone(),
-        origin: EventOrigin::Polled.into(),
+        audit_id,
+        reason,
         event_time: Some((SystemTime::UNIX_EPOCH + Duration::from_secs(now)).into()),
         detail,
         ..AuditEvent::default()
     };
-    NewEvent {
-        key,
-        event_id,
-        app_id: submission.app_id.clone().into(),
-        kind,
-        audit_id: audit_id.into(),
-        state,
-        reason,
-        poi_id: poi_id.into(),
-        map_poi_id: MapPoiId::default(),
-        event_time: now,
-        origin: Origin::Reconciled { submission_id: submission.submission_id.clone() },
-        message: message.encode_to_vec().into(),
-    }
+    let submission_id = submission.submission_id.clone();
+    NewEvent::from_event(key, event, Origin::Reconciled { submission_id })
 }

@@ -6,13 +6,12 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use prost::Message as _;
 use prost_types::Timestamp;
 
 use super::message::{self, Message};
 use crate::{
     pb::{
-        AuditEvent, AuditState, EventOrigin, LatLng, MapPoiAudit, MerchantAudit, NearbyPoiAudit,
+        AuditEvent, AuditState, LatLng, MapPoiAudit, MerchantAudit, NearbyPoiAudit,
         StoreAudit, StorePicturesAudit, SubmissionKind, audit_event::Detail,
     },
     state::{EventKey, NewEvent, Origin},
@@ -89,34 +88,18 @@ fn event(
     review: Review,
     original: AuditEvent,
 ) -> NewEvent {
-    let event_id = key.event_id();
-    let encoded = AuditEvent {
-        event_id: event_id.clone(),
+    let event = AuditEvent {
         app_id: app_id.to_string(),
         kind: review.kind.into(),
         state: review.state.into(),
         wechat_status: review.status,
-        audit_id: review.audit_id.clone(),
-        reason: review.reason.clone(),
-        origin: EventOrigin::Pushed.into(),
+        audit_id: review.audit_id,
+        reason: review.reason,
         event_time: Some(Timestamp { seconds: event_time.cast_signed(), nanos: 0 }),
         detail: review.detail,
         ..original
     };
-    NewEvent {
-        key,
-        event_id,
-        app_id: app_id.clone(),
-        kind: review.kind,
-        audit_id: review.audit_id.into(),
-        state: review.state,
-        reason: review.reason,
-        poi_id: review.poi_id.into(),
-        map_poi_id: review.map_poi_id.into(),
-        event_time,
-        origin: Origin::Pushed,
-        message: encoded.encode_to_vec().into(),
-    }
+    NewEvent::from_event(key, event, Origin::Pushed)
 }
 
 /// The parts of a review's result. Empty for other events.
@@ -127,8 +110,6 @@ struct Review {
     state: AuditState,
     audit_id: String,
     reason: String,
-    poi_id: String,
-    map_poi_id: String,
     detail: Option<Detail>,
 }
 
@@ -155,34 +136,27 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
         SubmissionKind::Merchant => Detail::Merchant(MerchantAudit {}),
         SubmissionKind::MapPoi => {
             let location = fields.location();
+            let mut map_poi_id = String::new();
             if passed {
-                review.map_poi_id = fields.id("map_poi_id");
+                map_poi_id = fields.id("map_poi_id");
             } else {
                 // WeChat's own example of a failure has `xxx` in these fields.
                 fields.unreadable.retain(|name| !matches!(&**name, "latitude" | "longitude"));
             }
             Detail::MapPoi(MapPoiAudit {
-                map_poi_id: review.map_poi_id.clone(),
+                map_poi_id,
                 name: fields.text("name"),
                 address: fields.text("address"),
                 location,
             })
         }
-        SubmissionKind::Store => {
-            if passed {
-                review.poi_id = fields.poi_id();
-            }
-            Detail::Store(StoreAudit {
-                poi_id: review.poi_id.clone(),
-                map_poi_id: String::new(),
-                wechat_is_upgrade: fields.number("is_upgrade", |_| true),
-            })
-        }
+        SubmissionKind::Store => Detail::Store(StoreAudit {
+            poi_id: if passed { fields.poi_id() } else { String::new() },
+            map_poi_id: String::new(),
+            wechat_is_upgrade: fields.number("is_upgrade", |_| true),
+        }),
         SubmissionKind::StorePictures => Detail::StorePictures(StorePicturesAudit::default()),
-        SubmissionKind::NearbyPoi => {
-            review.poi_id = fields.poi_id();
-            Detail::NearbyPoi(NearbyPoiAudit { nearby_poi_id: review.poi_id.clone() })
-        }
+        SubmissionKind::NearbyPoi => Detail::NearbyPoi(NearbyPoiAudit { nearby_poi_id: fields.poi_id() }),
         SubmissionKind::Unspecified => return None,
     });
     Some(review)

@@ -1,4 +1,4 @@
-//! `AuditService`.
+//! `AuditService`: the log of review results, and submissions.
 
 use std::pin::Pin;
 
@@ -22,11 +22,11 @@ use crate::{
     util::codec::Encoded,
 };
 
-/// The lists here, as page tokens name them.
+/// The names of the two lists in page tokens.
 const EVENTS: &str = "events";
 const SUBMISSIONS: &str = "submissions";
 
-/// Serves what became of reviews.
+/// Serves the results of reviews.
 #[derive(Clone, Debug)]
 pub(super) struct Audit {
     pub(super) audits: Audits,
@@ -99,7 +99,7 @@ impl AuditService for Audit {
     }
 }
 
-/// Where to start.
+/// Returns the start of a watcher.
 fn start(start: Option<watch_request::Start>) -> Result<Start, Invalid> {
     let mut check = Check::default();
     let start = match start {

@@ -1,4 +1,4 @@
-//! `CardService`.
+//! `CardService`: the cards of stores.
 
 use tonic::{Request, Response, Status};
 

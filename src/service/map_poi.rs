@@ -1,4 +1,4 @@
-//! `MapPoiService`.
+//! `MapPoiService`: districts, and places of Tencent Maps.
 
 use tonic::{Request, Response, Status};
 

@@ -1,4 +1,4 @@
-//! `MediaService`.
+//! `MediaService`: pictures.
 
 use tonic::{Request, Response, Status};
 
@@ -10,10 +10,11 @@ use crate::{
     wechat::media::{UploadImg, UploadTemporary},
 };
 
-/// The longest request: the largest picture, and room to tell that one is a little too large.
+/// The longest request: the largest picture, and room for one that is slightly too large, so that its error
+/// can state the size.
 pub(super) const LONGEST_REQUEST: usize = 11 << 20;
 
-/// Serves pictures that other calls refer to.
+/// Serves the upload of pictures for other calls.
 #[derive(Clone, Debug)]
 pub(super) struct Media {
     pub(super) ops: Operations,

@@ -1,4 +1,4 @@
-//! `MerchantService`.
+//! `MerchantService`: the store mini program itself.
 
 use tonic::{Request, Response, Status};
 

@@ -1,4 +1,7 @@
-//! The caller's words: one file per service, a few lines per RPC.
+//! The gRPC handlers: one file per service, a few lines per RPC.
+//!
+//! A handler turns a request into a call of WeChat's API by `translate`, runs it by `call`, and turns the
+//! result into the response.
 
 use std::sync::Arc;
 
@@ -15,10 +18,10 @@ mod nearby;
 mod store;
 mod write;
 
-/// The longest message that the services take, in bytes, but for [`media`].
+/// The longest request of all services except [`media`], in bytes.
 const LONGEST_REQUEST: usize = 4 << 20;
 
-/// The longest message that a path takes, in bytes.
+/// Returns the longest request of a path, in bytes.
 pub(crate) fn longest_request(path: &str) -> usize {
     use pb::media_service_server::SERVICE_NAME;
 
@@ -29,8 +32,8 @@ pub(crate) fn longest_request(path: &str) -> usize {
     }
 }
 
-/// All services, over one set of operations, one log and one state.
-pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes {
+/// Returns all services, with one set of operations, one log and one state.
+pub(crate) fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes {
     use pb::{
         audit_service_server::AuditServiceServer, card_service_server::CardServiceServer,
         map_poi_service_server::MapPoiServiceServer, media_service_server::MediaServiceServer,
@@ -52,7 +55,7 @@ pub fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes
         .add_service(WriteServiceServer::new(write::Write { ops: ops(), state }))
 }
 
-/// Marks an answer that is made bit by bit, and has no end by itself.
+/// Marks an answer that comes in pieces and does not end by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Endless;
 

@@ -1,4 +1,4 @@
-//! `NearbyService`.
+//! `NearbyService`: places at which a mini program appears nearby.
 
 use tonic::{Request, Response, Status};
 

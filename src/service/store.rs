@@ -1,4 +1,4 @@
-//! `StoreService`.
+//! `StoreService`: stores.
 
 use tonic::{Request, Response, Status};
 
@@ -10,7 +10,7 @@ use crate::{
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
 };
 
-/// Serves stores, and those of the older 门店管理.
+/// Serves stores, and the stores of the older 门店管理.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     pub(super) ops: Operations,

@@ -1,4 +1,4 @@
-//! `WriteService`.
+//! `WriteService`: the journal of writes.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// The list here, as page tokens name it.
+/// The name of the list in page tokens.
 const WRITES: &str = "writes";
 
-/// Serves what became of writes.
+/// Serves the outcomes of writes.
 #[derive(Clone, Debug)]
 pub(super) struct Write {
     pub(super) ops: Operations,
@@ -79,7 +79,7 @@ impl WriteService for Write {
 }
 
 impl Write {
-    /// The caller's newest write of that name.
+    /// Returns the caller's newest write with this request id.
     async fn newest(&self, request_id: &str, ctx: &Context) -> Result<Option<state::Write>, Error> {
         let request_id = Some(request_id.to_owned());
         let mut query = WriteQuery { limit: 100, request_id, ..WriteQuery::default() };
@@ -87,8 +87,8 @@ impl Write {
         loop {
             let page = self.state.writes(query.clone()).await?;
             if page.unreadable > 0 {
-                // It may be the one that is asked for.
-                let what = "a write of that name is damaged".to_owned();
+                // The damaged write may be the one that the caller wants.
+                let what = "a write with this request id is damaged".to_owned();
                 return Err(state::Error::Unreadable(what).into());
             }
             newest = page.writes.into_iter().rfind(|write| belongs(write, ctx)).or(newest);
@@ -100,6 +100,7 @@ impl Write {
     }
 }
 
+/// Returns whether the caller's account owns a write. A call without an account sees all.
 fn belongs(write: &state::Write, ctx: &Context) -> bool {
     ctx.app_id.is_empty() || ctx.app_id == write.app_id.as_str()
 }

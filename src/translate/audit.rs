@@ -20,7 +20,11 @@ pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
         let (id, kind) = (stored.key.event_id(), SubmissionKind::Unspecified);
         gap(id, String::new(), kind, error.to_string())
     };
-    let mut event = pb::AuditEvent::decode(&*stored.message).unwrap_or_else(unreadable);
+    completed(stored, pb::AuditEvent::decode(&*stored.message).unwrap_or_else(unreadable))
+}
+
+/// Adds the fields that the log and the submission know to a stored event's own.
+pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditEvent {
     // Nobody knows when a lost one came.
     event.receive_time = (stored.received > 0).then(|| time(stored.received).into());
     event.supersedes.clone_from(&stored.amends);

@@ -94,11 +94,11 @@ impl<M: Message> Encode for M {
     }
 }
 
-/// A message that is already encoded and that many streams may share. It has two parts, each the
-/// encoding of some of its fields. Their concatenation is the encoding of the whole message.
+/// A message that is encoded once and sent to many callers. Its pieces, one after the other, are its
+/// encoding.
 #[derive(Debug)]
 pub struct Encoded<T> {
-    pieces: [Bytes; 2],
+    pieces: [Bytes; 3],
     of: PhantomData<fn() -> T>,
 }
 
@@ -108,12 +108,23 @@ impl<T: Message + Default> Encoded<T> {
         Self::after(Bytes::new(), message)
     }
 
-    /// Encodes the rest of a message whose first fields are already encoded.
+    /// Encodes the rest of a message, of which the first fields are encoded already.
     pub fn after(first: Bytes, rest: &T) -> Self {
-        Self { pieces: [first, rest.encode_to_vec().into()], of: PhantomData }
+        Self::of([first, rest.encode_to_vec().into(), Bytes::new()])
     }
 
-    /// Returns the decoded message.
+    /// Returns the message with this encoding.
+    pub(crate) fn of(pieces: [Bytes; 3]) -> Self {
+        Self { pieces, of: PhantomData }
+    }
+
+    /// Returns the whole encoding.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.pieces.concat()
+    }
+
+    /// Decodes the message.
     pub fn decode(&self) -> Result<T, DecodeError> {
         T::decode(&*self.pieces.concat())
     }

@@ -27,9 +27,9 @@ use wechat_store_gateway::{
     config::{Environment, Settings},
     pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
     state::{
-        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
-        SubmissionQuery, Write, WritePage, WriteQuery,
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
+        NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
+        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes,
     },
     testing,
     util::clock::Clock,
@@ -983,7 +983,7 @@ struct List {
 }
 
 #[tonic::async_trait]
-impl State for List {
+impl Events for List {
     async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
         let health = *self.health.lock().expect("no panic");
         match health {
@@ -1005,15 +1005,16 @@ impl State for List {
     async fn events(&self, _: EventQuery) -> Result<EventPage, Error> {
         unimplemented!()
     }
-    async fn newer(&self, _: u64) -> Result<Option<Stretch>, Error> {
+    async fn newer(&self, _: u64) -> Result<Option<Segment>, Error> {
         unimplemented!()
     }
     async fn log(&self) -> Result<Log, Error> {
         unimplemented!()
     }
-    async fn prune(&self, _: Duration) -> Result<u64, Error> {
-        unimplemented!()
-    }
+}
+
+#[tonic::async_trait]
+impl Submissions for List {
     async fn remember(&self, _: NewSubmission) -> Result<(), Error> {
         unimplemented!()
     }
@@ -1029,6 +1030,10 @@ impl State for List {
     async fn take_due(&self, _: Duration, _: usize) -> Result<Vec<Submission>, Error> {
         unimplemented!()
     }
+}
+
+#[tonic::async_trait]
+impl Writes for List {
     async fn begin(&self, _: NewWrite, _: Duration) -> Result<Begun, Error> {
         unimplemented!()
     }
@@ -1047,6 +1052,10 @@ impl State for List {
     async fn resolve(&self, _: &str, _: Outcome) -> Result<Option<Write>, Error> {
         unimplemented!()
     }
+}
+
+#[tonic::async_trait]
+impl Leases for List {
     async fn acquire(&self, _: &str, _: Duration) -> Result<Acquired, Error> {
         unimplemented!()
     }
@@ -1056,6 +1065,10 @@ impl State for List {
     async fn free(&self, _: &str, _: u64, _: Duration) -> Result<(), Error> {
         unimplemented!()
     }
+}
+
+#[tonic::async_trait]
+impl Tokens for List {
     async fn token(&self, _: &AppId) -> Result<Option<SharedToken>, Error> {
         unimplemented!()
     }
@@ -1072,6 +1085,13 @@ impl State for List {
         unimplemented!()
     }
     async fn refund(&self, _: &str) -> Result<(), Error> {
+        unimplemented!()
+    }
+}
+
+#[tonic::async_trait]
+impl State for List {
+    async fn prune(&self, _: Duration) -> Result<u64, Error> {
         unimplemented!()
     }
     async fn probe(&self) -> Result<(), Error> {

@@ -194,8 +194,8 @@ async fn stalled_watchers_block_no_call() {
 #[cfg(target_os = "linux")]
 mod memory {
     use wechat_store_gateway::{
-        pb::{AuditEvent, AuditState, SubmissionKind},
-        state::{EventKey, NewEvent, Origin, State, sqlite::Sqlite},
+        pb::AuditEvent,
+        state::{EventKey, Events, NewEvent, Origin, sqlite::Sqlite},
         util::clock::Clock,
     };
 
@@ -211,26 +211,12 @@ mod memory {
         let events = (0..count).map(|number| {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&number.to_be_bytes());
-            let message = AuditEvent {
-                event_id: number.to_string(),
+            let event = AuditEvent {
+                app_id: "wx1".to_owned(),
                 wechat_message: "店".repeat(length),
                 ..AuditEvent::default()
             };
-            let event = NewEvent {
-                key: EventKey(key),
-                event_id: number.to_string(),
-                app_id: "wx1".to_owned().into(),
-                kind: SubmissionKind::Unspecified,
-                audit_id: String::new().into(),
-                state: AuditState::Unspecified,
-                reason: String::new(),
-                poi_id: String::new().into(),
-                map_poi_id: String::new().into(),
-                event_time: 0,
-                origin: Origin::Pushed,
-                message: message.encode_to_vec().into(),
-            };
-            state.append(event)
+            state.append(NewEvent::from_event(EventKey(key), event, Origin::Pushed))
         });
         for appended in join_all(events).await {
             appended.expect("appended");

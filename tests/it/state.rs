@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Begun, Event, EventKey, EventQuery, Mark, NewEvent, NewSubmission,
-        NewWrite, Origin, Outcome, Sent, State, Stretch, Submission, SubmissionQuery, Write,
+        Acquired, Appended, Begun, Event, EventKey, EventQuery, LogPosition, NewEvent, NewSubmission,
+        NewWrite, Origin, Outcome, Sent, State, Segment, Submission, SubmissionQuery, Write,
         WriteQuery, WriteState,
     },
     util::id::{AppId, Secret},
@@ -269,7 +269,7 @@ pub(crate) async fn append_wakes_waiting_reader(backend: &mut impl Backend) {
             continue;
         }
         let newer = tokio::time::timeout(soon, newer).await.expect("there is one");
-        if let Some(Stretch { after, events }) = newer.expect("no error") {
+        if let Some(Segment { after, events }) = newer.expect("no error") {
             assert_eq!((after, &*events), (at, &page.events[passed..]));
         }
     }
@@ -277,7 +277,7 @@ pub(crate) async fn append_wakes_waiting_reader(backend: &mut impl Backend) {
 
 pub(crate) async fn log_reports_its_bounds(backend: &mut impl Backend) {
     let state = backend.state();
-    let nowhere = Mark { position: 0, key: EventKey([0; 32]) };
+    let nowhere = LogPosition { position: 0, key: EventKey([0; 32]) };
     let log = state.log().await.expect("a log");
     assert_eq!((log.pruned, log.newest), (nowhere, nowhere));
     append(&state, event("a")).await;
@@ -285,7 +285,7 @@ pub(crate) async fn log_reports_its_bounds(backend: &mut impl Backend) {
     append(&state, event("a")).await;
     let later = state.log().await.expect("a log");
     assert_eq!((later.epoch, later.pruned), (log.epoch, nowhere));
-    assert_eq!(later.newest, Mark { position: 2, key: EventKey(key_of("b")) });
+    assert_eq!(later.newest, LogPosition { position: 2, key: EventKey(key_of("b")) });
 }
 
 // === Submissions ===
@@ -719,8 +719,8 @@ pub(crate) async fn pruning_keeps_recent_and_newest_events(backend: &mut impl Ba
     assert_eq!(prune(&state, SHORT).await, 2);
     assert_eq!(names(&all_events(&state).await), ["c"]);
     let log = state.log().await.expect("a log");
-    assert_eq!(log.pruned, Mark { position: 2, key: EventKey(key_of("b")) });
-    assert_eq!(log.newest, Mark { position: 3, key: EventKey(key_of("c")) });
+    assert_eq!(log.pruned, LogPosition { position: 2, key: EventKey(key_of("b")) });
+    assert_eq!(log.newest, LogPosition { position: 3, key: EventKey(key_of("c")) });
 
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, SHORT).await, 0, "the newest stays");

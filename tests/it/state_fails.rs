@@ -24,9 +24,10 @@ use wechat_store_gateway::{
         watch_audit_events_request::Start, write_service_client::WriteServiceClient,
     },
     state::{
-        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
-        SubmissionQuery, Write, WritePage, WriteQuery, sqlite::Sqlite,
+        Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
+        NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
+        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes,
+        sqlite::Sqlite,
     },
     telemetry::Sampler,
     util::clock::Clock,
@@ -60,9 +61,9 @@ impl Failing {
 
 /// Every operation first checks whether it must fail.
 macro_rules! verbs {
-    ($($verb:ident($($name:ident: $type:ty),*) -> $answer:ty;)+) => {
+    ($trait:ident: $($verb:ident($($name:ident: $type:ty),*) -> $answer:ty;)+) => {
         #[tonic::async_trait]
-        impl State for Failing {$(
+        impl $trait for Failing {$(
             async fn $verb(&self, $($name: $type),*) -> Result<$answer, Error> {
                 self.reach(stringify!($verb))?;
                 self.inner.$verb($($name),*).await
@@ -71,30 +72,45 @@ macro_rules! verbs {
     };
 }
 
-verbs! {
+verbs! { Events:
     append(event: NewEvent) -> Appended;
     events(query: EventQuery) -> EventPage;
-    newer(position: u64) -> Option<Stretch>;
+    newer(position: u64) -> Option<Segment>;
     log() -> Log;
-    prune(age: Duration) -> u64;
+}
+
+verbs! { Submissions:
     remember(submission: NewSubmission) -> ();
     submission(submission_id: &str) -> Option<Submission>;
     pictures(app_id: &AppId, poi_id: &PoiId) -> Option<Submission>;
     submissions(query: SubmissionQuery) -> SubmissionPage;
     take_due(again: Duration, limit: usize) -> Vec<Submission>;
+}
+
+verbs! { Writes:
     begin(write: NewWrite, term: Duration) -> Begun;
     sent(write_id: &str, fence: u64, by: Duration, sought: Bytes) -> bool;
     ended(write_id: &str, fence: u64, outcome: Outcome) -> ();
     write(write_id: &str) -> Option<Write>;
     writes(query: WriteQuery) -> WritePage;
     resolve(write_id: &str, outcome: Outcome) -> Option<Write>;
+}
+
+verbs! { Leases:
     acquire(name: &str, term: Duration) -> Acquired;
     renew(name: &str, fence: u64, term: Duration) -> bool;
     free(name: &str, fence: u64, rest: Duration) -> ();
+}
+
+verbs! { Tokens:
     token(app_id: &AppId) -> Option<SharedToken>;
     put_token(app_id: &AppId, before: u64, value: &Secret, life: Duration) -> SharedToken;
     spend(counter: &str, limit: u32, window: Duration) -> bool;
     refund(counter: &str) -> ();
+}
+
+verbs! { State:
+    prune(age: Duration) -> u64;
     probe() -> ();
 }
 

@@ -5,14 +5,15 @@ use std::{sync::LazyLock, time::Duration};
 use ::redis::Script;
 
 use super::{
+    Redis,
     connection::{Connection, lua, millis},
     failure::damaged,
 };
 use crate::{
     pb::SubmissionKind,
     state::{
-        Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        WRITES_KEPT, is_decided,
+        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition, NewEvent,
+        Origin, Segment, WRITES_KEPT, is_decided,
     },
 };
 
@@ -37,71 +38,78 @@ type PreviousKey = Option<Vec<u8>>;
 /// A log as scripts return it: epoch, pruned, newest.
 type LogRow = (u64, PositionRow, PositionRow);
 
-pub(super) async fn append(redis: &Connection, event: NewEvent) -> Result<Appended, Error> {
-    let NewEvent {
-        key,
-        event_id,
-        app_id,
-        kind,
-        audit_id,
-        state,
-        reason,
-        poi_id,
-        map_poi_id,
-        event_time,
-        origin,
-        message,
-    } = event;
-    let (pushed, asked_about) = match &origin {
-        Origin::Pushed => (true, ""),
-        Origin::Reconciled { submission_id } => (false, submission_id.as_str()),
-    };
-    let mut call = redis.call(&APPEND);
-    call.arg("key").arg(&key.0[..]);
-    call.arg("event_id").arg(event_id);
-    call.arg("app_id").arg(app_id.as_str());
-    call.arg("kind").arg(kind as i32);
-    call.arg("audit_id").arg(audit_id.as_str());
-    call.arg("state").arg(state as i32);
-    call.arg("settles").arg(u8::from(is_decided(state)));
-    call.arg("reason").arg(reason);
-    call.arg("poi_id").arg(poi_id.as_str());
-    call.arg("map_poi_id").arg(map_poi_id.as_str());
-    call.arg("event_time").arg(event_time);
-    call.arg("pushed").arg(u8::from(pushed));
-    call.arg("asked_about").arg(asked_about);
-    call.arg("message").arg(&message[..]);
-    let (what, position): (String, u64) = redis.run(&call).await?;
-    match what.as_str() {
-        "new" => Ok(Appended::New(position)),
-        "known" => Ok(Appended::Known(position)),
-        "settled" => Ok(Appended::Settled),
-        _ => Err(damaged("word")),
+#[tonic::async_trait]
+impl Events for Redis {
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        let redis = &self.connection;
+        let NewEvent {
+            key,
+            event_id,
+            app_id,
+            kind,
+            audit_id,
+            state,
+            reason,
+            poi_id,
+            map_poi_id,
+            event_time,
+            origin,
+            message,
+        } = event;
+        let (pushed, asked_about) = match &origin {
+            Origin::Pushed => (true, ""),
+            Origin::Reconciled { submission_id } => (false, submission_id.as_str()),
+        };
+        let mut call = redis.call(&APPEND);
+        call.arg("key").arg(&key.0[..]);
+        call.arg("event_id").arg(event_id);
+        call.arg("app_id").arg(app_id.as_str());
+        call.arg("kind").arg(kind as i32);
+        call.arg("audit_id").arg(audit_id.as_str());
+        call.arg("state").arg(state as i32);
+        call.arg("settles").arg(u8::from(is_decided(state)));
+        call.arg("reason").arg(reason);
+        call.arg("poi_id").arg(poi_id.as_str());
+        call.arg("map_poi_id").arg(map_poi_id.as_str());
+        call.arg("event_time").arg(event_time);
+        call.arg("pushed").arg(u8::from(pushed));
+        call.arg("asked_about").arg(asked_about);
+        call.arg("message").arg(&message[..]);
+        let (what, position): (String, u64) = redis.run(&call).await?;
+        match what.as_str() {
+            "new" => Ok(Appended::New(position)),
+            "known" => Ok(Appended::Known(position)),
+            "settled" => Ok(Appended::Settled),
+            _ => Err(damaged("word")),
+        }
     }
-}
 
-pub(super) async fn events(redis: &Connection, query: EventQuery) -> Result<EventPage, Error> {
-    let most_bytes = query.most_bytes();
-    let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } = query;
-    let mut call = redis.call(&EVENTS);
-    call.arg(after.min(EXACT)).arg(limit);
-    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
-    call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
-    call.arg(submission_id.unwrap_or_default());
-    call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);
-    let (seen, at_end, events, before, found): (u64, bool, Vec<EventRow>, PreviousKey, LogRow) =
-        redis.run(&call).await?;
-    let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
-    let before = before.map(key).transpose()?.map(|key| Mark { position: after, key });
-    Ok(EventPage { events, seen: seen.max(after), at_end, before, log: read_log(found)? })
-}
+    async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
+        let redis = &self.connection;
+        let most_bytes = query.most_bytes();
+        let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } = query;
+        let mut call = redis.call(&EVENTS);
+        call.arg(after.min(EXACT)).arg(limit);
+        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
+        call.arg(submission_id.unwrap_or_default());
+        call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);
+        let (seen, at_end, events, before, found): (u64, bool, Vec<EventRow>, PreviousKey, LogRow) =
+            redis.run(&call).await?;
+        let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
+        let before = before.map(key).transpose()?.map(|key| LogPosition { position: after, key });
+        Ok(EventPage { events, seen: seen.max(after), at_end, before, log: read_log(found)? })
+    }
 
-pub(super) async fn newer(redis: &Connection, position: u64) -> Result<(), Error> {
-    redis.wait("log", &format!("{position}-0")).await
-}
+    async fn newer(&self, position: u64) -> Result<Option<Segment>, Error> {
+        self.connection.wait("log", &format!("{position}-0")).await?;
+        Ok(None)
+    }
 
-pub(super) async fn log(redis: &Connection) -> Result<Log, Error> {
-    read_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
+    async fn log(&self) -> Result<Log, Error> {
+        let redis = &self.connection;
+        read_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
+    }
 }
 
 /// Returns an epoch for a log that has none yet.
@@ -110,7 +118,7 @@ fn new_epoch() -> u64 {
 }
 
 fn read_log((epoch, pruned, newest): LogRow) -> Result<Log, Error> {
-    Ok(Log { epoch, pruned: mark(pruned)?, newest: mark(newest)? })
+    Ok(Log { epoch, pruned: log_position(pruned)?, newest: log_position(newest)? })
 }
 
 pub(super) async fn prune(redis: &Connection, age: Duration) -> Result<u64, Error> {
@@ -135,9 +143,9 @@ fn event(written: EventRow) -> Result<Event, Error> {
     })
 }
 
-fn mark(place: PositionRow) -> Result<Mark, Error> {
+fn log_position(place: PositionRow) -> Result<LogPosition, Error> {
     let (position, found) = place.unwrap_or((0, vec![0; 32]));
-    Ok(Mark { position, key: key(found)? })
+    Ok(LogPosition { position, key: key(found)? })
 }
 
 fn key(found: Vec<u8>) -> Result<EventKey, Error> {

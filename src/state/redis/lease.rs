@@ -8,47 +8,40 @@ use std::{
 use ::redis::Script;
 
 use super::{
+    Redis,
     backup::LeaseBackup,
     connection::{Call, Connection, lua, millis},
 };
-use crate::state::{Acquired, Error};
+use crate::state::{Acquired, Error, Leases};
 
 static LEASE: LazyLock<Script> = lua!("lease.lua");
 
-pub(super) async fn acquire(
-    redis: &Connection,
-    name: &str,
-    term: Duration,
-) -> Result<Acquired, Error> {
-    let call = call(redis, "acquire", name, term, None);
-    let answer = redis.run_recording(&call, |backup, answer: &(u64, u64)| {
-        if let (fence @ 1.., _) = *answer {
-            backup.leased(name, fence, true, term);
+#[tonic::async_trait]
+impl Leases for Redis {
+    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
+        let redis = &self.connection;
+        let call = call(redis, "acquire", name, term, None);
+        let answer = redis.run_recording(&call, |backup, answer: &(u64, u64)| {
+            if let (fence @ 1.., _) = *answer {
+                backup.leased(name, fence, true, term);
+            }
+        });
+        match answer.await? {
+            (0, left) => Ok(Acquired::Taken(Duration::from_millis(left))),
+            (fence, _) => Ok(Acquired::Lease(fence)),
         }
-    });
-    match answer.await? {
-        (0, left) => Ok(Acquired::Taken(Duration::from_millis(left))),
-        (fence, _) => Ok(Acquired::Lease(fence)),
     }
-}
 
-pub(super) async fn renew(
-    redis: &Connection,
-    name: &str,
-    fence: u64,
-    term: Duration,
-) -> Result<bool, Error> {
-    change(redis, "renew", name, fence, term).await
-}
+    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
+        let redis = &self.connection;
+        change(redis, "renew", name, fence, term).await
+    }
 
-pub(super) async fn free(
-    redis: &Connection,
-    name: &str,
-    fence: u64,
-    rest: Duration,
-) -> Result<(), Error> {
-    change(redis, "free", name, fence, rest).await?;
-    Ok(())
+    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
+        let redis = &self.connection;
+        change(redis, "free", name, fence, rest).await?;
+        Ok(())
+    }
 }
 
 /// Returns the call that restores a lease after Redis lost it.

@@ -5,14 +5,16 @@ use std::{sync::LazyLock, time::Duration};
 use ::redis::Script;
 
 use super::{
-    connection::{Call, Connection, lua, millis},
+    Redis,
+    connection::{Call, lua, millis},
     event::set,
     failure::damaged,
 };
 use crate::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery, is_open,
+        Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
+        Submissions, is_open,
     },
     util::id::{AppId, PoiId},
 };
@@ -30,10 +32,53 @@ const MOST: usize = 1000;
 /// id, map poi id, event id, settled.
 type SubmissionRow = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
 
-pub(super) async fn remember(redis: &Connection, submission: NewSubmission) -> Result<(), Error> {
-    let mut call = redis.call(&REMEMBER);
-    describe(&mut call, submission);
-    redis.run(&call).await
+#[tonic::async_trait]
+impl Submissions for Redis {
+    async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
+        let redis = &self.connection;
+        let mut call = redis.call(&REMEMBER);
+        describe(&mut call, submission);
+        redis.run(&call).await
+    }
+
+    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
+        let redis = &self.connection;
+        let call = &mut redis.call(&SUBMISSION);
+        let found: Option<SubmissionRow> = redis.run(call.arg(submission_id)).await?;
+        found.map(parse_row).transpose()
+    }
+
+    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
+        let redis = &self.connection;
+        let call = &mut redis.call(&PICTURES);
+        let found: Option<SubmissionRow> =
+            redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
+        found.map(parse_row).transpose()
+    }
+
+    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
+        let redis = &self.connection;
+        let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } = query;
+        let only_open = !states.is_empty() && states.iter().all(|&state| is_open(state));
+        let mut call = redis.call(&SUBMISSIONS);
+        call.arg(after).arg(limit);
+        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
+        call.arg(set(states.into_iter().map(AuditState::into)));
+        call.arg(until.unwrap_or(u64::MAX));
+        call.arg(client_reference.unwrap_or_default());
+        call.arg(u8::from(only_open)).arg(PAGE_BYTES);
+        let (seen, at_end, found): (u64, bool, Vec<SubmissionRow>) = redis.run(&call).await?;
+        let submissions = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
+        Ok(SubmissionPage { submissions, unreadable: 0, seen, at_end })
+    }
+
+    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
+        let redis = &self.connection;
+        let call = &mut redis.call(&TAKE_DUE);
+        let found: Vec<SubmissionRow> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
+        found.into_iter().map(parse_row).collect()
+    }
 }
 
 /// Adds the fields of a submission to a call, each after its name.
@@ -59,51 +104,6 @@ pub(super) fn describe(call: &mut Call, submission: NewSubmission) {
     call.arg("open").arg(u8::from(is_open(state)));
     call.arg("ask_after").arg(ask_after.map_or(String::new(), |after| millis(after).to_string()));
     call.arg("message").arg(&message[..]);
-}
-
-pub(super) async fn submission(redis: &Connection, id: &str) -> Result<Option<Submission>, Error> {
-    let found: Option<SubmissionRow> = redis.run(redis.call(&SUBMISSION).arg(id)).await?;
-    found.map(parse_row).transpose()
-}
-
-pub(super) async fn pictures(
-    redis: &Connection,
-    app_id: &AppId,
-    poi_id: &PoiId,
-) -> Result<Option<Submission>, Error> {
-    let call = &mut redis.call(&PICTURES);
-    let found: Option<SubmissionRow> =
-        redis.run(call.arg(app_id.as_str()).arg(poi_id.as_str())).await?;
-    found.map(parse_row).transpose()
-}
-
-pub(super) async fn submissions(
-    redis: &Connection,
-    query: SubmissionQuery,
-) -> Result<SubmissionPage, Error> {
-    let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } = query;
-    let only_open = !states.is_empty() && states.iter().all(|&state| is_open(state));
-    let mut call = redis.call(&SUBMISSIONS);
-    call.arg(after).arg(limit);
-    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
-    call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
-    call.arg(set(states.into_iter().map(AuditState::into)));
-    call.arg(until.unwrap_or(u64::MAX));
-    call.arg(client_reference.unwrap_or_default());
-    call.arg(u8::from(only_open)).arg(PAGE_BYTES);
-    let (seen, at_end, found): (u64, bool, Vec<SubmissionRow>) = redis.run(&call).await?;
-    let submissions = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
-    Ok(SubmissionPage { submissions, unreadable: 0, seen, at_end })
-}
-
-pub(super) async fn take_due(
-    redis: &Connection,
-    again: Duration,
-    limit: usize,
-) -> Result<Vec<Submission>, Error> {
-    let call = &mut redis.call(&TAKE_DUE);
-    let found: Vec<SubmissionRow> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
-    found.into_iter().map(parse_row).collect()
 }
 
 fn parse_row(written: SubmissionRow) -> Result<Submission, Error> {

@@ -4,9 +4,12 @@ use std::{sync::LazyLock, time::Duration};
 
 use ::redis::Script;
 
-use super::connection::{Connection, lua, millis};
+use super::{
+    Redis,
+    connection::{lua, millis},
+};
 use crate::{
-    state::{Error, SharedToken},
+    state::{Error, SharedToken, Tokens},
     util::id::{AppId, Secret},
 };
 
@@ -17,39 +20,38 @@ static REFUND: LazyLock<Script> = lua!("refund.lua");
 /// A token as `token.lua` returns it: value, generation, life, age.
 type TokenRow = (String, u64, u64, u64);
 
-pub(super) async fn token(
-    redis: &Connection,
-    app_id: &AppId,
-) -> Result<Option<SharedToken>, Error> {
-    let found: Option<TokenRow> = redis.run(redis.call(&TOKEN).arg(app_id.as_str())).await?;
-    Ok(found.map(parse_row))
-}
+#[tonic::async_trait]
+impl Tokens for Redis {
+    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
+        let redis = &self.connection;
+        let found: Option<TokenRow> = redis.run(redis.call(&TOKEN).arg(app_id.as_str())).await?;
+        Ok(found.map(parse_row))
+    }
 
-pub(super) async fn put(
-    redis: &Connection,
-    app_id: &AppId,
-    before: u64,
-    value: &Secret,
-    life: Duration,
-) -> Result<SharedToken, Error> {
-    let call = &mut redis.call(&TOKEN);
-    call.arg(app_id.as_str()).arg(before).arg(value.expose()).arg(millis(life));
-    redis.run(call).await.map(parse_row)
-}
+    async fn put_token(
+        &self,
+        app_id: &AppId,
+        before: u64,
+        value: &Secret,
+        life: Duration,
+    ) -> Result<SharedToken, Error> {
+        let redis = &self.connection;
+        let call = &mut redis.call(&TOKEN);
+        call.arg(app_id.as_str()).arg(before).arg(value.expose()).arg(millis(life));
+        redis.run(call).await.map(parse_row)
+    }
 
-pub(super) async fn spend(
-    redis: &Connection,
-    counter: &str,
-    limit: u32,
-    window: Duration,
-) -> Result<bool, Error> {
-    // Redis has no expiry of 0 ms.
-    let window = millis(window).max(1);
-    redis.run(redis.call(&SPEND).arg(counter).arg(limit).arg(window)).await
-}
+    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
+        let redis = &self.connection;
+        // Redis has no expiry of 0 ms.
+        let window = millis(window).max(1);
+        redis.run(redis.call(&SPEND).arg(counter).arg(limit).arg(window)).await
+    }
 
-pub(super) async fn refund(redis: &Connection, counter: &str) -> Result<(), Error> {
-    redis.run(redis.call(&REFUND).arg(counter)).await
+    async fn refund(&self, counter: &str) -> Result<(), Error> {
+        let redis = &self.connection;
+        redis.run(redis.call(&REFUND).arg(counter)).await
+    }
 }
 
 fn parse_row((value, generation, life, age): TokenRow) -> SharedToken {

@@ -7,12 +7,14 @@ use ::redis::Script;
 use bytes::Bytes;
 
 use super::{
-    connection::{Call, Connection, lost, lua, millis, quiet},
+    Redis,
+    connection::{Call, lost, lua, millis, quiet},
     failure::damaged,
     submission,
 };
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, Sent, Write, WritePage, WriteQuery, WriteState,
+    Writes,
 };
 
 static BEGIN: LazyLock<Script> = lua!("begin.lua");
@@ -31,35 +33,95 @@ type PropertiesRow = (u64, String, String, String, String, String);
 /// State, attempts, reply, created, sent, ended, time left, expected effect.
 type StateRow = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64, Vec<u8>);
 
-pub(super) async fn begin(
-    redis: &Connection,
-    write: NewWrite,
-    term: Duration,
-) -> Result<Begun, Error> {
-    let mut call = redis.call(&BEGIN);
-    describe(&mut call, &write);
-    call.arg("term").arg(millis(term));
-    if let Some(Sent { by, sought }) = &write.sent {
-        call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
-    }
-    let begun =
-        redis.run_recording(&call, |backup, begun: &(String, String, u64, Option<WriteRow>)| {
-            let (what, write_id, fence, _) = begun;
-            match what.as_str() {
-                "claimed" => {
-                    backup.claimed(write_id.clone(), *fence, NewWrite { sent: None, ..write })
+#[tonic::async_trait]
+impl Writes for Redis {
+    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
+        let redis = &self.connection;
+        let mut call = redis.call(&BEGIN);
+        describe(&mut call, &write);
+        call.arg("term").arg(millis(term));
+        if let Some(Sent { by, sought }) = &write.sent {
+            call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
+        }
+        let begun =
+            redis.run_recording(&call, |backup, begun: &(String, String, u64, Option<WriteRow>)| {
+                let (what, write_id, fence, _) = begun;
+                match what.as_str() {
+                    "claimed" => {
+                        backup.claimed(write_id.clone(), *fence, NewWrite { sent: None, ..write })
+                    }
+                    "sent" => backup.claimed(write_id.clone(), *fence, write),
+                    _ => {}
                 }
-                "sent" => backup.claimed(write_id.clone(), *fence, write),
-                _ => {}
+            });
+        let (what, write_id, fence, known) = begun.await?;
+        match (what.as_str(), known) {
+            ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
+            ("other", _) => Ok(Begun::Other),
+            ("known", Some(written)) => Ok(Begun::Known(parse_row(written)?)),
+            ("quiet", _) => Err(quiet(fence)),
+            _ => Err(damaged("word")),
+        }
+    }
+
+    async fn sent(
+        &self,
+        write_id: &str,
+        fence: u64,
+        by: Duration,
+        sought: Bytes,
+    ) -> Result<bool, Error> {
+        let redis = &self.connection;
+        if redis.is_void(write_id) {
+            return Err(lost());
+        }
+        let mut call = redis.call(&SENT);
+        call.arg(write_id).arg(fence).arg(millis(by)).arg(&sought[..]);
+        let sent = redis.run_recording(&call, |backup, sent: &bool| {
+            if *sent {
+                backup.sent(write_id, by, sought);
             }
         });
-    let (what, write_id, fence, known) = begun.await?;
-    match (what.as_str(), known) {
-        ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
-        ("other", _) => Ok(Begun::Other),
-        ("known", Some(written)) => Ok(Begun::Known(parse_row(written)?)),
-        ("quiet", _) => Err(quiet(fence)),
-        _ => Err(damaged("word")),
+        sent.await
+    }
+
+    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
+        let redis = &self.connection;
+        let mut call = redis.call(&ENDED);
+        call.arg(write_id).arg(fence);
+        add_outcome(&mut call, outcome.clone());
+        redis.run_recording(&call, |backup, (): &()| backup.ended(write_id, outcome)).await
+    }
+
+    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
+        let redis = &self.connection;
+        let found: Option<WriteRow> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
+        found.map(parse_row).transpose()
+    }
+
+    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
+        let redis = &self.connection;
+        let WriteQuery { after, limit, app_id, states, request_id, until } = query;
+        let only_unfinished = !states.is_empty() && !states.contains(&WriteState::Finished);
+        let mut call = redis.call(&WRITES);
+        call.arg(after).arg(limit);
+        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())));
+        call.arg(until.unwrap_or(u64::MAX));
+        call.arg(request_id.unwrap_or_default());
+        call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
+        let (seen, at_end, found): (u64, bool, Vec<WriteRow>) = redis.run(&call).await?;
+        let writes = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
+        Ok(WritePage { writes, unreadable: 0, seen, at_end })
+    }
+
+    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
+        let redis = &self.connection;
+        let mut call = redis.call(&RESOLVE);
+        call.arg(write_id);
+        add_outcome(&mut call, outcome);
+        let found: Option<WriteRow> = redis.run(&call).await?;
+        found.map(parse_row).transpose()
     }
 }
 
@@ -75,38 +137,6 @@ pub(super) fn describe(call: &mut Call, write: &NewWrite) {
     call.arg("client_reference").arg(client_reference);
 }
 
-pub(super) async fn sent(
-    redis: &Connection,
-    write_id: &str,
-    fence: u64,
-    by: Duration,
-    sought: Bytes,
-) -> Result<bool, Error> {
-    if redis.is_void(write_id) {
-        return Err(lost());
-    }
-    let mut call = redis.call(&SENT);
-    call.arg(write_id).arg(fence).arg(millis(by)).arg(&sought[..]);
-    let sent = redis.run_recording(&call, |backup, sent: &bool| {
-        if *sent {
-            backup.sent(write_id, by, sought);
-        }
-    });
-    sent.await
-}
-
-pub(super) async fn ended(
-    redis: &Connection,
-    write_id: &str,
-    fence: u64,
-    outcome: Outcome,
-) -> Result<(), Error> {
-    let mut call = redis.call(&ENDED);
-    call.arg(write_id).arg(fence);
-    add_outcome(&mut call, outcome.clone());
-    redis.run_recording(&call, |backup, (): &()| backup.ended(write_id, outcome)).await
-}
-
 /// Adds an outcome to the arguments of a script: its name, the reply, and the fields of its
 /// submission.
 fn add_outcome(call: &mut Call, outcome: Outcome) {
@@ -119,38 +149,6 @@ fn add_outcome(call: &mut Call, outcome: Outcome) {
     if let Some(submission) = submission {
         submission::describe(call, *submission);
     }
-}
-
-pub(super) async fn write(redis: &Connection, write_id: &str) -> Result<Option<Write>, Error> {
-    let found: Option<WriteRow> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
-    found.map(parse_row).transpose()
-}
-
-pub(super) async fn writes(redis: &Connection, query: WriteQuery) -> Result<WritePage, Error> {
-    let WriteQuery { after, limit, app_id, states, request_id, until } = query;
-    let only_unfinished = !states.is_empty() && !states.contains(&WriteState::Finished);
-    let mut call = redis.call(&WRITES);
-    call.arg(after).arg(limit);
-    call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
-    call.arg(states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())));
-    call.arg(until.unwrap_or(u64::MAX));
-    call.arg(request_id.unwrap_or_default());
-    call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
-    let (seen, at_end, found): (u64, bool, Vec<WriteRow>) = redis.run(&call).await?;
-    let writes = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
-    Ok(WritePage { writes, unreadable: 0, seen, at_end })
-}
-
-pub(super) async fn resolve(
-    redis: &Connection,
-    write_id: &str,
-    outcome: Outcome,
-) -> Result<Option<Write>, Error> {
-    let mut call = redis.call(&RESOLVE);
-    call.arg(write_id);
-    add_outcome(&mut call, outcome);
-    let found: Option<WriteRow> = redis.run(&call).await?;
-    found.map(parse_row).transpose()
 }
 
 fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {

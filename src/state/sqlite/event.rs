@@ -1,19 +1,25 @@
 //! The log of events, and the choice of the result that counts among several for one review.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
-use super::{SCAN, log_skipped, readable, storable, submission, sum, unless_damaged};
+use super::{
+    SCAN, Sqlite, log_skipped, readable, storable, submission, sum, unless_damaged, writer,
+};
 use crate::{
     pb::SubmissionKind,
     state::{
-        Appended, Error, Event, EventKey, EventPage, EventQuery, Log, Mark, NewEvent, Origin,
-        gap::gap, is_decided,
+        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition, NewEvent,
+        Origin, Segment, gap::gap, is_decided,
     },
     util::id::AppId,
 };
 
+/// How long [`Events::newer`] waits at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Replaces the message of an unreadable submission: the event has a submission, and the event
 /// itself is not damaged. No message begins with this byte.
 const NO_MESSAGE: [u8; 1] = [0xFF];
@@ -40,9 +46,34 @@ pub(super) struct Verdict {
     weight: (bool, u64),
 }
 
+#[tonic::async_trait]
+impl Events for Sqlite {
+    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
+        self.writer().await?.append(move |db, now| append(db, now, &event)).await
+    }
+
+    async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
+        self.readers().await?.read(move |db| page(db, &query)).await
+    }
+
+    async fn newer(&self, position: u64) -> Result<Option<Segment>, Error> {
+        let mut recent = self.writer().await?.recent();
+        let newer = recent.wait_for(|recent| recent.newest() > position);
+        match tokio::time::timeout(LONGEST_WAIT, newer).await {
+            Ok(Err(_)) => Err(writer::ended()),
+            Ok(Ok(recent)) => Ok(recent.after(position)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn log(&self) -> Result<Log, Error> {
+        self.readers().await?.read(log).await
+    }
+}
+
 /// Appends an event and returns the result. If the event is new, also returns it in the form of
 /// [`page`].
-pub(super) fn append(
+fn append(
     db: &Connection,
     now: u64,
     event: &NewEvent,
@@ -203,7 +234,7 @@ pub(super) fn verdict(db: &Connection, review: &Review<'_>) -> Result<Option<Ver
     readable(verdict, "an event")
 }
 
-pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Error> {
+fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Error> {
     let narrowed = match query.submission_id {
         Some(_) => "event.submission_id = ?3",
         None => "?3 IS NULL",
@@ -218,7 +249,7 @@ pub(super) fn page(db: &Connection, query: &EventQuery) -> Result<EventPage, Err
     let mut rows =
         statement.query(params![storable(query.after), SCAN + 1, query.submission_id])?;
     let log = log(db)?;
-    let before = mark(db, query.after, &log)?;
+    let before = log_position(db, query.after, &log)?;
     let mut page = EventPage { events: Vec::new(), seen: query.after, at_end: false, before, log };
     let (mut bytes, most_bytes) = (0, query.most_bytes());
     // Adds an event and returns whether there was room.
@@ -390,7 +421,7 @@ impl Covered<'_> {
 }
 
 /// Returns the log position of an event, or `None` if the event was pruned or does not exist yet.
-fn mark(db: &Connection, position: u64, log: &Log) -> Result<Option<Mark>, Error> {
+fn log_position(db: &Connection, position: u64, log: &Log) -> Result<Option<LogPosition>, Error> {
     if position <= log.pruned.position || position > log.newest.position {
         return Ok(None);
     }
@@ -399,7 +430,7 @@ fn mark(db: &Connection, position: u64, log: &Log) -> Result<Option<Mark>, Error
         .query_row([storable(position)], |row| Ok(row.get(0).ok()))
         .optional()?;
     let key = key.flatten().map_or_else(|| placeholder_key(position), EventKey);
-    Ok(Some(Mark { position, key }))
+    Ok(Some(LogPosition { position, key }))
 }
 
 pub(super) fn newest(db: &Connection) -> Result<u64, Error> {
@@ -412,8 +443,8 @@ pub(super) fn log(db: &Connection) -> Result<Log, Error> {
         .query_row([], |row| {
         Ok(Log {
             epoch: row.get::<_, i64>(0)?.cast_unsigned(),
-            pruned: Mark { position: row.get(1)?, key: EventKey(row.get(2)?) },
-            newest: Mark { position: row.get(3)?, key: EventKey(row.get(4)?) },
+            pruned: LogPosition { position: row.get(1)?, key: EventKey(row.get(2)?) },
+            newest: LogPosition { position: row.get(3)?, key: EventKey(row.get(4)?) },
         })
     })?;
     Ok(log)
@@ -436,7 +467,7 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     }
     drop(rows);
     let Some(last) = last else { return Ok(0) };
-    let key = mark(db, last, &log(db)?)?.map_or_else(|| placeholder_key(last), |mark| mark.key);
+    let key = log_position(db, last, &log(db)?)?.map_or_else(|| placeholder_key(last), |position| position.key);
     db.prepare_cached("UPDATE log SET pruned = ?1, pruned_key = ?2")?
         .execute(params![last, key.0])?;
     let gone = db.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;

@@ -4,8 +4,32 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{later, log_skipped, readable};
-use crate::state::{Acquired, Error};
+use super::{Sqlite, later, log_skipped, readable};
+use crate::state::{Acquired, Error, Leases};
+
+#[tonic::async_trait]
+impl Leases for Sqlite {
+    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
+        let name = name.to_owned();
+        self.writer().await?.write_ahead(move |db, now| acquire(db, now, &name, term)).await
+    }
+
+    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
+        let name = name.to_owned();
+        self.writer()
+            .await?
+            .write_ahead(move |db, now| renew(db, now, &name, fence, term))
+            .await
+    }
+
+    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.writer()
+            .await?
+            .write_ahead(move |db, now| free(db, now, &name, fence, rest))
+            .await
+    }
+}
 
 pub(super) fn acquire(
     db: &Connection,
@@ -41,7 +65,7 @@ pub(super) fn acquire(
     }
 }
 
-pub(super) fn renew(
+fn renew(
     db: &Connection,
     now: u64,
     name: &str,
@@ -51,7 +75,7 @@ pub(super) fn renew(
     set_until(db, now, name, fence, true, later(now, term))
 }
 
-pub(super) fn free(
+fn free(
     db: &Connection,
     now: u64,
     name: &str,

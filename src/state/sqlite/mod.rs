@@ -20,28 +20,22 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
 use tokio::{sync::OnceCell, task};
 
 use self::{
     guard::{Files, Guard, Trust},
     reader::Readers,
-    writer::{Durability, Writer},
+    writer::Writer,
 };
 use crate::{
-    state::{
-        Acquired, Appended, Begun, Error, EventPage, EventQuery, Log, NewEvent, NewSubmission,
-        NewWrite, Outcome, SharedToken, State, Stretch, Submission, SubmissionPage,
-        SubmissionQuery, Write, WritePage, WriteQuery,
-    },
+    state::{Error, State},
     telemetry,
-    util::clock::Clock,
-    util::id::{AppId, PoiId, Secret},
+    util::{clock::Clock, lock},
 };
 
 /// How long SQLite waits for another process's lock. An operator's shell holds one briefly, or else
@@ -56,9 +50,6 @@ const SCAN: u64 = 5000;
 
 /// The most rows that are pruned at once, because pruning blocks other writes.
 const PRUNE: u64 = 1000;
-
-/// How long [`State::newer`] waits at most.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The pause between two attempts to open a file on a full disk.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -111,8 +102,7 @@ impl Sqlite {
         // Only one caller at a time tries to open the file.
         let open = async || {
             let now = self.clock.now();
-            if let Some((at, error)) =
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            if let Some((at, error)) = lock(&self.failed).clone()
                 && now < at + REOPEN_PAUSE
             {
                 return Err(error);
@@ -124,7 +114,7 @@ impl Sqlite {
                 Ok(_) => tracing::info!("opened the state after an earlier failure"),
                 Err(error) => {
                     let failed = Some((now, error.clone()));
-                    *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+                    *lock(&self.failed) = failed;
                 }
             }
             opened
@@ -162,28 +152,6 @@ impl Open {
 
 #[tonic::async_trait]
 impl State for Sqlite {
-    async fn append(&self, event: NewEvent) -> Result<Appended, Error> {
-        self.writer().await?.append(move |db, now| event::append(db, now, &event)).await
-    }
-
-    async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
-        self.readers().await?.read(move |db| event::page(db, &query)).await
-    }
-
-    async fn newer(&self, position: u64) -> Result<Option<Stretch>, Error> {
-        let mut recent = self.writer().await?.recent();
-        let newer = recent.wait_for(|recent| recent.newest() > position);
-        match tokio::time::timeout(LONGEST_WAIT, newer).await {
-            Ok(Err(_)) => Err(writer::ended()),
-            Ok(Ok(recent)) => Ok(recent.after(position)),
-            Err(_) => Ok(None),
-        }
-    }
-
-    async fn log(&self) -> Result<Log, Error> {
-        self.readers().await?.read(event::log).await
-    }
-
     async fn prune(&self, age: Duration) -> Result<u64, Error> {
         let writer = self.writer().await?;
         writer
@@ -194,128 +162,6 @@ impl State for Sqlite {
                 Ok(events + submissions + write::prune(db, now, PRUNE - events - submissions)?)
             })
             .await
-    }
-
-    async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
-        self.writer().await?.write(move |db, now| submission::remember(db, now, &submission)).await
-    }
-
-    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
-        let submission_id = submission_id.to_owned();
-        self.readers().await?.read(move |db| submission::by_id(db, &submission_id)).await
-    }
-
-    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
-        let (app_id, poi_id) = (app_id.clone(), poi_id.clone());
-        self.readers().await?.read(move |db| submission::pictures(db, &app_id, &poi_id)).await
-    }
-
-    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
-        self.readers().await?.read(move |db| submission::page(db, &query)).await
-    }
-
-    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
-        self.writer().await?.write(move |db, now| submission::take_due(db, now, again, limit)).await
-    }
-
-    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
-        let durability =
-            if write.sent.is_some() { Durability::Machine } else { Durability::Process };
-        self.writer()
-            .await?
-            .run(durability, move |db, now| write::begin(db, now, &write, term))
-            .await
-    }
-
-    async fn sent(
-        &self,
-        write_id: &str,
-        fence: u64,
-        by: Duration,
-        sought: Bytes,
-    ) -> Result<bool, Error> {
-        let write_id = write_id.to_owned();
-        let sent = move |db: &_, now| write::sent(db, now, &write_id, fence, by, &sought);
-        self.writer().await?.write(sent).await
-    }
-
-    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
-        let write_id = write_id.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| write::ended(db, now, &write_id, fence, &outcome))
-            .await
-    }
-
-    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
-        let (write_id, now) = (write_id.to_owned(), now(&self.clock));
-        self.readers().await?.read(move |db| write::by_id(db, now, &write_id)).await
-    }
-
-    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
-        let now = now(&self.clock);
-        self.readers().await?.read(move |db| write::page(db, now, &query)).await
-    }
-
-    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
-        let write_id = write_id.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| write::resolve(db, now, &write_id, &outcome))
-            .await
-    }
-
-    async fn acquire(&self, name: &str, term: Duration) -> Result<Acquired, Error> {
-        let name = name.to_owned();
-        self.writer().await?.write_ahead(move |db, now| lease::acquire(db, now, &name, term)).await
-    }
-
-    async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
-        let name = name.to_owned();
-        self.writer()
-            .await?
-            .write_ahead(move |db, now| lease::renew(db, now, &name, fence, term))
-            .await
-    }
-
-    async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
-        let name = name.to_owned();
-        self.writer()
-            .await?
-            .write_ahead(move |db, now| lease::free(db, now, &name, fence, rest))
-            .await
-    }
-
-    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
-        let (app_id, now) = (app_id.clone(), now(&self.clock));
-        self.readers().await?.read(move |db| token::living(db, now, &app_id)).await
-    }
-
-    async fn put_token(
-        &self,
-        app_id: &AppId,
-        before: u64,
-        value: &Secret,
-        life: Duration,
-    ) -> Result<SharedToken, Error> {
-        let (app_id, value) = (app_id.clone(), value.clone());
-        self.writer()
-            .await?
-            .write(move |db, now| token::put(db, now, &app_id, before, &value, life))
-            .await
-    }
-
-    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
-        let counter = counter.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| token::spend(db, now, &counter, limit, window))
-            .await
-    }
-
-    async fn refund(&self, counter: &str) -> Result<(), Error> {
-        let counter = counter.to_owned();
-        self.writer().await?.write(move |db, now| token::refund(db, now, &counter)).await
     }
 
     async fn probe(&self) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::state::{Event, Log, Mark, Stretch};
+use crate::state::{Event, Log, LogPosition, Segment};
 
 /// The most events that are kept.
 const MOST: usize = 64;
@@ -12,7 +12,7 @@ const MOST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Recent {
     /// The position before the first of `events`.
-    base: Mark,
+    base: LogPosition,
     /// The events, without a gap.
     events: VecDeque<Event>,
 }
@@ -32,26 +32,26 @@ impl Recent {
     pub(super) fn push(&mut self, event: Event) {
         if event.position != self.newest() + 1 {
             // The file was replaced, so watchers must read it.
-            *self = Self { base: event.mark(), events: VecDeque::new() };
+            *self = Self { base: event.log_position(), events: VecDeque::new() };
             return;
         }
         if self.events.len() == MOST
             && let Some(oldest) = self.events.pop_front()
         {
-            self.base = oldest.mark();
+            self.base = oldest.log_position();
         }
         self.events.push_back(event);
     }
 
     /// Returns the events after a position. Returns `None` if the position is too old or is the
     /// end.
-    pub(super) fn after(&self, position: u64) -> Option<Stretch> {
+    pub(super) fn after(&self, position: u64) -> Option<Segment> {
         let passed = usize::try_from(position.checked_sub(self.base.position)?).ok()?;
         if passed >= self.events.len() {
             return None;
         }
-        let after = passed.checked_sub(1).map_or(self.base, |last| self.events[last].mark());
-        Some(Stretch { after, events: self.events.range(passed..).cloned().collect() })
+        let after = passed.checked_sub(1).map_or(self.base, |last| self.events[last].log_position());
+        Some(Segment { after, events: self.events.range(passed..).cloned().collect() })
     }
 }
 
@@ -62,14 +62,14 @@ mod tests {
     use super::*;
     use crate::state::EventKey;
 
-    fn mark(position: u64) -> Mark {
-        Mark { position, key: EventKey([position as u8; 32]) }
+    fn log_position(position: u64) -> LogPosition {
+        LogPosition { position, key: EventKey([position as u8; 32]) }
     }
 
     fn event(position: u64) -> Event {
         Event {
             position,
-            key: mark(position).key,
+            key: log_position(position).key,
             received: 0,
             message: Bytes::new(),
             amends: String::new(),
@@ -79,14 +79,14 @@ mod tests {
     }
 
     fn after(recent: &Recent, at: u64) -> Vec<u64> {
-        let Some(Stretch { after, events }) = recent.after(at) else { return Vec::new() };
-        assert_eq!(after, mark(at));
+        let Some(Segment { after, events }) = recent.after(at) else { return Vec::new() };
+        assert_eq!(after, log_position(at));
         events.iter().map(|event| event.position).collect()
     }
 
     #[test]
     fn after_returns_known_events_only() {
-        let mut recent = Recent::new(&Log { epoch: 1, pruned: mark(0), newest: mark(7) });
+        let mut recent = Recent::new(&Log { epoch: 1, pruned: log_position(0), newest: log_position(7) });
         assert_eq!((recent.newest(), after(&recent, 7)), (7, vec![]));
         (8..=10).for_each(|position| recent.push(event(position)));
         assert_eq!(recent.newest(), 10);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    SCAN,
+    SCAN, Sqlite,
     event::{self, Review, Verdict},
     later, log_skipped, readable, storable, sum, unless_damaged,
 };
@@ -14,7 +14,7 @@ use crate::{
     pb::{AuditState, SubmissionKind},
     state::{
         Error, NewEvent, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
-        is_open,
+        Submissions, is_open,
     },
     util::id::{AppId, PoiId},
 };
@@ -25,6 +25,31 @@ const COLUMNS: &str = "number, message, created, audit_id, state, reason, poi_id
 
 /// This many damaged submissions that are due do not block the others.
 const MOST_DAMAGED: usize = 1000;
+
+#[tonic::async_trait]
+impl Submissions for Sqlite {
+    async fn remember(&self, submission: NewSubmission) -> Result<(), Error> {
+        self.writer().await?.write(move |db, now| remember(db, now, &submission)).await
+    }
+
+    async fn submission(&self, submission_id: &str) -> Result<Option<Submission>, Error> {
+        let submission_id = submission_id.to_owned();
+        self.readers().await?.read(move |db| by_id(db, &submission_id)).await
+    }
+
+    async fn pictures(&self, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
+        let (app_id, poi_id) = (app_id.clone(), poi_id.clone());
+        self.readers().await?.read(move |db| pictures(db, &app_id, &poi_id)).await
+    }
+
+    async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
+        self.readers().await?.read(move |db| page(db, &query)).await
+    }
+
+    async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
+        self.writer().await?.write(move |db, now| take_due(db, now, again, limit)).await
+    }
+}
 
 pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) -> Result<(), Error> {
     let NewSubmission {
@@ -156,7 +181,7 @@ pub(super) fn apply_verdict(db: &Connection, now: u64, review: &Review<'_>) -> R
     unless_damaged(stand.execute(stands), "a submission")
 }
 
-pub(super) fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Error> {
+fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM submissions WHERE submission_id = ?1");
     db.prepare_cached(&sql)?.query([submission_id])?.next()?.map(parse_row).transpose()
 }
@@ -170,7 +195,7 @@ pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Byt
     Ok(message.flatten())
 }
 
-pub(super) fn pictures(
+fn pictures(
     db: &Connection,
     app_id: &AppId,
     poi_id: &PoiId,
@@ -185,7 +210,7 @@ pub(super) fn pictures(
     rows.next()?.map(parse_row).transpose()
 }
 
-pub(super) fn page(db: &Connection, query: &SubmissionQuery) -> Result<SubmissionPage, Error> {
+fn page(db: &Connection, query: &SubmissionQuery) -> Result<SubmissionPage, Error> {
     // Open submissions are a small part of all.
     let only_open = !query.states.is_empty() && query.states.iter().all(|state| is_open(*state));
     let narrowed = match query.client_reference {
@@ -254,7 +279,7 @@ fn newest(db: &Connection) -> Result<u64, Error> {
     Ok(newest.unwrap_or_default())
 }
 
-pub(super) fn take_due(
+fn take_due(
     db: &Connection,
     now: u64,
     again: Duration,

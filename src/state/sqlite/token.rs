@@ -4,14 +4,49 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{later, log_skipped, readable};
+use super::{Sqlite, later, log_skipped, now, readable};
 use crate::{
-    state::{Error, SharedToken},
+    state::{Error, SharedToken, Tokens},
     util::id::{AppId, Secret},
 };
 
+#[tonic::async_trait]
+impl Tokens for Sqlite {
+    async fn token(&self, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
+        let (app_id, now) = (app_id.clone(), now(&self.clock));
+        self.readers().await?.read(move |db| living(db, now, &app_id)).await
+    }
+
+    async fn put_token(
+        &self,
+        app_id: &AppId,
+        before: u64,
+        value: &Secret,
+        life: Duration,
+    ) -> Result<SharedToken, Error> {
+        let (app_id, value) = (app_id.clone(), value.clone());
+        self.writer()
+            .await?
+            .write(move |db, now| put(db, now, &app_id, before, &value, life))
+            .await
+    }
+
+    async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
+        let counter = counter.to_owned();
+        self.writer()
+            .await?
+            .write(move |db, now| spend(db, now, &counter, limit, window))
+            .await
+    }
+
+    async fn refund(&self, counter: &str) -> Result<(), Error> {
+        let counter = counter.to_owned();
+        self.writer().await?.write(move |db, now| refund(db, now, &counter)).await
+    }
+}
+
 /// Returns the token of an account, unless it has expired.
-pub(super) fn living(
+fn living(
     db: &Connection,
     now: u64,
     app_id: &AppId,
@@ -33,7 +68,7 @@ pub(super) fn living(
     readable(token, "a token")
 }
 
-pub(super) fn put(
+fn put(
     db: &Connection,
     now: u64,
     app_id: &AppId,
@@ -73,7 +108,7 @@ pub(super) fn put(
     Ok(SharedToken { value: value.clone(), generation, life, age })
 }
 
-pub(super) fn spend(
+fn spend(
     db: &Connection,
     now: u64,
     counter: &str,
@@ -97,7 +132,7 @@ pub(super) fn spend(
     Ok(true)
 }
 
-pub(super) fn refund(db: &Connection, now: u64, counter: &str) -> Result<(), Error> {
+fn refund(db: &Connection, now: u64, counter: &str) -> Result<(), Error> {
     db.prepare_cached(
         "UPDATE counters SET spent = spent - 1 WHERE name = ?1 AND until > ?2 AND spent > 0",
     )?

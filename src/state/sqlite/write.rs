@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::{Connection, Params, Row, params, types::ValueRef};
 
-use super::{SCAN, later, log_skipped, millis, storable, submission, sum};
+use super::{
+    SCAN, Sqlite, later, log_skipped, millis, now, storable, submission, sum, writer::Durability,
+};
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, WRITES_KEPT, Write, WritePage, WriteQuery,
-    WriteState,
+    WriteState, Writes,
 };
 
 /// The columns that [`parse_row`] needs.
@@ -15,7 +18,57 @@ const COLUMNS: &str =
     "number, write_id, app_id, method, request_id, client_reference, state, until,
     attempts, created, sent, ended, sought, reply";
 
-pub(super) fn begin(
+#[tonic::async_trait]
+impl Writes for Sqlite {
+    async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
+        let durability =
+            if write.sent.is_some() { Durability::Machine } else { Durability::Process };
+        self.writer()
+            .await?
+            .run(durability, move |db, now| begin(db, now, &write, term))
+            .await
+    }
+
+    async fn sent(
+        &self,
+        write_id: &str,
+        fence: u64,
+        by: Duration,
+        sought: Bytes,
+    ) -> Result<bool, Error> {
+        let write_id = write_id.to_owned();
+        let sent = move |db: &_, now| sent(db, now, &write_id, fence, by, &sought);
+        self.writer().await?.write(sent).await
+    }
+
+    async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
+        let write_id = write_id.to_owned();
+        self.writer()
+            .await?
+            .write(move |db, now| ended(db, now, &write_id, fence, &outcome))
+            .await
+    }
+
+    async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
+        let (write_id, now) = (write_id.to_owned(), now(&self.clock));
+        self.readers().await?.read(move |db| by_id(db, now, &write_id)).await
+    }
+
+    async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
+        let now = now(&self.clock);
+        self.readers().await?.read(move |db| page(db, now, &query)).await
+    }
+
+    async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
+        let write_id = write_id.to_owned();
+        self.writer()
+            .await?
+            .write(move |db, now| resolve(db, now, &write_id, &outcome))
+            .await
+    }
+}
+
+fn begin(
     db: &Connection,
     now: u64,
     write: &NewWrite,
@@ -73,7 +126,7 @@ pub(super) fn begin(
     Ok(Begun::Claimed { write_id: known.write_id, fence, sent })
 }
 
-pub(super) fn sent(
+fn sent(
     db: &Connection,
     now: u64,
     write_id: &str,
@@ -91,7 +144,7 @@ pub(super) fn sent(
     Ok(changed > 0)
 }
 
-pub(super) fn ended(
+fn ended(
     db: &Connection,
     now: u64,
     write_id: &str,
@@ -124,11 +177,11 @@ pub(super) fn ended(
     Ok(())
 }
 
-pub(super) fn by_id(db: &Connection, now: u64, write_id: &str) -> Result<Option<Write>, Error> {
+fn by_id(db: &Connection, now: u64, write_id: &str) -> Result<Option<Write>, Error> {
     find(db, now, "write_id = ?1", [write_id])
 }
 
-pub(super) fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Error> {
+fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Error> {
     // Unfinished writes are a small part of all.
     let only_unfinished = !query.states.is_empty() && !query.states.contains(&WriteState::Finished);
     let request_id = query.request_id.as_deref().filter(|request_id| !request_id.is_empty());
@@ -210,7 +263,7 @@ fn newest(db: &Connection) -> Result<u64, Error> {
     Ok(newest.unwrap_or_default())
 }
 
-pub(super) fn resolve(
+fn resolve(
     db: &Connection,
     now: u64,
     write_id: &str,
