@@ -25,7 +25,7 @@ use crate::{
 const LONGEST_REFERENCE: usize = 64;
 
 /// An answer that is begun later than this before the deadline comes too late.
-const LEAST_TIME: Duration = Duration::from_millis(100);
+pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
 /// What every call carries along.
 #[derive(Clone, Debug)]

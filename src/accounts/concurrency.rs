@@ -9,7 +9,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -18,12 +18,13 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::reply_times::{Forecast, ReplyTimes};
-use crate::util::clock::Clock;
+use crate::{
+    context::LEAST_TIME,
+    util::{clock::Clock, lock},
+};
 
 /// The number of calls that may wait per permit.
 const MOST_WAITING: usize = 16;
-/// A permit must be granted this long before the deadline, or else the answer would come too late.
-const LEAST_TIME: Duration = Duration::from_millis(100);
 
 /// The concurrency limit of one account.
 #[derive(Debug)]
@@ -141,8 +142,7 @@ impl Limit {
     }
 
     fn times(&self) -> MutexGuard<'_, ReplyTimes> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.times)
     }
 }
 

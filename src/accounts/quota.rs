@@ -13,11 +13,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
-use crate::wechat::{Errcode, Error};
+use crate::{
+    util::lock,
+    wechat::{Errcode, Error},
+};
 
 /// The pause after the first refusal and between two probes, in seconds.
 const PROBE_PAUSE: u64 = 300;
@@ -139,8 +142,7 @@ impl Quotas {
 
     /// Returns the entries that have not ended.
     fn entries(&self, now: u64) -> MutexGuard<'_, HashMap<&'static str, Entry>> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.0);
         entries.retain(|_, entry| now < entry.ends_at);
         entries
     }
@@ -170,7 +172,7 @@ impl Probe<'_> {
 
     /// Changes the entries if the entry of this probe is still current.
     fn change(&self, change: impl FnOnce(&mut HashMap<&'static str, Entry>)) {
-        let mut entries = self.quotas.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.quotas.0);
         if entries.get(self.path).is_some_and(|entry| entry.ends_at == self.ends_at) {
             change(&mut entries);
         }

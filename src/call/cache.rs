@@ -6,13 +6,15 @@
 use std::{
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use super::{Error, Operations};
 use crate::{
-    accounts::Account, context::Context, util::clock::Clock, util::single_flight::SingleFlight,
+    accounts::Account,
+    context::Context,
+    util::{clock::Clock, lock, single_flight::SingleFlight},
     wechat::Endpoint,
 };
 
@@ -160,8 +162,7 @@ impl<V> Entry<V> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<V>> {
-        // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -155,7 +155,16 @@ mod tests {
         ];
         for detail in details {
             for bytes in ["", "a", "faulty"] {
-                for submission in [None, Some(Submission { submission_id: "s".to_owned(), map_poi_id: "34".to_owned(), poi_id: "56".to_owned(), request_id: "r".to_owned(), ..Submission::default() })] {
+                for submission in [
+                    None,
+                    Some(Submission {
+                        submission_id: "s".to_owned(),
+                        map_poi_id: "34".to_owned(),
+                        poi_id: "56".to_owned(),
+                        request_id: "r".to_owned(),
+                        ..Submission::default()
+                    }),
+                ] {
                     let mut event = event(detail.clone());
                     event.wechat_message_bytes = bytes.as_bytes().to_vec().into();
                     event.unreadable_fields = bytes.chars().map(String::from).collect();

@@ -12,10 +12,7 @@ use super::{Audits, Inner};
 use crate::{
     call::{Error, Operations},
     context::Context,
-    pb::{
-        self, AuditEvent, AuditState, GetMerchantAuditResponse, SubmissionKind,
-        UpgradeState,
-    },
+    pb::{self, AuditEvent, AuditState, GetMerchantAuditResponse, SubmissionKind, UpgradeState},
     state::{self, Appended, EventKey, NewEvent, Origin, is_decided},
     translate::{Evidence, Remembered, audit::reconciled, merchant::other_audit},
     wechat::{merchant::GetMerchantAuditInfo, store::GetStoreInfo},

@@ -15,9 +15,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{
-    Audits, Cursor, Error, Inner, RETRY_PAUSE, TaggedPosition, frame, large::Large,
-};
+use super::{Audits, Cursor, Error, Inner, RETRY_PAUSE, TaggedPosition, frame, large::Large};
 use crate::{
     pb::{SubmissionKind, WatchAuditEventsResponse},
     state::{self, EventPage, EventQuery, Segment},
@@ -198,7 +196,9 @@ impl Audits {
             // After a failure it does not wait: another log may have taken the place of this one.
             let step = self.step(!failing).await;
             match step {
-                Ok(()) if mem::take(&mut failing) => tracing::info!("reading the event log works again"),
+                Ok(()) if mem::take(&mut failing) => {
+                    tracing::info!("reading the event log works again")
+                }
                 Ok(()) => {}
                 Err(Error::Expired) => {
                     tracing::error!("the event log was truncated; some events are lost");
@@ -240,7 +240,10 @@ impl Audits {
 
     /// Returns the next events after a position, from the state. Fails if the log does not continue from
     /// there.
-    pub(super) async fn after(&self, Cursor { epoch, at }: Cursor) -> Result<Vec<Arc<Entry>>, Error> {
+    pub(super) async fn after(
+        &self,
+        Cursor { epoch, at }: Cursor,
+    ) -> Result<Vec<Arc<Entry>>, Error> {
         let query = EventQuery {
             after: at.position,
             limit: BATCH,

@@ -229,7 +229,7 @@ mod tests {
         config::Settings,
         context::Peer,
         pb::{AuditEvent, AuditState, SubmissionKind},
-        state::{EventKey, NewEvent, Origin, temporary},
+        state::{EventKey, EventQuery, NewEvent, Origin, temporary},
         util::clock::Clock,
     };
 

@@ -11,8 +11,8 @@ use prost_types::Timestamp;
 use super::message::{self, Message};
 use crate::{
     pb::{
-        AuditEvent, AuditState, LatLng, MapPoiAudit, MerchantAudit, NearbyPoiAudit,
-        StoreAudit, StorePicturesAudit, SubmissionKind, audit_event::Detail,
+        AuditEvent, AuditState, LatLng, MapPoiAudit, MerchantAudit, NearbyPoiAudit, StoreAudit,
+        StorePicturesAudit, SubmissionKind, audit_event::Detail,
     },
     state::{EventKey, NewEvent, Origin},
     util::id::AppId,
@@ -270,12 +270,16 @@ fn nearby_state(status: i32) -> AuditState {
 mod tests {
     use std::{fs, path::Path};
 
+    use prost::Message as _;
     use prost_reflect::{DescriptorPool, DynamicMessage};
     use serde::Deserialize;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{pb, push::message};
+    use crate::{
+        pb::{self, EventOrigin},
+        push::message,
+    };
 
     const NOW: u64 = 1_700_000_000;
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use ::http::{HeaderValue, header};
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderValue, header};
 
-use crate::config::ForwardTo;
+use crate::{config::ForwardTo, util::http};
 
 /// The limit for all targets together. WeChat waits five seconds in total.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -46,15 +46,8 @@ impl Relay {
     pub(super) fn new() -> anyhow::Result<Self> {
         // A second installation is refused, which is harmless because the provider is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        #[expect(clippy::disallowed_methods, reason = "this does not speak to WeChat")]
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .referer(false)
+        let http = http::client()
             .timeout(LIMIT)
-            .tcp_nodelay(true)
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("forward_to: no certificate authorities are installed on this system")?;
         Ok(Self(http))

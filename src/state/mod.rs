@@ -16,6 +16,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub(crate) use self::submission::{is_decided, is_open};
+use self::write::WRITES_KEPT;
 pub use self::{
     event::{
         Appended, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition, NewEvent,
@@ -26,8 +28,6 @@ pub use self::{
     token::{SharedToken, Tokens},
     write::{Begun, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState, Writes},
 };
-pub(crate) use self::submission::{is_decided, is_open};
-use self::write::WRITES_KEPT;
 use crate::{config, util::clock::Clock};
 
 mod event;
@@ -63,7 +63,9 @@ const ROW_BYTES: usize = 64;
 
 /// The whole state, as both backends implement it.
 #[tonic::async_trait]
-pub trait State: Events + Submissions + Writes + Leases + Tokens + fmt::Debug + Send + Sync {
+pub trait State:
+    Events + Submissions + Writes + Leases + Tokens + fmt::Debug + Send + Sync
+{
     /// Deletes events that were received, and submissions that were decided, more than `age` ago, up to
     /// a limit. The newest event always stays. Deletes finished writes, and claims whose term is over,
     /// after a day, and never a write whose outcome is unknown. Returns the number of deleted rows.

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex},
     time::{Duration, Instant},
 };
+
+use crate::util::lock;
 
 /// The number of lines per cause that may be written at once.
 const BURST: u32 = 20;
@@ -27,8 +29,7 @@ const CAUSES: usize = 512;
 /// ```
 pub(crate) fn may_log(line: &'static str, cause: &str) -> Option<u64> {
     static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
-    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-    let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lines = lock(&LINES);
     lines.take(line, cause, Instant::now())
 }
 

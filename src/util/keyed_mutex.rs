@@ -4,10 +4,12 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex as SyncMutex, MutexGuard},
 };
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::lock;
 
 /// Locks keys. Clones are cheap and share the queues.
 #[derive(Clone)]
@@ -55,8 +57,7 @@ impl<K: Clone + Eq + Hash> KeyedMutex<K> {
 
 impl<K> KeyedMutex<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Queue>> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

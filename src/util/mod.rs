@@ -7,6 +7,7 @@ pub use ::wechat_clock as clock;
 
 pub(crate) mod budget;
 pub mod codec;
+pub(crate) mod http;
 pub mod id;
 pub(crate) mod invisible;
 pub(crate) mod keyed_mutex;

@@ -1,14 +1,11 @@
 //! An access token, ready to be sent.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, sync::Mutex};
 
 use reqwest::Url;
 
 use super::hosts::Host;
-use crate::util::id::Secret;
+use crate::util::{id::Secret, lock};
 
 /// Holds an access token and a URL that carries it. `Debug` shows neither.
 ///
@@ -28,8 +25,7 @@ impl AccessToken {
 
     /// Returns the URL of `path` at `host`. `index` is the position of the host in the settings.
     pub(super) fn url(&self, index: usize, host: &Host, path: &str) -> Url {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        let mut cached = self.url.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = lock(&self.url);
         let mut url = match &*cached {
             Some((of, url)) if *of == index => url.clone(),
             _ => {

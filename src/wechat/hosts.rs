@@ -12,13 +12,13 @@
 //! This module neither waits nor sends.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use reqwest::Url;
 
-use crate::util::clock::Clock;
+use crate::util::{clock::Clock, lock};
 
 /// The pause between a failure of a host and its first probe. Each failed probe doubles it, and so
 /// does a new failure soon after the host recovered.
@@ -212,8 +212,7 @@ impl Hosts {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -6,7 +6,7 @@
 //! current certificate authorities.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -16,7 +16,10 @@ use rustls_platform_verifier::Verifier;
 use tokio::task::spawn_blocking;
 
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
-use crate::config::{CaFile, Proxy, WeChat};
+use crate::{
+    config::{CaFile, Proxy, WeChat},
+    util::{http, lock},
+};
 
 /// The limit for the TCP and TLS handshakes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -83,11 +86,6 @@ impl Pools {
     }
 }
 
-fn lock(current: &Mutex<Current>) -> MutexGuard<'_, Current> {
-    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-    current.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Current {
     fn new(settings: &ConnectionSettings, now: Instant) -> anyhow::Result<Self> {
         let tls = tls(settings.ca_file.as_ref())?;
@@ -134,19 +132,11 @@ fn client(
     idle: Duration,
     tls: ClientConfig,
 ) -> anyhow::Result<reqwest::Client> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one HTTP client")]
-    let mut builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        // Ignores the proxy variables of the environment and their exceptions.
-        .no_proxy()
-        .referer(false)
+    let mut builder = http::client()
         .connect_timeout(CONNECT_LIMIT)
         .timeout(USUAL_REPLY_LIMIT)
         .pool_idle_timeout(idle)
-        .tcp_nodelay(true)
-        .tls_backend_preconfigured(tls)
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")));
+        .tls_backend_preconfigured(tls);
     if let Some(proxy) = &settings.proxy {
         let proxy = reqwest::Proxy::all(proxy.url().clone());
         builder = builder.proxy(proxy.map_err(|_| anyhow::anyhow!("wechat.proxy: no proxy"))?);

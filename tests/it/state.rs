@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Begun, Event, EventKey, EventQuery, LogPosition, NewEvent, NewSubmission,
-        NewWrite, Origin, Outcome, Sent, State, Segment, Submission, SubmissionQuery, Write,
-        WriteQuery, WriteState,
+        Acquired, Appended, Begun, Event, EventKey, EventQuery, LogPosition, NewEvent,
+        NewSubmission, NewWrite, Origin, Outcome, Segment, Sent, State, Submission,
+        SubmissionQuery, Write, WriteQuery, WriteState,
     },
     util::id::{AppId, Secret},
 };

@@ -26,8 +26,7 @@ use wechat_store_gateway::{
     state::{
         Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
         NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
-        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes,
-        sqlite::Sqlite,
+        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes, sqlite::Sqlite,
     },
     telemetry::Sampler,
     util::clock::Clock,

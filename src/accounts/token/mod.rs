@@ -16,7 +16,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -27,9 +27,12 @@ use self::{classic::Classic, stable::Stable};
 use crate::{
     config::{self, TokenKind},
     state::{self, Acquired, SharedToken},
-    util::clock::Clock,
-    util::id::{AppId, Secret},
-    util::single_flight::{Run, SingleFlight},
+    util::{
+        clock::Clock,
+        id::{AppId, Secret},
+        lock,
+        single_flight::{Run, SingleFlight},
+    },
     wechat::{self, AccessToken, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
 };
 
@@ -593,13 +596,11 @@ impl Tokens {
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Arc<Token>>> {
-        // The only change cannot panic, so a poisoned lock is safe to use.
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.latest)
     }
 
     fn lock(&self) -> MutexGuard<'_, TokenState> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

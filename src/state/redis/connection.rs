@@ -10,7 +10,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -26,7 +26,11 @@ use super::{
     link::{Link, TIMEOUT},
     restore,
 };
-use crate::{pb::SubmissionKind, state::Error, util::single_flight::SingleFlight};
+use crate::{
+    pb::SubmissionKind,
+    state::Error,
+    util::{lock, single_flight::SingleFlight},
+};
 
 /// The prefix of all keys. Its braces make it a hash tag, so a cluster keeps all keys in one slot.
 const PREFIX: &str = "{wechat-store-gateway}:";
@@ -364,12 +368,11 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.known)
     }
 
     fn waited(&self) -> MutexGuard<'_, Option<(u64, MultiplexedConnection)>> {
-        self.0.waited.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.waited)
     }
 }
 

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     pb::SubmissionKind,
     state::{
-        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition, NewEvent,
-        Origin, Segment, WRITES_KEPT, is_decided,
+        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition,
+        NewEvent, Origin, Segment, WRITES_KEPT, is_decided,
     },
 };
 
@@ -87,7 +87,8 @@ impl Events for Redis {
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
         let redis = &self.connection;
         let most_bytes = query.most_bytes();
-        let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } = query;
+        let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } =
+            query;
         let mut call = redis.call(&EVENTS);
         call.arg(after.min(EXACT)).arg(limit);
         call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));

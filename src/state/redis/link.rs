@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -25,7 +25,10 @@ use tokio::{
 };
 
 use super::failure::Failure;
-use crate::{state::Error, util::single_flight::SingleFlight};
+use crate::{
+    state::Error,
+    util::{lock, single_flight::SingleFlight},
+};
 
 /// The limit for an answer, including connecting.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -272,8 +275,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connections)
     }
 }
 

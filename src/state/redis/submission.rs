@@ -13,8 +13,8 @@ use super::{
 use crate::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
-        Submissions, is_open,
+        Error, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery, Submissions,
+        is_open,
     },
     util::id::{AppId, PoiId},
 };
@@ -58,7 +58,8 @@ impl Submissions for Redis {
 
     async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
         let redis = &self.connection;
-        let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } = query;
+        let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } =
+            query;
         let only_open = !states.is_empty() && states.iter().all(|&state| is_open(state));
         let mut call = redis.call(&SUBMISSIONS);
         call.arg(after).arg(limit);
@@ -76,7 +77,8 @@ impl Submissions for Redis {
     async fn take_due(&self, again: Duration, limit: usize) -> Result<Vec<Submission>, Error> {
         let redis = &self.connection;
         let call = &mut redis.call(&TAKE_DUE);
-        let found: Vec<SubmissionRow> = redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
+        let found: Vec<SubmissionRow> =
+            redis.run(call.arg(millis(again)).arg(limit.min(MOST))).await?;
         found.into_iter().map(parse_row).collect()
     }
 }

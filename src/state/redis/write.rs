@@ -43,8 +43,9 @@ impl Writes for Redis {
         if let Some(Sent { by, sought }) = &write.sent {
             call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
         }
-        let begun =
-            redis.run_recording(&call, |backup, begun: &(String, String, u64, Option<WriteRow>)| {
+        let begun = redis.run_recording(
+            &call,
+            |backup, begun: &(String, String, u64, Option<WriteRow>)| {
                 let (what, write_id, fence, _) = begun;
                 match what.as_str() {
                     "claimed" => {
@@ -53,7 +54,8 @@ impl Writes for Redis {
                     "sent" => backup.claimed(write_id.clone(), *fence, write),
                     _ => {}
                 }
-            });
+            },
+        );
         let (what, write_id, fence, known) = begun.await?;
         match (what.as_str(), known) {
             ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
@@ -106,7 +108,9 @@ impl Writes for Redis {
         let mut call = redis.call(&WRITES);
         call.arg(after).arg(limit);
         call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
-        call.arg(states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())));
+        call.arg(
+            states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())),
+        );
         call.arg(until.unwrap_or(u64::MAX));
         call.arg(request_id.unwrap_or_default());
         call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);

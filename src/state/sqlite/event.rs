@@ -12,8 +12,8 @@ use super::{
 use crate::{
     pb::SubmissionKind,
     state::{
-        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition, NewEvent,
-        Origin, Segment, gap::gap, is_decided,
+        Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition,
+        NewEvent, Origin, Segment, gap::gap, is_decided,
     },
     util::id::AppId,
 };
@@ -73,11 +73,7 @@ impl Events for Sqlite {
 
 /// Appends an event and returns the result. If the event is new, also returns it in the form of
 /// [`page`].
-fn append(
-    db: &Connection,
-    now: u64,
-    event: &NewEvent,
-) -> Result<(Appended, Option<Event>), Error> {
+fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Option<Event>), Error> {
     let EventKey(key) = event.key;
     let known = db
         .prepare_cached("SELECT position FROM events WHERE key = ?1")?
@@ -467,7 +463,8 @@ pub(super) fn prune(db: &Connection, before: u64, limit: u64) -> Result<u64, Err
     }
     drop(rows);
     let Some(last) = last else { return Ok(0) };
-    let key = log_position(db, last, &log(db)?)?.map_or_else(|| placeholder_key(last), |position| position.key);
+    let key = log_position(db, last, &log(db)?)?
+        .map_or_else(|| placeholder_key(last), |position| position.key);
     db.prepare_cached("UPDATE log SET pruned = ?1, pruned_key = ?2")?
         .execute(params![last, key.0])?;
     let gone = db.prepare_cached("DELETE FROM events WHERE position <= ?1")?.execute([last])?;

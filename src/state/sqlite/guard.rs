@@ -12,14 +12,14 @@ use std::{
     fs::{self, File, Metadata, OpenOptions, TryLockError},
     io, mem,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
 use rusqlite::{Connection, config::DbConfig};
 
 use super::unusable;
-use crate::state::Error;
+use crate::{state::Error, util::lock};
 
 /// The number of pages (16 MB) after which the write-ahead log is copied into the database. A page
 /// that was written several times is copied once. The names of writes are random, so a large file
@@ -143,8 +143,7 @@ impl Drop for Files {
 /// SQLite's locks on it.
 fn in_use() -> MutexGuard<'static, BTreeSet<Identity>> {
     static IN_USE: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
-    // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&IN_USE)
 }
 
 /// Whether the state is reliable. All users of the state share it.
@@ -191,8 +190,7 @@ impl Trust {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Error>> {
-        // Every change is complete before anything can panic, so a poisoned lock is safe to use.
-        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.passing)
     }
 }
 

@@ -16,18 +16,12 @@ impl Leases for Sqlite {
 
     async fn renew(&self, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
         let name = name.to_owned();
-        self.writer()
-            .await?
-            .write_ahead(move |db, now| renew(db, now, &name, fence, term))
-            .await
+        self.writer().await?.write_ahead(move |db, now| renew(db, now, &name, fence, term)).await
     }
 
     async fn free(&self, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
         let name = name.to_owned();
-        self.writer()
-            .await?
-            .write_ahead(move |db, now| free(db, now, &name, fence, rest))
-            .await
+        self.writer().await?.write_ahead(move |db, now| free(db, now, &name, fence, rest)).await
     }
 }
 
@@ -65,23 +59,11 @@ pub(super) fn acquire(
     }
 }
 
-fn renew(
-    db: &Connection,
-    now: u64,
-    name: &str,
-    fence: u64,
-    term: Duration,
-) -> Result<bool, Error> {
+fn renew(db: &Connection, now: u64, name: &str, fence: u64, term: Duration) -> Result<bool, Error> {
     set_until(db, now, name, fence, true, later(now, term))
 }
 
-fn free(
-    db: &Connection,
-    now: u64,
-    name: &str,
-    fence: u64,
-    rest: Duration,
-) -> Result<(), Error> {
+fn free(db: &Connection, now: u64, name: &str, fence: u64, rest: Duration) -> Result<(), Error> {
     set_until(db, now, name, fence, false, later(now, rest)).map(drop)
 }
 

@@ -263,7 +263,10 @@ fn storable(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{WRITES_KEPT, WriteState};
+    use crate::state::{
+        Acquired, EventQuery, Events, Leases, Submissions, WRITES_KEPT, WriteQuery, WriteState,
+        Writes,
+    };
 
     fn state() -> (tempfile::TempDir, Sqlite) {
         let folder = tempfile::tempdir().expect("a folder");

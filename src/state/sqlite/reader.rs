@@ -2,14 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::{sync::Semaphore, task};
 
 use super::{connect, guard::Trust};
-use crate::state::Error;
+use crate::{state::Error, util::lock};
 
 /// The number of concurrent reads.
 const READERS: usize = 4;
@@ -65,7 +65,6 @@ impl Idle {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
-        // Taking a connection and returning it are complete before anything can panic.
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connections)
     }
 }

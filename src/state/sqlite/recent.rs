@@ -50,7 +50,8 @@ impl Recent {
         if passed >= self.events.len() {
             return None;
         }
-        let after = passed.checked_sub(1).map_or(self.base, |last| self.events[last].log_position());
+        let after =
+            passed.checked_sub(1).map_or(self.base, |last| self.events[last].log_position());
         Some(Segment { after, events: self.events.range(passed..).cloned().collect() })
     }
 }
@@ -86,7 +87,8 @@ mod tests {
 
     #[test]
     fn after_returns_known_events_only() {
-        let mut recent = Recent::new(&Log { epoch: 1, pruned: log_position(0), newest: log_position(7) });
+        let mut recent =
+            Recent::new(&Log { epoch: 1, pruned: log_position(0), newest: log_position(7) });
         assert_eq!((recent.newest(), after(&recent, 7)), (7, vec![]));
         (8..=10).for_each(|position| recent.push(event(position)));
         assert_eq!(recent.newest(), 10);

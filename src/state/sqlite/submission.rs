@@ -195,11 +195,7 @@ pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Byt
     Ok(message.flatten())
 }
 
-fn pictures(
-    db: &Connection,
-    app_id: &AppId,
-    poi_id: &PoiId,
-) -> Result<Option<Submission>, Error> {
+fn pictures(db: &Connection, app_id: &AppId, poi_id: &PoiId) -> Result<Option<Submission>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM submissions WHERE app_id = ?1 AND kind = ?2 AND poi_id <> '' AND poi_id = ?3
          ORDER BY number DESC LIMIT 1"

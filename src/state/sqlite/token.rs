@@ -25,18 +25,12 @@ impl Tokens for Sqlite {
         life: Duration,
     ) -> Result<SharedToken, Error> {
         let (app_id, value) = (app_id.clone(), value.clone());
-        self.writer()
-            .await?
-            .write(move |db, now| put(db, now, &app_id, before, &value, life))
-            .await
+        self.writer().await?.write(move |db, now| put(db, now, &app_id, before, &value, life)).await
     }
 
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
         let counter = counter.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| spend(db, now, &counter, limit, window))
-            .await
+        self.writer().await?.write(move |db, now| spend(db, now, &counter, limit, window)).await
     }
 
     async fn refund(&self, counter: &str) -> Result<(), Error> {
@@ -46,11 +40,7 @@ impl Tokens for Sqlite {
 }
 
 /// Returns the token of an account, unless it has expired.
-fn living(
-    db: &Connection,
-    now: u64,
-    app_id: &AppId,
-) -> Result<Option<SharedToken>, Error> {
+fn living(db: &Connection, now: u64, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
     let token = db
         .prepare_cached(
             "SELECT value, generation, until - ?2, max(?2 - since, 0) FROM tokens

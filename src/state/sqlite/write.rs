@@ -23,10 +23,7 @@ impl Writes for Sqlite {
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error> {
         let durability =
             if write.sent.is_some() { Durability::Machine } else { Durability::Process };
-        self.writer()
-            .await?
-            .run(durability, move |db, now| begin(db, now, &write, term))
-            .await
+        self.writer().await?.run(durability, move |db, now| begin(db, now, &write, term)).await
     }
 
     async fn sent(
@@ -43,10 +40,7 @@ impl Writes for Sqlite {
 
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
         let write_id = write_id.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| ended(db, now, &write_id, fence, &outcome))
-            .await
+        self.writer().await?.write(move |db, now| ended(db, now, &write_id, fence, &outcome)).await
     }
 
     async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
@@ -61,19 +55,11 @@ impl Writes for Sqlite {
 
     async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
         let write_id = write_id.to_owned();
-        self.writer()
-            .await?
-            .write(move |db, now| resolve(db, now, &write_id, &outcome))
-            .await
+        self.writer().await?.write(move |db, now| resolve(db, now, &write_id, &outcome)).await
     }
 }
 
-fn begin(
-    db: &Connection,
-    now: u64,
-    write: &NewWrite,
-    term: Duration,
-) -> Result<Begun, Error> {
+fn begin(db: &Connection, now: u64, write: &NewWrite, term: Duration) -> Result<Begun, Error> {
     let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
         write;
     let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
