@@ -117,7 +117,7 @@ mod tests {
             key: EventKey([9; 32]),
             received: 1_700_000_000_123,
             message: Bytes::copy_from_slice(message),
-            amends: supersedes.to_owned(),
+            supersedes: supersedes.to_owned(),
             superseded_by: "another".to_owned(),
             submission: submission.map(|submission| submission.encode_to_vec().into()),
         }

@@ -318,5 +318,5 @@ fn event(submission: &pb::Submission, finding: Finding, now: u64) -> NewEvent {
         ..AuditEvent::default()
     };
     let submission_id = submission.submission_id.clone();
-    NewEvent::from_event(key, event, Origin::Reconciled { submission_id })
+    NewEvent::from_event(key, event, Origin::Polled { submission_id })
 }

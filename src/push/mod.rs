@@ -232,7 +232,7 @@ impl Inner {
     async fn store(&self, event: NewEvent) -> Result<(), Refusal> {
         match timeout(APPEND_TIME, self.audits.append(event)).await {
             Ok(Ok(Appended::New(_) | Appended::Known(_))) => Ok(()),
-            Ok(Ok(Appended::Settled)) => Err(Refusal::unavailable("the event was not stored")),
+            Ok(Ok(Appended::Decided)) => Err(Refusal::unavailable("the event was not stored")),
             Ok(Err(error)) => Err(Refusal::unavailable(error.to_string())),
             Err(_) => Err(Refusal::unavailable("storing the event took too long")),
         }

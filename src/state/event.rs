@@ -83,7 +83,7 @@ pub enum Origin {
     Pushed,
     /// The gateway polled WeChat about this submission. Such an event is not appended if the submission
     /// is decided already.
-    Reconciled {
+    Polled {
         /// The id of the submission.
         submission_id: String,
     },
@@ -127,7 +127,7 @@ impl NewEvent {
             event_id: event_id.clone(),
             origin: match origin {
                 Origin::Pushed => EventOrigin::Pushed.into(),
-                Origin::Reconciled { .. } => EventOrigin::Polled.into(),
+                Origin::Polled { .. } => EventOrigin::Polled.into(),
             },
             ..event
         };
@@ -165,7 +165,7 @@ pub enum Appended {
     /// An event with its key was there already, at this position.
     Known(u64),
     /// Nothing was appended, because the polled submission is decided already, or gone.
-    Settled,
+    Decided,
 }
 
 /// An event of the log.
@@ -180,7 +180,7 @@ pub struct Event {
     /// The message that was appended.
     pub message: Bytes,
     /// The `event_id` of the event that it replaces. May be empty.
-    pub amends: String,
+    pub supersedes: String,
     /// The `event_id` of the event that counts instead. May be empty.
     pub superseded_by: String,
     /// The record of its submission, as in
@@ -191,9 +191,9 @@ pub struct Event {
 impl Event {
     /// Returns the bytes for which it counts in a page.
     pub(super) fn size(&self) -> usize {
-        let Self { message, amends, superseded_by, submission, .. } = self;
+        let Self { message, supersedes, superseded_by, submission, .. } = self;
         let submission = submission.as_ref().map_or(0, Bytes::len);
-        ROW_BYTES + message.len() + amends.len() + superseded_by.len() + submission
+        ROW_BYTES + message.len() + supersedes.len() + superseded_by.len() + submission
     }
 
     /// Returns its position.

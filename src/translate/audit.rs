@@ -27,7 +27,7 @@ pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
 pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditEvent {
     // Nobody knows when a lost one came.
     event.receive_time = (stored.received > 0).then(|| time(stored.received).into());
-    event.supersedes.clone_from(&stored.amends);
+    event.supersedes.clone_from(&stored.supersedes);
     event.superseded_by.clone_from(&stored.superseded_by);
     let remembered = stored.submission.as_ref().and_then(|message| Remembered::read(message).ok());
     let Some(Remembered { submission, .. }) = remembered else { return event };

@@ -22,8 +22,8 @@ use tokio::{
 use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Error, EventKey, EventQuery, NewEvent, NewSubmission, Origin, Outcome,
-        State, WriteQuery, WriteState, redis::Redis,
+        Acquired, Appended, Error, EventKey, EventQuery, Events, NewEvent, NewSubmission, Origin,
+        Outcome, State, WriteQuery, WriteState, redis::Redis,
     },
     util::id::{AppId, Secret},
 };
@@ -448,7 +448,7 @@ async fn pruned_data_leaves_no_keys() {
         NewEvent { event_time: 1, ..review(5, pictures, "made elsewhere", "") },
         review(6, merchant, "B", ""),
         NewEvent {
-            origin: Origin::Reconciled { submission_id: "d".to_owned() },
+            origin: Origin::Polled { submission_id: "d".to_owned() },
             ..review(7, merchant, "", "")
         },
     ] {

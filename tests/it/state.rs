@@ -106,14 +106,14 @@ pub(crate) async fn event_is_appended_once(backend: &mut impl Backend) {
 
     let events = all_events(&state).await;
     assert_eq!(names(&events), ["a", "b"]);
-    let [Event { position, key, received, message: _, amends, superseded_by, submission }, _] =
+    let [Event { position, key, received, message: _, supersedes, superseded_by, submission }, _] =
         &*events
     else {
         panic!("two events")
     };
     assert_eq!((*position, *key), (1, EventKey(key_of("a"))));
     assert!(*received > 1_600_000_000_000, "milliseconds since 1970");
-    assert_eq!((&**amends, &**superseded_by, submission), ("", "", &None));
+    assert_eq!((&**supersedes, &**superseded_by, submission), ("", "", &None));
 }
 
 pub(crate) async fn concurrent_appends_leave_no_gap(backend: &mut impl Backend) {
@@ -202,7 +202,7 @@ pub(crate) async fn event_page_size_is_bounded(backend: &mut impl Backend) {
         let page = state.events(query).await.expect("a page");
         assert_eq!(page.before, before, "after {after}");
         found.push(page.events.iter().map(|event| event.message.len()).collect::<Vec<_>>());
-        (after, before) = (page.seen, page.events.last().map(Event::mark));
+        (after, before) = (page.seen, page.events.last().map(Event::log_position));
         if page.at_end {
             break;
         }
@@ -258,9 +258,12 @@ pub(crate) async fn append_wakes_waiting_reader(backend: &mut impl Backend) {
     }
     let all = EventQuery { limit: 9, ..EventQuery::default() };
     let page = state.events(all).await.expect("a page");
-    assert!(page.events[1].submission.is_some() && !page.events[2].amends.is_empty(), "{page:?}");
+    assert!(
+        page.events[1].submission.is_some() && !page.events[2].supersedes.is_empty(),
+        "{page:?}"
+    );
     for (passed, at) in
-        [page.log.pruned].into_iter().chain(page.events.iter().map(Event::mark)).enumerate()
+        [page.log.pruned].into_iter().chain(page.events.iter().map(Event::log_position)).enumerate()
     {
         let newer = state.newer(at.position);
         if passed == page.events.len() {
@@ -462,16 +465,16 @@ pub(crate) async fn pushed_result_outweighs_polled_one(backend: &mut impl Backen
 
 pub(crate) async fn polled_result_requires_open_submission(backend: &mut impl Backend) {
     let state = backend.state();
-    assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Settled);
+    assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Decided);
     remember(&state, submission("s")).await;
     assert_eq!(append(&state, asked("s", event("a"))).await, Appended::New(1));
     assert_eq!(append(&state, asked("s", event("a"))).await, Appended::Known(1));
-    assert_eq!(append(&state, asked("s", event("b"))).await, Appended::Settled);
+    assert_eq!(append(&state, asked("s", event("b"))).await, Appended::Decided);
     assert_eq!(append(&state, event("c")).await, Appended::New(2));
 
     let begun = NewSubmission { state: AuditState::Approved, ..submission("begun") };
     remember(&state, begun).await;
-    assert_eq!(append(&state, asked("begun", event("d"))).await, Appended::Settled);
+    assert_eq!(append(&state, asked("begun", event("d"))).await, Appended::Decided);
     assert!(find(&state, "begun").await.settled > 0);
 }
 
@@ -578,7 +581,7 @@ pub(crate) async fn polled_store_is_matched_by_its_push(backend: &mut impl Backe
     let store =
         |event| NewEvent { kind: SubmissionKind::Store, poi_id: "7".to_owned().into(), ..event };
     remember(&state, NewSubmission { kind: SubmissionKind::Store, ..submission("s") }).await;
-    let origin = Origin::Reconciled { submission_id: "s".to_owned() };
+    let origin = Origin::Polled { submission_id: "s".to_owned() };
     append(&state, rejected(store(NewEvent { origin, ..about("", "a", 1) }))).await;
     assert_stands(&state, "s", AuditState::Rejected, "a").await;
     append(&state, store(about("A", "b", 2))).await;
@@ -1481,7 +1484,7 @@ fn rejected(event: NewEvent) -> NewEvent {
 
 fn asked(submission_id: &str, event: NewEvent) -> NewEvent {
     let submission_id = submission_id.to_owned();
-    NewEvent { origin: Origin::Reconciled { submission_id }, event_time: 99, ..event }
+    NewEvent { origin: Origin::Polled { submission_id }, event_time: 99, ..event }
 }
 
 /// Returns a new store.
@@ -1612,12 +1615,12 @@ fn text(message: &Bytes) -> String {
     String::from_utf8(message.to_vec()).expect("text")
 }
 
-/// Returns each event with the event that it amends and the one that supersedes it.
+/// Returns each event with the event that it supersedes and the one that supersedes it.
 async fn relations(state: &Arc<dyn State>) -> Vec<(String, String, String)> {
     let events = all_events(state).await;
-    events.into_iter().map(|it| (text(&it.message), it.amends, it.superseded_by)).collect()
+    events.into_iter().map(|it| (text(&it.message), it.supersedes, it.superseded_by)).collect()
 }
 
-fn owned((event, amends, superseded_by): (&str, &str, &str)) -> (String, String, String) {
-    (event.to_owned(), amends.to_owned(), superseded_by.to_owned())
+fn owned((event, supersedes, superseded_by): (&str, &str, &str)) -> (String, String, String) {
+    (event.to_owned(), supersedes.to_owned(), superseded_by.to_owned())
 }

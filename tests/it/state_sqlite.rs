@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use wechat_store_gateway::{
     pb::AuditEvent,
     state::{
-        Acquired, Appended, Error, Event, EventKey, EventQuery, NewEvent, NewSubmission, State,
-        sqlite::Sqlite,
+        Acquired, Appended, Error, Event, EventKey, EventQuery, Events, NewEvent, NewSubmission,
+        State, sqlite::Sqlite,
     },
     util::clock::Clock,
 };

@@ -25,7 +25,7 @@ static PRUNE: LazyLock<Script> = lua!("prune.lua");
 /// A script's numbers are floats, so a larger position would be inexact.
 const EXACT: u64 = 1 << 53;
 
-/// An event as `events.lua` returns it: position, key, received, message, amends, superseded by,
+/// An event as `events.lua` returns it: position, key, received, message, supersedes, superseded by,
 /// and the message of its submission.
 type EventRow = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
 
@@ -58,7 +58,7 @@ impl Events for Redis {
         } = event;
         let (pushed, asked_about) = match &origin {
             Origin::Pushed => (true, ""),
-            Origin::Reconciled { submission_id } => (false, submission_id.as_str()),
+            Origin::Polled { submission_id } => (false, submission_id.as_str()),
         };
         let mut call = redis.call(&APPEND);
         call.arg("key").arg(&key.0[..]);
@@ -79,7 +79,7 @@ impl Events for Redis {
         match what.as_str() {
             "new" => Ok(Appended::New(position)),
             "known" => Ok(Appended::Known(position)),
-            "settled" => Ok(Appended::Settled),
+            "settled" => Ok(Appended::Decided),
             _ => Err(damaged("word")),
         }
     }
@@ -132,13 +132,13 @@ pub(super) fn set(numbers: impl Iterator<Item = i32>) -> String {
 }
 
 fn event(written: EventRow) -> Result<Event, Error> {
-    let (position, found, received, message, amends, superseded_by, submission) = written;
+    let (position, found, received, message, supersedes, superseded_by, submission) = written;
     Ok(Event {
         position,
         key: key(found)?,
         received,
         message: message.into(),
-        amends,
+        supersedes,
         superseded_by,
         submission: submission.map(Into::into),
     })

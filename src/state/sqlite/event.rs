@@ -84,10 +84,10 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
     }
     let review = match &event.origin {
         Origin::Pushed => submission::review(db, event)?,
-        Origin::Reconciled { submission_id } => {
+        Origin::Polled { submission_id } => {
             match submission::open_review(db, event, submission_id)? {
                 Some(review) => review,
-                None => return Ok((Appended::Settled, None)),
+                None => return Ok((Appended::Decided, None)),
             }
         }
     };
@@ -96,10 +96,10 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
     let decided = is_decided(event.state);
     let pushed = event.origin == Origin::Pushed;
     let event_time = storable(event.event_time);
-    let (mut amends, mut superseded_by) = (String::new(), String::new());
+    let (mut supersedes, mut superseded_by) = (String::new(), String::new());
     if decided && let Some(other) = verdict(db, &review)? {
         let wins = (pushed, event_time) >= other.weight;
-        *(if wins { &mut amends } else { &mut superseded_by }) = other.event_id;
+        *(if wins { &mut supersedes } else { &mut superseded_by }) = other.event_id;
     }
 
     // RETURNING is slower, because SQLite creates a temporary table for it each time.
@@ -110,7 +110,7 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
         received: now,
         kind: event.kind as i32,
         app_id: event.app_id.as_str(),
-        amends: &amends,
+        supersedes: &supersedes,
         superseded_by: &superseded_by,
     };
     let message = beside.sum(|beside| sum::with_checksum(&event.message, beside));
@@ -138,7 +138,7 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
         event.map_poi_id.as_str(),
         event_time,
         now,
-        amends,
+        supersedes,
         superseded_by,
         message,
     ])?;
@@ -152,7 +152,7 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
         key: event.key,
         received: now,
         message: event.message.clone(),
-        amends,
+        supersedes,
         superseded_by,
         submission,
     };
@@ -311,7 +311,7 @@ impl<'a> Stored<'a> {
             received: row.get("received")?,
             kind: row.get("kind")?,
             app_id: text("app_id")?,
-            amends: text("amends")?,
+            supersedes: text("amends")?,
             superseded_by: text("superseded_by")?,
         };
         let message = row.get_ref("message")?.as_blob();
@@ -340,13 +340,13 @@ impl<'a> Stored<'a> {
     }
 
     fn event(&self, submission: Option<Bytes>) -> Event {
-        let Covered { position, key, received, amends, superseded_by, .. } = self.beside;
+        let Covered { position, key, received, supersedes, superseded_by, .. } = self.beside;
         Event {
             position,
             key,
             received,
             message: Bytes::copy_from_slice(self.message),
-            amends: amends.to_owned(),
+            supersedes: supersedes.to_owned(),
             superseded_by: superseded_by.to_owned(),
             submission,
         }
@@ -378,7 +378,7 @@ fn placeholder(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
         key,
         received: row.and_then(|row| row.get("received").ok()).unwrap_or_default(),
         message: event.encode_to_vec().into(),
-        amends: String::new(),
+        supersedes: String::new(),
         superseded_by: String::new(),
         submission: None,
     }
@@ -397,20 +397,20 @@ struct Covered<'a> {
     received: u64,
     kind: i32,
     app_id: &'a str,
-    amends: &'a str,
+    supersedes: &'a str,
     superseded_by: &'a str,
 }
 
 impl Covered<'_> {
     fn sum<T>(&self, sum: impl FnOnce(&[&[u8]]) -> T) -> T {
-        let Self { position, key, received, kind, app_id, amends, superseded_by } = self;
+        let Self { position, key, received, kind, app_id, supersedes, superseded_by } = self;
         sum(&[
             &position.to_be_bytes(),
             &key.0,
             &received.to_be_bytes(),
             &kind.to_be_bytes(),
             app_id.as_bytes(),
-            amends.as_bytes(),
+            supersedes.as_bytes(),
             superseded_by.as_bytes(),
         ])
     }

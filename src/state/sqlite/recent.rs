@@ -73,7 +73,7 @@ mod tests {
             key: log_position(position).key,
             received: 0,
             message: Bytes::new(),
-            amends: String::new(),
+            supersedes: String::new(),
             superseded_by: String::new(),
             submission: None,
         }
