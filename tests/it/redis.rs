@@ -35,7 +35,7 @@ use crate::{
 
 conformance!(redis);
 
-/// Longer than any working operation takes, and shorter than [`State::newer`] waits.
+/// Longer than any working operation takes, and shorter than [`Events::newer`] waits.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 struct Shared {
