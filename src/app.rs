@@ -61,7 +61,7 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until `shutdown`, then ends in order: health reports NOT_SERVING. After the lame-duck time
-/// the listeners close and every client is told to go away. Connections without calls are closed.
+/// the listeners close and every connection gets GOAWAY. Connections without calls are closed.
 /// Running calls and writes can take the drain time.
 ///
 /// Fails if the state cannot be opened, or if a setting cannot be used.
@@ -86,7 +86,7 @@ pub async fn run_with_state(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let limits = &settings.limits;
-    // Cancelled when every client is told to go away. All background tasks end then.
+    // Cancelled when every connection gets GOAWAY. All background tasks end then.
     let stop = CancellationToken::new();
 
     let audits = Audits::new(state.clone(), &settings, clock.clone(), stop.clone());

@@ -98,7 +98,7 @@ pub struct NewEvent {
     pub event_id: String,
     /// The account.
     pub app_id: AppId,
-    /// What was reviewed. Unspecified if the event is not a review.
+    /// The kind of the review. Unspecified if the event is not a review.
     pub kind: SubmissionKind,
     /// The review. May be empty.
     pub audit_id: AuditId,

@@ -1,8 +1,8 @@
-//! What stands in the log in place of an event that cannot be read.
+//! The replacement for an event of the log that cannot be read.
 
 use crate::pb::{AuditEvent, EventGap, SubmissionKind, audit_event::Detail};
 
-/// An event that says that another one is lost, with what is still known of that one.
+/// Returns an event which states that another one is lost, with the known facts about that one.
 pub(crate) fn gap(
     event_id: String,
     app_id: String,
@@ -18,7 +18,7 @@ pub(crate) fn gap(
     }
 }
 
-/// Whether an event only says that another one is lost.
+/// Returns whether an event only states that another one is lost.
 pub(crate) fn is_gap(event: &AuditEvent) -> bool {
     matches!(event.detail, Some(Detail::Gap(_)))
 }

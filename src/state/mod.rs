@@ -1,5 +1,5 @@
-//! What outlives a process, or what replicas must agree on: the log of events, submissions, the journal
-//! of writes, leases, and tokens.
+//! The data that outlives a process, or that replicas share: the log of events, submissions, the journal of
+//! writes, leases, and tokens.
 //!
 //! A [`State`] is the sum of one trait per concern, each in a file of its own with its data types:
 //! [`Events`], [`Submissions`], [`Writes`], [`Leases`], [`Tokens`]. The backends have files of the same

@@ -1,4 +1,4 @@
-//! Submissions: what WeChat accepted for review.
+//! Submissions: the data that WeChat accepted for review.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub struct NewSubmission {
     pub submission_id: String,
     /// The account.
     pub app_id: AppId,
-    /// What was submitted.
+    /// The kind of the data.
     pub kind: SubmissionKind,
     /// The review. May be empty.
     pub audit_id: AuditId,

@@ -107,7 +107,7 @@ pub enum Outcome {
     Finished {
         /// The encoded response.
         reply: Bytes,
-        /// What WeChat accepted for review, as for
+        /// The submission, if WeChat accepted the data for review, as for
         /// [`Submissions::remember`](super::Submissions::remember).
         submission: Option<Box<NewSubmission>>,
     },
