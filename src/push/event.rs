@@ -156,7 +156,9 @@ fn review(name: &str, fields: &mut Fields<'_>) -> Option<Review> {
             wechat_is_upgrade: fields.number("is_upgrade", |_| true),
         }),
         SubmissionKind::StorePictures => Detail::StorePictures(StorePicturesAudit::default()),
-        SubmissionKind::NearbyPoi => Detail::NearbyPoi(NearbyPoiAudit { nearby_poi_id: fields.poi_id() }),
+        SubmissionKind::NearbyPoi => {
+            Detail::NearbyPoi(NearbyPoiAudit { nearby_poi_id: fields.poi_id() })
+        }
         SubmissionKind::Unspecified => return None,
     });
     Some(review)
