@@ -57,7 +57,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         build = build.extern_path(format!("{PACKAGE}.{name}"), encoded);
     }
     build.compile_fds(descriptors)?;
+    journal()?;
     health(&out)
+}
+
+/// Compiles the messages that the journal stores. They are no part of the contract, and reflection does
+/// not serve them.
+fn journal() -> Result<(), Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_file("internal/journal/v1/record.proto")?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_client(false)
+        .build_server(false)
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
 }
 
 /// The server of gRPC's own health protocol, with `List`, which tonic-health lacks; what tonic-health has

@@ -9,10 +9,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accounts::Registry,
-    call::{Operations, settle},
+    call::Calls,
     config::Settings,
-    events::{Audits, reconcile},
+    events::Audits,
+    journal::Journal,
     push::Receiver,
+    recovery::{Recovery, poll_reviews, recover_pending},
     server::{
         admin::Admin,
         health::Reporter,
@@ -26,6 +28,7 @@ use crate::{
     telemetry::Sampler,
     util::clock::Clock,
     wechat::Client,
+    writes::Writes,
 };
 
 /// The sockets that the service listens on, bound by the caller.
@@ -93,10 +96,20 @@ pub async fn run_with_state(
     let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
     let client = Client::new(&settings.wechat, &clock)?;
     let registry = Registry::new(&settings.accounts, limits, &client, &state, &clock);
-    let ask_after = settings.audit.ask_after();
-    let ops = Operations::new(registry, client, state.clone(), ask_after, clock.clone());
+    let calls = Calls::new(registry, client, state.clone(), clock.clone());
+    let (tasks, poll_after) = (TaskTracker::new(), settings.audit.ask_after());
+    let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone());
+    let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
+    let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);
     let health = Reporter::new(stop.clone()).await;
-    let routes = service::routes(&ops, audits.clone(), state.clone()).add_service(health.service());
+    let rooms = service::Rooms {
+        calls,
+        writes: writes.clone(),
+        recovery: recovery.clone(),
+        audits: audits.clone(),
+        state: state.clone(),
+    };
+    let routes = service::routes(rooms).add_service(health.service());
     let routes = reflection::add_to(routes, &stop).prepare();
     let budgets = Budgets::new(limits);
     let middleware = Middleware::new(routes, limits, clock, sampler, stop.clone());
@@ -113,8 +126,8 @@ pub async fn run_with_state(
     if let (Some(receiver), Some(socket)) = (receiver, listeners.callback) {
         background.spawn(receive(receiver, socket, &settings, stop.clone()));
     }
-    background.spawn(reconcile(audits.clone(), ops.clone()));
-    background.spawn(settle(ops.clone(), audits.clone(), stop.clone()));
+    background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
+    background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
     background.spawn(async move { audits.run().await });
     // Operators need this port until the process ends.
     let (leaving, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -139,12 +152,12 @@ pub async fn run_with_state(
     let drained = async {
         serving.await;
         background.wait().await;
-        ops.drained().await;
+        writes.drained().await;
     };
     if time::timeout(limits.drain(), drained).await.is_err() {
         tracing::warn!(
             calls = budgets.calls.taken(),
-            writes = ops.writes(),
+            writes = writes.running(),
             background = background.len(),
             "drain time exceeded; aborted the calls that were still running"
         );

@@ -1,5 +1,5 @@
-//! What is known of a call beside its content: made by [`admit`](crate::server::middleware), carried down to
-//! whatever the call needs.
+//! What surrounds the content of a call: its account, deadline, trace and stage.
+//! [`middleware`](crate::server::middleware) makes it, and every layer below gets it.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -17,57 +17,57 @@ use uuid::Uuid;
 use crate::{
     pb::Addressed,
     telemetry::Trace,
-    translate::{Check, Invalid},
     util::{budget::Held, clock::Clock},
+    validate::{Check, Invalid},
 };
 
-/// In characters, as `proto/` says.
+/// The longest `client_reference`, in characters, as `proto/` states.
 const LONGEST_REFERENCE: usize = 64;
 
-/// An answer that is begun later than this before the deadline comes too late.
+/// An answer that starts later than this before the deadline comes too late.
 pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
-/// What every call carries along.
+/// What surrounds the content of a call.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The account that the request names; empty for the default.
+    /// The account that the request names. Empty for the default one.
     pub app_id: String,
     /// The RPC, as in `StoreService/AddStore`.
     pub method: &'static str,
-    /// Names this write, so that a repeat is recognised.
+    /// The name of this write, by which a repeat is recognized.
     pub request_id: Option<Uuid>,
-    /// A hash of the request, if it names a write.
+    /// A hash of the request, if it has a `request_id`.
     pub fingerprint: [u8; 32],
-    /// The caller's own number for the shop that a submission is about; empty where there is none.
+    /// The caller's own name for the shop that a submission is about. May be empty.
     pub client_reference: String,
-    /// Until when an answer is of use.
+    /// The time after which an answer is of no use.
     pub deadline: Instant,
-    /// Where in which trace this is.
+    /// The trace and the span that the call belongs to.
     pub trace: Trace,
-    /// How far the call has come.
+    /// The stage that the call has reached.
     pub stage: StageCell,
-    /// Which connection it came by.
+    /// The connection that the call arrived on.
     pub peer: Peer,
-    /// The memory of its request, which counts for as long as something of it is left. `None` where
-    /// there is no request.
+    /// The share of a budget that the request takes, until the last clone is dropped. `None` if there is
+    /// no request.
     pub(crate) _held: Option<Arc<Held>>,
 }
 
-/// Which connection a call came by, for limits on what one connection or one address may have.
+/// The connection that a call arrived on, for limits per connection and per address.
 ///
-/// Behind a mesh or a proxy all callers have one address, so a limit per address is never far below
-/// that of all.
+/// Behind a mesh or a proxy all callers have one address, so a limit per address is never far below the
+/// limit of all callers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
-    /// Differs for each connection of this process. 0 where no connection brought the call.
+    /// Different for each connection of this process. 0 if no connection brought the call.
     pub connection: u64,
-    /// The other end's address; of an IPv6 address the first 64 bits, since one machine can have all
-    /// that begin with them.
+    /// The address of the client. Of an IPv6 address only the first 64 bits, because one machine can have
+    /// all addresses that begin with them.
     pub address: IpAddr,
 }
 
 impl Peer {
-    /// A new connection from this address.
+    /// Returns a new connection from this address.
     pub fn new(address: SocketAddr) -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
         let address = match address.ip().to_canonical() {
@@ -83,8 +83,8 @@ impl Peer {
     pub const NONE: Self = Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
 }
 
-/// What is known of a call before its message is read. The admission layer puts it into the
-/// request's extensions.
+/// What surrounds a call before its message is decoded. The middleware puts it into the extensions of the
+/// request.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) peer: Peer,
@@ -95,14 +95,14 @@ pub(crate) struct Arrival {
 }
 
 impl Context {
-    /// Parts a request into what surrounds it and what it says.
+    /// Splits a request into its context and its content.
     ///
-    /// Fails where `app_id`, `request_id` or `client_reference` cannot be one.
+    /// Fails if `app_id`, `request_id` or `client_reference` is malformed.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
         let Arrival { peer, held, deadline, trace, stage } =
-            extensions.remove::<Arrival>().expect("every call passes the admission layer");
+            extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
         let request_id = check.uuid("request_id", &message.take_request_id());
@@ -128,7 +128,7 @@ impl Context {
         check.done((ctx, message))
     }
 
-    /// The context of a call that serves no single caller, such as filling a cache.
+    /// Returns the context of a call that serves no single caller, such as one that fills a cache.
     pub fn internal(deadline: Instant) -> Self {
         Self {
             app_id: String::new(),
@@ -144,24 +144,25 @@ impl Context {
         }
     }
 
-    /// The same for what is only read before the call itself: how far that comes is not how far the
-    /// call has come.
-    pub fn beforehand(&self) -> Self {
+    /// Returns the context for a read before the call itself. The read has a stage of its own, because
+    /// its progress is not the progress of the call.
+    pub fn for_preflight_read(&self) -> Self {
         Self { stage: StageCell::default(), ..self.clone() }
     }
 
-    /// How long this can still wait for others: what comes later comes too late for an answer.
-    pub fn patience(&self, clock: &Clock) -> Duration {
+    /// Returns how long the call can still wait for others. Whatever comes later comes too late for an
+    /// answer.
+    pub fn wait_limit(&self, clock: &Clock) -> Duration {
         self.time_left(clock).saturating_sub(LEAST_TIME)
     }
 
-    /// How long an answer is still of use.
+    /// Returns how long an answer is still of use.
     pub fn time_left(&self, clock: &Clock) -> Duration {
         self.deadline.saturating_duration_since(clock.now())
     }
 }
 
-/// How far a call has come; told to the caller whose deadline passes.
+/// How far a call has come. A caller gets this if its deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
@@ -169,23 +170,23 @@ pub enum Stage {
     Admitted,
     /// It waits for an access token.
     Token,
-    /// It waits for its turn among the calls of the account.
+    /// It waits for a concurrency permit of the account.
     Queue,
     /// It was handed to the connection to WeChat.
     WeChat,
 }
 
-/// The stage of one call, written by whoever carries it on.
+/// The stage of one call. Each layer sets it.
 #[derive(Clone, Debug, Default)]
 pub struct StageCell(Arc<AtomicU8>);
 
 impl StageCell {
-    /// Notes that the call has come this far.
+    /// Sets the stage.
     pub fn reach(&self, stage: Stage) {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// How far the call has come.
+    /// Returns the stage.
     pub fn get(&self) -> Stage {
         match self.0.load(Ordering::Relaxed) {
             0 => Stage::Admitted,
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_addresses_of_one_ipv6_network_are_one_peer_address() {
+    fn ipv6_addresses_of_one_network_are_one_peer() {
         let address = |text: &str| Peer::new(text.parse().expect("an address")).address.to_string();
         assert_eq!(address("[2001:db8:1:2:3:4:5:6]:1"), "2001:db8:1:2::");
         assert_eq!(address("[2001:db8:1:2:ffff::1]:2"), "2001:db8:1:2::");
@@ -211,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn every_connection_has_a_number_of_its_own() {
+    fn each_connection_has_its_own_number() {
         let peer = || Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));
         assert_ne!(peer(), peer());
     }
 
     #[test]
-    fn a_stage_is_told_as_it_was_reached() {
+    fn stage_is_returned_as_it_was_set() {
         let cell = StageCell::default();
         for stage in [Stage::Admitted, Stage::Token, Stage::Queue, Stage::WeChat] {
             cell.reach(stage);

@@ -7,7 +7,8 @@
 //! 1. [`server`] accepts its connection, [`server::middleware`] gives it a deadline and a place in a trace;
 //! 2. [`service`] takes the caller's words ([`pb`]), [`translate`] checks them and says the same in
 //!    WeChat's;
-//! 3. [`call`] runs it: which retry is safe, who may leave before it ends;
+//! 3. [`call`] runs it and decides which retry is safe. A write runs in [`writes`], which claims it in the
+//!    journal before, and asks `recovery` if its reply is lost;
 //! 4. [`accounts`] lends it an access token;
 //! 5. [`wechat`] sends it, once, and reads what came back.
 //!
@@ -19,11 +20,11 @@
 //!
 //! 1. [`push`] receives the push, checks with [`message_crypto`] that it is WeChat's, opens it, reads it;
 //! 2. [`state`] appends it to the log, durably and once, and links it to the submission that
-//!    [`call`] remembered; only then WeChat is told `success`;
+//!    [`writes`] recorded; only then WeChat is told `success`;
 //! 3. [`events`] gives it to everybody who watches, now or after any interruption;
 //! 4. [`service`] says it in the caller's words.
 //!
-//! Where no push comes, [`events`] asks WeChat through [`call`].
+//! If no push arrives, `recovery` asks WeChat through [`call`].
 //!
 //! The feature `sandbox` adds the crate `wechat_simulator`, a small WeChat that shares nothing with
 //! [`wechat`].
@@ -36,9 +37,11 @@ pub mod config;
 pub mod context;
 mod errors;
 pub mod events;
+pub(crate) mod journal;
 pub mod message_crypto;
 pub mod pb;
 pub mod push;
+pub(crate) mod recovery;
 pub mod server;
 pub mod service;
 pub mod state;
@@ -47,4 +50,6 @@ pub mod telemetry;
 pub mod testing;
 pub mod translate;
 pub mod util;
+pub mod validate;
 pub mod wechat;
+pub mod writes;

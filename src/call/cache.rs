@@ -1,7 +1,7 @@
-//! What WeChat rarely changes, remembered.
+//! Caches what WeChat rarely changes.
 //!
-//! The first caller causes a fetch, everybody else waits for the same one or is served from memory.
-//! What is old is still served while a new one is fetched, and kept where that fails.
+//! The first caller causes a fetch, and the others wait for the same one or get the cached value. A value
+//! that is old is still returned while a new one is fetched, and stays if the fetch fails.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Error, Operations};
+use super::{Calls, Error};
 use crate::{
     accounts::Account,
     context::Context,
@@ -18,18 +18,18 @@ use crate::{
     wechat::Endpoint,
 };
 
-/// WeChat changes its tables some times a year; one of yesterday is good enough.
+/// WeChat changes its tables some times a year, so a value of yesterday is good enough.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// After a failed fetch of a new value, until the next try.
+/// The pause after a failed fetch of a new value.
 const PAUSE: Duration = Duration::from_secs(60);
-/// After an answer, until WeChat is asked again because the answer lacks what a caller names.
+/// The pause after an answer, before WeChat is asked again because the answer lacks what a caller names.
 const LACK_PAUSE: Duration = Duration::from_secs(5 * 60);
-/// A fetch serves many callers, so it keeps no caller's deadline but this.
+/// A fetch serves many callers, so it has this time limit and no deadline of a caller.
 const FETCH_LIMIT: Duration = Duration::from_secs(30);
-/// What nobody has asked for that long is forgotten, as when its account was removed.
+/// A value without a request for this time is dropped, for example after its account was removed.
 const IDLE_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Remembers a value for every key.
+/// Caches one value per key.
 pub(super) struct Cached<K, V> {
     entries: moka::sync::Cache<K, Arc<Entry<V>>>,
     clock: Clock,
@@ -39,9 +39,9 @@ struct Entry<V>(Mutex<State<V>>);
 
 struct State<V> {
     value: Option<Arc<V>>,
-    /// From then on a new value is fetched.
+    /// The time from which on a new value is fetched.
     fetch_at: Option<Instant>,
-    /// When WeChat was last asked, whatever came of it.
+    /// When the last fetch ended, with or without a value.
     asked: Option<Instant>,
     flight: SingleFlight<Result<Arc<V>, Error>>,
 }
@@ -51,14 +51,15 @@ where
     K: Eq + Hash + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Remembers nothing yet.
+    /// Returns an empty cache.
     pub(super) fn new(clock: Clock) -> Self {
-        // Age is counted below, by the injected clock; moka only drops what is idle.
+        // The injected clock counts the age below. moka only drops what is idle.
         Self { entries: moka::sync::Cache::builder().time_to_idle(IDLE_LIMIT).build(), clock }
     }
 
-    /// The value of `key`. Waits only where there is none yet, and not beyond `deadline`; the fetch
-    /// goes on in a task of its own. Without a value its failure goes to all who wait.
+    /// Returns the value of `key`. Waits only if there is none yet, and not beyond `deadline`. The fetch
+    /// continues in a task of its own. If it fails without a cached value, all waiting callers get its
+    /// error.
     pub(super) async fn get<F>(
         &self,
         key: K,
@@ -74,7 +75,7 @@ where
             let now = self.clock.now();
             match (state.value.clone(), state.flight.running()) {
                 (Some(value), None) if state.fetch_at.is_none_or(|at| now >= at) => {
-                    // It goes on by itself.
+                    // The fetch continues by itself.
                     drop(state.flight.start(entry.clone().run(self.clock.clone(), fetch())));
                     return Ok(value);
                 }
@@ -95,9 +96,9 @@ where
     K: Eq + Hash + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// A newer value of `key` than the one that lacks something. `None` if WeChat was asked in the last
-    /// [`LACK_PAUSE`], or has none now: then what is lacking is not there. All who come at once wait for
-    /// the same fetch, not beyond `deadline`.
+    /// Returns a newer value of `key` than the one that lacks something. Returns `None` if WeChat was asked
+    /// in the last [`LACK_PAUSE`], or has no newer one: then WeChat lacks it, too. Concurrent callers wait
+    /// for the same fetch, not beyond `deadline`.
     pub(super) async fn newer<F>(
         &self,
         key: &K,
@@ -122,7 +123,7 @@ where
             }
         };
         tokio::select! {
-            // What failed was logged.
+            // The failure was logged.
             result = run => Ok(result.ok()),
             () = self.clock.sleep_until(deadline) => Err(Error::Deadline),
         }
@@ -155,7 +156,7 @@ impl<V> Entry<V> {
                     "failed to refresh a table of WeChat's, the cached copy stays in use: {error}"
                 );
             }
-            // Those who wait are told.
+            // The waiting callers get the error.
             Err(_) => {}
         }
         result
@@ -177,8 +178,8 @@ impl<V> Default for Entry<V> {
     }
 }
 
-impl Operations {
-    /// Runs a call that changes nothing on nobody's behalf, for a [`Cached`].
+impl Calls {
+    /// Runs a call that changes nothing, for a [`Cached`]. It serves no single caller.
     pub(super) async fn fetch<E: Endpoint>(
         &self,
         account: &Account,

@@ -1,34 +1,33 @@
-//! The districts of China, asked from WeChat once in a while.
+//! The districts of China, fetched from WeChat about once a day.
 
 use std::{collections::HashMap, iter, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
-use super::{Error, Operations};
+use super::{Calls, Error};
 use crate::{
     context::{Context, Stage},
     pb::{self, DistrictLevel, LatLng},
     state::PAGE_BYTES,
     translate::{
-        Check,
         map_poi::{Names, WantedDistricts},
         page::{self, Cursor},
     },
     util::codec::Encoded,
+    validate::Check,
     wechat::{
         self, Endpoint,
         map_poi::{CreateMapPoi, DistrictNode, GetDistrict, GetDistrictReply},
     },
 };
 
-/// What a full name ends in and a short one does not.
+/// The last characters of full names, which short names lack.
 const SUFFIXES: [char; 4] = ['区', '县', '市', '旗'];
 
-impl Operations {
-    /// Answers by the table. One for all accounts: it is Tencent Maps', and no answer depends on who
-    /// asks. Where the table lacks an area that the caller names, WeChat is asked for a newer one, at
-    /// most every few minutes.
+impl Calls {
+    /// Returns what `answer` finds in the table. All accounts share the table, because it belongs to Tencent
+    /// Maps. If it lacks an area that the caller names, fetches a newer one, at most every few minutes.
     pub(crate) async fn by_district<T>(
         &self,
         ctx: &Context,
@@ -36,9 +35,9 @@ impl Operations {
     ) -> Result<T, Error> {
         let account = self.account::<GetDistrict>(ctx)?;
         let fetch = || {
-            let (ops, account) = (self.clone(), account.clone());
+            let (calls, account) = (self.clone(), account.clone());
             async move {
-                let reply = ops.fetch(&account, GetDistrict {}).await?;
+                let reply = calls.fetch(&account, GetDistrict {}).await?;
                 Districts::new(reply).map_err(|error| Error::WeChat {
                     path: GetDistrict::PATH,
                     safety: GetDistrict::SAFETY,
@@ -59,7 +58,7 @@ impl Operations {
         }
     }
 
-    /// Fills in the names of a proposed place's province, city and district, as the table has them.
+    /// Adds the names of province, city and district to a proposed place, as the table has them.
     ///
     /// Fails if the place is too far away to lie in the district.
     pub(crate) async fn in_district(
@@ -69,7 +68,7 @@ impl Operations {
     ) -> Result<CreateMapPoi, Error> {
         let district = call.districtid.as_str();
         let location = call.location();
-        let ctx = ctx.beforehand();
+        let ctx = ctx.for_preflight_read();
         let named = self.by_district(&ctx, |table| {
             let names = table.address(district)?;
             table.check_near(district, location.as_ref())?;
@@ -120,7 +119,7 @@ fn reach(id: &str) -> f64 {
     reach.map_or(f64::INFINITY, |(_, reach)| *reach)
 }
 
-/// All areas, each followed by everything beneath it.
+/// All areas, each followed by everything under it.
 #[derive(Debug)]
 pub(crate) struct Districts {
     data_version: String,
@@ -135,7 +134,7 @@ pub(crate) struct Districts {
 struct Area {
     district: pb::District,
     parent: Option<usize>,
-    /// The first area that is no longer beneath this one.
+    /// The first area after this one that is not under it.
     end: usize,
     /// Where it is in [`Districts::encoded`].
     encoded: Range<usize>,
@@ -145,7 +144,7 @@ impl Districts {
     /// Reads WeChat's table.
     ///
     /// Fails if it has not three levels, if an area has no id or no name, if an area's children are not in
-    /// it, or if an area is no child of any other: a table is kept for a day, and a hole with it.
+    /// it, or if an area is no child of any other. A table is cached for a day, and a gap would be, too.
     fn new(
         GetDistrictReply { data_version, result }: GetDistrictReply,
     ) -> Result<Self, wechat::Error> {
@@ -183,8 +182,8 @@ impl Districts {
         Ok(table)
     }
 
-    /// Adds a range of the first of these levels with everything beneath, and says how many areas
-    /// of that range are new.
+    /// Adds a range of the first of these levels with everything under it. Returns how many areas of that
+    /// range are new.
     fn add(
         &mut self,
         levels: &[Vec<DistrictNode>],
@@ -195,7 +194,7 @@ impl Districts {
         let mut added = 0;
         for node in &level[range] {
             let index = self.areas.len();
-            // An area with two parents, or twice in the table, stays where it was seen first.
+            // An area with two parents, or with two entries, stays where it was read first.
             if self.by_id.contains_key(node.id.as_str()) {
                 continue;
             }
@@ -214,7 +213,7 @@ impl Districts {
         Ok(added)
     }
 
-    /// A page of the areas beneath another one or, without one, of the whole country.
+    /// Returns a page of the areas under another one or, without one, of the whole country.
     pub(crate) fn list(
         &self,
         WantedDistricts { parent, recursive, size, token }: &WantedDistricts,
@@ -265,14 +264,14 @@ impl Districts {
         Ok(Encoded::after(districts, &rest))
     }
 
-    /// The areas that these names mean, ordered by id; at least one.
+    /// Returns the areas with these names, ordered by id. Fails if there is none.
     pub(crate) fn resolve(
         &self,
         Names(names): &Names,
     ) -> Result<pb::ResolveDistrictResponse, Error> {
         let mut found = self.named(names);
         if found.is_empty() {
-            // A municipality is often named twice, as province and as city.
+            // Callers often name a municipality twice, as province and as city.
             let mut once = names.clone();
             once.dedup();
             found = self.named(&once);
@@ -288,7 +287,7 @@ impl Districts {
         Ok(pb::ResolveDistrictResponse { matches: matches.collect() })
     }
 
-    /// The names of province, city and district that stand in an address of this area.
+    /// Returns the names of province, city and district for an address in this area.
     fn address(&self, id: &str) -> Result<[String; 3], Error> {
         let index = self.find(id)?;
         let area = &self.areas[index].district;
@@ -305,15 +304,15 @@ impl Districts {
             [district, province] if self.is_municipality(province) => {
                 [name(province), name(province), name(district)]
             }
-            // WeChat wants a district, so a city that has none and a county that belongs to no city
-            // stand for both.
+            // WeChat requires a district. A city without districts, and a county without a city, are
+            // given as both.
             [city, province] => [name(province), name(city), name(city)],
             _ => [name(line[0]), name(line[0]), name(line[0])],
         })
     }
 
-    /// Fails if a place is too far away to lie in this area. Says nothing where the table has no place
-    /// for the area.
+    /// Fails if a place is too far away to lie in this area. Accepts every place if the table has no
+    /// location of the area.
     fn check_near(&self, id: &str, place: Option<&LatLng>) -> Result<(), Error> {
         let area = &self.areas[self.find(id)?].district;
         let (Some(place), Some(area)) = (place, &area.location) else { return Ok(()) };
@@ -330,14 +329,14 @@ impl Districts {
         Ok(())
     }
 
-    /// Whether an area has districts but no cities: 直辖市, and the special administrative regions.
+    /// Returns whether an area has districts but no cities: 直辖市, and the special administrative regions.
     fn is_municipality(&self, province: &Area) -> bool {
         let Some(index) = self.by_id.get(&province.district.id) else { return false };
         let mut children = self.children(index + 1..province.end);
         children.all(|child| child.district.level() == DistrictLevel::District)
     }
 
-    /// The areas whose name is the last of `names`, in areas whose names are the others.
+    /// Returns the areas with the last of `names`, in areas with the other names.
     fn named(&self, names: &[String]) -> Vec<usize> {
         let Some((last, others)) = names.split_last() else { return Vec::new() };
         let fits = |index: &usize| {
@@ -354,8 +353,8 @@ impl Districts {
         self.without_doubles(found)
     }
 
-    /// Counties that belong to no city (省直辖县级行政区划) stand in the table once more beneath
-    /// themselves, under an id that ends in 99; whoever names one means the real one.
+    /// Counties that belong to no city (省直辖县级行政区划) have a second entry under themselves, with an id
+    /// that ends in 99. A name means the first entry.
     fn without_doubles(&self, mut found: Vec<usize>) -> Vec<usize> {
         let all = found.clone();
         found.retain(|index| {
@@ -373,7 +372,7 @@ impl Districts {
         self.by_id.get(id).copied().ok_or_else(unknown)
     }
 
-    /// Of a range of areas with everything beneath them, the topmost.
+    /// Returns the topmost areas of a range of areas with everything under them.
     fn children(&self, range: Range<usize>) -> impl Iterator<Item = &Area> {
         let mut next = range.start;
         iter::from_fn(move || {
@@ -383,7 +382,7 @@ impl Districts {
         })
     }
 
-    /// What an area lies in, the province last.
+    /// Returns the areas that an area lies in, the province last.
     fn above(&self, index: usize) -> impl DoubleEndedIterator<Item = &Area> {
         let above = |area: &Area| area.parent.map(|parent| &self.areas[parent]);
         let first = above(&self.areas[index]);
@@ -393,8 +392,8 @@ impl Districts {
 }
 
 impl Area {
-    /// Whether this is the area's full name or its short one. Districts have no short one at
-    /// WeChat: theirs is the full one without its last character, unless that leaves but one (滦县).
+    /// Returns whether this is the area's full name or its short one. WeChat has no short names of
+    /// districts. Theirs is the full one without its last character, unless one character is left (滦县).
     fn is_called(&self, called: &str) -> bool {
         let pb::District { name, full_name, .. } = &self.district;
         let short = match name.as_str() {
@@ -405,7 +404,7 @@ impl Area {
     }
 }
 
-/// The indexes of a node's children among `count` areas of the next level.
+/// Returns the indexes of a node's children among `count` areas of the next level.
 fn children(node: &DistrictNode, count: usize) -> Result<Range<usize>, wechat::Error> {
     let bounds: Vec<_> = node.cidx.0.iter().map(|index| index.0).collect();
     let range = match bounds[..] {

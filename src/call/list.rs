@@ -14,12 +14,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::{Error, Operations};
+use super::{Calls, Error};
 use crate::{
+    accounts::Account,
     context::Context,
     translate::{
         page::{self, Cursor},
         store::WantedRows,
+        were_read,
     },
     wechat::{
         self, Endpoint, Int, Text,
@@ -65,16 +67,8 @@ pub(crate) trait Paged: Endpoint + Sized {
     /// Returns what tells a row from others. Empty if that cannot be read.
     fn id(row: &Self::Row) -> &str;
 
-    /// Whether all that [`settle`](super::settle) and reconciliation compare could be read.
+    /// Whether everything that [`recovery`](crate::recovery) compares could be read.
     fn is_comparable(row: &Self::Row) -> bool;
-}
-
-/// Whether none of these fields is among those that could not be read.
-fn were_read(unreadable: &[String], fields: &[&str]) -> bool {
-    let is_in = |name: &str, field: &str| {
-        name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    !unreadable.iter().any(|name| fields.iter().any(|field| is_in(name, field)))
 }
 
 /// Whether a text has no character that stands for bytes that could not be read.
@@ -296,21 +290,22 @@ impl<T> Listing<T> {
 }
 
 /// Returns the error for a list that says too little, as a reply does that cannot be read.
-pub(super) fn unreadable(path: &'static str, cause: impl Into<String>) -> Error {
+pub(crate) fn unreadable(path: &'static str, cause: impl Into<String>) -> Error {
     let error = wechat::Error::Unreadable { cause: cause.into() };
     Error::WeChat { path, safety: wechat::Safety::Read, error }
 }
 
-impl Operations {
+impl Calls {
     /// Returns a page of a list. Fails if there is no further row although WeChat counts some.
     pub(crate) async fn page<L: Paged>(
         &self,
         ctx: &Context,
         WantedRows { size, token }: WantedRows,
     ) -> Result<Page<L>, Error> {
-        let cursor = Cursor::read(&token, self.scope::<L>(ctx)?)
-            .map_err(|page::Foreign| Error::PageToken)?;
-        let fetch = |begin, limit| self.window::<L>(ctx, begin, limit);
+        let account = self.account::<L>(ctx)?;
+        let cursor =
+            Cursor::read(&token, scope::<L>(account)).map_err(|page::Foreign| Error::PageToken)?;
+        let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
         page(cursor, size, fetch).await.map_err(|failed| match failed {
             Failed::Call(error) => error,
             Failed::List(broken) => unreadable(L::PATH, broken.to_string()),
@@ -324,8 +319,9 @@ impl Operations {
         ctx: &Context,
         take: impl FnMut(L::Row) + Send,
     ) -> Result<Extent, Error> {
-        let start = Cursor::start(self.scope::<L>(ctx)?);
-        all(start, |begin, limit| self.window::<L>(ctx, begin, limit), take).await
+        let account = self.account::<L>(ctx)?;
+        let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
+        all(Cursor::start(scope::<L>(account)), fetch, take).await
     }
 
     /// Returns what is wanted of each row of a list.
@@ -343,21 +339,22 @@ impl Operations {
         Ok(Listing { rows, path: L::PATH, extent, damaged })
     }
 
-    /// Which list of which account a page token is good for.
-    fn scope<L: Paged>(&self, ctx: &Context) -> Result<String, Error> {
-        Ok(format!("{} {}", L::PATH, self.account::<L>(ctx)?.app_id))
-    }
-
     async fn window<L: Paged>(
         &self,
+        account: &Account,
         ctx: &Context,
         begin: u32,
         limit: u32,
     ) -> Result<Window<L>, Error> {
         let (call, asked) = L::window(begin, limit);
-        let (rows, counts) = L::open(self.read(ctx, call).await?);
+        let (rows, counts) = L::open(self.attempts(account, ctx, &call, None).await?);
         Ok(Window { asked, rows, counts })
     }
+}
+
+/// Names the list of an account that a page token belongs to.
+fn scope<L: Paged>(account: &Account) -> String {
+    format!("{} {}", L::PATH, account.app_id)
 }
 
 /// What was read of a list so far.

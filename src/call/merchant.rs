@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, Operations};
+use super::{Calls, Error};
 use crate::{
     context::{Context, Stage},
     pb,
@@ -10,8 +10,8 @@ use crate::{
     wechat::merchant::GetMerchantCategory,
 };
 
-impl Operations {
-    /// The categories, remembered by account.
+impl Calls {
+    /// Returns the categories, which are cached by account.
     pub(crate) async fn categories(
         &self,
         ctx: &Context,
@@ -19,9 +19,9 @@ impl Operations {
         let account = self.account::<GetMerchantCategory>(ctx)?;
         let key = account.app_id.clone();
         let fetch = || {
-            let (ops, account) = (self.clone(), account.clone());
+            let (calls, account) = (self.clone(), account.clone());
             async move {
-                let reply = ops.fetch(&account, GetMerchantCategory {}).await?;
+                let reply = calls.fetch(&account, GetMerchantCategory {}).await?;
                 Ok(Encoded::new(&reply.into()))
             }
         };

@@ -1,18 +1,18 @@
-//! The one decision whether a call is sent again: a pure function.
+//! Decides whether a call is sent again. A pure function.
 
 use std::time::Duration;
 
 use crate::wechat::{self, Errcode, Error, Safety};
 
-/// A call is sent at most this often.
+/// How many attempts a call has at most.
 const ATTEMPTS: u32 = 3;
-/// Before the second attempt; doubled before each further one.
+/// The pause before the second attempt. It doubles before each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Tell the caller.
+    /// Return the error to the caller.
     GiveUp,
     /// Get another token, wait, and send again.
     RenewToken(Duration),
@@ -31,11 +31,11 @@ pub(super) fn decide(
 ) -> Decision {
     let repeatable = !matches!(safety, Safety::Once(_));
     let wait = match error {
-        // The next attempt is at a host that was not asked yet.
+        // The next attempt goes to another host.
         Error::NotSent { .. } if attempts < hosts => Duration::ZERO,
         error => {
             let pause = FIRST_WAIT * 2_u32.pow(attempts.clamp(1, ATTEMPTS) - 1);
-            // The server's own wish, if it has one, is not undercut.
+            // The pause is never shorter than the one that the server asks for.
             error.retry_after().map_or(pause, |asked| asked.max(pause))
         }
     };
@@ -43,13 +43,13 @@ pub(super) fn decide(
         return Decision::GiveUp;
     }
     match error {
-        // Refused before anything was executed, whatever the call does.
+        // WeChat refuses a token before it executes anything, so every call can be sent again.
         Error::Refused { code, .. } if code.refuses_token() => {
-            // The first time at once: the token is most likely an old one.
+            // The first time without a pause, because the token is most likely an old one.
             Decision::RenewToken(if attempts == 1 { Duration::ZERO } else { wait })
         }
         Error::Refused { code: Errcode::BUSY, .. } if repeatable => Decision::SendAgain(wait),
-        // Every further attempt with the wrong password brings a lock nearer.
+        // With a wrong password, further attempts may lock the account.
         Error::ProxyRefused | Error::Refused { .. } => Decision::GiveUp,
         Error::NotSent { .. } => Decision::SendAgain(wait),
         Error::NotExecuted { status, .. } if repeatable || wechat::passes(*status) => {

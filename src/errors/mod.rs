@@ -2,3 +2,6 @@
 
 pub(crate) mod errcode;
 pub(crate) mod status;
+mod unfit;
+
+pub(crate) use unfit::Unfit;

@@ -13,19 +13,23 @@ use prost_types::Timestamp;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::errcode::{self, FixBy};
+use super::{
+    Unfit,
+    errcode::{self, FixBy},
+};
 use crate::{
     accounts::{self, quota::Spent, token},
     call::Error,
     context::Stage,
-    events,
+    events, journal,
     pb::ErrorReason,
-    server::middleware::Unfit,
     state,
     telemetry::masked,
-    translate::{BadPicture, Invalid, page},
+    translate::{BadPicture, page},
     util::id::AppId,
+    validate::Invalid,
     wechat::{self, Errcode, Safety},
+    writes,
 };
 
 /// The domain of every `ErrorInfo`.
@@ -201,8 +205,7 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
             Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message)
                 .with("stage", "admitted")
         }
-        Unfit::Exhausted(exhausted) => {
-            let setting = exhausted.setting;
+        Unfit::Exhausted { setting } => {
             let message =
                 format!("there is as much under way as {setting} allows; nothing was done");
             Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
@@ -220,18 +223,7 @@ impl From<Error> for Status {
             Error::Deadline => deadline("before the call was sent", Stage::Admitted),
             Error::DistrictUnknown { district } => district_not_found(&district),
             Error::Invalid(invalid) => return invalid.into(),
-            Error::LaneBusy { path, wait } => write_queue_busy(path, wait),
-            Error::OutcomeUnknown { path, write_id, cause, retry } => {
-                let failure = match cause.map(|cause| *cause) {
-                    Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
-                    _ => outcome_unknown(path),
-                };
-                let failure = failure.with("write_id", write_id);
-                match retry {
-                    Some(retry) => failure.retry_after(retry.max(LEAST_RETRY)),
-                    None => failure,
-                }
-            }
+            Error::QueueBusy { path, wait } => write_queue_busy(path, wait),
             Error::Overloaded { app_id, path, wait } => {
                 overloaded(path, wait).with("app_id", app_id)
             }
@@ -243,12 +235,37 @@ impl From<Error> for Status {
                     .retry_after(retry_after)
                     .with("until", Timestamp::from(until).to_string())
             }
-            Error::RequestIdReused => request_id_reused(),
             Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
             Error::Token { app_id, error } => of_account(no_token(error), &app_id),
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
-            Error::WriteInProgress { write_id, rest } => write_in_progress(&write_id, rest),
+        }
+        .into()
+    }
+}
+
+impl From<writes::Error> for Status {
+    fn from(error: writes::Error) -> Self {
+        use journal::Error as Journal;
+
+        match error {
+            writes::Error::Call(error) => return error.into(),
+            writes::Error::Journal(Journal::RequestIdReused) => request_id_reused(),
+            writes::Error::Journal(Journal::State(error)) => no_state(&error),
+            writes::Error::Journal(Journal::WriteInProgress { write_id, rest }) => {
+                write_in_progress(&write_id, rest)
+            }
+            writes::Error::OutcomeUnknown { path, write_id, cause, retry } => {
+                let failure = match cause.map(|cause| *cause) {
+                    Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
+                    _ => outcome_unknown(path),
+                };
+                let failure = failure.with("write_id", write_id);
+                match retry {
+                    Some(retry) => failure.retry_after(retry.max(LEAST_RETRY)),
+                    None => failure,
+                }
+            }
         }
         .into()
     }
@@ -784,7 +801,7 @@ mod tests {
         for (status, seconds) in [
             (refusal("/wxa/get_store_list", -1, "busy"), 1),
             (
-                Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }
+                Error::QueueBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }
                     .into(),
                 1,
             ),
@@ -850,7 +867,7 @@ mod tests {
             Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
             Error::Deadline.into(),
             Error::DistrictUnknown { district: cause() }.into(),
-            Error::LaneBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
+            Error::QueueBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
             overloaded("/wxa/update_store", Duration::ZERO).into(),
             Error::Stopped.into(),
             token(token::Error::BudgetSpent),

@@ -8,7 +8,6 @@
 //! * `cursor` is the position of a watcher. It shows if the log is another one, or lost its end.
 //! * `large` keeps every large event in memory once.
 //! * `places` counts the watchers.
-//! * `reconcile` asks WeChat about reviews of which no push came.
 
 use std::{
     collections::HashSet,
@@ -20,22 +19,20 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::watch::{Start, Watcher};
 use self::{
     cursor::{Cursor, TaggedPosition},
     large::Shared,
     places::Places,
     tail::{Entry, Tail},
 };
-pub(crate) use self::{
-    reconcile::reconcile,
-    watch::{Start, Watcher},
-};
 use crate::{
     config,
     context::Peer,
+    journal::SubmissionRecord,
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
-    translate::{self, Remembered, audit::Filter, for_caller},
+    translate::{self, audit::Filter},
     util::{clock::Clock, id::AppId, lock},
 };
 
@@ -43,7 +40,6 @@ mod cursor;
 mod frame;
 mod large;
 mod places;
-mod reconcile;
 mod tail;
 mod watch;
 
@@ -208,8 +204,7 @@ impl Audits {
 
     fn shown(&self, stored: state::Submission) -> Result<pb::Submission, state::Error> {
         let Inner { clock, settings, .. } = &*self.0;
-        let remembered = Remembered::from_state(stored, clock.wall(), settings.overdue_after())?;
-        Ok(for_caller(remembered.submission))
+        Ok(SubmissionRecord::from_state(stored, clock.wall(), settings.overdue_after())?.submission)
     }
 
     /// Returns a position that was just examined, with its tag.

@@ -15,11 +15,11 @@ use crate::{
         watch_audit_events_request as watch_request,
     },
     translate::{
-        Check, Invalid,
         audit::{Filter, wanted_events, wanted_submission, wanted_submissions},
         page::{page_token, read_page_token},
     },
     util::codec::Encoded,
+    validate::{Check, Invalid},
 };
 
 /// The names of the two lists in page tokens.

@@ -3,16 +3,18 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
+    call::Calls,
     context::Context,
     pb::{self, card_service_server::CardService},
     wechat::card::{GetCard, SetCard},
+    writes::Writes,
 };
 
 /// Serves cards of stores.
 #[derive(Clone, Debug)]
 pub(super) struct Card {
-    pub(super) ops: Operations,
+    pub(super) calls: Calls,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -23,7 +25,7 @@ impl CardService for Card {
     ) -> Result<Response<pb::GetStoreCardResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = GetCard::try_from(request)?;
-        let reply = self.ops.read(&ctx, call).await?;
+        let reply = self.calls.read(&ctx, call).await?;
         Ok(Response::new(reply.into()))
     }
 
@@ -33,6 +35,6 @@ impl CardService for Card {
     ) -> Result<Response<pb::SetStoreCardResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = SetCard::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 }

@@ -3,18 +3,20 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
+    call::Calls,
     context::Context,
     pb::{self, map_poi_service_server::MapPoiService},
     translate::map_poi::{Names, WantedDistricts},
     util::codec::Encoded,
     wechat::map_poi::{CreateMapPoi, SearchMapPoi},
+    writes::Writes,
 };
 
 /// Serves districts and places of Tencent Maps.
 #[derive(Clone, Debug)]
 pub(super) struct MapPoi {
-    pub(super) ops: Operations,
+    pub(super) calls: Calls,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -25,7 +27,7 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<Encoded<pb::ListDistrictsResponse>>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedDistricts::try_from(request)?;
-        let districts = self.ops.by_district(&ctx, |table| table.list(&wanted)).await?;
+        let districts = self.calls.by_district(&ctx, |table| table.list(&wanted)).await?;
         Ok(Response::new(districts))
     }
 
@@ -35,7 +37,7 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::ResolveDistrictResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let names = Names::try_from(request)?;
-        let matches = self.ops.by_district(&ctx, |table| table.resolve(&names)).await?;
+        let matches = self.calls.by_district(&ctx, |table| table.resolve(&names)).await?;
         Ok(Response::new(matches))
     }
 
@@ -45,7 +47,7 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::SearchMapPoisResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = SearchMapPoi::try_from(request)?;
-        let reply = self.ops.read(&ctx, call).await?;
+        let reply = self.calls.read(&ctx, call).await?;
         Ok(Response::new(reply.into()))
     }
 
@@ -55,15 +57,15 @@ impl MapPoiService for MapPoi {
     ) -> Result<Response<pb::CreateMapPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let validate_only = request.validate_only;
-        let call = self.ops.in_district(&ctx, CreateMapPoi::try_from(request)?).await?;
+        let call = self.calls.in_district(&ctx, CreateMapPoi::try_from(request)?).await?;
         if validate_only {
-            self.ops.account::<CreateMapPoi>(&ctx)?;
+            self.calls.account::<CreateMapPoi>(&ctx)?;
             return Ok(Response::new(Default::default()));
         }
         let answer = |_, submission| pb::CreateMapPoiResponse {
             submission: Some(submission),
             recovered: false,
         };
-        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
+        Ok(Response::new(self.writes.submit(&ctx, call, answer).await?))
     }
 }

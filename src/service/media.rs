@@ -3,11 +3,11 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
     context::Context,
     pb::{self, media_service_server::MediaService},
     translate::media::uploaded,
     wechat::media::{UploadImg, UploadTemporary},
+    writes::Writes,
 };
 
 /// The longest request: the largest picture, and room for one that is slightly too large, so that its error
@@ -17,7 +17,7 @@ pub(super) const LONGEST_REQUEST: usize = 11 << 20;
 /// Serves the upload of pictures for other calls.
 #[derive(Clone, Debug)]
 pub(super) struct Media {
-    pub(super) ops: Operations,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -28,9 +28,9 @@ impl MediaService for Media {
     ) -> Result<Response<pb::UploadTemporaryImageResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = UploadTemporary::try_from(request)?;
-        let clock = self.ops.clock().clone();
+        let clock = self.writes.clock().clone();
         let answer = move |reply| uploaded(reply, clock.wall());
-        Ok(Response::new(self.ops.write(&ctx, call, answer).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, answer).await?))
     }
 
     async fn upload_image(
@@ -39,6 +39,6 @@ impl MediaService for Media {
     ) -> Result<Response<pb::UploadImageResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = UploadImg::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 }

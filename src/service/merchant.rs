@@ -3,17 +3,19 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
+    call::Calls,
     context::Context,
     pb::{self, merchant_service_server::MerchantService},
     util::codec::Encoded,
     wechat::merchant::{ApplyMerchant, GetMerchantAuditInfo, ModifyMerchant},
+    writes::Writes,
 };
 
 /// Serves the store mini program itself.
 #[derive(Clone, Debug)]
 pub(super) struct Merchant {
-    pub(super) ops: Operations,
+    pub(super) calls: Calls,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -23,7 +25,7 @@ impl MerchantService for Merchant {
         request: Request<pb::ListCategoriesRequest>,
     ) -> Result<Response<Encoded<pb::ListCategoriesResponse>>, Status> {
         let (ctx, pb::ListCategoriesRequest { app_id: _ }) = Context::split(request)?;
-        let categories = self.ops.categories(&ctx).await?;
+        let categories = self.calls.categories(&ctx).await?;
         Ok(Response::new(Encoded::clone(&categories)))
     }
 
@@ -35,14 +37,14 @@ impl MerchantService for Merchant {
         let validate_only = request.validate_only;
         let call = ApplyMerchant::try_from(request)?;
         if validate_only {
-            self.ops.account::<ApplyMerchant>(&ctx)?;
+            self.calls.account::<ApplyMerchant>(&ctx)?;
             return Ok(Response::new(Default::default()));
         }
         let answer = |_, submission| pb::ApplyMerchantResponse {
             submission: Some(submission),
             recovered: false,
         };
-        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
+        Ok(Response::new(self.writes.submit(&ctx, call, answer).await?))
     }
 
     async fn get_merchant_audit(
@@ -50,7 +52,7 @@ impl MerchantService for Merchant {
         request: Request<pb::GetMerchantAuditRequest>,
     ) -> Result<Response<pb::GetMerchantAuditResponse>, Status> {
         let (ctx, pb::GetMerchantAuditRequest { app_id: _ }) = Context::split(request)?;
-        let reply = self.ops.read(&ctx, GetMerchantAuditInfo {}).await?;
+        let reply = self.calls.read(&ctx, GetMerchantAuditInfo {}).await?;
         Ok(Response::new(reply.into()))
     }
 
@@ -60,6 +62,6 @@ impl MerchantService for Merchant {
     ) -> Result<Response<pb::UpdateMerchantResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = ModifyMerchant::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use crate::{call::Operations, events::Audits, pb, state::State};
+use crate::{call::Calls, events::Audits, pb, recovery::Recovery, state::State, writes::Writes};
 
 mod audit;
 mod card;
@@ -32,8 +32,23 @@ pub(crate) fn longest_request(path: &str) -> usize {
     }
 }
 
-/// Returns all services, with one set of operations, one log and one state.
-pub(crate) fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) -> Routes {
+/// What the services work with.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    /// Makes calls to WeChat.
+    pub(crate) calls: Calls,
+    /// Runs writes.
+    pub(crate) writes: Writes,
+    /// Recovers writes.
+    pub(crate) recovery: Recovery,
+    /// The log of events.
+    pub(crate) audits: Audits,
+    /// The journal, among others.
+    pub(crate) state: Arc<dyn State>,
+}
+
+/// Returns all services.
+pub(crate) fn routes(Rooms { calls, writes, recovery, audits, state }: Rooms) -> Routes {
     use pb::{
         audit_service_server::AuditServiceServer, card_service_server::CardServiceServer,
         map_poi_service_server::MapPoiServiceServer, media_service_server::MediaServiceServer,
@@ -41,18 +56,21 @@ pub(crate) fn routes(ops: &Operations, audits: Audits, state: Arc<dyn State>) ->
         store_service_server::StoreServiceServer, write_service_server::WriteServiceServer,
     };
 
-    let ops = || ops.clone();
+    let (calls, writes) = (|| calls.clone(), || writes.clone());
     Routes::new(AuditServiceServer::new(audit::Audit { audits }))
-        .add_service(CardServiceServer::new(card::Card { ops: ops() }))
-        .add_service(MapPoiServiceServer::new(map_poi::MapPoi { ops: ops() }))
+        .add_service(CardServiceServer::new(card::Card { calls: calls(), writes: writes() }))
+        .add_service(MapPoiServiceServer::new(map_poi::MapPoi { calls: calls(), writes: writes() }))
         .add_service(
-            MediaServiceServer::new(media::Media { ops: ops() })
+            MediaServiceServer::new(media::Media { writes: writes() })
                 .max_decoding_message_size(media::LONGEST_REQUEST),
         )
-        .add_service(MerchantServiceServer::new(merchant::Merchant { ops: ops() }))
-        .add_service(NearbyServiceServer::new(nearby::Nearby { ops: ops() }))
-        .add_service(StoreServiceServer::new(store::Store { ops: ops() }))
-        .add_service(WriteServiceServer::new(write::Write { ops: ops(), state }))
+        .add_service(MerchantServiceServer::new(merchant::Merchant {
+            calls: calls(),
+            writes: writes(),
+        }))
+        .add_service(NearbyServiceServer::new(nearby::Nearby { calls: calls(), writes: writes() }))
+        .add_service(StoreServiceServer::new(store::Store { calls: calls(), writes: writes() }))
+        .add_service(WriteServiceServer::new(write::Write { recovery, state }))
 }
 
 /// Marks an answer that comes in pieces and does not end by itself.

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
+    call::Calls,
     context::Context,
     pb::{self, nearby_service_server::NearbyService},
     translate::{
@@ -12,12 +12,14 @@ use crate::{
         store::WantedRows,
     },
     wechat::nearby::{AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus},
+    writes::Writes,
 };
 
 /// Serves places at which a mini program appears nearby.
 #[derive(Clone, Debug)]
 pub(super) struct Nearby {
-    pub(super) ops: Operations,
+    pub(super) calls: Calls,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -30,10 +32,10 @@ impl NearbyService for Nearby {
         let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
         if validate_only {
-            self.ops.account::<AddNearbyPoi>(&ctx)?;
+            self.calls.account::<AddNearbyPoi>(&ctx)?;
             return Ok(Response::new(Default::default()));
         }
-        Ok(Response::new(self.ops.submit(&ctx, call, added).await?))
+        Ok(Response::new(self.writes.submit(&ctx, call, added).await?))
     }
 
     async fn replace_nearby_poi(
@@ -44,10 +46,10 @@ impl NearbyService for Nearby {
         let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
         if validate_only {
-            self.ops.account::<AddNearbyPoi>(&ctx)?;
+            self.calls.account::<AddNearbyPoi>(&ctx)?;
             return Ok(Response::new(Default::default()));
         }
-        Ok(Response::new(self.ops.submit(&ctx, call, replaced).await?))
+        Ok(Response::new(self.writes.submit(&ctx, call, replaced).await?))
     }
 
     async fn list_nearby_pois(
@@ -56,7 +58,7 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::ListNearbyPoisResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
-        let page = self.ops.page::<GetNearbyPoiList>(&ctx, wanted).await?;
+        let page = self.calls.page::<GetNearbyPoiList>(&ctx, wanted).await?;
         let next_page_token = page.next_token();
         let mut pois = page.rows.into_iter().map(Into::into).collect();
         let unreadable_count =
@@ -76,7 +78,7 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::DeleteNearbyPoiResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelNearbyPoi::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 
     async fn set_nearby_poi_visibility(
@@ -85,6 +87,6 @@ impl NearbyService for Nearby {
     ) -> Result<Response<pb::SetNearbyPoiVisibilityResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = SetNearbyPoiShowStatus::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 }

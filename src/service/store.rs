@@ -3,17 +3,19 @@
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::Operations,
+    call::Calls,
     context::Context,
     pb::{self, store_service_server::StoreService},
     translate::{change::Change, legacy::Progress, page::take_out_unreadable, store::WantedRows},
     wechat::store::{AddStore, DelPoi, DelStore, GetPoi, GetPoiList, GetStoreInfo, GetStoreList},
+    writes::Writes,
 };
 
 /// Serves stores, and the stores of the older 门店管理.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
-    pub(super) ops: Operations,
+    pub(super) calls: Calls,
+    pub(super) writes: Writes,
 }
 
 #[tonic::async_trait]
@@ -26,12 +28,12 @@ impl StoreService for Store {
         let validate_only = request.validate_only;
         let call = AddStore::try_from(request)?;
         if validate_only {
-            self.ops.account::<AddStore>(&ctx)?;
+            self.calls.account::<AddStore>(&ctx)?;
             return Ok(Response::new(Default::default()));
         }
         let answer =
             |_, submission| pb::AddStoreResponse { submission: Some(submission), recovered: false };
-        Ok(Response::new(self.ops.submit(&ctx, call, answer).await?))
+        Ok(Response::new(self.writes.submit(&ctx, call, answer).await?))
     }
 
     async fn update_store(
@@ -42,9 +44,9 @@ impl StoreService for Store {
         let validate_only = request.validate_only;
         let change = Change::try_from(request)?;
         if validate_only {
-            return Ok(Response::new(self.ops.checked_update(&ctx, change).await?));
+            return Ok(Response::new(self.writes.checked_update(&ctx, change).await?));
         }
-        Ok(Response::new(self.ops.update_store(&ctx, change).await?))
+        Ok(Response::new(self.writes.update_store(&ctx, change).await?))
     }
 
     async fn get_store(
@@ -53,7 +55,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::GetStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = GetStoreInfo::try_from(request)?;
-        let reply = self.ops.read(&ctx, call).await?;
+        let reply = self.calls.read(&ctx, call).await?;
         Ok(Response::new(reply.into()))
     }
 
@@ -63,7 +65,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::ListStoresResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
-        let page = self.ops.page::<GetStoreList>(&ctx, wanted).await?;
+        let page = self.calls.page::<GetStoreList>(&ctx, wanted).await?;
         let (next_page_token, total_size) = (page.next_token(), page.counts.0);
         let mut stores = page.rows.into_iter().map(Into::into).collect();
         let unreadable_count = take_out_unreadable(&mut stores, |store: &pb::Store| &store.poi_id);
@@ -81,7 +83,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::DeleteStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelStore::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 
     async fn list_legacy_stores(
@@ -90,7 +92,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::ListLegacyStoresResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = WantedRows::try_from(request)?;
-        let page = self.ops.page::<GetPoiList>(&ctx, wanted).await?;
+        let page = self.calls.page::<GetPoiList>(&ctx, wanted).await?;
         let (next_page_token, total_size) = (page.next_token(), page.counts.0);
         let mut stores = page.rows.into_iter().map(Into::into).collect();
         let unreadable_count =
@@ -110,7 +112,7 @@ impl StoreService for Store {
         let (ctx, request) = Context::split(request)?;
         let call = GetPoi::try_from(request)?;
         let asked = call.poi_id.clone();
-        let reply = self.ops.read(&ctx, call).await?;
+        let reply = self.calls.read(&ctx, call).await?;
         Ok(Response::new((asked, reply).into()))
     }
 
@@ -120,7 +122,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::DeleteLegacyStoreResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let call = DelPoi::try_from(request)?;
-        Ok(Response::new(self.ops.write(&ctx, call, Into::into).await?))
+        Ok(Response::new(self.writes.write(&ctx, call, Into::into).await?))
     }
 
     async fn get_upgrade_progress(
@@ -129,7 +131,7 @@ impl StoreService for Store {
     ) -> Result<Response<pb::GetUpgradeProgressResponse>, Status> {
         let (ctx, _) = Context::split(request)?;
         let mut progress = Progress::default();
-        let extent = self.ops.all::<GetPoiList>(&ctx, |row| progress.count(row)).await?;
+        let extent = self.calls.all::<GetPoiList>(&ctx, |row| progress.count(row)).await?;
         Ok(Response::new(progress.finish(extent.unread)))
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    call::{Error, Operations},
+    call::Error,
     context::Context,
     errors::status,
     pb::{self, get_write_request::Lookup, write_service_server::WriteService},
+    recovery::Recovery,
     state::{self, State, WriteQuery},
     translate::{
         page::{page_token, read_page_token},
@@ -22,7 +23,7 @@ const WRITES: &str = "writes";
 /// Serves the outcomes of writes.
 #[derive(Clone, Debug)]
 pub(super) struct Write {
-    pub(super) ops: Operations,
+    pub(super) recovery: Recovery,
     pub(super) state: Arc<dyn State>,
 }
 
@@ -71,7 +72,7 @@ impl WriteService for Write {
         let known = self.state.write(&write_id).await.map_err(Error::State)?;
         let known = known.filter(|write| belongs(write, &ctx));
         let known = known.ok_or_else(|| status::write_not_found(&write_id))?;
-        let before = self.ops.resolve(&known, executed).await?;
+        let before = self.recovery.resolve(&known, executed).await?;
         let before = before.ok_or_else(|| status::write_not_resolvable(&write_id))?;
         tracing::info!(write_id, executed, "write resolved by an operator");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))

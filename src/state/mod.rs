@@ -9,12 +9,16 @@
 //! otherwise. There are no transactions across methods and there is no key-value access, so that both
 //! backends can do all of it well. Time is the backend's own, because the clocks of replicas differ.
 //!
-//! Messages are stored as encoded types of the contract. The contract only grows, so every later version
-//! reads what one version wrote. The fields that the methods examine are columns beside the message.
+//! Messages are stored encoded: events as types of the contract, writes and submissions as the journal's own
+//! records (`proto/internal/`). Both only grow, so every later version reads what one version wrote. The fields that the methods examine are columns beside the message.
 //!
 //! If the future of a method is dropped, the method may still take effect.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub(crate) use self::submission::{is_decided, is_open};
 use self::write::WRITES_KEPT;
@@ -105,6 +109,11 @@ pub enum Error {
     /// It cannot be reached or used now.
     #[error("the state cannot be used: {0}")]
     Unusable(String),
+}
+
+/// Returns the time so many milliseconds after the start of 1970, as the state stores times.
+pub(crate) fn from_millis(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
 }
 
 /// Returns a state for a unit test, and the folder in which it is.

@@ -51,7 +51,7 @@ pub struct NewSubmission {
     pub state: AuditState,
     /// The time until WeChat must be polled about it. `None` if WeChat cannot be polled.
     pub ask_after: Option<Duration>,
-    /// The encoded [`pb::Submission`](crate::pb::Submission), as it was at first.
+    /// The encoded record of the journal, as it was at first.
     pub message: Bytes,
 }
 

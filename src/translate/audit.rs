@@ -3,14 +3,12 @@
 use prost::Message;
 use uuid::Uuid;
 
-use super::{
-    Check, Invalid,
-    submission::{Remembered, time},
-};
 use crate::{
+    journal::SubmissionRecord,
     pb::{self, AuditState, SubmissionKind, audit_event::Detail},
-    state::{Event, EventQuery, SubmissionQuery, gap::gap},
+    state::{Event, EventQuery, SubmissionQuery, from_millis, gap::gap},
     util::id::AppId,
+    validate::{Check, Invalid},
 };
 
 /// An event of the log as a caller sees it: with what the log and the submission know. One that cannot
@@ -26,11 +24,12 @@ pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
 /// Adds the fields that the log and the submission know to a stored event's own.
 pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditEvent {
     // Nobody knows when a lost one came.
-    event.receive_time = (stored.received > 0).then(|| time(stored.received).into());
+    event.receive_time = (stored.received > 0).then(|| from_millis(stored.received).into());
     event.supersedes.clone_from(&stored.supersedes);
     event.superseded_by.clone_from(&stored.superseded_by);
-    let remembered = stored.submission.as_ref().and_then(|message| Remembered::read(message).ok());
-    let Some(Remembered { submission, .. }) = remembered else { return event };
+    let record = stored.submission.as_ref();
+    let record = record.and_then(|message| SubmissionRecord::parse(message).ok());
+    let Some(SubmissionRecord { submission, .. }) = record else { return event };
     event.submission_id = submission.submission_id;
     event.client_reference = submission.client_reference;
     event.request_id = submission.request_id;

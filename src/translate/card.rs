@@ -1,8 +1,9 @@
 //! Cards of stores.
 
-use super::{Check, Evident, Form, Invalid};
+use super::{Form, WriteCall};
 use crate::{
     pb,
+    validate::{Check, Invalid},
     wechat::{
         Done,
         card::{GetCard, GetCardReply, SetCard},
@@ -40,7 +41,7 @@ impl TryFrom<pb::SetStoreCardRequest> for SetCard {
     }
 }
 
-impl Evident for SetCard {}
+impl WriteCall for SetCard {}
 
 impl From<Done> for pb::SetStoreCardResponse {
     fn from(Done {}: Done) -> Self {

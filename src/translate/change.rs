@@ -2,15 +2,16 @@
 
 use std::slice;
 
-use sha2::{Digest, Sha256};
-
 use super::{
-    Check, Evidence, Form, Invalid, Review, Values,
+    Form, fingerprint,
     store::{quoted, store},
+    were_read,
 };
 use crate::{
+    journal::{ExpectedEffect, Review, StoreFingerprint},
     pb::{self, OpeningHours, SubmissionKind},
     util::id::{AuditId, CardId, MapPoiId, PoiId},
+    validate::{Check, Invalid},
     wechat::{
         PicList, Quoted, Text,
         store::{StoreInfo, UpdateStore},
@@ -90,10 +91,7 @@ impl Change {
         in_review: Option<Vec<String>>,
     ) -> Result<UpdateStore, Invalid> {
         let mut check = Check::default();
-        let damaged = |field: &str| {
-            let inside = |name: &&String| name.strip_prefix(field).is_some_and(is_end_of_name);
-            shown.unreadable.iter().any(|name| inside(&name))
-        };
+        let damaged = |field: &str| !were_read(&shown.unreadable, &[field]);
         let mut kept = |field, shown: &[String], damaged: bool| {
             let is_damaged = |text: &String| text.is_empty() || text.contains(is_damage);
             if !damaged && shown.iter().all(String::is_empty) {
@@ -128,15 +126,16 @@ impl Change {
         })
     }
 
-    /// What shows that it happened. Only what was to change, for others may change the rest.
-    pub(crate) fn evidence(&self) -> Evidence {
+    /// Returns the effect that shows that the update was executed. It has only what the update changes,
+    /// because other callers may change the rest.
+    pub(crate) fn expected_effect(&self) -> ExpectedEffect {
         let Self { poi_id, contract_phone, hour, pictures, card_id, map_poi_id } = self;
-        Evidence::Store(Values {
+        ExpectedEffect::StoreValues(StoreFingerprint {
             poi_id: poi_id.to_string(),
-            phone: contract_phone.as_ref().map(|phone| hash(&[phone])),
-            hours: hour.as_ref().map(|hours| hash(&[hours])),
-            pictures: pictures.as_ref().map(|pictures| hash(pictures)),
-            // No call shows a store's card, nor its place by id.
+            phone: contract_phone.as_ref().map(|phone| fingerprint::of_each([&**phone])),
+            hours: hour.as_ref().map(|hours| fingerprint::of_each([&**hours])),
+            pictures: pictures.as_ref().map(|pictures| fingerprint::of_unordered(pictures)),
+            // No call shows a store's card, nor the id of its place.
             unseen: !card_id.is_empty() || map_poi_id.is_some(),
         })
     }
@@ -151,48 +150,10 @@ impl Change {
     }
 }
 
-/// Whether the name of a field ends here, and not in the middle of another one.
-fn is_end_of_name(rest: &str) -> bool {
-    rest.is_empty() || rest.starts_with('.')
-}
-
 /// Whether a character is no part of any value: no caller could send it, or it stands for bytes that could
 /// not be read.
 fn is_damage(character: char) -> bool {
     character.is_control() || character == char::REPLACEMENT_CHARACTER
-}
-
-/// Whether a store shows what was to change.
-pub(crate) fn shows(shown: &pb::Store, wanted: &Values) -> bool {
-    let Values { poi_id: _, phone, hours, pictures, unseen } = wanted;
-    let same = |wanted: &Option<Vec<u8>>, shown: Vec<u8>| {
-        wanted.as_ref().is_none_or(|wanted| *wanted == shown)
-    };
-    let shown_hours = shown.hours.as_ref().map_or("", |hours| &hours.text);
-    !unseen
-        && same(phone, hash(&[&shown.contact_phone]))
-        && same(hours, hash(&[shown_hours]))
-        && same(pictures, hash(&shown.picture_urls))
-}
-
-/// Whether all that [`shows`] compares could be read.
-pub(crate) fn is_comparable(shown: &pb::Store) -> bool {
-    let compared = ["telephone", "open_time", "photo_list"];
-    let is_of = |name: &str, field: &str| name.strip_prefix(field).is_some_and(is_end_of_name);
-    let mut names = shown.unreadable_fields.iter();
-    !names.any(|name| compared.iter().any(|field| is_of(name, field)))
-}
-
-/// A hash of texts, in any order.
-fn hash(texts: &[impl AsRef<str>]) -> Vec<u8> {
-    let mut texts: Vec<_> = texts.iter().map(AsRef::as_ref).collect();
-    texts.sort_unstable();
-    let mut hash = Sha256::new();
-    for text in texts {
-        hash.update(text);
-        hash.update([0]);
-    }
-    hash.finalize().to_vec()
 }
 
 /// What WeChat reviews of an update.

@@ -4,7 +4,7 @@
 //! nothing of the field. It is lenient where no document fixes the form: lengths are bounded only
 //! where the type of the number bounds them.
 
-use super::Check;
+use crate::validate::Check;
 
 /// WeChat's ids are unsigned numbers of 64 bits at most.
 const MOST_DIGITS: usize = 20;
@@ -123,7 +123,7 @@ impl Check {
     ) -> Option<String> {
         let value = value?;
         if value.is_empty() {
-            self.refuse(field, super::check::CANNOT_CLEAR);
+            self.refuse(field, crate::validate::CANNOT_CLEAR);
         }
         Some(self.formed_if_any(field, value, form))
     }

@@ -1,7 +1,6 @@
 //! Opening hours (营业时间): a message here, `11:11-12:12` there.
 
-use super::Check;
-use crate::pb::OpeningHours;
+use crate::{pb::OpeningHours, validate::Check};
 
 const RULE: &str = "has to be HH:MM, from 00:00 to 23:59";
 
@@ -48,7 +47,7 @@ fn is_time(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn sent(open: &str, close: &str) -> Result<String, crate::translate::Invalid> {
+    fn sent(open: &str, close: &str) -> Result<String, crate::validate::Invalid> {
         let mut check = Check::default();
         let (open, close) = (open.to_owned(), close.to_owned());
         let hours = check.hours("hours", Some(OpeningHours { open, close, text: String::new() }));

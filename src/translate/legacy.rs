@@ -1,12 +1,14 @@
 //! Stores of the older 门店管理, and their migration (升级流程).
 
 use super::{
-    Check, Evidence, Evident, Form, Invalid,
+    Form, WriteCall,
     store::{WantedRows, pictures},
 };
 use crate::{
+    journal::ExpectedEffect,
     pb::{self, LegacyStoreState, OpeningHours, UpgradeState, UpgradeStep},
     util::id::PoiId,
+    validate::{Check, Invalid},
     wechat::{
         Decimal, Done, Int,
         store::{DelPoi, GetPoi, GetPoiReply, PoiInfo},
@@ -157,9 +159,9 @@ impl TryFrom<pb::DeleteLegacyStoreRequest> for DelPoi {
     }
 }
 
-impl Evident for DelPoi {
-    fn evidence(&self) -> Option<Evidence> {
-        Some(Evidence::LegacyStoreGone(self.poi_id.to_string()))
+impl WriteCall for DelPoi {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        Some(ExpectedEffect::LegacyStoreDeleted(self.poi_id.to_string()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Points (经纬度): one message here, two fields there.
 
-use super::Check;
-use crate::{pb::LatLng, wechat::Decimal};
+use crate::{pb::LatLng, validate::Check, wechat::Decimal};
 
 /// All of China lies between these degrees north, from the Spratly Islands to Mohe …
 const NORTH: (f64, f64) = (3.0, 54.0);

@@ -1,12 +1,11 @@
 //! Places of Tencent Maps.
 
-use super::{
-    Check, Evidence, Evident, Form, Invalid, Review, Reviewed, page::take_out_unreadable,
-    store::texts,
-};
+use super::{Form, ReviewedCall, WriteCall, page::take_out_unreadable, store::texts};
 use crate::{
+    journal::{ExpectedEffect, MapPoi, Review},
     pb::{self, SubmissionKind},
     util::id::DistrictId,
+    validate::{Check, Invalid},
     wechat::{
         Rows,
         map_poi::{CreateMapPoi, CreateMapPoiReply, FoundPlace, SearchMapPoi, SearchMapPoiReply},
@@ -186,30 +185,17 @@ impl CreateMapPoi {
     }
 }
 
-impl Evident for CreateMapPoi {
-    fn evidence(&self) -> Option<Evidence> {
-        Some(Evidence::MapPoiEvent(pb::MapPoiAudit {
-            map_poi_id: String::new(),
+impl WriteCall for CreateMapPoi {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        Some(ExpectedEffect::MapPoiEvent(MapPoi {
             name: self.name.clone(),
             address: self.address.clone(),
-            location: self.location(),
+            location: self.location().map(Into::into),
         }))
     }
 }
 
-/// Whether an event is about the place that was proposed. WeChat may put the district before the
-/// address, and round.
-pub(crate) fn is_about(event: &pb::MapPoiAudit, proposed: &pb::MapPoiAudit) -> bool {
-    /// In degrees: some ten metres.
-    const NEAR: f64 = 0.0001;
-    let (Some(there), Some(here)) = (&event.location, &proposed.location) else { return false };
-    event.name == proposed.name
-        && event.address.ends_with(&proposed.address)
-        && (there.latitude - here.latitude).abs() < NEAR
-        && (there.longitude - here.longitude).abs() < NEAR
-}
-
-impl Reviewed for CreateMapPoi {
+impl ReviewedCall for CreateMapPoi {
     fn review(&self, CreateMapPoiReply { data }: &CreateMapPoiReply) -> Review {
         let audit_id = data.base_id.clone();
         Review { kind: SubmissionKind::MapPoi, audit_id, ..Review::default() }

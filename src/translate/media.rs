@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{
-    BadPicture, Evident,
+    BadPicture, WriteCall,
     picture::{self, Kind, Rule},
 };
 use crate::{
@@ -33,9 +33,9 @@ const IMAGE: Rule = Rule {
     most_text: "must have less than 1 MiB",
 };
 
-impl Evident for UploadTemporary {}
+impl WriteCall for UploadTemporary {}
 
-impl Evident for UploadImg {}
+impl WriteCall for UploadImg {}
 
 impl TryFrom<pb::UploadTemporaryImageRequest> for UploadTemporary {
     type Error = BadPicture;

@@ -1,9 +1,10 @@
 //! The store mini program itself.
 
-use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed};
+use super::{Form, ReviewedCall, WriteCall};
 use crate::{
+    journal::{ExpectedEffect, Review},
     pb::{self, AuditState, SubmissionKind},
-    state::is_open,
+    validate::{Check, Invalid},
     wechat::{
         Done, Int, List, Rows, Text,
         merchant::{
@@ -104,13 +105,13 @@ fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
     }
 }
 
-impl Evident for ApplyMerchant {
-    fn evidence(&self) -> Option<Evidence> {
-        Some(Evidence::OtherMerchantAudit(Default::default()))
+impl WriteCall for ApplyMerchant {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        Some(ExpectedEffect::MerchantAuditChanged(Default::default()))
     }
 }
 
-impl Reviewed for ApplyMerchant {
+impl ReviewedCall for ApplyMerchant {
     fn review(&self, Done {}: &Done) -> Review {
         Review { kind: SubmissionKind::Merchant, ..Review::default() }
     }
@@ -142,28 +143,6 @@ fn state(status: Int) -> AuditState {
     }
 }
 
-/// Whether the audit of a merchant is not the one that was shown before; then its number, which may
-/// be empty.
-pub(crate) fn other_audit(
-    before: &pb::GetMerchantAuditResponse,
-    shown: &pb::GetMerchantAuditResponse,
-) -> Option<String> {
-    let says_nothing = |audit: &pb::GetMerchantAuditResponse| {
-        audit.audit_id.is_empty() && audit.state() == AuditState::Unspecified
-    };
-    if says_nothing(before) || says_nothing(shown) {
-        return None;
-    }
-    let same_number = before.audit_id == shown.audit_id;
-    // An application that was open before may have ended since, by itself.
-    if same_number && (before.state() == shown.state() || is_open(before.state())) {
-        return None;
-    }
-    let submitted = !matches!(shown.state(), AuditState::Unspecified | AuditState::NotSubmitted);
-    let renumbered = !same_number && !shown.audit_id.is_empty();
-    (renumbered || submitted).then(|| shown.audit_id.clone())
-}
-
 impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
     type Error = Invalid;
 
@@ -184,7 +163,7 @@ impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
     }
 }
 
-impl Evident for ModifyMerchant {}
+impl WriteCall for ModifyMerchant {}
 
 impl From<Done> for pb::UpdateMerchantResponse {
     fn from(Done {}: Done) -> Self {

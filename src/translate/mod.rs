@@ -9,7 +9,7 @@ pub(crate) mod audit;
 mod card;
 pub(crate) mod change;
 mod check;
-mod evidence;
+pub(crate) mod fingerprint;
 mod form;
 mod hours;
 pub(crate) mod legacy;
@@ -21,12 +21,18 @@ pub(crate) mod nearby;
 pub(crate) mod page;
 mod picture;
 pub(crate) mod store;
-mod submission;
 pub(crate) mod write;
+mod write_call;
 
-pub(crate) use check::Check;
-pub use check::{Invalid, Violation};
-pub(crate) use evidence::{Evidence, Evident, Looks, Sought, Values};
 pub(crate) use form::Form;
 pub use picture::BadPicture;
-pub(crate) use submission::{CONFIRM_WITHIN, Remembered, Review, Reviewed, damaged, for_caller};
+pub(crate) use write_call::{ReviewedCall, WriteCall};
+
+/// Returns whether WeChat's reply had all of these fields in a form that could be read. `unreadable` names
+/// those that it had not, as in `photo_list.photo_url`.
+pub(crate) fn were_read(unreadable: &[String], fields: &[&str]) -> bool {
+    let is_in = |name: &str, field: &str| {
+        name.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    !unreadable.iter().any(|name| fields.iter().any(|field| is_in(name, field)))
+}

@@ -1,11 +1,13 @@
 //! Places at which a mini program appears nearby.
 
-use sha2::{Digest, Sha256};
+use bytes::Bytes;
 
-use super::{Check, Evidence, Evident, Form, Invalid, Looks, Review, Reviewed, store::WantedRows};
+use super::{Form, ReviewedCall, WriteCall, fingerprint, store::WantedRows};
 use crate::{
+    journal::{ExpectedEffect, NearbyPoiFingerprint, Review},
     pb::{self, AuditState, NearbyServiceKind as Kind, SubmissionKind},
     util::id::PoiId,
+    validate::{Check, Invalid},
     wechat::{
         Done, Int, PicList, Quoted, Text,
         nearby::{
@@ -189,24 +191,20 @@ fn chat(check: &mut Check, chat: Option<pb::CustomerService>) -> KfInfo {
     KfInfo { open_kf: open, kf_headimg: open.then_some(avatar), kf_name: open.then_some(name) }
 }
 
-impl Evident for AddNearbyPoi {
-    fn evidence(&self) -> Option<Evidence> {
-        let hash = looks(&self.credential, &self.address);
-        Some(Evidence::NearbyPoi(Looks { poi_id: self.poi_id.to_string(), hash }))
+impl WriteCall for AddNearbyPoi {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        let hash = place_fingerprint(&self.credential, &self.address);
+        let poi_id = self.poi_id.to_string();
+        Some(ExpectedEffect::NearbyPoi(NearbyPoiFingerprint { poi_id, hash }))
     }
 }
 
-/// What tells one listed place from others, as [`Evidence::NearbyPoi`] has it.
-pub(crate) fn looks(credential: &str, address: &str) -> Vec<u8> {
-    Sha256::new()
-        .chain_update(credential)
-        .chain_update([0])
-        .chain_update(address)
-        .finalize()
-        .to_vec()
+/// Returns the hash that identifies a listed place in [`ExpectedEffect::NearbyPoi`].
+pub(crate) fn place_fingerprint(credential: &str, address: &str) -> Bytes {
+    fingerprint::of_pair(credential, address)
 }
 
-impl Reviewed for AddNearbyPoi {
+impl ReviewedCall for AddNearbyPoi {
     fn review(&self, AddNearbyPoiReply { data }: &AddNearbyPoiReply) -> Review {
         let AddedNearbyPoi { audit_id, poi_id: new, related_credential: _ } = data.clone();
         Review {
@@ -309,9 +307,9 @@ impl TryFrom<pb::DeleteNearbyPoiRequest> for DelNearbyPoi {
     }
 }
 
-impl Evident for DelNearbyPoi {
-    fn evidence(&self) -> Option<Evidence> {
-        Some(Evidence::NearbyPoiGone(self.poi_id.to_string()))
+impl WriteCall for DelNearbyPoi {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        Some(ExpectedEffect::NearbyPoiDeleted(self.poi_id.to_string()))
     }
 }
 
@@ -336,7 +334,7 @@ impl TryFrom<pb::SetNearbyPoiVisibilityRequest> for SetNearbyPoiShowStatus {
     }
 }
 
-impl Evident for SetNearbyPoiShowStatus {}
+impl WriteCall for SetNearbyPoiShowStatus {}
 
 impl From<Done> for pb::SetNearbyPoiVisibilityResponse {
     fn from(Done {}: Done) -> Self {

@@ -7,7 +7,7 @@
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::Check;
+use crate::validate::Check;
 
 /// Rows of a list of our own, where the caller names no number, and at most.
 const ROWS: u32 = 100;

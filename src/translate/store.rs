@@ -1,12 +1,14 @@
 //! Stores. Partial updates are in `change`, stores of the older 门店管理 in `legacy`.
 
+use bytes::Bytes;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::{Check, Evidence, Evident, Form, Invalid, Review, Reviewed};
+use super::{Form, ReviewedCall, WriteCall, fingerprint};
 use crate::{
+    journal::{ExpectedEffect, Review},
     pb::{self, AuditState, OpeningHours, SubmissionKind},
     util::id::PoiId,
+    validate::{Check, Invalid},
     wechat::{
         Done, Int, List, PicList, Quoted,
         store::{
@@ -78,17 +80,22 @@ impl From<GetStoreInfoReply> for pb::GetStoreResponse {
     }
 }
 
-impl Evident for AddStore {
-    fn evidence(&self) -> Option<Evidence> {
+impl WriteCall for AddStore {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
         if !self.poi_id.is_empty() {
-            return Some(Evidence::Migration(self.poi_id.to_string()));
+            return Some(ExpectedEffect::Migration(self.poi_id.to_string()));
         }
         let Quoted(PicList { list }) = &self.pic_list;
-        Some(Evidence::NewStore(hash(&self.credential, &self.contract_phone, &self.hour, list)))
+        Some(ExpectedEffect::NewStore(hash(
+            &self.credential,
+            &self.contract_phone,
+            &self.hour,
+            list,
+        )))
     }
 }
 
-impl Reviewed for AddStore {
+impl ReviewedCall for AddStore {
     fn review(&self, AddStoreReply { data }: &AddStoreReply) -> Review {
         Review {
             kind: SubmissionKind::Store,
@@ -99,22 +106,17 @@ impl Reviewed for AddStore {
     }
 }
 
-/// What a listed store looks like, as [`Evidence::NewStore`] has it: a hash of its credential, phone,
-/// hours and pictures.
-pub(crate) fn fingerprint(store: &pb::Store) -> Vec<u8> {
+/// Returns the hash that identifies a listed store in [`ExpectedEffect::NewStore`]: of its credential,
+/// phone, hours and pictures.
+pub(crate) fn store_fingerprint(store: &pb::Store) -> Bytes {
     let hours = store.hours.as_ref().map_or("", |hours| &hours.text);
     hash(&store.license_number, &store.contact_phone, hours, &store.picture_urls)
 }
 
-fn hash(credential: &str, phone: &str, hours: &str, pictures: &[String]) -> Vec<u8> {
-    let mut pictures: Vec<_> = pictures.iter().map(String::as_str).collect();
-    pictures.sort_unstable();
-    let mut hash = Sha256::new();
-    for part in [credential, phone, hours].into_iter().chain(pictures) {
-        hash.update(part);
-        hash.update([0]);
-    }
-    hash.finalize().to_vec()
+fn hash(credential: &str, phone: &str, hours: &str, pictures: &[String]) -> Bytes {
+    fingerprint::of_each(
+        [credential, phone, hours].into_iter().chain(fingerprint::sorted(pictures)),
+    )
 }
 
 impl From<StoreInfo> for pb::Store {
@@ -208,9 +210,9 @@ impl TryFrom<pb::DeleteStoreRequest> for DelStore {
     }
 }
 
-impl Evident for DelStore {
-    fn evidence(&self) -> Option<Evidence> {
-        Some(Evidence::StoreGone(self.poi_id.to_string()))
+impl WriteCall for DelStore {
+    fn expected_effect(&self) -> Option<ExpectedEffect> {
+        Some(ExpectedEffect::StoreDeleted(self.poi_id.to_string()))
     }
 }
 

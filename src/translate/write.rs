@@ -1,17 +1,14 @@
 //! Writes of the journal, from the state to the caller.
 
-use bytes::Bytes;
 use prost_types::Any;
 
-use super::{Check, Invalid, submission::time};
 use crate::{
+    journal::record::known_response,
     pb::{self, get_write_request::Lookup},
-    state::{self, WriteQuery, WriteState},
+    state::{self, WriteQuery, WriteState, from_millis},
     util::id::AppId,
+    validate::{Check, Invalid},
 };
-
-/// Stands before a response that is known.
-const KNOWN: u8 = 1;
 
 /// A write as a caller sees it.
 pub(crate) fn write(write: state::Write) -> pb::Write {
@@ -37,9 +34,9 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         WriteState::Sent => pb::WriteState::Sent,
         WriteState::Unknown => pb::WriteState::Unknown,
     };
-    let moment = |millis| (millis > 0).then(|| time(millis).into());
+    let moment = |millis| (millis > 0).then(|| from_millis(millis).into());
     let name = method.rsplit('/').next().unwrap_or_default();
-    let response = reply.as_deref().and_then(known).map(|response| Any {
+    let response = reply.as_deref().and_then(known_response).map(|response| Any {
         type_url: format!("type.googleapis.com/wechat.store.v1.{name}Response"),
         value: response.to_vec(),
     });
@@ -56,20 +53,6 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         end_time: moment(ended),
         response,
     }
-}
-
-/// A response as the journal keeps it. What is empty there says only that there was one, so this is
-/// never empty.
-pub(crate) fn kept(response: &[u8]) -> Bytes {
-    let mut bytes = Vec::with_capacity(1 + response.len());
-    bytes.push(KNOWN);
-    bytes.extend_from_slice(response);
-    bytes.into()
-}
-
-/// The response that the journal keeps; `None` if it is only known that there was one.
-pub(crate) fn known(kept: &[u8]) -> Option<&[u8]> {
-    kept.strip_prefix(&[KNOWN])
 }
 
 /// How a caller names a write.

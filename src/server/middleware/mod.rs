@@ -20,12 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-pub(crate) use self::request::Unfit;
 use self::request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc};
 use crate::{
     config::Limits,
     context::{Arrival, Peer, StageCell},
-    errors::status,
+    errors::{Unfit, status},
     service,
     telemetry::{Sampler, Trace},
     util::{

@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 
 use super::Connection;
-use crate::util::budget::{Exhausted, Held};
+use crate::{
+    errors::Unfit,
+    util::budget::{Exhausted, Held},
+};
 
 /// The longest head in bytes, counted as HTTP/2 counts it.
 const LONGEST_HEAD: usize = 16 * 1024;
@@ -66,36 +69,9 @@ fn subtype(headers: &HeaderMap) -> Option<&str> {
     known.then_some(rest)
 }
 
-/// The reason why a request reaches no service.
-#[derive(Debug)]
-pub(crate) enum Unfit {
-    /// Its head is longer than the limit, in bytes.
-    LongHead { size: usize, limit: usize },
-    /// It has a header twice that must occur once.
-    Twice(HeaderName),
-    /// Its `grpc-timeout` cannot be parsed.
-    Timeout,
-    /// Its messages have another format than protobuf.
-    Format(String),
-    /// Its messages have an unknown compression.
-    Encoding(String),
-    /// Its message is longer than allowed. `size` is set if the prefix states it.
-    Long { size: Option<usize>, limit: usize },
-    /// It violates the gRPC protocol.
-    Malformed(&'static str),
-    /// It ended before its message was complete.
-    Broken,
-    /// No byte of it arrived for this time.
-    Silent(Duration),
-    /// A budget is exhausted.
-    Exhausted(Exhausted),
-    /// This process is stopping.
-    Stopped,
-}
-
 impl From<Exhausted> for Unfit {
-    fn from(exhausted: Exhausted) -> Self {
-        Self::Exhausted(exhausted)
+    fn from(Exhausted { setting }: Exhausted) -> Self {
+        Self::Exhausted { setting }
     }
 }
 

@@ -1,0 +1,252 @@
+//! Checks what a caller sent and gathers every mistake, not only the first.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost_types::Timestamp;
+use uuid::Uuid;
+
+use crate::util::invisible::has_no_width;
+
+/// What is wrong with an empty text that shall replace another.
+pub(crate) const CANNOT_CLEAR: &str = "must not be empty: WeChat can clear nothing; leave it out";
+
+/// What is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(Vec<Violation>);
+
+/// One field, and the rule that it breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The path of the field, as in `profile.picture_urls[2]`.
+    pub field: String,
+    /// What would be right.
+    pub rule: String,
+}
+
+impl Invalid {
+    /// All mistakes, in the order of the fields.
+    pub fn violations(&self) -> &[Violation] {
+        &self.0
+    }
+}
+
+/// Gathers mistakes while a request is translated.
+#[derive(Debug, Default)]
+pub(crate) struct Check(Vec<Violation>);
+
+impl Check {
+    /// Notes a mistake.
+    pub(crate) fn refuse(&mut self, field: impl Into<String>, rule: impl Into<String>) {
+        self.0.push(Violation { field: field.into(), rule: rule.into() });
+    }
+
+    /// The translation, if there was no mistake.
+    pub(crate) fn done<T>(self, translation: T) -> Result<T, Invalid> {
+        if self.0.is_empty() { Ok(translation) } else { Err(Invalid(self.0)) }
+    }
+
+    /// Each of these has to be one of its enum's values.
+    pub(crate) fn each<T>(
+        &mut self,
+        field: &str,
+        values: &[i32],
+        known: fn(&i32) -> Option<T>,
+    ) -> Vec<T> {
+        let mut read = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            match known(value) {
+                Some(value) => read.push(value),
+                None => self.refuse(format!("{field}[{index}]"), "has to be one of its values"),
+            }
+        }
+        read
+    }
+
+    /// A moment, in milliseconds since 1970.
+    pub(crate) fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
+        let moment = moment?;
+        let since = SystemTime::try_from(moment)
+            .ok()
+            .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| u64::try_from(since.as_millis()).ok());
+        if since.is_none() {
+            self.refuse(field, "has to be a time after 1970");
+        }
+        since
+    }
+
+    /// A line of text that has to be there.
+    pub(crate) fn required(&mut self, field: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.refuse(field, "required");
+            return text;
+        }
+        self.optional(field, text)
+    }
+
+    /// A line of text that may be empty.
+    pub(crate) fn optional(&mut self, field: &str, text: String) -> String {
+        self.text(field, text, false)
+    }
+
+    /// The name of something that this service or the caller knows, or none where it is empty. Blanks
+    /// around it would make it another one.
+    pub(crate) fn name(&mut self, field: &str, name: String) -> String {
+        if !name.trim().is_empty() && name.trim() != name {
+            self.refuse(field, "must not begin or end with a blank");
+        }
+        self.optional(field, name)
+    }
+
+    /// Text of several lines that has to be there.
+    pub(crate) fn prose(&mut self, field: &str, text: String) -> String {
+        if text.trim().is_empty() {
+            self.refuse(field, "required");
+            return text;
+        }
+        self.text(field, text, true)
+    }
+
+    /// Text of several lines that replaces what is there: absent leaves it, and empty is no value.
+    pub(crate) fn change(&mut self, field: &str, text: Option<String>) -> Option<String> {
+        let text = text?;
+        if text.trim().is_empty() {
+            self.refuse(field, CANNOT_CLEAR);
+            return Some(text);
+        }
+        Some(self.text(field, text, true))
+    }
+
+    fn text(&mut self, field: &str, text: String, has_lines: bool) -> String {
+        // JSON can only write most of these as \uXXXX, which WeChat refuses (40033).
+        let is_control =
+            |c: char| c.is_control() && !(has_lines && matches!(c, '\t' | '\n' | '\r'));
+        if let Some(c) = text.chars().find(|c| is_control(*c)) {
+            self.refuse(field, format!("must not contain control characters ({})", code_point(c)));
+        } else if let Some(c) = invisible(&text) {
+            let c = code_point(c);
+            self.refuse(field, format!("must not contain invisible characters ({c})"));
+        } else if !text.is_empty() && text.trim().is_empty() {
+            self.refuse(field, "must not be blank");
+        }
+        text
+    }
+
+    /// A line of at most so many characters.
+    pub(crate) fn at_most(&mut self, field: &str, text: String, characters: usize) -> String {
+        let text = self.optional(field, text);
+        self.within(field, &text, characters);
+        text
+    }
+
+    /// At most so many characters.
+    pub(crate) fn within(&mut self, field: &str, text: &str, characters: usize) {
+        if text.chars().count() > characters {
+            self.refuse(field, format!("must have at most {characters} characters"));
+        }
+    }
+
+    /// A UUID, or none where the text is empty.
+    pub(crate) fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
+        if text.is_empty() {
+            return None;
+        }
+        let uuid = Uuid::try_parse(text).ok();
+        if uuid.is_none() {
+            self.refuse(field, "has to be a UUID");
+        }
+        uuid
+    }
+}
+
+/// The first character that shows nothing and was hardly meant, if there is one: what has no width,
+/// and what stands for bytes that were no text.
+fn invisible(text: &str) -> Option<char> {
+    let mut before = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let is_meant = match c {
+            // Joins two pictures (emoji) into one.
+            '\u{200d}' => {
+                before.is_some_and(is_pictograph)
+                    && rest.peek().is_some_and(|next| is_pictograph(*next))
+            }
+            // Picks one of several ways to write the character before.
+            '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => {
+                before.is_some_and(|before| !has_no_width(before))
+            }
+            char::REPLACEMENT_CHARACTER => false,
+            c => !has_no_width(c),
+        };
+        if !is_meant {
+            return Some(c);
+        }
+        before = Some(c);
+    }
+    None
+}
+
+fn is_pictograph(c: char) -> bool {
+    matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
+}
+
+/// The name of a character that cannot be shown, as in `U+200B`.
+fn code_point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_nothing_that_cannot_be_seen_and_prose_has_lines_too() {
+        for (text, line, prose) in [
+            ("家常菜 老店", true, true),
+            ("家常菜\r\n\t老店", false, true),
+            ("👨\u{200d}🍳 ❤\u{fe0f} 私房菜", true, true),
+            ("葛\u{e0100}店", true, true),
+            ("\u{0}", false, false),
+            ("a\u{14}", false, false),
+            ("\u{7f}", false, false),
+            ("\u{85}", false, false),
+            ("店\u{200b}", false, false),
+            ("\u{feff}店", false, false),
+            ("店\u{200d}", false, false),
+            ("\u{fe0f}店", false, false),
+            ("店\u{3164}", false, false),
+            ("\u{202e}店", false, false),
+            ("店\u{2028}", false, false),
+            ("店\u{fffd}", false, false),
+            (" ", false, false),
+            ("\u{3000}", false, false),
+        ] {
+            let mut check = Check::default();
+            let kept = check.optional("field", text.to_owned());
+            assert_eq!((kept.as_str(), check.done(()).is_ok()), (text, line), "{text:?}");
+            let mut check = Check::default();
+            check.prose("field", text.to_owned());
+            assert_eq!(check.done(()).is_ok(), prose, "{text:?}");
+        }
+        let mut check = Check::default();
+        check.optional("field", String::new());
+        assert_eq!(check.done(()), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_named() {
+        let mut check = Check::default();
+        check.required("name", "巷口\u{200b}小馆".to_owned());
+        let invalid = check.done(()).expect_err("invisible");
+        assert_eq!(invalid.violations()[0].rule, "must not contain invisible characters (U+200B)");
+    }
+
+    #[test]
+    fn what_is_required_is_more_than_blanks() {
+        for (text, good) in [("a", true), ("", false), (" \t\n", false), ("\u{3000}", false)] {
+            let mut check = Check::default();
+            check.required("field", text.to_owned());
+            assert_eq!(check.done(()).is_ok(), good, "{text:?}");
+        }
+    }
+}
