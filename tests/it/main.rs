@@ -41,6 +41,7 @@ mod state_fails;
 mod state_sqlite;
 mod statuses;
 mod store;
+mod stored;
 mod tls;
 mod tokens;
 mod watchers;

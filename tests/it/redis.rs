@@ -99,7 +99,17 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts a server that either syncs every change before it acknowledges it, or never saves.
     pub(crate) async fn start(durable: bool) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a directory for Redis"), durable).await
+    }
+
+    /// Starts a server with the content of this dump.
+    pub(crate) async fn start_with(dump: &Path) -> Self {
         let data = tempfile::tempdir().expect("a directory for Redis");
+        std::fs::copy(dump, data.path().join("dump.rdb")).expect("the dump is there");
+        Self::start_in(data, false).await
+    }
+
+    async fn start_in(data: TempDir, durable: bool) -> Self {
         // Another process may take a free port before Redis does.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0")

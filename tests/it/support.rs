@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io::Write,
     net::SocketAddr,
+    path::Path,
     sync::mpsc,
     task::{Context, Poll},
     time::Duration,
@@ -211,6 +212,11 @@ impl App {
 
     /// Stops the gateway and starts another one with the same settings and the same state.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|_| {}).await
+    }
+
+    /// Restarts as [`App::restart`] does, and changes the file of the state in between.
+    pub(crate) async fn restart_after(self, change: impl FnOnce(&Path)) -> Self {
         let Self { wechat, clock, host, settings, folder, stop, served, .. } = self;
         stop.cancel();
         within(Duration::from_secs(30), served).await.expect("no panic").expect("a clean end");
@@ -221,6 +227,7 @@ impl App {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         drop(lock);
+        change(&folder.path().join("state.db"));
         Self::serve(wechat, clock, host, settings, folder).await
     }
 
@@ -228,6 +235,13 @@ impl App {
     pub(crate) fn change_settings(&mut self, from: &str, to: &str) {
         assert!(self.settings.contains(from), "{from} is not in the settings");
         self.settings = self.settings.replace(from, to);
+    }
+
+    /// Sets the URL of the state for the next gateway that [`App::restart`] starts.
+    pub(crate) fn set_state_url(&mut self, url: &str) {
+        let before = self.settings.find("url = \"sqlite:").expect("a URL") + "url = \"".len();
+        let after = before + self.settings[before..].find('"').expect("quoted");
+        self.settings.replace_range(before..after, url);
     }
 
     /// Lets the calls to a path fail.

@@ -1,0 +1,136 @@
+//! The state of an earlier version, opened by this one. `tests/stored` says what is in it.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::json;
+use tonic::Code;
+use wechat_simulator::OFFICIAL_APP_ID;
+use wechat_store_gateway::pb::{
+    self, AuditState, SubmissionKind, WriteResolution, WriteState, get_write_request::Lookup,
+};
+
+use crate::{
+    redis::RedisServer,
+    support::{App, is, new_store, reason},
+};
+
+const PLACE: &str = "2708071440732747189";
+
+fn stored(file: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stored")).join(file)
+}
+
+/// The `request_id` of a stored write.
+fn request_id(number: u8) -> String {
+    format!("7b0c1b52-8a53-4d3e-9f8f-2e1f6c7d8a{number:02}")
+}
+
+impl App {
+    async fn stored_write(&self, number: u8) -> pb::Write {
+        let lookup = Some(Lookup::WriteRequestId(request_id(number)));
+        let request = pb::GetWriteRequest { app_id: String::new(), lookup };
+        let answer = self.writes().get_write(request).await.expect("it is there");
+        answer.into_inner().write.expect("a write")
+    }
+}
+
+/// Repeats writes of the earlier version. WeChat shows what some of them changed.
+async fn answer_from(app: &App) {
+    // The store is gone, so the deletion was executed.
+    let delete = pb::DeleteStoreRequest {
+        request_id: request_id(3),
+        poi_id: "472671857".to_owned(),
+        ..Default::default()
+    };
+    let deleted = app.stores().delete_store(delete).await.expect("WeChat shows it").into_inner();
+    assert!(deleted.recovered);
+    assert_eq!(app.count("/wxa/del_store"), 0, "nothing was sent");
+
+    // The old store migrates, so the store was added.
+    let migrate = pb::AddStoreRequest {
+        request_id: request_id(4),
+        legacy_poi_id: "271262077".to_owned(),
+        ..new_store(PLACE, "0004")
+    };
+    let migrated = app.stores().add_store(migrate).await.expect("WeChat shows it").into_inner();
+    let submission = migrated.submission.expect("a submission");
+    assert!(migrated.recovered);
+    assert_eq!(submission.client_reference, "shop-0004");
+    assert_eq!(submission.request_id, request_id(4));
+    assert_eq!(
+        (submission.kind(), submission.state()),
+        (SubmissionKind::Store, AuditState::InReview)
+    );
+    assert!(submission.create_time.is_some());
+    assert_eq!(app.submission(&submission.submission_id).await, submission);
+
+    // Nothing shows a place, so an operator resolves the write.
+    let unknown = app.stored_write(10).await;
+    assert_eq!(unknown.state(), WriteState::Unknown);
+    let resolve = pb::ResolveWriteRequest {
+        write_id: unknown.write_id,
+        resolution: WriteResolution::Executed.into(),
+        ..Default::default()
+    };
+    app.writes().resolve_write(resolve).await.expect("resolved");
+    let resolved = app.stored_write(10).await.response.expect("a response");
+    let response: pb::CreateMapPoiResponse =
+        prost::Message::decode(&*resolved.value).expect("its own");
+    assert_eq!(response.submission.expect("a submission").client_reference, "shop-2");
+
+    // What another request had cannot be repeated with a new content.
+    let other = pb::DeleteStoreRequest {
+        request_id: request_id(3),
+        poi_id: "1".to_owned(),
+        ..Default::default()
+    };
+    let status = app.stores().delete_store(other).await.expect_err("another request");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "REQUEST_ID_REUSED"));
+
+    // A submission with an open review.
+    let request = pb::ListSubmissionsRequest {
+        client_reference: "shop-0002".to_owned(),
+        ..Default::default()
+    };
+    let listed = app.audits().list_submissions(request).await.expect("submissions").into_inner();
+    let [submission] = &listed.submissions[..] else { panic!("{listed:?}") };
+    assert_eq!(
+        (submission.audit_id.as_str(), submission.state()),
+        ("414569001", AuditState::InReview)
+    );
+    assert_eq!(
+        (submission.map_poi_id.as_str(), submission.request_id.as_str()),
+        (PLACE, &*request_id(1))
+    );
+    assert_eq!(app.count("/wxa/add_store"), 0, "nothing was sent");
+}
+
+async fn migrating(app: &App) {
+    let old = json!([{ "poi_id": "271262077", "upgrade_status": 2 }]);
+    let body = json!({ "app_id": OFFICIAL_APP_ID, "stores": old });
+    app.wechat.control("POST", "legacy_stores", &body).expect("an old store");
+    assert_eq!(app.progress().await.migrating_count, 1);
+}
+
+#[tokio::test]
+async fn sqlite_file_of_version_0_1_answers_repeats() {
+    let app = App::start().await;
+    migrating(&app).await;
+    let app = app.restart_after(|file| {
+        fs::copy(stored("state.db"), file).expect("copied");
+    });
+    let app = app.await;
+    answer_from(&app).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn redis_of_version_0_1_answers_repeats() {
+    let server = RedisServer::start_with(&stored("dump.rdb")).await;
+    let mut app = App::start().await;
+    migrating(&app).await;
+    app.set_state_url(&server.url());
+    let app = app.restart().await;
+    answer_from(&app).await;
+    app.stop().await;
+}
