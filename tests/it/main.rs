@@ -21,6 +21,7 @@ mod hostile;
 mod hosts;
 mod input;
 mod lanes;
+mod layers;
 mod lifecycle;
 mod lists;
 mod map_poi;
