@@ -15,7 +15,7 @@ use crate::{
         page::{self, Cursor},
     },
     util::codec::Encoded,
-    validate::Check,
+    validate::{Check, Invalid},
     wechat::{
         self, Endpoint,
         map_poi::{CreateMapPoi, DistrictNode, GetDistrict, GetDistrictReply},
@@ -25,14 +25,46 @@ use crate::{
 /// The last characters of full names, which short names lack.
 const SUFFIXES: [char; 4] = ['区', '县', '市', '旗'];
 
+/// Why the table of districts has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum DistrictError {
+    /// The table could not be fetched.
+    #[error(transparent)]
+    Call(#[from] Error),
+    /// The request is wrong in a way that only the table shows.
+    #[error("invalid request")]
+    Invalid(Invalid),
+    /// The page token belongs to another list.
+    #[error("not a page token of this list")]
+    PageToken,
+    /// Tencent Maps has no such district.
+    #[error("no district {district}")]
+    Unknown {
+        /// Its id or its names.
+        district: String,
+    },
+}
+
+impl From<Invalid> for DistrictError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<page::Foreign> for DistrictError {
+    fn from(page::Foreign: page::Foreign) -> Self {
+        Self::PageToken
+    }
+}
+
 impl Calls {
     /// Returns what `answer` finds in the table. All accounts share the table, because it belongs to Tencent
     /// Maps. If it lacks an area that the caller names, fetches a newer one, at most every few minutes.
     pub(crate) async fn by_district<T>(
         &self,
         ctx: &Context,
-        answer: impl Fn(&Districts) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        answer: impl Fn(&Districts) -> Result<T, DistrictError>,
+    ) -> Result<T, DistrictError> {
         let account = self.account::<GetDistrict>(ctx)?;
         let fetch = || {
             let (calls, account) = (self.clone(), account.clone());
@@ -48,10 +80,10 @@ impl Calls {
         ctx.stage.reach(Stage::WeChat);
         let table = self.0.districts.get((), ctx.deadline, fetch).await?;
         match answer(&table) {
-            Err(Error::DistrictUnknown { district }) => {
+            Err(DistrictError::Unknown { district }) => {
                 match self.0.districts.newer(&(), ctx.deadline, fetch).await? {
                     Some(newer) => answer(&newer),
-                    None => Err(Error::DistrictUnknown { district }),
+                    None => Err(DistrictError::Unknown { district }),
                 }
             }
             answered => answered,
@@ -65,7 +97,7 @@ impl Calls {
         &self,
         ctx: &Context,
         mut call: CreateMapPoi,
-    ) -> Result<CreateMapPoi, Error> {
+    ) -> Result<CreateMapPoi, DistrictError> {
         let district = call.districtid.as_str();
         let location = call.location();
         let ctx = ctx.for_preflight_read();
@@ -217,9 +249,9 @@ impl Districts {
     pub(crate) fn list(
         &self,
         WantedDistricts { parent, recursive, size, token }: &WantedDistricts,
-    ) -> Result<Encoded<pb::ListDistrictsResponse>, Error> {
+    ) -> Result<Encoded<pb::ListDistrictsResponse>, DistrictError> {
         let scope = format!("{} {} {parent} {recursive}", GetDistrict::PATH, self.data_version);
-        let cursor = Cursor::read(token, scope).map_err(|page::Foreign| Error::PageToken)?;
+        let cursor = Cursor::read(token, scope)?;
         let beneath = match parent.as_str() {
             "" => 0..self.areas.len(),
             id => {
@@ -268,7 +300,7 @@ impl Districts {
     pub(crate) fn resolve(
         &self,
         Names(names): &Names,
-    ) -> Result<pb::ResolveDistrictResponse, Error> {
+    ) -> Result<pb::ResolveDistrictResponse, DistrictError> {
         let mut found = self.named(names);
         if found.is_empty() {
             // Callers often name a municipality twice, as province and as city.
@@ -277,7 +309,7 @@ impl Districts {
             found = self.named(&once);
         }
         if found.is_empty() {
-            return Err(Error::DistrictUnknown { district: names.join(" ") });
+            return Err(DistrictError::Unknown { district: names.join(" ") });
         }
         found.sort_by(|a, b| self.areas[*a].district.id.cmp(&self.areas[*b].district.id));
         let matches = found.into_iter().map(|index| pb::DistrictMatch {
@@ -288,14 +320,14 @@ impl Districts {
     }
 
     /// Returns the names of province, city and district for an address in this area.
-    fn address(&self, id: &str) -> Result<[String; 3], Error> {
+    fn address(&self, id: &str) -> Result<[String; 3], DistrictError> {
         let index = self.find(id)?;
         let area = &self.areas[index].district;
         let is_district = area.level() == DistrictLevel::District;
         if !is_district && (area.level() != DistrictLevel::City || area.child_count > 0) {
             let mut check = Check::default();
             check.refuse("district_id", "has to be a district, or a city that has none");
-            check.done(()).map_err(Error::Invalid)?;
+            check.done(())?;
         }
         let line: Vec<_> = iter::once(&self.areas[index]).chain(self.above(index)).collect();
         let name = |area: &Area| area.district.full_name.clone();
@@ -313,7 +345,7 @@ impl Districts {
 
     /// Fails if a place is too far away to lie in this area. Accepts every place if the table has no
     /// location of the area.
-    fn check_near(&self, id: &str, place: Option<&LatLng>) -> Result<(), Error> {
+    fn check_near(&self, id: &str, place: Option<&LatLng>) -> Result<(), DistrictError> {
         let area = &self.areas[self.find(id)?].district;
         let (Some(place), Some(area)) = (place, &area.location) else { return Ok(()) };
         let distance = place.kilometres_to(area);
@@ -324,7 +356,7 @@ impl Districts {
                  right, district_id is wrong"
             );
             check.refuse("location", rule);
-            check.done(()).map_err(Error::Invalid)?;
+            check.done(())?;
         }
         Ok(())
     }
@@ -367,8 +399,8 @@ impl Districts {
         found
     }
 
-    fn find(&self, id: &str) -> Result<usize, Error> {
-        let unknown = || Error::DistrictUnknown { district: id.to_owned() };
+    fn find(&self, id: &str) -> Result<usize, DistrictError> {
+        let unknown = || DistrictError::Unknown { district: id.to_owned() };
         self.by_id.get(id).copied().ok_or_else(unknown)
     }
 
@@ -581,10 +613,10 @@ mod tests {
             table.list(&wanted("440000", false, 3, &token)),
             table.list(&wanted("420000", true, 3, &token)),
         ] {
-            assert!(matches!(refused, Err(Error::PageToken)));
+            assert!(matches!(refused, Err(DistrictError::PageToken)));
         }
         let unknown = table.list(&wanted("999999", false, 3, ""));
-        assert!(matches!(unknown, Err(Error::DistrictUnknown { .. })));
+        assert!(matches!(unknown, Err(DistrictError::Unknown { .. })));
     }
 
     #[test]
@@ -629,9 +661,9 @@ mod tests {
         assert_eq!(address("429004"), "湖北省 仙桃市 仙桃市");
         assert_eq!(address("420499"), "湖北省 仙桃市 仙桃市");
         for large in ["440000", "440100", "110000", "710000"] {
-            assert!(matches!(table.address(large), Err(Error::Invalid(_))), "{large}");
+            assert!(matches!(table.address(large), Err(DistrictError::Invalid(_))), "{large}");
         }
-        assert!(matches!(table.address("999999"), Err(Error::DistrictUnknown { .. })));
+        assert!(matches!(table.address("999999"), Err(DistrictError::Unknown { .. })));
     }
 
     #[test]

@@ -231,7 +231,24 @@ pub(crate) enum Broken {
     },
 }
 
-/// Why a page does not come.
+/// Why a caller gets no page.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum PageError {
+    /// WeChat gave no page.
+    #[error(transparent)]
+    Call(#[from] Error),
+    /// The page token belongs to another list.
+    #[error("not a page token of this list")]
+    PageToken,
+}
+
+impl From<page::Foreign> for PageError {
+    fn from(page::Foreign: page::Foreign) -> Self {
+        Self::PageToken
+    }
+}
+
+/// Why there is no page.
 enum Failed {
     Call(Error),
     List(Broken),
@@ -301,14 +318,13 @@ impl Calls {
         &self,
         ctx: &Context,
         WantedRows { size, token }: WantedRows,
-    ) -> Result<Page<L>, Error> {
+    ) -> Result<Page<L>, PageError> {
         let account = self.account::<L>(ctx)?;
-        let cursor =
-            Cursor::read(&token, scope::<L>(account)).map_err(|page::Foreign| Error::PageToken)?;
+        let cursor = Cursor::read(&token, scope::<L>(account))?;
         let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
         page(cursor, size, fetch).await.map_err(|failed| match failed {
-            Failed::Call(error) => error,
-            Failed::List(broken) => unreadable(L::PATH, broken.to_string()),
+            Failed::Call(error) => error.into(),
+            Failed::List(broken) => unreadable(L::PATH, broken.to_string()).into(),
         })
     }
 

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{cache::Cached, retry::Decision};
 pub(crate) use self::{
-    list::{Listing, Paged, unreadable},
+    district::DistrictError,
+    list::{Listing, PageError, Paged, unreadable},
     sending::Sending,
 };
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
     util::codec::Encoded,
     util::id::AppId,
     util::keyed_mutex::KeyedMutex,
-    validate::Invalid,
     wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
@@ -67,15 +67,6 @@ pub enum Error {
     /// The caller's deadline passed before anything was sent.
     #[error("the deadline passed before the call was sent")]
     Deadline,
-    /// Tencent Maps has no such district.
-    #[error("no district {district}")]
-    DistrictUnknown {
-        /// Its id or its names.
-        district: String,
-    },
-    /// The request is wrong in a way that only WeChat's data shows.
-    #[error("invalid request")]
-    Invalid(Invalid),
     /// WeChat accepts such writes one at a time, and the turn of this one would come too late.
     #[error("other writes are queued before this one, and its turn would come too late")]
     QueueBusy {
@@ -94,9 +85,6 @@ pub enum Error {
         /// How long that takes.
         wait: Duration,
     },
-    /// The page token belongs to another list.
-    #[error("not a page token of this list")]
-    PageToken,
     /// The quota of the call is spent: WeChat said so, now or before.
     #[error(transparent)]
     Quota(#[from] Spent),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     accounts::{self, quota::Spent, token},
-    call::Error,
+    call::{DistrictError, Error, PageError},
     context::Stage,
     events, journal,
     pb::ErrorReason,
@@ -221,13 +221,10 @@ impl From<Error> for Status {
         match error {
             Error::Account(error) => account(error),
             Error::Deadline => deadline("before the call was sent", Stage::Admitted),
-            Error::DistrictUnknown { district } => district_not_found(&district),
-            Error::Invalid(invalid) => return invalid.into(),
             Error::QueueBusy { path, wait } => write_queue_busy(path, wait),
             Error::Overloaded { app_id, path, wait } => {
                 overloaded(path, wait).with("app_id", app_id)
             }
-            Error::PageToken => return page::Foreign.into(),
             Error::Quota(Spent { path, error, retry_after, until }) => {
                 let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
                 // Nothing was executed, so it is as safe to repeat as a read.
@@ -244,12 +241,33 @@ impl From<Error> for Status {
     }
 }
 
+impl From<PageError> for Status {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Call(error) => error.into(),
+            PageError::PageToken => page::Foreign.into(),
+        }
+    }
+}
+
+impl From<DistrictError> for Status {
+    fn from(error: DistrictError) -> Self {
+        match error {
+            DistrictError::Call(error) => error.into(),
+            DistrictError::Invalid(invalid) => invalid.into(),
+            DistrictError::PageToken => page::Foreign.into(),
+            DistrictError::Unknown { district } => district_not_found(&district).into(),
+        }
+    }
+}
+
 impl From<writes::Error> for Status {
     fn from(error: writes::Error) -> Self {
         use journal::Error as Journal;
 
         match error {
             writes::Error::Call(error) => return error.into(),
+            writes::Error::Invalid(invalid) => return invalid.into(),
             writes::Error::Journal(Journal::RequestIdReused) => request_id_reused(),
             writes::Error::Journal(Journal::State(error)) => no_state(&error),
             writes::Error::Journal(Journal::WriteInProgress { write_id, rest }) => {
@@ -778,7 +796,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named_by_its_kind() {
-        let unknown = Error::DistrictUnknown { district: "999999".to_owned() };
+        let unknown = DistrictError::Unknown { district: "999999".to_owned() };
         for (status, kind) in [
             (refusal("/wxa/get_store_info", 65115, ""), "Store"),
             (refusal("/cgi-bin/poi/delpoi", 65115, ""), "LegacyStore"),
@@ -866,7 +884,7 @@ mod tests {
             Error::Account(accounts::Error::Unknown { app_id: app_id() }).into(),
             Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
             Error::Deadline.into(),
-            Error::DistrictUnknown { district: cause() }.into(),
+            DistrictError::Unknown { district: cause() }.into(),
             Error::QueueBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),
             overloaded("/wxa/update_store", Duration::ZERO).into(),
             Error::Stopped.into(),

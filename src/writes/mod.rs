@@ -44,6 +44,9 @@ pub enum Error {
     /// The call to WeChat failed.
     #[error(transparent)]
     Call(#[from] call::Error),
+    /// The request is wrong in a way that only WeChat's data shows.
+    #[error("invalid request")]
+    Invalid(Invalid),
     /// The journal has another write with this `request_id`, or failed.
     #[error(transparent)]
     Journal(#[from] journal::Error),
@@ -69,7 +72,7 @@ impl From<state::Error> for Error {
 
 impl From<Invalid> for Error {
     fn from(invalid: Invalid) -> Self {
-        Self::Call(call::Error::Invalid(invalid))
+        Self::Invalid(invalid)
     }
 }
 
