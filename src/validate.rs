@@ -1,4 +1,4 @@
-//! Checks what a caller sent and gathers every mistake, not only the first.
+//! Checks requests. A response names every mistake, not only the first.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,45 +7,45 @@ use uuid::Uuid;
 
 use crate::util::invisible::has_no_width;
 
-/// What is wrong with an empty text that shall replace another.
+/// The rule that an empty new text violates.
 pub(crate) const CANNOT_CLEAR: &str = "must not be empty: WeChat can clear nothing; leave it out";
 
-/// What is wrong with a request.
+/// The mistakes in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(Vec<Violation>);
 
-/// One field, and the rule that it breaks.
+/// A field, and the rule that it violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The path of the field, as in `profile.picture_urls[2]`.
     pub field: String,
-    /// What would be right.
+    /// What the caller must send.
     pub rule: String,
 }
 
 impl Invalid {
-    /// All mistakes, in the order of the fields.
+    /// Returns all mistakes, in the order of the fields.
     pub fn violations(&self) -> &[Violation] {
         &self.0
     }
 }
 
-/// Gathers mistakes while a request is translated.
+/// Collects mistakes while a request is translated.
 #[derive(Debug, Default)]
 pub(crate) struct Check(Vec<Violation>);
 
 impl Check {
-    /// Notes a mistake.
+    /// Adds a mistake.
     pub(crate) fn refuse(&mut self, field: impl Into<String>, rule: impl Into<String>) {
         self.0.push(Violation { field: field.into(), rule: rule.into() });
     }
 
-    /// The translation, if there was no mistake.
+    /// Returns the translation, or all mistakes.
     pub(crate) fn done<T>(self, translation: T) -> Result<T, Invalid> {
         if self.0.is_empty() { Ok(translation) } else { Err(Invalid(self.0)) }
     }
 
-    /// Each of these has to be one of its enum's values.
+    /// Checks that each number is a value of its enum.
     pub(crate) fn each<T>(
         &mut self,
         field: &str,
@@ -62,7 +62,7 @@ impl Check {
         read
     }
 
-    /// A moment, in milliseconds since 1970.
+    /// Checks a time and returns it in milliseconds since 1970.
     pub(crate) fn moment(&mut self, field: &str, moment: Option<Timestamp>) -> Option<u64> {
         let moment = moment?;
         let since = SystemTime::try_from(moment)
@@ -75,7 +75,7 @@ impl Check {
         since
     }
 
-    /// A line of text that has to be there.
+    /// Checks a required line of text.
     pub(crate) fn required(&mut self, field: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.refuse(field, "required");
@@ -84,13 +84,13 @@ impl Check {
         self.optional(field, text)
     }
 
-    /// A line of text that may be empty.
+    /// Checks a line of text that may be empty.
     pub(crate) fn optional(&mut self, field: &str, text: String) -> String {
         self.text(field, text, false)
     }
 
-    /// The name of something that this service or the caller knows, or none where it is empty. Blanks
-    /// around it would make it another one.
+    /// Checks a name that the gateway compares with others. It may be empty, and must not begin or end with
+    /// a blank.
     pub(crate) fn name(&mut self, field: &str, name: String) -> String {
         if !name.trim().is_empty() && name.trim() != name {
             self.refuse(field, "must not begin or end with a blank");
@@ -98,7 +98,7 @@ impl Check {
         self.optional(field, name)
     }
 
-    /// Text of several lines that has to be there.
+    /// Checks a required text, which may have several lines.
     pub(crate) fn prose(&mut self, field: &str, text: String) -> String {
         if text.trim().is_empty() {
             self.refuse(field, "required");
@@ -107,7 +107,7 @@ impl Check {
         self.text(field, text, true)
     }
 
-    /// Text of several lines that replaces what is there: absent leaves it, and empty is no value.
+    /// Checks a new text, which may have several lines: absent leaves the old one, and empty is invalid.
     pub(crate) fn change(&mut self, field: &str, text: Option<String>) -> Option<String> {
         let text = text?;
         if text.trim().is_empty() {
@@ -118,7 +118,7 @@ impl Check {
     }
 
     fn text(&mut self, field: &str, text: String, has_lines: bool) -> String {
-        // JSON can only write most of these as \uXXXX, which WeChat refuses (40033).
+        // JSON writes most of these as \uXXXX, which WeChat refuses (40033).
         let is_control =
             |c: char| c.is_control() && !(has_lines && matches!(c, '\t' | '\n' | '\r'));
         if let Some(c) = text.chars().find(|c| is_control(*c)) {
@@ -132,21 +132,21 @@ impl Check {
         text
     }
 
-    /// A line of at most so many characters.
+    /// Checks a line of text with a limited number of characters.
     pub(crate) fn at_most(&mut self, field: &str, text: String, characters: usize) -> String {
         let text = self.optional(field, text);
         self.within(field, &text, characters);
         text
     }
 
-    /// At most so many characters.
+    /// Checks the number of characters.
     pub(crate) fn within(&mut self, field: &str, text: &str, characters: usize) {
         if text.chars().count() > characters {
             self.refuse(field, format!("must have at most {characters} characters"));
         }
     }
 
-    /// A UUID, or none where the text is empty.
+    /// Checks a UUID. Returns `None` if the text is empty.
     pub(crate) fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
         if text.is_empty() {
             return None;
@@ -159,19 +159,19 @@ impl Check {
     }
 }
 
-/// The first character that shows nothing and was hardly meant, if there is one: what has no width,
-/// and what stands for bytes that were no text.
+/// Returns the first invisible character that the caller hardly intended, if there is one: a character
+/// without width, or one that replaces undecodable bytes.
 fn invisible(text: &str) -> Option<char> {
     let mut before = None;
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         let is_meant = match c {
-            // Joins two pictures (emoji) into one.
+            // Joins two emoji into one.
             '\u{200d}' => {
                 before.is_some_and(is_pictograph)
                     && rest.peek().is_some_and(|next| is_pictograph(*next))
             }
-            // Picks one of several ways to write the character before.
+            // Selects a variant of the character before.
             '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => {
                 before.is_some_and(|before| !has_no_width(before))
             }
@@ -190,7 +190,7 @@ fn is_pictograph(c: char) -> bool {
     matches!(c, '\u{2190}'..='\u{2bff}' | '\u{fe0f}' | '\u{1f000}'..='\u{1faff}')
 }
 
-/// The name of a character that cannot be shown, as in `U+200B`.
+/// Returns the name of a character that cannot be shown, as in `U+200B`.
 fn code_point(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }

@@ -1,4 +1,4 @@
-//! Events and submissions, from the state to the caller.
+//! Translates events and submissions of the state for callers.
 
 use prost::Message;
 use uuid::Uuid;
@@ -11,8 +11,8 @@ use crate::{
     validate::{Check, Invalid},
 };
 
-/// An event of the log as a caller sees it: with what the log and the submission know. One that cannot
-/// be read is a gap.
+/// Returns an event for callers, with the data of the log and of its submission. An event that cannot be
+/// decoded becomes a gap.
 pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
     let unreadable = |error: prost::DecodeError| {
         let (id, kind) = (stored.key.event_id(), SubmissionKind::Unspecified);
@@ -23,7 +23,7 @@ pub(crate) fn event(stored: &Event) -> pb::AuditEvent {
 
 /// Adds the fields that the log and the submission know to a stored event's own.
 pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditEvent {
-    // Nobody knows when a lost one came.
+    // The time of a lost event is unknown.
     event.receive_time = (stored.received > 0).then(|| from_millis(stored.received).into());
     event.supersedes.clone_from(&stored.supersedes);
     event.superseded_by.clone_from(&stored.superseded_by);
@@ -41,7 +41,7 @@ pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditE
     event
 }
 
-/// The detail of an event that was asked for instead of pushed, and its name.
+/// Returns the detail and the name of an event that WeChat did not push.
 pub(crate) fn reconciled(kind: SubmissionKind, poi_id: String) -> (Option<Detail>, &'static str) {
     match kind {
         SubmissionKind::Merchant => {
@@ -66,7 +66,7 @@ pub(crate) fn reconciled(kind: SubmissionKind, poi_id: String) -> (Option<Detail
     }
 }
 
-/// Which events a watcher wants.
+/// Selects the events of a watcher.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
     app_id: String,
@@ -74,21 +74,21 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Reads a caller's wish.
+    /// Parses the fields of a request.
     pub(crate) fn new(app_id: String, kinds: &[i32]) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let kinds = check.kinds(kinds);
         check.done(Self { app_id, kinds })
     }
 
-    /// Whether the watcher wants this one.
+    /// Returns whether the watcher gets this event.
     pub(crate) fn wants(&self, app_id: &str, kind: SubmissionKind) -> bool {
         (self.app_id.is_empty() || self.app_id == app_id)
             && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
 
-/// Which events a caller wants to have listed.
+/// Parses a request for events.
 pub(crate) fn wanted_events(
     app_id: String,
     request: pb::ListAuditEventsRequest,
@@ -116,7 +116,7 @@ pub(crate) fn wanted_events(
     check.done(query)
 }
 
-/// Which submissions a caller wants to have listed.
+/// Parses a request for submissions.
 pub(crate) fn wanted_submissions(
     app_id: String,
     client_reference: String,
@@ -144,7 +144,7 @@ pub(crate) fn wanted_submissions(
     check.done(query)
 }
 
-/// Which submission a caller wants.
+/// Parses a request for one submission, and returns its id.
 pub(crate) fn wanted_submission(request: pb::GetSubmissionRequest) -> Result<String, Invalid> {
     let pb::GetSubmissionRequest { app_id: _, submission_id } = request;
     let mut check = Check::default();
@@ -175,7 +175,7 @@ impl Check {
             return None;
         }
         match Uuid::parse_str(&id) {
-            // As it was given out, however the caller writes it.
+            // In the spelling of the response, whatever spelling the caller uses.
             Ok(id) => Some(id.to_string()),
             Err(_) => {
                 self.refuse("submission_id", "has to be a UUID");

@@ -1,4 +1,5 @@
-//! Partial updates of stores: WeChat has none, so what the caller leaves out is filled in.
+//! Partial updates of stores. WeChat has only whole ones, so the gateway adds the values that the caller
+//! leaves out.
 
 use std::slice;
 
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// What shall change about a store.
+/// The changes of a store.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Change {
     /// The store.
@@ -26,9 +27,9 @@ pub(crate) struct Change {
     contract_phone: Option<String>,
     hour: Option<String>,
     pictures: Option<Vec<String>>,
-    /// Empty leaves it, at WeChat too.
+    /// Empty: unchanged, also for WeChat.
     card_id: CardId,
-    /// WeChat leaves the place if none is sent.
+    /// Absent: unchanged, also for WeChat.
     map_poi_id: Option<MapPoiId>,
 }
 
@@ -75,16 +76,16 @@ impl TryFrom<pb::UpdateStoreRequest> for Change {
 }
 
 impl Change {
-    /// True if nothing that WeChat wants every time is left out.
+    /// Returns whether the change has every value that WeChat requires each time.
     pub(crate) fn is_whole(&self) -> bool {
         self.contract_phone.is_some() && self.hour.is_some() && self.pictures.is_some()
     }
 
-    /// The update that changes this much and leaves the rest as the store shows it. Pictures in
-    /// review go before those that are shown.
+    /// Returns the update with these changes and otherwise the values that the store shows. Pictures in
+    /// review take precedence over the shown ones.
     ///
-    /// Fails where something is left out that the store does not have either, or that WeChat shows in a
-    /// form that could not be read exactly: sent back, it would change what nobody asked to change.
+    /// Fails if the caller leaves out a value that the store does not have either, or that could not be
+    /// read exactly: sent back, it would change what the caller left out.
     pub(crate) fn over(
         self,
         shown: StoreInfo,
@@ -150,13 +151,13 @@ impl Change {
     }
 }
 
-/// Whether a character is no part of any value: no caller could send it, or it stands for bytes that could
-/// not be read.
+/// Returns whether a character is part of no value: no caller could send it, or it replaces bytes that
+/// could not be decoded.
 fn is_damage(character: char) -> bool {
     character.is_control() || character == char::REPLACEMENT_CHARACTER
 }
 
-/// What WeChat reviews of an update.
+/// Returns what WeChat reviews of an update.
 pub(crate) fn pictures_review(call: &UpdateStore, audit_id: AuditId) -> Review {
     let Quoted(PicList { list }) = &call.pic_list;
     Review {
@@ -168,7 +169,7 @@ pub(crate) fn pictures_review(call: &UpdateStore, audit_id: AuditId) -> Review {
     }
 }
 
-/// The answer to an update, from what was sent.
+/// Returns the response to an update, made from the call.
 pub(crate) fn updated(
     UpdateStore { map_poi_id, poi_id: _, hour, contract_phone, pic_list, card_id }: &UpdateStore,
     submission: Option<pb::Submission>,
@@ -293,7 +294,7 @@ mod tests {
             let invalid = Change::try_from(change.clone()).expect("valid").over(shown(), None);
             assert_eq!(fields(&invalid.expect_err(value)), [refused], "{field}: {value}");
 
-            // Given by the caller, it is not read.
+            // A value of the caller replaces it.
             let given = pb::UpdateStoreRequest {
                 contact_phone: Some("2".to_owned()),
                 hours: OpeningHours::read("09:00-10:00".to_owned()),

@@ -7,7 +7,7 @@ use crate::{util::id::MediaId, validate::Check};
 const MOST_DOCUMENTS: usize = 5;
 
 impl Check {
-    /// A name of so many units by WeChat's counting, in which a Chinese character is two
+    /// Checks a name with a limited number of units. WeChat counts a Chinese character as two
     /// (一个中文占两个字符).
     pub(crate) fn units(&mut self, field: &str, text: String, min: usize, max: usize) -> String {
         let units: usize = text.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
@@ -20,7 +20,7 @@ impl Check {
         self.optional(field, text)
     }
 
-    /// Documents, in the one string that WeChat wants: `mediaid1|mediaid2`.
+    /// Checks documents and joins them as WeChat requires: `mediaid1|mediaid2`.
     pub(crate) fn documents(&mut self, field: &str, ids: Vec<String>) -> String {
         if ids.len() > MOST_DOCUMENTS {
             self.refuse(field, format!("at most {MOST_DOCUMENTS}"));
@@ -31,12 +31,12 @@ impl Check {
         ids.join("|")
     }
 
-    /// A temporary media id that has to be there.
+    /// Checks a required temporary media id.
     pub(crate) fn media_id(&mut self, field: &str, id: String) -> MediaId {
         self.formed(field, id, &Form::MEDIA_ID).into()
     }
 
-    /// Addresses of pictures, from one to `most`.
+    /// Checks addresses of pictures, from one to `most`.
     pub(crate) fn pictures(&mut self, field: &str, urls: Vec<String>, most: usize) -> Vec<String> {
         if urls.is_empty() {
             self.refuse(field, "required");

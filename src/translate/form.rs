@@ -1,27 +1,27 @@
-//! Values of a fixed form: ids, telephone numbers, numbers of licences, addresses of pictures.
+//! Checks values with a fixed form: ids, telephone numbers, license numbers, addresses of pictures.
 //!
-//! A form refuses what no such value can be, because WeChat's own answer would come late or say
-//! nothing of the field. It is lenient where no document fixes the form: lengths are bounded only
-//! where the type of the number bounds them.
+//! A form rejects what no such value can be, because WeChat's own error would come later or would not name
+//! the field. If no document fixes the form, the check is lenient: only numbers with a limited type have a
+//! limited length.
 
 use crate::validate::Check;
 
 /// WeChat's ids are unsigned numbers of 64 bits at most.
 const MOST_DIGITS: usize = 20;
-/// Ids of Tencent Maps are spread over all numbers of 64 bits: nearly all have 18 to 20 digits. Of
-/// 100,000 one has fewer than 16.
+/// Ids of Tencent Maps are distributed over all numbers of 64 bits, so nearly all have 18 to 20 digits. One
+/// of 100,000 has fewer than 16.
 const LEAST_DIGITS_OF_MAP_POI_ID: usize = 16;
-/// Old stores have ids of about nine digits. With the id of a map place in its stead WeChat only says
-/// that the request is malformed (47001).
+/// Old stores have ids of about nine digits. If a request has the id of a map place instead, WeChat only
+/// returns that it is malformed (47001).
 const MOST_DIGITS_OF_LEGACY_POI_ID: usize = LEAST_DIGITS_OF_MAP_POI_ID - 1;
-/// Where pictures are that WeChat keeps: `mmbiz.qpic.cn` mostly.
+/// The hosts of pictures that WeChat stores, mostly `mmbiz.qpic.cn`.
 const PICTURE_HOSTS: [&str; 2] = [".qpic.cn", ".qlogo.cn"];
 
-/// What a value of one kind is made of.
+/// The form of one kind of value.
 #[derive(Debug)]
 pub(crate) struct Form {
     fits: fn(&str) -> bool,
-    /// What would be right.
+    /// What the caller must send.
     rule: &'static str,
 }
 
@@ -32,7 +32,7 @@ impl Form {
     /// The id of a card.
     pub(crate) const CARD_ID: Self =
         Self { fits: is_word, rule: "has to be the id of a card: letters, digits, - and _ only" };
-    /// The number of a licence (经营资质证件号): 15 digits, 9 of an organisation code, or 18 of a
+    /// A license number (经营资质证件号): 15 digits, 9 of an organisation code, or 18 of a
     /// unified code.
     pub(crate) const LICENSE_NUMBER: Self = Self {
         fits: |text| {
@@ -85,14 +85,14 @@ impl Form {
     };
     /// The id of a store or of a nearby place.
     pub(crate) const POI_ID: Self = Self {
-        // 0 is a store that is not there, which WeChat says itself.
+        // 0 is a store that does not exist, and WeChat returns that error itself.
         fits: |text| text == "0" || is_number(text) && text.len() <= MOST_DIGITS,
         rule: "has to be the poi_id that WeChat gave: digits 0-9 only",
     };
 }
 
 impl Check {
-    /// A value that has to be there and to have its form.
+    /// Checks a value that is required and has a form.
     pub(crate) fn formed(&mut self, field: &str, value: String, form: &Form) -> String {
         if value.is_empty() {
             self.refuse(field, "required");
@@ -100,7 +100,7 @@ impl Check {
         self.formed_if_any(field, value, form)
     }
 
-    /// A value that may be empty and otherwise has to have its form.
+    /// Checks a value that has a form unless it is empty.
     pub(crate) fn formed_if_any(&mut self, field: &str, value: String, form: &Form) -> String {
         if !value.is_empty() && !(form.fits)(&value) {
             self.refuse(field, form.rule);
@@ -108,13 +108,13 @@ impl Check {
         value
     }
 
-    /// The path of a page that has to be there.
+    /// Checks the path of a page, which is required.
     pub(super) fn page_path(&mut self, field: &str, path: String) -> String {
         let path = self.required(field, path);
         self.formed_if_any(field, path, &Form::PAGE_PATH)
     }
 
-    /// A value that replaces what is there: absent leaves it, and empty is no value.
+    /// Checks a new value: absent leaves the old one, and empty is invalid.
     pub(crate) fn formed_change(
         &mut self,
         field: &str,
@@ -133,19 +133,19 @@ fn is_word(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// Whether a text is a number other than 0, written without zeros before it.
+/// Returns whether a text is a number other than 0, without leading zeros.
 fn is_number(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0')
 }
 
-/// Not `Url::parse`: it costs more than all the rest of a request's checks, and mends what is wrong.
+/// Does not use `Url::parse`, which costs more than all other checks of a request and corrects errors.
 fn is_picture(text: &str) -> bool {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return false;
     }
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let Some((host, path)) = rest.split_once('/') else { return false };
-    // A user or a port would need other characters.
+    // These characters exclude a user and a port.
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     let is_weixin = |ending: &&str| {
         let name = host.len().checked_sub(ending.len()).filter(|name| *name > 0);

@@ -1,11 +1,11 @@
-//! Opening hours (营业时间): a message here, `11:11-12:12` there.
+//! Opening hours (营业时间): a message for callers, `11:11-12:12` for WeChat.
 
 use crate::{pb::OpeningHours, validate::Check};
 
 const RULE: &str = "has to be HH:MM, from 00:00 to 23:59";
 
 impl Check {
-    /// Hours that have to be there, as WeChat writes them.
+    /// Checks hours, which are required, and returns them as WeChat writes them.
     pub(crate) fn hours(&mut self, field: &str, hours: Option<OpeningHours>) -> String {
         let Some(OpeningHours { open, close, text }) = hours else {
             self.refuse(field, "required");
@@ -16,14 +16,14 @@ impl Check {
                 self.refuse(format!("{field}.{name}"), RULE);
             }
         }
-        // WeChat's own words, which are not sent.
+        // Only responses have this text, and it is not sent.
         self.optional(&format!("{field}.text"), text);
         format!("{open}-{close}")
     }
 }
 
 impl OpeningHours {
-    /// Reads WeChat's text; what is no range stays text only.
+    /// Parses WeChat's text. A text that is not a range becomes only `text`.
     pub(crate) fn read(text: String) -> Option<Self> {
         if text.is_empty() {
             return None;

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// So many blockers are told one by one; the counts count all.
+/// How many blockers a response lists. The counts include all.
 const MOST_BLOCKERS: usize = 500;
 
 impl TryFrom<pb::ListLegacyStoresRequest> for WantedRows {
@@ -111,7 +111,7 @@ fn state(available_state: Int) -> LegacyStoreState {
 }
 
 /// The `upgrade_status` of getpoilist (S3 §13: 0 待迁移, 1 失败, 2 迁移中, 3 成功, 4 禁止迁移). A
-/// missing one is none of these.
+/// missing one has none of these meanings.
 fn upgrade_state(upgrade_status: Int) -> UpgradeState {
     match upgrade_status.0 {
         Some(0) => UpgradeState::Pending,
@@ -135,8 +135,8 @@ impl TryFrom<pb::GetLegacyStoreRequest> for GetPoi {
     }
 }
 
-/// With the id that was asked for, which WeChat's sample does not repeat: an empty one, given to
-/// `AddStore`, would mean a new store.
+/// Adds the id of the request, because WeChat's sample does not repeat it. With an empty id, a later
+/// `AddStore` would add a new store.
 impl From<(PoiId, GetPoiReply)> for pb::GetLegacyStoreResponse {
     fn from((asked, GetPoiReply { business }): (PoiId, GetPoiReply)) -> Self {
         let mut store = business.base_info;
@@ -171,12 +171,12 @@ impl From<Done> for pb::DeleteLegacyStoreResponse {
     }
 }
 
-/// How far the migration is, as far as the list of old stores was read.
+/// The progress of the migration, as far as the list of old stores was read.
 #[derive(Debug, Default)]
 pub(crate) struct Progress(pb::GetUpgradeProgressResponse);
 
 impl Progress {
-    /// Counts a store. One without id counts as unread, because it may be listed twice.
+    /// Counts a store. A store without an id counts as unread, because it may be listed twice.
     pub(crate) fn count(&mut self, store: PoiInfo) {
         if store.poi_id.is_empty() {
             return;
@@ -220,7 +220,7 @@ fn first_step(progress: &pb::GetUpgradeProgressResponse) -> UpgradeStep {
         (progress.failed_count, UpgradeStep::CorrectAndMigrate),
         (progress.forbidden_count, UpgradeStep::Delete),
         (progress.migrating_count, UpgradeStep::Wait),
-        // Something is left, but what has to be done with it cannot be said.
+        // Some stores are left, and the next step for them is unknown.
         (progress.unknown_count, UpgradeStep::Unspecified),
         (progress.unread_count, UpgradeStep::Unspecified),
     ];

@@ -1,4 +1,4 @@
-//! Points (经纬度): one message here, two fields there.
+//! Positions (经纬度): one message for callers, two fields for WeChat.
 
 use crate::{pb::LatLng, validate::Check, wechat::Decimal};
 
@@ -6,13 +6,13 @@ use crate::{pb::LatLng, validate::Check, wechat::Decimal};
 const NORTH: (f64, f64) = (3.0, 54.0);
 /// … and these degrees east, from the Pamir to the Ussuri.
 const EAST: (f64, f64) = (73.0, 136.0);
-/// In kilometres.
+/// In kilometers.
 const EARTH_RADIUS: f64 = 6371.0;
 
 impl Check {
-    /// A point that has to be there, as the latitude and longitude that WeChat wants in text.
+    /// Checks a point, which is required, and returns its latitude and longitude as WeChat's text.
     ///
-    /// Every digit is kept, and none is written as an exponent.
+    /// The text has every digit and no exponent.
     pub(crate) fn location(&mut self, field: &str, point: Option<LatLng>) -> (String, String) {
         let Some(LatLng { latitude, longitude }) = point else {
             self.refuse(field, "required");
@@ -26,7 +26,7 @@ impl Check {
             for (name, degrees, (least, most)) in
                 [("latitude", latitude, NORTH), ("longitude", longitude, EAST)]
             {
-                // False for what is not a number.
+                // False for NaN.
                 if !(least..=most).contains(&degrees) {
                     let rule = format!("has to be from {least} to {most}, as all of China is");
                     self.refuse(format!("{field}.{name}"), rule);
@@ -37,14 +37,15 @@ impl Check {
     }
 }
 
-/// Whether a point may be in China. Swapped it never may: no degree north is one of these east.
+/// Returns whether a point may be in China. A swapped point is never there, because the two ranges of
+/// degrees do not overlap.
 fn is_in_china(latitude: f64, longitude: f64) -> bool {
     let within = |(least, most): (f64, f64), degrees: f64| (least..=most).contains(&degrees);
     within(NORTH, latitude) && within(EAST, longitude)
 }
 
 impl LatLng {
-    /// Returns how far it is to another point, in kilometres.
+    /// Returns how far it is to another point, in kilometers.
     pub(crate) fn kilometres_to(&self, other: &Self) -> f64 {
         let [(north, east), (other_north, other_east)] =
             [self, other].map(|point| (point.latitude.to_radians(), point.longitude.to_radians()));
@@ -54,8 +55,8 @@ impl LatLng {
         2.0 * EARTH_RADIUS * haversine.sqrt().min(1.0).asin()
     }
 
-    /// Returns the point that WeChat gives; none where it gives no whole one. Degrees that are on no globe
-    /// are `unreadable`, by WeChat's names.
+    /// Returns the point that WeChat shows, or `None` if it is not complete. Impossible degrees are added
+    /// to `unreadable`, by WeChat's names.
     pub(crate) fn read(
         latitude: Decimal,
         longitude: Decimal,

@@ -12,24 +12,24 @@ use crate::{
     },
 };
 
-/// Areas per page where the caller names no number, and at most.
+/// Areas per page: the default and the maximum.
 const AREAS: u32 = 100;
 const MOST_AREAS: u32 = 1000;
-/// How many found places are passed on. WeChat documents no number.
+/// The maximum number of places in a response. WeChat documents none.
 const MOST_PLACES: usize = 1000;
 /// Province, city, district.
 const MOST_NAMES: usize = 3;
 
-/// A page of areas, as a caller wants it.
+/// A request for a page of areas.
 #[derive(Debug, PartialEq)]
 pub(crate) struct WantedDistricts {
-    /// The area; empty for the whole country.
+    /// The area. Empty for the whole country.
     pub(crate) parent: String,
-    /// Everything beneath it, or only its children.
+    /// Whether to return everything under the area or only its children.
     pub(crate) recursive: bool,
-    /// How many.
+    /// The page size.
     pub(crate) size: u32,
-    /// From where.
+    /// The page token.
     pub(crate) token: String,
 }
 
@@ -48,7 +48,7 @@ impl TryFrom<pb::ListDistrictsRequest> for WantedDistricts {
     }
 }
 
-/// The names of an area and of those that it lies in, from large to small, without blanks around.
+/// The names of an area and of the areas that it lies in, from large to small, trimmed.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Names(pub(crate) Vec<String>);
 
@@ -124,7 +124,7 @@ impl From<FoundPlace> for pb::MapPoi {
     }
 }
 
-/// The names of province, city and district are left empty: only the table of districts has them.
+/// Leaves the names of province, city and district empty, because only the table of districts has them.
 impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
     type Error = Invalid;
 
@@ -177,7 +177,7 @@ impl TryFrom<pb::CreateMapPoiRequest> for CreateMapPoi {
 }
 
 impl CreateMapPoi {
-    /// Where the place is.
+    /// Returns the position of the place.
     pub(crate) fn location(&self) -> Option<pb::LatLng> {
         let degrees = |text: &str| text.parse().ok();
         let location = degrees(&self.latitude).zip(degrees(&self.longitude));
@@ -224,7 +224,7 @@ impl Check {
         self.optional("category", category)
     }
 
-    /// Telephone numbers, in the one string that WeChat wants: `010-6666666;010-7777777`.
+    /// Checks telephone numbers and joins them as WeChat requires: `010-6666666;010-7777777`.
     fn telephones(&mut self, numbers: Vec<String>) -> String {
         if numbers.is_empty() {
             self.refuse("telephones", "required");

@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-/// WeChat forgets temporary media after three days (临时素材有效期3天).
+/// WeChat deletes temporary media after three days (临时素材有效期3天).
 const LIFE: Duration = Duration::from_secs(3 * 24 * 3600);
-/// A moment further away is none: milliseconds, perhaps. (2100-01-01, in seconds since 1970.)
+/// A later time cannot be right and may be in milliseconds. (2100-01-01, in seconds since 1970.)
 const LATEST: i64 = 4_102_444_800;
 
 const TEMPORARY: Rule = Rule {
@@ -46,7 +46,7 @@ impl TryFrom<pb::UploadTemporaryImageRequest> for UploadTemporary {
     }
 }
 
-/// What a caller gets for a picture that WeChat took, by its own word or else at `now`.
+/// Returns the response for a picture that WeChat accepted, at the time that WeChat returns or else `now`.
 pub(crate) fn uploaded(
     UploadTemporaryReply { media_id, created_at }: UploadTemporaryReply,
     now: SystemTime,

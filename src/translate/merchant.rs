@@ -16,7 +16,7 @@ use crate::{
 
 /// 名称长度为4-30个字符(中文算两个字符).
 const NAME_UNITS: (usize, usize) = (4, 30);
-/// The id of WeChat's root, which is no category.
+/// The id of WeChat's root, which is not a category.
 const ROOT: &str = "0";
 
 impl From<GetMerchantCategoryReply> for pb::ListCategoriesResponse {
@@ -24,7 +24,7 @@ impl From<GetMerchantCategoryReply> for pb::ListCategoriesResponse {
         let Rows(nodes) = data.all_category_info.categories;
         let nodes = nodes.into_iter().filter(|node| !node.is_root());
         let mut categories: Vec<pb::Category> = nodes.map(Into::into).collect();
-        // Parents first, and otherwise WeChat's order.
+        // Parents come first. Otherwise WeChat's order is kept.
         categories.sort_by_key(|category| category.level);
         Self { categories }
     }
@@ -93,7 +93,7 @@ impl TryFrom<pb::ApplyMerchantRequest> for ApplyMerchant {
     }
 }
 
-/// WeChat wants categories by number.
+/// Checks the id of a category, which WeChat expects as a number.
 fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
     let is_number = id.bytes().all(|byte| byte.is_ascii_digit());
     match id.parse() {
@@ -155,7 +155,7 @@ impl TryFrom<pb::UpdateMerchantRequest> for ModifyMerchant {
         }
         let avatar = check.formed_change("avatar_media_id", avatar_media_id, &Form::MEDIA_ID);
         let introduction = check.change("introduction", introduction);
-        // Empty is how WeChat writes unchanged.
+        // For WeChat, empty means unchanged.
         check.done(Self {
             headimg_mediaid: avatar.unwrap_or_default().into(),
             intro: introduction.unwrap_or_default(),

@@ -1,9 +1,9 @@
-//! Between the two vocabularies: pure functions, no I/O, no waiting.
+//! Translates between the contract and WeChat: pure functions, no I/O, no waiting.
 //!
-//! What a caller says is taken apart completely, so that a new field is a compile error and not a
-//! silent loss. What can be known to be wrong is refused here: what translating needs, what WeChat
-//! documents as a fixed form (`form`), and what cannot be seen. WeChat's business rules are its own,
-//! and its refusals are typed.
+//! Each request is destructured completely, so a new field is a compile error and never a silent loss. This
+//! room rejects a request if a value cannot be translated, if it violates a form that WeChat documents
+//! (`form`), or if it has invisible characters. WeChat checks its business rules itself, and its refusals
+//! have types.
 
 pub(crate) mod audit;
 mod card;

@@ -21,13 +21,13 @@ use crate::{
 const MOST_PICTURES: usize = 9;
 /// The most labels with one of WeChat's own names (93016).
 const MOST_STANDARD_LABELS: usize = 5;
-/// The most labels with a name of one's own (93016).
+/// The most labels with a name of the caller's own (93016).
 const MOST_CUSTOM_LABELS: usize = 4;
 /// Names and descriptions of labels (10个字符以内).
 const LABEL_CHARACTERS: usize = 10;
-/// The most places of a page; WeChat's own number.
+/// The most places per page, which is WeChat's number.
 const MOST_ROWS: u32 = 1000;
-/// How many places are listed where the caller names no number.
+/// The default number of places per page.
 const DEFAULT_PAGE_SIZE: u32 = 20;
 
 impl TryFrom<pb::AddNearbyPoiRequest> for AddNearbyPoi {
@@ -76,7 +76,7 @@ fn place(
     check.done(AddNearbyPoi { poi_id, ..described })
 }
 
-/// The place, still without the id of the one that it replaces.
+/// Returns the place, still without the id of the place that it replaces.
 fn described(check: &mut Check, profile: pb::NearbyPoiProfile) -> AddNearbyPoi {
     let pb::NearbyPoiProfile {
         name,
@@ -161,7 +161,7 @@ fn label(check: &mut Check, field: &str, label: pb::ServiceLabel) -> ServiceInfo
     }
 }
 
-/// WeChat's id and name of a label (服务标签 id 编号、类型与服务名称表).
+/// Returns WeChat's id and name of a label (服务标签 id 编号、类型与服务名称表).
 fn standard(kind: Kind) -> Option<(u8, &'static str)> {
     Some(match kind {
         Kind::Unspecified | Kind::Custom => return None,
@@ -217,7 +217,7 @@ impl ReviewedCall for AddNearbyPoi {
     }
 }
 
-/// What a caller gets for a new place.
+/// Returns the response for a new place.
 pub(crate) fn added(
     AddNearbyPoiReply { data }: AddNearbyPoiReply,
     submission: pb::Submission,
@@ -231,7 +231,7 @@ pub(crate) fn added(
     }
 }
 
-/// What a caller gets for a replaced place.
+/// Returns the response for a replaced place.
 pub(crate) fn replaced(
     reply: AddNearbyPoiReply,
     submission: pb::Submission,

@@ -1,52 +1,52 @@
-//! Pages: opaque tokens on our side, moving offsets on WeChat's.
+//! Pages: opaque tokens for callers, moving offsets for WeChat.
 //!
-//! WeChat counts rows, and its counts move when rows are deleted. A token therefore remembers the
-//! ids of the last rows that were given out; the next page begins a little before its end and goes
-//! on after the last row that is known, so that nothing is skipped and nothing repeated.
+//! WeChat counts rows, and offsets move when rows are deleted. A token therefore contains the ids of the
+//! last rows that were returned. The next page begins a little before their end and continues after the
+//! last known row, so that no row is skipped or repeated.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use crate::validate::Check;
 
-/// Rows of a list of our own, where the caller names no number, and at most.
+/// Rows per page of the gateway's own lists: the default and the maximum.
 const ROWS: u32 = 100;
 const MOST_ROWS: u32 = 1000;
 
-/// So many of the last ids are remembered: a page may lose all but one of them meanwhile.
+/// How many of the last ids a token contains. All but one of them may be deleted meanwhile.
 const REMEMBERED: usize = 8;
 
-/// Where a list goes on.
+/// The place where a list continues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cursor {
-    /// Which list of which account; another list's token is refused.
+    /// The list and the account. A token of another list is rejected.
     #[serde(rename = "s")]
     scope: String,
-    /// The row after the last that was given out, as WeChat counted then.
+    /// The row after the last returned one, as WeChat counted then.
     #[serde(rename = "o")]
     pub(crate) offset: u32,
-    /// The ids of the last rows that were given out, the very last one last.
+    /// The ids of the last returned rows, in their order.
     #[serde(rename = "l")]
     last_ids: Vec<String>,
-    /// How many rows there were in all, as WeChat counted then; 0 where it did not.
+    /// The number of all rows, as WeChat counted then. 0 if WeChat did not.
     #[serde(rename = "t", default)]
     pub(crate) total: u32,
-    /// How often the list went back although nothing seemed to be deleted.
+    /// How often the list went back although no row seemed to be deleted.
     #[serde(rename = "r", default)]
     pub(crate) rewinds: u8,
 }
 
-/// The token is not one of this list.
+/// The token belongs to another list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign;
 
 impl Cursor {
-    /// The beginning of a list.
+    /// Returns the beginning of a list.
     pub(crate) fn start(scope: impl Into<String>) -> Self {
         Self { scope: scope.into(), offset: 0, last_ids: Vec::new(), total: 0, rewinds: 0 }
     }
 
-    /// Reads a caller's `page_token`; empty means the beginning.
+    /// Parses a `page_token`. Empty means the beginning.
     pub(crate) fn read(token: &str, scope: impl Into<String>) -> Result<Self, Foreign> {
         let scope = scope.into();
         if token.is_empty() {
@@ -57,7 +57,7 @@ impl Cursor {
         if cursor.scope == scope { Ok(cursor) } else { Err(Foreign) }
     }
 
-    /// The cursor after a page that ends before row `offset` and held rows of these ids.
+    /// Returns the cursor after a page that ends before row `offset` and has rows with these ids.
     pub(crate) fn next<'a>(&self, offset: u32, ids: impl Iterator<Item = &'a str>) -> Self {
         let mut last_ids = self.last_ids.clone();
         last_ids.extend(ids.map(str::to_owned));
@@ -65,14 +65,14 @@ impl Cursor {
         Self { offset, last_ids, ..self.clone() }
     }
 
-    /// The `next_page_token` that brings a caller back here.
+    /// Returns the `next_page_token` for this place.
     pub(crate) fn token(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         BASE64_URL_SAFE_NO_PAD.encode(json)
     }
 
-    /// How many of `ids` were given out before: all up to the last known one. `None` if none of
-    /// them is known although some should be: the rows have moved further than this.
+    /// Returns how many of `ids` were returned before: all up to the last known one. Returns `None` if none
+    /// of them is known although some should be, because the rows have moved further than this.
     pub(crate) fn known<'a>(
         &self,
         ids: impl DoubleEndedIterator<Item = &'a str> + ExactSizeIterator,
@@ -86,12 +86,13 @@ impl Cursor {
     }
 }
 
-/// A `page_token` of a list of our own, which never moves: after which row the page begins.
+/// Returns a `page_token` of one of the gateway's own lists, which never move. It names the row before the
+/// page.
 pub(crate) fn page_token(list: &str, after: u64) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{list}/{after}"))
 }
 
-/// Reads a caller's `page_token`; empty means the beginning.
+/// Parses a `page_token`. Empty means the beginning.
 pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
     if token.is_empty() {
         return Ok(0);
@@ -103,12 +104,12 @@ pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
 }
 
 impl Check {
-    /// How many rows of a list of our own to give.
+    /// Checks the page size of one of the gateway's own lists.
     pub(super) fn rows(&mut self, page_size: i32) -> usize {
         self.page_size(page_size, ROWS, MOST_ROWS).try_into().unwrap_or(usize::MAX)
     }
 
-    /// How many rows to give: 0 means `default`, more than `max` means `max`.
+    /// Checks a page size: 0 means `default`, more than `max` means `max`.
     pub(crate) fn page_size(&mut self, size: i32, default: u32, max: u32) -> u32 {
         match u32::try_from(size) {
             Err(_) => {
@@ -121,8 +122,8 @@ impl Check {
     }
 }
 
-/// Takes the rows without a readable id out of a page, and returns how many there were. Their positions
-/// count for where the next page begins, so this comes last.
+/// Removes the rows without a readable id from a page, and returns their number. The next page begins after
+/// their positions, so this must come last.
 pub(crate) fn take_out_unreadable<R>(rows: &mut Vec<R>, id: impl Fn(&R) -> &str) -> i32 {
     let all = rows.len();
     rows.retain(|row| !id(row).is_empty());

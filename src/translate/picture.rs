@@ -1,10 +1,10 @@
-//! Pictures, known by their content.
+//! Recognizes pictures by their content.
 
 use bytes::Bytes;
 
 use crate::wechat::media::File;
 
-/// What a picture can be.
+/// The kinds of pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Gif,
@@ -12,31 +12,31 @@ pub(crate) enum Kind {
     Png,
 }
 
-/// What may be uploaded somewhere.
+/// The limits of one upload.
 #[derive(Debug)]
 pub(crate) struct Rule {
-    /// The kinds that WeChat takes there.
+    /// The kinds that WeChat accepts.
     pub(crate) kinds: &'static [Kind],
-    /// The same for people.
+    /// The same as text.
     pub(crate) kinds_text: &'static str,
-    /// The most bytes.
+    /// The limit in bytes.
     pub(crate) most: usize,
-    /// The same for people.
+    /// The same as text.
     pub(crate) most_text: &'static str,
 }
 
-/// Why a picture is not uploaded. Each says what would be right.
+/// Why a picture is not uploaded. Each text states what the caller must send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPicture {
-    /// Nothing is there, or not all of it.
+    /// It is empty or incomplete.
     Incomplete(&'static str),
-    /// Not of a kind that WeChat takes.
+    /// WeChat does not accept this kind.
     Kind(&'static str),
-    /// Too many bytes.
+    /// It has too many bytes.
     Size(&'static str),
 }
 
-/// Takes a picture as a file to upload.
+/// Returns a picture as a file to upload.
 pub(crate) fn read(content: Bytes, rule: &Rule) -> Result<File, BadPicture> {
     if content.is_empty() {
         return Err(BadPicture::Incomplete("required"));
@@ -70,15 +70,15 @@ impl Kind {
         }
     }
 
-    /// Returns true if the end of the picture is there. More may follow it: telephones append the
-    /// film of a moving photo to its JPEG, and tools their notes to a GIF.
+    /// Returns whether the picture is complete. More bytes may follow: telephones append the film of a
+    /// moving photo to its JPEG, and tools append their notes to a GIF.
     fn ends(self, content: &[u8]) -> bool {
         match self {
             Self::Gif => match gif_ends(content) {
                 Some(true) => true,
-                // Only what fills up a sector or a packet may follow.
+                // Only padding may follow.
                 Some(false) => content.iter().rfind(|byte| **byte != 0) == Some(&TRAILER),
-                // Its blocks cannot be followed, so it may end anywhere.
+                // Its blocks are unknown, so it may end anywhere.
                 None => content.contains(&TRAILER),
             },
             Self::Jpeg => content.windows(2).rev().any(|marker| marker == [0xff, 0xd9]),
@@ -90,10 +90,10 @@ impl Kind {
 /// The last byte of a GIF.
 const TRAILER: u8 = 0x3b;
 
-/// Follows the blocks of a GIF (GIF89a, appendix A) and returns whether its trailer comes before its
-/// bytes end; nothing if a block is of no known kind.
+/// Reads the blocks of a GIF (GIF89a, appendix A), and returns whether its trailer comes before its bytes
+/// end. Returns `None` if a block has an unknown kind.
 fn gif_ends(content: &[u8]) -> Option<bool> {
-    /// In bytes: signature and version, then what is said of the whole picture.
+    /// In bytes: signature and version, then the logical screen.
     const HEADER: usize = 13;
     const FLAGS: usize = 10;
 
@@ -110,7 +110,7 @@ fn gif_ends(content: &[u8]) -> Option<bool> {
             Some(TRAILER) => return Some(true),
             // An extension, with its label.
             Some(0x21) => at + 2,
-            // An image: its place, its colors, and the size of its codes.
+            // An image: its position, its colors, and the size of its codes.
             Some(0x2c) => match byte(at + 9) {
                 None => return Some(false),
                 Some(flags) => at + 10 + color_table(flags) + 1,
@@ -183,13 +183,13 @@ mod tests {
             assert!(Kind::Gif.ends(&[GIF, more].concat()), "{more:?}");
         }
         assert!(Kind::Gif.ends(b"GIF87a\x01\0\x01\0\0\0\0;more"));
-        // Cut off, though bytes like the last one are everywhere in it.
+        // Truncated, although bytes like the last one occur everywhere in it.
         for length in 6..GIF.len() - 1 {
             let cut = &GIF[..length];
             let seems_whole = cut.iter().rfind(|byte| **byte != 0) == Some(&b';');
             assert_eq!(Kind::Gif.ends(cut), seems_whole, "{length}");
         }
-        // A block of no known kind.
+        // A block of an unknown kind.
         assert!(Kind::Gif.ends(b"GIF89a\x01\0\x01\0\0\0\0?what;is it"));
         assert!(!Kind::Gif.ends(b"GIF89a\x01\0\x01\0\0\0\0?what is it"));
     }

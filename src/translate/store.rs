@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Stores per page where the caller names no number, and at most; WeChat's own numbers.
+/// Stores per page: the default and the maximum, which are WeChat's.
 const ROWS: u32 = 20;
 const MOST_ROWS: u32 = 50;
 
@@ -171,12 +171,12 @@ pub(crate) fn state(status: Int) -> AuditState {
     }
 }
 
-/// A page of stores, as a caller wants it.
+/// A request for a page of stores.
 #[derive(Debug, PartialEq)]
 pub(crate) struct WantedRows {
-    /// How many, at most 50.
+    /// The page size, at most 50.
     pub(crate) size: u32,
-    /// From where.
+    /// The page token.
     pub(crate) token: String,
 }
 
@@ -222,23 +222,23 @@ impl From<Done> for pb::DeleteStoreResponse {
     }
 }
 
-/// The id of a store.
+/// Checks the id of a store.
 pub(super) fn store(check: &mut Check, poi_id: String) -> PoiId {
     check.formed("poi_id", poi_id, &Form::POI_ID).into()
 }
 
-/// The pictures of a store, as WeChat wants them.
+/// Returns the pictures of a store as WeChat requires them.
 pub(super) fn quoted(list: Vec<String>) -> Quoted<PicList> {
     Quoted(PicList { list })
 }
 
-/// The pictures of a store, as WeChat gives them.
+/// Returns the pictures of a store that WeChat shows.
 pub(super) fn pictures(photos: List<Photo>) -> Vec<String> {
     let urls = photos.0.into_iter().map(|Photo { photo_url }| photo_url.0);
     urls.filter(|url| !url.is_empty()).collect()
 }
 
-/// The texts of a list whose elements no document describes.
+/// Returns the texts of a list with undocumented elements.
 pub(super) fn texts(list: List<Value>) -> Vec<String> {
     let text = |value| if let Value::String(text) = value { Some(text) } else { None };
     list.0.into_iter().filter_map(text).collect()

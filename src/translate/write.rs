@@ -1,4 +1,4 @@
-//! Writes of the journal, from the state to the caller.
+//! Translates writes of the journal for callers.
 
 use prost_types::Any;
 
@@ -10,7 +10,7 @@ use crate::{
     validate::{Check, Invalid},
 };
 
-/// A write as a caller sees it.
+/// Returns a write for callers.
 pub(crate) fn write(write: state::Write) -> pb::Write {
     let state::Write {
         number: _,
@@ -55,7 +55,7 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
     }
 }
 
-/// How a caller names a write.
+/// Checks the name by which a caller looks up a write.
 pub(crate) fn wanted_write(lookup: Option<Lookup>) -> Result<Lookup, Invalid> {
     let mut check = Check::default();
     let mut uuid = |field, id: String| match check.uuid(field, &id) {
@@ -73,7 +73,7 @@ pub(crate) fn wanted_write(lookup: Option<Lookup>) -> Result<Lookup, Invalid> {
     check.done(lookup)
 }
 
-/// Which writes a caller wants to have listed.
+/// Parses a request for writes.
 pub(crate) fn wanted_writes(
     app_id: String,
     request: pb::ListWritesRequest,
@@ -99,7 +99,7 @@ pub(crate) fn wanted_writes(
     check.done(query)
 }
 
-/// Which write was resolved, and whether it was executed.
+/// Returns the id of a write that an operator resolves, and whether it was executed.
 pub(crate) fn resolution(request: pb::ResolveWriteRequest) -> Result<(String, bool), Invalid> {
     let resolution = request.resolution();
     let mut check = Check::default();
