@@ -1,12 +1,12 @@
-//! Reads the lists that WeChat gives in pages: page by page for a caller, or from end to end.
+//! Reads WeChat's paged lists: page by page for a caller, or from end to end.
 //!
-//! Rows move when others are deleted. A page therefore asks from one row before its beginning and
-//! continues after the last row that was given out; [`Cursor`] knows its id. If that row is not there,
-//! the page looks further back. Rows are rather given twice than lost.
+//! Rows move when others are deleted. A page is therefore read from one row before its beginning, and
+//! continues after the last returned row. [`Cursor`] has the id of that row. If the row is missing, the
+//! page is read further back. A list may repeat rows, and never loses any.
 //!
 //! A list ends when as many rows were read as WeChat counts, and not because a page is short or empty.
-//! Reading also stops by itself: when WeChat repeats rows, gives none, or comes to no end ([`Broken`]).
-//! Nothing may be concluded from the absence of a row unless the list is whole ([`Listing::whole`]).
+//! Reading also stops if WeChat repeats rows, returns none, or comes to no end ([`Broken`]). The absence of
+//! a row proves nothing unless the list is whole ([`Listing::whole`]).
 
 use std::{
     collections::HashSet,
@@ -30,26 +30,26 @@ use crate::{
     },
 };
 
-/// How many rows a page asks for again.
+/// How many rows a page reads again.
 const OVERLAP: u32 = 1;
-/// How often a list may go back for no visible reason.
+/// How often a list can go back without a visible reason.
 const MOST_REWINDS: u8 = 8;
-/// In how many places a page looks for a row that is new, in case rows have moved.
+/// How many places a page reads until it finds a new row, in case rows have moved.
 const MOST_PLACES: u32 = 4;
 /// How many pages without a new row end a list that is read from end to end.
 const MOST_REPEATS: u32 = 3;
 /// How many calls one list may cost that is read from end to end: 98,000 stores.
 const MOST_CALLS: u32 = 2_000;
-/// How many rows a list may have that a caller pages through.
+/// How many rows a caller can page through.
 const MOST_OFFSET: u32 = 1_000_000;
 
-/// A WeChat call that gives some rows of a list.
+/// A WeChat call that returns some rows of a list.
 pub(crate) trait Paged: Endpoint + Sized {
     /// One row.
     type Row: Send;
     /// The numbers that come with the rows.
     type Counts: Send;
-    /// WeChat refuses to give more rows at once.
+    /// The most rows that WeChat returns at once.
     const MOST_ROWS: u32;
     /// Whether WeChat may count fewer rows than there are.
     const COUNTS_FEWER: bool = false;
@@ -64,7 +64,7 @@ pub(crate) trait Paged: Endpoint + Sized {
     /// Returns how many rows there are in all, as far as the reply says so.
     fn total(counts: &Self::Counts) -> Option<u32>;
 
-    /// Returns what tells a row from others. Empty if that cannot be read.
+    /// Returns the id of a row. Empty if it could not be read.
     fn id(row: &Self::Row) -> &str;
 
     /// Whether everything that [`recovery`](crate::recovery) compares could be read.
@@ -151,7 +151,7 @@ impl Paged for GetNearbyPoiList {
     type Row = ListedNearbyPoi;
     type Counts = Places;
     const MOST_ROWS: u32 = 1000;
-    // WeChat's own sample lists two places, and says that nine of ten may still be added.
+    // WeChat's own sample lists two places and states that nine of ten can still be added.
     const COUNTS_FEWER: bool = true;
 
     /// WeChat counts pages here, not rows.
@@ -171,7 +171,7 @@ impl Paged for GetNearbyPoiList {
         (data.data.0.poi_list.unwrap_or_default().0, counts)
     }
 
-    /// WeChat counts no rows, but how many may still come.
+    /// WeChat counts the places that can still be added, and not the rows.
     fn total(&Places { left, most }: &Places) -> Option<u32> {
         count(most)?.checked_sub(count(left)?)
     }
@@ -195,13 +195,13 @@ fn count(number: Int) -> Option<u32> {
 /// A page of a list.
 #[derive(Debug)]
 pub(crate) struct Page<L: Paged> {
-    /// The rows that were not given out before.
+    /// The rows that were not returned before.
     pub(crate) rows: Vec<L::Row>,
-    /// Where the list goes on; none at its end.
+    /// The place where the list continues. `None` at its end.
     next: Option<Cursor>,
     /// The numbers that came with the rows.
     pub(crate) counts: L::Counts,
-    /// How many rows there are in all.
+    /// The number of all rows.
     total: Option<u32>,
 }
 
@@ -212,21 +212,21 @@ impl<L: Paged> Page<L> {
     }
 }
 
-/// Why a list cannot be read to its end. All of it is WeChat's fault.
+/// Why a list cannot be read to its end. WeChat causes all of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Broken {
     /// It has no end.
     #[error("the list has no end")]
     Endless,
-    /// It gives the same rows again.
+    /// It returns the same rows again.
     #[error("the list repeats itself")]
     Repeats,
-    /// It counts more rows than it gives.
+    /// It counts more rows than it returns.
     #[error("the list ends after {read} of {total} rows")]
     Short {
-        /// So many it gives.
+        /// The number of returned rows.
         read: u32,
-        /// So many it counts.
+        /// The counted number.
         total: u32,
     },
 }
@@ -269,9 +269,9 @@ impl From<Broken> for Failed {
 /// How much of a list was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// How many rows with an id of their own.
+    /// The number of different ids.
     read: u32,
-    /// At least how many more there are. 0: the list is whole.
+    /// The least number of rows that were not read. 0 if the list is whole.
     pub(crate) unread: u32,
     /// Why reading stopped before the end.
     broken: Option<Broken>,
@@ -280,7 +280,7 @@ pub(crate) struct Extent {
 /// The rows of a list, as far as they could be read.
 #[derive(Debug)]
 pub(crate) struct Listing<T> {
-    /// Every row that was read, each id once.
+    /// All rows that were read, each id once.
     pub(crate) rows: Vec<T>,
     path: &'static str,
     extent: Extent,
@@ -291,8 +291,8 @@ pub(crate) struct Listing<T> {
 impl<T> Listing<T> {
     /// Returns the rows if they are all there are.
     ///
-    /// Fails if WeChat counts more of them, or does not count them, or gave one that cannot be read: a
-    /// row that is not here may exist all the same.
+    /// Fails if WeChat counts more rows, does not count them, or returned one that could not be read. A row
+    /// that is missing here may exist nevertheless.
     pub(crate) fn whole(&self) -> Result<&[T], Error> {
         let Extent { read, unread, broken } = self.extent;
         match broken {
@@ -373,7 +373,7 @@ fn scope<L: Paged>(account: &Account) -> String {
     format!("{} {}", L::PATH, account.app_id)
 }
 
-/// What was read of a list so far.
+/// The rows that were read so far.
 #[derive(Default)]
 struct Seen {
     ids: HashSet<String>,
@@ -397,7 +397,7 @@ impl Seen {
 
     fn extent(self, broken: Option<Broken>) -> Extent {
         let read = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        // More rows than WeChat ever counted: then it counts something else.
+        // If there are more rows than WeChat ever counted, it counts something else.
         let miscounted = self.total.is_none() || read > self.most;
         let doubtful = broken.is_some() || self.nameless > 0 || miscounted;
         let unread = self.total.unwrap_or_default().saturating_sub(read).max(u32::from(doubtful));
@@ -465,7 +465,7 @@ where
         }
         let page = page_at(&cursor, size, &fetch).await?;
         match page.next {
-            // All of these rows are known: others came before them.
+            // All of these rows are known, because others were added before them.
             Some(next) if page.rows.is_empty() => cursor = next,
             _ => return Ok(page),
         }
@@ -487,7 +487,7 @@ where
     // Each deleted row moves those behind it by one.
     let deleted = cursor.total.saturating_sub(window.total().unwrap_or(u32::MAX));
     let known = window.known(cursor).or_else(|| {
-        // The row before the cursor is there, and may well be the right one.
+        // The row before the cursor exists, and is probably the right one.
         (deleted == 0 && window.hides_last(cursor)).then(|| window.overlap(cursor))
     });
     if let Some(known) = known {
@@ -503,8 +503,7 @@ where
     Ok(match earlier.known(cursor) {
         Some(known) if deleted > 0 => earlier.page(known, cursor, size),
         None if deleted > 0 => earlier.page(0, cursor, size),
-        // As many rows were added as were deleted, or they are in no order at all. The list must come to
-        // an end all the same.
+        // As many rows were added as were deleted, or they have no order. The list must end nevertheless.
         _ if cursor.rewinds >= MOST_REWINDS => {
             let overlap = window.overlap(cursor);
             window.page(overlap, cursor, size)
@@ -514,7 +513,7 @@ where
     }?)
 }
 
-/// What WeChat gave at one place of a list.
+/// The rows that WeChat returned for one place of a list.
 struct Window<L: Paged> {
     /// The rows that were asked for.
     asked: Range<u32>,
@@ -523,7 +522,7 @@ struct Window<L: Paged> {
 }
 
 impl<L: Paged> Window<L> {
-    /// How many rows there are in all, if the number can be believed that says so.
+    /// Returns the number of all rows, if WeChat's number is credible.
     fn total(&self) -> Option<u32> {
         let total = L::total(&self.counts)?;
         match u32::try_from(self.rows.len()).unwrap_or(u32::MAX) {
@@ -536,17 +535,17 @@ impl<L: Paged> Window<L> {
         }
     }
 
-    /// How many rows were asked for.
+    /// Returns how many rows were asked for.
     fn limit(&self) -> u32 {
         self.asked.end.saturating_sub(self.asked.start)
     }
 
-    /// How many rows lie before the cursor.
+    /// Returns how many rows lie before the cursor.
     fn overlap(&self, cursor: &Cursor) -> usize {
         cursor.offset.saturating_sub(self.asked.start) as usize
     }
 
-    /// How many of the rows were given out before. `None` if that cannot be seen.
+    /// Returns how many of the rows were returned before. `None` if that is not known.
     fn known(&self, cursor: &Cursor) -> Option<usize> {
         match cursor.known(self.rows.iter().map(L::id)) {
             // No id is remembered: the number of rows is.
@@ -561,10 +560,10 @@ impl<L: Paged> Window<L> {
         last.is_some_and(|row| L::id(row).is_empty())
     }
 
-    /// The page that goes on after `known` rows.
+    /// Returns the page after `known` rows.
     fn page(mut self, known: usize, cursor: &Cursor, size: u32) -> Result<Page<L>, Broken> {
         let (came, total) = (self.rows.len(), self.total());
-        // More rows are known than were given out before this place, or came before them since.
+        // More rows are known than were returned before this place, or were added before it since.
         let came_before = total.map_or(0, |total| total.saturating_sub(cursor.total)) as usize;
         let repeats = known > self.overlap(cursor) + came_before;
         self.rows.drain(..known.min(came));
@@ -573,13 +572,13 @@ impl<L: Paged> Window<L> {
         let used = known.min(came) + rows.len();
         let offset = asked.start.saturating_add(u32::try_from(used).unwrap_or(u32::MAX));
 
-        // There may be more behind a full window, whatever it brought.
+        // More rows may follow a full window.
         let nothing = rows.is_empty() && came < asked.len();
         let ends = used == came
             && match total {
-                // WeChat gave all rows at once, wherever it was asked to begin.
+                // WeChat returned all rows at once, whatever the offset.
                 Some(total) if came == total as usize => true,
-                // Rows that are given again say nothing about how many there are.
+                // Repeated rows prove nothing about the number of rows.
                 Some(_) if repeats => false,
                 Some(total) if offset >= total => true,
                 Some(total) if nothing => return Err(Broken::Short { read: offset, total }),
@@ -631,7 +630,7 @@ mod tests {
     /// A list that changes between its pages.
     struct List {
         rows: RefCell<Vec<u32>>,
-        /// Whether it tells how many rows it has.
+        /// Whether it counts its rows.
         counts: bool,
         /// Whether it gives all rows from the first one on that was asked for.
         generous: bool,
