@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_nothing_that_cannot_be_seen_and_prose_has_lines_too() {
+    fn invisible_characters_are_rejected() {
         for (text, line, prose) in [
             ("家常菜 老店", true, true),
             ("家常菜\r\n\t老店", false, true),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_is_named() {
+    fn invisible_character_is_named() {
         let mut check = Check::default();
         check.required("name", "巷口\u{200b}小馆".to_owned());
         let invalid = check.done(()).expect_err("invisible");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_required_is_more_than_blanks() {
+    fn required_text_needs_more_than_blanks() {
         for (text, good) in [("a", true), ("", false), (" \t\n", false), ("\u{3000}", false)] {
             let mut check = Check::default();
             check.required("field", text.to_owned());

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hundred_callers_cause_one_fetch() {
+    async fn hundred_callers_cause_one_fetch() {
         let world = World::new(0);
         assert!(world.hundred().await.into_iter().all(|value| matches!(value, Ok(1))));
         world.clock.advance(LIFE / 2);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_leaves_does_not_stop_the_fetch() {
+    async fn fetch_continues_after_its_caller_left() {
         let world = World::new(0);
         let caller = tokio::spawn({
             let world = world.clone();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_old_is_served_while_a_new_one_is_fetched() {
+    async fn old_value_is_returned_during_a_fetch() {
         let world = World::new(1);
         assert!(matches!(world.get().await, Ok(1)));
         world.clock.advance(LIFE);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_old_is_kept_where_a_fetch_fails() {
+    async fn old_value_stays_after_a_failed_fetch() {
         let mut world = World::new(10);
         assert!(matches!(world.get().await, Ok(1)));
         world.clock.advance(LIFE);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_lacks_something_is_renewed_once_in_five_minutes() {
+    async fn incomplete_value_is_fetched_every_five_minutes() {
         let mut world = World::new(1);
         assert!(matches!(world.get().await, Ok(1)));
         assert!(matches!(world.newer().await, Ok(None)), "just asked");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_value_everybody_learns_of_the_failure() {
+    async fn failed_first_fetch_fails_all_callers() {
         let mut world = World::new(0);
         world.fails = true;
         let values = world.hundred().await;

@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn a_district_reaches_as_far_as_its_part_of_china_is_empty() {
+    fn empty_regions_have_larger_districts() {
         for (id, kilometres) in [
             ("440105", 200.0),
             ("152923", 700.0),
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn children_are_those_of_the_inclusive_range() {
+    fn children_range_includes_both_ends() {
         assert_eq!(listed("", false), ["440000", "110000", "420000", "220000", "710000"]);
         assert_eq!(listed("440000", false), ["440100", "441900"]);
         assert_eq!(listed("440100", false), ["440105", "440106"]);
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_beneath_comes_after_its_parent() {
+    fn descendants_follow_their_parent() {
         assert_eq!(listed("440000", true), ["440100", "440105", "440106", "441900"]);
         let country = listed("", true);
         assert_eq!(country.len(), 17);
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn an_area_says_what_it_is() {
+    fn area_has_level_parent_and_count() {
         use DistrictLevel as L;
         let table = table();
         let said = |id| {
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_follow_each_other_in_one_version_of_the_table() {
+    fn page_token_belongs_to_one_table_version() {
         let table = table();
         let first = page(&table, &wanted("440000", true, 3, ""));
         assert_eq!(ids(&first.districts), ["440100", "440105", "440106"]);
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_short_or_full_and_may_leave_levels_out() {
+    fn names_may_be_short_and_skip_levels() {
         for names in
             [&["广东", "广州", "海珠"][..], &["广东省", "海珠区"], &["广州", "海珠"], &["海珠"]]
         {
@@ -637,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn unclear_names_bring_every_candidate_and_full_ones_go_first() {
+    fn ambiguous_names_return_all_full_names_first() {
         assert_eq!(resolved(&["吉林"]), ["220000", "220000/220200"]);
         assert_eq!(resolved(&["吉林", "吉林"]), ["220000/220200"]);
         assert_eq!(resolved(&["吉林市"]), ["220000/220200"]);
@@ -646,13 +646,13 @@ mod tests {
     }
 
     #[test]
-    fn a_county_that_is_in_the_table_twice_is_found_once() {
+    fn county_with_two_entries_is_returned_once() {
         assert_eq!(resolved(&["仙桃"]), ["420000/429004"]);
         assert_eq!(resolved(&["湖北省", "仙桃市"]), ["420000/429004"]);
     }
 
     #[test]
-    fn an_address_has_three_names() {
+    fn address_has_three_names() {
         let table = table();
         let address = |id| table.address(id).expect("a district").join(" ");
         assert_eq!(address("440105"), "广东省 广州市 海珠区");
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_contradicts_itself_is_unreadable() {
+    fn contradictory_table_is_unreadable() {
         for (right, wrong) in [
             (r#""cidx":[4,4]"#, r#""cidx":[4,5]"#),
             (r#""cidx":[2,3]"#, r#""cidx":[-1,3]"#),
@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn an_area_that_is_claimed_twice_stays_where_it_was_seen_first() {
+    fn area_with_two_parents_keeps_the_first() {
         let table =
             read(&TABLE.replacen(r#""cidx":[2,3]"#, r#""cidx":[0,3]"#, 1)).expect("a table");
         assert_eq!(table.areas.len(), 17);

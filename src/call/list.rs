@@ -698,19 +698,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_store_comes_once() {
+    async fn every_store_is_returned_once() {
         every_row_comes_once::<GetStoreList>(&[1, 2, 20, 49, 50], &[0, 1, 2, 49, 50, 51, 120])
             .await;
     }
 
     #[tokio::test]
-    async fn every_nearby_place_comes_once() {
+    async fn every_nearby_place_is_returned_once() {
         let counts = [0, 1, 45, 999, 1000, 1001, 2500, 3000];
         every_row_comes_once::<GetNearbyPoiList>(&[7, 20, 999, 1000], &counts).await;
     }
 
     #[tokio::test]
-    async fn rows_beyond_those_asked_for_come_on_the_next_page_and_only_there() {
+    async fn surplus_rows_are_on_the_next_page_only() {
         for counts in [true, false] {
             let list = List { counts, generous: true, ..List::new(3_000) };
             let all = (0..3_000).collect::<Vec<_>>();
@@ -721,7 +721,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_row_is_lost_when_others_are_deleted() {
+    async fn deletions_lose_no_other_row() {
         let list = List::new(100);
         let read = list.read::<GetStoreList>(10, |_| list.delete(|row| row == 3 || row == 9)).await;
         assert_eq!(read, (0..100).collect::<Vec<_>>());
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deletion_of_many_rows_is_found_again() {
+    async fn list_continues_after_many_deletions() {
         let list = List::new(200);
         let mut cursor = Cursor::start("list");
         for _ in 0..3 {
@@ -752,7 +752,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nearby_places_are_found_again_on_an_earlier_page() {
+    async fn list_continues_from_an_earlier_page() {
         let list = List::new(2500);
         let first = list.page::<GetNearbyPoiList>(&Cursor::start("list"), 1000).await;
         let second = list
@@ -772,7 +772,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_whose_known_rows_are_all_gone_begins_anew() {
+    async fn list_without_known_rows_starts_again() {
         for counts in [true, false] {
             let list = List { counts, ..List::new(50) };
             let first = list.page::<GetNearbyPoiList>(&Cursor::start("list"), 20).await;
@@ -783,7 +783,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_that_others_came_before_are_passed_over() {
+    async fn known_rows_after_insertions_are_skipped() {
         let list = List::new(60);
         let first = list.page::<GetStoreList>(&Cursor::start("list"), 50).await;
         list.rows.borrow_mut().splice(0..0, 1000..1049);
@@ -793,7 +793,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_in_ever_new_order_ends() {
+    async fn reordered_list_ends() {
         let list = List::new(120);
         let rotate = |_: &[u32]| list.rows.borrow_mut().rotate_left(31);
         let read = list.read::<GetStoreList>(7, rotate).await;
@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_is_whole_if_all_rows_that_it_counts_were_read() {
+    async fn list_is_whole_if_all_counted_rows_were_read() {
         for count in [0, 1, 50, 51, 120] {
             let rows = |asked: Range<u32>| numbers(asked.start.min(count)..asked.end.min(count));
             let whole = Extent { read: count, unread: 0, broken: None };
@@ -850,7 +850,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_with_a_row_that_cannot_be_told_from_others_is_not_whole() {
+    async fn list_with_an_unidentified_row_is_not_whole() {
         let nameless = |_| (vec!["1".to_owned(), String::new()], Some(2));
         let (rows, extent, _) = read_all::<GetStoreList>(nameless).await;
         assert_eq!((rows, extent), (2, Extent { read: 1, unread: 1, broken: None }));
@@ -860,14 +860,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_comes_at_once_is_whole_wherever_it_was_to_begin() {
+    async fn complete_list_at_any_offset_is_whole() {
         let at_once = |_| (numbers(0..120), Some(120));
         let (rows, extent, calls) = read_all::<GetStoreList>(at_once).await;
         assert_eq!((rows, extent.unread, calls), (120, 0, 3));
     }
 
     #[tokio::test]
-    async fn a_list_without_end_is_left_at_some_point() {
+    async fn endless_list_is_stopped() {
         let endless = |asked: Range<u32>| (numbers(asked.clone()), Some(i64::from(asked.end) + 1));
         let (rows, extent, calls) = read_all::<GetStoreList>(endless).await;
         assert_eq!((rows, extent.broken, calls), (98_001, Some(Broken::Endless), MOST_CALLS));
@@ -886,7 +886,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_repeats_itself_is_left_soon() {
+    async fn repeating_list_is_stopped_soon() {
         for total in [Some(1_000_000), None] {
             let same = |_| (numbers(0..50), total);
             let (rows, extent, calls) = read_all::<GetStoreList>(same).await;

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_retry_table() {
+    fn retry_table() {
         use Decision::{GiveUp, RenewToken, SendAgain};
         let lost = || Error::Lost { cause: String::new() };
         let soon = SendAgain(FIRST_WAIT);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_end_by_number_and_by_time() {
+    fn attempts_end_by_number_and_time() {
         let error = refused(-1);
         let decide = |attempts, left| decide(Safety::Read, &error, attempts, 2, left);
         assert_eq!(decide(2, LONG), Decision::SendAgain(FIRST_WAIT * 2));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_waited_for_if_it_fits() {
+    fn retry_after_is_respected_if_it_fits() {
         let asked = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
             let limited = Error::NotExecuted { status: 429, retry_after };
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_goes_to_the_next_host_at_once_if_there_is_one() {
+    fn unsent_call_goes_to_the_next_host_at_once() {
         let error = Error::NotSent { cause: String::new() };
         for (attempts, hosts, wait) in [(1, 1, 1), (1, 2, 0), (2, 2, 2), (2, 3, 0), (1, 9, 0)] {
             let decided = decide(Safety::Once(Proof::Event), &error, attempts, hosts, LONG);

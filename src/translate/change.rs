@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_update_is_sent_as_documented() {
+    fn whole_update_matches_the_document() {
         let change = Change::try_from(pb::UpdateStoreRequest {
             contact_phone: Some("123456".to_owned()),
             hours: OpeningHours::read("10:00-21:00".to_owned()),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_kept_even_hours_that_are_no_range() {
+    fn omitted_values_stay_even_odd_hours() {
         let contact_phone = Some("654321".to_owned());
         let change = Change::try_from(pb::UpdateStoreRequest { contact_phone, ..request() });
         let call = change.expect("valid").over(shown(), None).expect("a store");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_in_review_go_before_those_that_are_shown() {
+    fn pictures_in_review_precede_shown_ones() {
         let change = |picture_urls| {
             let hours = OpeningHours::read("10:00-21:00".to_owned());
             Change::try_from(pb::UpdateStoreRequest { hours, picture_urls, ..request() })
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_away_that_wechat_does_not_show() {
+    fn hidden_values_are_required() {
         let card_id = Some("pabcedfg".to_owned());
         let change = Change::try_from(pb::UpdateStoreRequest { card_id, ..request() });
         let invalid = change.expect("valid").over(StoreInfo::default(), None).expect_err("empty");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_was_read_inexactly_is_never_sent_back() {
+    fn inexact_value_is_never_sent_back() {
         let json = |field: &str, value: &str| {
             let store = format!(
                 r#"{{"telephone":"1","open_time":"10:00-21:00","photo_list":[{{"photo_url":"http://a"}}],"{field}":{value}}}"#
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_changes_something_and_clears_nothing() {
+    fn update_changes_something_and_clears_nothing() {
         let fields = |request| {
             let invalid = Change::try_from(request).expect_err("invalid");
             fields(&invalid).join(" ")

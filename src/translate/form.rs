@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_where_wechat_keeps_them() {
+    fn pictures_have_wechats_hosts() {
         for url in [
             "http://mmbiz.qpic.cn/mmbiz_jpg/tW66AWvE2K4EJx/0?wx_fmt=jpeg",
             "https://mmbiz.qpic.cn/a",
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn phones_are_made_of_digits_and_what_stands_between() {
+    fn phones_have_digits_and_separators() {
         for text in ["110", "+86 20-89190388", "(020)89190388转801", "400-800-8820", "020-1"] {
             assert!(fits(&Form::PHONE, text), "{text}");
         }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_licences_and_words_are_ascii() {
+    fn license_numbers_and_words_are_ascii() {
         for text in ["156718193518281", "22883878-0", "91750100ME2XCR6A70", "310000400000001(1-1)"]
         {
             assert!(fits(&Form::LICENSE_NUMBER, text), "{text}");

@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_stays_text() {
+    fn hours_without_a_range_stay_text() {
         let read = |text: &str| OpeningHours::read(text.to_owned());
         let hours = read("10:00-21:00").expect("a range");
         assert_eq!((hours.open.as_str(), hours.close.as_str()), ("10:00", "21:00"));

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_states_of_an_old_store() {
+    fn old_store_states_match_the_document() {
         use LegacyStoreState as S;
         let states = [None, Some(0), Some(1), Some(2), Some(3), Some(4)].map(|n| state(Int(n)));
         assert_eq!(
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_states_of_a_migration() {
+    fn migration_states_match_the_document() {
         use UpgradeState as S;
         let numbers = [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(5)];
         assert_eq!(
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_step_is_the_first_that_any_store_needs() {
+    fn next_step_is_the_first_needed_one() {
         use UpgradeStep as S;
         for (statuses, step) in [
             (&[4, 2, 1, 0][..], S::Migrate),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn blockers_are_named_but_not_without_end() {
+    fn list_of_blockers_is_limited() {
         let store = PoiInfo {
             business_name: Text("超速天使俱乐部".to_owned()),
             branch_name: Text("新华路店".to_owned()),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_store_is_read_from_the_official_sample_and_from_a_real_body() {
+    fn old_store_is_parsed_from_two_samples() {
         for json in [
             r#"{"errcode":0,"business_list":[{"base_info":{"sid":"101","business_name":"麦当劳",
                "categories":["美食,小吃快餐"],"offset_type":1,"longitude":113.3,"latitude":23.1,

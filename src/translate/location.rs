@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_keeps_its_digits() {
+    fn point_keeps_its_digits() {
         let expected = ("23.0974903107".to_owned(), "113.323753357".to_owned());
         assert_eq!(sent(23.0974903107, 113.323753357), Some(expected));
         assert_eq!(sent(3.000_000_1, 73.0), Some(("3.0000001".to_owned(), "73".to_owned())));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_no_map_of_china_is_refused() {
+    fn points_outside_china_are_rejected() {
         for (latitude, longitude, field) in [
             (0.0, 0.0, "location required"),
             (-0.0, 0.0, "location required"),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn swapped_numbers_are_called_swapped() {
+    fn swapped_numbers_are_reported() {
         // Guangzhou, and Kashgar, whose degrees east could be degrees north.
         for (latitude, longitude) in [(113.3, 23.1), (75.99, 39.47)] {
             let mistakes = mistakes(latitude, longitude);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn distances_are_those_on_a_globe() {
+    fn distances_follow_the_globe() {
         let point = |latitude, longitude| LatLng { latitude, longitude };
         let (beijing, guangzhou) = (point(39.904, 116.407), point(23.129, 113.264));
         let distance = beijing.kilometres_to(&guangzhou);

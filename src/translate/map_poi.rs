@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_place_is_sent_as_documented() {
+    fn new_place_matches_the_document() {
         let mut call = CreateMapPoi::try_from(place()).expect("valid");
         call.province = "广东省".to_owned();
         call.city = "广州市".to_owned();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_a_new_place_is_named() {
+    fn every_mistake_in_a_place_is_reported() {
         let request = pb::CreateMapPoiRequest {
             district_id: "海珠区".to_owned(),
             category: "美食：中餐厅".to_owned(),
@@ -293,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn telephones_are_one_text() {
+    fn telephones_become_one_text() {
         let telephones = ["010-6666666-111", "010-6666666"].map(str::to_owned).to_vec();
         let call = CreateMapPoi::try_from(pb::CreateMapPoiRequest { telephones, ..place() });
         assert_eq!(call.expect("valid").telephone, "010-6666666-111;010-6666666");
     }
 
     #[test]
-    fn a_search_sends_the_district_as_a_number() {
+    fn search_sends_the_district_as_a_number() {
         let request = pb::SearchMapPoisRequest {
             district_id: "440105".to_owned(),
             keyword: "工厂".to_owned(),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_found_place_is_read_as_documented() {
+    fn found_place_matches_the_document() {
         let reply: SearchMapPoiReply = serde_json::from_str(
             r#"{"errcode":0,"errmsg":"ok","data":{"item":[{"branch_name":"X-MAX工厂",
             "address":"广东省广州市海珠区怡安路","longitude":113.274810791,"latitude":"23.1088695526",
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_finds_too_much_says_how_much_is_missing() {
+    fn large_search_reports_omitted_places() {
         let found = |count: usize| {
             let item = (0..count).map(|id| serde_json::json!({ "sosomap_poi_uid": id + 1 }));
             let reply = serde_json::json!({ "data": { "item": item.collect::<Vec<_>>() } });

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_picture_lives_three_days_from_the_moment_wechat_names() {
+    fn temporary_picture_expires_after_three_days() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         for (json, created) in [
             (r#"{"type":"image","media_id":"M","created_at":1380000000}"#, 1_380_000_000),

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documented_categories_are_read() {
+    fn documented_categories_are_parsed() {
         let reply: GetMerchantCategoryReply = serde_json::from_str(
             r#"{"errcode":0,"errmsg":"ok","data":{"all_category_info":{"categories":[
                 {"id":280,"name":"便利店","level":2,"father":278,"children":[],"qualify":
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_an_application_is_read_by_its_own_table() {
+    fn application_state_has_its_own_table() {
         for (json, expected) in [
             (r#"{"data":{"audit_id":0,"status":0}}"#, (AuditState::NotSubmitted, 0, "")),
             (
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_is_sent_as_the_document_shows_it() {
+    fn application_matches_the_document() {
         let call = ApplyMerchant::try_from(application()).expect("valid");
         assert_eq!(
             serde_json::to_string(&call).expect("JSON"),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_of_an_application_is_named() {
+    fn every_mistake_in_an_application_is_reported() {
         let invalid = ApplyMerchant::try_from(pb::ApplyMerchantRequest {
             first_category_id: "+476".to_owned(),
             second_category_id: String::new(),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_stays_and_nothing_is_cleared() {
+    fn absent_values_stay_and_empty_ones_fail() {
         let update = |avatar: Option<&str>, introduction: Option<&str>| {
             let call = ModifyMerchant::try_from(pb::UpdateMerchantRequest {
                 avatar_media_id: avatar.map(str::to_owned),

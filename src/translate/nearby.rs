@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_sent_as_the_documents_show_it() {
+    fn nearby_place_matches_the_document() {
         let sent = serde_json::to_string(&add(profile()).expect("valid")).expect("JSON");
         for part in [
             r#""is_comm_nearby":"1""#,
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_label_has_wechats_id_and_name() {
+    fn every_label_kind_has_wechats_id_and_name() {
         let names: Vec<_> = (2..=16)
             .map(|kind| standard(Kind::try_from(kind).expect("a kind")).expect("a name"))
             .collect();
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_break_these_rules() {
+    fn invalid_labels_are_rejected() {
         let refused = |labels: Vec<pb::ServiceLabel>| {
             add(pb::NearbyPoiProfile { service_labels: labels, ..profile() }).map(|_| ())
         };
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_needs_all_of_its_profile() {
+    fn nearby_place_needs_its_whole_profile() {
         let fields = add(pb::NearbyPoiProfile::default()).expect_err("empty");
         let expected = "name address picture_urls contact_phone hours company_name license_number service_labels";
         let expected: Vec<_> = expected.split(' ').map(|name| format!("profile.{name}")).collect();
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_place_is_read_by_its_own_tables() {
+    fn listed_place_has_its_own_tables() {
         let row = r#"{"poi_id":"123456","qualification_address":"广东省广州市海珠区","qualification_num":
             "1111","audit_status":4,"display_status":"1","refuse_reason":"理由"}"#;
         let row: ListedNearbyPoi = serde_json::from_str(row).expect("the documented form");

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_brings_back_where_it_was_made() {
+    fn token_restores_its_place() {
         let cursor = Cursor::start("stores/wx1").next(20, ["a", "b"].into_iter());
         assert_eq!(Cursor::read(&cursor.token(), "stores/wx1"), Ok(cursor.clone()));
         assert_eq!(Cursor::read("", "stores/wx1"), Ok(Cursor::start("stores/wx1")));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_were_given_out_are_known_again_after_others_were_deleted() {
+    fn returned_rows_are_known_after_deletions() {
         let cursor = Cursor::start("stores/wx1").next(3, ["a", "b", "c"].into_iter());
         assert_eq!(cursor.known(["c", "d"].into_iter()), Some(1));
         assert_eq!(cursor.known(["b", "d"].into_iter()), Some(1), "c was deleted");
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stays_small() {
+    fn token_stays_small() {
         let ids: Vec<_> = (0..500).map(|id| (400_000_000 + id).to_string()).collect();
         let cursor = Cursor::start("stores/wx1").next(500, ids.iter().map(String::as_str));
         assert!(cursor.token().len() < 300);

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_what_its_content_says() {
+    fn picture_kind_follows_its_content() {
         assert_eq!(name(PNG), Ok("picture.png"));
         assert_eq!(name(JPEG), Ok("picture.jpg"));
         assert_eq!(name(&[JPEG, b"ftypmp4 film"].concat()), Ok("picture.jpg"));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_wechat_would_refuse_is_refused_before() {
+    fn unacceptable_picture_is_rejected_first() {
         for content in [GIF, b"RIFF....WEBPVP8 ", b"\0\0\0\x18ftypheic", b"<svg/>", b"%PDF-1.7"] {
             assert_eq!(
                 name(content),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gif_ends_with_its_blocks_whatever_follows() {
+    fn gif_ends_with_its_blocks() {
         for more in [&b""[..], b"\0", b"\0\0\0", b"\r\n", b"XMP", b"a note", &[0xff; 2000]] {
             assert!(Kind::Gif.ends(&[GIF, more].concat()), "{more:?}");
         }

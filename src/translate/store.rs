@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_store_is_sent_as_documented() {
+    fn new_store_matches_the_document() {
         let expected = format!(
             r#"{{"poi_id":"","map_poi_id":"2880741500279549033","pic_list":"{{\"list\":[\"{PICTURE}\"]}}","contract_phone":"1111222222","hour":"11:11-12:12","credential":"22883878-0","company_name":"","card_id":""}}"#
         );
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_read_as_documented() {
+    fn shown_store_matches_the_document() {
         let reply: GetStoreInfoReply = serde_json::from_str(
             r#"{"errcode":0,"errmsg":"ok","business":{"base_info":{"business_name":"龙涤小区熟食店",
             "address":"舍利街道中都大道","telephone":"12345678","city":"哈尔滨市","province":"黑龙江省",
@@ -321,14 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_a_store_is_no_store() {
+    fn reply_without_a_store_is_unreadable() {
         for json in [r#"{"errcode":0}"#, r#"{"business":null}"#, r#"{"business":{}}"#] {
             assert!(serde_json::from_str::<GetStoreInfoReply>(json).is_err(), "{json}");
         }
     }
 
     #[test]
-    fn the_states_of_a_store() {
+    fn store_states_match_the_document() {
         use AuditState as S;
         let states = [None, Some(0), Some(1), Some(2), Some(3), Some(4)].map(|n| state(Int(n)));
         assert_eq!(

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_remembered_until_their_review_ends() {
+    fn pictures_are_cached_until_their_review_ends() {
         for ended in [SHOWN, REJECTED, Int(None)] {
             let (pictures, now) = a_day_after();
             assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(Some(new())));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_read_at_once_may_look_as_it_did_before() {
+    fn store_may_lag_behind_an_update() {
         let (pictures, now) = (Pictures::default(), Instant::now());
         pictures.note(store(), &new(), true, now);
         assert_eq!(pictures.in_review(&store(), SHOWN, now), Some(Some(new())));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn other_pictures_end_the_review_and_the_same_do_not() {
+    fn only_other_pictures_end_a_review() {
         let (pictures, now) = a_day_after();
         pictures.note(store(), &new(), false, now);
         assert_eq!(pictures.in_review(&store(), IN_REVIEW, now), Some(Some(new())));
