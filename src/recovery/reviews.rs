@@ -16,7 +16,7 @@ use crate::{
     config,
     context::Context,
     journal::{ExpectedEffect, SubmissionRecord},
-    pb::{self, AuditEvent, AuditState, EventOrigin, GetMerchantAuditResponse, SubmissionKind},
+    pb::{self, AuditEvent, AuditState, GetMerchantAuditResponse, SubmissionKind},
     state::{self, Appended, EventKey, NewEvent, Origin, is_decided},
     translate::audit::reconciled,
 };
