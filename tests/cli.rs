@@ -110,6 +110,7 @@ fn service_starts_answers_calls_and_stops() {
     invalid_request_names_the_field(&call);
     list_and_describe_print_the_contract(&call);
     pipes_work_on_both_sides(&grpc);
+    errors_are_text_on_a_terminal(&grpc);
 
     service.signal("TERM");
     assert_eq!(service.wait(), Some(0));
@@ -195,6 +196,27 @@ fn pipes_work_on_both_sides(grpc: &str) {
     // A reader that closes the pipe early is not an error.
     let head = shell("--list | head -n 1");
     assert_eq!((error(&head).as_str(), text(&head.stdout).lines().count()), ("", 1));
+}
+
+fn errors_are_text_on_a_terminal(grpc: &str) {
+    if !is_installed("script") {
+        return;
+    }
+    // `script` runs a command in a pseudo terminal.
+    let in_terminal = |arguments: &str, no_color: &str| {
+        let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
+        let call = format!("{binary} call --address {grpc} CardService/GetStoreCard {arguments}");
+        let mut script = Command::new("script");
+        script.args(["-qec", &call, "/dev/null"]).env("NO_COLOR", no_color).env("TERM", "xterm");
+        let output = script.stdin(Stdio::null()).output().expect("script runs");
+        assert_eq!(output.status.code(), Some(64 + 3), "{}", text(&output.stdout));
+        text(&output.stdout).replace("\r\n", "\n")
+    };
+    let plain = in_terminal("", "1");
+    let expected = "error: INVALID_ARGUMENT (INVALID_REQUEST)\n  ";
+    assert!(plain.starts_with(expected) && plain.contains("fix by "), "{plain}");
+    assert!(in_terminal("", "").contains("\u{1b}["), "colors");
+    assert!(in_terminal("--json", "").starts_with("{\n  \"code\": \"INVALID_ARGUMENT\""));
 }
 
 /// Each of these signals ends a process that does not handle it.

@@ -11,9 +11,9 @@ use super::ConfigErrors;
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
     /// Hours without a push after which the gateway polls WeChat for a review's result. 0: never.
-    pub ask_after_hours: f64,
+    pub poll_after_hours: f64,
     /// Hours between two polls of the same review.
-    pub ask_again_hours: f64,
+    pub poll_interval_hours: f64,
     /// Hours after which an open review counts as overdue.
     pub overdue_after_hours: f64,
     /// Seconds without an event after which a watcher receives a checkpoint.
@@ -23,8 +23,8 @@ pub struct Audit {
 impl Default for Audit {
     fn default() -> Self {
         Self {
-            ask_after_hours: 24.0,
-            ask_again_hours: 6.0,
+            poll_after_hours: 24.0,
+            poll_interval_hours: 6.0,
             overdue_after_hours: 168.0,
             checkpoint_seconds: 30.0,
         }
@@ -32,19 +32,19 @@ impl Default for Audit {
 }
 
 /// The shortest time between two polls, so that a tiny setting does not poll WeChat continuously.
-const MIN_ASK_AGAIN: Duration = Duration::from_millis(100);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest time that can be set: ten years.
 const MAX_HOURS: f64 = 87_600.0;
 
 impl Audit {
     /// Returns the time without a push after which WeChat is polled, or `None` for never.
     pub fn ask_after(&self) -> Option<Duration> {
-        (self.ask_after_hours > 0.0).then(|| hours(self.ask_after_hours))
+        (self.poll_after_hours > 0.0).then(|| hours(self.poll_after_hours))
     }
 
     /// Returns the time between two polls of the same review.
     pub fn ask_again(&self) -> Duration {
-        hours(self.ask_again_hours).max(MIN_ASK_AGAIN)
+        hours(self.poll_interval_hours).max(MIN_POLL_INTERVAL)
     }
 
     /// Returns the time after which an open review counts as overdue.
@@ -63,9 +63,9 @@ fn hours(hours: f64) -> Duration {
 }
 
 pub(super) fn check(audit: Audit, errors: &mut ConfigErrors) -> Audit {
-    errors.check_range("audit.ask_after_hours", audit.ask_after_hours, 0.0..=MAX_HOURS);
+    errors.check_range("audit.poll_after_hours", audit.poll_after_hours, 0.0..=MAX_HOURS);
     for (key, value) in [
-        ("audit.ask_again_hours", audit.ask_again_hours),
+        ("audit.poll_interval_hours", audit.poll_interval_hours),
         ("audit.overdue_after_hours", audit.overdue_after_hours),
     ] {
         if !(value > 0.0 && value <= MAX_HOURS) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Polls after a fifth of a second, and then three times a second.
-pub(crate) const EAGER: &str = "[audit]\nask_after_hours = 0.00005\nask_again_hours = 0.0001";
+pub(crate) const EAGER: &str = "[audit]\npoll_after_hours = 0.00005\npoll_interval_hours = 0.0001";
 const PLACE: &str = "2708071440732747189";
 
 /// Starts a gateway that polls soon, and a watcher.
@@ -176,7 +176,7 @@ async fn incomplete_list_proves_nothing() {
 
 #[tokio::test]
 async fn disabled_polling_asks_nothing() {
-    let asks = "[audit]\nask_after_hours = 1\nask_again_hours = 0.0001";
+    let asks = "[audit]\npoll_after_hours = 1\npoll_interval_hours = 0.0001";
     let mut app = App::with_sections(asks).await;
     let store = app.add_store(PLACE, "0001").await;
     app.decide_silently(&store.audit_id, Decision::Approve);
@@ -186,7 +186,7 @@ async fn disabled_polling_asks_nothing() {
     app.wechat.fault(Fault::new("/wxa/del_store", Kind::ResetBefore));
     let delete = pb::DeleteStoreRequest { poi_id: "1".to_owned(), ..Default::default() };
     app.stores().delete_store(delete).await.expect_err("unknown");
-    app.change_settings("ask_after_hours = 1", "ask_after_hours = 0");
+    app.change_settings("poll_after_hours = 1", "poll_after_hours = 0");
     let app = app.restart().await;
     for _ in 0..3 {
         app.clock.advance(Duration::from_secs(2 * 3600));

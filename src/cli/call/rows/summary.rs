@@ -181,14 +181,14 @@ impl Tally {
     }
 
     /// Returns the further facts, each with its label.
-    fn facts(&self, end: &End, all_read: bool) -> Vec<(&'static str, String)> {
+    fn facts(&self, end: &End, total_known: bool) -> Vec<(&'static str, String)> {
         let mut facts = Vec::new();
         match end {
             End::Complete => {}
             End::Halted(why) => facts.push(("stopped", why.clone())),
             End::Interrupted => facts.push(("stopped", "interrupted by a signal".to_owned())),
         }
-        if !all_read && !matches!(end, End::Complete) {
+        if !total_known && !matches!(end, End::Complete) {
             facts.push(("stopped", "further rows were neither read nor sent".to_owned()));
         }
         for (app_id, held) in &self.held {
