@@ -15,7 +15,7 @@ use wechat_store_gateway::pb::{
 
 use crate::{
     audit::{Watch, earliest},
-    reconcile::EAGER,
+    overdue_reviews::EAGER,
     support::{App, STABLE_TOKEN, is, nearby_profile, new_store, reason, within},
 };
 
