@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn call_that_cannot_run_in_time_is_refused_on_arrival() {
+    async fn call_without_time_is_refused_on_arrival() {
         let (limit, clock) = (Limit::new(2), Clock::frozen());
         for _ in 0..4 {
             call(&limit, &clock, PATH, SECOND);

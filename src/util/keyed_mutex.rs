@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lock_is_exclusive_per_key_and_queue_is_removed() {
+    async fn lock_is_exclusive_per_key() {
         let owner = KeyedMutex::default();
         let first = owner.take("a").await;
         let _other_key = owner.take("b").now_or_never().expect("free");

@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn unreachable_host_is_left_at_once_by_all_calls() {
+    fn unreachable_host_is_left_by_all_calls() {
         let (hosts, clock) = hosts(&["a", "b"]);
         assert_eq!(read(&hosts, Answered), "a");
         assert_eq!(hosts.changed_at(), None);

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn thousand_damaged_rows_are_salvaged_hostile_reply_is_not() {
+    fn damaged_rows_are_salvaged_within_a_budget() {
         let row = r#"{"id":1,"info":{"price":"x","name":{}}}"#;
         let json = format!(r#"{{"list":[{}]}}"#, vec![row; 1000].join(","));
         let rows = salvage(&json).list.0;

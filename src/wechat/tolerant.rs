@@ -1,9 +1,9 @@
-//! Reads what WeChat really sends.
+//! Types for the values that WeChat really sends.
 //!
-//! A field is a number in one reply and text in the next, `null`, empty or missing elsewhere. These types
-//! accept every such form of one value. They refuse every other form: a reply is then read again by
-//! `salvage.rs`, in which the field is absent and named. A list that a reply cannot do without is a
-//! [`Rows`], for which null and empty text are no list.
+//! A field may be a number in one reply and text in the next, and `null`, empty or missing
+//! elsewhere. These types accept every such form of one value and refuse every other form. A
+//! refused reply is parsed again by `salvage.rs`, which removes the field and notes its name. A
+//! list that a reply must have is a [`Rows`]. For it, null and empty text are not a list.
 
 // Not serde_with: PickFirst buffers a value and loses the path of an error inside, which salvage.rs needs. Its
 // adapters also accept forms that must be refused, such as NaN.
@@ -17,34 +17,35 @@ use serde::{
 
 use super::objects::Objects;
 
-/// Text; also from a whole number. Missing and null are empty.
+/// Text, also from a whole number. Missing and null are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(pub String);
 
-/// A whole number of 32 bits; also from text. Missing, null and empty text are none. All of WeChat's own
-/// numbers are far smaller, so one that is not is unreadable.
+/// A whole number of 32 bits, also from text. Missing, null and empty text are `None`. All of
+/// WeChat's own numbers are far smaller, so a larger one is unreadable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Int(pub Option<i32>);
 
-/// A time in seconds, since 1970 or from now; also from text. Missing, null and empty text are none.
+/// A time in seconds, since 1970 or from now, also from text. Missing, null and empty text are
+/// `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seconds(pub Option<i64>);
 
-/// A decimal number; also from text. Missing, null and empty text are none.
+/// A decimal number, also from text. Missing, null and empty text are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Decimal(pub Option<f64>);
 
-/// A list that may be missing; also from null or empty text, which are the empty list. An element that is
-/// null is the default.
+/// A list that may be missing. Null and empty text are the empty list, and an element that is null
+/// is the default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
-/// A list that a reply has to have: nothing else stands for an empty one. A row that cannot be read is the
-/// default, which has no id, so that the others keep their positions.
+/// A list that a reply must have. Null and empty text are not accepted in place of an empty list. An unreadable row is the
+/// default, which has no id, so that the other rows keep their positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows<T>(pub Vec<T>);
 
-/// An object that WeChat hides as JSON inside a string; also from the object itself. Null and empty
+/// An object that WeChat sends as JSON inside a string, also from the object itself. Null and empty
 /// text are the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nested<T>(pub T);
@@ -100,7 +101,8 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// What both are read from. A flag may be a boolean, and a float may be whole.
+/// The number that [`Int`] and [`Seconds`] are parsed from. A flag may be a boolean, and a float
+/// may be whole.
 struct Number(Option<i64>);
 
 impl<'de> Deserialize<'de> for Number {
@@ -157,7 +159,7 @@ impl<'de> Deserialize<'de> for Decimal {
                     "" => Ok(Decimal(None)),
                     text => {
                         let number: f64 = text.parse().map_err(E::custom)?;
-                        // Rust also reads "NaN" and "inf", which are no place on any map.
+                        // Rust also parses "NaN" and "inf", which are not places on a map.
                         match number.is_finite() {
                             true => Ok(Decimal(Some(number))),
                             false => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_strings_say_the_same() {
+    fn number_equals_its_text() {
         let numbers =
             r#"{"name":7,"total_count":3,"longitude":113.5,"photos":[1],"data":{"poi_list":[1]}}"#;
         let strings = r#"{"name":"7","total_count":"3","longitude":"113.5","photos":["1"],
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_null_and_empty_say_the_same() {
+    fn missing_null_and_empty_are_equal() {
         let null = r#"{"name":null,"total_count":null,"longitude":null,"photos":null,"data":null}"#;
         let empty = r#"{"name":"","total_count":"","longitude":" ","photos":"","data":""}"#;
         assert_eq!(read(null), Reply::default());
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_beyond_its_limits_is_not_read_as_another_one() {
+    fn number_out_of_range_is_refused() {
         for json in [
             r#"{"total_count":2147483648}"#,
             r#"{"total_count":"-2147483649"}"#,
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_has_to_be_there_has_no_other_form() {
+    fn required_list_has_no_other_form() {
         let read = serde_json::from_str::<Rows<Int>>;
         let numbers = [Int(Some(1)), Int(None), Int(Some(2))];
         assert_eq!(read(r#"[1,null,"2"]"#).expect("rows").0, numbers);
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused() {
+    fn other_forms_are_refused() {
         for json in [r#"{"total_count":"many"}"#, r#"{"photos":{}}"#, r#"{"data":"{"}"#] {
             assert!(serde_json::from_str::<Reply>(json).is_err(), "{json}");
         }

@@ -54,7 +54,7 @@ impl Gateway {
         Self::with(wechat, state, "")
     }
 
-    /// The same with further sections of the settings.
+    /// Creates a gateway with further sections of the settings, which does not run yet.
     pub(crate) fn with(wechat: SocketAddr, state: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let [grpc, callback, admin] = std::array::from_fn(|_| free_port());

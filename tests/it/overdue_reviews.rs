@@ -38,7 +38,7 @@ impl App {
         self.list_alike_of(poi_ids, status, poi_ids.len());
     }
 
-    /// The same, with this total number of stores.
+    /// Lets WeChat list stores like [`App::list_alike`], with this total number of stores.
     fn list_alike_of(&self, poi_ids: &[u64], status: u32, total: usize) {
         let row = |poi_id: &u64| {
             json!({ "base_info": {

@@ -54,7 +54,7 @@ impl Write {
         }
     }
 
-    /// The path of the read that shows the outcome.
+    /// Returns the path of the read that shows the outcome.
     fn read_path(self) -> &'static str {
         match self {
             Self::AddNearbyPoi | Self::DeleteNearbyPoi | Self::ReplaceNearbyPoi => {
@@ -744,7 +744,7 @@ async fn busy_reply_leaves_creation_unknown() {
     }
 }
 
-/// A reply that lists this place in review.
+/// Returns a reply that lists this place in review.
 fn in_review(poi_id: &str, audit_id: &str) -> Kind {
     let pb::NearbyPoiProfile { address, license_number, .. } = nearby_profile(PLACE);
     let rows = json!({ "poi_list": [{

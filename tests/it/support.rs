@@ -86,7 +86,7 @@ impl App {
         Self::still_with_sections("").await
     }
 
-    /// The same with further sections of the settings.
+    /// Starts a gateway like [`App::still`] with further sections of the settings.
     pub(crate) async fn still_with_sections(sections: &str) -> Self {
         Self::launch(Clock::frozen(), "default = true", sections, None).await
     }
@@ -300,12 +300,12 @@ impl App {
         CardServiceClient::with_origin(self.timeless().await, self.origin())
     }
 
-    /// The same for stores.
+    /// Returns such a client for stores.
     pub(crate) async fn timeless_stores(&self) -> StoreServiceClient<Timeless> {
         StoreServiceClient::with_origin(self.timeless().await, self.origin())
     }
 
-    /// The same for nearby places.
+    /// Returns such a client for nearby places.
     pub(crate) async fn timeless_nearby(&self) -> NearbyServiceClient<Timeless> {
         NearbyServiceClient::with_origin(self.timeless().await, self.origin())
     }

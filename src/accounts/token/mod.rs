@@ -669,7 +669,7 @@ mod tests {
     }
 
     #[test]
-    fn token_life_counts_from_request_and_is_renewed_early() {
+    fn token_life_counts_from_its_request() {
         let clock = Clock::frozen();
         let (_folder, tokens) = tokens(&clock);
         let sent_at = clock.now();

@@ -139,7 +139,7 @@ impl Drop for Files {
     }
 }
 
-/// The databases that this process has open. Opening one a second time, even briefly, would free
+/// Returns the databases that this process has open. Opening one a second time, even briefly, would free
 /// SQLite's locks on it.
 fn in_use() -> MutexGuard<'static, BTreeSet<Identity>> {
     static IN_USE: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
@@ -548,7 +548,7 @@ fn read_at(file: &File, bytes: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
 }
 
-/// Other systems have no such identity.
+/// Returns the same value for every file, because other systems have no such identity.
 #[cfg(not(unix))]
 fn identity(_: &Metadata) -> Identity {
     (0, 0)
