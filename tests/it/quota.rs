@@ -119,7 +119,7 @@ async fn spent_quota_is_probed_every_five_minutes() {
 
     limit(&app, OFFICIAL_APP_ID, GET_CARD, 1_000);
     spent_today(app.read().await);
-    assert_eq!(app.count(GET_CARD), 6, "nobody has told us");
+    assert_eq!(app.count(GET_CARD), 6, "the restored quota is not known yet");
     app.clock.advance(PROBE_PAUSE);
     taken(app.read().await);
     for result in reads(&app, 20).await {

@@ -127,7 +127,7 @@ async fn any_outage_ends_when_redis_is_back() {
     let door = Door::to(&server).await;
     let state = door.open().await;
     let html = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
-    for (number, (backend, told)) in [
+    for (number, (backend, expected)) in [
         (Backend::Says(html), "not a Redis"),
         (Backend::Says("\x15\x03\x01\x00\x02\x02\x46"), ""),
         (Backend::Says("-NOAUTH Authentication required.\r\n"), "password"),
@@ -149,7 +149,7 @@ async fn any_outage_ends_when_redis_is_back() {
         door.lead(backend);
         // The lost connection is reported first.
         let is_told = async {
-            while !why(&state).await.contains(told) {
+            while !why(&state).await.contains(expected) {
                 sleep(Duration::from_millis(20)).await;
             }
         };
@@ -227,7 +227,7 @@ async fn password_error_ends_with_its_cause() {
 async fn redis_refusal_is_explained_and_ends() {
     let server = RedisServer::start(false).await;
     let state = server.open().await;
-    for (number, (begin, told, end)) in [
+    for (number, (begin, expected, end)) in [
         ("CONFIG SET maxmemory 1", "memory is full", "CONFIG SET maxmemory 0"),
         (
             "CONFIG SET min-replicas-to-write 1",
@@ -244,7 +244,7 @@ async fn redis_refusal_is_explained_and_ends() {
     .enumerate()
     {
         let number = u8::try_from(number).expect("few");
-        if told == "own disk" {
+        if expected == "own disk" {
             fs::remove_dir_all(server.folder()).expect("there");
         }
         let said = server.command(begin).await;
@@ -264,7 +264,7 @@ async fn redis_refusal_is_explained_and_ends() {
             }
         };
         let why = timeout(SOON, refused).await.expect(begin);
-        assert!(why.contains(told), "{begin}: {why}");
+        assert!(why.contains(expected), "{begin}: {why}");
         assert!(!why.contains("disk is full"), "{why}");
         server.command(end).await;
         timeout(SOON, append_when_ready(&state, number)).await.expect(end);

@@ -73,19 +73,19 @@ async fn preexecution_status_proves_write_not_executed() {
     ] {
         app.wechat.fault(Fault::new(ADD_STORE, status(code, page)));
         let before = app.count(ADD_STORE);
-        let told = add_store(&app, NAMES[0]).await.expect_err("not executed");
-        assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
-        assert_eq!(metadata(&told, "http_status"), code.to_string());
-        assert_eq!(metadata(&told, "fix_by"), fix_by, "{code}");
+        let error = add_store(&app, NAMES[0]).await.expect_err("not executed");
+        assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
+        assert_eq!(metadata(&error, "http_status"), code.to_string());
+        assert_eq!(metadata(&error, "fix_by"), fix_by, "{code}");
         assert_eq!(app.count(ADD_STORE), before + 1, "{code}: asking again would not help");
         assert_eq!(journaled_writes(&app).await, 0, "{code}: there is nothing to settle");
     }
     for code in [421, 425, 429] {
         app.wechat.fault(Fault::new(ADD_STORE, status(code, page)).times(3));
         let before = app.count(ADD_STORE);
-        let told = add_store(&app, NAMES[0]).await.expect_err("not executed");
-        assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
-        assert_eq!(metadata(&told, "fix_by"), "wait", "{code}");
+        let error = add_store(&app, NAMES[0]).await.expect_err("not executed");
+        assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{code}");
+        assert_eq!(metadata(&error, "fix_by"), "wait", "{code}");
         assert_eq!(app.count(ADD_STORE), before + 3, "{code} may pass");
     }
     add_store(&app, NAMES[0]).await.expect("the same request is executed at last");
@@ -97,8 +97,8 @@ async fn ambiguous_status_leaves_write_unknown() {
     for code in [406, 408, 409, 500, 502, 503, 504] {
         let app = App::start().await;
         app.wechat.fault(Fault::new(ADD_STORE, status(code, "")));
-        let told = add_store(&app, NAMES[0]).await.expect_err("unknown");
-        assert_eq!(reason(&told), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{code}");
+        let error = add_store(&app, NAMES[0]).await.expect_err("unknown");
+        assert_eq!(reason(&error), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{code}");
         assert_eq!(app.count(ADD_STORE), 1, "{code}");
         assert_eq!(journaled_writes(&app).await, 1, "{code}");
         app.stop().await;
@@ -111,9 +111,9 @@ async fn refusal_in_4xx_body_is_used() {
     let body = r#"{"errcode":85038,"errmsg":"store has added rid: 6347a5d4-0f5f2b4a-6a9a3c4e"}"#;
     for code in [400, 403, 412, 429] {
         app.wechat.fault(Fault::new(ADD_STORE, status(code, body)));
-        let told = add_store(&app, NAMES[0]).await.expect_err("refused");
-        assert_eq!(reason(&told), is(Code::AlreadyExists, "STORE_DUPLICATE"), "{code}");
-        assert_eq!(metadata(&told, "rid"), "6347a5d4-0f5f2b4a-6a9a3c4e");
+        let error = add_store(&app, NAMES[0]).await.expect_err("refused");
+        assert_eq!(reason(&error), is(Code::AlreadyExists, "STORE_DUPLICATE"), "{code}");
+        assert_eq!(metadata(&error, "rid"), "6347a5d4-0f5f2b4a-6a9a3c4e");
     }
     // WeChat refuses the token before it executes anything, as with status 200.
     app.read().await.expect_err("there is no such store");
@@ -121,19 +121,19 @@ async fn refusal_in_4xx_body_is_used() {
     app.wechat.control("DELETE", "tokens", &json!({})).expect("they end");
     let body = r#"{"errcode":42001,"errmsg":"access_token expired"}"#;
     app.wechat.fault(Fault::new(GET_CARD, status(401, body)));
-    let told = app.read().await.expect_err("there is no such store");
-    assert_eq!(reason(&told), is(Code::NotFound, "STORE_NOT_FOUND"));
+    let error = app.read().await.expect_err("there is no such store");
+    assert_eq!(reason(&error), is(Code::NotFound, "STORE_NOT_FOUND"));
     assert_eq!(app.count(STABLE_TOKEN), 2);
     // A body that contradicts its status proves nothing.
     let body = r#"{"errcode":0,"errmsg":"ok"}"#;
     app.wechat.fault(Fault::new(ADD_STORE, status(403, body)));
-    let told = add_store(&app, NAMES[1]).await.expect_err("unknown");
-    assert_eq!(reason(&told), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    let error = add_store(&app, NAMES[1]).await.expect_err("unknown");
+    assert_eq!(reason(&error), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     // The text of a gateway is not WeChat's verdict.
     let body = r#"{"code":403,"message":"forbidden by policy"}"#;
     app.wechat.fault(Fault::new(ADD_STORE, status(403, body)));
-    let told = add_store(&app, NAMES[2]).await.expect_err("not executed");
-    assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+    let error = add_store(&app, NAMES[2]).await.expect_err("not executed");
+    assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
     app.stop().await;
 }
 
@@ -143,13 +143,13 @@ async fn page_with_status_200_is_not_an_answer() {
     for page in ["<html>sign in</html>", "\u{feff} <!DOCTYPE html>", "<?xml version=\"1.0\"?>"] {
         let page = Kind::Replace { body: json!(page) };
         app.wechat.fault(Fault::new(GET_CARD, page.clone()).times(3));
-        let told = app.read().await.expect_err("no answer");
-        assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{page:?}");
+        let error = app.read().await.expect_err("no answer");
+        assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"), "{page:?}");
     }
     let page = Kind::Replace { body: json!("<html>sign in</html>") };
     app.wechat.fault(Fault::new(ADD_STORE, page).execute(false));
-    let told = add_store(&app, NAMES[0]).await.expect_err("unknown");
-    assert_eq!(reason(&told), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    let error = add_store(&app, NAMES[0]).await.expect_err("unknown");
+    assert_eq!(reason(&error), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }
 
@@ -160,22 +160,22 @@ async fn status_429_blocks_path_until_retry_after() {
     let throttle = Kind::Throttle { retry_after: "120".to_owned() };
     app.wechat.fault(Fault::new(GET_CARD, throttle.clone()));
     app.wechat.fault(Fault::new(ADD_STORE, throttle));
-    let told = add_store(&app, NAMES[0]).await.expect_err("limited");
-    assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
-    assert_eq!(retry_after(&told), Some(120));
+    let error = add_store(&app, NAMES[0]).await.expect_err("limited");
+    assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+    assert_eq!(retry_after(&error), Some(120));
     for advanced in [0, 60, 58] {
         app.clock.advance(Duration::from_secs(advanced));
-        let told = app.read().await.expect_err("limited");
-        assert_eq!(reason(&told), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
-        assert_eq!((metadata(&told, "http_status"), metadata(&told, "fix_by")), {
+        let error = app.read().await.expect_err("limited");
+        assert_eq!(reason(&error), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+        assert_eq!((metadata(&error, "http_status"), metadata(&error, "fix_by")), {
             ("429".to_owned(), "wait".to_owned())
         });
-        assert!(retry_after(&told).is_some_and(|wait| (1..=120).contains(&wait)));
+        assert!(retry_after(&error).is_some_and(|wait| (1..=120).contains(&wait)));
         assert_eq!(app.count(GET_CARD), 1, "after {advanced} s");
     }
     app.clock.advance(Duration::from_secs(10));
-    let told = app.read().await.expect_err("there is no such store");
-    assert_eq!(reason(&told), is(Code::NotFound, "STORE_NOT_FOUND"));
+    let error = app.read().await.expect_err("there is no such store");
+    assert_eq!(reason(&error), is(Code::NotFound, "STORE_NOT_FOUND"));
     add_store(&app, NAMES[0]).await.expect("the same request is executed");
     app.stop().await;
 }
@@ -228,20 +228,20 @@ async fn proxy_password_error_is_for_the_operator() {
             "hosts = [\"{host}\"]\nallow_http = true\nproxy = \"http://me:hidden@{proxy}\""
         ))
         .await;
-        let told = within(LONG, app.read()).await.expect_err("no token");
-        assert_eq!(reason(&told), is(Code::FailedPrecondition, "PROXY_REFUSED"), "{host}");
-        assert_eq!(metadata(&told, "fix_by"), "operator");
-        assert_eq!(metadata(&told, "setting"), "wechat.proxy");
-        assert!(told.message().contains("wechat.proxy"), "{}", told.message());
-        assert!(!told.message().contains("hidden"), "{}", told.message());
+        let error = within(LONG, app.read()).await.expect_err("no token");
+        assert_eq!(reason(&error), is(Code::FailedPrecondition, "PROXY_REFUSED"), "{host}");
+        assert_eq!(metadata(&error, "fix_by"), "operator");
+        assert_eq!(metadata(&error, "setting"), "wechat.proxy");
+        assert!(error.message().contains("wechat.proxy"), "{}", error.message());
+        assert!(!error.message().contains("hidden"), "{}", error.message());
     }
     // The same with a cached token.
     let app = App::start().await;
     app.read().await.expect_err("there is no such store");
     app.fault("*", status(407, ""));
     let before = app.count(ADD_STORE);
-    let told = add_store(&app, NAMES[0]).await.expect_err("not executed");
-    assert_eq!(reason(&told), is(Code::FailedPrecondition, "PROXY_REFUSED"));
+    let error = add_store(&app, NAMES[0]).await.expect_err("not executed");
+    assert_eq!(reason(&error), is(Code::FailedPrecondition, "PROXY_REFUSED"));
     assert_eq!(app.count(ADD_STORE), before + 1, "a wrong password is not tried again");
     app.stop().await;
 }
@@ -255,9 +255,9 @@ async fn phone_number_in_errmsg_reaches_only_caller() {
         let path = if errcode == 40164 { STABLE_TOKEN } else { GET_CARD };
         let app = App::start().await;
         app.fault(path, Kind::Errcode { errcode, errmsg });
-        let told = within(LONG, app.read()).await.expect_err("refused");
-        assert!(!told.message().contains(phone), "{}", told.message());
-        assert!(metadata(&told, "errmsg").contains(phone), "{errcode}");
+        let error = within(LONG, app.read()).await.expect_err("refused");
+        assert!(!error.message().contains(phone), "{}", error.message());
+        assert!(metadata(&error, "errmsg").contains(phone), "{errcode}");
         app.stop().await;
     }
 }
