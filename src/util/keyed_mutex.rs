@@ -1,5 +1,7 @@
 //! A mutex per key with first-in, first-out order.
 
+// Not a crate of keyed locks: none is fair and estimates how long a caller would wait.
+
 use std::{
     collections::HashMap,
     fmt,

@@ -11,6 +11,8 @@
 //!
 //! This module neither waits nor sends.
 
+// Not failsafe or recloser: their breakers guard one host each. Here the hosts are one decision, and one read probes.
+
 use std::{
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},

@@ -3,6 +3,8 @@
 //! Every method except those of reflection takes one message. This module reads it instead of tonic, so
 //! that a request of which only the head arrived costs little, ends soon, and is counted.
 
+// Not tonic's parser of grpc-timeout: it is private.
+
 use std::{io::Read, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
