@@ -1,5 +1,7 @@
 //! Decides whether a call is sent again. A pure function.
 
+// Not backon: it repeats and waits. Whether a repeat is safe is the whole content of this file.
+
 use std::time::Duration;
 
 use crate::wechat::{self, Errcode, Error, Safety};

@@ -59,6 +59,8 @@ impl From<PoiInfo> for ListedLegacyStore {
     }
 }
 
+// Not moka's future cache: a caller accepts only a list whose reading began after the call, and a reading
+// outlives the caller that started it.
 type List<T> = moka::sync::Cache<AppId, Arc<tokio::sync::Mutex<Option<Read<T>>>>>;
 
 /// A list, or why there is none, and when reading it began.
