@@ -127,7 +127,7 @@ fn wrong_types(value: &mut Value) {
 mod tests {
     use super::*;
 
-    fn spoilt(kind: Kind, body: Value) -> String {
+    fn spoiled(kind: Kind, body: Value) -> String {
         let reply = spoil(&kind, Reply::json(&body));
         String::from_utf8(reply.body.to_vec()).expect("text")
     }
@@ -138,7 +138,7 @@ mod tests {
             "errcode": 0, "id": "2708071440732747189", "phone": "020123", "at": 23.5,
         });
         assert_eq!(
-            spoilt(Kind::WrongTypes, body),
+            spoiled(Kind::WrongTypes, body),
             r#"{"at":"23.5","errcode":"0","id":2708071440732747189,"phone":"020123"}"#
         );
     }
@@ -147,17 +147,17 @@ mod tests {
     fn nulls_keep_errcode_and_shape() {
         let body = json!({ "errcode": 0, "errmsg": "ok", "data": { "item": [{ "id": "1" }] } });
         assert_eq!(
-            spoilt(Kind::Nulls, body.clone()),
+            spoiled(Kind::Nulls, body.clone()),
             r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":null}"#
         );
         let pointer = "/data/item/0/id".to_owned();
-        let one = spoilt(Kind::NullField { pointer }, body);
+        let one = spoiled(Kind::NullField { pointer }, body);
         assert_eq!(one, r#"{"data":{"item":[{"id":null}]},"errcode":0,"errmsg":"ok"}"#);
     }
 
     #[test]
     fn every_object_gets_an_unknown_field() {
-        let text = spoilt(Kind::UnknownFields, json!({ "data": { "item": [{}] } }));
+        let text = spoiled(Kind::UnknownFields, json!({ "data": { "item": [{}] } }));
         assert_eq!(text.matches("added_in_a_later_version").count(), 3);
     }
 
@@ -166,8 +166,8 @@ mod tests {
         let body = json!({ "errcode": 0, "errmsg": "ok" });
         let broken = spoil(&Kind::InvalidUtf8, Reply::json(&body)).body;
         assert!(str::from_utf8(&broken).is_err());
-        assert!(serde_json::from_str::<Value>(&spoilt(Kind::NotJson, body.clone())).is_err());
-        assert_eq!(spoilt(Kind::Replace { body: json!("<") }, body.clone()), "<");
-        assert_eq!(spoilt(Kind::ErrcodeAsString, body), r#"{"errcode":"0","errmsg":"ok"}"#);
+        assert!(serde_json::from_str::<Value>(&spoiled(Kind::NotJson, body.clone())).is_err());
+        assert_eq!(spoiled(Kind::Replace { body: json!("<") }, body.clone()), "<");
+        assert_eq!(spoiled(Kind::ErrcodeAsString, body), r#"{"errcode":"0","errmsg":"ok"}"#);
     }
 }

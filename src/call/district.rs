@@ -112,7 +112,7 @@ impl Calls {
     }
 }
 
-/// How far a shop may be from the point that stands for its district, in kilometres, by the first
+/// How far a shop may be from the point that stands for its district, in kilometers, by the first
 /// digits of the district's id. The first that fits counts.
 const REACH: [(&str, f64); 18] = [
     // 阿拉善: 额济纳旗 is larger than Iceland.
@@ -145,7 +145,7 @@ const REACH: [(&str, f64); 18] = [
     ("", 200.0),
 ];
 
-/// How far a shop may be from the point that stands for its district, in kilometres.
+/// How far a shop may be from the point that stands for its district, in kilometers.
 fn reach(id: &str) -> f64 {
     let reach = REACH.iter().find(|(prefix, _)| id.starts_with(prefix));
     reach.map_or(f64::INFINITY, |(_, reach)| *reach)
@@ -348,7 +348,7 @@ impl Districts {
     fn check_near(&self, id: &str, place: Option<&LatLng>) -> Result<(), DistrictError> {
         let area = &self.areas[self.find(id)?].district;
         let (Some(place), Some(area)) = (place, &area.location) else { return Ok(()) };
-        let distance = place.kilometres_to(area);
+        let distance = place.kilometers_to(area);
         if distance > reach(id) {
             let mut check = Check::default();
             let rule = format!(
@@ -543,14 +543,14 @@ mod tests {
 
     #[test]
     fn empty_regions_have_larger_districts() {
-        for (id, kilometres) in [
+        for (id, kilometers) in [
             ("440105", 200.0),
             ("152923", 700.0),
             ("150102", 400.0),
             ("650102", 250.0),
             ("652824", 700.0),
         ] {
-            assert_eq!(reach(id), kilometres, "{id}");
+            assert_eq!(reach(id), kilometers, "{id}");
         }
         for (index, (prefix, _)) in REACH.iter().enumerate() {
             let hides = |(earlier, _): &(&str, f64)| prefix.starts_with(earlier);

@@ -32,14 +32,14 @@ impl Form {
     /// The id of a card.
     pub(crate) const CARD_ID: Self =
         Self { fits: is_word, rule: "has to be the id of a card: letters, digits, - and _ only" };
-    /// A license number (经营资质证件号): 15 digits, 9 of an organisation code, or 18 of a
+    /// A license number (经营资质证件号): 15 digits, 9 of an organization code, or 18 of a
     /// unified code.
     pub(crate) const LICENSE_NUMBER: Self = Self {
         fits: |text| {
             let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '(' | ')');
             text.chars().all(is_good)
         },
-        rule: "has to be the number of a licence: letters, digits, - and brackets only",
+        rule: "has to be the number of a license: letters, digits, - and brackets only",
     };
     /// The id of an old store.
     pub(crate) const LEGACY_POI_ID: Self = Self {

@@ -46,7 +46,7 @@ fn is_in_china(latitude: f64, longitude: f64) -> bool {
 
 impl LatLng {
     /// Returns how far it is to another point, in kilometers.
-    pub(crate) fn kilometres_to(&self, other: &Self) -> f64 {
+    pub(crate) fn kilometers_to(&self, other: &Self) -> f64 {
         let [(north, east), (other_north, other_east)] =
             [self, other].map(|point| (point.latitude.to_radians(), point.longitude.to_radians()));
         let half = |degrees: f64| (degrees / 2.0).sin().powi(2);
@@ -132,8 +132,8 @@ mod tests {
     fn distances_follow_the_globe() {
         let point = |latitude, longitude| LatLng { latitude, longitude };
         let (beijing, guangzhou) = (point(39.904, 116.407), point(23.129, 113.264));
-        let distance = beijing.kilometres_to(&guangzhou);
+        let distance = beijing.kilometers_to(&guangzhou);
         assert!((1_880.0..1_900.0).contains(&distance), "{distance}");
-        assert_eq!(beijing.kilometres_to(&beijing), 0.0);
+        assert_eq!(beijing.kilometers_to(&beijing), 0.0);
     }
 }

@@ -162,13 +162,13 @@ impl Import {
         let mut in_flight = JoinSet::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut open, mut signalled) = (true, false);
+        let (mut open, mut signaled) = (true, false);
         while open || !in_flight.is_empty() {
             let room = open && in_flight.len() < self.at_once;
             tokio::select! {
                 biased;
-                () = &mut stop, if !signalled => {
-                    signalled = true;
+                () = &mut stop, if !signaled => {
+                    signaled = true;
                     print::problem("stopping; waiting for the rows in flight");
                     self.halt(End::Interrupted);
                 }
