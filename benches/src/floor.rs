@@ -510,16 +510,16 @@ impl Service<Request<axum::body::Body>> for Watched {
     }
 }
 
-type Events = Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, Status>> + Send>>;
+type EventStream = Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, Status>> + Send>>;
 
 impl ServerStreamingService<Bytes> for Watched {
     type Response = Bytes;
-    type ResponseStream = Events;
-    type Future = BoxFuture<'static, Result<tonic::Response<Events>, Status>>;
+    type ResponseStream = EventStream;
+    type Future = BoxFuture<'static, Result<tonic::Response<EventStream>, Status>>;
 
     fn call(&mut self, _: tonic::Request<Bytes>) -> Self::Future {
         let events = BroadcastStream::new(self.sender.subscribe());
         let events = events.map(|event| event.map_err(failed));
-        Box::pin(async move { Ok(tonic::Response::new(Box::pin(events) as Events)) })
+        Box::pin(async move { Ok(tonic::Response::new(Box::pin(events) as EventStream)) })
     }
 }
