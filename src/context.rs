@@ -1,5 +1,5 @@
-//! What surrounds the content of a call: its account, deadline, trace and stage.
-//! [`middleware`](crate::server::middleware) makes it, and every layer below gets it.
+//! The context of a call: its account, deadline, trace and stage.
+//! [`middleware`](crate::server::middleware) creates it, and every layer below receives it.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -27,7 +27,7 @@ const LONGEST_REFERENCE: usize = 64;
 /// An answer that starts later than this before the deadline comes too late.
 pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
-/// What surrounds the content of a call.
+/// The context of a call.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The account that the request names. Empty for the default one.
@@ -83,7 +83,7 @@ impl Peer {
     pub const NONE: Self = Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
 }
 
-/// What surrounds a call before its message is decoded. The middleware puts it into the extensions of the
+/// The context of a call before its message is decoded. The middleware puts it into the extensions of the
 /// request.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {

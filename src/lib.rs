@@ -2,27 +2,27 @@
 //!
 //! # The story of one call
 //!
-//! A call goes straight down, and each layer speaks one language:
+//! A call goes straight down:
 //!
-//! 1. [`server`] accepts its connection, [`server::middleware`] gives it a deadline and a place in a trace;
-//! 2. [`service`] takes the caller's words ([`pb`]), [`translate`] checks them and says the same in
-//!    WeChat's;
+//! 1. [`server`] accepts its connection, and [`server::middleware`] gives it a deadline and a trace.
+//! 2. [`service`] receives the request ([`pb`]), and [`translate`] checks it and converts it to WeChat's
+//!    fields.
 //! 3. [`call`] runs it and decides which retry is safe. A write runs in [`writes`], which claims it in the
-//!    journal before, and asks `recovery` if its reply is lost;
-//! 4. [`accounts`] lends it an access token;
-//! 5. [`wechat`] sends it, once, and reads what came back.
+//!    journal first, and calls `recovery` if its reply is lost.
+//! 4. [`accounts`] provides an access token.
+//! 5. [`wechat`] sends it once and parses the reply.
 //!
 //! A family of calls has the same file name in every layer: `card.rs` is always about cards.
 //!
 //! # The story of one event
 //!
-//! What WeChat took for review it decides later, and tells once. An event goes straight up:
+//! WeChat decides a review later and reports the result once, in a push. An event goes straight up:
 //!
-//! 1. [`push`] receives the push, checks with [`message_crypto`] that it is WeChat's, opens it, reads it;
+//! 1. [`push`] receives the push, verifies and decrypts it with [`message_crypto`], and parses it.
 //! 2. [`state`] appends it to the log, durably and once, and links it to the submission that
-//!    [`writes`] recorded; only then WeChat is told `success`;
-//! 3. [`events`] gives it to everybody who watches, now or after any interruption;
-//! 4. [`service`] says it in the caller's words.
+//!    [`writes`] recorded. Only then WeChat gets the answer `success`.
+//! 3. [`events`] sends it to every watcher, now or after any interruption.
+//! 4. [`service`] returns it in the fields of the contract.
 //!
 //! If no push arrives, `recovery` asks WeChat through [`call`].
 //!

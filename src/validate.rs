@@ -19,7 +19,7 @@ pub struct Invalid(Vec<Violation>);
 pub struct Violation {
     /// The path of the field, as in `profile.picture_urls[2]`.
     pub field: String,
-    /// What the caller must send.
+    /// The rule for the caller.
     pub rule: String,
 }
 

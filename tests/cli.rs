@@ -281,7 +281,7 @@ fn tour_is_a_short_story_without_json() {
         "submission.state: AUDIT_STATE_IN_REVIEW",
         "event.clientReference: shop-0001",
         "code: ALREADY_EXISTS, details[0].reason: STORE_ALREADY_BOUND",
-        "What to try next",
+        "Next steps",
     ] {
         assert!(printed.contains(expected), "{expected} in {printed}");
     }

@@ -27,8 +27,8 @@ const HELP: &[(&str, &str)] = &[
     (
         "POST /_simulator/callback",
         "{app_id, url, token, encoding_aes_key?, mode?: safe|compatible|plain, format?: xml|json, \
-         verify?}: set the address of an account's pushes; it must echo WeChat's question first, \
-         unless verify is false; {app_id, url: null} stops the pushes",
+         verify?}: set the address of an account's pushes. It must echo WeChat's question first, \
+         unless verify is false. {app_id, url: null} stops the pushes",
     ),
     ("GET /_simulator/clock", "the time, in seconds since 1970"),
     ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),

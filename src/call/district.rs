@@ -157,7 +157,7 @@ pub(crate) struct Districts {
     data_version: String,
     areas: Vec<Area>,
     by_id: HashMap<String, usize>,
-    /// All areas as a response has them, in their order: what is given out is a part of this.
+    /// All areas as a response has them, in their order. Each answer is a part of this.
     encoded: Bytes,
 }
 

@@ -61,7 +61,7 @@ pub(crate) trait Paged: Endpoint + Sized {
     /// Returns the rows of a reply, those included that cannot be read, and its numbers.
     fn open(reply: Self::Reply) -> (Vec<Self::Row>, Self::Counts);
 
-    /// Returns how many rows there are in all, as far as the reply says so.
+    /// Returns how many rows there are in all, if the reply has that number.
     fn total(counts: &Self::Counts) -> Option<u32>;
 
     /// Returns the id of a row. Empty if it could not be read.
@@ -206,7 +206,7 @@ pub(crate) struct Page<L: Paged> {
 }
 
 impl<L: Paged> Page<L> {
-    /// Returns the token that brings the next page; empty on the last one.
+    /// Returns the token that brings the next page. Empty on the last one.
     pub(crate) fn next_token(&self) -> String {
         self.next.as_ref().map(Cursor::token).unwrap_or_default()
     }
@@ -306,7 +306,7 @@ impl<T> Listing<T> {
     }
 }
 
-/// Returns the error for a list that says too little, as a reply does that cannot be read.
+/// Returns the error for a list with too little data, which equals that of an unreadable reply.
 pub(crate) fn unreadable(path: &'static str, cause: impl Into<String>) -> Error {
     let error = wechat::Error::Unreadable { cause: cause.into() };
     Error::WeChat { path, safety: wechat::Safety::Read, error }

@@ -43,7 +43,7 @@ mod write_queue;
 /// too new for some of WeChat's machines.
 const TOKEN_PAUSE: Duration = Duration::from_millis(400);
 
-/// Makes calls to WeChat. Cheap to clone; clones share everything.
+/// Makes calls to WeChat. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Calls(Arc<Inner>);
 
@@ -85,7 +85,7 @@ pub enum Error {
         /// How long that takes.
         wait: Duration,
     },
-    /// The quota of the call is spent: WeChat said so, now or before.
+    /// The quota of the call is spent, as WeChat has reported now or earlier.
     #[error(transparent)]
     Quota(#[from] Spent),
     /// The account has no token.
@@ -101,9 +101,9 @@ pub enum Error {
     WeChat {
         /// The endpoint.
         path: &'static str,
-        /// What a lost reply means there.
+        /// Whether the call may be repeated after a lost reply.
         safety: Safety,
-        /// What happened.
+        /// The error.
         error: wechat::Error,
     },
     /// The state failed.
@@ -165,7 +165,7 @@ impl Calls {
 
     /// Returns the account that a request names for the call `E`, or the default one for it.
     ///
-    /// Every call gets its account here. What it calls gets the account handed on.
+    /// Every call gets its account here and passes it on.
     pub fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
         Ok(self.0.registry.find(&ctx.app_id, E::ACCOUNT)?)
     }

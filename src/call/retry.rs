@@ -11,7 +11,7 @@ const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt. It doubles before each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
-/// What to do after a failed attempt.
+/// The next step after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// Return the error to the caller.
@@ -22,8 +22,8 @@ pub(super) enum Decision {
     SendAgain(Duration),
 }
 
-/// Decides by the endpoint's safety, what went wrong, how many attempts were made (1 after the
-/// first), how many hosts WeChat has, and how much time is left.
+/// Returns the decision. It depends on the endpoint's safety, the error, the number of attempts (1 after
+/// the first), the number of WeChat's hosts, and the time left.
 pub(super) fn decide(
     safety: Safety,
     error: &Error,
@@ -92,7 +92,7 @@ mod tests {
         let lost = || Error::Lost { cause: String::new() };
         let soon = SendAgain(FIRST_WAIT);
         let renew = RenewToken(Duration::ZERO);
-        //   what went wrong                                read   repeatable once
+        //   error                                          read   repeatable once
         for (error, [read, repeatable, once]) in [
             (Error::NotSent { cause: String::new() }, [soon, soon, soon]),
             (lost(), [soon, soon, GiveUp]),

@@ -1,4 +1,4 @@
-//! What an attempt to send a write has to do first.
+//! The steps before an attempt to send a write.
 
 use std::{sync::Arc, time::Duration};
 

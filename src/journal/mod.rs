@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How many writes are read from the state at once.
 const PAGE: usize = 1000;
 
-/// The journal. Cheap to clone; clones share everything.
+/// The journal. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Journal {
     state: Arc<dyn State>,
@@ -104,7 +104,7 @@ pub(crate) struct Claim {
     journal: Journal,
     write_id: String,
     fence: u64,
-    /// What the state stores when the write is sent, encoded. Empty if it is not known yet.
+    /// The encoded record that the state stores when the write is sent. Empty if it is not known yet.
     record: Bytes,
     /// Until then the next attempt needs no record, because the claim was recorded as sent.
     recorded_until: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What the journal stores, and how it becomes what the rest of the service works with.
+//! The stored records of the journal, and their conversion from and to the types of the service.
 //!
 //! `proto/internal/journal/v1/record.proto` defines the stored messages. They are apart from the public
 //! ones, so that either can change without the other.
@@ -62,16 +62,16 @@ impl From<SubmissionRecord> for WriteRecord {
     }
 }
 
-/// What WeChat reviews.
+/// A review of WeChat's.
 #[derive(Debug, Default)]
 pub(crate) struct Review {
     /// Its kind.
     pub(crate) kind: SubmissionKind,
-    /// WeChat's number of it; may be empty.
+    /// WeChat's number of it. May be empty.
     pub(crate) audit_id: AuditId,
-    /// The place that it is about; may be empty.
+    /// The place that it is about. May be empty.
     pub(crate) map_poi_id: MapPoiId,
-    /// The store or nearby place that it is about; may be empty.
+    /// The store or nearby place that it is about. May be empty.
     pub(crate) poi_id: PoiId,
     /// The pictures, if WeChat reviews pictures.
     pub(crate) picture_urls: Vec<String>,
@@ -86,11 +86,11 @@ pub(crate) struct WriteName<'a> {
     pub(crate) app_id: &'a AppId,
     /// The caller's name for it.
     pub(crate) request_id: Option<Uuid>,
-    /// The caller's own name for the shop; may be empty.
+    /// The caller's own name for the shop. May be empty.
     pub(crate) client_reference: &'a str,
 }
 
-/// What the state stores beside a submission.
+/// The record that the state stores beside a submission.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SubmissionRecord {
     /// The submission as the caller got it.
@@ -267,8 +267,8 @@ impl From<stored::Submission> for pb::Submission {
     }
 }
 
-/// Returns the `poi_id` and the `nearby_poi_id` of a public submission. What is stored has one field for
-/// both.
+/// Returns the `poi_id` and the `nearby_poi_id` of a public submission. The stored record has one
+/// field for both.
 fn by_kind(kind: SubmissionKind, poi_id: String) -> (String, String) {
     match kind {
         SubmissionKind::NearbyPoi => (String::new(), poi_id),
@@ -411,7 +411,7 @@ mod tests {
         Bytes::copy_from_slice(&Sha256::digest(text))
     }
 
-    /// What version 0.1.0 expected of each of these writes.
+    /// Returns the effect that version 0.1.0 expected of each of these writes.
     fn expected(name: &str) -> Option<ExpectedEffect> {
         let id = |id: &str| id.to_owned();
         let picture = |name: &str| format!("http://mmbiz.qpic.cn/mmbiz_png/{name}/0");

@@ -25,7 +25,7 @@ pub(super) struct Lists {
     nearby_pois: List<NearbyPoi>,
 }
 
-/// What is kept of a listed store: an account may have many thousands.
+/// The needed part of a listed store, because an account may have many thousands.
 #[derive(Debug)]
 pub(super) struct ListedStore {
     pub(super) poi_id: String,
@@ -42,7 +42,7 @@ impl From<StoreInfo> for ListedStore {
     }
 }
 
-/// What is kept of a listed old store.
+/// The needed part of a listed old store.
 #[derive(Debug)]
 pub(super) struct ListedLegacyStore {
     pub(super) poi_id: String,

@@ -46,7 +46,7 @@ impl Recovery {
         before: Option<&MerchantAudit>,
         shown: GetMerchantAuditResponse,
     ) -> Result<Option<ReviewResult>, Error> {
-        // What WeChat showed before this application is not about it.
+        // A state from before this application is not about it.
         if before.is_some_and(|before| changed(before, &shown.clone().into()).is_none()) {
             return Ok(None);
         }

@@ -47,7 +47,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// If WeChat could not be asked, a repeat asks again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Recovers writes and polls reviews. Cheap to clone; clones share everything.
+/// Recovers writes and polls reviews. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Recovery(Arc<Inner>);
 
@@ -59,7 +59,7 @@ struct Inner {
     lists: lists::Lists,
 }
 
-/// What WeChat shows of a write.
+/// The observation of a write at WeChat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Observation {
     /// It was executed. The journal has its response and its submission now.
@@ -85,9 +85,9 @@ pub(crate) enum Decision {
 /// The effect of a write that was executed, as WeChat shows it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Effect {
-    /// WeChat's number of the review; may be empty.
+    /// WeChat's number of the review. May be empty.
     audit_id: String,
-    /// The store or nearby place that came of it; may be empty.
+    /// The store or nearby place that came of it. May be empty.
     poi_id: String,
 }
 
@@ -98,7 +98,7 @@ struct Question<'a> {
     write: &'a Write,
     /// The submission, if WeChat reviews what was written.
     submission: Option<&'a pb::Submission>,
-    /// What WeChat showed before this is too old.
+    /// Older replies of WeChat's must not be used.
     asked: Instant,
 }
 
@@ -210,7 +210,7 @@ impl Recovery {
     }
 
     /// Asks WeChat what became of a write with an unknown outcome, and records it if WeChat shows that
-    /// the write was executed. What WeChat showed before `asked` is too old.
+    /// the write was executed. Replies from before `asked` are not used.
     ///
     /// Fails if WeChat cannot be asked, or if its answer shows neither.
     async fn recover(

@@ -1,6 +1,6 @@
 //! Polls reviews without a push: asks WeChat for their results, if WeChat shows them.
 //!
-//! `docs/audit-events.md` says what an answer proves, and how surely. If it proves nothing, the review stays
+//! `docs/audit-events.md` describes which answer proves a result, and how surely. If it proves nothing, the review stays
 //! open and becomes overdue in time.
 
 use std::{
@@ -61,17 +61,17 @@ pub(crate) async fn poll_reviews(
     stop.run_until_cancelled(poll_for_ever).await;
 }
 
-/// Asks about all reviews that are due. What WeChat shows is read once, however many reviews it is about: a
-/// list may take hundreds of calls.
+/// Polls all reviews that are due. A list is read once for all reviews in it, because it may take hundreds
+/// of calls.
 struct Round<'a> {
     recovery: &'a Recovery,
     settings: &'a config::Audit,
     merchants: ByAccount<GetMerchantAuditResponse>,
-    /// What was listed before is too old.
+    /// Older lists must not be used.
     began: Instant,
 }
 
-/// What WeChat shows of each account, or why it does not.
+/// The reply for each account, or its error.
 type ByAccount<T> = HashMap<String, Result<T, Error>>;
 
 /// Returns what is known of the account. Asks for it if nothing is known yet.

@@ -100,7 +100,7 @@ pub(super) struct Answering<F> {
     unsent: Unsent,
 }
 
-/// What is counted until an answer is sent.
+/// The resources that count as used until an answer is sent.
 #[derive(Debug)]
 struct Counted {
     _call: Held,

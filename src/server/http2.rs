@@ -52,8 +52,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(1);
 /// The interval at which a connection is checked for calls after `stop`.
 const IDLE_TICK: Duration = Duration::from_millis(50);
 
-/// Serves the connections of a listener until `stop`. Then tells every client to go away (GOAWAY),
-/// and returns when the calls that have begun are answered.
+/// Serves the connections of a listener until `stop`. Then sends GOAWAY to every client, and
+/// returns when the calls that have begun are answered.
 pub(crate) async fn serve(
     listener: Listener,
     middleware: Middleware<Routes>,

@@ -1,7 +1,7 @@
 //! The transport: it accepts connections, speaks HTTP, and ends in order. [`app`](crate::app) wires it.
 //!
 //! * [`listener`] has a bound socket, its limits, and the loop that accepts connections.
-//! * [`http2`] serves gRPC; [`http1`] serves WeChat's pushes and operators.
+//! * [`http2`] serves gRPC. [`http1`] serves WeChat's pushes and operators.
 //! * [`middleware`] gives every gRPC call its limits, its deadline and its trace.
 //! * `coalesce` sends the answers of several calls in one write.
 //! * `unread` and `unsent` limit what a peer that does not read can hold up.

@@ -32,7 +32,7 @@ pub(crate) fn longest_request(path: &str) -> usize {
     }
 }
 
-/// What the services work with.
+/// The rooms that the services use.
 #[derive(Debug)]
 pub(crate) struct Rooms {
     /// Makes calls to WeChat.

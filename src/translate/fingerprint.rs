@@ -1,6 +1,6 @@
 //! Hashes that stand for values in the journal: it stores no telephone number and the like.
 //!
-//! What they hash, and how, never changes, because the journal compares them with those of an earlier
+//! Their input and their function never change, because the journal compares them with those of an earlier
 //! version.
 
 use bytes::Bytes;

@@ -21,7 +21,7 @@ const PICTURE_HOSTS: [&str; 2] = [".qpic.cn", ".qlogo.cn"];
 #[derive(Debug)]
 pub(crate) struct Form {
     fits: fn(&str) -> bool,
-    /// What the caller must send.
+    /// The rule for the caller.
     rule: &'static str,
 }
 

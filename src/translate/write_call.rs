@@ -1,5 +1,5 @@
-//! What the translation of a write adds to its WeChat call: what the write changes, and what WeChat
-//! reviews of it. `docs/writes.md` says which effect proves what, and why.
+//! The additions of a translated write to its WeChat call: its expected effect and its review.
+//! `docs/writes.md` describes which effect proves an execution, and why.
 
 use crate::{
     journal::{ExpectedEffect, Review, WriteRecord},

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_connection_leaves_half_and_two_leave_a_third() {
+    fn connection_gets_at_most_half_of_the_rest() {
         let budget = Budget::new("calls", 90);
         let (first, second, third) = (budget.share(), budget.share(), budget.share());
         let all =

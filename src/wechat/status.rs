@@ -26,8 +26,8 @@ pub(super) fn error(status: StatusCode, headers: &HeaderMap, now: SystemTime) ->
 
 /// Returns true if a server sends this status before it executes a request.
 ///
-/// Not in the list: 406 and 409, which a server may answer after it has begun; 408, which some
-/// gateways answer when their upstream is late; and every 5xx.
+/// Not in the list are 406 and 409, which a server may answer after it has begun, and 408, which some
+/// gateways answer when their upstream is late. Every 5xx is missing for the same reason.
 const fn is_not_executed(status: u16) -> bool {
     matches!(
         status,

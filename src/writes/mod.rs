@@ -25,7 +25,7 @@ use crate::{
 mod store;
 mod submission;
 
-/// Runs writes. Cheap to clone; clones share everything.
+/// Runs writes. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub struct Writes(Arc<Inner>);
 
@@ -57,7 +57,7 @@ pub enum Error {
         path: &'static str,
         /// The write.
         write_id: String,
-        /// What happened, if that was just now.
+        /// The error, if it occurred just now.
         cause: Option<Box<call::Error>>,
         /// The time after which a repeat may have the response.
         retry: Option<Duration>,
@@ -82,7 +82,7 @@ enum Begun<R> {
     New(Sending),
 }
 
-/// What WeChat answered to a write: the response, and the submission if WeChat reviews it.
+/// WeChat's answer to a write: the response, and the submission if WeChat reviews it.
 type Answer<R> = (R, Option<SubmissionRecord>);
 
 impl Writes {

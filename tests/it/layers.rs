@@ -1,4 +1,4 @@
-//! The rooms of `src/` and what each may import. `docs/architecture.md` says what each room is for.
+//! The rooms of `src/` and what each may import. `docs/architecture.md` describes the rooms.
 
 use std::{
     collections::BTreeSet,
@@ -152,7 +152,7 @@ fn every_arrow_of_the_table_is_used() {
 }
 
 #[test]
-fn imports_are_found_in_braces_and_paths_but_not_in_comments() {
+fn imports_are_found_except_in_comments() {
     let code = "use crate::{\n    call::{self, A, B},\n    util::id::{C, D}, wechat,\n};\n\
                 fn f() -> crate::state::Error { crate::pb::x() } // crate::cli\n\
                 /// [`crate::server`]\nuse super::a::{crate_b, c};\n";

@@ -1,4 +1,4 @@
-//! The state of an earlier version, opened by this one. `tests/stored` says what is in it.
+//! The state of an earlier version, opened by this one. `tests/stored` describes its contents.
 
 use std::{fs, path::PathBuf};
 
@@ -78,7 +78,7 @@ async fn answer_from(app: &App) {
         prost::Message::decode(&*resolved.value).expect("its own");
     assert_eq!(response.submission.expect("a submission").client_reference, "shop-2");
 
-    // What another request had cannot be repeated with a new content.
+    // A used request id cannot be repeated with new content.
     let other = pb::DeleteStoreRequest {
         request_id: request_id(3),
         poi_id: "1".to_owned(),

@@ -63,7 +63,7 @@ pub(super) fn conclusion(steps: usize, took: Duration) -> String {
     let program = program();
     let done =
         format!("All {steps} steps returned what they should, in {:.1} s.", took.as_secs_f64());
-    let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "What to try next"));
+    let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "Next steps"));
     for (about, command) in [
         ("Keep a sandbox running, with commands to copy:", "sandbox"),
         ("List the methods of the running sandbox:", "call --list"),
