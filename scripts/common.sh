@@ -1,6 +1,12 @@
 # shellcheck shell=bash
 # Functions that the scripts of this repository share. Source it from the root of the repository.
 
+# A machine without a network may lack the toolchain that rust-toolchain.toml pins. Then its own is tested.
+if ! cargo --version >/dev/null 2>&1 && own=$(rustup default 2>/dev/null); then
+  export RUSTUP_TOOLCHAIN=${own%% *}
+  echo "the toolchain of rust-toolchain.toml is not installed; using $RUSTUP_TOOLCHAIN" >&2
+fi
+
 # The folder that cargo builds into, as a whole path: `target`, or what CARGO_TARGET_DIR or cargo's
 # settings name.
 target=$(cargo metadata --no-deps --format-version 1 --offline 2>/dev/null |
