@@ -173,7 +173,7 @@ fn any_message(input: &[u8]) {
     let NewEvent { event_id, message: encoded, .. } =
         event::unreadable(&AppId::from(APP_ID.to_owned()), &input, NOW);
     let kept = AuditEvent::decode(encoded).expect("an event");
-    assert_eq!((&kept.wechat_message_bytes, &kept.event_id), (&input, &event_id));
+    assert_eq!((&kept.raw_wechat_message, &kept.event_id), (&input, &event_id));
     assert_eq!((kept.kind(), kept.detail), (SubmissionKind::Unspecified, None));
     let Ok(message) = read else { return };
     assert_eq!(message.bytes(), &input, "the whole message is kept");
@@ -212,7 +212,7 @@ fn any_event(message: &Message, keep: &[String]) -> bool {
 
     let pushed = AuditEvent::decode(event.message.clone()).expect("an event");
     assert_eq!(pushed.wechat_message, text);
-    assert_eq!(pushed.wechat_message_bytes, message.faulty().cloned().unwrap_or_default());
+    assert_eq!(pushed.raw_wechat_message, message.faulty().cloned().unwrap_or_default());
     assert_eq!((pushed.app_id.as_str(), pushed.wechat_event.as_str()), (APP_ID, message.name()));
     assert_eq!(pushed.origin(), EventOrigin::Pushed);
     assert_eq!((pushed.kind(), pushed.state()), (event.kind, event.state));

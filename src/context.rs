@@ -21,9 +21,6 @@ use crate::{
     validate::{Check, Invalid},
 };
 
-/// The longest `client_reference`, in characters, as `proto/` states.
-const LONGEST_REFERENCE: usize = 64;
-
 /// An answer that starts later than this before the deadline comes too late.
 pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
@@ -110,8 +107,7 @@ impl Context {
             Some(_) => Sha256::digest(message.encode_to_vec()).into(),
             None => [0; 32],
         };
-        let client_reference = check.name("client_reference", message.take_client_reference());
-        check.within("client_reference", &client_reference, LONGEST_REFERENCE);
+        let client_reference = check.reference(message.take_client_reference());
         let method = M::METHOD;
         let ctx = Self {
             app_id,

@@ -1,4 +1,4 @@
-//! What `proto/` generates: the caller's vocabulary.
+//! The code that `proto/` generates: the messages, clients and servers of the contract.
 
 #![allow(
     missing_docs,
@@ -10,12 +10,11 @@
 
 tonic::include_proto!("wechat.store.v1");
 include!(concat!(env!("OUT_DIR"), "/servers/wechat.store.v1.rs"));
-include!(concat!(env!("OUT_DIR"), "/addressed.rs"));
 
-/// The compiled `proto/` with its comments, for reflection.
+/// The compiled `proto/` with its comments and options, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// gRPC's own protocol of health, with what tonic-health lacks of it.
+/// gRPC's health protocol, with the `List` method that tonic-health does not have.
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 
@@ -23,21 +22,135 @@ pub mod health {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/health.bin"));
 }
 
-/// What every request may name beside its own content.
+/// A request of an RPC, with the fields that surround its content.
 pub trait Addressed: prost::Message {
-    /// The RPC that it asks for, as in `StoreService/AddStore`.
+    /// The RPC, as in `StoreService/AddStore`.
     const METHOD: &'static str;
-    /// Moves the account's id out; empty means the default account.
+
+    /// Takes the account's ID out of the request. Empty means the default account.
     fn take_app_id(&mut self) -> String;
-    /// Moves the write's id out; empty where there is none.
-    fn take_request_id(&mut self) -> String;
-    /// Moves the caller's own number for the shop out; empty where there is none.
-    fn take_client_reference(&mut self) -> String;
+
+    /// Takes the write's ID out of the request. Empty if the request has none.
+    fn take_request_id(&mut self) -> String {
+        String::new()
+    }
+
+    /// Takes the caller's own ID for the shop out of the request. Empty if the request has none.
+    fn take_client_reference(&mut self) -> String {
+        String::new()
+    }
 }
 
 /// The response to a write.
 pub trait Recovered: prost::Message + Default {
-    /// Says that the write got through although WeChat's reply was lost, and what came of it, where
-    /// that is reviewed.
+    /// Marks the response of a write that recovery confirmed after WeChat's reply was lost, and sets what was
+    /// submitted if WeChat reviews it.
     fn recover(&mut self, submission: Option<Submission>);
 }
+
+impl Recovered for AddNearbyPoiResponse {
+    fn recover(&mut self, submission: Option<Submission>) {
+        if let Some(submission) = &submission {
+            self.nearby_poi_id.clone_from(&submission.nearby_poi_id);
+        }
+        self.submission = submission;
+        self.recovered = true;
+    }
+}
+
+/// Returns the encoded response to a write of this method, made by [`Recovered::recover`] from an encoded one
+/// that may be empty. Returns `None` if the method does not write.
+///
+/// Fails if `response` is not a response of the method.
+pub fn recovered(
+    method: &str,
+    response: &[u8],
+    submission: Option<Submission>,
+) -> Result<Option<Vec<u8>>, prost::DecodeError> {
+    recovery(method).map(|recover| recover(response, submission)).transpose()
+}
+
+type Recover = fn(&[u8], Option<Submission>) -> Result<Vec<u8>, prost::DecodeError>;
+
+fn recover<R: Recovered>(
+    response: &[u8],
+    submission: Option<Submission>,
+) -> Result<Vec<u8>, prost::DecodeError> {
+    let mut response = R::decode(response)?;
+    response.recover(submission);
+    Ok(response.encode_to_vec())
+}
+
+/// Implements the traits for all RPCs, which `build.rs` lists: [`Addressed`] for each request, and [`Recovered`]
+/// for each response to a write. A field that is renamed in `proto/` is a compile error here.
+macro_rules! rpcs {
+    ($($kind:ident $method:literal $request:ident $response:ident;)*) => {
+        $(addressed!($kind $method $request);)*
+        $(recovered!($kind $response);)*
+
+        /// Returns what makes a recovered response of this method, or `None` if it does not write.
+        fn recovery(method: &str) -> Option<Recover> {
+            match method {
+                $($method => recovery!($kind $response),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+macro_rules! addressed {
+    (read $method:literal $request:ident) => {
+        addressed!($method $request, take_app_id: app_id);
+    };
+    (write $method:literal $request:ident) => {
+        addressed!($method $request, take_app_id: app_id, take_request_id: request_id);
+    };
+    (reviewed $method:literal $request:ident) => {
+        addressed!(
+            $method $request,
+            take_app_id: app_id,
+            take_request_id: request_id,
+            take_client_reference: client_reference
+        );
+    };
+    ($method:literal $request:ident, $($take:ident: $field:ident),*) => {
+        impl Addressed for $request {
+            const METHOD: &'static str = $method;
+            $(fn $take(&mut self) -> String {
+                std::mem::take(&mut self.$field)
+            })*
+        }
+    };
+}
+
+macro_rules! recovered {
+    (read $response:ident) => {};
+    // This one repeats an ID of its submission, so it is written out above.
+    (reviewed AddNearbyPoiResponse) => {};
+    (write $response:ident) => {
+        impl Recovered for $response {
+            fn recover(&mut self, _: Option<Submission>) {
+                self.recovered = true;
+            }
+        }
+    };
+    (reviewed $response:ident) => {
+        impl Recovered for $response {
+            fn recover(&mut self, submission: Option<Submission>) {
+                self.submission = submission;
+                self.recovered = true;
+            }
+        }
+    };
+}
+
+macro_rules! recovery {
+    (read $response:ident) => {
+        None
+    };
+    ($writes:ident $response:ident) => {
+        Some(recover::<$response>)
+    };
+}
+
+include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));

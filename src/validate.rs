@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::util::invisible::has_no_width;
 
+/// The longest `client_reference`, in characters, as `proto/` states.
+const LONGEST_REFERENCE: usize = 64;
+
 /// The rule that an empty new text violates.
 pub(crate) const CANNOT_CLEAR: &str = "must not be empty: WeChat can clear nothing; leave it out";
 
@@ -96,6 +99,13 @@ impl Check {
             self.refuse(field, "must not begin or end with a blank");
         }
         self.optional(field, name)
+    }
+
+    /// Checks a caller's own ID for a shop, which may be empty.
+    pub(crate) fn reference(&mut self, reference: String) -> String {
+        let reference = self.name("client_reference", reference);
+        self.within("client_reference", &reference, LONGEST_REFERENCE);
+        reference
     }
 
     /// Checks a required text, which may have several lines.

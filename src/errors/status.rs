@@ -1,8 +1,7 @@
-//! The only place that chooses a gRPC code.
+//! Turns failures into gRPC statuses. No other module chooses a gRPC code.
 //!
-//! Every failure has one shape: `google.rpc.ErrorInfo` with a reason of `error.proto`, and where
-//! they apply the other details of `google.rpc`. What WeChat's numbers mean stands in
-//! [`errcode`](super::errcode).
+//! Every status has a `google.rpc.ErrorInfo` with a reason of `error.proto`, and the other details of
+//! `google.rpc` that apply. [`errcode`](super::errcode) has the meaning of WeChat's numbers.
 
 use std::{
     collections::HashMap,
@@ -35,20 +34,20 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
-/// In bytes. Long texts would not fit into trailers, which clients limit to some kilobytes.
+/// The longest text, in bytes. Clients limit trailers to a few kilobytes.
 const LONGEST_TEXT: usize = 512;
-/// A write that is still running is worth asking for after this …
+/// The shortest time after which a repeat can return the outcome of a running write.
 const LEAST_RETRY: Duration = Duration::from_millis(100);
-/// … and at the latest after this.
+/// The longest time until a caller should repeat a running write or an overloaded call.
 const MOST_RETRY: Duration = Duration::from_secs(5);
-/// Callers that were refused for overload should not come back sooner than this.
+/// The shortest time after which a caller should retry after an overload.
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
-/// A state that failed is worth another try after this.
+/// The time after which a caller should retry if the state failed.
 const STATE_PAUSE: Duration = Duration::from_secs(1);
-/// So many mistakes of a request are named one by one; more would not fit either.
+/// The most violations of a request that a status lists. More would not fit into trailers.
 const MOST_VIOLATIONS: usize = 20;
 
-/// A failure on its way to becoming a status.
+/// A failure before it becomes a status.
 struct Failure {
     code: Code,
     reason: ErrorReason,
@@ -130,7 +129,7 @@ impl From<Invalid> for Status {
 
 impl From<page::Foreign> for Status {
     fn from(page::Foreign: page::Foreign) -> Self {
-        let rule = "has to be the next_page_token of this list's page before";
+        let rule = "must be the next_page_token of the page before, of the same list";
         let message = format!("page_token: {rule}");
         Failure::new(Code::InvalidArgument, ErrorReason::PageTokenInvalid, message)
             .violation("page_token", rule)
@@ -177,29 +176,29 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
     };
     match unfit {
         Unfit::LongHead { size, limit } => {
-            too_large(format!("the metadata have {size} bytes, and at most {limit} are taken"))
+            too_large(format!("the metadata has {size} bytes; the limit is {limit} bytes"))
         }
-        Unfit::Twice(name) => header(name.as_str(), "has to stand there once"),
+        Unfit::Twice(name) => header(name.as_str(), "must be present only once"),
         Unfit::Timeout => {
-            header("grpc-timeout", "has to be one to eight digits and one of H, M, S, m, u, n")
+            header("grpc-timeout", "must be one to eight digits and one of H, M, S, m, u, n")
         }
         Unfit::Format(format) => unknown(format!(
-            "messages of application/grpc+{format} are not known; send application/grpc"
+            "the content type application/grpc+{format} is not supported; send application/grpc"
         )),
-        Unfit::Encoding(encoding) => unknown(format!(
-            "messages compressed with {encoding} cannot be read; gzip and identity can"
-        )),
+        Unfit::Encoding(encoding) => {
+            unknown(format!("the compression {encoding} is not supported; send gzip or identity"))
+        }
         Unfit::Long { size: Some(size), limit } => {
-            too_large(format!("the message has {size} bytes, and at most {limit} are taken"))
+            too_large(format!("the message has {size} bytes; the limit is {limit} bytes"))
         }
         Unfit::Long { size: None, limit } => too_large(format!(
-            "the message has more than {limit} bytes when it is uncompressed, which is the limit"
+            "the uncompressed message has more than {limit} bytes, which is the limit"
         )),
         Unfit::Malformed(how) => malformed(&format!("the request is malformed: {how}")),
-        Unfit::Broken => malformed("the request ended before its message did"),
+        Unfit::Broken => malformed("the request ended before the end of its message"),
         Unfit::Silent(silence) => {
             let message = format!(
-                "of the request nothing came for {} ms; it is not here",
+                "the request was incomplete and no data arrived for {} ms; nothing was sent to WeChat",
                 silence.as_millis()
             );
             Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message)
@@ -207,7 +206,7 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
         }
         Unfit::Exhausted { setting } => {
             let message =
-                format!("there is as much under way as {setting} allows; nothing was done");
+                format!("the gateway has reached its limit {setting}; nothing was sent to WeChat");
             Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
                 .with("setting", setting)
                 .retry_after(Duration::from_secs(1))
@@ -227,7 +226,7 @@ impl From<Error> for Status {
             }
             Error::Quota(Spent { path, error, retry_after, until }) => {
                 let until = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
-                // Nothing was executed, so it is as safe to repeat as a read.
+                // WeChat executed nothing, so a retry is as safe as that of a read.
                 wechat(path, Safety::Read, error)
                     .retry_after(retry_after)
                     .with("until", Timestamp::from(until).to_string())
@@ -294,7 +293,7 @@ impl From<events::Error> for Status {
         match error {
             events::Error::Expired => cursor(Code::OutOfRange, &error),
             events::Error::Malformed => cursor(Code::InvalidArgument, &error)
-                .violation("cursor", "has to be the cursor of an earlier response"),
+                .violation("cursor", "must be the cursor of an earlier response"),
             events::Error::State(error) => no_state(&error),
             events::Error::Stopped => stopped(),
             events::Error::TooMany { setting, .. } => too_many_watches(&error, setting),
@@ -303,7 +302,7 @@ impl From<events::Error> for Status {
     }
 }
 
-/// Who can mend a failure of our own, as `error.proto` says.
+/// Returns the party that can fix a failure of the gateway itself, as in `error.proto`.
 fn fix_by(code: Code, reason: ErrorReason) -> FixBy {
     match reason {
         ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return FixBy::Operator,
@@ -327,21 +326,21 @@ fn fix_by(code: Code, reason: ErrorReason) -> FixBy {
     }
 }
 
-/// The handler itself failed.
+/// Returns the status of a fault of the gateway.
 pub(crate) fn internal(what: &str) -> Status {
     Failure::new(Code::Internal, ErrorReason::Internal, what).into()
 }
 
-/// Health was asked about a service that is not here.
+/// Returns the status of a health check that names an unknown service.
 pub(crate) fn service_unknown(name: &str) -> Status {
     let name = clipped(name);
-    let message = format!("there is no service {name} here");
+    let message = format!("the gateway has no service {name}");
     let mut failure = Failure::new(Code::NotFound, ErrorReason::NameUnknown, message);
-    failure.details.set_resource_info("grpc.health.v1.Service", name, "", "not here");
+    failure.details.set_resource_info("grpc.health.v1.Service", name, "", "unknown");
     failure.into()
 }
 
-/// No district has the names or the id that were asked for.
+/// Returns the failure of a request with names or an id that no district has.
 fn district_not_found(what: &str) -> Failure {
     let what = clipped(what);
     let mut failure = Failure::new(
@@ -353,24 +352,29 @@ fn district_not_found(what: &str) -> Failure {
     failure
 }
 
-/// The caller's deadline passed.
+/// Returns the status of a call whose deadline passed.
 pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
     deadline(&format!("after {} ms", patience.as_millis()), stage).into()
 }
 
 fn deadline(when: &str, stage: Stage) -> Failure {
     let (name, so) = match stage {
-        Stage::Admitted => ("admitted", "WeChat was not asked to do it"),
-        Stage::Token => ("token", "while waiting for an access token; WeChat was not called"),
-        Stage::Queue => ("queue", "while waiting for its turn; WeChat was not called"),
-        Stage::WeChat => ("wechat", "while waiting for WeChat; a write that was sent goes on"),
+        Stage::Admitted => ("admitted", "WeChat was not called"),
+        Stage::Token => {
+            ("token", "while the call waited for an access token; WeChat was not called")
+        }
+        Stage::Queue => ("queue", "while the call waited for its turn; WeChat was not called"),
+        Stage::WeChat => {
+            ("wechat", "while the call waited for WeChat; a write that was sent continues")
+        }
     };
     let message = format!("the deadline passed {when}, {so}");
     Failure::new(Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, message).with("stage", name)
 }
 
 fn write_queue_busy(path: &'static str, wait: Duration) -> Failure {
-    let message = "others are before this one, and its turn would come too late; nothing was sent";
+    let message = "too many writes are queued ahead, and the deadline would pass before this one runs; nothing was sent to \
+                   WeChat";
     Failure::new(Code::ResourceExhausted, ErrorReason::WriteQueueBusy, message)
         .with("fix_by", FixBy::Wait.as_str())
         .with("path", path)
@@ -378,8 +382,8 @@ fn write_queue_busy(path: &'static str, wait: Duration) -> Failure {
 }
 
 fn overloaded(path: &'static str, wait: Duration) -> Failure {
-    let message = "the account has as many calls under way as it may, and the answer to this one would \
-                   come too late; nothing was sent";
+    let message = "the account has reached its concurrency limit, and the deadline would pass before the reply to \
+                   this call; nothing was sent to WeChat";
     Failure::new(Code::ResourceExhausted, ErrorReason::Overloaded, message)
         .with("path", path)
         .retry_after(wait.clamp(OVERLOAD_PAUSE, MOST_RETRY))
@@ -401,23 +405,23 @@ fn no_state(error: &state::Error) -> Failure {
         .retry_after(STATE_PAUSE)
 }
 
-/// This service remembers no such submission.
+/// Returns the status of a request for a submission that the gateway does not have.
 pub(crate) fn submission_not_found(submission_id: &str) -> Status {
-    let message = format!("no submission {submission_id} is remembered");
+    let message = format!("the gateway has no submission {submission_id}");
     let mut failure = Failure::new(Code::NotFound, ErrorReason::SubmissionNotFound, message);
     let what = "wechat.store.v1.Submission";
-    failure.details.set_resource_info(what, submission_id, "", "not remembered");
+    failure.details.set_resource_info(what, submission_id, "", "not kept");
     failure.into()
 }
 
 fn outcome_unknown(path: &'static str) -> Failure {
-    let message = "a write with this request_id was sent before, and nobody knows whether it was \
-                   executed; it was not sent again";
+    let message = "a write with this request_id was sent before, and its outcome is unknown; it was not sent \
+                   again";
     Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message).with("path", path)
 }
 
 fn request_id_reused() -> Failure {
-    let rule = "names another request already";
+    let rule = "belongs to another request; use a new one";
     Failure::new(Code::InvalidArgument, ErrorReason::RequestIdReused, format!("request_id: {rule}"))
         .violation("request_id", rule)
 }
@@ -429,28 +433,34 @@ fn write_in_progress(write_id: &str, rest: Duration) -> Failure {
         .retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY))
 }
 
-/// This service remembers no such write.
+/// Returns the status of a request for a write that the gateway does not have.
 pub(crate) fn write_not_found(name: &str) -> Status {
-    let message = format!("no write {name} is remembered");
+    let message = format!("the gateway has no write {name}");
     let mut failure = Failure::new(Code::NotFound, ErrorReason::WriteNotFound, message);
-    failure.details.set_resource_info("wechat.store.v1.Write", name, "", "not remembered");
+    failure.details.set_resource_info("wechat.store.v1.Write", name, "", "not kept");
     failure.into()
 }
 
-/// There is nothing to resolve.
+/// Returns the status of a request to resolve a write whose outcome is not unknown.
 pub(crate) fn write_not_resolvable(write_id: &str) -> Status {
-    let message = format!("the outcome of write {write_id} is known, or an answer may still come");
+    let message = format!(
+        "write {write_id} cannot be resolved: its outcome is known, or WeChat's reply can still arrive"
+    );
     Failure::new(Code::FailedPrecondition, ErrorReason::WriteNotResolvable, message)
         .with("fix_by", FixBy::Caller.as_str())
         .into()
 }
 
 fn stopped() -> Failure {
-    Failure::new(Code::Unavailable, ErrorReason::ShuttingDown, "this process is shutting down")
+    Failure::new(
+        Code::Unavailable,
+        ErrorReason::ShuttingDown,
+        "the gateway is shutting down; call another replica or retry",
+    )
 }
 
-/// A failure read back from a response, with the id of its trace; one that tonic made gets the
-/// shape of ours.
+/// Returns a status of a response with the id of its trace. A status that tonic made gets the same shape as the
+/// gateway's own.
 pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
     let status = if status.details().is_empty() { reshaped(&status) } else { status };
     let mut details = status.get_error_details();
@@ -464,11 +474,11 @@ fn reshaped(status: &Status) -> Status {
 
     let message = status.message();
     let (code, reason) = match status.code() {
-        // What health and reflection say of a name that is not here.
+        // Health and reflection return it for an unknown name.
         Code::NotFound => (Code::NotFound, R::NameUnknown),
         Code::Unimplemented => (Code::Unimplemented, R::MethodUnknown),
-        // tonic's words for a message that is missing, broken off or cannot be decoded; the caller
-        // made it.
+        // tonic returns it for a message that is missing, incomplete or not decodable. The caller made that
+        // message.
         Code::Internal | Code::InvalidArgument | Code::Unknown => {
             (Code::InvalidArgument, R::MalformedRequest)
         }
@@ -478,7 +488,7 @@ fn reshaped(status: &Status) -> Status {
         code => (code, R::Internal),
     };
     let message = match (reason, message) {
-        (R::MethodUnknown, "") => "this service has no such method",
+        (R::MethodUnknown, "") => "the gateway has no such method",
         (_, message) => message,
     };
     Failure::new(code, reason, message).into()
@@ -502,22 +512,22 @@ fn account(error: accounts::Error) -> Failure {
     }
 }
 
-/// Adds the account that has no token, and what of its settings, here or at WeChat, would cure that.
+/// Adds the account that has no token, and the setting, here or at WeChat, that should be changed.
 fn of_account(failure: Failure, app_id: &AppId) -> Failure {
     let errcode = failure.metadata.get("errcode").map(String::as_str);
     let setting = match (failure.reason, errcode) {
         (ErrorReason::AppIdInvalid, _) => "accounts.app_id",
         (ErrorReason::AppSecretFrozen | ErrorReason::AppSecretInvalid, _) => "accounts.secret",
         (ErrorReason::IpNotAllowed, _) => "ip_whitelist",
-        // That of another kind of account is refused as one that is wrong.
+        // WeChat refuses a token of another kind of account as a wrong one.
         (ErrorReason::TokenRefused, Some("40001")) => "accounts.kind, accounts.token",
-        // Whoever else fetches classic tokens ends ours.
+        // Another program that fetches classic tokens invalidates the gateway's token.
         (ErrorReason::TokenRefused, _) => "accounts.token",
         _ => return failure.with("app_id", app_id.as_str()),
     };
     let whose = match setting {
-        "ip_whitelist" => format!("; see the IP whitelist of {app_id} at WeChat"),
-        setting => format!("; see {setting} of {app_id} in the settings"),
+        "ip_whitelist" => format!("; check the IP whitelist of {app_id} at WeChat"),
+        setting => format!("; check {setting} of {app_id} in the settings"),
     };
     let message = failure.message.clone() + &whose;
     Failure { message, ..failure }.with("app_id", app_id.as_str()).with("setting", setting)
@@ -565,7 +575,7 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
         }
         wechat::Error::ProxyRefused => proxy_refused(path, message),
         wechat::Error::NotExecuted { status, .. } => {
-            // What a redirect or a ban comes from does not pass by itself.
+            // The cause of a redirect or a ban does not pass by itself.
             let fix_by = if wechat::passes(status) { FixBy::Wait } else { FixBy::Operator };
             Failure::new(Code::Unavailable, ErrorReason::WechatUnreachable, message)
                 .with("http_status", status.to_string())
@@ -574,13 +584,13 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
         _ if once => Failure::new(
             Code::Unknown,
             ErrorReason::OutcomeUnknown,
-            format!("{message}; the call may have been executed, so it was not sent again"),
+            format!("{message}; WeChat may have executed the call, so it was not sent again"),
         ),
         wechat::Error::Page | wechat::Error::Unreadable { .. } if safety != Safety::Read => {
             Failure::new(
                 Code::Unknown,
                 ErrorReason::OutcomeUnknown,
-                format!("{message}; the call may have been executed, and repeating it is harmless"),
+                format!("{message}; WeChat may have executed the call, and a repeat is harmless"),
             )
         }
         wechat::Error::Unreadable { .. } => {
@@ -601,7 +611,7 @@ fn wechat(path: &'static str, safety: Safety, error: wechat::Error) -> Failure {
     }
 }
 
-/// The proxy of the settings does not let us through.
+/// Returns the failure of a call that the proxy in the settings refused.
 fn proxy_refused(path: &'static str, message: String) -> Failure {
     let mut failure =
         Failure::new(Code::FailedPrecondition, ErrorReason::ProxyRefused, message.clone())
@@ -612,10 +622,10 @@ fn proxy_refused(path: &'static str, message: String) -> Failure {
     failure
 }
 
-/// A refusal by number.
+/// Returns the failure of a call that WeChat refused with a number.
 fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if code.0 == 0 {
-        // The `error` of create_map_poi, which has no number.
+        // The `error` of create_map_poi has no number.
         let message = format!("Tencent Maps refused the place: {}", clipped(&masked(errmsg)));
         return Failure::new(Code::FailedPrecondition, ErrorReason::MapPoiRefused, message)
             .with("errmsg", clipped(errmsg))
@@ -623,20 +633,18 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
             .with("path", path);
     }
     let Some(row) = errcode::lookup(path, code.0) else {
-        // Logs have the message; only the caller has `errmsg` as it came.
+        // The message goes into logs, so it is masked. Only the caller gets the whole `errmsg`.
         let errmsg_masked = masked(errmsg);
-        let message = format!(
-            "WeChat refused with {code}, which this service does not know: {errmsg_masked}"
-        );
+        let message = format!("WeChat refused with the undocumented code {code}: {errmsg_masked}");
         let unknown = Failure::new(Code::Unknown, ErrorReason::UnknownErrcode, clipped(&message));
-        return said(unknown, code, errmsg).with("path", path);
+        return with_errcode(unknown, code, errmsg).with("path", path);
     };
     let mut failure =
         Failure::new(row.status, row.reason, row.en).with("fix_by", row.fix_by.as_str());
     failure.details.set_localized_message("zh-CN", row.zh);
     let sets = wechat::permission_sets(path);
     if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
-        let what = format!("one of the permission sets {sets:?} has to be granted");
+        let what = format!("one of the permission sets {sets:?} must be granted");
         failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
     } else if row.status == Code::FailedPrecondition {
         let kind = row.reason.as_str_name().trim_start_matches("ERROR_REASON_");
@@ -651,11 +659,11 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if row.fix_by == FixBy::Wait && row.status == Code::Unavailable {
         failure = failure.retry_after(Duration::from_secs(1));
     }
-    said(failure, code, errmsg).with("path", path)
+    with_errcode(failure, code, errmsg).with("path", path)
 }
 
-/// Adds WeChat's own words.
-fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
+/// Adds WeChat's code and text.
+fn with_errcode(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
     let failure = failure.with("errcode", code.to_string()).with("errmsg", clipped(errmsg));
     match rid(errmsg) {
         Some(rid) => failure.with("rid", rid),
@@ -663,7 +671,7 @@ fn said(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
     }
 }
 
-/// WeChat's id of the request, which its support asks for: the last word of `errmsg`.
+/// Returns WeChat's id of the request, the last word of `errmsg`. WeChat's support asks for it.
 fn rid(errmsg: &str) -> Option<&str> {
     let (_, rid) = errmsg.rsplit_once("rid: ")?;
     rid.split_whitespace().next().map(clipped)
@@ -703,7 +711,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_wechat_said_and_what_it_means() {
+    fn refusal_has_code_reason_and_chinese_text() {
         let status = refusal("/wxa/add_store", 85038, "store has added rid: 65f0-1a2b");
         assert_eq!(reason(&status), (Code::AlreadyExists, "STORE_DUPLICATE".to_owned()));
         let info = status.get_details_error_info().expect("checked above");
@@ -717,7 +725,7 @@ mod tests {
     }
 
     #[test]
-    fn an_undocumented_errcode_passes_through_whole() {
+    fn undocumented_errcode_passes_through() {
         let status = refusal("/wxa/add_store", 99999, "brand new");
         assert_eq!(reason(&status), (Code::Unknown, "UNKNOWN_ERRCODE".to_owned()));
         let info = status.get_details_error_info().expect("checked above");
@@ -726,7 +734,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_permission_is_named_by_its_number() {
+    fn missing_permission_lists_permission_sets() {
         let status = refusal("/wxa/addnearbypoi", 48001, "api unauthorized");
         let failure = status.get_details_precondition_failure().expect("a precondition");
         assert!(failure.violations[0].description.contains("37"), "{failure:?}");
@@ -736,7 +744,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_token_names_the_setting_that_cures_it() {
+    fn missing_token_names_setting_to_change() {
         let token = "/cgi-bin/stable_token";
         let refusal = |code| wechat::Error::Refused { code: Errcode(code), message: String::new() };
         let unavailable = |code| token::Error::Unavailable {
@@ -766,7 +774,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_says_when_to_come_back() {
+    fn spent_quota_has_retry_time() {
         for (code, expected) in [(45009, "DAILY_QUOTA_SPENT"), (45011, "MINUTE_QUOTA_SPENT")] {
             let (code, message) = (Errcode(code), "reach limit".to_owned());
             let status = Status::from(Error::Quota(Spent {
@@ -787,7 +795,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_mended_first_is_a_precondition() {
+    fn missing_precondition_has_its_type() {
         let status = refusal("/wxa/add_store", 40164, "invalid ip");
         let failure = status.get_details_precondition_failure().expect("a precondition");
         assert_eq!(failure.violations[0].r#type, "IP_NOT_ALLOWED");
@@ -795,7 +803,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named_by_its_kind() {
+    fn missing_resource_has_its_type() {
         let unknown = DistrictError::Unknown { district: "999999".to_owned() };
         for (status, kind) in [
             (refusal("/wxa/get_store_info", 65115, ""), "Store"),
@@ -809,7 +817,7 @@ mod tests {
     }
 
     #[test]
-    fn what_time_heals_says_how_long_to_wait() {
+    fn temporary_failure_has_retry_delay() {
         let unavailable = |error| {
             let retry_after = Duration::from_secs(7);
             let error = token::Error::Unavailable { path: "/cgi-bin/token", error, retry_after };
@@ -837,7 +845,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_reply_is_unavailable_only_where_a_retry_is_safe() {
+    fn lost_reply_is_unavailable_if_retry_is_safe() {
         let lost = |safety| {
             let error = wechat::Error::Lost { cause: "reset".to_owned() };
             Status::from(Error::WeChat { path: "/wxa/add_store", safety, error }).code()
@@ -853,14 +861,14 @@ mod tests {
     }
 
     #[test]
-    fn what_tonic_says_gets_our_shape_and_a_trace_id() {
+    fn status_of_tonic_gets_details_and_trace() {
         let status = tonics_own(Code::Unimplemented, "");
         assert_eq!(reason(&status), (Code::Unimplemented, "METHOD_UNKNOWN".to_owned()));
         let info = status.get_details_request_info().expect("the trace");
         assert_eq!(info.request_id, "4bf92f");
     }
 
-    /// Every failure that this service makes itself, where no errcode of WeChat's decides.
+    /// Returns every failure that the gateway makes itself, without an errcode of WeChat.
     fn our_own_failures() -> Vec<Status> {
         let token = |error| Error::Token { app_id: "wx1".to_owned().into(), error }.into();
         let unavailable = |error| {
@@ -911,19 +919,19 @@ mod tests {
     }
 
     #[test]
-    fn our_own_failures_have_the_code_and_the_fix_by_of_the_contract() {
+    fn own_failures_match_the_contract() {
         let contract = contract();
         for status in our_own_failures() {
             let (code, reason) = reason(&status);
-            let told = &contract[format!("ERROR_REASON_{reason}").as_str()];
-            assert_eq!(between(told, "Code: ", "."), Some(code_name(code)), "{reason}");
+            let comment = &contract[format!("ERROR_REASON_{reason}").as_str()];
+            assert_eq!(between(comment, "Code: ", "."), Some(code_name(code)), "{reason}");
             let info = status.get_details_error_info().expect("checked above");
-            assert_eq!(between(told, FIX_BY, "\""), Some(&*info.metadata["fix_by"]), "{reason}");
+            assert_eq!(between(comment, FIX_BY, "\""), Some(&*info.metadata["fix_by"]), "{reason}");
         }
     }
 
     #[test]
-    fn a_long_errmsg_is_clipped_between_characters() {
+    fn long_errmsg_is_clipped_at_a_character() {
         let status = refusal("/wxa/add_store", 99999, &"门店".repeat(10_000));
         assert!(status.details().len() < 4096, "{}", status.details().len());
     }

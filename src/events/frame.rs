@@ -17,10 +17,10 @@ use crate::{
     util::codec::Encoded,
 };
 
-/// The fields of an [`AuditEvent`] that are not decoded: `wechat_message`, `wechat_message_bytes` and
+/// The fields of an [`AuditEvent`] that are not decoded: `wechat_message`, `raw_wechat_message` and
 /// `unreadable_fields`.
 const RAW: RangeInclusive<usize> = 17..=19;
-/// `wechat_message_bytes`, the only one of them that need not be UTF-8.
+/// `raw_wechat_message`, the only one of them that need not be UTF-8.
 const RAW_BYTES: usize = 18;
 /// The wire type of a number.
 const NUMBER: usize = 0;
@@ -166,7 +166,7 @@ mod tests {
                     }),
                 ] {
                     let mut event = event(detail.clone());
-                    event.wechat_message_bytes = bytes.as_bytes().to_vec().into();
+                    event.raw_wechat_message = bytes.as_bytes().to_vec().into();
                     event.unreadable_fields = bytes.chars().map(String::from).collect();
                     let stored = stored(&event.encode_to_vec(), bytes, submission);
                     let Framed { app_id, kind, lost, watched } = framed(CURSOR, &stored);

@@ -50,7 +50,7 @@ pub fn from_message(
     let original = AuditEvent {
         wechat_event: name.to_owned(),
         wechat_message: message.text().to_owned(),
-        wechat_message_bytes: message.faulty().cloned().unwrap_or_default(),
+        raw_wechat_message: message.faulty().cloned().unwrap_or_default(),
         unreadable_fields: unreadable,
         ..AuditEvent::default()
     };
@@ -63,7 +63,7 @@ pub fn from_message(
 pub fn unreadable(app_id: &AppId, content: &Bytes, now: u64) -> NewEvent {
     let original = AuditEvent {
         wechat_message: message::text(content).into_owned(),
-        wechat_message_bytes: content.clone(),
+        raw_wechat_message: content.clone(),
         ..AuditEvent::default()
     };
     event(app_id, key(app_id, None, content), now, Review::default(), original)
@@ -531,11 +531,11 @@ mod tests {
             assert_eq!((event.kind, event.state), (SubmissionKind::Store, AuditState::Rejected));
             assert_eq!(event.audit_id.as_str(), "416620525");
             assert_eq!((event.reason.as_str(), encoded.reason.as_str()), (reason, reason));
-            assert_eq!(encoded.wechat_message_bytes, bytes, "{reason}");
+            assert_eq!(encoded.raw_wechat_message, bytes, "{reason}");
         }
         let (event, encoded) = taken_bytes(&xml("门头\u{14}不清".as_bytes())).expect("kept");
         assert_eq!(event.reason, "门头\u{14}不清");
-        assert!(encoded.wechat_message_bytes.is_empty(), "nothing is wrong with it");
+        assert!(encoded.raw_wechat_message.is_empty(), "nothing is wrong with it");
     }
 
     #[test]
@@ -583,7 +583,7 @@ mod tests {
         };
         for bytes in [&b""[..], b"\0\xff\xfe", "审核".as_bytes(), b"<!DOCTYPE xml><xml/>"] {
             let (event, encoded) = kept(bytes);
-            assert_eq!(encoded.wechat_message_bytes, bytes);
+            assert_eq!(encoded.raw_wechat_message, bytes);
             assert_eq!(encoded.wechat_message, String::from_utf8_lossy(bytes));
             assert_eq!((encoded.event_id, encoded.wechat_event), (event.event_id, String::new()));
             assert_eq!(encoded.event_time.map(|time| time.seconds), Some(NOW.cast_signed()));

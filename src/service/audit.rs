@@ -86,7 +86,7 @@ impl AuditService for Audit {
     ) -> Result<Response<pb::ListSubmissionsResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let after = read_page_token(SUBMISSIONS, &request.page_token)?;
-        let mut query = wanted_submissions(ctx.app_id, ctx.client_reference, request)?;
+        let mut query = wanted_submissions(ctx.app_id, request)?;
         query.after = after;
         let (submissions, unreadable, next) = self.audits.submissions(query).await?;
         let next_page_token = next.map(|after| page_token(SUBMISSIONS, after)).unwrap_or_default();

@@ -119,7 +119,6 @@ pub(crate) fn wanted_events(
 /// Parses a request for submissions.
 pub(crate) fn wanted_submissions(
     app_id: String,
-    client_reference: String,
     request: pb::ListSubmissionsRequest,
 ) -> Result<SubmissionQuery, Invalid> {
     let pb::ListSubmissionsRequest {
@@ -127,7 +126,7 @@ pub(crate) fn wanted_submissions(
         kinds,
         states,
         created_before,
-        client_reference: _,
+        client_reference,
         page_size,
         page_token: _,
     } = request;
@@ -139,7 +138,8 @@ pub(crate) fn wanted_submissions(
         kinds: check.kinds(&kinds),
         states: check.states(&states),
         until: check.moment("created_before", created_before),
-        client_reference: Some(client_reference).filter(|reference| !reference.is_empty()),
+        client_reference: Some(check.reference(client_reference))
+            .filter(|reference| !reference.is_empty()),
     };
     check.done(query)
 }

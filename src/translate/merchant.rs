@@ -16,6 +16,8 @@ use crate::{
 
 /// 名称长度为4-30个字符(中文算两个字符).
 const NAME_UNITS: (usize, usize) = (4, 30);
+/// The most categories in a response, as `proto/` states. WeChat has a few hundred.
+const MOST_CATEGORIES: usize = 2000;
 /// The id of WeChat's root, which is not a category.
 const ROOT: &str = "0";
 
@@ -26,7 +28,9 @@ impl From<GetMerchantCategoryReply> for pb::ListCategoriesResponse {
         let mut categories: Vec<pb::Category> = nodes.map(Into::into).collect();
         // Parents come first. Otherwise WeChat's order is kept.
         categories.sort_by_key(|category| category.level);
-        Self { categories }
+        let omitted = categories.len().saturating_sub(MOST_CATEGORIES);
+        categories.truncate(MOST_CATEGORIES);
+        Self { categories, omitted_count: omitted.try_into().unwrap_or(i32::MAX) }
     }
 }
 
@@ -186,7 +190,8 @@ mod tests {
                 {"id":278,"name":"购物","level":1,"father":0,"children":[279,280]}]}}}"#,
         )
         .expect("the documented sample");
-        let pb::ListCategoriesResponse { categories } = reply.into();
+        let pb::ListCategoriesResponse { categories, omitted_count } = reply.into();
+        assert_eq!(omitted_count, 0);
         let [shopping, store] = &categories[..] else { panic!("{categories:?}") };
         assert_eq!((shopping.id.as_str(), shopping.parent_id.as_str()), ("278", ""));
         assert_eq!(shopping.child_ids, ["279", "280"]);
@@ -194,6 +199,16 @@ mod tests {
         assert_eq!((store.id.as_str(), store.parent_id.as_str()), ("280", "278"));
         assert!(store.sensitive);
         assert_eq!(store.required_documents[0].names, ["若涉及食品,请提供《食品经营许可证》"]);
+    }
+
+    #[test]
+    fn categories_beyond_the_limit_are_counted() {
+        let nodes = (1..=2001).map(|id| serde_json::json!({ "id": id, "level": 1, "father": 0 }));
+        let nodes: Vec<_> = nodes.collect();
+        let reply = serde_json::json!({ "data": { "all_category_info": { "categories": nodes } } });
+        let reply: GetMerchantCategoryReply = serde_json::from_value(reply).expect("a reply");
+        let pb::ListCategoriesResponse { categories, omitted_count } = reply.into();
+        assert_eq!((categories.len(), omitted_count), (2000, 1));
     }
 
     #[test]

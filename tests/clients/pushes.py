@@ -267,7 +267,7 @@ def gateway_keeps_what_it_cannot_read():
             assert send(app_id, query, body) == (200, "success"), (form, text)
             kept.append((app_id, text.encode()))
     events = listed()[len(before) :]
-    assert [(event.app_id, event.wechat_message_bytes) for event in events] == kept
+    assert [(event.app_id, event.raw_wechat_message) for event in events] == kept
     assert all(not event.kind and not event.wechat_event for event in events), events
     return len(kept)
 

@@ -415,16 +415,16 @@ async fn unreadable_push_reaches_watchers_without_kinds() {
         let push = json!({ "app_id": OFFICIAL_APP_ID, "text": text });
         app.wechat.control("POST", "pushes", &push).expect("pushed");
         let (event, _) = watch.event().await;
-        assert_eq!(event.wechat_message_bytes, text);
+        assert_eq!(event.raw_wechat_message, text);
     }
     let (event, _) = stores.event().await;
-    assert_eq!(event.wechat_message_bytes, faulty, "a watcher of a kind gets only that");
+    assert_eq!(event.raw_wechat_message, faulty, "a watcher of a kind gets only that");
     let app = app.restart().await;
     let [unreadable, read] = &app.events(pb::ListAuditEventsRequest::default()).await[..] else {
         panic!("not two events")
     };
     assert_eq!((unreadable.kind(), unreadable.wechat_event.as_str()), Default::default());
-    assert_eq!(unreadable.wechat_message_bytes, "<xml><Event>add_store");
+    assert_eq!(unreadable.raw_wechat_message, "<xml><Event>add_store");
     assert!(unreadable.receive_time.is_some());
     assert_eq!((read.kind(), read.state()), (SubmissionKind::Store, AuditState::Rejected));
     assert_eq!((read.audit_id.as_str(), read.reason.as_str()), ("416620525", "a\u{14}\n\0b"));

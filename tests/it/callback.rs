@@ -429,7 +429,7 @@ async fn unreadable_authentic_push_is_kept() {
         assert_eq!((event.kind(), event.state()), Default::default());
         assert_eq!((event.wechat_event.as_str(), event.audit_id.as_str()), ("", ""));
         assert_eq!(event.app_id, OFFICIAL_APP_ID);
-        assert_eq!(event.wechat_message_bytes, message, "{what}");
+        assert_eq!(event.raw_wechat_message, message, "{what}");
         assert_eq!(event.wechat_message, String::from_utf8_lossy(&message));
     }
 }
@@ -474,7 +474,7 @@ async fn faulty_push_loses_only_faulty_field() {
         let [event] = &gateway.events()[..] else { panic!("{what}: not one event") };
         assert_eq!((event.kind(), event.state()), (SubmissionKind::Store, AuditState::Rejected));
         assert_eq!((event.audit_id.as_str(), event.reason.as_str()), ("416620525", reason));
-        let kept = match &*event.wechat_message_bytes {
+        let kept = match &*event.raw_wechat_message {
             b"" => event.wechat_message.as_bytes(),
             bytes => bytes,
         };

@@ -1,6 +1,10 @@
 //! Checks the rules of the contract. `buf lint` checks most of them too, but this needs no buf.
 
-use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, Value,
+};
 use wechat_store_gateway::pb;
 
 fn files() -> Vec<FileDescriptor> {
@@ -18,16 +22,9 @@ pub(crate) fn rpcs() -> Vec<String> {
     rpcs
 }
 
-/// Returns every element without a comment, by its path in the descriptors.
-fn uncommented(file: &FileDescriptor) -> Vec<String> {
+/// Returns everything that can have a comment, with its comment. A field is `Message.field`.
+fn comments(file: &FileDescriptor) -> Vec<(String, String)> {
     let proto = file.file_descriptor_proto();
-    let comments: Vec<&[i32]> = proto
-        .source_code_info
-        .iter()
-        .flat_map(|info| &info.location)
-        .filter(|location| !location.leading_comments().trim().is_empty())
-        .map(|location| location.path.as_slice())
-        .collect();
     let mut paths: Vec<(Vec<i32>, String)> = Vec::new();
     let index = |index: usize| i32::try_from(index).expect("few elements");
     for (m, message) in proto.message_type.iter().enumerate() {
@@ -35,6 +32,13 @@ fn uncommented(file: &FileDescriptor) -> Vec<String> {
         for (f, field) in message.field.iter().enumerate() {
             let name = format!("{}.{}", message.name(), field.name());
             paths.push((vec![4, index(m), 2, index(f)], name));
+        }
+        // An optional field is a oneof, too.
+        for (o, oneof) in message.oneof_decl.iter().enumerate() {
+            if !oneof.name().starts_with('_') {
+                let name = format!("{} oneof {}", message.name(), oneof.name());
+                paths.push((vec![4, index(m), 8, index(o)], name));
+            }
         }
     }
     for (e, enumeration) in proto.enum_type.iter().enumerate() {
@@ -50,14 +54,29 @@ fn uncommented(file: &FileDescriptor) -> Vec<String> {
             paths.push((vec![6, index(s), 2, index(m)], name));
         }
     }
-    let has = |path: &[i32]| comments.contains(&path);
-    paths.into_iter().filter(|(path, _)| !has(path)).map(|(_, name)| name).collect()
+    let locations = || proto.source_code_info.iter().flat_map(|info| &info.location);
+    let comment = |path: &[i32]| {
+        let location = locations().find(|location| location.path == path);
+        location.map(|location| location.leading_comments().trim().to_owned()).unwrap_or_default()
+    };
+    paths.into_iter().map(|(path, name)| (name, comment(&path))).collect()
+}
+
+/// Returns the values of `google.api.field_behavior` of a field.
+fn behaviors(field: &FieldDescriptor) -> Vec<i32> {
+    let pool = field.parent_pool();
+    let behavior = pool.get_extension_by_name("google.api.field_behavior").expect("vendored");
+    let options = field.options();
+    let values = options.get_extension(&behavior);
+    values.as_list().expect("repeated").iter().filter_map(Value::as_enum_number).collect()
 }
 
 #[test]
 fn every_element_has_a_comment() {
     for file in files() {
-        assert_eq!(uncommented(&file), Vec::<String>::new(), "{}", file.name());
+        for (name, comment) in comments(&file) {
+            assert_ne!(comment, "", "{name} of {}", file.name());
+        }
     }
 }
 
@@ -85,6 +104,119 @@ fn requests_have_app_id_and_writes_request_id() {
             let own = number(&request, "request_id");
             assert_eq!(own, (!reads).then_some(2), "{}", method.full_name());
             assert_eq!(number(&response, "recovered").is_some(), !reads, "{}", method.full_name());
+        }
+    }
+}
+
+/// Numbers of `google.api.FieldBehavior`.
+const REQUIRED: i32 = 2;
+const OUTPUT_ONLY: i32 = 3;
+
+/// AIP-203: every field that a request can carry has a behavior, and `REQUIRED` is the same as a comment that
+/// begins with "Required.".
+#[test]
+fn request_field_behavior_matches_comment() {
+    let files = files();
+    let comments: BTreeMap<_, _> = files.iter().flat_map(comments).collect();
+    let requests = files
+        .iter()
+        .flat_map(FileDescriptor::services)
+        .flat_map(|service| service.methods().map(|method| method.input()).collect::<Vec<_>>());
+    let (mut open, mut seen) = (requests.collect::<Vec<_>>(), BTreeSet::new());
+    while let Some(message) = open.pop() {
+        for field in message.fields() {
+            let name = format!("{}.{}", message.name(), field.name());
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let behaviors = behaviors(&field);
+            assert!(!behaviors.is_empty(), "{name} has no behavior");
+            let says_required = comments[&name].starts_with("Required.");
+            assert_eq!(behaviors.contains(&REQUIRED), says_required, "{name}");
+            if let Kind::Message(inner) = field.kind()
+                && inner.package_name() == "wechat.store.v1"
+            {
+                open.push(inner);
+            }
+        }
+    }
+    assert!(seen.contains("LatLng.latitude") && seen.contains("ServiceLabel.path"), "{seen:?}");
+}
+
+#[test]
+fn resource_fields_are_output_only() {
+    for message in files().iter().flat_map(FileDescriptor::messages) {
+        let resources = ["AuditEvent", "LegacyStore", "NearbyPoi", "Store", "Submission", "Write"];
+        if resources.contains(&message.name()) {
+            for field in message.fields() {
+                assert_eq!(behaviors(&field), [OUTPUT_ONLY], "{}", field.full_name());
+            }
+        }
+    }
+}
+
+/// One name for a thing: `poi_id` is a store's, and WeChat's raw numbers begin with `wechat_`.
+#[test]
+fn names_of_the_contract_have_one_meaning() {
+    let gone =
+        ["amends", "credential", "is_upgrade", "mender", "settle_time", "settled", "unreadable"];
+    for message in files().iter().flat_map(FileDescriptor::messages) {
+        for field in message.fields() {
+            let name = field.name();
+            assert!(
+                !gone.contains(&name) && !name.starts_with("licence_"),
+                "{}",
+                field.full_name()
+            );
+            // Java has `getXBytes` for a text `x`, too.
+            let text = name.strip_suffix("_bytes").and_then(|text| message.get_field_by_name(text));
+            assert!(text.is_none(), "{}", field.full_name());
+            let (of, is) = (message.name(), |word: &str| message.name().contains(word));
+            if is("Nearby") || is("Legacy") || of == "UpgradeBlocker" {
+                assert_ne!(name, "poi_id", "{of}");
+            }
+        }
+    }
+}
+
+/// The reasons that the comments of RPCs name are reasons.
+#[test]
+fn errors_of_rpcs_are_reasons() {
+    let reasons: BTreeSet<_> = files()
+        .iter()
+        .flat_map(FileDescriptor::enums)
+        .filter(|one| one.name() == "ErrorReason")
+        .flat_map(|one| one.values().map(|value| value.name().to_owned()).collect::<Vec<_>>())
+        .collect();
+    let comments = files().iter().flat_map(comments).collect::<Vec<_>>();
+    for (rpc, comment) in comments.iter().filter(|(name, _)| name.contains('/')) {
+        let (_, errors) =
+            comment.split_once("Errors: ").unwrap_or_else(|| panic!("{rpc}: no errors"));
+        let errors = errors.split("\n\n").next().unwrap_or_default();
+        for word in errors.split(|c: char| !c.is_ascii_uppercase() && c != '_') {
+            let is_reason = reasons.contains(&format!("ERROR_REASON_{word}"));
+            let is_state = word.starts_with("AUDIT_STATE_");
+            let is_name = word.contains('_') && word.len() > 1;
+            assert!(!is_name || is_reason || is_state, "{rpc}: {word}");
+        }
+    }
+}
+
+/// What build.rs lists for the responses of writes is what the contract has.
+#[test]
+fn every_write_can_be_recovered() {
+    for service in files().iter().flat_map(FileDescriptor::services) {
+        for method in service.methods() {
+            let name = format!("{}/{}", service.name(), method.name());
+            let response = pb::recovered(&name, &[], None).expect("an empty response");
+            let writes = method.input().get_field_by_name("request_id").is_some();
+            assert_eq!(response.is_some(), writes, "{name}");
+            if let Some(response) = response {
+                let response =
+                    DynamicMessage::decode(method.output(), &*response).expect("encoded");
+                let recovered = response.get_field_by_name("recovered").expect("a field");
+                assert_eq!(recovered.as_bool(), Some(true), "{name}");
+            }
         }
     }
 }
