@@ -55,4 +55,4 @@ notices:
 
 # Accepts the contract in proto/ as the baseline. Only the commit of a release does this.
 baseline:
-    buf build proto --exclude-source-info -o proto/baseline.binpb
+    buf build proto --path proto/wechat --exclude-source-info -o proto/baseline.binpb
