@@ -59,7 +59,7 @@ impl Check {
         for (index, value) in values.iter().enumerate() {
             match known(value) {
                 Some(value) => read.push(value),
-                None => self.refuse(format!("{field}[{index}]"), "has to be one of its values"),
+                None => self.refuse(format!("{field}[{index}]"), "must be one of its values"),
             }
         }
         read
@@ -73,7 +73,7 @@ impl Check {
             .and_then(|moment| moment.duration_since(UNIX_EPOCH).ok())
             .and_then(|since| u64::try_from(since.as_millis()).ok());
         if since.is_none() {
-            self.refuse(field, "has to be a time after 1970");
+            self.refuse(field, "must be a time after 1970");
         }
         since
     }
@@ -163,7 +163,7 @@ impl Check {
         }
         let uuid = Uuid::try_parse(text).ok();
         if uuid.is_none() {
-            self.refuse(field, "has to be a UUID");
+            self.refuse(field, "must be a UUID");
         }
         uuid
     }

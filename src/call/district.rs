@@ -326,7 +326,7 @@ impl Districts {
         let is_district = area.level() == DistrictLevel::District;
         if !is_district && (area.level() != DistrictLevel::City || area.child_count > 0) {
             let mut check = Check::default();
-            check.refuse("district_id", "has to be a district, or a city that has none");
+            check.refuse("district_id", "must be a district, or a city that has none");
             check.done(())?;
         }
         let line: Vec<_> = iter::once(&self.areas[index]).chain(self.above(index)).collect();
@@ -352,7 +352,7 @@ impl Districts {
         if distance > reach(id) {
             let mut check = Check::default();
             let rule = format!(
-                "has to be in the district {id}, but is {distance:.0} km from it; if the place is \
+                "must be in the district {id}, but is {distance:.0} km from it; if the place is \
                  right, district_id is wrong"
             );
             check.refuse("location", rule);

@@ -49,7 +49,7 @@ impl Sending {
         self.claim.as_ref().map_or("", Claim::write_id)
     }
 
-    /// Returns the claim, which has to be finished.
+    /// Returns the claim, which must be finished.
     pub(crate) fn into_claim(self) -> Option<Claim> {
         self.claim
     }

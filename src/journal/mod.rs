@@ -31,7 +31,7 @@ use crate::{
 pub(crate) mod record;
 
 /// A claim lasts this much longer than its caller's deadline: nothing is sent after the deadline, but
-/// the claim has to be released.
+/// the claim must be released.
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 /// How long after WeChat's time to answer the outcome counts as unknown.
 const SEND_MARGIN: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ const PAGE: usize = 1000;
 pub struct Journal {
     state: Arc<dyn State>,
     clock: Clock,
-    /// Runs what has to end although its caller has left.
+    /// Runs what must end although its caller has left.
     tasks: TaskTracker,
     /// After this time WeChat is polled about a review.
     poll_after: Option<Duration>,
@@ -81,7 +81,7 @@ pub enum Error {
 /// The result of an attempt to claim a write.
 #[derive(Debug)]
 pub(crate) enum Claimed {
-    /// The caller has to run the write.
+    /// The caller must run the write.
     New(Claim),
     /// The write was executed before.
     Finished {
@@ -111,7 +111,7 @@ pub(crate) struct Claim {
 }
 
 impl Journal {
-    /// Returns the journal in `state`. `tasks` runs what has to end although its caller has left.
+    /// Returns the journal in `state`. `tasks` runs what must end although its caller has left.
     pub fn new(
         state: Arc<dyn State>,
         poll_after: Option<Duration>,

@@ -178,7 +178,7 @@ impl Check {
             // In the spelling of the response, whatever spelling the caller uses.
             Ok(id) => Some(id.to_string()),
             Err(_) => {
-                self.refuse("submission_id", "has to be a UUID");
+                self.refuse("submission_id", "must be a UUID");
                 None
             }
         }

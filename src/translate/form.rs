@@ -28,10 +28,10 @@ pub(crate) struct Form {
 impl Form {
     /// The app id of an account.
     pub(crate) const APP_ID: Self =
-        Self { fits: is_word, rule: "has to be an app id: letters, digits, - and _ only" };
+        Self { fits: is_word, rule: "must be an app id: letters, digits, - and _ only" };
     /// The id of a card.
     pub(crate) const CARD_ID: Self =
-        Self { fits: is_word, rule: "has to be the id of a card: letters, digits, - and _ only" };
+        Self { fits: is_word, rule: "must be the id of a card: letters, digits, - and _ only" };
     /// A license number (经营资质证件号): 15 digits, 9 of an organization code, or 18 of a
     /// unified code.
     pub(crate) const LICENSE_NUMBER: Self = Self {
@@ -39,12 +39,12 @@ impl Form {
             let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '(' | ')');
             text.chars().all(is_good)
         },
-        rule: "has to be the number of a license: letters, digits, - and brackets only",
+        rule: "must be the number of a license: letters, digits, - and brackets only",
     };
     /// The id of an old store.
     pub(crate) const LEGACY_POI_ID: Self = Self {
         fits: |text| is_number(text) && text.len() <= MOST_DIGITS_OF_LEGACY_POI_ID,
-        rule: "has to be the poi_id of an old store, as ListLegacyStores gives it: some nine digits \
+        rule: "must be the poi_id of an old store, as ListLegacyStores gives it: some nine digits \
                0-9 only",
     };
     /// The id of a place of Tencent Maps.
@@ -54,18 +54,18 @@ impl Form {
                 && text.len() >= LEAST_DIGITS_OF_MAP_POI_ID
                 && text.parse::<u64>().is_ok()
         },
-        rule: "has to be the map_poi_id that SearchMapPois gives: all of its 19 or so digits 0-9, as \
+        rule: "must be the map_poi_id that SearchMapPois gives: all of its 19 or so digits 0-9, as \
                text and nothing else",
     };
     /// The id of an uploaded picture.
     pub(crate) const MEDIA_ID: Self = Self {
         fits: is_word,
-        rule: "has to be the media_id that UploadTemporaryImage gave: letters, digits, - and _ only",
+        rule: "must be the media_id that UploadTemporaryImage gave: letters, digits, - and _ only",
     };
     /// The path of a page in a mini program.
     pub(crate) const PAGE_PATH: Self = Self {
         fits: |text| !text.contains(char::is_whitespace),
-        rule: "has to be the path of a page, without blanks",
+        rule: "must be the path of a page, without blanks",
     };
     /// A telephone number.
     pub(crate) const PHONE: Self = Self {
@@ -75,19 +75,19 @@ impl Form {
                 && text.chars().all(is_good)
                 && text.contains(|c: char| c.is_ascii_digit())
         },
-        rule: "has to be a telephone number: digits 0-9, and between them + - . , / * # brackets, \
+        rule: "must be a telephone number: digits 0-9, and between them + - . , / * # brackets, \
                blanks and the Chinese sign of an extension only",
     };
     /// The address of an uploaded picture.
     pub(crate) const PICTURE: Self = Self {
         fits: is_picture,
-        rule: "has to be the URL that UploadImage gave, such as http://mmbiz.qpic.cn/mmbiz_png/.../0",
+        rule: "must be the URL that UploadImage gave, such as http://mmbiz.qpic.cn/mmbiz_png/.../0",
     };
     /// The id of a store or of a nearby place.
     pub(crate) const POI_ID: Self = Self {
         // 0 is a store that does not exist, and WeChat returns that error itself.
         fits: |text| text == "0" || is_number(text) && text.len() <= MOST_DIGITS,
-        rule: "has to be the poi_id that WeChat gave: digits 0-9 only",
+        rule: "must be the poi_id that WeChat gave: digits 0-9 only",
     };
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{pb::OpeningHours, validate::Check};
 
-const RULE: &str = "has to be HH:MM, from 00:00 to 23:59";
+const RULE: &str = "must be HH:MM, from 00:00 to 23:59";
 
 impl Check {
     /// Checks hours, which are required, and returns them as WeChat writes them.

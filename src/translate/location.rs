@@ -28,7 +28,7 @@ impl Check {
             {
                 // False for NaN.
                 if !(least..=most).contains(&degrees) {
-                    let rule = format!("has to be from {least} to {most}, as all of China is");
+                    let rule = format!("must be from {least} to {most}, as all of China is");
                     self.refuse(format!("{field}.{name}"), rule);
                 }
             }

@@ -210,7 +210,7 @@ impl Check {
 
     fn area(&mut self, field: &str, id: &str) {
         if id.len() != 6 || !id.bytes().all(|digit| digit.is_ascii_digit()) {
-            self.refuse(field, "has to be the six digits of an area");
+            self.refuse(field, "must be the six digits of an area");
         }
     }
 
@@ -219,7 +219,7 @@ impl Check {
         if levels.is_none_or(|(first, second)| {
             first.trim().is_empty() || second.trim().is_empty() || second.contains(':')
         }) {
-            self.refuse("category", "has to be two levels with an ASCII colon between them");
+            self.refuse("category", "must be two levels with an ASCII colon between them");
         }
         self.optional("category", category)
     }

@@ -21,14 +21,14 @@ const LATEST: i64 = 4_102_444_800;
 
 const TEMPORARY: Rule = Rule {
     kinds: &[Kind::Gif, Kind::Jpeg, Kind::Png],
-    kinds_text: "has to be a PNG, JPEG or GIF picture",
+    kinds_text: "must be a PNG, JPEG or GIF picture",
     most: 10 << 20,
     most_text: "must have at most 10 MiB",
 };
 
 const IMAGE: Rule = Rule {
     kinds: &[Kind::Jpeg, Kind::Png],
-    kinds_text: "has to be a PNG or JPEG picture",
+    kinds_text: "must be a PNG or JPEG picture",
     most: (1 << 20) - 1,
     most_text: "must have less than 1 MiB",
 };

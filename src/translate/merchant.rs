@@ -103,7 +103,7 @@ fn category_id(check: &mut Check, field: &str, id: &str) -> u64 {
     match id.parse() {
         Ok(id) if is_number => id,
         _ => {
-            check.refuse(field, "has to be the id of a category, as ListCategories gives it");
+            check.refuse(field, "must be the id of a category, as ListCategories gives it");
             0
         }
     }

@@ -139,7 +139,7 @@ mod tests {
         !\xf9\x04\x01\0;\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D;\0;";
     const RULE: Rule = Rule {
         kinds: &[Kind::Jpeg, Kind::Png],
-        kinds_text: "has to be PNG or JPEG",
+        kinds_text: "must be PNG or JPEG",
         most: 64,
         most_text: "must have at most 64 bytes",
     };
@@ -164,11 +164,7 @@ mod tests {
     #[test]
     fn unacceptable_picture_is_rejected_first() {
         for content in [GIF, b"RIFF....WEBPVP8 ", b"\0\0\0\x18ftypheic", b"<svg/>", b"%PDF-1.7"] {
-            assert_eq!(
-                name(content),
-                Err(BadPicture::Kind("has to be PNG or JPEG")),
-                "{content:?}"
-            );
+            assert_eq!(name(content), Err(BadPicture::Kind("must be PNG or JPEG")), "{content:?}");
         }
         let large = [JPEG, &[0; 64][..]].concat();
         assert_eq!(name(&large), Err(BadPicture::Size("must have at most 64 bytes")));

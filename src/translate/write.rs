@@ -107,7 +107,7 @@ pub(crate) fn resolution(request: pb::ResolveWriteRequest) -> Result<(String, bo
         Lookup::WriteId(id) | Lookup::WriteRequestId(id) => id,
     };
     if resolution == pb::WriteResolution::Unspecified {
-        check.refuse("resolution", "has to be EXECUTED or NOT_EXECUTED");
+        check.refuse("resolution", "must be EXECUTED or NOT_EXECUTED");
     }
     check.done((write_id, resolution == pb::WriteResolution::Executed))
 }

@@ -76,7 +76,7 @@ impl From<Invalid> for Error {
     }
 }
 
-/// A write that has to be sent, or the response of an earlier call.
+/// A write that must be sent, or the response of an earlier call.
 enum Begun<R> {
     Answered(R),
     New(Sending),
@@ -86,7 +86,7 @@ enum Begun<R> {
 type Answer<R> = (R, Option<SubmissionRecord>);
 
 impl Writes {
-    /// Runs writes through `calls`. `tasks` has to be that of `journal`.
+    /// Runs writes through `calls`. `tasks` must be that of `journal`.
     pub fn new(calls: Calls, journal: Journal, recovery: Recovery, tasks: TaskTracker) -> Self {
         let pictures = store::Pictures::default();
         Self(Arc::new(Inner { calls, journal, recovery, tasks, pictures }))
