@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn list_is_whole_if_all_counted_rows_were_read() {
+    async fn list_is_complete_after_all_counted_rows() {
         for count in [0, 1, 50, 51, 120] {
             let rows = |asked: Range<u32>| numbers(asked.start.min(count)..asked.end.min(count));
             let whole = Extent { read: count, unread: 0, broken: None };

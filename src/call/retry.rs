@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn unsent_call_goes_to_the_next_host_at_once() {
+    fn unsent_call_is_repeated_at_next_host() {
         let error = Error::NotSent { cause: String::new() };
         for (attempts, hosts, wait) in [(1, 1, 1), (1, 2, 0), (2, 2, 2), (2, 3, 0), (1, 9, 0)] {
             let decided = decide(Safety::Once(Proof::Event), &error, attempts, hosts, LONG);

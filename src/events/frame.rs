@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn response_has_the_bytes_of_a_decoded_and_encoded_event() {
+    fn response_bytes_equal_reencoded_event() {
         let details = [
             None,
             Some(Detail::MapPoi(MapPoiAudit { name: "店".to_owned(), ..MapPoiAudit::default() })),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn event_out_of_order_or_damaged_is_decoded_as_a_whole() {
+    fn damaged_or_unordered_event_is_decoded() {
         let raw = AuditEvent { wechat_message: "审核".to_owned(), ..AuditEvent::default() };
         let raw = raw.encode_to_vec();
         let id = AuditEvent { event_id: "event".to_owned(), ..AuditEvent::default() };

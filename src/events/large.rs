@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_large_values_are_shared_until_last_is_dropped() {
+    fn equal_large_values_are_shared_until_dropped() {
         let shared = Shared::default();
         let one = |name, text| shared.one(Arc::new(Text(name, text)));
         let (first, second) = (one(1, "large"), one(1, "large"));

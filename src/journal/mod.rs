@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn claim_dropped_before_sending_is_given_to_the_next_caller() {
+    async fn unsent_dropped_claim_goes_to_next_caller() {
         let (_folder, journal, mut ctx) = journal();
         let first = new(claim(&journal, &ctx).await);
         let write_id = first.write_id().to_owned();
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn finished_write_is_replayed_and_a_released_one_is_claimed_anew() {
+    async fn finished_write_is_replayed_released_one_is_claimed() {
         let (_folder, journal, ctx) = journal();
         new(claim(&journal, &ctx).await).release().await;
         let claimed = new(claim(&journal, &ctx).await);

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn new_submission_has_write_id_and_state_of_its_kind() {
+    fn new_submission_has_write_id_and_state() {
         let store = record(SubmissionKind::Store).submission;
         assert_eq!((store.state(), store.resubmit_after), (AuditState::InReview, None));
         assert_eq!((store.client_reference.as_str(), store.audit_id.as_str()), ("shop-7", "1"));
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_version_0_1_have_the_same_bytes() {
+    fn first_version_records_keep_their_bytes() {
         let records = stored();
         assert_eq!(records.len(), 14);
         for (name, method, bytes) in records {
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn response_of_version_0_1_stands_in_its_record() {
+    fn first_version_record_contains_its_response() {
         let (_, _, bytes) =
             stored().into_iter().find(|(name, ..)| *name == "11").expect("it is there");
         let record = WriteRecord::parse(&bytes).expect("readable");

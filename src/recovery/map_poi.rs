@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn event_is_about_a_place_with_a_longer_address_nearby() {
+    fn event_matches_place_with_longer_address_nearby() {
         let event = |name: &str, address: &str, latitude| MapPoiAudit {
             map_poi_id: String::new(),
             name: name.to_owned(),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn event_may_be_about_an_open_submission_without_a_number() {
+    fn event_may_match_open_submission_without_number() {
         let may_be = |other, name| {
             let its = ExpectedEffect::MapPoiEvent(proposed(name));
             may_be_about(&other, Some(&its), &proposed("巷口小馆"))

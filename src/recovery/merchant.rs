@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn review_changes_with_its_number_or_after_its_end() {
+    fn review_changes_by_number_or_after_end() {
         use AuditState::{Approved, InReview, NotSubmitted, Rejected, Unspecified};
         let change =
             |(old_id, old), (new_id, new)| changed(&audit(old_id, old), &audit(new_id, new));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn another_application_may_be_the_reason_until_a_day_has_passed() {
+    fn other_application_may_explain_change_for_a_day() {
         use AuditState::{AwaitingAdmin, Rejected};
         let day = millis(CONFIRM_WITHIN);
         assert!(may_be_of(&other(Rejected, "7", ""), "7", u64::MAX));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn older_application_may_be_shown_before_the_newest_is_confirmed() {
+    fn older_application_may_be_shown_before_confirmation() {
         use AuditState::{AwaitingAdmin, Rejected};
         let older = [other(Rejected, "6", "")];
         assert!(!is_about_newest("6", &other(AwaitingAdmin, "", ""), &older));

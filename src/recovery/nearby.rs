@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn place_is_wanted_by_license_address_and_replaced_id() {
+    fn place_matches_by_license_address_and_id() {
         assert!(is_wanted(&place("7", ""), &wanted("")));
         assert!(is_wanted(&place("7", ""), &wanted("7")));
         assert!(!is_wanted(&place("7", ""), &wanted("8")));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn review_is_found_by_its_number_and_else_by_the_place() {
+    fn review_is_found_by_number_or_place() {
         let review = |audit_id, poi_id| submission(SubmissionKind::NearbyPoi, audit_id, poi_id);
         assert!(is_reviewed(&place("7", "70"), &review("70", "")));
         assert!(!is_reviewed(&place("7", "71"), &review("70", "7")), "a later review");

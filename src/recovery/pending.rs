@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pause_doubles_up_to_an_hour_and_an_event_shortens_it() {
+    fn pause_doubles_until_an_event_shortens_it() {
         let at = Instant::now();
         let asked = |pause| Some(Asked { at, pause });
         let second = Duration::from_secs(1);

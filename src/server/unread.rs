@@ -24,11 +24,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 thread_local! {
-    /// What the body that was last polled on this thread did.
+    /// The state of the body that was last polled on this thread.
     static BODY: Cell<Option<Body>> = const { Cell::new(None) };
 }
 
-/// What the body of an answer did when it was polled.
+/// The result of polling the body of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     /// It gave a piece. The peer must read it next.

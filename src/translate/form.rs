@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_map_places_are_whole_numbers_of_64_bits() {
+    fn map_place_id_is_a_64_bit_number() {
         for text in [
             "2880741500279549033",
             "5938314494307741153",

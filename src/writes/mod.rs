@@ -250,7 +250,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn panic_of_a_write_is_not_reported_as_a_stop() {
+    async fn write_panic_is_not_reported_as_stop() {
         let clock = Clock::frozen();
         let client = Client::new(&WeChat::default(), &clock).expect("a client");
         let (_folder, state) = state::temporary(&clock);

@@ -24,12 +24,12 @@ const STABLE_TOKEN: &str = "/cgi-bin/stable_token";
 const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
 
 #[tokio::test]
-async fn kill_before_reply_does_not_resend_write_with_sqlite() {
+async fn kill_before_reply_resends_nothing_with_sqlite() {
     killed_while_sent("sqlite:{folder}/state.db").await;
 }
 
 #[tokio::test]
-async fn kill_before_reply_does_not_resend_write_with_redis() {
+async fn kill_before_reply_resends_nothing_with_redis() {
     let redis = Redis::start(true).await;
     killed_while_sent(&redis.url()).await;
 }

@@ -202,7 +202,7 @@ fn errors_of_rpcs_are_reasons() {
     }
 }
 
-/// What build.rs lists for the responses of writes is what the contract has.
+/// The list of write responses in build.rs must match the contract.
 #[test]
 fn every_write_can_be_recovered() {
     for service in files().iter().flat_map(FileDescriptor::services) {
