@@ -6,15 +6,16 @@
 use prost::Message as _;
 use wechat_simulator::message_crypto as sender;
 use wechat_store_gateway::{
-    message_crypto::{self, Key},
     pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
-    push::{
-        envelope, event,
-        message::{self, Message},
-    },
     state::NewEvent,
-    util::id::{AppId, Secret},
-    util::lenient,
+    testing::{
+        AppId, Secret, lenient,
+        message_crypto::{self, Key},
+        push::{
+            envelope, event,
+            message::{self, Message},
+        },
+    },
 };
 
 /// The account for which everything in the corpus is encrypted.

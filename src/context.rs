@@ -26,7 +26,7 @@ pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
 /// The context of a call.
 #[derive(Clone, Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// The account that the request names. Empty for the default one.
     pub app_id: String,
     /// The RPC, as in `StoreService/AddStore`.
@@ -55,7 +55,7 @@ pub struct Context {
 /// Behind a mesh or a proxy all callers have one address, so a limit per address is never far below the
 /// limit of all callers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Different for each connection of this process. 0 if no connection brought the call.
     pub connection: u64,
     /// The address of the client. Of an IPv6 address only the first 64 bits, because one machine can have
@@ -65,7 +65,7 @@ pub struct Peer {
 
 impl Peer {
     /// Returns a new connection from this address.
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
         let address = match address.ip().to_canonical() {
             IpAddr::V6(ip) if !ip.is_loopback() => {
@@ -77,7 +77,8 @@ impl Peer {
     }
 
     /// Stands for this process itself.
-    pub const NONE: Self = Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    pub(crate) const NONE: Self =
+        Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
 }
 
 /// The context of a call before its message is decoded. The middleware puts it into the extensions of the
@@ -96,7 +97,7 @@ impl Context {
     ///
     /// Fails if `app_id`, `request_id` or `client_reference` is malformed.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
-    pub fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
+    pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
         let (_, mut extensions, mut message) = request.into_parts();
         let Arrival { peer, held, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
@@ -125,7 +126,7 @@ impl Context {
     }
 
     /// Returns the context of a call that serves no single caller, such as one that fills a cache.
-    pub fn internal(deadline: Instant) -> Self {
+    pub(crate) fn internal(deadline: Instant) -> Self {
         Self {
             app_id: String::new(),
             method: "",
@@ -142,18 +143,18 @@ impl Context {
 
     /// Returns the context for a read before the call itself. The read has a stage of its own, because
     /// its progress is not the progress of the call.
-    pub fn for_preflight_read(&self) -> Self {
+    pub(crate) fn for_preflight_read(&self) -> Self {
         Self { stage: StageCell::default(), ..self.clone() }
     }
 
     /// Returns how long the call can still wait for others. Whatever comes later comes too late for an
     /// answer.
-    pub fn wait_limit(&self, clock: &Clock) -> Duration {
+    pub(crate) fn wait_limit(&self, clock: &Clock) -> Duration {
         self.time_left(clock).saturating_sub(LEAST_TIME)
     }
 
     /// Returns how long an answer is still of use.
-    pub fn time_left(&self, clock: &Clock) -> Duration {
+    pub(crate) fn time_left(&self, clock: &Clock) -> Duration {
         self.deadline.saturating_duration_since(clock.now())
     }
 }
@@ -161,7 +162,7 @@ impl Context {
 /// How far a call has come. A caller gets this if its deadline passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Nothing has happened yet.
     Admitted,
     /// It waits for an access token.
@@ -174,16 +175,16 @@ pub enum Stage {
 
 /// The stage of one call. Each layer sets it.
 #[derive(Clone, Debug, Default)]
-pub struct StageCell(Arc<AtomicU8>);
+pub(crate) struct StageCell(Arc<AtomicU8>);
 
 impl StageCell {
     /// Sets the stage.
-    pub fn reach(&self, stage: Stage) {
+    pub(crate) fn reach(&self, stage: Stage) {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
     /// Returns the stage.
-    pub fn get(&self) -> Stage {
+    pub(crate) fn get(&self) -> Stage {
         match self.0.load(Ordering::Relaxed) {
             0 => Stage::Admitted,
             1 => Stage::Token,

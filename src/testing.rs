@@ -1,13 +1,46 @@
-//! Doors for tests, benches and fuzz targets. Not part of the interface.
+//! The parts that tests, benches and fuzz targets use. Not an interface for others.
 
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    app, config::Settings, events::Audits, push::Receiver, state::State, util::clock::Clock,
+use crate::{app, config::Settings, events::Audits, push::Receiver, state::State};
+pub use crate::{
+    service::SERVICES,
+    util::{
+        clock::Clock,
+        id::{AppId, PoiId, Secret},
+        lenient,
+    },
 };
+
+/// Calls, for the benchmark of statuses.
+pub mod call {
+    pub use crate::call::Error;
+}
+
+/// The encryption of pushes.
+pub mod message_crypto {
+    pub use crate::message_crypto::{Error, Key, verify};
+}
+
+/// The parsers of pushes.
+pub mod push {
+    pub use crate::push::{envelope, event, message};
+}
+
+/// WeChat's endpoints as data, and a few of their types.
+pub mod wechat {
+    pub use crate::wechat::{
+        AccountKinds, Endpoint, Errcode, Error, Facts, Need, Safety, Verdict, endpoints,
+    };
+
+    /// Stores.
+    pub mod store {
+        pub use crate::wechat::store::{AddStore, GetStoreInfo, GetStoreInfoReply};
+    }
+}
 
 /// Returns a future that receives WeChat's pushes until `stop`, without the rest of the service.
 ///

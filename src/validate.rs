@@ -19,7 +19,7 @@ pub struct Invalid(Vec<Violation>);
 
 /// A field, and the rule that it violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// The path of the field, as in `profile.picture_urls[2]`.
     pub field: String,
     /// The rule for the caller.
@@ -28,7 +28,7 @@ pub struct Violation {
 
 impl Invalid {
     /// Returns all mistakes, in the order of the fields.
-    pub fn violations(&self) -> &[Violation] {
+    pub(crate) fn violations(&self) -> &[Violation] {
         &self.0
     }
 }

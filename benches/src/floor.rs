@@ -40,7 +40,7 @@ use uuid::Uuid;
 use wechat_store_gateway::{
     pb::{self, AuditState, SubmissionKind},
     state::{EventKey, Events, NewEvent, Origin, sqlite::Sqlite},
-    util::clock::Clock,
+    testing::Clock,
 };
 
 use crate::{codec::Raw, process, rounds::Spread, upstream, world};

@@ -8,14 +8,15 @@ use prost::Message;
 use tonic::Status;
 use wechat_simulator::message_crypto as sender;
 use wechat_store_gateway::{
-    call,
-    message_crypto::{self, Key},
     pb,
-    push::message,
-    util::id::Secret,
-    wechat::{
-        Endpoint, Errcode, Error,
-        store::{AddStore, GetStoreInfo, GetStoreInfoReply},
+    testing::{
+        Secret, call,
+        message_crypto::{self, Key},
+        push::message,
+        wechat::{
+            Endpoint, Errcode, Error,
+            store::{AddStore, GetStoreInfo, GetStoreInfoReply},
+        },
     },
 };
 

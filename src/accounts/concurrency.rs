@@ -28,7 +28,7 @@ const MOST_WAITING: usize = 16;
 
 /// The concurrency limit of one account.
 #[derive(Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     count: usize,
     free: Semaphore,
     waiting: AtomicUsize,
@@ -37,7 +37,7 @@ pub struct Limit {
 
 /// Permission for one attempt at WeChat, until it is dropped.
 #[derive(Debug)]
-pub struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     limit: &'a Limit,
     clock: &'a Clock,
     path: &'static str,
@@ -49,7 +49,7 @@ pub struct Permit<'a> {
 
 /// The account has too many calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy {
+pub(crate) struct Busy {
     /// How long a call would have to wait for its permit.
     pub wait: Duration,
 }
@@ -75,7 +75,7 @@ impl Limit {
     ///
     /// Fails immediately if the queue is too long or if the answer would come after `deadline`.
     /// Fails later if no permit was granted in time.
-    pub async fn acquire<'a>(
+    pub(crate) async fn acquire<'a>(
         &'a self,
         path: &'static str,
         deadline: Instant,
@@ -116,7 +116,7 @@ impl Limit {
     }
 
     /// Returns true if a call would not have to wait.
-    pub fn has_free(&self) -> bool {
+    pub(crate) fn has_free(&self) -> bool {
         self.free.available_permits() > 0
     }
 
@@ -154,7 +154,7 @@ fn with_margin(time: Duration) -> Duration {
 
 impl Permit<'_> {
     /// Frees the permit after an answer, or after a failure that took as long as an answer.
-    pub fn answered(mut self) {
+    pub(crate) fn answered(mut self) {
         self.answered = true;
     }
 }

@@ -10,14 +10,14 @@ use crate::{
     wechat::{AccountKinds, Client},
 };
 
-pub mod concurrency;
-pub mod quota;
+pub(crate) mod concurrency;
+pub(crate) mod quota;
 mod reply_times;
-pub mod token;
+pub(crate) mod token;
 
 /// One official account or mini program.
 #[derive(Debug)]
-pub struct Account {
+pub(crate) struct Account {
     /// The id of the account.
     pub app_id: AppId,
     /// Whether it is an official account or a mini program.
@@ -32,7 +32,7 @@ pub struct Account {
 
 /// All configured accounts.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     accounts: HashMap<AppId, Arc<Account>>,
     default_official: Option<Arc<Account>>,
     default_mini_program: Option<Arc<Account>>,
@@ -65,7 +65,7 @@ pub enum Error {
 
 impl Registry {
     /// Creates the accounts from the settings. Sends nothing to WeChat yet.
-    pub fn new(
+    pub(crate) fn new(
         settings: &[config::Account],
         limits: &config::Limits,
         client: &Client,
@@ -97,7 +97,7 @@ impl Registry {
     /// that the call needs. If both kinds can serve the call, the official account is preferred.
     ///
     /// Fails if there is no such account or if it is of the wrong kind.
-    pub fn find(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
+    pub(crate) fn find(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
         if app_id.is_empty() {
             let default = match needed {
                 AccountKinds::Any => {

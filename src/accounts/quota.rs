@@ -33,7 +33,7 @@ const MINUTE: u64 = 60;
 ///
 /// All times are seconds since 1970.
 #[derive(Debug, Default)]
-pub struct Quotas(Mutex<HashMap<&'static str, Entry>>);
+pub(crate) struct Quotas(Mutex<HashMap<&'static str, Entry>>);
 
 /// A spent quota.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub struct Spent {
 /// A call that tests whether a quota is still spent. There is only one per path at a time.
 #[derive(Debug)]
 #[must_use = "dropped, it lets the next one begin"]
-pub struct Probe<'a> {
+pub(crate) struct Probe<'a> {
     quotas: &'a Quotas,
     path: &'static str,
     /// Distinguishes the entry of this probe from a later one.
@@ -70,7 +70,7 @@ struct Entry {
 
 impl Quotas {
     /// Fails if a call to `path` must not be sent at `now`. Does not begin a probe.
-    pub fn check(&self, path: &'static str, now: u64) -> Result<(), Spent> {
+    pub(crate) fn check(&self, path: &'static str, now: u64) -> Result<(), Spent> {
         match self.entries(now).get(path) {
             Some(entry) if !entry.can_probe(now) => Err(entry.spent(path, now)),
             _ => Ok(()),
@@ -79,7 +79,7 @@ impl Quotas {
 
     /// Fails if a call to `path` must not be sent now. If the quota is spent, the call may be a
     /// probe, which is returned.
-    pub fn enter(&self, path: &'static str, now: u64) -> Result<Option<Probe<'_>>, Spent> {
+    pub(crate) fn enter(&self, path: &'static str, now: u64) -> Result<Option<Probe<'_>>, Spent> {
         let mut entries = self.entries(now);
         let Some(entry) = entries.get_mut(path) else { return Ok(None) };
         if !entry.can_probe(now) {
@@ -93,7 +93,7 @@ impl Quotas {
     /// Records the result of a call that was sent at `sent_at`.
     ///
     /// Fails if a quota is spent. A 429 is recorded, too, but its call may wait and be sent again.
-    pub fn record(
+    pub(crate) fn record(
         &self,
         path: &'static str,
         error: Option<&Error>,

@@ -45,7 +45,7 @@ const TOKEN_PAUSE: Duration = Duration::from_millis(400);
 
 /// Makes calls to WeChat. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Calls(Arc<Inner>);
+pub(crate) struct Calls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -146,7 +146,12 @@ impl Error {
 
 impl Calls {
     /// Makes calls for the accounts of `registry`.
-    pub fn new(registry: Registry, client: Client, state: Arc<dyn State>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        client: Client,
+        state: Arc<dyn State>,
+        clock: Clock,
+    ) -> Self {
         Self(Arc::new(Inner {
             registry,
             client,
@@ -159,19 +164,23 @@ impl Calls {
     }
 
     /// Returns the time source.
-    pub fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
     /// Returns the account that a request names for the call `E`, or the default one for it.
     ///
     /// Every call gets its account here and passes it on.
-    pub fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
+    pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
         Ok(self.0.registry.find(&ctx.app_id, E::ACCOUNT)?)
     }
 
     /// Makes a call that changes nothing. Ends when the caller leaves.
-    pub async fn read<E: Endpoint>(&self, ctx: &Context, call: E) -> Result<E::Reply, Error> {
+    pub(crate) async fn read<E: Endpoint>(
+        &self,
+        ctx: &Context,
+        call: E,
+    ) -> Result<E::Reply, Error> {
         let account = self.account::<E>(ctx)?;
         self.attempts(account, ctx, &call, None).await
     }

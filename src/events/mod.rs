@@ -50,7 +50,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The log of events. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Audits(Arc<Inner>);
+pub(crate) struct Audits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -104,7 +104,7 @@ pub(crate) struct Page {
 
 impl Audits {
     /// Returns the log in a state. Its watchers end with `stop`.
-    pub fn new(
+    pub(crate) fn new(
         state: Arc<dyn State>,
         settings: &config::Settings,
         clock: Clock,
@@ -128,7 +128,7 @@ impl Audits {
 
     /// Appends an event to the log. It is durable when this returns. If the future is dropped, it is
     /// unknown whether the event is in the log.
-    pub async fn append(&self, event: NewEvent) -> Result<Appended, state::Error> {
+    pub(crate) async fn append(&self, event: NewEvent) -> Result<Appended, state::Error> {
         let app_id = event.app_id.clone();
         let appended = self.0.state.append(event).await?;
         if let Appended::New(_) = appended {

@@ -50,7 +50,7 @@ const PAGE: usize = 1000;
 
 /// The journal. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     state: Arc<dyn State>,
     clock: Clock,
     /// Runs what must end although its caller has left.
@@ -61,7 +61,7 @@ pub struct Journal {
 
 /// Why a write was not claimed.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Another request has this `request_id`.
     #[error("the request_id names another request")]
     RequestIdReused,
@@ -112,7 +112,7 @@ pub(crate) struct Claim {
 
 impl Journal {
     /// Returns the journal in `state`. `tasks` runs what must end although its caller has left.
-    pub fn new(
+    pub(crate) fn new(
         state: Arc<dyn State>,
         poll_after: Option<Duration>,
         clock: Clock,

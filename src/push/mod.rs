@@ -44,7 +44,7 @@ const APPEND_TIME: Duration = Duration::from_secs(1);
 
 /// Receives pushes. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Receiver(Arc<Inner>);
+pub(crate) struct Receiver(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -68,7 +68,11 @@ impl Receiver {
     /// Returns the receiver for the accounts that have a `callback`, or `None` if there are none.
     ///
     /// Fails if a key or token cannot be read.
-    pub fn new(settings: &Settings, audits: Audits, clock: Clock) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(
+        settings: &Settings,
+        audits: Audits,
+        clock: Clock,
+    ) -> anyhow::Result<Option<Self>> {
         let mut accounts = HashMap::new();
         for account in &settings.accounts {
             let Some(callback) = account.callback.clone() else { continue };

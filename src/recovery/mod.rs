@@ -49,7 +49,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Recovers writes and polls reviews. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Recovery(Arc<Inner>);
+pub(crate) struct Recovery(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -112,7 +112,7 @@ impl<'a> Question<'a> {
 
 impl Recovery {
     /// Asks WeChat through `calls`, and records what it finds in `journal`.
-    pub fn new(calls: Calls, journal: Journal, state: Arc<dyn State>) -> Self {
+    pub(crate) fn new(calls: Calls, journal: Journal, state: Arc<dyn State>) -> Self {
         Self(Arc::new(Inner { calls, journal, state, lists: lists::Lists::default() }))
     }
 

@@ -25,7 +25,7 @@ pub(crate) mod write;
 mod write_call;
 
 pub(crate) use form::Form;
-pub use picture::BadPicture;
+pub(crate) use picture::BadPicture;
 pub(crate) use write_call::{ReviewedCall, WriteCall};
 
 /// Returns whether WeChat's reply had all of these fields in a form that could be read. `unreadable` names

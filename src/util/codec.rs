@@ -25,7 +25,7 @@ const YIELD_THRESHOLD: usize = 14 * 1024;
 
 /// Encodes responses and decodes requests.
 #[derive(Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub(crate) struct Codec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for Codec<T, U> {
     fn default() -> Self {
@@ -54,7 +54,7 @@ where
 
 /// Writes responses.
 #[derive(Debug)]
-pub struct Encoder<T>(PhantomData<T>);
+pub(crate) struct Encoder<T>(PhantomData<T>);
 
 impl<T: Encode> tonic::codec::Encoder for Encoder<T> {
     type Item = T;
@@ -77,7 +77,7 @@ fn settings() -> BufferSettings {
 }
 
 /// A type that can be a response.
-pub trait Encode {
+pub(crate) trait Encode {
     /// Returns the encoded length in bytes.
     fn length(&self) -> usize;
     /// Writes the encoded bytes.

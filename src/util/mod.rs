@@ -3,12 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The one source of time. The simulator shares it.
-pub use ::wechat_clock as clock;
+pub(crate) use ::wechat_clock as clock;
 
 pub(crate) mod budget;
-pub mod codec;
+pub(crate) mod codec;
 pub(crate) mod http;
-pub mod id;
+pub(crate) mod id;
 pub(crate) mod invisible;
 pub(crate) mod keyed_mutex;
 pub mod lenient;

@@ -11,7 +11,7 @@ use crate::util::{id::Secret, lock};
 ///
 /// Escaping a token of 512 characters for a URL takes as long as the rest of a call, and the result
 /// is always the same. The URL is therefore cached together with the token.
-pub struct AccessToken {
+pub(crate) struct AccessToken {
     value: Secret,
     /// The URL without a path, and the index of the host that it belongs to.
     url: Mutex<Option<(usize, Url)>>,
@@ -19,7 +19,7 @@ pub struct AccessToken {
 
 impl AccessToken {
     /// Returns the token itself.
-    pub fn value(&self) -> &Secret {
+    pub(crate) fn value(&self) -> &Secret {
         &self.value
     }
 

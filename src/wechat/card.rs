@@ -12,7 +12,7 @@ endpoints![GetCard, SetCard];
 ///
 /// Returns the card on a store's page.
 #[derive(Debug, Serialize)]
-pub struct GetCard {
+pub(crate) struct GetCard {
     /// The store.
     pub poi_id: PoiId,
 }
@@ -49,7 +49,7 @@ impl Endpoint for GetCard {
 ///
 /// Puts a card on a store's page, replacing the one there.
 #[derive(Debug, Serialize)]
-pub struct SetCard {
+pub(crate) struct SetCard {
     /// The store.
     pub poi_id: PoiId,
     /// The card.

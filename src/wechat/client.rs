@@ -41,7 +41,7 @@ const REDACTED: &str = "REDACTED";
 
 /// Sends calls to WeChat. Clones are cheap and share the connections and the current host.
 #[derive(Clone, Debug)]
-pub struct Client(Arc<Inner>);
+pub(crate) struct Client(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -52,7 +52,7 @@ struct Inner {
 
 /// The parameters of one attempt, apart from the call itself.
 #[derive(Debug)]
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     /// The access token. The token endpoints need none.
     pub token: Option<&'a AccessToken>,
     /// The longest wait for the whole reply.
@@ -67,7 +67,7 @@ pub struct Attempt<'a> {
 
 /// The attempts of one call so far.
 #[derive(Debug, Default)]
-pub struct Tries {
+pub(crate) struct Tries {
     count: u32,
     /// The index of the host that may have received the call. Only set for calls that change
     /// something.
@@ -76,7 +76,7 @@ pub struct Tries {
 
 impl Tries {
     /// Returns the number of attempts.
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.count
     }
 }
@@ -86,7 +86,7 @@ impl Client {
     ///
     /// Fails if neither the system nor `wechat.ca_file` has usable TLS roots, or if the settings
     /// were not checked.
-    pub fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
         let host = |text: &String| {
             let url = Url::parse(text)?;
             let address = url.host_str().unwrap_or_default().to_owned();
@@ -101,19 +101,19 @@ impl Client {
     }
 
     /// Returns the number of hosts.
-    pub fn hosts(&self) -> u32 {
+    pub(crate) fn hosts(&self) -> u32 {
         u32::try_from(self.0.hosts.count()).unwrap_or(u32::MAX)
     }
 
     /// Returns when the current host last changed.
-    pub fn host_changed_at(&self) -> Option<Instant> {
+    pub(crate) fn host_changed_at(&self) -> Option<Instant> {
         self.0.hosts.changed_at()
     }
 
     /// Sends a call once, to the current host or, as a half-open probe, to a host that is out.
     ///
     /// Fails if WeChat refuses the call or no readable reply arrives.
-    pub async fn send<E: Endpoint>(
+    pub(crate) async fn send<E: Endpoint>(
         &self,
         call: &E,
         mut attempt: Attempt<'_>,

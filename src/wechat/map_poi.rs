@@ -14,13 +14,13 @@ endpoints![CreateMapPoi, GetDistrict, SearchMapPoi];
 ///
 /// Returns all provinces, cities and districts of China.
 #[derive(Debug, Serialize)]
-pub struct GetDistrict {}
+pub(crate) struct GetDistrict {}
 
 /// The reply to [`GetDistrict`].
 ///
 /// Its arrays are parsed strictly: nodes refer to each other by index, so none may be dropped.
 #[derive(Debug, Deserialize)]
-pub struct GetDistrictReply {
+pub(crate) struct GetDistrictReply {
     /// The version of the table, a date such as `20170510`.
     #[serde(default)]
     pub data_version: Text,
@@ -31,7 +31,7 @@ pub struct GetDistrictReply {
 /// A province, city or district.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct DistrictNode {
+pub(crate) struct DistrictNode {
     /// Six digits. The `districtid` of other calls.
     pub id: DistrictId,
     /// The short name. Missing on the third level.
@@ -50,7 +50,7 @@ pub struct DistrictNode {
 /// A point, as the district table spells it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Point {
+pub(crate) struct Point {
     /// Degrees north.
     pub lat: Decimal,
     /// Degrees east.
@@ -76,7 +76,7 @@ impl Endpoint for GetDistrict {
 ///
 /// Finds places of a district by a keyword.
 #[derive(Debug, Serialize)]
-pub struct SearchMapPoi {
+pub(crate) struct SearchMapPoi {
     /// A number here and text in [`CreateMapPoi`]. A search with text was seen to find nothing.
     pub districtid: u32,
     /// The search term.
@@ -136,7 +136,7 @@ impl Endpoint for SearchMapPoi {
 ///
 /// Proposes a place. Every value is text here.
 #[derive(Debug, Serialize)]
-pub struct CreateMapPoi {
+pub(crate) struct CreateMapPoi {
     /// The name.
     pub name: String,
     /// Degrees east.
@@ -170,14 +170,14 @@ pub struct CreateMapPoi {
 
 /// The reply to [`CreateMapPoi`].
 #[derive(Debug, Default, Deserialize)]
-pub struct CreateMapPoiReply {
+pub(crate) struct CreateMapPoiReply {
     /// The proposed place.
     pub data: ProposedPlace,
 }
 
 /// The `data` of [`CreateMapPoiReply`].
 #[derive(Debug, Default, Deserialize)]
-pub struct ProposedPlace {
+pub(crate) struct ProposedPlace {
     /// The `audit_id` of the event.
     pub base_id: AuditId,
 }

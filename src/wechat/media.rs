@@ -18,7 +18,7 @@ const PART: &str = "media";
 
 /// A file to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     /// The file name. WeChat evaluates its extension.
     pub name: &'static str,
     /// Its media type.
@@ -31,7 +31,7 @@ pub struct File {
 ///
 /// Uploads a picture that WeChat keeps for three days.
 #[derive(Debug, Serialize)]
-pub struct UploadTemporary {
+pub(crate) struct UploadTemporary {
     /// The picture: PNG, JPEG or GIF, at most 10 MB (the same page also has 2 MB).
     #[serde(skip)]
     pub file: File,
@@ -40,7 +40,7 @@ pub struct UploadTemporary {
 /// The reply to [`UploadTemporary`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct UploadTemporaryReply {
+pub(crate) struct UploadTemporaryReply {
     /// The picture's id.
     pub media_id: MediaId,
     /// When WeChat received it, in seconds since 1970.
@@ -74,7 +74,7 @@ impl Endpoint for UploadTemporary {
 ///
 /// Uploads a picture that WeChat keeps permanently.
 #[derive(Debug, Serialize)]
-pub struct UploadImg {
+pub(crate) struct UploadImg {
     /// The picture: PNG or JPEG, less than 1 MB.
     #[serde(skip)]
     pub file: File,

@@ -12,7 +12,7 @@ endpoints![ApplyMerchant, GetMerchantAuditInfo, GetMerchantCategory, ModifyMerch
 ///
 /// Returns the categories that a store mini program can have.
 #[derive(Debug, Serialize)]
-pub struct GetMerchantCategory {}
+pub(crate) struct GetMerchantCategory {}
 
 /// The reply to [`GetMerchantCategory`].
 #[derive(Debug, Default, Deserialize)]
@@ -109,7 +109,7 @@ impl Endpoint for GetMerchantCategory {
 ///
 /// Applies for the account's store mini program. The reply has no audit_id. The event has it.
 #[derive(Debug, Serialize)]
-pub struct ApplyMerchant {
+pub(crate) struct ApplyMerchant {
     /// The first-level category.
     pub first_catid: u64,
     /// The second-level category.
@@ -143,7 +143,7 @@ impl Endpoint for ApplyMerchant {
 /// Returns the state of the application. Today's page asks for an `audit_id` in the body of this
 /// GET. Its own sample and the older document send none.
 #[derive(Debug, Serialize)]
-pub struct GetMerchantAuditInfo {}
+pub(crate) struct GetMerchantAuditInfo {}
 
 /// The reply to [`GetMerchantAuditInfo`].
 #[derive(Debug, Default, Deserialize)]
@@ -186,7 +186,7 @@ impl Endpoint for GetMerchantAuditInfo {
 /// Changes the avatar or the introduction. Both fields must be present, and an empty one means
 /// unchanged (如果不想改,参数传空值).
 #[derive(Debug, Serialize)]
-pub struct ModifyMerchant {
+pub(crate) struct ModifyMerchant {
     /// The new avatar.
     pub headimg_mediaid: MediaId,
     /// The new introduction.

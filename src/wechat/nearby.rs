@@ -20,7 +20,7 @@ endpoints![AddNearbyPoi, DelNearbyPoi, GetNearbyPoiList, SetNearbyPoiShowStatus]
 /// The tag is WeChat's constant (写死为"1").
 #[derive(Debug, Default, Serialize)]
 #[serde(tag = "is_comm_nearby", rename = "1")]
-pub struct AddNearbyPoi {
+pub(crate) struct AddNearbyPoi {
     /// The chat button. Its table calls it optional in the text and required in its columns, so it
     /// is always sent.
     pub kf_info: Quoted<KfInfo>,
@@ -52,7 +52,7 @@ pub struct AddNearbyPoi {
 
 /// The chat button (客服).
 #[derive(Debug, Default, Serialize)]
-pub struct KfInfo {
+pub(crate) struct KfInfo {
     /// Whether the button is shown.
     pub open_kf: bool,
     /// The picture of the chat agent. Absent without an agent.
@@ -65,14 +65,14 @@ pub struct KfInfo {
 
 /// The labels, nested under their own name a second time.
 #[derive(Debug, Default, Serialize)]
-pub struct ServiceInfos {
+pub(crate) struct ServiceInfos {
     /// The labels.
     pub service_infos: Vec<ServiceInfo>,
 }
 
 /// A label (服务标签).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ServiceInfo {
+pub(crate) struct ServiceInfo {
     /// 1 to 15 for WeChat's own labels, 0 for a custom label.
     pub id: u8,
     /// 1 for WeChat's own labels, 2 for a custom label. The prose of the document misspells it.
@@ -91,7 +91,7 @@ pub struct ServiceInfo {
 
 /// The reply to [`AddNearbyPoi`].
 #[derive(Debug, Default, Deserialize)]
-pub struct AddNearbyPoiReply {
+pub(crate) struct AddNearbyPoiReply {
     /// The payload of the reply.
     pub data: AddedNearbyPoi,
 }
@@ -99,7 +99,7 @@ pub struct AddNearbyPoiReply {
 /// The result of an [`AddNearbyPoi`].
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct AddedNearbyPoi {
+pub(crate) struct AddedNearbyPoi {
     /// The id of the review.
     pub audit_id: AuditId,
     /// The place. Missing in some samples.
@@ -128,7 +128,7 @@ impl Endpoint for AddNearbyPoi {
 ///
 /// Lists the account's places. Older documents use GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct GetNearbyPoiList {
+pub(crate) struct GetNearbyPoiList {
     /// The page, from 1.
     pub page: u32,
     /// The number of rows per page, at most 1000.
@@ -137,7 +137,7 @@ pub struct GetNearbyPoiList {
 
 /// The reply to [`GetNearbyPoiList`].
 #[derive(Debug, Default, Deserialize)]
-pub struct GetNearbyPoiListReply {
+pub(crate) struct GetNearbyPoiListReply {
     /// The payload of the reply.
     pub data: NearbyPoiPage,
 }
@@ -145,7 +145,7 @@ pub struct GetNearbyPoiListReply {
 /// A page of places, and the account's allowance.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct NearbyPoiPage {
+pub(crate) struct NearbyPoiPage {
     /// The number of places that the account can still add.
     pub left_apply_num: Int,
     /// The number of places that the account can have in total.
@@ -156,7 +156,7 @@ pub struct NearbyPoiPage {
 
 impl NearbyPoiPage {
     /// Returns the number of places of the account, computed from its allowance.
-    pub fn count(&self) -> Option<u32> {
+    pub(crate) fn count(&self) -> Option<u32> {
         let (most, left) = (self.max_apply_num.0?, self.left_apply_num.0?);
         u32::try_from(most.checked_sub(left)?).ok().filter(|_| left >= 0)
     }
@@ -165,7 +165,7 @@ impl NearbyPoiPage {
 /// The rows of a page.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct NearbyPoiRows {
+pub(crate) struct NearbyPoiRows {
     /// The rows. Their form for an account without places is not documented.
     pub poi_list: Option<Rows<ListedNearbyPoi>>,
 }
@@ -215,7 +215,7 @@ impl Endpoint for GetNearbyPoiList {
 ///
 /// Deletes a place that is hidden.
 #[derive(Debug, Serialize)]
-pub struct DelNearbyPoi {
+pub(crate) struct DelNearbyPoi {
     /// The place.
     pub poi_id: PoiId,
 }
@@ -234,7 +234,7 @@ impl Endpoint for DelNearbyPoi {
 ///
 /// Shows a place, or hides it.
 #[derive(Debug, Serialize)]
-pub struct SetNearbyPoiShowStatus {
+pub(crate) struct SetNearbyPoiShowStatus {
     /// The place.
     pub poi_id: PoiId,
     /// 0 hides, 1 shows.

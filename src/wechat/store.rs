@@ -73,7 +73,7 @@ impl Endpoint for AddStore {
 ///
 /// Replaces hours, telephone and all pictures.
 #[derive(Debug, Serialize)]
-pub struct UpdateStore {
+pub(crate) struct UpdateStore {
     /// Another place. Absent if the store does not move. The table does not list this field, but
     /// the sample has it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,7 @@ pub struct UpdateStore {
 
 /// The reply to [`UpdateStore`].
 #[derive(Debug, Default, Deserialize)]
-pub struct UpdateStoreReply {
+pub(crate) struct UpdateStoreReply {
     /// The submitted change.
     pub data: UpdatedStore,
 }
@@ -100,7 +100,7 @@ pub struct UpdateStoreReply {
 /// The `data` of [`UpdateStoreReply`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct UpdatedStore {
+pub(crate) struct UpdatedStore {
     /// A flag in spite of its name: 1 if the pictures are reviewed, else 0.
     pub has_audit_id: Int,
     /// The id of the review. May be missing if there is none.
@@ -113,7 +113,7 @@ pub struct UpdatedStore {
 impl UpdatedStore {
     /// Returns true if WeChat began a review. An audit id proves a review, even if it is unreadable
     /// and whatever the flag states.
-    pub fn is_reviewed(&self) -> bool {
+    pub(crate) fn is_reviewed(&self) -> bool {
         let is_numbered =
             !self.audit_id.is_empty() || self.unreadable.iter().any(|it| it == "audit_id");
         self.has_audit_id == Int(Some(1)) || is_numbered
@@ -222,7 +222,7 @@ impl Endpoint for GetStoreInfo {
 ///
 /// Returns some of the account's stores.
 #[derive(Debug, Serialize)]
-pub struct GetStoreList {
+pub(crate) struct GetStoreList {
     /// The index of the first store, from 0.
     pub offset: u32,
     /// The number of stores, at most 50. 0 means 20.
@@ -231,7 +231,7 @@ pub struct GetStoreList {
 
 /// The reply to [`GetStoreList`].
 #[derive(Debug, Default, Deserialize)]
-pub struct GetStoreListReply {
+pub(crate) struct GetStoreListReply {
     /// The stores.
     pub business_list: Rows<Row<StoreInfo>>,
     /// The number of stores of the account.
@@ -253,7 +253,7 @@ impl Endpoint for GetStoreList {
 ///
 /// Deletes a store. Here -1 means "busy" or "failed".
 #[derive(Debug, Serialize)]
-pub struct DelStore {
+pub(crate) struct DelStore {
     /// The store.
     pub poi_id: PoiId,
 }
@@ -274,7 +274,7 @@ impl Endpoint for DelStore {
 ///
 /// Returns some of the account's old stores, with the state of their migration (升级流程).
 #[derive(Debug, Serialize)]
-pub struct GetPoiList {
+pub(crate) struct GetPoiList {
     /// The index of the first store, from 0.
     pub begin: u32,
     /// The number of stores, at most 50.
@@ -283,7 +283,7 @@ pub struct GetPoiList {
 
 /// The reply to [`GetPoiList`].
 #[derive(Debug, Default, Deserialize)]
-pub struct GetPoiListReply {
+pub(crate) struct GetPoiListReply {
     /// The old stores.
     pub business_list: Rows<Row<PoiInfo>>,
     /// The number of old stores of the account. Text in the official sample, a number in real
@@ -363,7 +363,7 @@ impl Endpoint for GetPoiList {
 ///
 /// Returns an old store. The sample has neither its `poi_id` nor the fields of the migration.
 #[derive(Debug, Serialize)]
-pub struct GetPoi {
+pub(crate) struct GetPoi {
     /// The old store.
     pub poi_id: PoiId,
 }
@@ -393,7 +393,7 @@ impl Endpoint for GetPoi {
 ///
 /// Deletes an old store.
 #[derive(Debug, Serialize)]
-pub struct DelPoi {
+pub(crate) struct DelPoi {
     /// The old store.
     pub poi_id: PoiId,
 }

@@ -20,7 +20,7 @@ const WHOLE_TOKEN: &[Need] = &[Need::Text("access_token"), Need::Number("expires
 ///
 /// Makes a new token. The previous one ends five minutes later. The limit is 2,000 calls a day.
 #[derive(Debug, Serialize)]
-pub struct ClassicToken {
+pub(crate) struct ClassicToken {
     /// The account.
     pub appid: AppId,
     /// The account's secret, sent in the query.
@@ -59,7 +59,7 @@ impl Endpoint for ClassicToken {
 /// Returns the same token to every caller while it lives, and a new one in its last five minutes.
 /// These tokens are separate from those of [`ClassicToken`].
 #[derive(Debug, Serialize)]
-pub struct StableToken {
+pub(crate) struct StableToken {
     grant_type: &'static str,
     appid: AppId,
     #[serde(serialize_with = "exposed")]
@@ -70,7 +70,7 @@ pub struct StableToken {
 impl StableToken {
     /// Creates a call. With `force_refresh`, the current token ends immediately for every user.
     /// WeChat allows this 20 times a day.
-    pub fn new(appid: AppId, secret: Secret, force_refresh: bool) -> Self {
+    pub(crate) fn new(appid: AppId, secret: Secret, force_refresh: bool) -> Self {
         Self { grant_type: "client_credential", appid, secret, force_refresh }
     }
 }
@@ -94,7 +94,7 @@ impl Endpoint for StableToken {
 /// The reply to both calls.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct TokenReply {
+pub(crate) struct TokenReply {
     /// The token. It has 512 characters or more.
     pub access_token: Text,
     /// How many seconds it lives, at most 7200.
@@ -103,7 +103,7 @@ pub struct TokenReply {
 
 impl TokenReply {
     /// Returns how long the token lives, or `None` without a token.
-    pub fn life(&self) -> Option<Duration> {
+    pub(crate) fn life(&self) -> Option<Duration> {
         let life = Duration::from_secs(u64::try_from(self.expires_in.0?).ok()?);
         let is_there = !self.access_token.0.trim().is_empty();
         (!life.is_zero() && is_there).then(|| life.min(LONGEST_LIFE))

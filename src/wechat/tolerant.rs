@@ -29,7 +29,7 @@ pub struct Int(pub Option<i32>);
 /// A time in seconds, since 1970 or from now, also from text. Missing, null and empty text are
 /// `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seconds(pub Option<i64>);
+pub(crate) struct Seconds(pub Option<i64>);
 
 /// A decimal number, also from text. Missing, null and empty text are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,7 +48,7 @@ pub struct Rows<T>(pub Vec<T>);
 /// An object that WeChat sends as JSON inside a string, also from the object itself. Null and empty
 /// text are the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Nested<T>(pub T);
+pub(crate) struct Nested<T>(pub T);
 
 impl<T> Default for List<T> {
     fn default() -> Self {

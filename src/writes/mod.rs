@@ -27,7 +27,7 @@ mod submission;
 
 /// Runs writes. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub struct Writes(Arc<Inner>);
+pub(crate) struct Writes(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -40,7 +40,7 @@ struct Inner {
 
 /// Why a write has no response.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The call to WeChat failed.
     #[error(transparent)]
     Call(#[from] call::Error),
@@ -87,7 +87,12 @@ type Answer<R> = (R, Option<SubmissionRecord>);
 
 impl Writes {
     /// Runs writes through `calls`. `tasks` must be that of `journal`.
-    pub fn new(calls: Calls, journal: Journal, recovery: Recovery, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(
+        calls: Calls,
+        journal: Journal,
+        recovery: Recovery,
+        tasks: TaskTracker,
+    ) -> Self {
         let pictures = store::Pictures::default();
         Self(Arc::new(Inner { calls, journal, recovery, tasks, pictures }))
     }
@@ -224,12 +229,12 @@ impl Writes {
     }
 
     /// Returns how many writes are running.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.0.tasks.len()
     }
 
     /// Waits until the running writes have ended.
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }

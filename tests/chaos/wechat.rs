@@ -12,7 +12,7 @@ use wechat_simulator::{
     Account, AccountKind, COMPANY, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, OFFICIAL_SECRET, Settings,
     Simulator, audit::State,
 };
-use wechat_store_gateway::util::clock::Clock;
+use wechat_store_gateway::testing::Clock;
 
 use crate::gateway::exchange;
 

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use tonic::Code;
 use wechat_simulator::{Fault, faults::Kind};
-use wechat_store_gateway::{pb, util::clock::Clock};
+use wechat_store_gateway::{pb, testing::Clock};
 
 use crate::{
     gateway::{Gateway, MOMENT, add_store, earliest, event, reason},

@@ -10,7 +10,7 @@ use wechat_simulator::{
     message_crypto::sign,
     push::{Format, Mode, Push, State},
 };
-use wechat_store_gateway::util::clock::Clock;
+use wechat_store_gateway::testing::Clock;
 
 use crate::gateway::{Gateway, exchange};
 

@@ -31,9 +31,7 @@ use wechat_store_gateway::{
         NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
         SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes,
     },
-    testing,
-    util::clock::Clock,
-    util::id::{AppId, PoiId, Secret},
+    testing::{self, AppId, Clock, PoiId, Secret},
 };
 
 use crate::{

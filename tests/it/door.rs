@@ -30,7 +30,7 @@ use wechat_store_gateway::{
         health::{HealthListRequest, health_client::HealthClient},
         media_service_client::MediaServiceClient,
     },
-    service::SERVICES,
+    testing::SERVICES,
 };
 
 use crate::support::{App, GET_CARD, is, png, reason, within};

@@ -10,7 +10,7 @@ use wechat_simulator::{
     Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID,
     faults::Kind::{self, Errcode, Replace, ResetAfter},
 };
-use wechat_store_gateway::wechat::{AccountKinds, Facts, Safety, endpoints};
+use wechat_store_gateway::testing::wechat::{AccountKinds, Facts, Safety, endpoints};
 
 use crate::{
     documented::{Account, AfterLostReply, Example, examples},

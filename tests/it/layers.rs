@@ -10,7 +10,9 @@ use std::{
 /// there is no cycle.
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
-    ("testing", &["app", "config", "events", "push", "state", "util"]),
+    ("testing", &[
+        "app", "call", "config", "events", "message_crypto", "push", "service", "state", "util", "wechat",
+    ]),
     ("cli", &["app", "config", "pb", "telemetry", "util"]),
     ("app", &[
         "accounts", "call", "config", "events", "journal", "push", "recovery", "server",

@@ -14,7 +14,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
-use wechat_store_gateway::{pb, service::SERVICES};
+use wechat_store_gateway::{pb, testing::SERVICES};
 
 use crate::support::{App, is, reason, within};
 

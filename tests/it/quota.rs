@@ -7,7 +7,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
-use wechat_store_gateway::{pb, util::clock::Clock};
+use wechat_store_gateway::{pb, testing::Clock};
 
 use crate::support::{App, GET_CARD, SET_CARD, is, png, reason};
 

@@ -25,7 +25,7 @@ use wechat_store_gateway::{
         Acquired, Appended, Error, EventKey, EventQuery, Events, NewEvent, NewSubmission, Origin,
         Outcome, State, WriteQuery, WriteState, redis::Redis,
     },
-    util::id::{AppId, Secret},
+    testing::{AppId, Secret},
 };
 
 use crate::{

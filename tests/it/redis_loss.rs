@@ -14,7 +14,7 @@ use wechat_store_gateway::{
         Acquired, Appended, Begun, Error, NewWrite, Outcome, Sent, State, SubmissionQuery,
         WriteState,
     },
-    util::id::{AppId, Secret},
+    testing::{AppId, Secret},
 };
 
 use crate::{

@@ -196,7 +196,7 @@ mod memory {
     use wechat_store_gateway::{
         pb::AuditEvent,
         state::{EventKey, Events, NewEvent, Origin, sqlite::Sqlite},
-        util::clock::Clock,
+        testing::Clock,
     };
 
     use super::*;

@@ -12,7 +12,7 @@ use wechat_store_gateway::{
         NewSubmission, NewWrite, Origin, Outcome, Segment, Sent, State, Submission,
         SubmissionQuery, Write, WriteQuery, WriteState,
     },
-    util::id::{AppId, Secret},
+    testing::{AppId, Secret},
 };
 
 /// A state that is empty when a case begins.

@@ -29,8 +29,7 @@ use wechat_store_gateway::{
         SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes, sqlite::Sqlite,
     },
     telemetry::Sampler,
-    util::clock::Clock,
-    util::id::{AppId, PoiId, Secret},
+    testing::{AppId, Clock, PoiId, Secret},
 };
 
 use crate::support::{is, nearby_profile, new_store, reason};

@@ -17,7 +17,7 @@ use wechat_store_gateway::{
         Acquired, Appended, Error, Event, EventKey, EventQuery, Events, NewEvent, NewSubmission,
         State, sqlite::Sqlite,
     },
-    util::clock::Clock,
+    testing::Clock,
 };
 
 use crate::{

@@ -50,7 +50,7 @@ use wechat_store_gateway::{
         store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
     telemetry::Sampler,
-    util::clock::Clock,
+    testing::Clock,
 };
 
 use crate::secrets;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::{
     pb::{self, WriteState, get_write_request::Lookup},
-    wechat::{Facts, Need, Safety, Verdict, endpoints},
+    testing::wechat::{Facts, Need, Safety, Verdict, endpoints},
 };
 
 use crate::{

@@ -85,7 +85,7 @@ const LEAST_LIFE: Duration = Duration::from_secs(5);
 
 /// A valid access token.
 #[derive(Debug)]
-pub struct Token {
+pub(crate) struct Token {
     /// The token itself.
     pub access: AccessToken,
     /// The number of changes of the token since the start.
@@ -188,7 +188,7 @@ impl From<TokenReply> for Fetched {
 
 /// The token of one account.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     app_id: AppId,
     source: Box<dyn Source>,
     force_allowed: bool,
@@ -268,7 +268,7 @@ impl Tokens {
     /// Returns the current token, and waits for one until `deadline` if there is none.
     ///
     /// Fails if no token arrives in time. Dropping the future does not stop a running refresh.
-    pub async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
+    pub(crate) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
         let now = self.clock.now();
         if let Some(token) = self.current_at(now) {
             if now >= token.renew_at {
@@ -288,13 +288,13 @@ impl Tokens {
     }
 
     /// Returns true if there is a valid token, so that a call would not wait for one.
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         let now = self.clock.now();
         self.latest().as_ref().is_some_and(|token| now < token.expires_at)
     }
 
     /// Returns the token that is current now. `known` may have been replaced during a wait.
-    pub fn newest(&self, known: Arc<Token>) -> Arc<Token> {
+    pub(crate) fn newest(&self, known: Arc<Token>) -> Arc<Token> {
         if self.lock().generation == known.generation {
             return known;
         }
@@ -305,7 +305,7 @@ impl Tokens {
     /// token or, soon after a refresh or a change of host, the same one again.
     ///
     /// Fails if WeChat has no other token, or if none arrives before `deadline`.
-    pub async fn refused(
+    pub(crate) async fn refused(
         self: &Arc<Self>,
         token: &Token,
         path: &'static str,
