@@ -1,6 +1,9 @@
 //! Checks the rules of the contract. `buf lint` checks most of them too, but this needs no buf.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, Value,
@@ -8,14 +11,22 @@ use prost_reflect::{
 use wechat_store_gateway::pb;
 
 fn files() -> Vec<FileDescriptor> {
-    let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("our own descriptors");
+    files_of(pb::DESCRIPTORS)
+}
+
+fn files_of(descriptors: &[u8]) -> Vec<FileDescriptor> {
+    let pool = DescriptorPool::decode(descriptors).expect("descriptors");
     pool.files().filter(|file| file.package_name() == "wechat.store.v1").collect()
 }
 
 /// Returns every RPC, such as `StoreService/GetStore`.
 pub(crate) fn rpcs() -> Vec<String> {
+    rpcs_of(&files())
+}
+
+fn rpcs_of(files: &[FileDescriptor]) -> Vec<String> {
     let mut rpcs = Vec::new();
-    for service in files().iter().flat_map(FileDescriptor::services) {
+    for service in files.iter().flat_map(FileDescriptor::services) {
         let methods = service.methods();
         rpcs.extend(methods.map(|method| format!("{}/{}", service.name(), method.name())));
     }
@@ -236,6 +247,19 @@ fn enums_begin_with_unspecified_and_are_prefixed() {
         }
         let zero = enumeration.get_value(0).expect("a value for 0");
         assert_eq!(zero.name(), format!("{prefix}_UNSPECIFIED"));
+    }
+}
+
+/// The baseline is the contract of the last release.
+#[test]
+fn new_rpcs_are_in_the_changelog() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let baseline = std::fs::read(root.join("proto/baseline.binpb")).expect("a baseline");
+    let changelog = std::fs::read_to_string(root.join("CHANGELOG.md")).expect("a changelog");
+    let released = rpcs_of(&files_of(&baseline));
+    for rpc in rpcs().into_iter().filter(|rpc| !released.contains(rpc)) {
+        let (_, method) = rpc.split_once('/').expect("Service/Method");
+        assert!(changelog.contains(&format!("`{method}`")), "CHANGELOG.md does not name {rpc}");
     }
 }
 
