@@ -174,11 +174,7 @@ fn names_of_the_contract_have_one_meaning() {
     for message in files().iter().flat_map(FileDescriptor::messages) {
         for field in message.fields() {
             let name = field.name();
-            assert!(
-                !gone.contains(&name) && !name.starts_with("licence_"),
-                "{}",
-                field.full_name()
-            );
+            assert!(!gone.contains(&name), "{}", field.full_name());
             // Java has `getXBytes` for a text `x`, too.
             let text = name.strip_suffix("_bytes").and_then(|text| message.get_field_by_name(text));
             assert!(text.is_none(), "{}", field.full_name());
