@@ -13,7 +13,7 @@ use std::{
     io, mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock},
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use rusqlite::{Connection, config::DbConfig};
@@ -101,26 +101,41 @@ impl Files {
         self.handle.metadata().is_ok_and(|metadata| metadata.len() == 0)
     }
 
-    /// Returns what the path leads to, or why that is not the open file alone.
-    fn place_of(&self, depth: Depth) -> Result<Metadata, String> {
+    /// Returns the metadata of the database, or why the path does not lead to the open file alone.
+    fn at_its_place(&self) -> Result<Metadata, String> {
+        let there = fs::symlink_metadata(&self.database);
+        let is_open = |metadata: &Metadata| identity(metadata) == self.id && links(metadata) == 1;
+        // A folder on the path can become a link to wherever the folder moved: then the path leads to the
+        // same file, and to the same log beside it.
+        let leads_there = || {
+            self.path == self.database || fs::metadata(&self.path).is_ok_and(|file| is_open(&file))
+        };
+        match there {
+            Ok(there) if is_open(&there) && leads_there() => Ok(there),
+            there => Err(self.what_moved(there)),
+        }
+    }
+
+    /// Returns the text of an error. `there` is what was found at the database's path.
+    fn what_moved(&self, there: io::Result<Metadata>) -> String {
         let path = self.path.display();
-        let gone = |error| format!("{path} is gone ({error}) while it is in use");
-        if depth == Depth::Links {
-            let database = fs::canonicalize(&self.path).map_err(gone)?;
-            if database != self.database {
-                return Err(format!(
-                    "{path} leads to {} now, while another file is in use",
-                    database.display()
-                ));
+        let gone = |error: io::Error| format!("{path} is gone ({error}) while it is in use");
+        let database = match fs::canonicalize(&self.path) {
+            Ok(database) => database,
+            Err(error) => return gone(error),
+        };
+        if database != self.database {
+            return format!(
+                "{path} leads to {} now, while another file is in use",
+                database.display()
+            );
+        }
+        match there {
+            Err(error) => gone(error),
+            Ok(there) if identity(&there) != self.id => {
+                format!("another file was put to {path} while the first is in use")
             }
-        }
-        let there = fs::metadata(&self.path).map_err(gone)?;
-        if identity(&there) != self.id {
-            return Err(format!("another file was put to {path} while the first is in use"));
-        }
-        match links(&there) {
-            1 => Ok(there),
-            _ => Err(self.linked(&there)),
+            Ok(there) => self.linked(&there),
         }
     }
 
@@ -194,22 +209,6 @@ impl Trust {
     }
 }
 
-/// How thoroughly the files are checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
-    /// The files themselves: a handful of system calls.
-    Files,
-    /// Also each symbolic link on the path, which costs a system call for each folder.
-    Links,
-}
-
-/// The links of the path are checked again after this time. The lock on the file itself keeps other
-/// processes away even if a link changes.
-const LINKS_EVERY: Duration = Duration::from_secs(1);
-/// A transaction that follows a check by less than this is not checked before it begins, only before
-/// it is acknowledged.
-const STILL_FRESH: Duration = Duration::from_millis(10);
-
 /// The checks of the writing thread.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -224,10 +223,6 @@ pub(super) struct Guard {
     last: Option<Snapshot>,
     /// Whether the whole write-ahead log was copied into the database after it lost its place.
     rescued: bool,
-    /// When the files were last checked and in order.
-    checked: Option<Instant>,
-    /// When the links were last checked and in order.
-    links_checked: Option<Instant>,
 }
 
 /// A snapshot of the files.
@@ -266,49 +261,23 @@ impl Guard {
             trust: trust.clone(),
             last: None,
             rescued: false,
-            checked: None,
-            links_checked: None,
         };
         guard.last = guard.snapshot().ok();
         Ok(guard)
     }
 
-    /// Fails if no transaction must begin. Relies on a check that was made a moment before `now`.
-    pub(super) fn check_before(&mut self, db: &Connection, now: Instant) -> Result<(), Error> {
-        let fresh = |at: Instant| now.saturating_duration_since(at) < STILL_FRESH;
-        match self.checked {
-            Some(at) if fresh(at) => self.trust.get(),
-            _ => self.check(db, false, now),
-        }
-    }
-
     /// Fails if nothing must be acknowledged. `wrote` means that this process committed something since
     /// the last check.
-    pub(super) fn check(
-        &mut self,
-        db: &Connection,
-        wrote: bool,
-        now: Instant,
-    ) -> Result<(), Error> {
-        self.checked = None;
+    pub(super) fn check(&mut self, db: &Connection, wrote: bool) -> Result<(), Error> {
         if self.trust.lasting.get().is_some() {
             return self.trust.get();
         }
-        let depth = match self.links_checked {
-            Some(at) if now.saturating_duration_since(at) < LINKS_EVERY => Depth::Files,
-            _ => Depth::Links,
-        };
-        match self.inspect(wrote, depth) {
+        match self.inspect(wrote) {
             Ok(()) => {
-                self.checked = Some(now);
-                if depth == Depth::Links {
-                    self.links_checked = Some(now);
-                }
                 self.rescued = false;
                 self.trust.record_passing(None);
             }
             Err(Trouble::Moved(what)) => {
-                self.links_checked = None;
                 self.rescue(db);
                 self.trust.record_passing(Some(
                     what + "; nothing is acknowledged until the file is back",
@@ -348,8 +317,8 @@ impl Guard {
         }
     }
 
-    fn inspect(&mut self, wrote: bool, depth: Depth) -> Result<(), Trouble> {
-        let there = self.files.place_of(depth).map_err(Trouble::Moved)?;
+    fn inspect(&mut self, wrote: bool) -> Result<(), Trouble> {
+        let there = self.files.at_its_place().map_err(Trouble::Moved)?;
         let known = |path: &Path, known: Identity| {
             let parted = |what: &dyn Display| Trouble::Parted(format!("{} {what}", path.display()));
             let there = fs::symlink_metadata(path).map_err(|_| parted(&"was deleted"))?;

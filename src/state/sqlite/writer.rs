@@ -170,7 +170,7 @@ fn work(
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
                 // The guard has already logged any problem.
-                let _ = guard.check(db, false, clock.now());
+                let _ = guard.check(db, false);
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -187,12 +187,12 @@ fn work(
                 continue;
             }
             let committed = guard
-                .check_before(db, clock.now())
+                .check(db, false)
                 .and_then(|()| set_durability(db, &mut last, durability))
                 .and_then(|()| transact(db, guard, clock, &mut batch));
             // This must run before any answer, because the commit may have gone into a file that no
             // path leads to.
-            let committed = committed.and(guard.check(db, true, clock.now()));
+            let committed = committed.and(guard.check(db, true));
             for job in batch {
                 job.answer(&committed, recent);
             }
