@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from queue import Queue
 
@@ -53,6 +54,7 @@ class Follower:
         command = [sys.executable, EXAMPLE, GATEWAY, folder]
         environment = os.environ | {"PYTHONPATH": STUBS}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        self.folder = folder
         self.events = Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -60,7 +62,18 @@ class Follower:
         for line in self.process.stdout:
             event = json.loads(line)
             if event.get("clientReference", "").startswith("followed-"):
-                self.events.put(event["clientReference"])
+                self.events.put((event["clientReference"], event["eventId"]))
+
+    def next(self):
+        """Returns the reference of the next event, after the example recorded the event as handled. A kill
+        before that repeats the event, as the example documents."""
+        reference, event_id = self.events.get(timeout=20)
+        for _ in range(200):
+            with open(os.path.join(self.folder, "handled"), encoding="ascii") as file:
+                if event_id in file.read().split():
+                    return reference
+            time.sleep(0.1)
+        raise AssertionError(f"{reference} was not recorded as handled")
 
     def killed(self):
         self.process.kill()
@@ -71,15 +84,15 @@ with tempfile.TemporaryDirectory() as folder:
     first = Follower(folder)
     try:
         reviewed("followed-1")
-        assert first.events.get(timeout=20) == "followed-1"
+        assert first.next() == "followed-1"
     finally:
         first.killed()
     reviewed("followed-2")
     second = Follower(folder)
     try:
-        assert second.events.get(timeout=20) == "followed-2"
+        assert second.next() == "followed-2"
         reviewed("followed-3")
-        assert second.events.get(timeout=20) == "followed-3"
+        assert second.next() == "followed-3"
     finally:
         second.killed()
     assert first.events.empty() and second.events.empty()

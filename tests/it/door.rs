@@ -392,7 +392,7 @@ async fn incomplete_request_is_ended() {
         join_all(calls.map(|(path, body)| raw.post(path, &[("grpc-timeout", "1M")], body))).await;
     for answer in answers {
         assert_eq!(answer.refusal(), is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
-        assert!(answer.grpc().message().contains("nothing came for 2000 ms"));
+        assert!(answer.grpc().message().contains("no data arrived for 2000 ms"));
     }
     assert_eq!(app.count("*"), 0);
     // The first question to reflection never arrives.
