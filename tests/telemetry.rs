@@ -203,7 +203,8 @@ async fn call_is_one_trace_from_caller_to_wechat() {
             "--admin",
             "127.0.0.1:0",
         ],
-        &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}"))],
+        // By default a sandbox logs only warnings.
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")), ("RUST_LOG", "info")],
     );
     let mut cards = CardServiceClient::new(connect(grpc).await);
     let message = || pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
