@@ -114,7 +114,8 @@ fn after_number(text: &str, start: usize, from: From) -> Option<usize> {
     lengths.rev().find_map(complete)
 }
 
-/// Returns true if the number is part of a UUID or another hexadecimal id, such as a trace id.
+/// Returns true if the number is part of a UUID, of a WeChat app id or of another hexadecimal id, such as a
+/// trace id.
 fn is_part_of_id(text: &str, start: usize, end: usize) -> bool {
     let around = |belongs: fn(char) -> bool| {
         let (before, after) = (text[..start].trim_end_matches(belongs), &text[end..]);
@@ -124,7 +125,10 @@ fn is_part_of_id(text: &str, start: usize, end: usize) -> bool {
     let longer = word.len() > end - start;
     let hex = |byte: &u8| byte.is_ascii_hexdigit() || !byte.is_ascii_alphanumeric();
     let words = around(|char| char.is_ascii_alphanumeric() || char == '-');
-    longer && text[word].bytes().all(|byte| hex(&byte))
+    let word = &text[word];
+    // An app id is `wx` and 16 hexadecimal digits.
+    let digits = word.strip_prefix("wx").filter(|digits| digits.len() == 16).unwrap_or(word);
+    longer && digits.bytes().all(|byte| hex(&byte))
         || text[words].as_bytes().windows(36).any(|id| Uuid::try_parse_ascii(id).is_ok())
 }
 
@@ -235,6 +239,8 @@ mod tests {
             "110101199003074578",
             "4bf92f3577b34da6a3ce929d0e0e4736",
             "a13812345678b",
+            "wx0123456789abcdef",
+            "wx13812345678abcde",
             "0190a1b2-1384-7567-8901-138123456789",
             "\"write_id\":\"01901384-7567-7123-8901-000000000000\"",
             "861234567890",
