@@ -71,7 +71,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The events after the cursor are gone, or it belongs to another log.
-    #[error("the cursor leads nowhere in this log")]
+    #[error("the cursor is invalid or expired; events may have been missed")]
     Expired,
     /// The text is not a cursor.
     #[error("not a cursor")]
@@ -83,7 +83,7 @@ pub enum Error {
     #[error("shutting down")]
     Stopped,
     /// The caller's connection or address has reached its limit of watches.
-    #[error("as many watches are open as {setting} allows, {most}")]
+    #[error("the limit of open watches is reached: {setting} = {most}")]
     TooMany {
         /// The limit.
         most: usize,
@@ -151,7 +151,7 @@ impl Audits {
         }
     }
 
-    /// Starts a watcher. Fails if its cursor leads nowhere, or if a limit is reached.
+    /// Starts a watcher. Fails if its cursor is invalid or expired, or if a limit is reached.
     pub(crate) async fn watch(
         &self,
         start: Start,

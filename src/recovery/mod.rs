@@ -1,4 +1,4 @@
-//! Finds out what became of writes whose reply was lost, and of reviews without a push.
+//! Determines the outcome of writes with a lost reply, and of reviews without a push.
 //!
 //! A write is never sent again to find out. Recovery asks WeChat for the effect that the journal expects
 //! of the write: when the reply was lost, when the write is repeated, when an event arrives, and from time

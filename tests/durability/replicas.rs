@@ -147,7 +147,7 @@ async fn emptied_redis_executes_running_write_once() {
     for gateway in [&one, &other] {
         gateway.says(200, "ok").await;
         let begun = gateway.watch(Start::Cursor(cursor.clone())).await;
-        let status = begun.expect_err("it leads nowhere");
+        let status = begun.expect_err("the cursor is expired");
         assert_eq!(reason(&status), (Code::OutOfRange, "CURSOR_EXPIRED".to_owned()));
     }
     assert_eq!(send(&one, 2).await.expect("an answer"), success());

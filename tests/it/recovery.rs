@@ -244,7 +244,7 @@ async fn unexecuted_write_is_resent_after_the_limit() {
         // The request was sent and dropped before WeChat did anything.
         app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
         for _ in 0..2 {
-            let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+            let lost = app.run(write, &poi_id).await.expect_err("the outcome is unknown");
             assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
         }
         assert_eq!(app.count(write.path()), before + 1, "{write:?}");
@@ -267,11 +267,11 @@ async fn repeat_recovers_after_failed_read() {
         app.wechat.fault(Fault::new(write.path(), Kind::ResetAfter));
         app.wechat
             .fault(Fault::new(write.read_path(), Kind::Html502).times(0).after(u64::from(passing)));
-        let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+        let lost = app.run(write, &poi_id).await.expect_err("the outcome is unknown");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
         // The next process does not send it either.
         let app = app.restart().await;
-        let unknown = app.run(write, &poi_id).await.expect_err("nobody knows");
+        let unknown = app.run(write, &poi_id).await.expect_err("the outcome is unknown");
         assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}");
         assert!(unknown.get_details_retry_info().is_some(), "it may still arrive");
         app.heal();
@@ -289,7 +289,7 @@ async fn abandoned_write_is_recovered_in_background() {
         let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
         app.wechat.fault(Fault::new("/wxa/add_store", kind));
         app.fault("/wxa/get_store_list", Kind::Html502);
-        app.run(Write::AddStore, "").await.expect_err("nobody knows");
+        app.run(Write::AddStore, "").await.expect_err("the outcome is unknown");
         // A later process finds it.
         let app = app.restart().await;
         app.heal();
@@ -308,7 +308,7 @@ async fn recovered_store_is_linked_to_its_event() {
         let app = App::start().await;
         app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetAfter));
         app.fault("/wxa/get_store_list", Kind::Html502);
-        app.run(Write::AddStore, "").await.expect_err("nobody knows");
+        app.run(Write::AddStore, "").await.expect_err("the outcome is unknown");
         let audit_id = app.wechat.audits()[0].audit_id;
         if event_first {
             app.wechat.approve(audit_id).expect("an open review");
@@ -339,7 +339,7 @@ async fn replaced_place_is_recovered_after_its_review() {
         let kind = if executed { Kind::ResetAfter } else { Kind::ResetBefore };
         app.wechat.fault(Fault::new("/wxa/addnearbypoi", kind));
         app.fault("/wxa/getnearbypoilist", Kind::Html502);
-        app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+        app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("the outcome is unknown");
         if executed {
             let audit_id = app.wechat.audits().last().expect("a review").audit_id;
             app.wechat.approve(audit_id).expect("an open review");
@@ -361,7 +361,7 @@ async fn concurrent_recovery_finds_the_write_too() {
     let poi_id = app.prepare(Write::ReplaceNearbyPoi).await;
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetAfter));
     app.fault("/wxa/getnearbypoilist", Kind::Html502);
-    app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("the outcome is unknown");
     let audit_id = app.wechat.audits().last().expect("a review").audit_id;
     app.wechat.approve(audit_id).expect("an open review");
     app.has_events(2).await;
@@ -411,10 +411,11 @@ async fn proposed_place_is_recovered_only_by_its_event() {
     let app = App::start().await;
     app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetAfter));
     let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
-    let lost = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    let lost = app.map_pois().create_map_poi(request()).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.clock.advance(Duration::from_secs(3600));
-    let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    let unknown =
+        app.map_pois().create_map_poi(request()).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     assert!(unknown.get_details_retry_info().is_none(), "waiting alone is of no use");
     assert_eq!(app.count("/wxa/create_map_poi"), 1);
@@ -424,7 +425,8 @@ async fn proposed_place_is_recovered_only_by_its_event() {
     let other = app.map_pois().create_map_poi(other).await.expect("submitted").into_inner();
     app.approve(&other.submission.expect("a submission"));
     app.has_events(1).await;
-    let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+    let unknown =
+        app.map_pois().create_map_poi(request()).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
 
     let audit_id = app.wechat.audits()[0].audit_id;
@@ -449,7 +451,7 @@ async fn identical_store_of_another_write_proves_nothing() {
     let first = pb::AddStoreRequest { request_id: String::new(), ..new_store(PLACE, "0001") };
     app.stores().add_store(first).await.expect("submitted");
     app.wechat.fault(Fault::new("/wxa/add_store", Kind::ResetBefore));
-    let lost = app.run(Write::AddStore, "").await.expect_err("nobody knows");
+    let lost = app.run(Write::AddStore, "").await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.clock.advance(LIMIT);
     let there = app.run(Write::AddStore, "").await.expect_err("it is there");
@@ -469,7 +471,7 @@ async fn update_is_recovered_despite_other_changes() {
     };
     app.wechat.fault(Fault::new("/wxa/update_store", Kind::ResetAfter));
     app.wechat.fault(Fault::new("/wxa/get_store_info", Kind::Html502).times(3).after(1));
-    let lost = app.stores().update_store(phone()).await.expect_err("nobody knows");
+    let lost = app.stores().update_store(phone()).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.heal();
     app.clock.advance(LIMIT);
@@ -518,14 +520,18 @@ async fn application_is_recovered_by_its_changes() {
         app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetAfter));
         let passing = u64::from(seen_before);
         app.wechat.fault(Fault::new(LOOK, Kind::Html502).times(0).after(passing));
-        let lost = app.merchants().apply_merchant(request.clone()).await.expect_err("nobody knows");
+        let lost = app
+            .merchants()
+            .apply_merchant(request.clone())
+            .await
+            .expect_err("the outcome is unknown");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         app.heal();
         app.clock.advance(LIMIT);
         let again = app.merchants().apply_merchant(request).await;
         assert_eq!(app.count("/wxa/apply_merchant"), 1);
         if !seen_before {
-            let unknown = again.expect_err("nobody knows");
+            let unknown = again.expect_err("the outcome is unknown");
             assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
             app.stop().await;
             continue;
@@ -568,7 +574,7 @@ async fn empty_answer_proves_nothing() {
     let poi_id = app.prepare(Write::DeleteNearbyPoi).await;
     app.wechat.fault(Fault::new("/wxa/delnearbypoi", Kind::ResetBefore));
     app.fault("/wxa/getnearbypoilist", Kind::NullField { pointer: "/data".to_owned() });
-    let lost = app.run(Write::DeleteNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    let lost = app.run(Write::DeleteNearbyPoi, &poi_id).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 
@@ -580,7 +586,7 @@ async fn empty_answer_proves_nothing() {
     app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
     let nothing = Kind::NullField { pointer: "/data".to_owned() };
     app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", nothing).times(0).after(1));
-    let lost = app.merchants().apply_merchant(request).await.expect_err("nobody knows");
+    let lost = app.merchants().apply_merchant(request).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }
@@ -598,7 +604,8 @@ async fn change_by_another_application_proves_nothing() {
     app.wechat.fault(Fault::new("/wxa/get_merchant_audit_info", earlier).times(2));
     app.wechat.fault(Fault::new("/wxa/apply_merchant", Kind::ResetBefore));
     let second = pb::ApplyMerchantRequest { request_id: NAME.to_owned(), ..request };
-    let lost = app.merchants().apply_merchant(second.clone()).await.expect_err("nobody knows");
+    let lost =
+        app.merchants().apply_merchant(second.clone()).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.heal();
     app.clock.advance(LIMIT);
@@ -629,13 +636,15 @@ async fn ambiguous_event_proves_nothing() {
         }
         app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetBefore));
         let request = || pb::CreateMapPoiRequest { request_id: NAME.to_owned(), ..new_map_poi() };
-        let lost = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        let lost =
+            app.map_pois().create_map_poi(request()).await.expect_err("the outcome is unknown");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         if !event_first {
             app.wechat.approve(audit_id).expect("an open review");
             app.has_events(1).await;
         }
-        let unknown = app.map_pois().create_map_poi(request()).await.expect_err("nobody knows");
+        let unknown =
+            app.map_pois().create_map_poi(request()).await.expect_err("the outcome is unknown");
         assert_eq!(reason(&unknown), is(Code::Unknown, "OUTCOME_UNKNOWN"));
         app.stop().await;
     }
@@ -651,7 +660,7 @@ async fn existing_place_proves_nothing() {
     // Like a place that was added by hand, or whose record was pruned.
     app.lock_state().execute_batch("DELETE FROM submissions; COMMIT").expect("forgotten");
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
-    let lost = app.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows");
+    let lost = app.run(Write::AddNearbyPoi, "").await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.clock.advance(LIMIT);
     let there = app.run(Write::AddNearbyPoi, "").await.expect_err("it is there");
@@ -687,10 +696,10 @@ async fn incomplete_list_proves_nothing() {
         let before = app.count(write.path());
         app.wechat.fault(Fault::new(write.path(), Kind::ResetBefore));
         app.fault(write.read_path(), Kind::Replace { body: listed.clone() });
-        app.run(write, &poi_id).await.expect_err("nobody knows");
+        app.run(write, &poi_id).await.expect_err("the outcome is unknown");
         // The same holds if a complete list would prove that the write was not executed.
         app.clock.advance(LIMIT);
-        let lost = app.run(write, &poi_id).await.expect_err("nobody knows");
+        let lost = app.run(write, &poi_id).await.expect_err("the outcome is unknown");
         assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"), "{write:?}: {listed}");
         let looks = app.count(write.read_path());
         app.clock.advance(Duration::from_secs(700));
@@ -761,7 +770,7 @@ impl App {
     async fn lose_place(&self) -> Status {
         self.clock.advance(Duration::from_secs(2));
         self.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
-        self.run(Write::AddNearbyPoi, "").await.expect_err("nobody knows")
+        self.run(Write::AddNearbyPoi, "").await.expect_err("the outcome is unknown")
     }
 }
 
@@ -800,7 +809,7 @@ async fn ambiguous_place_proves_nothing() {
     let app = App::start().await;
     let other = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
-    app.add_nearby_poi(other).await.expect_err("nobody knows");
+    app.add_nearby_poi(other).await.expect_err("the outcome is unknown");
     app.clock.advance(LIMIT);
     let writes = app.writes().list_writes(pb::ListWritesRequest::default()).await.expect("writes");
     let resolve = pb::ResolveWriteRequest {
@@ -827,7 +836,7 @@ async fn place_replaced_by_another_submission_proves_nothing() {
     app.nearby().replace_nearby_poi(replace).await.expect("submitted");
     app.clock.advance(Duration::from_secs(2));
     app.wechat.fault(Fault::new("/wxa/addnearbypoi", Kind::ResetBefore));
-    let lost = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("nobody knows");
+    let lost = app.run(Write::ReplaceNearbyPoi, &poi_id).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     app.stop().await;
 }

@@ -159,7 +159,7 @@ async fn lost_reply_causes_no_second_call() {
     let app = App::start().await;
     let write = app.lost().await;
     let app = app.restart().await;
-    let again = app.add(with_request_id(NAME)).await.expect_err("nobody knows");
+    let again = app.add(with_request_id(NAME)).await.expect_err("the outcome is unknown");
     assert_eq!(reason(&again), is(Code::Unknown, "OUTCOME_UNKNOWN"));
     let info = again.get_details_error_info().expect("a reason");
     assert_eq!(info.metadata["write_id"], write.write_id);
