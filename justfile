@@ -53,6 +53,7 @@ image-check:
 notices:
     scripts/notices
 
-# Accepts the contract in proto/ as the baseline. Only the commit of a release does this.
+# Accepts the contract and the stored records in proto/ as the baselines. Only the commit of a release does this.
 baseline:
     buf build proto --path proto/wechat --exclude-source-info -o proto/baseline.binpb
+    buf build proto --path proto/internal --exclude-source-info -o proto/internal/baseline.binpb
