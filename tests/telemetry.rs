@@ -152,7 +152,7 @@ async fn connect(port: u16) -> Channel {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("nobody listens at {port}");
+    panic!("no server listens at {port}");
 }
 
 /// Posts to the simulator over a socket.

@@ -294,7 +294,7 @@ async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()>
     let end = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(address).await.is_err() {
         process.check()?;
-        anyhow::ensure!(Instant::now() < end, "nobody serves {address}");
+        anyhow::ensure!(Instant::now() < end, "no server at {address}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())

@@ -204,11 +204,11 @@ mod tests {
         }
         drop(second);
         drop(first);
-        assert!(acquire().now_or_never().is_none(), "nobody overtakes");
+        assert!(acquire().now_or_never().is_none(), "a later caller does not overtake");
         assert!((&mut fourth).now_or_never().is_none());
-        let third = third.now_or_never().expect("whoever asked before has left");
+        let third = third.now_or_never().expect("the caller before it has left");
         drop(third);
-        drop(fourth.now_or_never().expect("its turn").expect("a slot"));
+        drop(fourth.now_or_never().expect("its turn").expect("a permit"));
         assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
         assert_eq!(limit.free.available_permits(), 1);
     }

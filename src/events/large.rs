@@ -76,7 +76,7 @@ mod tests {
 
         drop((first, second, changed));
         let kept = one(2, "another");
-        let known = shared.0.lock().expect("nobody panicked").len();
+        let known = shared.0.lock().expect("no thread panicked").len();
         assert_eq!((known, &*kept), (1, &Text(2, "another")));
     }
 }

@@ -111,7 +111,7 @@ mod tests {
 
         drop(second);
         drop(first);
-        let third = third.now_or_never().expect("whoever waited before has left");
+        let third = third.now_or_never().expect("the waiter before it has left");
         drop(third);
         assert_eq!(owner.lock().keys().collect::<Vec<_>>(), [&"b"]);
     }

@@ -53,7 +53,7 @@ async fn no_write_is_lost_or_doubled_with_replicas() {
 }
 
 /// Prints figures.
-#[expect(clippy::print_stderr, reason = "figures are for whoever runs this")]
+#[expect(clippy::print_stderr, reason = "the figures are for the person at the terminal")]
 fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }

@@ -21,7 +21,7 @@ mod sender;
 mod watcher;
 
 /// Prints figures.
-#[expect(clippy::print_stderr, reason = "figures are for whoever runs this")]
+#[expect(clippy::print_stderr, reason = "the figures are for the person at the terminal")]
 fn print_figures(figures: &str) {
     eprintln!("{figures}");
 }

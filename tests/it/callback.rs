@@ -360,7 +360,7 @@ async fn foreign_push_is_refused_without_details() {
         ("a file around it", Push::plain(file).post(), 400),
         ("too much", Push::plain(ten).post(), 413),
         ("too much in chunks", chunked, 413),
-        ("to nobody", good.clone().to("wx0000000000000000").post(), 404),
+        ("to an unknown account", good.clone().to("wx0000000000000000").post(), 404),
         ("to one without callback", good.clone().to(MINI_PROGRAM_APP_ID).post(), 404),
         ("to no account", good.clone().to("").post(), 404),
         ("deeper", good.clone().to(&format!("{OFFICIAL_APP_ID}/x")).post(), 404),
@@ -703,7 +703,7 @@ async fn unstored_push_is_not_acknowledged() {
             "there is nothing to store"
         );
     }
-    assert_eq!(target.requests().len(), 2, "nobody hears of it before it is stored");
+    assert_eq!(target.requests().len(), 2, "no push is relayed before it is stored");
 
     *gateway.log.health.lock().expect("no panic") = Health::Works;
     assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
@@ -765,7 +765,7 @@ async fn connection_serves_several_pushes_until_stop() {
     let mut rest = Vec::new();
     within(LONG, stream.read_to_end(&mut rest)).await.expect("an orderly end");
     within(LONG, &mut gateway.served).await.expect("no panic");
-    assert!(begun.elapsed() < Duration::from_secs(4), "nobody waits for the one that is silent");
+    assert!(begun.elapsed() < Duration::from_secs(4), "no push waits for the silent target");
     drop(silent);
     assert!(TcpStream::connect(gateway.address).await.is_err());
 }

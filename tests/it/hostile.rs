@@ -136,7 +136,7 @@ async fn closed_port_becomes_typed_status() {
     let address = closed.local_addr().expect("bound");
     drop(closed);
     let app = App::in_front_of(address).await;
-    let status = within(LONG, app.read()).await.expect_err("nobody is there");
+    let status = within(LONG, app.read()).await.expect_err("no server is there");
     assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_UNAVAILABLE"));
 }
 

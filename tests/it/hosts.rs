@@ -285,7 +285,7 @@ async fn abandoned_calls_mark_a_silent_host() {
     first.starts(Manner::SaysNothing);
     for _ in 0..2 {
         let left = tokio::time::timeout(Duration::from_millis(1_300), app.read()).await;
-        assert!(left.is_err(), "nobody answers");
+        assert!(left.is_err(), "no host answers");
     }
     // The gateway notices a moment later that they have left.
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -318,7 +318,7 @@ async fn all_hosts_down_is_unreachable_until_one_returns() {
     first.vanish().await;
     second.vanish().await;
     for _ in 0..3 {
-        let status = app.read().await.expect_err("nobody is there");
+        let status = app.read().await.expect_err("no server is there");
         assert_eq!(reason(&status), is(tonic::Code::Unavailable, "WECHAT_UNREACHABLE"));
     }
     second.starts(Manner::PassesOn);

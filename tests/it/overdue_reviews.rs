@@ -307,7 +307,7 @@ async fn application_result_is_polled() {
     app.decide_silently(&audit_id, Decision::Decline);
     let event = found(&mut watch, &submission).await;
     assert_eq!((event.state(), event.wechat_status), (AuditState::DeclinedByAdmin, Some(4)));
-    assert_eq!(event.audit_id, audit_id, "nobody had told it before");
+    assert_eq!(event.audit_id, audit_id, "the audit id was unknown before");
     assert_eq!(app.submission(&submission.submission_id).await.audit_id, audit_id);
     app.stop().await;
 }

@@ -242,7 +242,7 @@ async fn acknowledged_data_survives_a_kill() {
         assert_eq!(appended, Ok(Appended::New(number.into())));
     }
     let Ok(Acquired::Lease(fence)) = state.acquire("turn", Duration::from_millis(1)).await else {
-        panic!("nobody has it");
+        panic!("the lease is not free");
     };
     let log = state.log().await.expect("Redis runs");
 

@@ -730,7 +730,7 @@ pub(crate) async fn pruning_keeps_recent_and_newest_events(backend: &mut impl Ba
     assert_eq!(state.log().await, Ok(log));
     assert_eq!(append(&state, event("d")).await, Appended::New(4));
     assert_eq!(append(&state, event("c")).await, Appended::Known(3));
-    assert_eq!(append(&state, event("a")).await, Appended::New(5), "nobody knows it any more");
+    assert_eq!(append(&state, event("a")).await, Appended::New(5), "the old event was forgotten");
 }
 
 pub(crate) async fn pruning_keeps_open_submissions(backend: &mut impl Backend) {

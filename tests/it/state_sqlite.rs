@@ -65,7 +65,7 @@ impl Backend for File {
 
     async fn reopen(&mut self) {
         self.state = None;
-        self.state = Some(Arc::new(self.open().expect("nobody else has it")));
+        self.state = Some(Arc::new(self.open().expect("no other process has the file")));
     }
 }
 
@@ -92,7 +92,7 @@ async fn file_of_newer_version_is_refused() {
 async fn non_database_is_damaged() {
     let mut file = sqlite().await;
     file.state = None;
-    fs::write(file.path(), "not a database, but a letter to somebody: ".repeat(100))
+    fs::write(file.path(), "not a database, but a letter to a friend: ".repeat(100))
         .expect("written");
     let error = file.open().expect_err("refused");
     assert!(matches!(error, Error::Damaged(_)), "{error}");

@@ -212,7 +212,7 @@ async fn certainly_unsent_write_is_reported() {
     tokio::spawn(async move { answers_with_a_token(&server).await });
     let app = App::in_front_of(address).await;
     let store = new_store("2708071440732747189", "1");
-    let status = app.stores().add_store(store).await.expect_err("nobody is there");
+    let status = app.stores().add_store(store).await.expect_err("no server is there");
     assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
 }
 
@@ -250,7 +250,7 @@ async fn sent_write_survives_its_caller_and_delays_stop() {
     let gateway = app.address;
     let mut stop = tokio::spawn(app.stop());
     assert!(tokio::time::timeout(moment, &mut stop).await.is_err(), "it did not wait");
-    TcpStream::connect(gateway).await.expect_err("nobody new is let in");
+    TcpStream::connect(gateway).await.expect_err("new connections are refused");
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"errcode\":0}";
     call.write_all(answer).await.expect("the gateway listens");
     within(Duration::from_secs(5), stop).await.expect("no panic");

@@ -56,7 +56,7 @@ async fn expired_token_is_fetched_once_for_many_callers() {
         accepted(result);
     }
     assert_eq!(app.count(STABLE_TOKEN), 2);
-    assert_eq!(app.count(GET_CARD), 1_001, "nobody tried the old one");
+    assert_eq!(app.count(GET_CARD), 1_001, "no call used the old token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -692,7 +692,7 @@ mod tests {
         let year = 365 * DAY;
         tokens.shared.acquire(&tokens.lease(), year).await.expect("a state");
         let asked = tokio::time::timeout(DAY / 3600, tokens.get(clock.now() + year));
-        let answer = asked.await.expect("nobody waits for a year");
+        let answer = asked.await.expect("the wait ends within a year");
         assert!(matches!(answer, Err(Error::Unavailable { .. })), "WeChat was asked: {answer:?}");
     }
 

@@ -319,7 +319,7 @@ mod tests {
         assert_eq!((before, after), (Ok(Acquired::Lease(1)), Ok(Acquired::Lease(1))));
         assert_eq!(failed, Err(Error::Unusable("on purpose".to_owned())));
         let again = state.acquire("b", Duration::MAX).await;
-        assert_eq!(again, Ok(Acquired::Lease(1)), "nobody has it");
+        assert_eq!(again, Ok(Acquired::Lease(1)), "the lease is free");
     }
 
     #[tokio::test]
