@@ -97,7 +97,7 @@ pub async fn run_with_state(
     let client = Client::new(&settings.wechat, &clock)?;
     let registry = Registry::new(&settings.accounts, limits, &client, &state, &clock);
     let calls = Calls::new(registry, client, state.clone(), clock.clone());
-    let (tasks, poll_after) = (TaskTracker::new(), settings.audit.ask_after());
+    let (tasks, poll_after) = (TaskTracker::new(), settings.audit.poll_after());
     let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone());
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
     let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);

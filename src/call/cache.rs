@@ -290,7 +290,10 @@ mod tests {
         assert!(matches!(world.get().await, Ok(1)));
         world.clock.advance(LIFE);
         let values = world.hundred().await;
-        assert!(values.into_iter().all(|value| matches!(value, Ok(1))), "callers get the old value at once");
+        assert!(
+            values.into_iter().all(|value| matches!(value, Ok(1))),
+            "callers get the old value at once"
+        );
         world.settle().await;
         assert!(matches!(world.get().await, Ok(2)));
     }

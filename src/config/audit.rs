@@ -38,12 +38,12 @@ const MAX_HOURS: f64 = 87_600.0;
 
 impl Audit {
     /// Returns the time without a push after which WeChat is polled, or `None` for never.
-    pub fn ask_after(&self) -> Option<Duration> {
+    pub fn poll_after(&self) -> Option<Duration> {
         (self.poll_after_hours > 0.0).then(|| hours(self.poll_after_hours))
     }
 
     /// Returns the time between two polls of the same review.
-    pub fn ask_again(&self) -> Duration {
+    pub fn poll_interval(&self) -> Duration {
         hours(self.poll_interval_hours).max(MIN_POLL_INTERVAL)
     }
 

@@ -46,10 +46,10 @@ pub(crate) async fn poll_reviews(
     settings: config::Audit,
     stop: CancellationToken,
 ) {
-    if settings.ask_after().is_none() {
+    if settings.poll_after().is_none() {
         return;
     }
-    let pause = (settings.ask_again() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    let pause = (settings.poll_interval() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     let poll_for_ever = async {
         loop {
             if let Err(error) = Round::new(&recovery, &settings).run().await {
@@ -96,7 +96,7 @@ impl<'a> Round<'a> {
     async fn run(mut self) -> Result<(), state::Error> {
         loop {
             let state = &self.recovery.0.state;
-            let due = state.take_due(self.settings.ask_again(), BATCH).await?;
+            let due = state.take_due(self.settings.poll_interval(), BATCH).await?;
             let count = due.len();
             for stored in due {
                 match self.poll(stored).await {
