@@ -27,7 +27,7 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 LONGEST_PAUSE = 10.0
-SETTLED = [
+DECIDED = [
     types.AUDIT_STATE_APPROVED,
     types.AUDIT_STATE_REJECTED,
     types.AUDIT_STATE_DECLINED_BY_ADMIN,
@@ -105,7 +105,7 @@ def watch(audits, progress):
 
 def catch_up(audits, progress):
     """Reads the result of every submission after the cursor has expired. Events may be lost, submissions are not."""
-    request = pb.ListSubmissionsRequest(states=SETTLED, page_size=1000)
+    request = pb.ListSubmissionsRequest(states=DECIDED, page_size=1000)
     while True:
         page = audits.ListSubmissions(request, timeout=30)
         for submission in page.submissions:

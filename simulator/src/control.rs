@@ -125,7 +125,7 @@ pub(super) fn act(
         ("GET", "clock") => Ok(time(world)),
         ("GET", "faults") => Ok(json!({ "faults": world.faults.list() })),
         ("GET", "journal") => {
-            Ok(json!({ "calls": world.journal.read(query.get("path").map(String::as_str)) }))
+            Ok(json!({ "calls": world.journal.entries(query.get("path").map(String::as_str)) }))
         }
         ("GET", "pushes") => Ok(json!({ "pushes": world.outbox.list() })),
         ("GET", "settings") => Ok(json!(world.rules)),
@@ -143,9 +143,9 @@ pub(super) fn act(
 /// Executes a control request that has no result.
 fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<(), Problem> {
     match (method, path) {
-        ("POST", "accounts") => world.add_account(read::<Account>(body)?),
+        ("POST", "accounts") => world.add_account(parse::<Account>(body)?),
         ("POST", "callback") => set_callback(world, body)?,
-        ("POST", "faults") => world.faults.add(read::<Fault>(body)?),
+        ("POST", "faults") => world.faults.add(parse::<Fault>(body)?),
         ("POST", "merchant") => merchant(world, body)?,
         ("POST", "quota") => quota(world, body)?,
         ("POST", "reset") => world.reset(),
@@ -178,7 +178,8 @@ impl Problem {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// Returns the body of a request. An error names the field.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut body = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut body).map_err(Problem::bad)
 }
@@ -196,7 +197,7 @@ fn advance(world: &World, body: &[u8]) -> Result<Value, Problem> {
     struct Advance {
         advance_seconds: f64,
     }
-    let Advance { advance_seconds } = read(body)?;
+    let Advance { advance_seconds } = parse(body)?;
     if advance_seconds > FURTHEST {
         return Err(Problem::bad(format!("advance_seconds: at most {FURTHEST}, ten years")));
     }
@@ -227,7 +228,7 @@ fn decide(world: &mut World, audit_id: &str, body: &[u8]) -> Result<Value, Probl
         #[serde(default = "yes")]
         push: bool,
     }
-    let Verdict { decision, reason, push } = read(body)?;
+    let Verdict { decision, reason, push } = parse(body)?;
     let audit_id = audit_id.parse().map_err(Problem::bad)?;
     let audit = if push {
         audit::decide(world, audit_id, decision, reason)
@@ -244,7 +245,7 @@ fn legacy_stores(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
         app_id: String,
         stores: Vec<LegacyStore>,
     }
-    let Add { app_id, mut stores } = read(body)?;
+    let Add { app_id, mut stores } = parse(body)?;
     for store in stores.iter_mut().filter(|store| store.poi_id.is_empty()) {
         store.poi_id = (271_262_000 + world.mint.count("legacy_poi_id")).to_string();
     }
@@ -262,7 +263,7 @@ fn map_pois(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     struct More {
         count: usize,
     }
-    let More { count } = read(body)?;
+    let More { count } = parse(body)?;
     let known = world.places.len();
     if known + count > MOST_PLACES {
         return Err(Problem::bad(format!("count: at most {MOST_PLACES} places in all")));
@@ -280,7 +281,7 @@ fn merchant(world: &mut World, body: &[u8]) -> Result<(), Problem> {
         app_id: String,
         exists: bool,
     }
-    let Change { app_id, exists } = read(body)?;
+    let Change { app_id, exists } = parse(body)?;
     let merchant = if exists { Merchant::approved(&app_id) } else { Merchant::default() };
     tenant(world, &app_id)?.merchant = merchant;
     Ok(())
@@ -294,7 +295,7 @@ fn quota(world: &mut World, body: &[u8]) -> Result<(), Problem> {
         path: String,
         daily_limit: u64,
     }
-    let Limit { app_id, path, daily_limit } = read(body)?;
+    let Limit { app_id, path, daily_limit } = parse(body)?;
     tenant(world, &app_id)?.quota.set_limit(&path, daily_limit);
     Ok(())
 }
@@ -311,7 +312,7 @@ fn push(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
         event: Option<Map<String, Value>>,
         text: Option<String>,
     }
-    let New { app_id, event, text } = read(body)?;
+    let New { app_id, event, text } = parse(body)?;
     let id = match (event, text) {
         (Some(event), None) => push::event(world, &app_id, event),
         (None, Some(text)) => push::text(world, &app_id, text),
@@ -351,7 +352,7 @@ impl NewCallback {
 
 /// Verifies the address of a new callback as WeChat does, unless the request declines that.
 async fn ask_callback(simulator: &Simulator, body: &[u8]) -> Result<(), Problem> {
-    let new: NewCallback = read(body)?;
+    let new: NewCallback = parse(body)?;
     match new.callback()? {
         Some(callback) if new.verify => {
             push::verify(simulator, &new.app_id, &callback).await.map_err(Problem::conflict)
@@ -361,7 +362,7 @@ async fn ask_callback(simulator: &Simulator, body: &[u8]) -> Result<(), Problem>
 }
 
 fn set_callback(world: &mut World, body: &[u8]) -> Result<(), Problem> {
-    let new: NewCallback = read(body)?;
+    let new: NewCallback = parse(body)?;
     tenant(world, &new.app_id)?.callback = new.callback()?;
     Ok(())
 }
@@ -369,7 +370,7 @@ fn set_callback(world: &mut World, body: &[u8]) -> Result<(), Problem> {
 /// Changes the settings that the request names and keeps the others.
 fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     let mut rules = json!(world.rules);
-    for (name, value) in read::<Map<String, Value>>(body)? {
+    for (name, value) in parse::<Map<String, Value>>(body)? {
         rules[name] = value;
     }
     world.rules = serde_path_to_error::deserialize(rules).map_err(Problem::bad)?;

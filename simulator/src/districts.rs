@@ -72,11 +72,11 @@ struct Tree {
 impl Tree {
     /// Parses the compiled-in table, in which a node follows its parent.
     #[expect(clippy::expect_used, reason = "the table is compiled in, and tests read it")]
-    fn read(table: &'static str) -> Self {
+    fn parse(table: &'static str) -> Self {
         let mut levels: [Vec<Node>; 3] = Default::default();
         let mut positions = HashMap::new();
         for line in table.lines().filter(|line| !line.starts_with('#')) {
-            let (level, mut node) = Node::read(line).expect("the table is compiled in");
+            let (level, mut node) = Node::parse(line).expect("the table is compiled in");
             let index = levels[level].len();
             if let Some(parent) = level.checked_sub(1).and_then(|above| levels[above].last_mut()) {
                 let first = parent.cidx.map_or(index, |(first, _)| first);
@@ -123,7 +123,7 @@ struct Node {
 
 impl Node {
     /// Parses a line. Also returns its level, counted from zero.
-    fn read(line: &'static str) -> Option<(usize, Self)> {
+    fn parse(line: &'static str) -> Option<(usize, Self)> {
         let mut fields = line.split('\t');
         let level = fields.next()?.parse::<usize>().ok()?.checked_sub(1)?;
         let node = Self {
@@ -164,7 +164,7 @@ impl Node {
 /// The version of the table: a date, as in WeChat's replies.
 const DATA_VERSION: &str = "20220101";
 
-static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(include_str!("../data/districts.tsv")));
+static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::parse(include_str!("../data/districts.tsv")));
 
 #[cfg(test)]
 mod tests {

@@ -49,8 +49,8 @@ impl Endpoint {
 pub(super) enum Bearer {
     Anyone,
     MiniProgram,
-    /// No token: the call carries the secret.
-    Nobody,
+    /// The call carries the secret in place of a token.
+    NoToken,
     Official,
 }
 

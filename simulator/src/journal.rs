@@ -68,7 +68,7 @@ impl Journal {
     }
 
     /// Returns the calls to `path`, or with `None` all calls.
-    pub(super) fn read(&self, path: Option<&str>) -> Vec<Entry> {
+    pub(super) fn entries(&self, path: Option<&str>) -> Vec<Entry> {
         let wanted = |entry: &&Entry| path.is_none_or(|path| entry.path == path);
         self.entries.iter().filter(wanted).cloned().collect()
     }

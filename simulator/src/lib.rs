@@ -271,7 +271,7 @@ impl Simulator {
 
     /// Returns the calls to `path` so far, in order.
     pub fn calls(&self, path: &str) -> Vec<Entry> {
-        self.world().journal.read(Some(path))
+        self.world().journal.entries(Some(path))
     }
 
     /// Returns every call since the previous call of this method, in order, and forgets them. The

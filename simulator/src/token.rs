@@ -35,14 +35,14 @@ const LENGTH: usize = 136;
 
 /// The endpoints of this family.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::get("/cgi-bin/token", Bearer::Nobody, token),
-    Endpoint::post("/cgi-bin/stable_token", Bearer::Nobody, stable_token),
+    Endpoint::get("/cgi-bin/token", Bearer::NoToken, token),
+    Endpoint::post("/cgi-bin/stable_token", Bearer::NoToken, stable_token),
 ];
 
 /// `GET /cgi-bin/token` — 获取接口调用凭据
 fn token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let field = |name: &str| call.query.get(name).map_or("", String::as_str);
-    let app_id = admit(world, field("grant_type"), field("appid"), field("secret"))?;
+    let app_id = check_credentials(world, field("grant_type"), field("appid"), field("secret"))?;
     let moment = world.moment();
     let limit = world.rules.classic_tokens_a_day;
     world.tokens.classic(&mut world.mint, &app_id, moment, limit)
@@ -51,7 +51,7 @@ fn token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
 /// `POST /cgi-bin/stable_token` — 获取稳定版接口调用凭据
 fn stable_token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let field = |name| call.optional_text(name);
-    let app_id = admit(world, field("grant_type")?, field("appid")?, field("secret")?)?;
+    let app_id = check_credentials(world, field("grant_type")?, field("appid")?, field("secret")?)?;
     let force = match call.fields.get("force_refresh") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(force)) => *force,
@@ -61,7 +61,12 @@ fn stable_token(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     world.tokens.stable(&mut world.mint, &app_id, moment, force)
 }
 
-fn admit(world: &World, grant: &str, app_id: &str, secret: &str) -> Result<String, Refusal> {
+fn check_credentials(
+    world: &World,
+    grant: &str,
+    app_id: &str,
+    secret: &str,
+) -> Result<String, Refusal> {
     if grant != "client_credential" {
         return Err(Refusal::new(40002));
     }
@@ -95,7 +100,7 @@ pub(super) struct Tokens {
 #[derive(Debug)]
 struct Grant {
     app_id: String,
-    dies: Instant,
+    expires: Instant,
     /// A replaced token is refused with 40001 after its grace period. One that expired is refused
     /// with 42001.
     replaced: bool,
@@ -116,7 +121,7 @@ impl Tokens {
     /// Returns the account that owns this token. Fails if the token is not valid.
     pub(super) fn owner(&self, token: &str, now: Instant) -> Result<&str, Refusal> {
         match self.grants.get(token) {
-            Some(grant) if now < grant.dies => Ok(&grant.app_id),
+            Some(grant) if now < grant.expires => Ok(&grant.app_id),
             Some(grant) if !grant.replaced => Err(Refusal::new(42001)),
             _ => Err(Refusal::new(40001)),
         }
@@ -137,13 +142,13 @@ impl Tokens {
     /// Returns the number of today's calls of each account, and of its valid tokens.
     pub(super) fn counts(&self, moment: Moment) -> Value {
         let count = |(app_id, usage): (&String, &Usage)| {
-            let living = |grant: &&Grant| grant.app_id == *app_id && moment.now < grant.dies;
+            let valid = |grant: &&Grant| grant.app_id == *app_id && moment.now < grant.expires;
             let today = |count| if usage.day == moment.day { count } else { 0 };
             let counts = json!({
                 "token": today(usage.classic),
                 "stable_token": today(usage.stable),
                 "forced": today(usage.forced),
-                "valid": self.grants.values().filter(living).count(),
+                "valid": self.grants.values().filter(valid).count(),
             });
             (app_id.clone(), counts)
         };
@@ -178,11 +183,11 @@ impl Tokens {
         force: bool,
     ) -> Result<Value, Refusal> {
         let now = moment.now;
-        let force = self.usage(app_id, moment.day).admit_stable(now, force)?;
+        let force = self.usage(app_id, moment.day).count_stable(now, force)?;
         let current = self.stable.get(app_id);
         let left = current
             .and_then(|token| self.grants.get(token))
-            .map_or(Duration::ZERO, |grant| grant.dies.saturating_duration_since(now));
+            .map_or(Duration::ZERO, |grant| grant.expires.saturating_duration_since(now));
         if let Some(token) = current
             && !force
             && left > GRACE
@@ -192,7 +197,7 @@ impl Tokens {
         if let Some(previous) = current.and_then(|old| self.grants.get_mut(old)) {
             // If the token was renewed before its end, the old one stays valid until that end.
             // After a forced refresh the old one is invalid.
-            previous.replace(if force { now } else { previous.dies });
+            previous.replace(if force { now } else { previous.expires });
         }
         let token = self.grant(mint, app_id, now);
         self.stable.insert(app_id.to_owned(), token.clone());
@@ -201,7 +206,7 @@ impl Tokens {
 
     fn grant(&mut self, mint: &mut Mint, app_id: &str, now: Instant) -> String {
         let token = mint.text("token", LENGTH);
-        let grant = Grant { app_id: app_id.to_owned(), dies: now + LIFE, replaced: false };
+        let grant = Grant { app_id: app_id.to_owned(), expires: now + LIFE, replaced: false };
         self.grants.insert(token.clone(), grant);
         token
     }
@@ -216,15 +221,15 @@ impl Tokens {
 }
 
 impl Grant {
-    fn replace(&mut self, dies: Instant) {
-        self.dies = self.dies.min(dies);
+    fn replace(&mut self, expires: Instant) {
+        self.expires = self.expires.min(expires);
         self.replaced = true;
     }
 }
 
 impl Usage {
     /// Counts a call to the stable endpoint. Returns whether it forces a refresh.
-    fn admit_stable(&mut self, now: Instant, force: bool) -> Result<bool, Refusal> {
+    fn count_stable(&mut self, now: Instant, force: bool) -> Result<bool, Refusal> {
         let (since, calls) = self.minute.unwrap_or((now, 0));
         let fresh = now.saturating_duration_since(since) >= Duration::from_secs(60);
         let (since, calls) = if fresh { (now, 0) } else { (since, calls) };
@@ -291,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_classic_token_lives_five_more_minutes() {
+    fn replaced_classic_token_works_five_more_minutes() {
         let mut desk = Desk::new();
         let first = desk.classic();
         assert!(first.len() >= 100);

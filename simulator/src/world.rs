@@ -276,7 +276,7 @@ impl World {
         let endpoint = endpoints.find(right_verb).ok_or(wrong_verb)?;
 
         let app_id = self.identify(endpoint, &request.query)?;
-        if endpoint.bearer != Bearer::Nobody {
+        if endpoint.bearer != Bearer::NoToken {
             let day = self.moment().day;
             self.tenant(&app_id)?.quota.spend(endpoint.path, day)?;
         }
@@ -300,14 +300,14 @@ impl World {
         endpoint: &Endpoint,
         query: &BTreeMap<String, String>,
     ) -> Result<String, Refusal> {
-        if endpoint.bearer == Bearer::Nobody {
+        if endpoint.bearer == Bearer::NoToken {
             return Ok(String::new());
         }
         let token = query.get("access_token").filter(|token| !token.is_empty());
         let app_id = self.tokens.owner(token.ok_or(Refusal::new(41001))?, self.now())?;
         let kind = self.accounts.get(app_id).map(|tenant| tenant.kind);
         let welcome = match endpoint.bearer {
-            Bearer::Anyone | Bearer::Nobody => kind.is_some(),
+            Bearer::Anyone | Bearer::NoToken => kind.is_some(),
             Bearer::MiniProgram => kind == Some(AccountKind::MiniProgram),
             Bearer::Official => kind == Some(AccountKind::Official),
         };

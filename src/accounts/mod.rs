@@ -158,7 +158,7 @@ mod tests {
         ] {
             let file = account(mini, "mini_program", mini_default)
                 + &account(official, "official", official_default);
-            let settings = Settings::read(&file, &Environment::new()).expect("good settings");
+            let settings = Settings::parse(&file, &Environment::new()).expect("good settings");
             let clock = Clock::frozen();
             let client = Client::new(&settings.wechat, &clock).expect("a client");
             let (_folder, state) = state::temporary(&clock);

@@ -269,7 +269,7 @@ mod tests {
         let quotas = spent(&clock);
         for _ in 0..3 {
             pause(&clock);
-            assert!(quotas.check(PATH, clock.unix()).is_ok(), "a trial is due");
+            assert!(quotas.check(PATH, clock.unix()).is_ok(), "a probe is due");
             assert!(send(&quotas, PATH, &clock, Some(&refused(45009))));
             assert!(!send(&quotas, PATH, &clock, None));
             assert_eq!(wait(quotas.enter(PATH, clock.unix())), PROBE_PAUSE);
@@ -319,11 +319,12 @@ mod tests {
         assert!(quotas.enter(PATH, clock.unix()).expect("a new day").is_none());
 
         let yesterday = clock.unix() - 1;
-        let heard = quotas.record(PATH, Some(&refused(45009)), &mut late, yesterday, clock.unix());
-        assert_eq!(heard.expect_err("a quota").retry_after.as_secs(), 1);
+        let refusal =
+            quotas.record(PATH, Some(&refused(45009)), &mut late, yesterday, clock.unix());
+        assert_eq!(refusal.expect_err("a quota").retry_after.as_secs(), 1);
         assert!(send(&quotas, PATH, &clock, Some(&refused(45009))), "that was yesterday's");
         quotas.record(PATH, None, &mut late, yesterday, clock.unix()).expect("no quota");
-        assert!(!send(&quotas, PATH, &clock, None), "and so was its trial");
+        assert!(!send(&quotas, PATH, &clock, None), "and so was its probe");
     }
 
     #[test]
@@ -332,14 +333,14 @@ mod tests {
         clock.advance(Duration::from_secs(20));
         let quotas = Quotas::default();
         let (now, error) = (clock.unix(), refused(45011));
-        let heard = quotas.record(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
-        assert_eq!((heard.to_string(), heard.retry_after.as_secs()), (error.to_string(), 40));
+        let refusal = quotas.record(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
+        assert_eq!((refusal.to_string(), refusal.retry_after.as_secs()), (error.to_string(), 40));
         assert_eq!(wait(quotas.enter(PATH, now + 39)), 1);
         assert!(quotas.enter(PATH, now + 40).expect("the next minute").is_none());
 
         let quotas = spent(&clock);
-        let heard = quotas.record(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
-        assert_eq!(heard.retry_after.as_secs(), PROBE_PAUSE);
+        let refusal = quotas.record(PATH, Some(&error), &mut None, now, now).expect_err("a quota");
+        assert_eq!(refusal.retry_after.as_secs(), PROBE_PAUSE);
         assert_eq!(wait(quotas.enter(PATH, now + 40)), PROBE_PAUSE - 40);
     }
 

@@ -247,14 +247,14 @@ mod tests {
         async fn hundred(&self) -> Vec<Result<u32, Error>> {
             let callers = join_all((0..100).map(|_| self.get()));
             let permit = async {
-                self.settle().await;
+                self.end_fetches().await;
                 self.permits.add_permits(1);
             };
             tokio::join!(callers, permit).0
         }
 
         /// Lets the fetches under way end.
-        async fn settle(&self) {
+        async fn end_fetches(&self) {
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -276,11 +276,11 @@ mod tests {
             let world = world.clone();
             async move { world.get().await }
         });
-        world.settle().await;
+        world.end_fetches().await;
         world.clock.advance(Duration::from_secs(10));
         assert!(matches!(caller.await.expect("no panic"), Err(Error::Deadline)));
         world.permits.add_permits(1);
-        world.settle().await;
+        world.end_fetches().await;
         assert!(matches!(world.get().await, Ok(1)));
     }
 
@@ -294,7 +294,7 @@ mod tests {
             values.into_iter().all(|value| matches!(value, Ok(1))),
             "callers get the old value at once"
         );
-        world.settle().await;
+        world.end_fetches().await;
         assert!(matches!(world.get().await, Ok(2)));
     }
 
@@ -306,13 +306,13 @@ mod tests {
         world.fails = true;
         for _ in 0..5 {
             assert!(matches!(world.get().await, Ok(1)));
-            world.settle().await;
+            world.end_fetches().await;
         }
         assert_eq!(world.fetches.load(Ordering::SeqCst), 2, "no try within the pause");
         world.clock.advance(PAUSE);
         world.fails = false;
         assert!(matches!(world.get().await, Ok(1)));
-        world.settle().await;
+        world.end_fetches().await;
         assert!(matches!(world.get().await, Ok(3)));
     }
 
@@ -324,7 +324,7 @@ mod tests {
         world.clock.advance(LACK_PAUSE);
         let callers = join_all((0..100).map(|_| world.newer()));
         let permit = async {
-            world.settle().await;
+            world.end_fetches().await;
             world.permits.add_permits(1);
         };
         let values = tokio::join!(callers, permit).0;

@@ -222,7 +222,7 @@ impl Districts {
         range: Range<usize>,
         parent: Option<usize>,
     ) -> Result<usize, wechat::Error> {
-        let [level, beneath @ ..] = levels else { return Ok(0) };
+        let [level, lower @ ..] = levels else { return Ok(0) };
         let mut added = 0;
         for node in &level[range] {
             let index = self.areas.len();
@@ -234,8 +234,8 @@ impl Districts {
             let district = district(node, parent_id.unwrap_or_default());
             self.by_id.insert(district.id.clone(), index);
             self.areas.push(Area { district, parent, end: 0, encoded: 0..0 });
-            let children = children(node, beneath.first().map_or(0, Vec::len))?;
-            let count = self.add(beneath, children, Some(index))?;
+            let children = children(node, lower.first().map_or(0, Vec::len))?;
+            let count = self.add(lower, children, Some(index))?;
             let end = self.areas.len();
             let area = &mut self.areas[index];
             area.district.child_count = i32::try_from(count).unwrap_or(i32::MAX);
@@ -251,8 +251,8 @@ impl Districts {
         WantedDistricts { parent, recursive, size, token }: &WantedDistricts,
     ) -> Result<Encoded<pb::ListDistrictsResponse>, DistrictError> {
         let scope = format!("{} {} {parent} {recursive}", GetDistrict::PATH, self.data_version);
-        let cursor = Cursor::read(token, scope)?;
-        let beneath = match parent.as_str() {
+        let cursor = Cursor::parse(token, scope)?;
+        let descendants = match parent.as_str() {
             "" => 0..self.areas.len(),
             id => {
                 let index = self.find(id)?;
@@ -261,17 +261,17 @@ impl Districts {
         };
         let (offset, size) = (cursor.offset as usize, *size as usize);
         let (total, count, districts) = if *recursive {
-            let rest = self.areas[beneath.clone()].get(offset..).unwrap_or_default();
+            let rest = self.areas[descendants.clone()].get(offset..).unwrap_or_default();
             let begin = rest.first().map_or(0, |first| first.encoded.start);
             let fits = |area: &&Area| area.encoded.end - begin <= PAGE_BYTES;
             let count = rest.iter().take(size).take_while(fits).count();
             let page = &rest[..count.max(1).min(rest.len())];
             let ends = page.first().zip(page.last());
             let bytes = ends.map(|(first, last)| first.encoded.start..last.encoded.end);
-            (beneath.len(), page.len(), self.encoded.slice(bytes.unwrap_or_default()))
+            (descendants.len(), page.len(), self.encoded.slice(bytes.unwrap_or_default()))
         } else {
             let (mut count, mut bytes) = (0, BytesMut::new());
-            for area in self.children(beneath.clone()).skip(offset).take(size) {
+            for area in self.children(descendants.clone()).skip(offset).take(size) {
                 let encoded = &self.encoded[area.encoded.clone()];
                 if count > 0 && bytes.len() + encoded.len() > PAGE_BYTES {
                     break;
@@ -279,7 +279,7 @@ impl Districts {
                 count += 1;
                 bytes.extend_from_slice(encoded);
             }
-            (self.children(beneath).count(), count, bytes.freeze())
+            (self.children(descendants).count(), count, bytes.freeze())
         };
         let next = offset.saturating_add(count);
         let next_page_token = if next < total {
@@ -469,7 +469,7 @@ fn district(node: &DistrictNode, parent_id: String) -> pb::District {
         pinyin: pinyin.0.iter().map(|syllable| syllable.0.clone()).collect(),
         location: location
             .as_ref()
-            .and_then(|point| LatLng::read(point.lat, point.lng, &mut Vec::new())),
+            .and_then(|point| LatLng::from_wechat(point.lat, point.lng, &mut Vec::new())),
         parent_id,
         child_count: 0,
         id,
@@ -503,10 +503,10 @@ mod tests {
          {"id":"420499","fullname":"仙桃市"}]]}"#;
 
     fn table() -> Districts {
-        read(TABLE).expect("a table")
+        parse_table(TABLE).expect("a table")
     }
 
-    fn read(json: &str) -> Result<Districts, wechat::Error> {
+    fn parse_table(json: &str) -> Result<Districts, wechat::Error> {
         Districts::new(serde_json::from_str(json).expect("a reply"))
     }
 
@@ -607,7 +607,7 @@ mod tests {
         assert_eq!(ids(&second.districts), ["441900"]);
         assert_eq!(second.next_page_token, "");
 
-        let newer = read(&TABLE.replace("20170510", "20260101")).expect("a table");
+        let newer = parse_table(&TABLE.replace("20170510", "20260101")).expect("a table");
         for refused in [
             newer.list(&wanted("440000", true, 3, &token)),
             table.list(&wanted("440000", false, 3, &token)),
@@ -683,16 +683,16 @@ mod tests {
             (r#""fullname":"武昌区""#, r#""fullname":"""#),
         ] {
             assert!(TABLE.contains(right), "{right}");
-            let read = read(&TABLE.replacen(right, wrong, 1));
-            assert!(matches!(read, Err(wechat::Error::Unreadable { .. })), "{wrong}");
+            let parsed = parse_table(&TABLE.replacen(right, wrong, 1));
+            assert!(matches!(parsed, Err(wechat::Error::Unreadable { .. })), "{wrong}");
         }
-        assert!(read(r#"{"result":[[],[],[]]}"#).is_err());
+        assert!(parse_table(r#"{"result":[[],[],[]]}"#).is_err());
     }
 
     #[test]
     fn area_with_two_parents_keeps_the_first() {
         let table =
-            read(&TABLE.replacen(r#""cidx":[2,3]"#, r#""cidx":[0,3]"#, 1)).expect("a table");
+            parse_table(&TABLE.replacen(r#""cidx":[2,3]"#, r#""cidx":[0,3]"#, 1)).expect("a table");
         assert_eq!(table.areas.len(), 17);
         assert_eq!(table.areas[table.by_id["440100"]].district.parent_id, "440000");
     }

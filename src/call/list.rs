@@ -320,7 +320,7 @@ impl Calls {
         WantedRows { size, token }: WantedRows,
     ) -> Result<Page<L>, PageError> {
         let account = self.account::<L>(ctx)?;
-        let cursor = Cursor::read(&token, scope::<L>(account))?;
+        let cursor = Cursor::parse(&token, scope::<L>(account))?;
         let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
         page(cursor, size, fetch).await.map_err(|failed| match failed {
             Failed::Call(error) => error.into(),

@@ -31,7 +31,7 @@ impl Source {
                 Failure::usage(format_args!("{name}: failed to read the settings: {error}"))
             })?,
         };
-        Settings::read(&text, environment).map_err(|errors| {
+        Settings::parse(&text, environment).map_err(|errors| {
             let mut lines = vec![match errors.len() {
                 1 => format!("{name}: 1 error"),
                 count => format!("{name}: {count} errors"),

@@ -78,7 +78,7 @@ impl Settings {
     /// Returns the settings from the text of a file (empty for no file) and the environment.
     ///
     /// Returns all errors at once, each with its key.
-    pub fn read(file: &str, environment: &Environment) -> Result<Self, Vec<ConfigError>> {
+    pub fn parse(file: &str, environment: &Environment) -> Result<Self, Vec<ConfigError>> {
         let mut table = file.parse::<Table>().map_err(|error| {
             let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
             vec![ConfigError { key: format!("line {line}"), message: error.message().to_owned() }]

@@ -25,7 +25,7 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
 }
 
 fn errors(file: &str, pairs: &[(&str, &str)]) -> Vec<String> {
-    let errors = Settings::read(file, &environment(pairs)).expect_err(file);
+    let errors = Settings::parse(file, &environment(pairs)).expect_err(file);
     errors.iter().map(ToString::to_string).collect()
 }
 
@@ -36,7 +36,7 @@ fn environment_overrides_file() {
         ("WECHAT_STORE_GATEWAY__LISTEN__GRPC", "127.0.0.1:6001"),
         ("WECHAT_STORE_GATEWAY__LIMITS__DRAIN_MS", "7"),
     ]);
-    let settings = Settings::read(GOOD, &environment).expect("good settings");
+    let settings = Settings::parse(GOOD, &environment).expect("good settings");
     assert_eq!(settings.listen.grpc.port(), 6001);
     assert_eq!(settings.limits.drain_ms, 7);
     assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
@@ -46,7 +46,7 @@ fn environment_overrides_file() {
 #[test]
 fn two_variables_make_one_default_account() {
     let variables = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
-    let settings = Settings::read("", &environment(&variables)).expect("enough");
+    let settings = Settings::parse("", &environment(&variables)).expect("enough");
     let [account] = &settings.accounts[..] else { panic!("one account") };
     assert!(account.default);
     assert_eq!(account.kind, AccountKind::Official);
@@ -246,7 +246,7 @@ fn allowed_settings_are_accepted() {
         "[limits]\ndefault_deadline_ms = 3600000\nmax_deadline_ms = 3600000\n",
         "",
     ] {
-        let read = Settings::read(&format!("{file}{ACCOUNT}"), &Environment::new());
+        let read = Settings::parse(&format!("{file}{ACCOUNT}"), &Environment::new());
         assert!(read.is_ok(), "{file}: {read:?}");
     }
     let variables = [
@@ -254,7 +254,7 @@ fn allowed_settings_are_accepted() {
         ("WECHAT_APP_SECRET", "hush"),
         ("WECHAT_ACCOUNT_KIND", "mini_program"),
     ];
-    let settings = Settings::read("", &environment(&variables)).expect("good settings");
+    let settings = Settings::parse("", &environment(&variables)).expect("good settings");
     assert_eq!(settings.accounts[0].kind, AccountKind::MiniProgram);
 }
 
@@ -285,7 +285,7 @@ fn malformed_toml_names_its_line() {
 
 #[test]
 fn secret_variable_is_read_without_line_break() {
-    let settings = Settings::read(GOOD, &environment(&[("BRAND_A", "hush\n")])).expect("good");
+    let settings = Settings::parse(GOOD, &environment(&[("BRAND_A", "hush\n")])).expect("good");
     assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
 }
 
@@ -330,7 +330,7 @@ fn environment_sets_hosts_and_proxy() {
         ("WECHAT_STORE_GATEWAY__WECHAT__HOSTS", r#"["https://a", "https://b"]"#),
         ("WECHAT_STORE_GATEWAY__WECHAT__PROXY", "http://proxy:3128"),
     ]);
-    let wechat = Settings::read(GOOD, &environment).expect("good settings").wechat;
+    let wechat = Settings::parse(GOOD, &environment).expect("good settings").wechat;
     assert_eq!(wechat.hosts, ["https://a", "https://b"]);
     assert_eq!(wechat.proxy.expect("a proxy").to_string(), "http://proxy:3128");
 }
@@ -339,7 +339,7 @@ fn environment_sets_hosts_and_proxy() {
 fn proxy_password_is_never_shown() {
     let read = |proxy: &str| {
         let file = GOOD.replace("[wechat]", &format!("[wechat]\nproxy = \"{proxy}\""));
-        Settings::read(&file, &environment(&[("BRAND_A", "quiet")]))
+        Settings::parse(&file, &environment(&[("BRAND_A", "quiet")]))
     };
     for (proxy, shown) in [
         ("http://10.0.0.1:3128", "http://10.0.0.1:3128"),
@@ -375,7 +375,7 @@ fn ca_file_must_have_only_valid_certificates() {
     let read = |content: &str| {
         std::fs::write(&path, content).expect("a file");
         let variables = [("BRAND_A", "hush"), ("WECHAT_STORE_GATEWAY__WECHAT__CA_FILE", &name)];
-        Settings::read(GOOD, &environment(&variables))
+        Settings::parse(GOOD, &environment(&variables))
     };
     let (one, other) = (authority(), authority());
     let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
@@ -414,7 +414,7 @@ fn settings_without_account_are_an_error() {
 #[test]
 fn printed_settings_hide_secrets() {
     let environment = environment(&[("BRAND_A", "hush")]);
-    let settings = Settings::read(GOOD, &environment).expect("good settings");
+    let settings = Settings::parse(GOOD, &environment).expect("good settings");
     let printed = toml::to_string(&settings).expect("settings print");
     assert!(printed.contains("[hidden]"), "{printed}");
     for secret in ["hush", "literal-secret"] {
@@ -427,10 +427,10 @@ fn printed_settings_hide_secrets() {
 fn example_file_shows_every_setting_with_its_default() {
     let example = include_str!("../../settings.example.toml");
     let environment = environment(&[("BRAND_A_SECRET", "hush")]);
-    let shown = Settings::read(example, &environment).expect("a good example");
+    let shown = Settings::parse(example, &environment).expect("a good example");
     let plain =
         "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
-    let unset = Settings::read(plain, &environment).expect("good settings");
+    let unset = Settings::parse(plain, &environment).expect("good settings");
     let sections = |settings: &Settings| {
         let mut table = Table::try_from(settings).expect("settings are a table");
         table.remove("accounts");
@@ -460,7 +460,7 @@ fn with_callback(callback: &str) -> String {
 #[test]
 fn callback_mode_is_safe_by_default() {
     let file = with_callback(&format!(r#"{{ token = "push-token", aes_key = "{KEY}" }}"#));
-    let settings = Settings::read(&file, &environment(&[("BRAND_A", "hush")])).expect("good");
+    let settings = Settings::parse(&file, &environment(&[("BRAND_A", "hush")])).expect("good");
     assert!(settings.accounts[0].callback.is_none());
     let callback = settings.accounts[1].callback.as_ref().expect("a callback");
     assert_eq!(callback.mode, CallbackMode::Safe);
@@ -503,7 +503,7 @@ fn environment_variables_configure_callback() {
         ),
     ] {
         let variables: Vec<_> = account.into_iter().chain(more).collect();
-        let settings = Settings::read("", &environment(&variables)).expect("enough");
+        let settings = Settings::parse("", &environment(&variables)).expect("enough");
         let callback = settings.accounts[0].callback.as_ref();
         assert_eq!(callback.map(|callback| callback.mode), mode);
     }
@@ -513,7 +513,7 @@ fn environment_variables_configure_callback() {
 fn state_url_hides_its_password() {
     let read = |url: &str| {
         let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\n");
-        Settings::read(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
+        Settings::parse(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
     };
     for (url, shown) in [
         ("sqlite:/var/lib/state.db", "sqlite:/var/lib/state.db"),
@@ -601,7 +601,7 @@ fn secret_file_with_invisible_character_is_refused() {
         std::fs::write(&path, content).expect("a file");
         let file = format!("secret = {{ file = {path:?} }}");
         let file = GOOD.replace("secret = \"literal-secret\"", &file);
-        let read = Settings::read(&file, &environment(&[("BRAND_A", "hush")]));
+        let read = Settings::parse(&file, &environment(&[("BRAND_A", "hush")]));
         let Some(wrong) = wrong else {
             read.expect("good settings");
             assert_eq!(source.read().expect("readable").expose(), "hush");
@@ -620,5 +620,5 @@ fn secret_file_with_invisible_character_is_refused() {
 #[test]
 fn settings_file_can_begin_with_byte_order_mark() {
     let settings = format!("\u{feff}{GOOD}");
-    Settings::read(&settings, &environment(&[("BRAND_A", "hush")])).expect("good settings");
+    Settings::parse(&settings, &environment(&[("BRAND_A", "hush")])).expect("good settings");
 }

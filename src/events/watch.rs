@@ -249,7 +249,7 @@ mod tests {
         }
         let environment = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let settings = Settings::read("", &environment.into()).expect("good settings");
+        let settings = Settings::parse("", &environment.into()).expect("good settings");
         let audits = Audits::new(state, &settings, clock.clone(), Default::default());
         (folder, settings, audits)
     }

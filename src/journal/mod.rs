@@ -137,7 +137,7 @@ impl Journal {
 
     /// Returns what the state records of a write that is sent now.
     pub(crate) fn sent(record: &WriteRecord, reply_limit: Duration) -> Sent {
-        Sent { by: reply_limit + SEND_MARGIN, sought: record.encode_to_vec().into() }
+        Sent { by: reply_limit + SEND_MARGIN, record: record.encode_to_vec().into() }
     }
 
     /// Claims a write. If another caller runs it, waits for the end of it.
@@ -160,7 +160,7 @@ impl Journal {
                         journal: self.clone(),
                         write_id,
                         fence,
-                        record: record.map(|sent| sent.sought.clone()).unwrap_or_default(),
+                        record: record.map(|sent| sent.record.clone()).unwrap_or_default(),
                         recorded_until: sent.then_some(at_once),
                     }));
                 }
@@ -399,7 +399,7 @@ mod tests {
         ctx.deadline = journal.clock.now() + Duration::from_secs(60);
         let Claimed::Unknown(write) = claim(&journal, &ctx).await else { panic!("not unknown") };
         assert_eq!(write.write_id, write_id);
-        assert!(WriteRecord::parse(&write.sought).expect("readable").repeatable);
+        assert!(WriteRecord::parse(&write.record).expect("readable").repeatable);
     }
 
     #[tokio::test]

@@ -169,7 +169,7 @@ impl SubmissionRecord {
             poi_id,
             map_poi_id,
             event_id,
-            settled,
+            decided,
         } = stored;
         let mut record = Self::parse(&message)?;
         let submission = &mut record.submission;
@@ -181,7 +181,7 @@ impl SubmissionRecord {
             submission.map_poi_id = map_poi_id.into();
         }
         submission.event_id = event_id;
-        submission.decide_time = (settled > 0).then(|| state::from_millis(settled).into());
+        submission.decide_time = (decided > 0).then(|| state::from_millis(decided).into());
         submission.overdue = is_open(state)
             && now
                 .duration_since(state::from_millis(created))
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn stored_submission_is_returned_as_it_is_now() {
         let new = record(SubmissionKind::MapPoi).to_state(None);
-        let stored = |state, map_poi_id: &str, settled| state::Submission {
+        let stored = |state, map_poi_id: &str, decided| state::Submission {
             number: 1,
             message: new.message.clone(),
             created: 1_000,
@@ -372,7 +372,7 @@ mod tests {
             poi_id: "7".to_owned().into(),
             map_poi_id: map_poi_id.to_owned().into(),
             event_id: "e".to_owned(),
-            settled,
+            decided,
         };
         let week = Duration::from_secs(7 * 24 * 3600);
         let read = |stored, seconds| {

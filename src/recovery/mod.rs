@@ -204,7 +204,7 @@ impl Recovery {
     ) -> Result<Option<Write>, Error> {
         let journal = &self.0.journal;
         Ok(match executed {
-            true => journal.close_as_executed(write, WriteRecord::parse(&write.sought)?).await?,
+            true => journal.close_as_executed(write, WriteRecord::parse(&write.record)?).await?,
             false => journal.close_as_not_executed(&write.write_id).await?,
         })
     }
@@ -220,7 +220,7 @@ impl Recovery {
         asked: Instant,
     ) -> Result<Observation, Error> {
         let Inner { journal, state, .. } = &*self.0;
-        let mut record = WriteRecord::parse(&write.sought)?;
+        let mut record = WriteRecord::parse(&write.record)?;
         if record.repeatable {
             return Ok(Observation::NotExecuted);
         }
@@ -331,7 +331,7 @@ mod testing {
             poi_id: poi_id.to_owned().into(),
             map_poi_id: Default::default(),
             event_id: String::new(),
-            settled: 0,
+            decided: 0,
         }
     }
 

@@ -119,7 +119,7 @@ fn is_shown_by(sent: u64, now: SystemTime) -> bool {
 
 /// Returns whether an event may come of a write.
 fn is_reviewed(write: &Write) -> bool {
-    WriteRecord::parse(&write.sought).is_ok_and(|record| record.submission.is_some())
+    WriteRecord::parse(&write.record).is_ok_and(|record| record.submission.is_some())
 }
 
 #[cfg(test)]

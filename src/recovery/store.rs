@@ -243,7 +243,7 @@ mod tests {
     fn shown(phone: &str, hours: &str, pictures: &[&str]) -> pb::Store {
         pb::Store {
             contact_phone: phone.to_owned(),
-            hours: OpeningHours::read(hours.to_owned()),
+            hours: OpeningHours::parse(hours.to_owned()),
             picture_urls: pictures.iter().map(|url| (*url).to_owned()).collect(),
             ..pb::Store::default()
         }

@@ -16,7 +16,7 @@ use crate::{
     },
     translate::{
         audit::{Filter, wanted_events, wanted_submission, wanted_submissions},
-        page::{page_token, read_page_token},
+        page::{page_token, parse_page_token},
     },
     util::codec::Encoded,
     validate::{Check, Invalid},
@@ -59,7 +59,7 @@ impl AuditService for Audit {
         request: Request<pb::ListAuditEventsRequest>,
     ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
-        let after = read_page_token(EVENTS, &request.page_token)?;
+        let after = parse_page_token(EVENTS, &request.page_token)?;
         let mut query = wanted_events(ctx.app_id, request)?;
         query.after = after;
         let Page { events, next, cursor } = self.audits.list(query).await?;
@@ -85,7 +85,7 @@ impl AuditService for Audit {
         request: Request<pb::ListSubmissionsRequest>,
     ) -> Result<Response<pb::ListSubmissionsResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
-        let after = read_page_token(SUBMISSIONS, &request.page_token)?;
+        let after = parse_page_token(SUBMISSIONS, &request.page_token)?;
         let mut query = wanted_submissions(ctx.app_id, request)?;
         query.after = after;
         let (submissions, unreadable, next) = self.audits.submissions(query).await?;

@@ -12,7 +12,7 @@ use crate::{
     recovery::Recovery,
     state::{self, State, WriteQuery},
     translate::{
-        page::{page_token, read_page_token},
+        page::{page_token, parse_page_token},
         write::{resolution, wanted_write, wanted_writes, write},
     },
 };
@@ -50,7 +50,7 @@ impl WriteService for Write {
         request: Request<pb::ListWritesRequest>,
     ) -> Result<Response<pb::ListWritesResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
-        let after = read_page_token(WRITES, &request.page_token)?;
+        let after = parse_page_token(WRITES, &request.page_token)?;
         let mut query = wanted_writes(ctx.app_id, request)?;
         query.after = after;
         let page = self.state.writes(query).await.map_err(Error::State)?;

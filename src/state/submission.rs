@@ -77,7 +77,7 @@ pub struct Submission {
     /// The event that decided it. Empty while it is open.
     pub event_id: String,
     /// When it was decided, in milliseconds since 1970. 0 while it is open.
-    pub settled: u64,
+    pub decided: u64,
 }
 
 impl Submission {

@@ -26,14 +26,14 @@ pub trait Writes {
     async fn begin(&self, write: NewWrite, term: Duration) -> Result<Begun, Error>;
 
     /// Marks a claimed write as about to be sent, again if the last attempt certainly was not sent. Its
-    /// outcome is known within `by`. `sought` describes the effect to look for if it is not. Returns
-    /// false if the claim was lost. Then the write must not be sent.
+    /// outcome is known within `by`, or else recovery uses `record`. Returns false if the claim was lost.
+    /// Then the write must not be sent.
     async fn sent(
         &self,
         write_id: &str,
         fence: u64,
         by: Duration,
-        sought: Bytes,
+        record: Bytes,
     ) -> Result<bool, Error>;
 
     /// Records the outcome of a write. Does nothing if another caller has claimed it since, or if it is
@@ -77,8 +77,8 @@ pub struct NewWrite {
 pub struct Sent {
     /// The time within which the outcome is known.
     pub by: Duration,
-    /// The effect to look for if it is not.
-    pub sought: Bytes,
+    /// The encoded record of the journal. It has the expected effect, for recovery.
+    pub record: Bytes,
 }
 
 /// The result of a claim.
@@ -175,8 +175,8 @@ pub struct Write {
     pub sent: u64,
     /// When it finished, in milliseconds since 1970. 0 before that.
     pub ended: u64,
-    /// The effect to look for if the outcome is unknown, from the last attempt. Empty if there is none.
-    pub sought: Bytes,
+    /// The encoded record of the journal, from the last attempt. Empty if the write was not sent.
+    pub record: Bytes,
     /// How much longer the caller that claimed or sent it has it, unless it ends before. For an unknown
     /// write: how much longer it can still arrive at WeChat.
     pub rest: Duration,
@@ -185,13 +185,13 @@ pub struct Write {
 impl Write {
     /// Returns the bytes for which it counts in a page.
     pub(super) fn size(&self) -> usize {
-        let Self { write_id, app_id, method, request_id, client_reference, sought, reply, .. } =
+        let Self { write_id, app_id, method, request_id, client_reference, record, reply, .. } =
             self;
         let reply = reply.as_ref().map_or(0, Bytes::len);
         let names = [write_id, app_id.as_str(), request_id, client_reference];
         let names = names.iter().map(|name| name.len()).sum::<usize>();
         // The method counts twice, because the response's type is named after it.
-        2 * (ROW_BYTES + method.len()) + names + sought.len() + reply
+        2 * (ROW_BYTES + method.len()) + names + record.len() + reply
     }
 }
 

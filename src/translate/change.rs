@@ -179,7 +179,7 @@ pub(crate) fn updated(
         submission,
         recovered: false,
         contact_phone: contract_phone.clone(),
-        hours: OpeningHours::read(hour.clone()),
+        hours: OpeningHours::parse(hour.clone()),
         picture_urls: list.clone(),
         card_id: card_id.to_string(),
         map_poi_id: map_poi_id.as_ref().map(MapPoiId::to_string).unwrap_or_default(),
@@ -214,7 +214,7 @@ mod tests {
     fn whole_update_matches_the_document() {
         let change = Change::try_from(pb::UpdateStoreRequest {
             contact_phone: Some("123456".to_owned()),
-            hours: OpeningHours::read("10:00-21:00".to_owned()),
+            hours: OpeningHours::parse("10:00-21:00".to_owned()),
             picture_urls: Some(pb::PictureUrls { urls: vec![PICTURE.to_owned()] }),
             map_poi_id: Some("5938314494307741153".to_owned()),
             ..request()
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn pictures_in_review_precede_shown_ones() {
         let change = |picture_urls| {
-            let hours = OpeningHours::read("10:00-21:00".to_owned());
+            let hours = OpeningHours::parse("10:00-21:00".to_owned());
             Change::try_from(pb::UpdateStoreRequest { hours, picture_urls, ..request() })
                 .expect("valid")
         };
@@ -297,7 +297,7 @@ mod tests {
             // A value of the caller replaces it.
             let given = pb::UpdateStoreRequest {
                 contact_phone: Some("2".to_owned()),
-                hours: OpeningHours::read("09:00-10:00".to_owned()),
+                hours: OpeningHours::parse("09:00-10:00".to_owned()),
                 picture_urls: Some(pb::PictureUrls { urls: vec![PICTURE.to_owned()] }),
                 ..change
             };

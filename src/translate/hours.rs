@@ -24,7 +24,7 @@ impl Check {
 
 impl OpeningHours {
     /// Parses WeChat's text. A text that is not a range becomes only `text`.
-    pub(crate) fn read(text: String) -> Option<Self> {
+    pub(crate) fn parse(text: String) -> Option<Self> {
         if text.is_empty() {
             return None;
         }
@@ -67,12 +67,12 @@ mod tests {
 
     #[test]
     fn hours_without_a_range_stay_text() {
-        let read = |text: &str| OpeningHours::read(text.to_owned());
-        let hours = read("10:00-21:00").expect("a range");
+        let parse = |text: &str| OpeningHours::parse(text.to_owned());
+        let hours = parse("10:00-21:00").expect("a range");
         assert_eq!((hours.open.as_str(), hours.close.as_str()), ("10:00", "21:00"));
         assert_eq!(hours.text, "10:00-21:00");
-        let odd = read("周一至周五 10:00-21:00").expect("text");
+        let odd = parse("周一至周五 10:00-21:00").expect("text");
         assert_eq!((odd.open.as_str(), odd.text.as_str()), ("", "周一至周五 10:00-21:00"));
-        assert_eq!(read(""), None);
+        assert_eq!(parse(""), None);
     }
 }

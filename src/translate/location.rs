@@ -57,7 +57,7 @@ impl LatLng {
 
     /// Returns the point that WeChat shows, or `None` if it is not complete. Impossible degrees are added
     /// to `unreadable`, by WeChat's names.
-    pub(crate) fn read(
+    pub(crate) fn from_wechat(
         latitude: Decimal,
         longitude: Decimal,
         unreadable: &mut Vec<String>,

@@ -115,7 +115,7 @@ impl From<FoundPlace> for pb::MapPoi {
             map_poi_id: sosomap_poi_uid.into(),
             name: branch_name.0,
             address: address.0,
-            location: pb::LatLng::read(latitude, longitude, &mut unreadable),
+            location: pb::LatLng::from_wechat(latitude, longitude, &mut unreadable),
             telephones: telephones.filter(|number| !number.is_empty()).map(str::to_owned).collect(),
             category: category.0,
             picture_urls: texts(pic_urls),

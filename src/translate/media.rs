@@ -42,7 +42,7 @@ impl TryFrom<pb::UploadTemporaryImageRequest> for UploadTemporary {
 
     fn try_from(request: pb::UploadTemporaryImageRequest) -> Result<Self, BadPicture> {
         let pb::UploadTemporaryImageRequest { app_id: _, request_id: _, content } = request;
-        Ok(Self { file: picture::read(content, &TEMPORARY)? })
+        Ok(Self { file: picture::to_file(content, &TEMPORARY)? })
     }
 }
 
@@ -68,7 +68,7 @@ impl TryFrom<pb::UploadImageRequest> for UploadImg {
     fn try_from(
         pb::UploadImageRequest { app_id: _, request_id: _, content }: pb::UploadImageRequest,
     ) -> Result<Self, BadPicture> {
-        Ok(Self { file: picture::read(content, &IMAGE)? })
+        Ok(Self { file: picture::to_file(content, &IMAGE)? })
     }
 }
 

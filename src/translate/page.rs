@@ -47,7 +47,7 @@ impl Cursor {
     }
 
     /// Parses a `page_token`. Empty means the beginning.
-    pub(crate) fn read(token: &str, scope: impl Into<String>) -> Result<Self, Foreign> {
+    pub(crate) fn parse(token: &str, scope: impl Into<String>) -> Result<Self, Foreign> {
         let scope = scope.into();
         if token.is_empty() {
             return Ok(Self::start(scope));
@@ -93,7 +93,7 @@ pub(crate) fn page_token(list: &str, after: u64) -> String {
 }
 
 /// Parses a `page_token`. Empty means the beginning.
-pub(crate) fn read_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
+pub(crate) fn parse_page_token(list: &str, token: &str) -> Result<u64, Foreign> {
     if token.is_empty() {
         return Ok(0);
     }
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn token_restores_its_place() {
         let cursor = Cursor::start("stores/wx1").next(20, ["a", "b"].into_iter());
-        assert_eq!(Cursor::read(&cursor.token(), "stores/wx1"), Ok(cursor.clone()));
-        assert_eq!(Cursor::read("", "stores/wx1"), Ok(Cursor::start("stores/wx1")));
-        assert_eq!(Cursor::read(&cursor.token(), "stores/wx2"), Err(Foreign));
+        assert_eq!(Cursor::parse(&cursor.token(), "stores/wx1"), Ok(cursor.clone()));
+        assert_eq!(Cursor::parse("", "stores/wx1"), Ok(Cursor::start("stores/wx1")));
+        assert_eq!(Cursor::parse(&cursor.token(), "stores/wx2"), Err(Foreign));
         for foreign in ["x", "!!", "eyJzIjoxfQ"] {
-            assert_eq!(Cursor::read(foreign, "stores/wx1"), Err(Foreign), "{foreign}");
+            assert_eq!(Cursor::parse(foreign, "stores/wx1"), Err(Foreign), "{foreign}");
         }
     }
 

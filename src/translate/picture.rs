@@ -37,7 +37,7 @@ pub enum BadPicture {
 }
 
 /// Returns a picture as a file to upload.
-pub(crate) fn read(content: Bytes, rule: &Rule) -> Result<File, BadPicture> {
+pub(crate) fn to_file(content: Bytes, rule: &Rule) -> Result<File, BadPicture> {
     if content.is_empty() {
         return Err(BadPicture::Incomplete("required"));
     }
@@ -145,7 +145,7 @@ mod tests {
     };
 
     fn name(content: &[u8]) -> Result<&'static str, BadPicture> {
-        read(Bytes::copy_from_slice(content), &RULE).map(|file| file.name)
+        to_file(Bytes::copy_from_slice(content), &RULE).map(|file| file.name)
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(name(JPEG), Ok("picture.jpg"));
         assert_eq!(name(&[JPEG, b"ftypmp4 film"].concat()), Ok("picture.jpg"));
         let any = Rule { kinds: &[Kind::Gif], ..RULE };
-        let file = read(Bytes::from_static(GIF), &any).expect("a GIF");
+        let file = to_file(Bytes::from_static(GIF), &any).expect("a GIF");
         assert_eq!(
             (file.name, file.media_type, &file.content[..]),
             ("picture.gif", "image/gif", GIF)

@@ -147,9 +147,9 @@ impl From<StoreInfo> for pb::Store {
             city: city.0,
             district: district.0,
             address: address.0,
-            location: pb::LatLng::read(latitude, longitude, &mut unreadable),
+            location: pb::LatLng::from_wechat(latitude, longitude, &mut unreadable),
             contact_phone: telephone.0,
-            hours: OpeningHours::read(open_time.0),
+            hours: OpeningHours::parse(open_time.0),
             picture_urls: pictures(photo_list),
             license_number: qualification_num.0,
             company_name: qualification_name.0,
@@ -256,7 +256,7 @@ mod tests {
             map_poi_id: "2880741500279549033".to_owned(),
             picture_urls: vec![PICTURE.to_owned()],
             contact_phone: "1111222222".to_owned(),
-            hours: OpeningHours::read("11:11-12:12".to_owned()),
+            hours: OpeningHours::parse("11:11-12:12".to_owned()),
             license_number: "22883878-0".to_owned(),
             ..Default::default()
         }

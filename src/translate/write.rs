@@ -14,7 +14,7 @@ use crate::{
 pub(crate) fn write(write: state::Write) -> pb::Write {
     let state::Write {
         number: _,
-        sought: _,
+        record: _,
         write_id,
         app_id,
         method,

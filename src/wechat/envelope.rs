@@ -82,7 +82,7 @@ fn open_carefully<E: Endpoint>(body: &[u8]) -> Result<E::Reply, Error> {
     }
     strict(&text).or_else(|error| {
         let json = str::from_utf8(&text).ok();
-        json.and_then(salvage::read).ok_or_else(|| damaged(&text, &error))
+        json.and_then(salvage::parse).ok_or_else(|| damaged(&text, &error))
     })
 }
 

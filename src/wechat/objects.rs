@@ -202,7 +202,7 @@ mod tests {
         text: String,
     }
 
-    fn read(json: &str) -> Result<Outer, serde_json::Error> {
+    fn parse(json: &str) -> Result<Outer, serde_json::Error> {
         Outer::deserialize(Objects(&mut serde_json::Deserializer::from_str(json)))
     }
 
@@ -211,14 +211,14 @@ mod tests {
         let inner = || Inner { text: "门店".to_owned() };
         let json = r#"{"list":[{"text":"门店"}],"inner":{"text":"门店","more":[1]},"x":[[]]}"#;
         let expected = Outer { inner: Some(inner()), list: vec![inner()] };
-        assert_eq!(read(json).expect(json), expected);
+        assert_eq!(parse(json).expect(json), expected);
     }
 
     #[test]
     fn array_for_struct_is_refused_at_any_depth() {
         for json in ["[]", r#"{"inner":[]}"#, r#"{"inner":["门店"]}"#, r#"{"list":[["门店"]]}"#]
         {
-            assert!(read(json).is_err(), "{json}");
+            assert!(parse(json).is_err(), "{json}");
             assert!(serde_json::from_str::<Outer>(json).is_ok(), "serde would accept {json}");
         }
     }

@@ -26,9 +26,9 @@ const LONG_NUMBER: usize = 20;
 
 /// Returns the readable part of `json`, which must be strict JSON. Returns `None` if a required
 /// part of the reply is unreadable.
-pub(super) fn read<T: DeserializeOwned>(json: &str) -> Option<T> {
+pub(super) fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
     let mut value = serde_json::from_str(&with_long_numbers_quoted(json)).ok()?;
-    Salvage { budget: BUDGET, split: HashSet::new() }.read(&mut value)
+    Salvage { budget: BUDGET, split: HashSet::new() }.parse(&mut value)
 }
 
 /// A step from a value to a value inside it.
@@ -45,7 +45,7 @@ struct Salvage {
 }
 
 impl Salvage {
-    fn read<T: DeserializeOwned>(&mut self, value: &mut Value) -> Option<T> {
+    fn parse<T: DeserializeOwned>(&mut self, value: &mut Value) -> Option<T> {
         loop {
             self.budget = self.budget.checked_sub(size(value))?;
             let path = match attempt::<T>(value) {
@@ -56,7 +56,7 @@ impl Salvage {
                 return None;
             }
             if let Some(list) = self.unsplit(value, &path) {
-                self.read_rows::<T>(value, &list)?;
+                self.parse_rows::<T>(value, &list)?;
             } else if !expand(value, &path) {
                 remove(value, &path)?;
             }
@@ -73,13 +73,13 @@ impl Salvage {
 
     /// Parses the reply with each row of a list alone, so that the time grows with the number of
     /// rows and not with its square.
-    fn read_rows<T: DeserializeOwned>(&mut self, value: &mut Value, list: &[Step]) -> Option<()> {
+    fn parse_rows<T: DeserializeOwned>(&mut self, value: &mut Value, list: &[Step]) -> Option<()> {
         self.split.insert(list.to_vec());
         let rows = std::mem::take(find(value, list)?.as_array_mut()?);
         let mut good = Vec::with_capacity(rows.len());
         for row in rows {
             *find(value, list)?.as_array_mut()? = vec![row];
-            self.read::<T>(value)?;
+            self.parse::<T>(value)?;
             good.extend(find(value, list)?.as_array_mut()?.pop());
         }
         *find(value, list)?.as_array_mut()? = good;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn salvage(json: &str) -> Reply {
-        read(json).unwrap_or_else(|| panic!("unreadable: {json}"))
+        parse(json).unwrap_or_else(|| panic!("unreadable: {json}"))
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn missing_required_part_yields_none() {
         for json in [r#"{"list":null}"#, r#"{"list":{}}"#, r#"{"list":""}"#, "{}", "[]", "7"] {
-            assert!(read::<Reply>(json).is_none(), "{json}");
+            assert!(parse::<Reply>(json).is_none(), "{json}");
         }
     }
 
@@ -339,6 +339,6 @@ mod tests {
         assert!(rows.iter().all(|row| row.info.unreadable == ["name", "price"]));
         let photos = vec![r#"{"url":{}}"#; 50_000].join(",");
         let json = format!(r#"{{"list":[{{"id":1,"info":{{"photos":[{photos}]}}}}]}}"#);
-        assert!(read::<Reply>(&json).is_none(), "it would take billions of steps");
+        assert!(parse::<Reply>(&json).is_none(), "it would take billions of steps");
     }
 }

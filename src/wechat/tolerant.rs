@@ -284,7 +284,7 @@ mod tests {
         poi_list: List<Int>,
     }
 
-    fn read(json: &str) -> Reply {
+    fn parse(json: &str) -> Reply {
         serde_json::from_str(json).expect(json)
     }
 
@@ -294,10 +294,10 @@ mod tests {
             r#"{"name":7,"total_count":3,"longitude":113.5,"photos":[1],"data":{"poi_list":[1]}}"#;
         let strings = r#"{"name":"7","total_count":"3","longitude":"113.5","photos":["1"],
             "data":"{\"poi_list\":[\"1\"]}","unknown":{"x":[]}}"#;
-        assert_eq!(read(numbers), read(strings));
+        assert_eq!(parse(numbers), parse(strings));
         for (json, number) in [("true", 1), ("false", 0), ("3.0", 3), ("\" 3 \"", 3)] {
             let json = format!(r#"{{"total_count":{json}}}"#);
-            assert_eq!(read(&json).total_count, Int(Some(number)), "{json}");
+            assert_eq!(parse(&json).total_count, Int(Some(number)), "{json}");
         }
     }
 
@@ -305,10 +305,10 @@ mod tests {
     fn missing_null_and_empty_are_equal() {
         let null = r#"{"name":null,"total_count":null,"longitude":null,"photos":null,"data":null}"#;
         let empty = r#"{"name":"","total_count":"","longitude":" ","photos":"","data":""}"#;
-        assert_eq!(read(null), Reply::default());
-        assert_eq!(read(empty), Reply::default());
-        assert_eq!(read(r#"{"data":"null"}"#), Reply::default());
-        assert_eq!(read(r#"{"photos":[null]}"#).photos, List(vec![Text::default()]));
+        assert_eq!(parse(null), Reply::default());
+        assert_eq!(parse(empty), Reply::default());
+        assert_eq!(parse(r#"{"data":"null"}"#), Reply::default());
+        assert_eq!(parse(r#"{"photos":[null]}"#).photos, List(vec![Text::default()]));
     }
 
     #[test]
@@ -330,11 +330,11 @@ mod tests {
 
     #[test]
     fn required_list_has_no_other_form() {
-        let read = serde_json::from_str::<Rows<Int>>;
+        let parse = serde_json::from_str::<Rows<Int>>;
         let numbers = [Int(Some(1)), Int(None), Int(Some(2))];
-        assert_eq!(read(r#"[1,null,"2"]"#).expect("rows").0, numbers);
+        assert_eq!(parse(r#"[1,null,"2"]"#).expect("rows").0, numbers);
         for json in ["null", r#""""#, "{}", "0", "false", r#"[{}]"#] {
-            assert!(read(json).is_err(), "{json}");
+            assert!(parse(json).is_err(), "{json}");
         }
     }
 

@@ -88,7 +88,7 @@ async fn push(run: &Run, write: &Write, random: &mut fastrand::Rng) {
 }
 
 /// Repeats a write until its end is known.
-pub(crate) async fn settle(run: &Run, write: &Write, mut random: fastrand::Rng) {
+pub(crate) async fn resolve(run: &Run, write: &Write, mut random: fastrand::Rng) {
     let method = write.request.method();
     for turn in 0..LAST_TRIES {
         match write.last_word() {

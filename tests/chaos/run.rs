@@ -173,8 +173,8 @@ pub(crate) async fn run(name: &str, replicas: usize, state: &str) {
 
     // The faults are over, so each caller queries the outcome of its writes.
     let writes = run.writes.lock().expect("no panic").clone();
-    let settle = writes.iter().map(|write| caller::settle(&run, write, random.fork()));
-    join_all(settle).await;
+    let resolved = writes.iter().map(|write| caller::resolve(&run, write, random.fork()));
+    join_all(resolved).await;
     let left = check::left_open(&run).await;
     reviews.await.expect("no panic");
     let mut calls = journal.await.expect("no panic");

@@ -84,7 +84,7 @@ async fn killed_import_adds_every_store_once() {
     assert_eq!(outcomes.len(), rows);
     assert!(outcomes.values().all(|line| line["outcome"] == "ok"), "{}", client.said());
     // The writes that were running when the gateway was killed.
-    let settled = outcomes.values().filter(|line| line["response"]["recovered"] == true).count();
+    let recovered = outcomes.values().filter(|line| line["response"]["recovered"] == true).count();
     // No call too many was sent. WeChat itself would have refused most of them.
     let mut asked = BTreeMap::new();
     for call in wechat.calls(PATH) {
@@ -94,8 +94,8 @@ async fn killed_import_adds_every_store_once() {
     let twice: Vec<_> = asked.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
     print_figures(&format!(
-        "import: {rows} stores in {seconds:.1} s, {:.0} a second; {} kills, {settled} lost replies \
-         were settled by looking; the last client: {}",
+        "import: {rows} stores in {seconds:.1} s, {:.0} a second; {} kills, {recovered} lost replies \
+         were recovered; the last client: {}",
         rows as f64 / seconds,
         KILLS.len(),
         client.said().lines().last().unwrap_or_default(),

@@ -100,10 +100,10 @@ async fn review_result_has_client_reference() {
     assert_eq!(store.map_poi_id, "2708071440732747189");
     assert_eq!(store.poi_id, app.list_stores().await[0].poi_id);
 
-    let settled = app.submission(&submission.submission_id).await;
-    assert_eq!(settled.state(), AuditState::Approved);
-    assert_eq!((settled.poi_id, settled.event_id), (store.poi_id, event.event_id));
-    assert!(settled.decide_time.is_some() && !settled.overdue);
+    let decided = app.submission(&submission.submission_id).await;
+    assert_eq!(decided.state(), AuditState::Approved);
+    assert_eq!((decided.poi_id, decided.event_id), (store.poi_id, event.event_id));
+    assert!(decided.decide_time.is_some() && !decided.overdue);
     app.stop().await;
 }
 
@@ -135,8 +135,8 @@ async fn every_review_kind_reports_its_result() {
     assert_eq!((event.client_reference.as_str(), event.reason.as_str()), ("shop-7", "图片不清晰"));
     let Some(pb::audit_event::Detail::StorePictures(detail)) = event.detail else { panic!() };
     assert_eq!(detail.poi_id, poi_id);
-    let settled = app.submission(&submission.submission_id).await;
-    assert_eq!((settled.state(), settled.reason.as_str()), (AuditState::Rejected, "图片不清晰"));
+    let decided = app.submission(&submission.submission_id).await;
+    assert_eq!((decided.state(), decided.reason.as_str()), (AuditState::Rejected, "图片不清晰"));
 
     // A nearby place of the mini program.
     let request = pb::AddNearbyPoiRequest {
@@ -492,9 +492,9 @@ async fn newer_result_amends_and_older_is_superseded() {
     push(3, seconds - 60);
     let (late, _) = watch.event().await;
     assert_eq!((late.supersedes.as_str(), &late.superseded_by), ("", &second.event_id));
-    let settled = app.submission(&submission.submission_id).await;
-    assert_eq!((settled.state(), settled.event_id), (AuditState::Rejected, second.event_id));
-    assert!(!settled.poi_id.is_empty(), "what is known stays known");
+    let decided = app.submission(&submission.submission_id).await;
+    assert_eq!((decided.state(), decided.event_id), (AuditState::Rejected, second.event_id));
+    assert!(!decided.poi_id.is_empty(), "what is known stays known");
     app.stop().await;
 }
 
@@ -564,7 +564,7 @@ async fn early_event_is_linked_to_later_submission() {
     assert_eq!(submission.audit_id, audit_id.to_string());
     let [event] = &app.events(pb::ListAuditEventsRequest::default()).await[..] else { panic!() };
     assert_eq!(event.submission_id, submission.submission_id);
-    let settled = app.submission(&submission.submission_id).await;
-    assert_eq!((settled.state(), &settled.event_id), (AuditState::Rejected, &event.event_id));
+    let decided = app.submission(&submission.submission_id).await;
+    assert_eq!((decided.state(), &decided.event_id), (AuditState::Rejected, &event.event_id));
     app.stop().await;
 }

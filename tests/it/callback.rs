@@ -89,7 +89,7 @@ impl Gateway {
             {callback}
             "#
         );
-        let settings = Settings::read(&settings, &Environment::new()).expect("good settings");
+        let settings = Settings::parse(&settings, &Environment::new()).expect("good settings");
         let lines = Lines::default();
         let filter = EnvFilter::new("debug,wechat_store_gateway=trace");
         let subscriber = tracing_subscriber::fmt().json().with_env_filter(filter);

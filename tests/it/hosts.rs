@@ -240,7 +240,7 @@ async fn successful_read_probe_returns_all_calls() {
     app.clock.advance(PAUSE);
     second.seen();
     accepted(app.write().await);
-    assert_eq!((first.seen().len(), second.seen().len()), (0, 1), "no write is a trial");
+    assert_eq!((first.seen().len(), second.seen().len()), (0, 1), "a write is never a probe");
     accepted(app.read().await);
     accepted(app.write().await);
     accepted(app.read().await);

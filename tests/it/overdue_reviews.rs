@@ -123,8 +123,8 @@ async fn new_store_is_found_by_its_fingerprint() {
     assert_eq!(event.wechat_event, "add_store_audit_info");
     let Some(Detail::Store(detail)) = &event.detail else { panic!("a store") };
     assert_eq!((&detail.poi_id, detail.map_poi_id.as_str()), (&poi_id, PLACE));
-    let settled = app.submission(&store.submission_id).await;
-    assert_eq!((settled.state(), &settled.event_id), (AuditState::Approved, &event.event_id));
+    let decided = app.submission(&store.submission_id).await;
+    assert_eq!((decided.state(), &decided.event_id), (AuditState::Approved, &event.event_id));
 
     // The push arrives after all.
     let push = json!({
@@ -134,8 +134,8 @@ async fn new_store_is_found_by_its_fingerprint() {
     let (late, _) = watch.event().await;
     assert_eq!((late.origin(), &late.supersedes), (EventOrigin::Pushed, &event.event_id));
     assert_eq!(late.submission_id, store.submission_id);
-    let settled = app.submission(&store.submission_id).await;
-    assert_eq!(settled.event_id, late.event_id);
+    let decided = app.submission(&store.submission_id).await;
+    assert_eq!(decided.event_id, late.event_id);
     app.stop().await;
 }
 

@@ -148,7 +148,7 @@ async fn daily_quota_resets_at_midnight_in_china() {
     spend(&app).await;
     app.clock.advance(until_midnight(&app.clock) - Duration::from_secs(60));
     assert!(spent_today(app.read().await) <= 60);
-    assert_eq!(app.count(GET_CARD), 5, "a trial");
+    assert_eq!(app.count(GET_CARD), 5, "the probe");
     assert!(spent_today(app.read().await) <= 60);
     app.clock.advance(until_midnight(&app.clock));
     for result in reads(&app, 3).await {

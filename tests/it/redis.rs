@@ -352,8 +352,8 @@ async fn hanging_redis_fails_in_time() {
 
 #[tokio::test]
 async fn unusable_redis_fails_start_without_password() {
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let silent = nobody.local_addr().expect("bound");
+    let unused = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent = unused.local_addr().expect("bound");
     let server = RedisServer::start(false).await;
     server.command("CONFIG SET requirepass other").await;
     for url in [
@@ -468,7 +468,7 @@ async fn pruned_data_leaves_no_keys() {
         assert!(matches!(state.append(new).await, Ok(Appended::New(_))));
     }
     state.remember(submission("c", pictures, "C")).await.expect("Redis runs");
-    assert_eq!(state.take_due(Duration::ZERO, 9).await, Ok(vec![]), "all are settled");
+    assert_eq!(state.take_due(Duration::ZERO, 9).await, Ok(vec![]), "all are decided");
     state.append(event(8)).await.expect("Redis runs");
     let minute = Duration::from_secs(60);
     claim(&state, write("claimed", "r"), minute).await;

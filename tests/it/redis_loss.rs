@@ -82,7 +82,7 @@ async fn nothing_is_done_twice(server: &mut RedisServer, lose: impl AsyncFn(&mut
     let log = one.log().await.expect("Redis runs");
     assert_eq!(one.append(event(1)).await, Ok(Appended::New(1)));
     let at_once = NewWrite {
-        sent: Some(Sent { by: MINUTE, sought: "sought".into() }),
+        sent: Some(Sent { by: MINUTE, record: "record".into() }),
         ..write("at once", "first")
     };
     assert!(matches!(one.begin(at_once, MINUTE).await, Ok(Begun::Claimed { sent: true, .. })));

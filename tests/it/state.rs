@@ -313,13 +313,13 @@ pub(crate) async fn submission_is_stored_once(backend: &mut impl Backend) {
         poi_id,
         map_poi_id,
         event_id,
-        settled,
+        decided,
     } = find(&state, "s").await;
     assert_eq!((number, message), (1, Bytes::from("s")));
     assert!(created > 1_600_000_000_000, "milliseconds since 1970");
     assert_eq!((audit_id.as_str(), poi_id.as_str(), map_poi_id.as_str()), ("A", "7", ""));
     assert_eq!((stands, &*reason), (AuditState::InReview, ""));
-    assert_eq!((&*event_id, settled), ("", 0));
+    assert_eq!((&*event_id, decided), ("", 0));
     assert_eq!(find(&state, "t").await.number, 2);
     assert_eq!(state.submission("u").await, Ok(None));
 }
@@ -401,11 +401,11 @@ pub(crate) async fn event_decides_submission_in_any_order(backend: &mut impl Bac
             assert_eq!(all_events(&state).await.last().expect("one").submission, None);
             remember(&state, new).await;
         }
-        let settled = find(&state, &id).await;
-        assert_eq!((settled.state, &*settled.reason), (AuditState::Rejected, "blurred"));
-        assert_eq!((settled.event_id, settled.audit_id.as_str()), (id.clone(), &*id));
-        assert_eq!(settled.map_poi_id.as_str(), "5938314494307741153");
-        assert!(settled.settled >= settled.created);
+        let found = find(&state, &id).await;
+        assert_eq!((found.state, &*found.reason), (AuditState::Rejected, "blurred"));
+        assert_eq!((found.event_id, found.audit_id.as_str()), (id.clone(), &*id));
+        assert_eq!(found.map_poi_id.as_str(), "5938314494307741153");
+        assert!(found.decided >= found.created);
         let linked = EventQuery { limit: 9, submission_id: Some(id.clone()), ..Default::default() };
         let linked = state.events(linked).await.expect("a page").events;
         assert_eq!(names(&linked), [&*id]);
@@ -475,7 +475,7 @@ pub(crate) async fn polled_result_requires_open_submission(backend: &mut impl Ba
     let begun = NewSubmission { state: AuditState::Approved, ..submission("begun") };
     remember(&state, begun).await;
     assert_eq!(append(&state, asked("begun", event("d"))).await, Appended::Decided);
-    assert!(find(&state, "begun").await.settled > 0);
+    assert!(find(&state, "begun").await.decided > 0);
 }
 
 pub(crate) async fn event_without_result_decides_nothing(backend: &mut impl Backend) {
@@ -690,8 +690,8 @@ pub(crate) async fn due_submission_is_taken_once_per_interval(backend: &mut impl
     remember(&state, submission("cannot be asked")).await;
     remember(&state, NewSubmission { ask_after: Some(LONG), ..submission("later") }).await;
     let audit_id = "A".to_owned().into();
-    let settled = NewSubmission { ask_after: Some(SHORT), audit_id, ..submission("settled") };
-    remember(&state, settled).await;
+    let decided = NewSubmission { ask_after: Some(SHORT), audit_id, ..submission("decided") };
+    remember(&state, decided).await;
     append(&state, about("A", "a", 1)).await;
     backend.pass(SHORT * 2).await;
 
@@ -789,7 +789,7 @@ pub(crate) async fn write_is_claimed_by_one(backend: &mut impl Backend) {
             client_reference: "shop".to_owned(),
             state: WriteState::Claimed,
             attempts: 0,
-            sought: Bytes::new(),
+            record: Bytes::new(),
             reply: None,
             created,
             sent: 0,
@@ -836,7 +836,7 @@ pub(crate) async fn write_is_identified_by_account_method_and_id(backend: &mut i
 
 pub(crate) async fn new_write_can_be_sent_at_once(backend: &mut impl Backend) {
     let state = backend.state();
-    let sent = Sent { by: LONG, sought: "sought".into() };
+    let sent = Sent { by: LONG, record: "record".into() };
     let at_once =
         |id: &str, request_id: &str| NewWrite { sent: Some(sent.clone()), ..write(id, request_id) };
     let begun = |id: &str, fence, sent| Begun::Claimed { write_id: id.to_owned(), fence, sent };
@@ -845,7 +845,7 @@ pub(crate) async fn new_write_can_be_sent_at_once(backend: &mut impl Backend) {
         assert_eq!(begin(&state, at_once("a", "r"), SHORT).await, begun("a", 1, true));
         let found = find_write(&state, "a").await;
         assert_eq!((found.state, found.attempts, found.ended), (WriteState::Sent, 1, 0));
-        assert_eq!((&*found.sought, found.sent), (&b"sought"[..], found.created));
+        assert_eq!((&*found.record, found.sent), (&b"record"[..], found.created));
         assert!(found.rest > LONG / 2 && found.rest <= LONG, "{found:?}");
     }
     let known = begin(&state, at_once("b", "r"), LONG).await;
@@ -861,10 +861,10 @@ pub(crate) async fn new_write_can_be_sent_at_once(backend: &mut impl Backend) {
     backend.pass(SHORT).await;
     assert_eq!(begin(&state, at_once("d", "s"), LONG).await, begun("c", fence + 1, false));
     let found = find_write(&state, "c").await;
-    assert_eq!((found.state, found.attempts, found.sought), (WriteState::Claimed, 0, Bytes::new()));
+    assert_eq!((found.state, found.attempts, found.record), (WriteState::Claimed, 0, Bytes::new()));
 
     // A sent write is unknown when its time is over, and an unsent one leaves nothing.
-    let short = Some(Sent { by: SHORT, sought: Bytes::new() });
+    let short = Some(Sent { by: SHORT, record: Bytes::new() });
     let new = NewWrite { sent: short, ..write("e", "t") };
     assert_eq!(begin(&state, new.clone(), LONG).await, begun("e", 1, true));
     backend.pass(SHORT).await;
@@ -890,8 +890,8 @@ pub(crate) async fn submission_is_stored_with_write_end(backend: &mut impl Backe
         state.ended("w", fence, submitted("s", "A")).await.expect("noted");
         let ended = find_write(&state, "w").await;
         assert_eq!((ended.state, ended.reply), (WriteState::Finished, Some("reply".into())));
-        let settled = find(&state, "s").await;
-        assert_eq!((settled.number, &*settled.event_id), (1, "x"));
+        let decided = find(&state, "s").await;
+        assert_eq!((decided.number, &*decided.event_id), (1, "x"));
     }
 
     // WeChat executed it, whichever caller has the write by now.
@@ -1011,9 +1011,9 @@ pub(crate) async fn sending_requires_a_live_claim(backend: &mut impl Backend) {
 pub(crate) async fn sent_write_becomes_unknown_after_its_time(backend: &mut impl Backend) {
     let state = backend.state();
     let fence = claim(&state, write("w", "r"), LONG).await;
-    assert_eq!(state.sent("w", fence, SHORT, "sought".into()).await, Ok(true));
+    assert_eq!(state.sent("w", fence, SHORT, "record".into()).await, Ok(true));
     let sent = find_write(&state, "w").await;
-    assert_eq!(sent.sought, "sought");
+    assert_eq!(sent.record, "record");
     let of = |state| WriteQuery { states: vec![state], ..WriteQuery::default() };
     assert_eq!(numbers(&state, of(WriteState::Sent)).await, [1]);
     assert!(numbers(&state, of(WriteState::Unknown)).await.is_empty());
@@ -1155,7 +1155,7 @@ pub(crate) async fn only_unknown_write_is_resolved(backend: &mut impl Backend) {
         let resolved = state.resolve(id, outcome.clone()).await.expect("no error");
         let resolved = resolved.map(|write| Write { rest: before.rest, ..write });
         assert_eq!(resolved, Some(before.clone()));
-        assert_eq!(state.resolve(id, outcome).await, Ok(None), "it is settled");
+        assert_eq!(state.resolve(id, outcome).await, Ok(None), "it is resolved");
         let remembered = state.submission(id).await.expect("no error");
         assert_eq!(remembered.is_some(), executed);
         let begun = begin(&state, write("again", id), LONG).await;
@@ -1268,7 +1268,7 @@ pub(crate) async fn writes_are_pruned_after_a_day_unless_unknown(backend: &mut i
     state.ended("never sent", fence, Outcome::Unknown).await.expect("noted");
     let found_out = claim(&state, write("found out", "found out"), SHORT).await;
     let resolved = state.resolve("resolved", finished("")).await;
-    assert!(resolved.is_ok_and(|settled| settled.is_some()));
+    assert!(resolved.is_ok_and(|write| write.is_some()));
     backend.pass(SHORT * 2).await;
     assert_eq!(prune(&state, Duration::ZERO).await, 0, "a day is longer");
 
@@ -1578,7 +1578,7 @@ async fn numbers(state: &Arc<dyn State>, query: WriteQuery) -> Vec<u64> {
 async fn assert_stands(state: &Arc<dyn State>, id: &str, stands: AuditState, event_id: &str) {
     let found = find(state, id).await;
     assert_eq!((found.state, &*found.event_id), (stands, event_id), "{id}");
-    assert_eq!(found.settled == 0, event_id.is_empty(), "{id}");
+    assert_eq!(found.decided == 0, event_id.is_empty(), "{id}");
 }
 
 async fn all_events(state: &Arc<dyn State>) -> Vec<Event> {

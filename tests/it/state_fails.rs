@@ -87,7 +87,7 @@ verbs! { Submissions:
 
 verbs! { Writes:
     begin(write: NewWrite, term: Duration) -> Begun;
-    sent(write_id: &str, fence: u64, by: Duration, sought: Bytes) -> bool;
+    sent(write_id: &str, fence: u64, by: Duration, record: Bytes) -> bool;
     ended(write_id: &str, fence: u64, outcome: Outcome) -> ();
     write(write_id: &str) -> Option<Write>;
     writes(query: WriteQuery) -> WritePage;
@@ -149,7 +149,7 @@ impl Gateway {
             secret = "{MINI_PROGRAM_SECRET}"
             "#
         );
-        let settings = Settings::read(&text, &Environment::new()).expect("good settings");
+        let settings = Settings::parse(&text, &Environment::new()).expect("good settings");
         let folder = tempfile::tempdir().expect("a folder");
         let inner = Sqlite::open(&folder.path().join("state.db"), clock.clone()).expect("a state");
         let (fails, used) = (Mutex::default(), Mutex::default());

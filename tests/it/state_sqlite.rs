@@ -611,8 +611,8 @@ async fn damaged_rows_do_not_block_linking() {
         let again = Duration::from_secs(3600);
         let due = |id: &str| NewSubmission { ask_after: Some(Duration::ZERO), ..review(id) };
         state.remember(due("1")).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
-        let settled = find(&state, "1").await;
-        assert!(!settled.event_id.is_empty(), "{damage}");
+        let decided = find(&state, "1").await;
+        assert!(!decided.event_id.is_empty(), "{damage}");
         state.append(about("2", "c", 3)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
         state.append(about("1", "d", 3)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
         let query =

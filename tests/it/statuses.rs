@@ -78,7 +78,7 @@ async fn preexecution_status_proves_write_not_executed() {
         assert_eq!(metadata(&error, "http_status"), code.to_string());
         assert_eq!(metadata(&error, "fix_by"), fix_by, "{code}");
         assert_eq!(app.count(ADD_STORE), before + 1, "{code}: asking again would not help");
-        assert_eq!(journaled_writes(&app).await, 0, "{code}: there is nothing to settle");
+        assert_eq!(journaled_writes(&app).await, 0, "{code}: there is nothing to recover");
     }
     for code in [421, 425, 429] {
         app.wechat.fault(Fault::new(ADD_STORE, status(code, page)).times(3));

@@ -161,7 +161,7 @@ impl App {
         text: String,
         folder: TempDir,
     ) -> Self {
-        let settings = Settings::read(&text, &Environment::new()).expect("good settings");
+        let settings = Settings::parse(&text, &Environment::new()).expect("good settings");
         let listeners = Listeners::bind(&settings).await.expect("free ports");
         let address = listeners.grpc.local_addr().expect("bound");
         let callback = listeners.callback.as_ref().expect("accounts have one");

@@ -173,11 +173,11 @@ async fn lost_reply_causes_no_second_call() {
 async fn operator_resolves_unknown_write() {
     let app = App::start().await;
     let write = app.lost().await;
-    let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("settled");
+    let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("resolved");
     assert_eq!(before, write);
-    let settled = app.add(with_request_id(NAME)).await.expect("executed");
-    let submission = settled.submission.expect("what was submitted");
-    assert!(settled.recovered);
+    let recovered = app.add(with_request_id(NAME)).await.expect("executed");
+    let submission = recovered.submission.expect("what was submitted");
+    assert!(recovered.recovered);
     assert_eq!(app.submission(&submission.submission_id).await, submission);
     let done = app.resolve(&write.write_id, WriteResolution::NotExecuted).await;
     let done = done.expect_err("it is known");
@@ -196,7 +196,7 @@ async fn operator_resolves_unknown_write() {
     assert_eq!(reason(&foreign), is(Code::NotFound, "WRITE_NOT_FOUND"));
     let unsaid = app.resolve(&write.write_id, WriteResolution::Unspecified).await;
     assert_eq!(reason(&unsaid.expect_err("what?")), is(Code::InvalidArgument, "INVALID_REQUEST"));
-    app.resolve(&write.write_id, WriteResolution::NotExecuted).await.expect("settled");
+    app.resolve(&write.write_id, WriteResolution::NotExecuted).await.expect("resolved");
     // The simulator had executed it regardless of its answer. Only the second call matters here.
     app.add(with_request_id(NAME)).await.expect_err("it is there already");
     assert_eq!(app.count(ADD_STORE), 2);

@@ -43,9 +43,9 @@ mod stable;
 const RENEW_AHEAD: Duration = Duration::from_secs(300);
 /// A random time that keeps replicas from renewing in the same second.
 const RENEW_JITTER: Duration = Duration::from_secs(60);
-/// WeChat's machines need a moment to learn of a new token, and those of another host may need
-/// longer. A refusal this soon after a refresh or a change of host proves nothing.
-const SETTLING: Duration = Duration::from_secs(3);
+/// A new token reaches all machines of WeChat after a moment, and those of another host may get it
+/// later. A refusal this soon after a refresh or a change of host proves nothing.
+const PROPAGATION_TIME: Duration = Duration::from_secs(3);
 /// The pause after a fetch that returned the refused token again.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
 /// If two endpoints refuse the token within this time, the fault is not that of one endpoint.
@@ -317,11 +317,11 @@ impl Tokens {
             let now = self.clock.now();
             if let Some(current) = self.current() {
                 let moved_at = self.client.host_changed_at();
-                let settling = [Some(current.fetched_at), moved_at]
+                let propagating = [Some(current.fetched_at), moved_at]
                     .into_iter()
                     .flatten()
-                    .any(|at| now.duration_since(at) < SETTLING);
-                if current.generation != token.generation || settling {
+                    .any(|at| now.duration_since(at) < PROPAGATION_TIME);
+                if current.generation != token.generation || propagating {
                     return Ok(current);
                 }
             }

@@ -213,7 +213,7 @@ fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Set
         "#,
         state = state.display(),
     );
-    Settings::read(&text, &Environment::new()).map_err(|errors| {
+    Settings::parse(&text, &Environment::new()).map_err(|errors| {
         Failure::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })
 }

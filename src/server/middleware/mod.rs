@@ -236,7 +236,7 @@ where
         arrived: Instant,
         trace: &Trace,
     ) -> Result<Response<Body>, Unfit> {
-        let head = Head::read(request)?;
+        let head = Head::parse(request)?;
         // A health check must be answered even when the process has the most to do.
         if kind != Kind::Health || request.uri().path().ends_with("/Watch") {
             self.connection.calls.check()?;

@@ -101,7 +101,7 @@ pub(super) struct Head {
 
 impl Head {
     /// Parses the head of a request.
-    pub(super) fn read<B>(request: &Request<B>) -> Result<Self, Unfit> {
+    pub(super) fn parse<B>(request: &Request<B>) -> Result<Self, Unfit> {
         let headers = request.headers();
         let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
         let size = size.sum::<usize>() + request.uri().path().len();

@@ -14,7 +14,7 @@ local review = review_of(event)
 local id = ''
 if event.pushed == '0' then
   if not call('ZSCORE', OPEN, event.asked_about) then
-    return { 'settled', 0 }
+    return { 'decided', 0 }
   end
   id = event.asked_about
 elseif review then
@@ -33,7 +33,7 @@ end
 -- The result so far, and the one of the two that counts. An event that decides nothing is no
 -- result.
 event.amends, event.superseded_by = '', ''
-local counts = event.settles == '1'
+local counts = event.decides == '1'
 if counts then
   local other = id ~= '' and result(submission_key(id)) or review and result(review_key(review))
   if other then

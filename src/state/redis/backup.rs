@@ -46,7 +46,7 @@ pub(super) struct SentBackup {
     pub(super) at: Instant,
     pub(super) until: Instant,
     pub(super) attempts: u32,
-    pub(super) sought: Bytes,
+    pub(super) record: Bytes,
 }
 
 /// A lease of this process, held or in the pause after it.
@@ -66,18 +66,18 @@ impl Backup {
             at: Instant::now(),
             until: Instant::now() + sent.by,
             attempts: 1,
-            sought: sent.sought,
+            record: sent.record,
         });
         self.writes
             .insert(write_id, WriteBackup { write, fence, sent, outcome: None, void: false });
     }
 
     /// Records that a write is sent.
-    pub(super) fn sent(&mut self, write_id: &str, by: Duration, sought: Bytes) {
+    pub(super) fn sent(&mut self, write_id: &str, by: Duration, record: Bytes) {
         let Some(write) = self.writes.get_mut(write_id) else { return };
         let attempts = write.sent.as_ref().map_or(0, |sent| sent.attempts) + 1;
         let at = Instant::now();
-        write.sent = Some(SentBackup { at, until: at + by, attempts, sought });
+        write.sent = Some(SentBackup { at, until: at + by, attempts, record });
     }
 
     /// Records that a write has ended.
@@ -160,7 +160,7 @@ mod tests {
             request_id: None,
             fingerprint: [0; 32],
             client_reference: String::new(),
-            sent: sent.map(|by| Sent { by, sought: Bytes::new() }),
+            sent: sent.map(|by| Sent { by, record: Bytes::new() }),
         }
     }
 

@@ -1,5 +1,5 @@
 -- Claims a write. ARGV: its fields, each after its name, and its `term` in milliseconds. A write
--- that is sent immediately also has `by` in milliseconds and `sought`. Returns 'claimed' or 'sent'
+-- that is sent immediately also has `by` in milliseconds and `record`. Returns 'claimed' or 'sent'
 -- with id and fence, 'other', 'known' with the write, or 'quiet' with the rest of the quiet period.
 local new, time = named(ARGV), now()
 local id = new.write_id

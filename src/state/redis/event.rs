@@ -67,7 +67,7 @@ impl Events for Redis {
         call.arg("kind").arg(kind as i32);
         call.arg("audit_id").arg(audit_id.as_str());
         call.arg("state").arg(state as i32);
-        call.arg("settles").arg(u8::from(is_decided(state)));
+        call.arg("decides").arg(u8::from(is_decided(state)));
         call.arg("reason").arg(reason);
         call.arg("poi_id").arg(poi_id.as_str());
         call.arg("map_poi_id").arg(map_poi_id.as_str());
@@ -79,7 +79,7 @@ impl Events for Redis {
         match what.as_str() {
             "new" => Ok(Appended::New(position)),
             "known" => Ok(Appended::Known(position)),
-            "settled" => Ok(Appended::Decided),
+            "decided" => Ok(Appended::Decided),
             _ => Err(damaged("word")),
         }
     }
@@ -99,7 +99,7 @@ impl Events for Redis {
             redis.run(&call).await?;
         let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
         let before = before.map(key).transpose()?.map(|key| LogPosition { position: after, key });
-        Ok(EventPage { events, seen: seen.max(after), at_end, before, log: read_log(found)? })
+        Ok(EventPage { events, seen: seen.max(after), at_end, before, log: parse_log(found)? })
     }
 
     async fn newer(&self, position: u64) -> Result<Option<Segment>, Error> {
@@ -109,7 +109,7 @@ impl Events for Redis {
 
     async fn log(&self) -> Result<Log, Error> {
         let redis = &self.connection;
-        read_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
+        parse_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
     }
 }
 
@@ -118,7 +118,7 @@ fn new_epoch() -> u64 {
     fastrand::u64(1..)
 }
 
-fn read_log((epoch, pruned, newest): LogRow) -> Result<Log, Error> {
+fn parse_log((epoch, pruned, newest): LogRow) -> Result<Log, Error> {
     Ok(Log { epoch, pruned: log_position(pruned)?, newest: log_position(newest)? })
 }
 

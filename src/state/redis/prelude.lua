@@ -1,8 +1,14 @@
 -- The beginning of every script. KEYS[1] is the prefix of all keys. Its hash tag keeps them in one
 -- slot of a cluster, so scripts may build other keys from it. Redis runs one script at a time and
 -- persists its changes as one transaction.
-
+--
+-- Not split because a script of Redis cannot load another one. Each script includes the functions
+-- that it does not use, because Redis parses a script only once and then runs it by its hash.
+--
 -- `end.lua` is the end of every script.
+--
+-- Stored names must stay, because replicas of two versions may share a state: `sought` is the record
+-- of a write, and `settled` is the time at which a submission was decided.
 
 local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HMGET = true, TIME = true,
   XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYSCORE = true,
@@ -326,10 +332,10 @@ local function add_write(new, fence, created)
 end
 
 -- Records that a write is about to be sent. Its outcome is known after `by` milliseconds, or else
--- recovery searches for `sought`.
+-- recovery uses `record`.
 local function send_write(id, sent, time)
   call('HSET', write_key(id), 'state', 'sent', 'sent', time, 'over', time + tonumber(sent.by),
-    'sought', sent.sought)
+    'sought', sent.record)
   call('HINCRBY', write_key(id), 'attempts', 1)
   call('ZREM', CLAIMS, id)
 end

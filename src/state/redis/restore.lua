@@ -1,7 +1,7 @@
 -- Restores a write that the calling process had sent before the state was lost. ARGV[1] is its end:
 -- 'finished' with the reply ARGV[2], 'unknown', or empty. ARGV[3] is the number of following
 -- arguments that are the write's fields, each after its name. They are those of `begin.lua`, and
--- `fence`, `attempts`, `sought`, the time since it was sent (`age`), and the time for which an
+-- `fence`, `attempts`, `record`, the time since it was sent (`age`), and the time for which an
 -- answer may still arrive (`rest`), in milliseconds. The rest of ARGV: the fields of its
 -- submission.
 local outcome, reply, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -23,7 +23,7 @@ if not write then
   add_write(new, new.fence, sent)
 end
 call('HSET', write_key(id), 'state', 'sent', 'fence', new.fence, 'attempts', new.attempts,
-  'sent', sent, 'over', time + tonumber(new.rest), 'sought', new.sought)
+  'sent', sent, 'over', time + tonumber(new.rest), 'sought', new.record)
 call('ZREM', CLAIMS, id)
 if outcome ~= '' then
   end_write(id, outcome, reply, time)

@@ -25,7 +25,7 @@ pub(super) fn calls(
 
 fn call(redis: &Connection, backup: &WriteBackup) -> Option<Call> {
     let WriteBackup { write, fence, sent, outcome, void: _ } = backup;
-    let SentBackup { at, until, attempts, sought } = sent.as_ref()?;
+    let SentBackup { at, until, attempts, record } = sent.as_ref()?;
     let (outcome, reply, submission) = match outcome {
         None => ("", &[][..], None),
         Some(Outcome::Finished { reply, submission }) => {
@@ -36,7 +36,7 @@ fn call(redis: &Connection, backup: &WriteBackup) -> Option<Call> {
     };
     let mut own = redis.call(&RESTORE);
     write::describe(&mut own, write);
-    own.arg("fence").arg(fence).arg("attempts").arg(attempts).arg("sought").arg(&sought[..]);
+    own.arg("fence").arg(fence).arg("attempts").arg(attempts).arg("record").arg(&record[..]);
     own.arg("age").arg(millis(at.elapsed()));
     own.arg("rest").arg(millis(until.saturating_duration_since(Instant::now())));
     let mut call = redis.call(&RESTORE);

@@ -29,7 +29,7 @@ static TAKE_DUE: LazyLock<Script> = lua!("take_due.lua");
 const MOST: usize = 1000;
 
 /// A submission as `prelude.lua` returns it: number, message, created, audit id, state, reason, poi
-/// id, map poi id, event id, settled.
+/// id, map poi id, event id, decided.
 type SubmissionRow = (u64, Vec<u8>, u64, String, i32, String, String, String, String, u64);
 
 #[tonic::async_trait]
@@ -109,7 +109,7 @@ pub(super) fn describe(call: &mut Call, submission: NewSubmission) {
 }
 
 fn parse_row(written: SubmissionRow) -> Result<Submission, Error> {
-    let (number, message, created, audit_id, state, reason, poi_id, map_poi_id, event_id, settled) =
+    let (number, message, created, audit_id, state, reason, poi_id, map_poi_id, event_id, decided) =
         written;
     Ok(Submission {
         number,
@@ -121,6 +121,6 @@ fn parse_row(written: SubmissionRow) -> Result<Submission, Error> {
         poi_id: poi_id.into(),
         map_poi_id: map_poi_id.into(),
         event_id,
-        settled,
+        decided,
     })
 }

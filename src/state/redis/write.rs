@@ -40,8 +40,8 @@ impl Writes for Redis {
         let mut call = redis.call(&BEGIN);
         describe(&mut call, &write);
         call.arg("term").arg(millis(term));
-        if let Some(Sent { by, sought }) = &write.sent {
-            call.arg("by").arg(millis(*by)).arg("sought").arg(&sought[..]);
+        if let Some(Sent { by, record }) = &write.sent {
+            call.arg("by").arg(millis(*by)).arg("record").arg(&record[..]);
         }
         let begun = redis.run_recording(
             &call,
@@ -71,17 +71,17 @@ impl Writes for Redis {
         write_id: &str,
         fence: u64,
         by: Duration,
-        sought: Bytes,
+        record: Bytes,
     ) -> Result<bool, Error> {
         let redis = &self.connection;
         if redis.is_void(write_id) {
             return Err(lost());
         }
         let mut call = redis.call(&SENT);
-        call.arg(write_id).arg(fence).arg(millis(by)).arg(&sought[..]);
+        call.arg(write_id).arg(fence).arg(millis(by)).arg(&record[..]);
         let sent = redis.run_recording(&call, |backup, sent: &bool| {
             if *sent {
-                backup.sent(write_id, by, sought);
+                backup.sent(write_id, by, record);
             }
         });
         sent.await
@@ -157,7 +157,7 @@ fn add_outcome(call: &mut Call, outcome: Outcome) {
 
 fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
     let (number, write_id, app_id, method, request_id, client_reference) = about;
-    let (state, attempts, reply, created, sent, ended, rest, sought) = standing;
+    let (state, attempts, reply, created, sent, ended, rest, record) = standing;
     Ok(Write {
         number,
         write_id,
@@ -167,7 +167,7 @@ fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
         client_reference,
         state: WriteState::named(&state).ok_or_else(|| damaged("state of a write"))?,
         attempts,
-        sought: sought.into(),
+        record: record.into(),
         reply: reply.map(Into::into),
         created,
         sent,

@@ -55,7 +55,8 @@ CREATE TABLE submissions (
   reason TEXT NOT NULL,
   event_id TEXT NOT NULL,
   created INTEGER NOT NULL,
-  -- 0 while it is open.
+  -- When it was decided. 0 while it is open. A file keeps the column names that it was made with, so
+  -- this name and `sought` stay.
   settled INTEGER NOT NULL,
   -- When WeChat must be polled.
   ask_at INTEGER,
@@ -91,7 +92,7 @@ CREATE TABLE writes (
   sent INTEGER NOT NULL,
   -- 0 unless it finished.
   ended INTEGER NOT NULL,
-  -- The values that recovery searches for if the outcome is unknown.
+  -- The record that recovery uses if the outcome is unknown.
   sought BLOB NOT NULL,
   reply BLOB
 ) STRICT;

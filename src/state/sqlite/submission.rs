@@ -70,7 +70,7 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
     if known {
         return Ok(());
     }
-    let settled = if is_open(*state) { 0 } else { now };
+    let decided = if is_open(*state) { 0 } else { now };
     db.prepare_cached(
         "INSERT INTO submissions (submission_id, app_id, kind, audit_id, poi_id, map_poi_id,
                client_reference, state, reason, event_id, created, settled, ask_at, message)
@@ -85,7 +85,7 @@ pub(super) fn remember(db: &Connection, now: u64, submission: &NewSubmission) ->
         client_reference,
         *state as i32,
         now,
-        settled,
+        decided,
         ask_after.map(|wait| later(now, wait)),
         sum::with_checksum(message, &[]),
     ])?;
@@ -334,7 +334,7 @@ fn parse_row(row: &Row<'_>) -> Result<Submission, Error> {
         poi_id: row.get::<_, String>("poi_id")?.into(),
         map_poi_id: row.get::<_, String>("map_poi_id")?.into(),
         event_id: row.get("event_id")?,
-        settled: row.get("settled")?,
+        decided: row.get("settled")?,
     })
 }
 

@@ -31,10 +31,10 @@ impl Writes for Sqlite {
         write_id: &str,
         fence: u64,
         by: Duration,
-        sought: Bytes,
+        record: Bytes,
     ) -> Result<bool, Error> {
         let write_id = write_id.to_owned();
-        let sent = move |db: &_, now| sent(db, now, &write_id, fence, by, &sought);
+        let sent = move |db: &_, now| sent(db, now, &write_id, fence, by, &record);
         self.writer().await?.write(sent).await
     }
 
@@ -86,7 +86,7 @@ fn begin(db: &Connection, now: u64, write: &NewWrite, term: Duration) -> Result<
             sent.is_some(),
             now,
             if sent.is_some() { now } else { 0 },
-            sent.as_ref().map_or_else(Vec::new, |sent| stored_form(&sent.sought)),
+            sent.as_ref().map_or_else(Vec::new, |sent| stored_form(&sent.record)),
         ])?;
         let write_id = write_id.clone();
         return Ok(Begun::Claimed { write_id, fence: 1, sent: sent.is_some() });
@@ -118,7 +118,7 @@ fn sent(
     write_id: &str,
     fence: u64,
     by: Duration,
-    sought: &[u8],
+    record: &[u8],
 ) -> Result<bool, Error> {
     let changed = db
         .prepare_cached(
@@ -126,7 +126,7 @@ fn sent(
              SET state = 'sent', attempts = attempts + 1, sent = ?3, until = ?4, sought = ?5
              WHERE write_id = ?1 AND fence = ?2 AND state IN ('claimed', 'sent') AND until > ?3",
         )?
-        .execute(params![write_id, storable(fence), now, later(now, by), stored_form(sought)])?;
+        .execute(params![write_id, storable(fence), now, later(now, by), stored_form(record)])?;
     Ok(changed > 0)
 }
 
@@ -317,7 +317,7 @@ fn parse_row(row: &Row<'_>, now: u64) -> Result<Write, Error> {
         client_reference: row.get("client_reference")?,
         state: if stored == WriteState::Sent && rest == 0 { WriteState::Unknown } else { stored },
         attempts: row.get("attempts")?,
-        sought: sum::value(row.get_ref("sought")?)?,
+        record: sum::value(row.get_ref("sought")?)?,
         reply,
         created: row.get("created")?,
         sent: row.get("sent")?,
