@@ -1,11 +1,17 @@
 //! The composition root: it makes every part of the service, gives each its dependencies, and ends them
 //! in order. All other modules receive what they need.
+//!
+//! The file reads in the order of a process: listeners, state, accounts, rooms, gRPC, serve, drain.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::FutureExt;
 use tokio::{net::TcpListener, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use tonic::service::Routes;
 
 use crate::{
     accounts::Registry,
@@ -23,7 +29,7 @@ use crate::{
         middleware::{Budgets, Middleware},
         reflection,
     },
-    service,
+    service::{self, Rooms},
     state::{self, State},
     telemetry::Sampler,
     util::clock::Clock,
@@ -54,6 +60,19 @@ impl Listeners {
             },
             admin: listen("listen.admin", settings.listen.admin).await?,
         })
+    }
+
+    /// Logs the addresses, for operators and for scripts that wait for the service.
+    fn log(&self, settings: &Settings) -> io::Result<()> {
+        let callback = self.callback.as_ref().map(TcpListener::local_addr).transpose()?;
+        tracing::info!(
+            grpc = %self.grpc.local_addr()?,
+            callback = callback.map(display),
+            admin = %self.admin.local_addr()?,
+            state = %settings.state.url,
+            "serving"
+        );
+        Ok(())
     }
 }
 
@@ -88,81 +107,150 @@ pub async fn run_with_state(
     sampler: Sampler,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let limits = &settings.limits;
-    // Cancelled when every connection gets GOAWAY. All background tasks end then.
-    let stop = CancellationToken::new();
+    App::build(state, settings, clock, sampler).await?.serve(listeners, shutdown).await
+}
 
-    let audits = Audits::new(state.clone(), &settings, clock.clone(), stop.clone());
-    let receiver = Receiver::new(&settings, audits.clone(), clock.clone())?;
-    let client = Client::new(&settings.wechat, &clock)?;
-    let registry = Registry::new(&settings.accounts, limits, &client, &state, &clock);
-    let calls = Calls::new(registry, client, state.clone(), clock.clone());
+/// Opens the state. An error names the key.
+async fn open(settings: &Settings, clock: &Clock) -> anyhow::Result<Arc<dyn State>> {
+    let url = &settings.state.url;
+    let state = state::open(&settings.state, clock.clone()).await;
+    state.map_err(|error| anyhow::anyhow!("state.url: {url}: {error}"))
+}
+
+/// Returns the calls for the accounts of the settings.
+fn calls(settings: &Settings, state: &Arc<dyn State>, clock: &Clock) -> anyhow::Result<Calls> {
+    let client = Client::new(&settings.wechat, clock)?;
+    let registry = Registry::new(&settings.accounts, &settings.limits, &client, state, clock);
+    Ok(Calls::new(registry, client, state.clone(), clock.clone()))
+}
+
+/// Returns the rooms between the services and the calls. Their background work ends with `stop`.
+fn rooms(
+    calls: Calls,
+    state: Arc<dyn State>,
+    settings: &Settings,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Rooms {
+    let audits = Audits::new(state.clone(), settings, clock.clone(), stop.clone());
     let (tasks, poll_after) = (TaskTracker::new(), settings.audit.poll_after());
     let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone());
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
     let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);
-    let health = Reporter::new(stop.clone()).await;
-    let rooms = service::Rooms {
-        calls,
-        writes: writes.clone(),
-        recovery: recovery.clone(),
-        audits: audits.clone(),
-        state: state.clone(),
-    };
-    let routes = service::routes(rooms).add_service(health.service());
-    let routes = reflection::add_to(routes, &stop).prepare();
-    let budgets = Budgets::new(limits);
-    let middleware = Middleware::new(routes, limits, clock, sampler, stop.clone());
+    Rooms { calls, writes, recovery, audits, state }
+}
 
-    let callback = listeners.callback.as_ref().map(TcpListener::local_addr).transpose()?;
-    tracing::info!(
-        grpc = %listeners.grpc.local_addr()?,
-        callback = callback.map(display),
-        admin = %listeners.admin.local_addr()?,
-        state = %settings.state.url,
-        "serving"
-    );
-    let background = TaskTracker::new();
-    if let (Some(receiver), Some(socket)) = (receiver, listeners.callback) {
-        background.spawn(receive(receiver, socket, &settings, stop.clone()));
-    }
-    background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
-    background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
-    background.spawn(async move { audits.run().await });
-    // Operators need this port until the process ends.
-    let (leaving, ended) = (CancellationToken::new(), CancellationToken::new());
-    let _ends_with_this = ended.clone().drop_guard();
-    let admin = Admin { state, leaving: leaving.clone() };
-    let listener = Listener::new(listeners.admin, "listen.admin", limits.admin());
-    tokio::spawn(admin.run(listener, ended));
-    let listener = Listener::new(listeners.grpc, "listen.grpc", limits.grpc());
-    let mut serving = Box::pin(http2::serve(listener, middleware, &budgets, stop.clone())).fuse();
+/// Returns all gRPC services. Their endless streams end with `stop`.
+fn routes(rooms: &Rooms, health: &Reporter, stop: &CancellationToken) -> Routes {
+    let routes = service::routes(rooms.clone()).add_service(health.service());
+    reflection::add_to(routes, stop).prepare()
+}
 
-    tokio::select! {
-        () = &mut serving => {}
-        () = async {
-            shutdown.await;
-            leaving.cancel();
-            health.not_serving().await;
-            time::sleep(limits.lame_duck()).await;
-        } => {}
+/// The service before it serves: every part is made, and no task runs.
+struct App {
+    settings: Settings,
+    rooms: Rooms,
+    receiver: Option<Receiver>,
+    health: Reporter,
+    middleware: Middleware<Routes>,
+    budgets: Budgets,
+    /// Canceled when the service begins to stop.
+    leaving: CancellationToken,
+    /// Canceled when every connection gets GOAWAY. All background tasks end then.
+    stop: CancellationToken,
+}
+
+impl App {
+    async fn build(
+        state: Arc<dyn State>,
+        settings: Settings,
+        clock: Clock,
+        sampler: Sampler,
+    ) -> anyhow::Result<Self> {
+        let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
+        let calls = calls(&settings, &state, &clock)?;
+        let rooms = rooms(calls, state, &settings, &clock, &stop);
+        let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
+        let health = Reporter::new(stop.clone()).await;
+        let routes = routes(&rooms, &health, &stop);
+        let middleware = Middleware::new(routes, &settings.limits, clock, sampler, stop.clone());
+        let budgets = Budgets::new(&settings.limits);
+        Ok(Self { settings, rooms, receiver, health, middleware, budgets, leaving, stop })
     }
-    stop.cancel();
-    background.close();
-    let drained = async {
-        serving.await;
-        background.wait().await;
-        writes.drained().await;
-    };
-    if time::timeout(limits.drain(), drained).await.is_err() {
-        tracing::warn!(
-            calls = budgets.calls.taken(),
-            writes = writes.running(),
-            background = background.len(),
-            "drain time exceeded; aborted the calls that were still running"
-        );
+
+    /// Serves until `shutdown`, then ends in order, as [`run`] describes.
+    async fn serve(
+        self,
+        listeners: Listeners,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        listeners.log(&self.settings)?;
+        let background = self.start_background(listeners.callback);
+        // Operators need this port until the process ends.
+        let _ends_with_this = self.start_admin(listeners.admin);
+        let listener = Listener::new(listeners.grpc, "listen.grpc", self.settings.limits.grpc());
+        let middleware = self.middleware.clone();
+        let serving = http2::serve(listener, middleware, &self.budgets, self.stop.clone());
+        let mut serving = Box::pin(serving).fuse();
+
+        tokio::select! {
+            () = &mut serving => {}
+            () = self.announce_end(shutdown) => {}
+        }
+        self.stop.cancel();
+        self.drain(serving, background).await;
+        Ok(())
     }
-    Ok(())
+
+    /// Starts the tasks that run until `stop`.
+    fn start_background(&self, callback: Option<TcpListener>) -> TaskTracker {
+        let Self { settings, rooms, receiver, stop, .. } = self;
+        let Rooms { recovery, audits, .. } = rooms.clone();
+        let background = TaskTracker::new();
+        if let (Some(receiver), Some(socket)) = (receiver.clone(), callback) {
+            background.spawn(receive(receiver, socket, settings, stop.clone()));
+        }
+        background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
+        background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
+        background.spawn(async move { audits.run().await });
+        background
+    }
+
+    /// Answers operators until the returned guard is dropped.
+    fn start_admin(&self, socket: TcpListener) -> DropGuard {
+        let ended = CancellationToken::new();
+        let admin = Admin { state: self.rooms.state.clone(), leaving: self.leaving.clone() };
+        let listener = Listener::new(socket, "listen.admin", self.settings.limits.admin());
+        tokio::spawn(admin.run(listener, ended.clone()));
+        ended.drop_guard()
+    }
+
+    /// Waits for `shutdown`, and then so long that load balancers and clients notice the end.
+    async fn announce_end(&self, shutdown: impl Future<Output = ()>) {
+        shutdown.await;
+        self.leaving.cancel();
+        self.health.not_serving().await;
+        time::sleep(self.settings.limits.lame_duck()).await;
+    }
+
+    /// Waits until the running calls, tasks and writes have ended, at most for the drain time.
+    async fn drain(&self, serving: impl Future<Output = ()>, background: TaskTracker) {
+        let Self { settings, rooms, budgets, .. } = self;
+        background.close();
+        let drained = async {
+            serving.await;
+            background.wait().await;
+            rooms.writes.drained().await;
+        };
+        if time::timeout(settings.limits.drain(), drained).await.is_err() {
+            tracing::warn!(
+                calls = budgets.calls.taken(),
+                writes = rooms.writes.running(),
+                background = background.len(),
+                "drain time exceeded; aborted the calls that were still running"
+            );
+        }
+    }
 }
 
 /// Receives WeChat's pushes until `stop`.
@@ -178,11 +266,4 @@ pub(crate) fn receive(
         async move { receiver.answer(request).await }
     };
     http1::serve(listener, stop, answer)
-}
-
-/// Opens the state. An error names the key.
-async fn open(settings: &Settings, clock: &Clock) -> anyhow::Result<Arc<dyn State>> {
-    let url = &settings.state.url;
-    let state = state::open(&settings.state, clock.clone()).await;
-    state.map_err(|error| anyhow::anyhow!("state.url: {url}: {error}"))
 }

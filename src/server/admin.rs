@@ -23,7 +23,7 @@ const PROBE_LIMIT: Duration = Duration::from_millis(2500);
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) state: Arc<dyn State>,
-    /// Cancelled when the process begins to stop.
+    /// Canceled when the process begins to stop.
     pub(crate) leaving: CancellationToken,
 }
 

@@ -32,8 +32,8 @@ pub(crate) fn longest_request(path: &str) -> usize {
     }
 }
 
-/// The rooms that the services use.
-#[derive(Debug)]
+/// The rooms that the services use. Clones are cheap and share everything.
+#[derive(Clone, Debug)]
 pub(crate) struct Rooms {
     /// Makes calls to WeChat.
     pub(crate) calls: Calls,
