@@ -74,34 +74,12 @@ impl Events for Sqlite {
 /// Appends an event and returns the result. If the event is new, also returns it in the form of
 /// [`page`].
 fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Option<Event>), Error> {
-    let EventKey(key) = event.key;
-    let known = db
-        .prepare_cached("SELECT position FROM events WHERE key = ?1")?
-        .query_row([key], |row| row.get(0))
-        .optional()?;
-    if let Some(position) = known {
+    if let Some(position) = position_of(db, event.key)? {
         return Ok((Appended::Known(position), None));
     }
-    let review = match &event.origin {
-        Origin::Pushed => submission::review(db, event)?,
-        Origin::Polled { submission_id } => {
-            match submission::open_review(db, event, submission_id)? {
-                Some(review) => review,
-                None => return Ok((Appended::Decided, None)),
-            }
-        }
-    };
+    let Some(review) = review_of(db, event)? else { return Ok((Appended::Decided, None)) };
     link(db, &review)?;
-
-    let decided = is_decided(event.state);
-    let pushed = event.origin == Origin::Pushed;
-    let event_time = storable(event.event_time);
-    let (mut supersedes, mut superseded_by) = (String::new(), String::new());
-    if decided && let Some(other) = verdict(db, &review)? {
-        let wins = (pushed, event_time) >= other.weight;
-        *(if wins { &mut supersedes } else { &mut superseded_by }) = other.event_id;
-    }
-
+    let (supersedes, superseded_by) = compare(db, event, &review)?;
     // RETURNING is slower, because SQLite creates a temporary table for it each time.
     let position = newest(db)? + 1;
     let beside = Covered {
@@ -113,35 +91,7 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
         supersedes: &supersedes,
         superseded_by: &superseded_by,
     };
-    let message = beside.sum(|beside| sum::with_checksum(&event.message, beside));
-    db.prepare_cached("UPDATE log SET newest = ?1, newest_key = ?2")?
-        .execute(params![position, key])?;
-    db.prepare_cached(
-        "INSERT INTO events (position, key, event_id, app_id, kind, audit_id, submission_id, state,
-           decided, pushed, reason, poi_id, map_poi_id, event_time, received, amends,
-           superseded_by, message)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-    )?
-    .execute(params![
-        position,
-        key,
-        event.event_id,
-        event.app_id.as_str(),
-        event.kind as i32,
-        event.audit_id.as_str(),
-        review.submission_id,
-        event.state as i32,
-        decided,
-        pushed,
-        event.reason,
-        event.poi_id.as_str(),
-        event.map_poi_id.as_str(),
-        event_time,
-        now,
-        supersedes,
-        superseded_by,
-        message,
-    ])?;
+    insert(db, event, &review, &beside)?;
     submission::apply_verdict(db, now, &review)?;
     let submission = match &review.submission_id {
         Some(submission_id) => submission::message(db, submission_id)?,
@@ -157,6 +107,80 @@ fn append(db: &Connection, now: u64, event: &NewEvent) -> Result<(Appended, Opti
         submission,
     };
     Ok((Appended::New(position), Some(event)))
+}
+
+/// Returns the position of an event that is in the log.
+fn position_of(db: &Connection, EventKey(key): EventKey) -> Result<Option<u64>, Error> {
+    Ok(db
+        .prepare_cached("SELECT position FROM events WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?)
+}
+
+/// Returns the review that a new event is about, and links the event to its submission. Returns `None`
+/// if WeChat was polled about a submission that is decided by now.
+fn review_of<'a>(db: &Connection, event: &'a NewEvent) -> Result<Option<Review<'a>>, Error> {
+    match &event.origin {
+        Origin::Pushed => Ok(Some(submission::review(db, event)?)),
+        Origin::Polled { submission_id } => submission::open_review(db, event, submission_id),
+    }
+}
+
+/// Compares a new event with the result so far. Returns the id of the event that it supersedes, and
+/// of the event by which it is superseded. At least one of them is empty.
+fn compare(
+    db: &Connection,
+    event: &NewEvent,
+    review: &Review<'_>,
+) -> Result<(String, String), Error> {
+    if !is_decided(event.state) {
+        return Ok(Default::default());
+    }
+    let weight = (event.origin == Origin::Pushed, storable(event.event_time));
+    Ok(match verdict(db, review)? {
+        None => Default::default(),
+        Some(other) if weight >= other.weight => (other.event_id, String::new()),
+        Some(other) => (String::new(), other.event_id),
+    })
+}
+
+/// Inserts an event at the end of the log. `beside` has its values that the checksum covers.
+fn insert(
+    db: &Connection,
+    event: &NewEvent,
+    review: &Review<'_>,
+    beside: &Covered<'_>,
+) -> Result<(), Error> {
+    let Covered { position, key: EventKey(key), received, kind, app_id, .. } = *beside;
+    db.prepare_cached("UPDATE log SET newest = ?1, newest_key = ?2")?
+        .execute(params![position, key])?;
+    db.prepare_cached(
+        "INSERT INTO events (position, key, event_id, app_id, kind, audit_id, submission_id, state,
+           decided, pushed, reason, poi_id, map_poi_id, event_time, received, amends,
+           superseded_by, message)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?
+    .execute(params![
+        position,
+        key,
+        event.event_id,
+        app_id,
+        kind,
+        event.audit_id.as_str(),
+        review.submission_id,
+        event.state as i32,
+        is_decided(event.state),
+        event.origin == Origin::Pushed,
+        event.reason,
+        event.poi_id.as_str(),
+        event.map_poi_id.as_str(),
+        storable(event.event_time),
+        received,
+        beside.supersedes,
+        beside.superseded_by,
+        beside.sum(|beside| sum::with_checksum(&event.message, beside)),
+    ])?;
+    Ok(())
 }
 
 /// Returns true if the log has an event about this review.
