@@ -114,8 +114,8 @@ impl H2load {
             .await
             .context("h2load")?;
         let said = String::from_utf8_lossy(&output.stdout);
-        let succeeded: u64 = number(&said, " succeeded").context("h2load says nothing")?;
-        let bytes: u64 = number(&said, ") data").context("h2load says no bytes")?;
+        let succeeded: u64 = number(&said, " succeeded").context("h2load printed no count")?;
+        let bytes: u64 = number(&said, ") data").context("h2load printed no size")?;
         let expected = calls * (self.response as u64 + 5);
         anyhow::ensure!(
             output.status.success() && succeeded == calls && bytes == expected,

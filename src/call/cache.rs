@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
         assert!(matches!(world.newer().await, Ok(None)), "not asked again at once");
         assert_eq!(world.fetches.load(Ordering::SeqCst), 3);
-        assert!(matches!(world.get().await, Ok(2)), "what was there stays");
+        assert!(matches!(world.get().await, Ok(2)), "the old value stays");
     }
 
     #[tokio::test]

@@ -196,7 +196,7 @@ async fn full_disk_at_start_still_serves_reads() {
 
         disk.make_room();
         gateway.says(200, "ok").await;
-        assert_eq!(gateway.lists().await, Ok(usize::from(begun)), "what was acknowledged");
+        assert_eq!(gateway.lists().await, Ok(usize::from(begun)), "the acknowledged events");
         assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
     }
 }

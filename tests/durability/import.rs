@@ -180,7 +180,7 @@ impl Client {
     }
 
     fn said(&self) -> String {
-        fs::read_to_string(self.folder.join("said")).expect("what it said")
+        fs::read_to_string(self.folder.join("said")).expect("its output")
     }
 
     /// Returns the last result of each row.

@@ -153,7 +153,7 @@ async fn emptied_redis_executes_running_write_once() {
     assert_eq!(send(&one, 2).await.expect("an answer"), success());
     assert_eq!(other.lists().await, Ok(1));
     let told = [&one, &other].map(|gateway| gateway.said().matches("Redis was emptied:").count());
-    assert_eq!(told.iter().sum::<usize>(), 1, "one of them tells it, once");
+    assert_eq!(told.iter().sum::<usize>(), 1, "one of them logs it, once");
     assert!(redis.command("GET {wechat-store-gateway}:schema").await.starts_with("$1"));
 }
 

@@ -494,7 +494,7 @@ async fn newer_result_amends_and_older_is_superseded() {
     assert_eq!((late.supersedes.as_str(), &late.superseded_by), ("", &second.event_id));
     let decided = app.submission(&submission.submission_id).await;
     assert_eq!((decided.state(), decided.event_id), (AuditState::Rejected, second.event_id));
-    assert!(!decided.poi_id.is_empty(), "what is known stays known");
+    assert!(!decided.poi_id.is_empty(), "the id stays known");
     app.stop().await;
 }
 

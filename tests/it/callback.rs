@@ -873,7 +873,7 @@ async fn relayed_push_is_unchanged() {
 
     assert!(gateway.push(Push::encrypted(FAILED)).await.is_success());
     assert_eq!(target.requests().len(), 2);
-    assert_eq!(gateway.events().len(), 1, "what is ours is passed on, too");
+    assert_eq!(gateway.events().len(), 1, "the gateway's own events are passed on, too");
 }
 
 #[tokio::test]

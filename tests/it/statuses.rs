@@ -191,7 +191,7 @@ async fn call_waits_for_retry_after_within_deadline() {
         }
         // Enough time for an attempt after the usual pause.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(app.count(ADD_STORE), 1, "not before it says");
+        assert_eq!(app.count(ADD_STORE), 1, "not before that time");
         app.clock.advance(Duration::from_secs(8));
     };
     let (added, ()) =

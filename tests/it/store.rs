@@ -304,7 +304,7 @@ async fn old_store_is_readable_until_deleted() {
         ("271262077", "艺苑路店")
     );
     assert_eq!(store.state(), LegacyStoreState::Approved);
-    assert_eq!(store.upgrade_state(), UpgradeState::Unspecified, "only the list tells");
+    assert_eq!(store.upgrade_state(), UpgradeState::Unspecified, "only the list has it");
 
     let delete = pb::DeleteLegacyStoreRequest { legacy_poi_id, ..Default::default() };
     app.stores().delete_legacy_store(delete).await.expect("deleted");

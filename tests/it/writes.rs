@@ -176,7 +176,7 @@ async fn operator_resolves_unknown_write() {
     let before = app.resolve(&write.write_id, WriteResolution::Executed).await.expect("resolved");
     assert_eq!(before, write);
     let recovered = app.add(with_request_id(NAME)).await.expect("executed");
-    let submission = recovered.submission.expect("what was submitted");
+    let submission = recovered.submission.expect("the submission");
     assert!(recovered.recovered);
     assert_eq!(app.submission(&submission.submission_id).await, submission);
     let done = app.resolve(&write.write_id, WriteResolution::NotExecuted).await;
