@@ -72,8 +72,8 @@ fn journal() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Compiles the server of gRPC's health protocol, with `List`, which tonic-health does not have. The messages that
-/// tonic-health has are taken from there. The protocol is not a part of the contract.
+/// Compiles the server of gRPC's health protocol, with `List`, which tonic-health does not have. The
+/// messages that tonic-health has are taken from there. The protocol is not a part of the contract.
 fn health(out: &Path) -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.open_file("grpc/health/v1/health.proto")?;

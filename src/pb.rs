@@ -81,8 +81,9 @@ fn recover<R: Recovered>(
     Ok(response.encode_to_vec())
 }
 
-/// Implements the traits for all RPCs, which `build.rs` lists: [`Addressed`] for each request, and [`Recovered`]
-/// for each response to a write. A field that is renamed in `proto/` is a compile error here.
+/// Implements the traits for all RPCs, which `build.rs` lists: [`Addressed`] for each request, and
+/// [`Recovered`] for each response to a write. A field that is renamed in `proto/` is a compile error
+/// here.
 macro_rules! rpcs {
     ($($kind:ident $method:literal $request:ident $response:ident;)*) => {
         $(addressed!($kind $method $request);)*

@@ -459,8 +459,8 @@ fn stopped() -> Failure {
     )
 }
 
-/// Returns a status of a response with the id of its trace. A status that tonic made gets the same shape as the
-/// gateway's own.
+/// Returns a status of a response with the id of its trace. A status that tonic made gets the same shape
+/// as the gateway's own.
 pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
     let status = if status.details().is_empty() { reshaped(&status) } else { status };
     let mut details = status.get_error_details();

@@ -1,7 +1,7 @@
 //! Polls reviews without a push: asks WeChat for their results, if WeChat shows them.
 //!
-//! `docs/audit-events.md` describes which answer proves a result, and how surely. If it proves nothing, the review stays
-//! open and becomes overdue in time.
+//! `docs/audit-events.md` describes which answer proves a result, and how surely. If it proves nothing,
+//! the review stays open and becomes overdue in time.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

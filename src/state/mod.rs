@@ -9,8 +9,9 @@
 //! otherwise. There are no transactions across methods and there is no key-value access, so that both
 //! backends can do all of it well. Time is the backend's own, because the clocks of replicas differ.
 //!
-//! Messages are stored encoded: events as types of the contract, writes and submissions as the journal's own
-//! records (`proto/internal/`). Both only grow, so every later version reads what one version wrote. The fields that the methods examine are columns beside the message.
+//! Messages are stored encoded: events as types of the contract, writes and submissions as the journal's
+//! own records (`proto/internal/`). Both only grow, so every later version reads what one version wrote.
+//! The fields that the methods examine are columns beside the message.
 //!
 //! If the future of a method is dropped, the method may still take effect.
 

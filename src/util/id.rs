@@ -107,7 +107,8 @@ impl de::Visitor<'_> for IdVisitor {
     }
 }
 
-// Not secrecy: it has no equality, which shared tokens need, and wiping one copy leaves those in sent requests.
+// Not secrecy: it has no equality, which shared tokens need, and wiping one copy leaves those in sent
+// requests.
 /// A secret. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

@@ -11,7 +11,8 @@
 //!
 //! This module neither waits nor sends.
 
-// Not failsafe or recloser: their breakers guard one host each. Here the hosts are one decision, and one read probes.
+// Not failsafe or recloser: their breakers guard one host each. Here the hosts are one decision, and one
+// read probes.
 
 use std::{
     sync::{Mutex, MutexGuard},

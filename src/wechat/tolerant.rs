@@ -5,8 +5,8 @@
 //! refused reply is parsed again by `salvage.rs`, which removes the field and notes its name. A
 //! list that a reply must have is a [`Rows`]. For it, null and empty text are not a list.
 
-// Not serde_with: PickFirst buffers a value and loses the path of an error inside, which salvage.rs needs. Its
-// adapters also accept forms that must be refused, such as NaN.
+// Not serde_with: PickFirst buffers a value and loses the path of an error inside, which salvage.rs
+// needs. Its adapters also accept forms that must be refused, such as NaN.
 
 use std::{fmt, marker::PhantomData};
 
@@ -40,8 +40,8 @@ pub struct Decimal(pub Option<f64>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
-/// A list that a reply must have. Null and empty text are not accepted in place of an empty list. An unreadable row is the
-/// default, which has no id, so that the other rows keep their positions.
+/// A list that a reply must have. Null and empty text are not accepted in place of an empty list. An
+/// unreadable row is the default, which has no id, so that the other rows keep their positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows<T>(pub Vec<T>);
 

@@ -3,6 +3,14 @@
 //! A write runs in a task of its own, so one that was sent is followed to its end even if its caller
 //! leaves. [`journal`](crate::journal) recognizes repeats, [`call`](crate::call) sends it, and
 //! [`recovery`](crate::recovery) finds out what happened if its reply is lost.
+//!
+//! There are three kinds of writes, and a function for each. All claim, send and end alike:
+//!
+//! - [`Writes::write`]: the reply is the result, such as a deletion. The write is recorded as it is.
+//! - [`Writes::submit`]: WeChat accepts data and reviews it later. The write waits in its write queue, and
+//!   is recorded as a submission to which the event of the review is linked.
+//! - [`Writes::update_store`]: the caller sends a part of a store. The store is read first, and the whole
+//!   is sent.
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
@@ -97,7 +105,8 @@ impl Writes {
         Self(Arc::new(Inner { calls, journal, recovery, tasks, pictures }))
     }
 
-    /// Runs a call that changes something, and stores its response for repeats.
+    /// Runs a call whose reply is its result, and stores its response for repeats. A call that WeChat
+    /// reviews is run by [`Writes::submit`].
     ///
     /// If the caller leaves before the call is sent, it is not sent. A call that was sent runs to its
     /// end.

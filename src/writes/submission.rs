@@ -12,7 +12,9 @@ use crate::{
 };
 
 impl Writes {
-    /// Runs a write that WeChat reviews, as [`Writes::write`] does, and records the submission.
+    /// Runs a call that WeChat reviews, and stores its response for repeats. In addition to
+    /// [`Writes::write`], it records the submission, waits in the call's write queue, and reads from WeChat
+    /// what recovery must compare with.
     pub(crate) async fn submit<E, R>(
         &self,
         ctx: &Context,

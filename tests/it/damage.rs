@@ -128,7 +128,10 @@ async fn damaged_event_is_reported_as_gap() {
         assert!(is_gap(&listed[1]), "{damage:?}: {:?}", listed[1]);
         assert!(!listed[1].event_id.is_empty());
         if matches!(damage, Damage::Flip("message")) {
-            assert_eq!(listed[1].event_id, before[1].event_id, "the gap has the id of the lost event");
+            assert_eq!(
+                listed[1].event_id, before[1].event_id,
+                "the gap has the id of the lost event"
+            );
             assert_eq!(
                 (listed[1].kind(), &*listed[1].app_id),
                 (SubmissionKind::Store, OFFICIAL_APP_ID)
