@@ -89,18 +89,8 @@ pub(super) fn check(
     for (index, account) in raw.into_iter().enumerate() {
         let key = |name: &str| format!("accounts[{index}].{name}");
         let RawAccount { app_id, kind, default, secret, token, force_refresh, callback } = account;
-        if app_id.is_empty() {
-            errors.add(key("app_id"), "missing; set the AppID, such as wx0123456789abcdef");
-        } else if !is_app_id(&app_id) {
-            errors.add(
-                key("app_id"),
-                "not an AppID; must be wx followed by 16 characters from 0-9 and a-f",
-            );
-        } else if !seen.insert(app_id.clone()) {
-            errors.add(
-                key("app_id"),
-                format!("duplicate app_id {app_id}; remove one of the two sections"),
-            );
+        if let Some(problem) = app_id_problem(&app_id, &mut seen) {
+            errors.add(key("app_id"), problem);
         }
         let secret = resolve(secret, environment, &key("secret"), errors);
         if kind.is_none() {
@@ -132,6 +122,19 @@ pub(super) fn check(
         });
     }
     accounts
+}
+
+/// Returns the error of an AppID. `seen` has the AppIDs before this one, and gets it if it is new.
+fn app_id_problem(app_id: &str, seen: &mut HashSet<String>) -> Option<String> {
+    if app_id.is_empty() {
+        Some("missing; set the AppID, such as wx0123456789abcdef".to_owned())
+    } else if !is_app_id(app_id) {
+        Some("not an AppID; must be wx followed by 16 characters from 0-9 and a-f".to_owned())
+    } else if !seen.insert(app_id.to_owned()) {
+        Some(format!("duplicate app_id {app_id}; remove one of the two sections"))
+    } else {
+        None
+    }
 }
 
 /// Returns the default account that the environment describes, if it describes one.

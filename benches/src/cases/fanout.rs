@@ -19,7 +19,7 @@ use crate::{
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},
-    rounds::{self, Bound, By, Claim, Contender, GATEWAY, Report, TWIN},
+    rounds::{self, Bound, By, Claim, Contender, GATEWAY, Measured, Report, TWIN},
     world::{Setup, World, free_port},
 };
 
@@ -120,21 +120,7 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         let setup = Setup { twin: name == "twin", ..Setup::default() };
         gateways.push(world.gateway(name, &upstream, &sink, setup).await?);
     }
-    // One event, to learn the bytes that a watcher gets.
-    let sample = load::channel(gateways[0].grpc).await?;
-    let request = pb::WatchAuditEventsRequest {
-        start: Some(Start::Position(WatchPosition::Latest.into())),
-        ..pb::WatchAuditEventsRequest::default()
-    };
-    let mut events = watch(sample, request.encode_to_vec().into()).await?;
-    load::posts(gateways[0].callback, 1, pushes(1)?).await?;
-    let event = loop {
-        let message = events.message().await?.unwrap_or_default();
-        if message.len() > 128 {
-            break message;
-        }
-    };
-    drop(events);
+    let event = sample_event(gateways[0].grpc, gateways[0].callback).await?;
     let bytes = world.folder.join("event");
     fs::write(&bytes, &event)?;
     let bytes = bytes.display().to_string();
@@ -175,7 +161,38 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
     let contenders = contenders.map(|contender| contender.at_most(most));
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
     let after = [resident(&gateways[0].process)?, resident(&streams[0].0.process)?];
+    let grown = [0, 1].map(|index| (after[index] as f64 - before[index] as f64) / count as f64);
 
+    report.say(&format!(
+        "{count} watchers, {STREAMS} on a connection; events of {} bytes, one every {} ms. A call is \
+         an event, its time that until the last watcher has it.",
+        event.len(),
+        interval.as_millis()
+    ));
+    report.samples(&measured);
+    report.claims(&claims(&measured, count, grown));
+    Ok(())
+}
+
+/// Pushes an event, and returns the bytes that a watcher gets.
+async fn sample_event(grpc: SocketAddr, callback: SocketAddr) -> anyhow::Result<Bytes> {
+    let request = pb::WatchAuditEventsRequest {
+        start: Some(Start::Position(WatchPosition::Latest.into())),
+        ..pb::WatchAuditEventsRequest::default()
+    };
+    let mut events = watch(load::channel(grpc).await?, request.encode_to_vec().into()).await?;
+    load::posts(callback, 1, pushes(1)?).await?;
+    loop {
+        let message = events.message().await?.unwrap_or_default();
+        if message.len() > 128 {
+            return Ok(message);
+        }
+    }
+}
+
+/// Returns the claims about this many watchers. `grown` is the memory for each of them, in KB, of the
+/// gateway and of the bare stream.
+fn claims(measured: &Measured, count: usize, grown: [f64; 2]) -> Vec<Claim> {
     let cpu = |name| measured.values(name, |sample| sample.cpu);
     let each = |watched, unwatched| {
         let pairs = cpu(watched).into_iter().zip(cpu(unwatched));
@@ -186,13 +203,6 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
     let by = |one: &[f64], other: &[f64]| {
         one.iter().zip(other).map(|(one, other)| one / other).collect::<Vec<_>>()
     };
-    report.say(&format!(
-        "{count} watchers, {STREAMS} on a connection; events of {} bytes, one every {} ms. A call is \
-         an event, its time that until the last watcher has it.",
-        event.len(),
-        interval.as_millis()
-    ));
-    report.samples(&measured);
     let told = |text: &str, values: &[f64]| Claim {
         text: text.to_owned(),
         values: values.to_vec(),
@@ -212,13 +222,9 @@ async fn watched(world: &World, count: usize, report: &mut Report) -> anyhow::Re
         },
     ];
     if count >= 1000 {
-        let grown = |index: usize| (after[index] as f64 - before[index] as f64) / count as f64;
-        claims.push(Claim {
-            bound: Bound::AtMost(10.0),
-            ..told("KB a watcher: gateway", &[grown(0)])
-        });
-        claims.push(told("KB a watcher: stream", &[grown(1)]));
+        let [ours, floor] = grown;
+        claims.push(Claim { bound: Bound::AtMost(10.0), ..told("KB a watcher: gateway", &[ours]) });
+        claims.push(told("KB a watcher: stream", &[floor]));
     }
-    report.claims(&claims);
-    Ok(())
+    claims
 }
