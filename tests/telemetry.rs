@@ -118,9 +118,9 @@ impl Process {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(killed.expect("kill is there").success());
         let status = self.child.wait().expect("it ends");
-        let said = std::fs::read_to_string(&self.log).expect("its log");
-        assert!(status.success(), "{status}: {said}");
-        said
+        let output = std::fs::read_to_string(&self.log).expect("its log");
+        assert!(status.success(), "{status}: {output}");
+        output
     }
 }
 
@@ -304,7 +304,7 @@ async fn logs_traces_and_answers_contain_no_secret() {
     let account = json!({"app_id": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET, "kind": "official"});
     let answer = post(wechat, "/_simulator/accounts", &account);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let mut said = every_kind_of_call(channel, wechat).await;
+    let mut shown = every_kind_of_call(channel, wechat).await;
     // The stable token is the same for every caller.
     let asked = json!({
         "grant_type": "client_credential", "appid": OFFICIAL_APP_ID, "secret": OFFICIAL_SECRET
@@ -314,8 +314,8 @@ async fn logs_traces_and_answers_contain_no_secret() {
     let token: serde_json::Value = serde_json::from_str(body).expect("JSON");
     let token = token["access_token"].as_str().expect("a token").to_owned();
 
-    said.push(gateway.stop());
-    said.push(simulator.stop());
+    shown.push(gateway.stop());
+    shown.push(simulator.stop());
     let spans = receiver.spans();
     assert!(spans.len() > 20, "{} spans", spans.len());
     for (key, value, failed) in [
@@ -329,8 +329,8 @@ async fn logs_traces_and_answers_contain_no_secret() {
         let span = span.unwrap_or_else(|| panic!("no {key} is {value}"));
         assert_eq!(is_failed(span), failed, "{key} {value}: {span:?}");
     }
-    said.push(format!("{spans:?}"));
-    let all = said.concat();
+    shown.push(format!("{spans:?}"));
+    let all = shown.concat();
     assert!(all.contains("access_token=REDACTED"), "the scan sees the traces");
     assert!(all.contains("no access token"), "the scan sees the logs");
     for secret in [OFFICIAL_SECRET, CLASSIC_SECRET, CLASSIC_TOKEN, &token, PHONE] {
@@ -346,7 +346,7 @@ async fn logs_traces_and_answers_contain_no_secret() {
 /// Makes calls that succeed, that are refused, and that fail in the transport or at the token
 /// endpoint. Returns the answers.
 async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut shown = Vec::new();
     let fault = |path: &str, kind: serde_json::Value, times: u32| {
         let fault = json!({"path": path, "kind": kind, "times": times});
         let answer = post(wechat, "/_simulator/faults", &fault);
@@ -364,7 +364,7 @@ async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
         json!({"errcode": {"errcode": 48001}}),
     ] {
         fault("/card/storewxa/get", kind, 3);
-        said.push(format!("{:?}", cards.get_store_card(card.clone()).await));
+        shown.push(format!("{:?}", cards.get_store_card(card.clone()).await));
     }
     let mut stores = StoreServiceClient::new(channel.clone());
     let store = pb::AddStoreRequest {
@@ -379,26 +379,26 @@ async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
         license_number: "22883878-0".to_owned(),
         ..Default::default()
     };
-    said.push(format!("{:?}", stores.add_store(store.clone()).await));
+    shown.push(format!("{:?}", stores.add_store(store.clone()).await));
     for kind in [json!("reset_after"), json!("html502"), json!({"errcode": {"errcode": 85041}})] {
         fault("/wxa/add_store", kind, 1);
-        said.push(format!("{:?}", stores.add_store(store.clone()).await));
+        shown.push(format!("{:?}", stores.add_store(store.clone()).await));
     }
     let bad = pb::AddStoreRequest { contact_phone: format!("{PHONE}\u{7}"), ..store };
-    said.push(format!("{:?}", stores.add_store(bad).await));
+    shown.push(format!("{:?}", stores.add_store(bad).await));
     let mut media = MediaServiceClient::new(channel.clone());
     let picture = pb::UploadImageRequest { content: "no picture".into(), ..Default::default() };
-    said.push(format!("{:?}", media.upload_image(picture).await));
+    shown.push(format!("{:?}", media.upload_image(picture).await));
 
     // The mini program's secret is wrong, and is sent in a query.
     let mut nearby = NearbyServiceClient::new(channel);
     let list = pb::ListNearbyPoisRequest::default();
-    said.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
-    said.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
+    shown.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
+    shown.push(format!("{:?}", nearby.list_nearby_pois(list.clone()).await));
     post(wechat, "/_simulator/clock", &json!({"advance_seconds": 0}));
     let token = json!({"access_token": CLASSIC_TOKEN, "expires_in": 7200});
     fault("/cgi-bin/token", json!({"replace": {"body": token}}), 0);
     let list = pb::ListNearbyPoisRequest { page_size: 1, ..list };
-    said.push(format!("{:?}", nearby.list_nearby_pois(list).await));
-    said
+    shown.push(format!("{:?}", nearby.list_nearby_pois(list).await));
+    shown
 }

@@ -580,17 +580,17 @@ mod tests {
     fn area_has_level_parent_and_count() {
         use DistrictLevel as L;
         let table = table();
-        let said = |id| {
+        let facts = |id| {
             let district = &table.areas[table.by_id[id]].district;
             (district.level(), district.parent_id.as_str(), district.child_count)
         };
-        assert_eq!(said("440000"), (L::Province, "", 2));
-        assert_eq!(said("440100"), (L::City, "440000", 2));
-        assert_eq!(said("441900"), (L::City, "440000", 0));
-        assert_eq!(said("440105"), (L::District, "440100", 0));
-        assert_eq!(said("110105"), (L::District, "110000", 0));
-        assert_eq!(said("429004"), (L::District, "420000", 1));
-        assert_eq!(said("420499"), (L::District, "429004", 0));
+        assert_eq!(facts("440000"), (L::Province, "", 2));
+        assert_eq!(facts("440100"), (L::City, "440000", 2));
+        assert_eq!(facts("441900"), (L::City, "440000", 0));
+        assert_eq!(facts("440105"), (L::District, "440100", 0));
+        assert_eq!(facts("110105"), (L::District, "110000", 0));
+        assert_eq!(facts("429004"), (L::District, "420000", 1));
+        assert_eq!(facts("420499"), (L::District, "429004", 0));
         let guangdong = &table.areas[0].district;
         assert_eq!(guangdong.pinyin, ["guang", "dong"]);
         assert_eq!(guangdong.location.expect("a point").longitude, 113.26627);

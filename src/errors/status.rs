@@ -353,8 +353,8 @@ fn district_not_found(what: &str) -> Failure {
 }
 
 /// Returns the status of a call whose deadline passed.
-pub(crate) fn deadline_exceeded(patience: Duration, stage: Stage) -> Status {
-    deadline(&format!("after {} ms", patience.as_millis()), stage).into()
+pub(crate) fn deadline_exceeded(after: Duration, stage: Stage) -> Status {
+    deadline(&format!("after {} ms", after.as_millis()), stage).into()
 }
 
 fn deadline(when: &str, stage: Stage) -> Failure {

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn says(json: impl AsRef<[u8]>, expected: &str) {
+    fn repairs_to(json: impl AsRef<[u8]>, expected: &str) {
         let expected: Value = serde_json::from_str(expected).expect(expected);
         let json = json.as_ref();
         assert_eq!(repaired(json), Some(expected), "{}", json.escape_ascii());
@@ -371,7 +371,7 @@ mod tests {
             r#"{"data":"{\"a\":\"b\",\"c\":[\"d\"]}","x":1}"#,
             r#"{"a":"\",","b":"}","c":"\"}"}"#,
         ] {
-            says(json, json);
+            repairs_to(json, json);
         }
         assert_eq!(
             repair(br#"{"a":1.50,"b":5938314494307741153999}"#).as_deref(),
@@ -402,17 +402,17 @@ mod tests {
             (r#"{"b":1,"a":"C:\"}"#, r#"{"b":1,"a":"C:\\"}"#),
             (r#"{"a":[{"b":"C:\"}],"c":"\"d\""}"#, r#"{"a":[{"b":"C:\\"}],"c":"\"d\""}"#),
         ] {
-            says(json, expected);
+            repairs_to(json, expected);
         }
     }
 
     #[test]
     fn invalid_utf8_spoils_one_character() {
-        says(
+        repairs_to(
             b"{\"a\":\"\xe9\x97\",\"b\":\"\xff\xe5\xae\xa1\"}",
             r#"{"a":"\ufffd","b":"\ufffd审"}"#,
         );
-        says(b"{\"a\":\xff}", r#"{"a":"\ufffd"}"#);
+        repairs_to(b"{\"a\":\xff}", r#"{"a":"\ufffd"}"#);
     }
 
     #[test]
@@ -425,15 +425,15 @@ mod tests {
             ("{\"a\":-\u{0}1,\"b\":'x\\'}", r#"{"a":"-\u00001","b":"'x\\'"}"#),
             ("{\"a\":0\0,\0\"b\"\u{1}:\u{1}1}", r#"{"a":0,"b":1}"#),
         ] {
-            says(json, expected);
+            repairs_to(json, expected);
         }
     }
 
     #[test]
     fn extra_commas_are_dropped() {
-        says(r#"{"a":[1,2,],"b":{"c":1,},}"#, r#"{"a":[1,2],"b":{"c":1}}"#);
-        says(r#"{,"a":"x",,"b":"y",}"#, r#"{"a":"x","b":"y"}"#);
-        says(r#"{"a":[1,,2]}"#, r#"{"a":[1,"",2]}"#);
+        repairs_to(r#"{"a":[1,2,],"b":{"c":1,},}"#, r#"{"a":[1,2],"b":{"c":1}}"#);
+        repairs_to(r#"{,"a":"x",,"b":"y",}"#, r#"{"a":"x","b":"y"}"#);
+        repairs_to(r#"{"a":[1,,2]}"#, r#"{"a":[1,"",2]}"#);
     }
 
     #[test]
@@ -441,7 +441,7 @@ mod tests {
         for around in
             ["\u{feff}", "\u{feff}\u{feff}", "\u{200b}\n", "\0\0", "\u{2060}\u{200d} \r\n"]
         {
-            says(format!("{around}{{\"a\":1}}{around}"), r#"{"a":1}"#);
+            repairs_to(format!("{around}{{\"a\":1}}{around}"), r#"{"a":1}"#);
         }
     }
 

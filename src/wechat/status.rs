@@ -75,7 +75,7 @@ mod tests {
 
     const NOW: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
-    fn said(headers: &[(header::HeaderName, &str)]) -> Option<u64> {
+    fn retry_after(headers: &[(header::HeaderName, &str)]) -> Option<u64> {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), value.parse().expect("ASCII")));
         let now = httpdate::parse_http_date(NOW).expect("a date");
@@ -134,11 +134,11 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(said(&[(header::RETRY_AFTER, value)]), expected, "{value:?}");
+            assert_eq!(retry_after(&[(header::RETRY_AFTER, value)]), expected, "{value:?}");
         }
-        assert_eq!(said(&[]), None);
+        assert_eq!(retry_after(&[]), None);
         let until = "Sun, 06 Nov 1994 10:00:30 GMT";
         let theirs = "Sun, 06 Nov 1994 10:00:00 GMT";
-        assert_eq!(said(&[(header::RETRY_AFTER, until), (header::DATE, theirs)]), Some(30));
+        assert_eq!(retry_after(&[(header::RETRY_AFTER, until), (header::DATE, theirs)]), Some(30));
     }
 }

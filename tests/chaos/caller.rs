@@ -130,9 +130,9 @@ async fn reuse(run: &Run, write: &Write, random: &mut fastrand::Rng) {
     let Some(other) = write.request.other() else { return };
     let time_left = time_left(random);
     let gateway = random.usize(..run.doors.len());
-    let (told, method) =
+    let (answer, method) =
         (call(run, gateway, random, other, time_left).await, write.request.method());
-    match told {
+    match answer {
         Ok(_) => run.wrong(format!("reused: {method} {} is OK", write.request_id)),
         Err(status) => match verdict(&Err(status)) {
             Verdict::Refused(reason) if reason == "REQUEST_ID_REUSED" => {}

@@ -122,7 +122,7 @@ pub(crate) fn all_is_well(
         "{name}: {} calls of {writes} writes and reads: {statuses:?}, {latest} \
          ms after the deadline at the latest\n{name}: {} calls to WeChat, \
          {executions} writes executed; faults: {faults:?}\n{name}: {outages} kills, {storms} times \
-         all tokens invalid, {tokens} token calls; doubled={doubled}, lost={lost}, lane \
+         all tokens invalid, {tokens} token calls; doubled={doubled}, lost={lost}, queue \
          violations={check_pace}, unknown: {unknown:?}, {elapsed:.0?}",
         run.calls.lock().expect("no panic").len(),
         journal.len(),
@@ -186,7 +186,7 @@ fn executed(journal: &[Entry], wrong: &mut Vec<String>) -> Executed {
             let value = match (new.0 != shown.0, new.1 != shown.1) {
                 (true, true) if call.executed => {
                     wrong.push(format!(
-                        "lane: updates of store {poi_id} interleave at {}",
+                        "write queue: updates of store {poi_id} interleave at {}",
                         call.seq
                     ));
                     &new.0
@@ -233,7 +233,7 @@ fn check_pace(journal: &[Entry], wrong: &mut Vec<String>) -> usize {
         let busy = call.errcode == Some(-1) && call.fault.is_none();
         if busy || between < PACE {
             wrong.push(format!(
-                "lane: {between} ms between a call of {} and the next, answered {:?}; the first had \
+                "write queue: {between} ms between a call of {} and the next, answered {:?}; the first had \
                  {:?} and {:?}",
                 call.app_id, call.errcode, previous.fault, previous.errcode
             ));
@@ -272,7 +272,8 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
         }
         if request.is_once() && times.len() > 1 {
             doubled += 1;
-            wrong.push(format!("executed twice: {what} at {times:?}, told {answers:?}"));
+            wrong
+                .push(format!("executed twice: {what} at {times:?}; the answers were {answers:?}"));
         }
         for answer in answers.iter().filter(|_| request.is_once()) {
             let Verdict::Refused(reason) = &answer.verdict else { continue };
@@ -284,7 +285,7 @@ fn writes(run: &Run, executed: &Executed, wrong: &mut Vec<String>) -> (usize, us
             let before = times.iter().any(|time| *time < answer.from);
             let never = request.is_welcome() && !executed.refused.contains(&mark);
             if before || never && !times.is_empty() {
-                wrong.push(format!("refused but executed: {what} was told {reason}"));
+                wrong.push(format!("refused but executed: {what} got {reason}"));
             }
         }
         known.insert(mark);

@@ -157,7 +157,7 @@ async fn full_disk_is_reported_and_survived() {
     assert_eq!(wechat.simulator.calls("/wxa/add_store").len(), 0);
 
     disk.make_room();
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     let submission = add_store(&gateway).await.expect("submitted").submission_id;
     assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
     assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
@@ -186,7 +186,7 @@ async fn full_disk_at_start_still_serves_reads() {
         disk.fill();
         gateway.spawn();
         gateway.serves().await;
-        gateway.says(503, "the disk is full").await;
+        gateway.reports(503, "the disk is full").await;
         let page = gateway.stores().list_stores(pb::ListStoresRequest::default()).await;
         page.expect("reads need no state");
         let refused = add_store(&gateway).await.expect_err("it cannot be remembered");
@@ -195,7 +195,7 @@ async fn full_disk_at_start_still_serves_reads() {
         assert!(wechat.simulator.calls("/wxa/add_store").is_empty());
 
         disk.make_room();
-        gateway.says(200, "ok").await;
+        gateway.reports(200, "ok").await;
         assert_eq!(gateway.lists().await, Ok(usize::from(begun)), "the acknowledged events");
         assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
     }
@@ -226,7 +226,7 @@ async fn locked_file_is_reported_and_survived() {
     assert_eq!(gateway.lists().await, Ok(1), "reading goes on");
 
     drop(lock);
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     for audit_id in [2, 3] {
         assert_eq!(send(&gateway, audit_id).await.expect("an answer"), success());
     }
@@ -249,8 +249,8 @@ async fn second_gateway_on_one_file_exits() {
     let mut second = Gateway::new(wechat.address, &format!("sqlite:{}", file.display()));
     second.spawn();
     assert_eq!(second.ends().await, Some(1));
-    let said = second.said();
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("locked by another process"), "{said}");
+    let output = second.output();
+    assert_eq!(output.lines().count(), 1, "{output}");
+    assert!(output.contains("locked by another process"), "{output}");
     assert_eq!(send(&first, 1).await.expect("an answer"), success());
 }

@@ -36,12 +36,12 @@ async fn stopped(wechat: &WeChat, gateway: &Gateway, why: &str) {
     assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
     assert!(wechat.simulator.calls("/wxa/add_store").is_empty(), "it was not sent");
     gateway.stores().list_stores(pb::ListStoresRequest::default()).await.expect("a page");
-    let said = gateway.said();
-    let lines = said.lines().filter(|line| line.contains("refusing writes"));
+    let output = gateway.output();
+    let lines = output.lines().filter(|line| line.contains("refusing writes"));
     assert_eq!(
         lines.filter(|line| line.contains(why) && line.contains("ERROR")).count(),
         1,
-        "{said}"
+        "{output}"
     );
 }
 
@@ -81,7 +81,7 @@ async fn restored_state_acknowledges_again() {
     stopped(&wechat, &gateway, "is gone").await;
     fs::rename(&away, &path).expect("moved back");
     assert_eq!(send(&gateway, 2).await.expect("an answer"), success());
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     gateway.kill();
     gateway.spawn();
     gateway.serves().await;
@@ -118,8 +118,8 @@ async fn second_gateway_exits_for_any_path() {
         let mut second = Gateway::new(wechat.address, &format!("sqlite:{}", path.display()));
         second.spawn();
         assert_eq!(second.ends().await, Some(1));
-        let said = second.said();
-        assert!(said.contains("locked by another process"), "{said}");
+        let output = second.output();
+        assert!(output.contains("locked by another process"), "{output}");
     };
     ends(&link).await;
     ends(&first.folder().join("state.db")).await;

@@ -126,7 +126,11 @@ impl Gateway {
         while self.readyz().await.is_err() {
             let process = self.process.as_mut().expect("it runs");
             let ended = process.try_wait().expect("its status");
-            assert!(ended.is_none() && Instant::now() < end, "it does not serve: {}", self.said());
+            assert!(
+                ended.is_none() && Instant::now() < end,
+                "it does not serve: {}",
+                self.output()
+            );
             sleep(MOMENT).await;
         }
     }
@@ -157,16 +161,16 @@ impl Gateway {
                 self.process = None;
                 return status.code();
             }
-            assert!(Instant::now() < end, "it does not end: {}", self.said());
+            assert!(Instant::now() < end, "it does not end: {}", self.output());
             sleep(MOMENT).await;
         }
     }
 
     /// Returns its output so far, from both streams.
-    pub(crate) fn said(&self) -> String {
-        let mut said = Vec::new();
-        File::open(self.log()).and_then(|mut log| log.read_to_end(&mut said)).expect("its log");
-        String::from_utf8_lossy(&said).into_owned()
+    pub(crate) fn output(&self) -> String {
+        let mut output = Vec::new();
+        File::open(self.log()).and_then(|mut log| log.read_to_end(&mut output)).expect("its log");
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -184,14 +188,14 @@ impl Gateway {
     }
 
     /// Waits until `/readyz` returns this.
-    pub(crate) async fn says(&self, status: u16, text: &str) {
+    pub(crate) async fn reports(&self, status: u16, text: &str) {
         let end = Instant::now() + LONG;
         loop {
-            let said = self.readyz().await.expect("it runs");
-            if said.0 == status && said.1.contains(text) {
+            let output = self.readyz().await.expect("it runs");
+            if output.0 == status && output.1.contains(text) {
                 return;
             }
-            assert!(Instant::now() < end, "it says {said:?} and not {status} {text}");
+            assert!(Instant::now() < end, "it reports {output:?} and not {status} {text}");
             sleep(MOMENT).await;
         }
     }
@@ -253,9 +257,11 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let said = self.said();
-            let lines: Vec<_> = said.lines().rev().take(20).collect();
-            crate::print_figures(&format!("the gateway said at last, newest first: {lines:#?}"));
+            let output = self.output();
+            let lines: Vec<_> = output.lines().rev().take(20).collect();
+            crate::print_figures(&format!(
+                "the last output of the gateway, newest first: {lines:#?}"
+            ));
         }
     }
 }

@@ -77,12 +77,12 @@ async fn killed_import_adds_every_store_once() {
             None => sleep(MOMENT).await,
         }
     };
-    assert!(status.success(), "{status}: {}", client.said());
+    assert!(status.success(), "{status}: {}", client.output());
     let seconds = began.elapsed().as_secs_f64();
 
     let outcomes = client.outcomes();
     assert_eq!(outcomes.len(), rows);
-    assert!(outcomes.values().all(|line| line["outcome"] == "ok"), "{}", client.said());
+    assert!(outcomes.values().all(|line| line["outcome"] == "ok"), "{}", client.output());
     // The writes that were running when the gateway was killed.
     let recovered = outcomes.values().filter(|line| line["response"]["recovered"] == true).count();
     // No call too many was sent. WeChat itself would have refused most of them.
@@ -98,7 +98,7 @@ async fn killed_import_adds_every_store_once() {
          were recovered; the last client: {}",
         rows as f64 / seconds,
         KILLS.len(),
-        client.said().lines().last().unwrap_or_default(),
+        client.output().lines().last().unwrap_or_default(),
     ));
     memory.print_figures();
 }
@@ -159,19 +159,19 @@ impl Client {
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(folder.join("said")).expect("a file"))
+            .stderr(File::create(folder.join("output")).expect("a file"))
             .spawn();
         Self { process: process.expect("the binary starts"), folder }
     }
 
     fn ended(&mut self, began: Instant) -> Option<ExitStatus> {
-        assert!(began.elapsed() < LIMIT, "it does not end: {}", self.said());
+        assert!(began.elapsed() < LIMIT, "it does not end: {}", self.output());
         self.process.try_wait().expect("its status")
     }
 
     fn runs(&mut self, began: Instant) {
         let ended = self.ended(began);
-        assert!(ended.is_none(), "{ended:?}: {}", self.said());
+        assert!(ended.is_none(), "{ended:?}: {}", self.output());
     }
 
     fn kill(&mut self) {
@@ -179,8 +179,8 @@ impl Client {
         self.process.wait().expect("killed");
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(self.folder.join("said")).expect("its output")
+    fn output(&self) -> String {
+        fs::read_to_string(self.folder.join("output")).expect("its output")
     }
 
     /// Returns the last result of each row.

@@ -42,8 +42,8 @@ async fn killed_redis_is_reported_and_survived() {
     let mut another = Gateway::new(wechat.address, &redis.url());
     another.spawn();
     assert_eq!(another.ends().await, Some(1));
-    let said = another.said();
-    assert!(said.lines().count() == 1 && said.contains("Redis"), "{said}");
+    let output = another.output();
+    assert!(output.lines().count() == 1 && output.contains("Redis"), "{output}");
     redis.restart().await;
     recovers(&gateway, watch, cursor).await;
 }
@@ -66,9 +66,9 @@ async fn silent_redis_is_reported_and_survived() {
 /// Checks the behavior of a gateway without its Redis.
 async fn refuses(gateway: &Gateway, why: &str) {
     let began = Instant::now();
-    let (status, told) = gateway.readyz().await.expect("it runs");
+    let (status, text) = gateway.readyz().await.expect("it runs");
     let (elapsed, began) = (began.elapsed(), Instant::now());
-    assert!(status == 503 && told.contains(why) && told.lines().count() == 1, "{told}");
+    assert!(status == 503 && text.contains(why) && text.lines().count() == 1, "{text}");
     assert!(elapsed < 2 * SOON, "{elapsed:?}");
     assert_eq!(send(gateway, 2).await.expect("an answer"), (503, String::new()));
     let pushed = began.elapsed();
@@ -78,13 +78,13 @@ async fn refuses(gateway: &Gateway, why: &str) {
     let listed = began.elapsed();
     assert_eq!(reason(&gateway.watch(earliest()).await.expect_err("no state")), unavailable());
     print_figures(&format!(
-        "without Redis: {told:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"
+        "without Redis: {text:?} in {elapsed:.0?}, 503 in {pushed:.0?}, UNAVAILABLE in {listed:.0?}"
     ));
 }
 
 /// Checks its behavior when Redis is back.
 async fn recovers(gateway: &Gateway, mut watch: Watch, cursor: String) {
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     for _ in 0..2 {
         assert_eq!(send(gateway, 2).await.expect("an answer"), success());
     }
@@ -118,7 +118,7 @@ async fn redis_killed_during_append_leaves_no_gap() {
             redis.tear();
         }
         redis.restart().await;
-        gateway.says(200, "ok").await;
+        gateway.reports(200, "ok").await;
     }
     let seen = watcher.finish(3, LONG).await;
     assert_eq!(seen.positions, [1, 2, 3]);
@@ -143,7 +143,7 @@ async fn watchers_are_notified_of_a_replaced_redis() {
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
     redis.kill();
     redis.restart().await;
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     assert_eq!(send(&gateway, 1).await.expect("an answer"), success());
     assert_eq!(ends(&mut watch).await, expired());
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
@@ -205,7 +205,7 @@ async fn lose(kept: &[u64]) {
     }
     redis.kill();
     redis.restart().await;
-    gateway.says(200, "ok").await;
+    gateway.reports(200, "ok").await;
     // Watchers are notified, and so is a client with a cursor from the lost part.
     assert_eq!(ends(&mut watch).await, expired());
     let lost = cursors.split_off(kept.len());

@@ -48,14 +48,14 @@ async fn event_at_other_gateway_is_linked_to_submission() {
     let submission = add_store(&one).await.expect("submitted");
     let mut watch = one.watch(earliest()).await.expect("a stream");
     wechat.simulator.approve(submission.audit_id.parse().expect("a number")).expect("open");
-    let (told, _) = event(&mut watch).await;
-    assert_eq!(told.submission_id, submission.submission_id);
+    let (first, _) = event(&mut watch).await;
+    assert_eq!(first.submission_id, submission.submission_id);
     for gateway in [&one, &other] {
         let submission_id = submission.submission_id.clone();
         let request = pb::GetSubmissionRequest { submission_id, ..Default::default() };
         let found = gateway.audits().get_submission(request).await.expect("remembered");
         let found = found.into_inner().submission.expect("a submission");
-        assert_eq!((found.state(), &found.event_id), (AuditState::Approved, &told.event_id));
+        assert_eq!((found.state(), &found.event_id), (AuditState::Approved, &first.event_id));
     }
 }
 
@@ -145,15 +145,16 @@ async fn emptied_redis_executes_running_write_once() {
 
     // The new log accepts events, and readers of the old one are notified.
     for gateway in [&one, &other] {
-        gateway.says(200, "ok").await;
+        gateway.reports(200, "ok").await;
         let begun = gateway.watch(Start::Cursor(cursor.clone())).await;
         let status = begun.expect_err("the cursor is expired");
         assert_eq!(reason(&status), (Code::OutOfRange, "CURSOR_EXPIRED".to_owned()));
     }
     assert_eq!(send(&one, 2).await.expect("an answer"), success());
     assert_eq!(other.lists().await, Ok(1));
-    let told = [&one, &other].map(|gateway| gateway.said().matches("Redis was emptied:").count());
-    assert_eq!(told.iter().sum::<usize>(), 1, "one of them logs it, once");
+    let logged =
+        [&one, &other].map(|gateway| gateway.output().matches("Redis was emptied:").count());
+    assert_eq!(logged.iter().sum::<usize>(), 1, "one of them logs it, once");
     assert!(redis.command("GET {wechat-store-gateway}:schema").await.starts_with("$1"));
 }
 

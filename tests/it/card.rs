@@ -31,8 +31,8 @@ async fn missing_store_has_no_card() {
     let status = app.read().await.expect_err("there is no such store");
     assert_eq!(reason(&status), is(Code::NotFound, "STORE_NOT_FOUND"));
     let info = status.get_details_error_info().expect("checked above");
-    let said = &info.metadata["errmsg"];
-    assert!(said.ends_with(&format!("rid: {}", info.metadata["rid"])), "{said}");
+    let errmsg = &info.metadata["errmsg"];
+    assert!(errmsg.ends_with(&format!("rid: {}", info.metadata["rid"])), "{errmsg}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -434,8 +434,8 @@ async fn excess_calls_are_refused_but_health_answers() {
 
 /// Reads until the other side closes the connection.
 async fn closed(socket: &mut TcpStream) {
-    let mut said = Vec::new();
-    let _ = socket.read_to_end(&mut said).await;
+    let mut received = Vec::new();
+    let _ = socket.read_to_end(&mut received).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,9 +481,9 @@ async fn silent_peers_do_not_delay_stop() {
     let greeting = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
     let mut peers = Vec::new();
     for address in [app.address, app.callback, app.admin] {
-        for said in [&b""[..], &greeting, b"POST /wechat/callback/"] {
+        for sent in [&b""[..], &greeting, b"POST /wechat/callback/"] {
             let mut peer = TcpStream::connect(address).await.expect("it listens");
-            peer.write_all(said).await.expect("it reads");
+            peer.write_all(sent).await.expect("it reads");
             peers.push(peer);
         }
     }

@@ -59,7 +59,7 @@ impl Shared {
 enum Manner {
     HangsUp,
     PassesOn,
-    SaysNothing,
+    SendsNothing,
 }
 
 impl Host {
@@ -120,8 +120,8 @@ async fn run(listener: TcpListener, shared: Arc<Shared>, manner: Manner) {
         match manner {
             Manner::HangsUp => shared.see("hung up"),
             Manner::PassesOn => drop(connections.spawn(pass_on(socket, shared.clone()))),
-            Manner::SaysNothing => {
-                shared.see("nothing said");
+            Manner::SendsNothing => {
+                shared.see("nothing sent");
                 connections.spawn(async move {
                     let _silent = socket;
                     std::future::pending().await
@@ -249,7 +249,7 @@ async fn successful_read_probe_returns_all_calls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_probe_delays_one_caller_without_error() {
-    for (manner, saw) in [(Manner::HangsUp, "hung up"), (Manner::SaysNothing, "nothing said")] {
+    for (manner, saw) in [(Manner::HangsUp, "hung up"), (Manner::SendsNothing, "nothing sent")] {
         let (app, mut first, second) = two().await;
         first.vanish().await;
         accepted(app.read().await);
@@ -269,7 +269,7 @@ async fn short_deadline_makes_no_probe() {
     let (app, mut first, second) = two().await;
     first.vanish().await;
     accepted(app.read().await);
-    first.starts(Manner::SaysNothing);
+    first.starts(Manner::SendsNothing);
     app.clock.advance(PAUSE);
     second.seen();
     let request = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
@@ -282,7 +282,7 @@ async fn abandoned_calls_mark_a_silent_host() {
     let (app, mut first, second) = two().await;
     accepted(app.read().await);
     first.vanish().await;
-    first.starts(Manner::SaysNothing);
+    first.starts(Manner::SendsNothing);
     for _ in 0..2 {
         let left = tokio::time::timeout(Duration::from_millis(1_300), app.read()).await;
         assert!(left.is_err(), "no host answers");

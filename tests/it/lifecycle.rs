@@ -75,9 +75,9 @@ async fn stopping_does_not_wait_for_open_reflection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn non_http2_peer_is_disconnected() {
     let app = App::start().await;
-    for said in [&b""[..], b"PRI * HT", b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n"] {
+    for sent in [&b""[..], b"PRI * HT", b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n"] {
         let mut peer = TcpStream::connect(app.address).await.expect("it listens");
-        peer.write_all(said).await.expect("it reads");
+        peer.write_all(sent).await.expect("it reads");
         let mut answer = Vec::new();
         // The connection was closed or reset, but not kept.
         let _ = within(2 * SOON, peer.read_to_end(&mut answer)).await;

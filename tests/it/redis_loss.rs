@@ -71,8 +71,8 @@ async fn lease(state: &Arc<dyn State>, name: &str) -> u64 {
 
 /// Returns the fields of the key that identifies the state.
 async fn guard(server: &RedisServer) -> HashMap<String, String> {
-    let said = server.command("HGETALL {wechat-store-gateway}:guard").await;
-    let words: Vec<_> = said.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
+    let reply = server.command("HGETALL {wechat-store-gateway}:guard").await;
+    let words: Vec<_> = reply.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
     words.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
 }
 

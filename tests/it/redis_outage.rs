@@ -247,8 +247,8 @@ async fn redis_refusal_is_explained_and_ends() {
         if expected == "own disk" {
             fs::remove_dir_all(server.folder()).expect("there");
         }
-        let said = server.command(begin).await;
-        assert!(said.starts_with("+OK"), "{said}");
+        let reply = server.command(begin).await;
+        assert!(reply.starts_with("+OK"), "{reply}");
         let refused = async {
             loop {
                 // A save in the background starts and fails a moment later.

@@ -336,7 +336,7 @@ pub(crate) async fn submission_pages_match_the_query(backend: &mut impl Backend)
     let created = find(&state, "d").await.created;
 
     let all = SubmissionQuery { limit: 10, ..SubmissionQuery::default() };
-    let read = async |query| said(&state.submissions(query).await.expect("a page").submissions);
+    let read = async |query| texts(&state.submissions(query).await.expect("a page").submissions);
     assert_eq!(read(all.clone()).await, ["a", "b", "c", "d", "e"]);
     assert_eq!(read(SubmissionQuery { app_id: Some(app("wx2")), ..all.clone() }).await, ["a"]);
     let kinds = vec![SubmissionKind::MapPoi, SubmissionKind::Merchant];
@@ -358,11 +358,11 @@ pub(crate) async fn submission_pages_match_the_query(backend: &mut impl Backend)
 
     let two = SubmissionQuery { after: 1, limit: 2, ..SubmissionQuery::default() };
     let page = state.submissions(two).await.expect("a page");
-    assert_eq!((said(&page.submissions), page.seen, page.at_end), (named(&["b", "c"]), 3, false));
+    assert_eq!((texts(&page.submissions), page.seen, page.at_end), (named(&["b", "c"]), 3, false));
     let open = vec![AuditState::AwaitingAdmin, AuditState::InReview];
     let rest = SubmissionQuery { after: 3, states: open, ..all };
     let page = state.submissions(rest).await.expect("a page");
-    assert_eq!((said(&page.submissions), page.seen, page.at_end), (named(&["d"]), 5, true));
+    assert_eq!((texts(&page.submissions), page.seen, page.at_end), (named(&["d"]), 5, true));
 }
 
 pub(crate) async fn newest_picture_submission_is_found(backend: &mut impl Backend) {
@@ -1603,7 +1603,7 @@ fn names(events: &[Event]) -> Vec<String> {
     events.iter().map(|event| text(&event.message)).collect()
 }
 
-fn said(submissions: &[Submission]) -> Vec<String> {
+fn texts(submissions: &[Submission]) -> Vec<String> {
     submissions.iter().map(|submission| text(&submission.message)).collect()
 }
 

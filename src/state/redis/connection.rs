@@ -188,9 +188,9 @@ impl Connection {
     /// Runs a script that [`Connection::call`] made. Runs it again if the connection breaks, or in
     /// the new state if the state was lost.
     pub(super) async fn run<T: FromRedisValue>(&self, call: &Call) -> Result<T, Error> {
-        match self.run_sealing(call, |_, _| ()).await? {
+        match self.run_and_note(call, |_, _| ()).await? {
             Ok(answer) => Ok(answer),
-            Err(Gone) => self.run_sealing(call, |_, _| ()).await?.map_err(|Gone| lost()),
+            Err(Gone) => self.run_and_note(call, |_, _| ()).await?.map_err(|Gone| lost()),
         }
     }
 
@@ -208,13 +208,13 @@ impl Connection {
                 tokio::spawn(check_regularly(Arc::downgrade(&self.0)));
             }
         };
-        self.run_sealing(call, note).await?.map_err(|Gone| lost())
+        self.run_and_note(call, note).await?.map_err(|Gone| lost())
     }
 
-    async fn run_sealing<T: FromRedisValue>(
+    async fn run_and_note<T: FromRedisValue>(
         &self,
         call: &Call,
-        seal: impl FnOnce(&mut Known, &T),
+        note: impl FnOnce(&mut Known, &T),
     ) -> Result<Result<T, Gone>, Error> {
         let era = timeout(TIMEOUT, self.agreed());
         let era = era.await.unwrap_or_else(|_| Err(Failure::late().error))?;
@@ -227,7 +227,7 @@ impl Connection {
             };
             now.steps = now.steps.max(era.steps);
             now.own = now.own.max(era.own);
-            seal(&mut known, &answer);
+            note(&mut known, &answer);
             return Ok(Ok(answer));
         }
         {
@@ -306,9 +306,9 @@ impl Connection {
             return Ok(Err(Gone));
         }
         // Redis omits nil at the end of an answer.
-        let said = if answer.len() > 2 { answer.remove(2) } else { Value::Nil };
+        let reply = if answer.len() > 2 { answer.remove(2) } else { Value::Nil };
         let (steps, own) = from_redis_value(Value::Array(answer)).map_err(|_| damaged("type"))?;
-        Ok(Ok((said, Era { steps, own, ..era })))
+        Ok(Ok((reply, Era { steps, own, ..era })))
     }
 
     /// Returns the era after the processes have agreed on one.
@@ -510,13 +510,13 @@ mod tests {
         let always = ("appendfsync", "always");
         assert_eq!(warning_for(&[("appendonly", "yes"), always, kept]), None);
 
-        let said = warning_for(&[("appendonly", "no"), always, kept]).expect("no file");
-        assert!(said.contains("everything since"), "{said}");
-        let said = warning_for(&[("appendonly", "yes"), ("appendfsync", "everysec"), kept]);
-        assert!(said.as_ref().is_some_and(|said| said.contains("last second")), "{said:?}");
-        let said =
+        let text = warning_for(&[("appendonly", "no"), always, kept]).expect("no file");
+        assert!(text.contains("everything since"), "{text}");
+        let text = warning_for(&[("appendonly", "yes"), ("appendfsync", "everysec"), kept]);
+        assert!(text.as_ref().is_some_and(|text| text.contains("last second")), "{text:?}");
+        let text =
             warning_for(&[("appendonly", "yes"), always, ("maxmemory-policy", "allkeys-lru")]);
-        assert!(said.as_ref().is_some_and(|said| said.contains("noeviction")), "{said:?}");
-        assert!(warning(None).is_some_and(|said| said.contains("does not reveal")));
+        assert!(text.as_ref().is_some_and(|text| text.contains("noeviction")), "{text:?}");
+        assert!(warning(None).is_some_and(|text| text.contains("does not reveal")));
     }
 }

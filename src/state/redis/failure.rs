@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn failure_has_explanation_for_operators() {
         let script = "ERR Error running script (call to f_1): @user_script:9: @user_script: 9: ";
-        for (said, explanation, reconnect) in [
+        for (message, explanation, reconnect) in [
             ("OOM command not allowed when used memory > 'maxmemory'.", "memory is full", false),
             (
                 &*format!("{script}-OOM command not allowed when used memory"),
@@ -151,11 +151,11 @@ mod tests {
             ("ERR unknown command 'EVALSHA', with args beginning with: 'hush'", "older", true),
             ("MOVED 1234 10.0.0.1:6379", "cluster", true),
         ] {
-            let Failure { error, reconnect: found } = explained(said);
+            let Failure { error, reconnect: found } = explained(message);
             let text = error.to_string();
-            assert!(text.contains(explanation), "{said}: {text}");
-            assert!(!text.contains("hush") && error != Error::Full, "{said}: {text}");
-            assert_eq!(found, reconnect, "{said}");
+            assert!(text.contains(explanation), "{message}: {text}");
+            assert!(!text.contains("hush") && error != Error::Full, "{message}: {text}");
+            assert_eq!(found, reconnect, "{message}");
         }
         let wrong = explained("WRONGTYPE Operation against a key holding the wrong kind of value");
         assert!(matches!(wrong.error, Error::Damaged(_)), "{wrong:?}");

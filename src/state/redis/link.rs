@@ -180,11 +180,11 @@ impl Link {
                     continue;
                 }
             };
-            let (patience, why) = match failure {
+            let (limit, why) = match failure {
                 Some((why, in_a_row, _)) if in_a_row > 1 => (CONNECT_WAIT, why),
                 _ => (TIMEOUT, Failure::late().error),
             };
-            match timeout(patience, run).await {
+            match timeout(limit, run).await {
                 Ok(Err(why)) if self.fails_long() => return Err(why),
                 Ok(Err(_)) => {}
                 Ok(connected) => return connected,
