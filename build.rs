@@ -1,6 +1,7 @@
 //! Compiles `proto/` without an installed protoc.
 
 use std::{
+    collections::BTreeMap,
     env,
     error::Error,
     fs,
@@ -10,6 +11,7 @@ use std::{
 
 use prost::Message;
 use prost_types::{FieldDescriptorProto, FileDescriptorSet};
+use protox::prost_reflect::Kind;
 
 /// The package of the contract.
 const PACKAGE: &str = ".wechat.store.v1";
@@ -37,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Reflection serves these with their comments and options. prost would drop the options.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    fs::write(out.join("rpcs.rs"), rpcs(&descriptors))?;
+    fs::write(out.join("rpcs.rs"), rpcs(&descriptors, &accesses(&compiler)?))?;
     // Messages and clients first, then the servers. Some of their responses are already encoded.
     tonic_prost_build::configure()
         .bytes(".")
@@ -88,9 +90,31 @@ fn health(out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns a row for each RPC, which `src/pb.rs` turns into trait implementations: its kind, its name, its
-/// request and its response. The fields are named there, so a renamed field is a compile error.
-fn rpcs(descriptors: &FileDescriptorSet) -> String {
+/// Returns the access that each RPC needs, such as `Read`, by the RPC's full name.
+///
+/// Fails if an RPC does not name it.
+fn accesses(compiler: &protox::Compiler) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    let pool = compiler.descriptor_pool();
+    let option = pool.get_extension_by_name("wechat.store.v1.access").ok_or("no access option")?;
+    let Kind::Enum(values) = option.kind() else { return Err("access is not an enum".into()) };
+    let mut accesses = BTreeMap::new();
+    for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        let number = method.options().get_extension(&option).as_enum_number().unwrap_or_default();
+        let access = match values.get_value(number).as_ref().map(|value| value.name()) {
+            Some("ACCESS_READ") => "Read",
+            Some("ACCESS_WRITE") => "Write",
+            Some("ACCESS_ADMIN") => "Admin",
+            _ => return Err(format!("{} has no option (access)", method.full_name()).into()),
+        };
+        accesses.insert(method.full_name().to_owned(), access.to_owned());
+    }
+    Ok(accesses)
+}
+
+/// Returns a row for each RPC, which `src/pb.rs` turns into trait implementations: its kind, its access, its
+/// path, its name, its request and its response. The fields are named there, so a renamed field is a compile
+/// error.
+fn rpcs(descriptors: &FileDescriptorSet, accesses: &BTreeMap<String, String>) -> String {
     let local = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let messages = || descriptors.file.iter().flat_map(|file| &file.message_type);
     let has = |message: &str, is: fn(&FieldDescriptorProto) -> bool| {
@@ -108,7 +132,12 @@ fn rpcs(descriptors: &FileDescriptorSet) -> String {
                 (true, true) => "reviewed",
             };
             let name = format!("{}/{}", service.name(), method.name());
-            rows.push_str(&format!("    {kind} {name:?} {request} {response};\n"));
+            let package = PACKAGE.trim_start_matches('.');
+            let access = &accesses[&format!("{package}.{}.{}", service.name(), method.name())];
+            let path = format!("/{package}.{name}");
+            rows.push_str(&format!(
+                "    {kind} {access} {path:?} {name:?} {request} {response};\n"
+            ));
         }
     }
     rows + "}\n"

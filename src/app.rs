@@ -16,6 +16,7 @@ use tonic::service::Routes;
 use crate::{
     accounts::Registry,
     call::Calls,
+    callers::Callers,
     config::Settings,
     events::Audits,
     journal::Journal,
@@ -173,7 +174,8 @@ impl App {
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
         let health = Reporter::new(stop.clone()).await;
         let routes = routes(&rooms, &health, &stop);
-        let middleware = Middleware::new(routes, &settings.limits, clock, sampler, stop.clone());
+        let callers = Callers::new(&settings.callers);
+        let middleware = Middleware::new(routes, callers, &settings, clock, sampler, stop.clone());
         let budgets = Budgets::new(&settings.limits);
         Ok(Self { settings, rooms, receiver, health, middleware, budgets, leaving, stop })
     }

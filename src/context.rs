@@ -1,4 +1,4 @@
-//! The context of a call: its account, deadline, trace and stage.
+//! The context of a call: its caller, account, deadline, trace and stage.
 //! [`middleware`](crate::server::middleware) creates it, and every layer below receives it.
 
 use std::{
@@ -15,9 +15,10 @@ use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
-    pb::Addressed,
+    callers::{Caller, Forbidden},
+    pb::{Access, Addressed},
     telemetry::Trace,
-    util::{budget::Held, clock::Clock},
+    util::{budget::Held, clock::Clock, scope::Scope},
     validate::{Check, Invalid},
 };
 
@@ -27,6 +28,10 @@ pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 /// The context of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
+    /// The program that calls.
+    pub caller: Arc<Caller>,
+    /// The access that the RPC needs.
+    pub access: Access,
     /// The account that the request names. Empty for the default one.
     pub app_id: String,
     /// The RPC, as in `StoreService/AddStore`.
@@ -85,6 +90,7 @@ impl Peer {
 /// request.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
+    pub(crate) caller: Arc<Caller>,
     pub(crate) peer: Peer,
     pub(crate) held: Arc<Held>,
     pub(crate) deadline: Instant,
@@ -95,14 +101,19 @@ pub(crate) struct Arrival {
 impl Context {
     /// Splits a request into its context and its content.
     ///
-    /// Fails if `app_id`, `request_id` or `client_reference` is malformed.
+    /// Fails if the caller may not use the RPC for the account of the request, or if `app_id`,
+    /// `request_id` or `client_reference` is malformed.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
-    pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Invalid> {
+    pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Unusable> {
         let (_, mut extensions, mut message) = request.into_parts();
-        let Arrival { peer, held, deadline, trace, stage } =
+        let Arrival { caller, peer, held, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
+        let access = M::ACCESS;
+        if !app_id.is_empty() && !caller.may(access, &app_id) {
+            return Err(Forbidden::new(&caller, access, Some(app_id)).into());
+        }
         let request_id = check.uuid("request_id", &message.take_request_id());
         let fingerprint = match request_id {
             Some(_) => Sha256::digest(message.encode_to_vec()).into(),
@@ -111,6 +122,8 @@ impl Context {
         let client_reference = check.reference(message.take_client_reference());
         let method = M::METHOD;
         let ctx = Self {
+            caller,
+            access,
             app_id,
             method,
             request_id,
@@ -122,12 +135,23 @@ impl Context {
             peer,
             _held: Some(held),
         };
-        check.done((ctx, message))
+        Ok(check.done((ctx, message))?)
+    }
+
+    /// Returns the accounts that the call can be about: the one that the request names, or else all to which
+    /// the caller has access.
+    pub(crate) fn accounts(&self) -> Scope {
+        match self.app_id.is_empty() {
+            true => self.caller.accounts(self.access),
+            false => Scope::one(self.app_id.clone()),
+        }
     }
 
     /// Returns the context of a call that serves no single caller, such as one that fills a cache.
     pub(crate) fn internal(deadline: Instant) -> Self {
         Self {
+            caller: Caller::anyone(),
+            access: Access::Admin,
             app_id: String::new(),
             method: "",
             request_id: None,
@@ -156,6 +180,27 @@ impl Context {
     /// Returns how long an answer is still of use.
     pub(crate) fn time_left(&self, clock: &Clock) -> Duration {
         self.deadline.saturating_duration_since(clock.now())
+    }
+}
+
+/// The reason why a request has no context.
+#[derive(Clone, Debug)]
+pub(crate) enum Unusable {
+    /// A field is malformed.
+    Invalid(Invalid),
+    /// The caller's role is too low.
+    Forbidden(Forbidden),
+}
+
+impl From<Invalid> for Unusable {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<Forbidden> for Unusable {
+    fn from(forbidden: Forbidden) -> Self {
+        Self::Forbidden(forbidden)
     }
 }
 

@@ -34,6 +34,7 @@
 mod accounts;
 pub mod app;
 mod call;
+mod callers;
 pub mod cli;
 pub mod config;
 mod context;

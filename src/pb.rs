@@ -26,6 +26,8 @@ pub mod health {
 pub trait Addressed: prost::Message {
     /// The RPC, as in `StoreService/AddStore`.
     const METHOD: &'static str;
+    /// The access that the RPC needs.
+    const ACCESS: Access;
 
     /// Takes the account's ID out of the request. Empty means the default account.
     fn take_app_id(&mut self) -> String;
@@ -85,9 +87,18 @@ fn recover<R: Recovered>(
 /// [`Recovered`] for each response to a write. A field that is renamed in `proto/` is a compile error
 /// here.
 macro_rules! rpcs {
-    ($($kind:ident $method:literal $request:ident $response:ident;)*) => {
-        $(addressed!($kind $method $request);)*
+    ($($kind:ident $access:ident $path:literal $method:literal $request:ident $response:ident;)*) => {
+        $(addressed!($kind $access $method $request);)*
         $(recovered!($kind $response);)*
+
+        /// Returns the access that the RPC at a path needs, such as `/wechat.store.v1.StoreService/AddStore`.
+        /// Returns `None` if there is no such RPC.
+        pub fn access(path: &str) -> Option<Access> {
+            match path {
+                $($path => Some(Access::$access),)*
+                _ => None,
+            }
+        }
 
         /// Returns what makes a recovered response of this method, or `None` if it does not write.
         fn recovery(method: &str) -> Option<Recover> {
@@ -100,23 +111,24 @@ macro_rules! rpcs {
 }
 
 macro_rules! addressed {
-    (read $method:literal $request:ident) => {
-        addressed!($method $request, take_app_id: app_id);
+    (read $access:ident $method:literal $request:ident) => {
+        addressed!($access $method $request, take_app_id: app_id);
     };
-    (write $method:literal $request:ident) => {
-        addressed!($method $request, take_app_id: app_id, take_request_id: request_id);
+    (write $access:ident $method:literal $request:ident) => {
+        addressed!($access $method $request, take_app_id: app_id, take_request_id: request_id);
     };
-    (reviewed $method:literal $request:ident) => {
+    (reviewed $access:ident $method:literal $request:ident) => {
         addressed!(
-            $method $request,
+            $access $method $request,
             take_app_id: app_id,
             take_request_id: request_id,
             take_client_reference: client_reference
         );
     };
-    ($method:literal $request:ident, $($take:ident: $field:ident),*) => {
+    ($access:ident $method:literal $request:ident, $($take:ident: $field:ident),*) => {
         impl Addressed for $request {
             const METHOD: &'static str = $method;
+            const ACCESS: Access = Access::$access;
             $(fn $take(&mut self) -> String {
                 std::mem::take(&mut self.$field)
             })*

@@ -3,7 +3,9 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
+    callers::Forbidden,
     config::{self, AccountKind},
+    context::Context,
     state::State,
     util::clock::Clock,
     util::id::AppId,
@@ -47,6 +49,9 @@ pub enum Error {
         /// The kind of account that the call needs.
         needed: AccountKinds,
     },
+    /// The caller may not use the account.
+    #[error("the caller may not use the account")]
+    Forbidden(Forbidden),
     /// The account is not configured.
     #[error("{app_id:?} is not in the settings")]
     Unknown {
@@ -61,6 +66,12 @@ pub enum Error {
         /// The kind of account that the call needs.
         needed: AccountKinds,
     },
+}
+
+impl From<Forbidden> for Error {
+    fn from(forbidden: Forbidden) -> Self {
+        Self::Forbidden(forbidden)
+    }
 }
 
 impl Registry {
@@ -96,8 +107,25 @@ impl Registry {
     /// Returns the account that a request names. An empty id means the default account of the kind
     /// that the call needs. If both kinds can serve the call, the official account is preferred.
     ///
-    /// Fails if there is no such account or if it is of the wrong kind.
-    pub(crate) fn find(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
+    /// Fails if there is no such account, if it is of the wrong kind, or if the caller may not use it.
+    pub(crate) fn find(&self, ctx: &Context, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
+        let account = self.named(&ctx.app_id, needed);
+        let may = match &account {
+            Ok(account) => ctx.caller.may(ctx.access, account.app_id.as_str()),
+            // A caller must not learn from the error which accounts exist.
+            Err(_) => match ctx.app_id.is_empty() {
+                true => ctx.caller.may_everywhere(ctx.access),
+                false => ctx.caller.may(ctx.access, &ctx.app_id),
+            },
+        };
+        if !may {
+            let app_id = Some(ctx.app_id.clone()).filter(|app_id| !app_id.is_empty());
+            return Err(Forbidden::new(&ctx.caller, ctx.access, app_id).into());
+        }
+        account
+    }
+
+    fn named(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
         if app_id.is_empty() {
             let default = match needed {
                 AccountKinds::Any => {
@@ -164,13 +192,14 @@ mod tests {
             let (_folder, state) = state::temporary(&clock);
             let registry =
                 Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
-            let found = registry.find("", AccountKinds::Any).ok();
+            let ctx = Context::internal(clock.now());
+            let found = registry.find(&ctx, AccountKinds::Any).ok();
             assert_eq!(found.map(|account| account.app_id.as_str()), expected);
             for (needed, is_default) in [
                 (AccountKinds::Official, official_default),
                 (AccountKinds::MiniProgram, mini_default),
             ] {
-                assert_eq!(registry.find("", needed).is_ok(), is_default, "{needed}");
+                assert_eq!(registry.find(&ctx, needed).is_ok(), is_default, "{needed}");
             }
         }
     }

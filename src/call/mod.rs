@@ -172,7 +172,7 @@ impl Calls {
     ///
     /// Every call gets its account here and passes it on.
     pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
-        Ok(self.0.registry.find(&ctx.app_id, E::ACCOUNT)?)
+        Ok(self.0.registry.find(ctx, E::ACCOUNT)?)
     }
 
     /// Makes a call that changes nothing. Ends when the caller leaves.

@@ -176,7 +176,7 @@ fn from_environment(environment: &Environment, errors: &mut ConfigErrors) -> Opt
     })
 }
 
-fn is_app_id(text: &str) -> bool {
+pub(super) fn is_app_id(text: &str) -> bool {
     text.strip_prefix("wx").is_some_and(|rest| {
         rest.len() == 16 && rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })

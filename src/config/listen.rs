@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigErrors;
+use super::{Callers, ConfigErrors};
 
 /// `[listen]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// `"behind-a-mesh"` allows gRPC without TLS on a non-loopback address.
     pub plaintext: Option<Plaintext>,
+    /// The callers that can use gRPC's reflection service.
+    pub reflection: Reflection,
 }
 
 /// The reason why the gateway itself does not need to encrypt gRPC.
@@ -28,6 +30,19 @@ pub enum Plaintext {
     BehindAMesh,
 }
 
+/// The callers that can use gRPC's reflection service, which describes the methods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reflection {
+    /// Every client, also one that is no known caller.
+    Anyone,
+    /// Every caller.
+    #[default]
+    Callers,
+    /// No caller. The service is not there.
+    Off,
+}
+
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -36,6 +51,7 @@ impl Default for Listen {
             callback: loopback(8080),
             admin: loopback(9464),
             plaintext: None,
+            reflection: Reflection::default(),
         }
     }
 }
@@ -49,4 +65,17 @@ pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
         );
     }
     listen
+}
+
+/// Checks that the address and the callers fit: without a list of callers, only this machine can be allowed
+/// to call.
+pub(super) fn check_exposure(listen: &Listen, callers: &Callers, errors: &mut ConfigErrors) {
+    if !listen.grpc.ip().is_loopback() && matches!(callers, Callers::Loopback) {
+        errors.add(
+            "callers",
+            "missing; on a non-loopback address, anyone who reaches it could change every store; \
+             add [[callers]] sections, or set callers = \"anyone\" if the network lets only \
+             trusted programs through",
+        );
+    }
 }

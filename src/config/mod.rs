@@ -14,8 +14,9 @@ pub use self::{
     account::{Account, AccountKind, TokenKind},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
+    callers::{Caller, Callers, JwtSubject, Role, TokenHash},
     limits::{Connections, Limits},
-    listen::Listen,
+    listen::{Listen, Reflection},
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
@@ -24,6 +25,7 @@ pub use self::{
 mod account;
 mod audit;
 mod callback;
+mod callers;
 mod invisible;
 mod limits;
 mod listen;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `[[accounts]]`
     pub accounts: Vec<Account>,
+    /// `[[callers]]`
+    pub callers: Callers,
 }
 
 /// One error in the settings.
@@ -97,15 +101,17 @@ impl Settings {
         let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
         let accounts = account::check(accounts, environment, &mut errors);
+        let callers = read_callers(&mut table, &accounts, &mut errors);
+        listen::check_exposure(&listen, &callers, &mut errors);
         for key in table.keys() {
             errors.add(
                 key,
-                "unknown section; the sections are listen, wechat, limits, state, callback, audit \
-                 and accounts",
+                "unknown section; the sections are listen, wechat, limits, state, callback, audit, \
+                 accounts and callers",
             );
         }
         if errors.0.is_empty() {
-            Ok(Self { listen, wechat, limits, state, callback, audit, accounts })
+            Ok(Self { listen, wechat, limits, state, callback, audit, accounts, callers })
         } else {
             Err(errors.0)
         }
@@ -145,6 +151,10 @@ fn apply_overrides(environment: &Environment, table: &mut Table, errors: &mut Co
     for (name, value) in environment {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let path = path.to_lowercase();
+        if path == "callers" {
+            table.insert(path, Value::String(value.clone()));
+            continue;
+        }
         let Some((section, key)) = path.split_once("__") else {
             errors.add(
                 name,
@@ -197,6 +207,24 @@ fn sections<T: DeserializeOwned + Default>(
         Some(_) => {
             errors.add(name, format!("not a list of sections; write it as [[{name}]]"));
             Vec::new()
+        }
+    }
+}
+
+/// Removes `callers` from the table and returns it checked: a list of sections, or `"anyone"`.
+fn read_callers(table: &mut Table, accounts: &[Account], errors: &mut ConfigErrors) -> Callers {
+    match table.get("callers") {
+        None => Callers::Loopback,
+        Some(Value::String(text)) => {
+            if text != "anyone" {
+                errors.add("callers", "must be \"anyone\", or a list of [[callers]] sections");
+            }
+            table.remove("callers");
+            Callers::Anyone
+        }
+        Some(_) => {
+            let callers = sections(table, "callers", errors);
+            Callers::Known(callers::check(callers, accounts, errors))
         }
     }
 }

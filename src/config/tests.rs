@@ -109,14 +109,62 @@ fn all_errors_are_returned_with_their_keys() {
 const ACCOUNT: &str =
     "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"\n";
 
+const CALLER: &str = "[[callers]]\nname = \"a\"\nrole = \"reader\"\n";
+
 #[test]
 fn broken_rule_returns_exactly_its_error() {
     let id = "app_id = \"wx0000000000000001\"";
     let (kind, secret) = ("kind = \"official\"", "secret = \"s\"");
     for (file, error) in [
         (
-            format!("[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"),
+            format!("callers = \"anyone\"\n[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"),
             "listen.grpc: a non-loopback address would expose plaintext gRPC",
+        ),
+        (
+            format!("[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n{ACCOUNT}"),
+            "callers: missing; on a non-loopback address",
+        ),
+        (format!("callers = \"any\"\n{ACCOUNT}"), "callers: must be \"anyone\""),
+        (format!("{ACCOUNT}{CALLER}tokens = [\"12\"]"), "callers[0].tokens[0]: not a SHA-256"),
+        (format!("{ACCOUNT}{CALLER}"), "callers[0].tokens: this caller cannot prove"),
+        (
+            format!("{ACCOUNT}{CALLER}token = \"a\"\ncertificates = [\"a\"]"),
+            "callers[0].token: unknown field",
+        ),
+        (
+            format!("{ACCOUNT}{CALLER}certificates = [\"*.a\"]"),
+            "callers[0].certificates[0]: must be a URI",
+        ),
+        (
+            format!(
+                "{ACCOUNT}[[callers]]\nname = \"a b\"\nrole = \"reader\"\ncertificates = [\"a\"]"
+            ),
+            "callers[0].name: must be 1 to 64 characters",
+        ),
+        (
+            format!("{ACCOUNT}[[callers]]\nname = \"a\"\ncertificates = [\"a\"]"),
+            "callers[0].role: missing",
+        ),
+        (
+            format!("{ACCOUNT}{CALLER}certificates = [\"a\"]\nroles = {{ wx1 = \"admin\" }}"),
+            "callers[0].roles.wx1: not an AppID",
+        ),
+        (
+            format!(
+                "{ACCOUNT}{CALLER}certificates = [\"a\"]\nroles = {{ wx00000000000000ff = \"admin\" }}"
+            ),
+            "callers[0].roles.wx00000000000000ff: no [[accounts]] section",
+        ),
+        (
+            format!("{ACCOUNT}{CALLER}certificates = [\"a\"]\n{CALLER}certificates = [\"b\"]"),
+            "callers[1].name: duplicate name a",
+        ),
+        (
+            format!(
+                "{ACCOUNT}{CALLER}certificates = [\"a\"]\n[[callers]]\nname = \"b\"\nrole = \"reader\"\n\
+                 certificates = [\"a\"]"
+            ),
+            "callers[1].certificates[0]: another caller",
         ),
         (
             format!("[wechat]\nhosts = [\"weixin\"]\n{ACCOUNT}"),
@@ -238,7 +286,7 @@ fn broken_environment_rule_returns_its_error() {
 #[test]
 fn allowed_settings_are_accepted() {
     for file in [
-        "[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n",
+        "callers = \"anyone\"\n[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n",
         "[listen]\ngrpc = \"[::1]:1\"\n",
         "[wechat]\nhosts = [\"http://localhost:8090\"]\n",
         "[wechat]\nhosts = [\"http://[::1]:8090/\"]\n",

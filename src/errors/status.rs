@@ -19,9 +19,10 @@ use super::{
 use crate::{
     accounts::{self, quota::Spent, token},
     call::{DistrictError, Error, PageError},
-    context::Stage,
+    callers::{Forbidden, Refused},
+    context::{Stage, Unusable},
     events, journal,
-    pb::ErrorReason,
+    pb::{Access, ErrorReason},
     state,
     telemetry::masked,
     translate::{BadPicture, page},
@@ -127,6 +128,15 @@ impl From<Invalid> for Status {
     }
 }
 
+impl From<Unusable> for Status {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Invalid(invalid) => invalid.into(),
+            Unusable::Forbidden(refusal) => forbidden(refusal).into(),
+        }
+    }
+}
+
 impl From<page::Foreign> for Status {
     fn from(page::Foreign: page::Foreign) -> Self {
         let rule = "must be the next_page_token of the page before, of the same list";
@@ -212,6 +222,41 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
                 .retry_after(Duration::from_secs(1))
         }
         Unfit::Stopped => stopped(),
+        Unfit::Unidentified(refused) => unidentified(refused),
+        Unfit::Forbidden(refusal) => forbidden(refusal),
+    }
+}
+
+/// Returns the failure of a request without a known caller.
+fn unidentified(refused: Refused) -> Failure {
+    let fix_by = match refused {
+        Refused::UnknownToken | Refused::UnknownCertificate => FixBy::Operator,
+        Refused::Malformed | Refused::Missing | Refused::Several => FixBy::Caller,
+    };
+    Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, format!("{refused}"))
+        .with("fix_by", fix_by.as_str())
+}
+
+/// Returns the failure of a call for which the caller's role is too low.
+fn forbidden(Forbidden { caller, access, app_id }: Forbidden) -> Failure {
+    let role = match access {
+        Access::Read => "reader",
+        Access::Write => "writer",
+        Access::Admin | Access::Unspecified => "admin",
+    };
+    let account = match &app_id {
+        Some(app_id) => format!("account {}", clipped(app_id)),
+        None => "the accounts of this call".to_owned(),
+    };
+    let message = format!(
+        "the caller {caller} needs the role {role} for {account}; an operator can set it in [[callers]]"
+    );
+    let failure = Failure::new(Code::PermissionDenied, ErrorReason::PermissionMissing, message)
+        .with("fix_by", FixBy::Operator.as_str())
+        .with("role", role);
+    match app_id {
+        Some(app_id) => failure.with("app_id", clipped(&app_id)),
+        None => failure,
     }
 }
 
@@ -291,6 +336,9 @@ impl From<writes::Error> for Status {
 impl From<events::Error> for Status {
     fn from(error: events::Error) -> Self {
         match error {
+            events::Error::CallerChanged => {
+                Failure::new(Code::Unavailable, ErrorReason::CallerChanged, error.to_string())
+            }
             events::Error::Expired => cursor(Code::OutOfRange, &error),
             events::Error::Malformed => cursor(Code::InvalidArgument, &error)
                 .violation("cursor", "must be the cursor of an earlier response"),
@@ -502,6 +550,7 @@ fn account(error: accounts::Error) -> Failure {
             .violation("app_id", rule)
     };
     match error {
+        accounts::Error::Forbidden(refusal) => forbidden(refusal),
         accounts::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
         accounts::Error::Unknown { app_id } => {
             invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use crate::callers::{Forbidden, Refused};
+
 /// The reason why a request reaches no service.
 #[derive(Debug)]
 pub(crate) enum Unfit {
@@ -29,4 +31,20 @@ pub(crate) enum Unfit {
     Exhausted { setting: &'static str },
     /// This process is stopping.
     Stopped,
+    /// It has no known caller.
+    Unidentified(Refused),
+    /// Its caller may not use the RPC for any account.
+    Forbidden(Forbidden),
+}
+
+impl From<Refused> for Unfit {
+    fn from(refused: Refused) -> Self {
+        Self::Unidentified(refused)
+    }
+}
+
+impl From<Forbidden> for Unfit {
+    fn from(forbidden: Forbidden) -> Self {
+        Self::Forbidden(forbidden)
+    }
 }

@@ -27,6 +27,7 @@ use self::{
     tail::{Entry, Tail},
 };
 use crate::{
+    callers::Caller,
     config,
     context::Peer,
     journal::SubmissionRecord,
@@ -79,6 +80,9 @@ pub enum Error {
     /// The state failed.
     #[error(transparent)]
     State(#[from] state::Error),
+    /// The settings of the caller changed while it watched.
+    #[error("the settings of this caller changed; watch again from the last cursor")]
+    CallerChanged,
     /// The process is stopping.
     #[error("shutting down")]
     Stopped,
@@ -156,10 +160,11 @@ impl Audits {
         &self,
         start: Start,
         filter: Filter,
+        caller: Arc<Caller>,
         peer: Peer,
     ) -> Result<Watcher, Error> {
         let place = self.0.places.take(peer).await?;
-        Watcher::new(self.clone(), start, filter, place).await
+        Watcher::new(self.clone(), start, filter, caller, place).await
     }
 
     /// Returns a page of events.

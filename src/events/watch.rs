@@ -21,6 +21,7 @@ use super::{
     tail::{Change, Entry, Found, Watched},
 };
 use crate::{
+    callers::Caller,
     pb::{WatchAuditEventsResponse, WatchPosition},
     state,
     translate::audit::Filter,
@@ -55,11 +56,13 @@ impl Audits {
         AbortOnDropHandle::new(reading).await.map_err(lost)?
     }
 
-    /// Returns a future that ends at a time, or when the process stops.
-    fn alarm(&self, at: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    /// Returns a future that ends at a time, when the caller's rights change, or when the process stops.
+    fn alarm(&self, at: Instant, caller: &Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (stop, clock) = (self.0.stop.clone(), self.0.clock.clone());
+        let changed = caller.changed().clone();
         Box::pin(async move {
-            stop.run_until_cancelled(clock.sleep_until(at)).await;
+            let sleep = changed.run_until_cancelled(clock.sleep_until(at));
+            stop.run_until_cancelled(sleep).await;
         })
     }
 }
@@ -67,6 +70,7 @@ impl Audits {
 /// A watcher.
 pub(crate) struct Watcher {
     audits: Audits,
+    caller: Arc<Caller>,
     filter: Filter,
     /// The position of the last event that it has examined.
     cursor: Cursor,
@@ -97,6 +101,7 @@ impl Watcher {
         audits: Audits,
         start: Start,
         filter: Filter,
+        caller: Arc<Caller>,
         place: Place,
     ) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
@@ -118,6 +123,7 @@ impl Watcher {
         let checkpoint_at = audits.0.clock.now();
         Ok(Self {
             audits,
+            caller,
             filter,
             cursor,
             ready: ready.into(),
@@ -135,13 +141,13 @@ impl Watcher {
     pub(crate) async fn next(&mut self) -> Option<Result<Watched, Error>> {
         let next = match self.end {
             End::No => self.advance().await,
-            End::Announced => Err(Error::Stopped),
+            End::Announced => Err(self.end().unwrap_or(Error::Stopped)),
             End::Over => return None,
         };
         self.end = match (&next, self.end) {
             (Ok(_), end) => end,
             // The last response is the cursor from which the client can resume.
-            (Err(Error::Stopped), End::No) => {
+            (Err(Error::CallerChanged | Error::Stopped), End::No) => {
                 self.end = End::Announced;
                 return Some(Ok(self.checkpoint()));
             }
@@ -163,8 +169,8 @@ impl Watcher {
                     return Ok(entry.watched.clone());
                 }
             }
-            if self.audits.0.stop.is_cancelled() {
-                return Err(Error::Stopped);
+            if let Some(end) = self.end() {
+                return Err(end);
             }
             // The filter can skip many events. The check comes after a step, so that a watcher that is
             // rarely polled advances too.
@@ -190,19 +196,31 @@ impl Watcher {
                 self.ready = found.into();
                 continue;
             }
-            let alarm = self.alarm.get_or_insert_with(|| self.audits.alarm(self.checkpoint_at));
+            let alarm = self
+                .alarm
+                .get_or_insert_with(|| self.audits.alarm(self.checkpoint_at, &self.caller));
             tokio::select! {
                 // The sender lives as long as the log.
                 _ = self.changed.changed() => {}
                 () = alarm => {
                     self.alarm = None;
                     // The checkpoint may have been postponed since.
-                    let audits = &self.audits.0;
-                    if !audits.stop.is_cancelled() && audits.clock.now() >= self.checkpoint_at {
+                    if self.end().is_none() && self.audits.0.clock.now() >= self.checkpoint_at {
                         return Ok(self.checkpoint());
                     }
                 }
             }
+        }
+    }
+
+    /// Returns the reason why the watch ends, if it does.
+    fn end(&self) -> Option<Error> {
+        if self.audits.0.stop.is_cancelled() {
+            Some(Error::Stopped)
+        } else if self.caller.changed().is_cancelled() {
+            Some(Error::CallerChanged)
+        } else {
+            None
         }
     }
 
@@ -230,7 +248,7 @@ mod tests {
         context::Peer,
         pb::{AuditEvent, AuditState, SubmissionKind},
         state::{EventKey, EventQuery, NewEvent, Origin, temporary},
-        util::clock::Clock,
+        util::{clock::Clock, scope::Scope},
     };
 
     /// Returns a log with 200 events.
@@ -260,7 +278,8 @@ mod tests {
         let mut watchers = Vec::new();
         for _ in 0..20 {
             let start = Start::End(WatchPosition::Earliest);
-            let watcher = audits.watch(start, Filter::default(), Peer::NONE).await;
+            let watcher =
+                audits.watch(start, Filter::default(), Caller::anyone(), Peer::NONE).await;
             watchers.push(watcher.expect("a log"));
         }
         // Each is polled until it waits for something, and then no more.
@@ -288,9 +307,10 @@ mod tests {
     async fn filtered_watcher_gets_checkpoints() {
         let clock = Clock::frozen();
         let (_folder, settings, audits) = long(&clock).await;
-        let filter = Filter::new("wx2".to_owned(), &[]).expect("a filter");
+        let filter = Filter::new(Scope::one("wx2".to_owned()), &[]).expect("a filter");
         let start = Start::End(WatchPosition::Earliest);
-        let mut watcher = audits.watch(start, filter, Peer::NONE).await.expect("a log");
+        let mut watcher =
+            audits.watch(start, filter, Caller::anyone(), Peer::NONE).await.expect("a log");
         let mut places = Vec::new();
         for _ in 0..3 {
             let Some(Ok(watched)) = watcher.next().await else { panic!("none") };

@@ -8,6 +8,7 @@ use crate::{
     journal::{ExpectedEffect, SubmissionRecord},
     pb::{AuditEvent, Submission, SubmissionKind},
     state::{self, EventQuery, SubmissionQuery, Write},
+    util::scope::Scope,
 };
 
 /// How many rows are read from the state at once.
@@ -54,7 +55,7 @@ impl Recovery {
     ) -> Result<(), state::Error> {
         let mut query = SubmissionQuery {
             limit: PAGE,
-            app_id: Some(like.app_id.clone().into()),
+            accounts: Scope::one(like.app_id.clone()),
             kinds: vec![like.kind()],
             ..SubmissionQuery::default()
         };
@@ -82,7 +83,7 @@ impl Recovery {
     ) -> Result<Option<AuditEvent>, Error> {
         let mut query = EventQuery {
             limit: PAGE,
-            app_id: Some(write.app_id.clone()),
+            accounts: Scope::one(write.app_id.clone()),
             kinds: vec![kind],
             // Both times come from the state's clock.
             from: Some(write.sent),

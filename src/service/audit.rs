@@ -43,8 +43,8 @@ impl AuditService for Audit {
     ) -> Result<Response<Self::WatchAuditEventsStream>, Status> {
         let (ctx, request) = Context::split(request)?;
         let pb::WatchAuditEventsRequest { app_id: _, start: from, kinds } = request;
-        let (start, filter) = (start(from)?, Filter::new(ctx.app_id, &kinds)?);
-        let watcher = self.audits.watch(start, filter, ctx.peer).await?;
+        let (start, filter) = (start(from)?, Filter::new(ctx.accounts(), &kinds)?);
+        let watcher = self.audits.watch(start, filter, ctx.caller, ctx.peer).await?;
         let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
             let next = watcher.next().await?;
             Some((next.map_err(Status::from), watcher))
@@ -60,7 +60,7 @@ impl AuditService for Audit {
     ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let after = parse_page_token(EVENTS, &request.page_token)?;
-        let mut query = wanted_events(ctx.app_id, request)?;
+        let mut query = wanted_events(ctx.accounts(), request)?;
         query.after = after;
         let Page { events, next, cursor } = self.audits.list(query).await?;
         let next_page_token = next.map(|after| page_token(EVENTS, after)).unwrap_or_default();
@@ -75,7 +75,7 @@ impl AuditService for Audit {
         let submission_id = wanted_submission(request)?;
         let found = self.audits.submission(&submission_id).await?;
         let submission = found
-            .filter(|found| ctx.app_id.is_empty() || ctx.app_id == found.app_id)
+            .filter(|found| ctx.accounts().has(&found.app_id))
             .ok_or_else(|| status::submission_not_found(&submission_id))?;
         Ok(Response::new(pb::GetSubmissionResponse { submission: Some(submission) }))
     }
@@ -86,7 +86,7 @@ impl AuditService for Audit {
     ) -> Result<Response<pb::ListSubmissionsResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let after = parse_page_token(SUBMISSIONS, &request.page_token)?;
-        let mut query = wanted_submissions(ctx.app_id, request)?;
+        let mut query = wanted_submissions(ctx.accounts(), request)?;
         query.after = after;
         let (submissions, unreadable, next) = self.audits.submissions(query).await?;
         let next_page_token = next.map(|after| page_token(SUBMISSIONS, after)).unwrap_or_default();

@@ -51,7 +51,7 @@ impl WriteService for Write {
     ) -> Result<Response<pb::ListWritesResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let after = parse_page_token(WRITES, &request.page_token)?;
-        let mut query = wanted_writes(ctx.app_id, request)?;
+        let mut query = wanted_writes(ctx.accounts(), request)?;
         query.after = after;
         let page = self.state.writes(query).await.map_err(Error::State)?;
         let next_page_token = match page.at_end {
@@ -103,5 +103,5 @@ impl Write {
 
 /// Returns whether the caller's account owns a write. A call without an account sees all.
 fn belongs(write: &state::Write, ctx: &Context) -> bool {
-    ctx.app_id.is_empty() || ctx.app_id == write.app_id.as_str()
+    ctx.accounts().has(write.app_id.as_str())
 }

@@ -8,7 +8,10 @@ use uuid::Uuid;
 use super::{Error, PAGE_BYTES, ROW_BYTES};
 use crate::{
     pb::{AuditEvent, AuditState, EventOrigin, SubmissionKind, audit_event::Detail},
-    util::id::{AppId, AuditId, MapPoiId, PoiId},
+    util::{
+        id::{AppId, AuditId, MapPoiId, PoiId},
+        scope::Scope,
+    },
 };
 
 /// The log of events.
@@ -221,8 +224,8 @@ pub struct EventQuery {
     /// The maximum number of bytes. A first event that is longer is returned nevertheless. The state's
     /// own maximum applies too.
     pub bytes: Option<usize>,
-    /// Only events of this account.
-    pub app_id: Option<AppId>,
+    /// Only events of these accounts.
+    pub accounts: Scope,
     /// Only events of these kinds.
     pub kinds: Vec<SubmissionKind>,
     /// Only events about this submission.

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use super::{Error, ROW_BYTES};
 use crate::{
     pb::{AuditState, SubmissionKind},
-    util::id::{AppId, AuditId, MapPoiId, PoiId},
+    util::{
+        id::{AppId, AuditId, MapPoiId, PoiId},
+        scope::Scope,
+    },
 };
 
 /// The records of submissions.
@@ -96,8 +99,8 @@ pub struct SubmissionQuery {
     pub after: u64,
     /// The maximum number of submissions.
     pub limit: usize,
-    /// Only submissions of this account.
-    pub app_id: Option<AppId>,
+    /// Only submissions of these accounts.
+    pub accounts: Scope,
     /// Only submissions of these kinds.
     pub kinds: Vec<SubmissionKind>,
     /// Only submissions in these states.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Error, NewSubmission, ROW_BYTES};
-use crate::util::id::AppId;
+use crate::util::{id::AppId, scope::Scope};
 
 /// The time for which a finished write is kept, and a claim after its term.
 pub(super) const WRITES_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -202,8 +202,8 @@ pub struct WriteQuery {
     pub after: u64,
     /// The maximum number of writes.
     pub limit: usize,
-    /// Only writes of this account.
-    pub app_id: Option<AppId>,
+    /// Only writes of these accounts.
+    pub accounts: Scope,
     /// Only writes in these stages.
     pub states: Vec<WriteState>,
     /// Only writes with this name of the caller's.

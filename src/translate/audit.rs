@@ -7,7 +7,7 @@ use crate::{
     journal::SubmissionRecord,
     pb::{self, AuditState, SubmissionKind, audit_event::Detail},
     state::{Event, EventQuery, SubmissionQuery, from_millis, gap::gap},
-    util::id::AppId,
+    util::scope::Scope,
     validate::{Check, Invalid},
 };
 
@@ -69,28 +69,27 @@ pub(crate) fn reconciled(kind: SubmissionKind, poi_id: String) -> (Option<Detail
 /// Selects the events of a watcher.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
-    app_id: String,
+    accounts: Scope,
     kinds: Vec<SubmissionKind>,
 }
 
 impl Filter {
     /// Parses the fields of a request.
-    pub(crate) fn new(app_id: String, kinds: &[i32]) -> Result<Self, Invalid> {
+    pub(crate) fn new(accounts: Scope, kinds: &[i32]) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let kinds = check.kinds(kinds);
-        check.done(Self { app_id, kinds })
+        check.done(Self { accounts, kinds })
     }
 
     /// Returns whether the watcher gets this event.
     pub(crate) fn wants(&self, app_id: &str, kind: SubmissionKind) -> bool {
-        (self.app_id.is_empty() || self.app_id == app_id)
-            && (self.kinds.is_empty() || self.kinds.contains(&kind))
+        self.accounts.has(app_id) && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
 
 /// Parses a request for events.
 pub(crate) fn wanted_events(
-    app_id: String,
+    accounts: Scope,
     request: pb::ListAuditEventsRequest,
 ) -> Result<EventQuery, Invalid> {
     let pb::ListAuditEventsRequest {
@@ -107,7 +106,7 @@ pub(crate) fn wanted_events(
         after: 0,
         limit: check.rows(page_size),
         bytes: None,
-        app_id: account(app_id),
+        accounts,
         kinds: check.kinds(&kinds),
         submission_id: check.submission_id(submission_id),
         from: check.moment("start_time", start_time),
@@ -118,7 +117,7 @@ pub(crate) fn wanted_events(
 
 /// Parses a request for submissions.
 pub(crate) fn wanted_submissions(
-    app_id: String,
+    accounts: Scope,
     request: pb::ListSubmissionsRequest,
 ) -> Result<SubmissionQuery, Invalid> {
     let pb::ListSubmissionsRequest {
@@ -134,7 +133,7 @@ pub(crate) fn wanted_submissions(
     let query = SubmissionQuery {
         after: 0,
         limit: check.rows(page_size),
-        app_id: account(app_id),
+        accounts,
         kinds: check.kinds(&kinds),
         states: check.states(&states),
         until: check.moment("created_before", created_before),
@@ -151,10 +150,6 @@ pub(crate) fn wanted_submission(request: pb::GetSubmissionRequest) -> Result<Str
     let submission_id = check.required("submission_id", submission_id);
     let submission_id = check.submission_id(submission_id).unwrap_or_default();
     check.done(submission_id)
-}
-
-fn account(app_id: String) -> Option<AppId> {
-    Some(app_id).filter(|app_id| !app_id.is_empty()).map(Into::into)
 }
 
 impl Check {

@@ -6,7 +6,7 @@ use crate::{
     journal::record::known_response,
     pb::{self, get_write_request::Lookup},
     state::{self, WriteQuery, WriteState, from_millis},
-    util::id::AppId,
+    util::scope::Scope,
     validate::{Check, Invalid},
 };
 
@@ -75,7 +75,7 @@ pub(crate) fn wanted_write(lookup: Option<Lookup>) -> Result<Lookup, Invalid> {
 
 /// Parses a request for writes.
 pub(crate) fn wanted_writes(
-    app_id: String,
+    accounts: Scope,
     request: pb::ListWritesRequest,
 ) -> Result<WriteQuery, Invalid> {
     let pb::ListWritesRequest { app_id: _, states, created_before, page_size, page_token: _ } =
@@ -91,7 +91,7 @@ pub(crate) fn wanted_writes(
     let query = WriteQuery {
         after: 0,
         limit: check.rows(page_size),
-        app_id: Some(app_id).filter(|app_id| !app_id.is_empty()).map(AppId::from),
+        accounts,
         states,
         request_id: None,
         until: check.moment("created_before", created_before),

@@ -5,6 +5,7 @@
 mod secrets;
 mod support;
 
+mod access;
 mod audit;
 mod callback;
 mod callers;

@@ -12,7 +12,7 @@ use wechat_store_gateway::{
         NewSubmission, NewWrite, Origin, Outcome, Segment, Sent, State, Submission,
         SubmissionQuery, Write, WriteQuery, WriteState,
     },
-    testing::{AppId, Secret},
+    testing::{AppId, Scope, Secret},
 };
 
 /// A state that is empty when a case begins.
@@ -154,7 +154,10 @@ pub(crate) async fn event_pages_match_the_query(backend: &mut impl Backend) {
 
     let all = EventQuery { limit: 10, ..EventQuery::default() };
     let read = async |query| names(&state.events(query).await.expect("a page").events);
-    assert_eq!(read(EventQuery { app_id: Some(app("wx1")), ..all.clone() }).await, ["a", "c", "d"]);
+    assert_eq!(
+        read(EventQuery { accounts: Scope::one(app("wx1")), ..all.clone() }).await,
+        ["a", "c", "d"]
+    );
     let kinds = vec![SubmissionKind::MapPoi, SubmissionKind::Merchant];
     assert_eq!(read(EventQuery { kinds, ..all.clone() }).await, ["c"]);
     let submission_id = Some("s".to_owned());
@@ -338,7 +341,10 @@ pub(crate) async fn submission_pages_match_the_query(backend: &mut impl Backend)
     let all = SubmissionQuery { limit: 10, ..SubmissionQuery::default() };
     let read = async |query| texts(&state.submissions(query).await.expect("a page").submissions);
     assert_eq!(read(all.clone()).await, ["a", "b", "c", "d", "e"]);
-    assert_eq!(read(SubmissionQuery { app_id: Some(app("wx2")), ..all.clone() }).await, ["a"]);
+    assert_eq!(
+        read(SubmissionQuery { accounts: Scope::one(app("wx2")), ..all.clone() }).await,
+        ["a"]
+    );
     let kinds = vec![SubmissionKind::MapPoi, SubmissionKind::Merchant];
     assert_eq!(read(SubmissionQuery { kinds, ..all.clone() }).await, ["b"]);
     let client_reference = Some("r".to_owned());
@@ -1203,8 +1209,8 @@ pub(crate) async fn write_pages_match_the_query(backend: &mut impl Backend) {
 
     let all = WriteQuery::default();
     assert_eq!(numbers(&state, all.clone()).await, [1, 2, 3, 4, 5]);
-    let app_id = Some(app("wx2"));
-    assert_eq!(numbers(&state, WriteQuery { app_id, ..all.clone() }).await, [2]);
+    let accounts = Scope::one(app("wx2"));
+    assert_eq!(numbers(&state, WriteQuery { accounts, ..all.clone() }).await, [2]);
     for (request_id, expected) in [("r", vec![1, 2, 3]), ("s", vec![5]), ("t", vec![])] {
         let request_id = Some(request_id.to_owned());
         let query = WriteQuery { request_id, ..all.clone() };

@@ -590,7 +590,7 @@ pub(crate) fn png() -> Vec<u8> {
 }
 
 /// A codec that does not change messages.
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

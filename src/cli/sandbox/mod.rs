@@ -179,9 +179,11 @@ fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
 
 /// Returns the settings of a service for the simulator's two accounts.
 fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Settings, Failure> {
-    // A sandbox has no secrets, so plaintext on any address is fine.
+    // A sandbox has no secrets, so plaintext and any caller on any address are fine.
     let text = format!(
         r#"
+        callers = "anyone"
+
         [listen]
         grpc = "{grpc}"
         plaintext = "behind-a-mesh"

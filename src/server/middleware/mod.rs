@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,13 @@ use tower::Service;
 
 use self::request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc};
 use crate::{
-    config::Limits,
+    callers::{Caller, Callers, Forbidden},
+    config::{Limits, Reflection, Settings},
     context::{Arrival, Peer, StageCell},
     errors::{Unfit, status},
+    pb::{self, Access},
     service,
-    telemetry::{Sampler, Trace},
+    telemetry::{Sampler, Trace, may_log},
     util::{
         budget::{Budget, Held, Share},
         clock::Clock,
@@ -89,6 +91,8 @@ pub(crate) struct Middleware<S> {
 
 #[derive(Debug)]
 struct Rules {
+    callers: Callers,
+    reflection: Reflection,
     clock: Clock,
     default_deadline: Duration,
     max_deadline: Duration,
@@ -108,12 +112,16 @@ impl<S: Clone> Middleware<S> {
     /// Wraps all services. After `stop` it does not wait for further requests.
     pub(crate) fn new(
         services: S,
-        limits: &Limits,
+        callers: Callers,
+        settings: &Settings,
         clock: Clock,
         sampler: Sampler,
         stop: CancellationToken,
     ) -> Self {
+        let limits = &settings.limits;
         let rules = Rules {
+            callers,
+            reflection: settings.listen.reflection,
             clock,
             default_deadline: limits.default_deadline(),
             max_deadline: limits.max_deadline(),
@@ -249,11 +257,17 @@ where
                 Ok(self.call(request, Body::new(Full::new(message))).await)
             }
             Kind::Reflection => {
+                if self.rules.reflection != Reflection::Anyone {
+                    self.identify(request.headers()).await?;
+                }
                 let body = request.body_mut().take();
                 let body = self.rules.waits.clone().stream(body, self.connection.clone());
                 Ok(self.call(request, body).await)
             }
-            Kind::None => Ok(self.call(request, Body::empty()).await),
+            Kind::None => {
+                self.identify(request.headers()).await?;
+                Ok(self.call(request, Body::empty()).await)
+            }
         }
     }
 
@@ -269,10 +283,15 @@ where
         let deadline = arrived + time;
         let (stage, clock) = (StageCell::default(), self.rules.clock.clone());
         let answer = async {
+            let caller = self.identify(request.headers()).await?;
+            let access = pb::access(request.uri().path()).unwrap_or(Access::Admin);
+            if !caller.may_somewhere(access) {
+                return Err(Forbidden::new(&caller, access, None).into());
+            }
             let (message, held) = self.message(head, request).await?;
             let (peer, held) = (self.connection.peer, Arc::new(held));
             let (trace, stage) = (trace.clone(), stage.clone());
-            request.extensions_mut().insert(Arrival { peer, deadline, trace, stage, held });
+            request.extensions_mut().insert(Arrival { caller, peer, deadline, trace, stage, held });
             Ok(self.call(request, Body::new(Full::new(message))).await)
         };
         tokio::select! {
@@ -283,6 +302,19 @@ where
                 Ok(status::deadline_exceeded(time, stage.get()).into_http())
             }
         }
+    }
+
+    /// Returns the caller of a request. Logs a refusal.
+    async fn identify(&mut self, headers: &HeaderMap) -> Result<Arc<Caller>, Unfit> {
+        let identified = self.rules.callers.identify(headers, None).await;
+        if let Err(refused) = &identified {
+            let address = self.connection.peer.address;
+            let text = "refused a caller";
+            if let Some(unlogged) = may_log(text, &format!("{address} {refused}")) {
+                tracing::warn!(%address, unlogged, "{text}: {refused}");
+            }
+        }
+        Ok(identified?)
     }
 
     /// Reads the one message of a request.
@@ -348,12 +380,16 @@ fn failure(response: &Response<Body>) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Environment;
 
     #[test]
     fn gateway_answers_shortly_before_caller_deadline() {
-        let stop = CancellationToken::new();
-        let limits = Limits::default();
-        let middleware = Middleware::new((), &limits, Clock::frozen(), Sampler::default(), stop);
+        let settings =
+            "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
+        let settings = Settings::parse(settings, &Environment::new()).expect("good settings");
+        let (callers, stop) = (Callers::new(&settings.callers), CancellationToken::new());
+        let (clock, sampler) = (Clock::frozen(), Sampler::default());
+        let middleware = Middleware::new((), callers, &settings, clock, sampler, stop);
         for (asked, expected) in [
             (None, Duration::from_secs(15)),
             (Some(Duration::from_millis(500)), Duration::from_millis(450)),

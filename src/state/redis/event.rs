@@ -87,11 +87,11 @@ impl Events for Redis {
     async fn events(&self, query: EventQuery) -> Result<EventPage, Error> {
         let redis = &self.connection;
         let most_bytes = query.most_bytes();
-        let EventQuery { after, limit, bytes: _, app_id, kinds, submission_id, from, until } =
+        let EventQuery { after, limit, bytes: _, accounts, kinds, submission_id, from, until } =
             query;
         let mut call = redis.call(&EVENTS);
         call.arg(after.min(EXACT)).arg(limit);
-        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(accounts.set());
         call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
         call.arg(submission_id.unwrap_or_default());
         call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);

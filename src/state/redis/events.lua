@@ -1,7 +1,7 @@
--- Returns a page of events. ARGV: after, limit, app_id, kinds as ',1,2,', submission_id, from,
+-- Returns a page of events. ARGV: after, limit, accounts as ',wx1,wx2,' or '', kinds as ',1,2,', submission_id, from,
 -- until, an epoch for a log that has none, and the most bytes of the page, which its first event
 -- may exceed. Returns { seen, at_end, events, the key at `after`, log }.
-local after, limit, app_id, kinds, submission_id = unpack(ARGV)
+local after, limit, accounts, kinds, submission_id = unpack(ARGV)
 local from, to, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 limit = tonumber(limit)
 local SCAN, CHUNK = 2000, 100 -- the most events per page, and per read
@@ -13,7 +13,7 @@ local seen, looked, found, bytes = tonumber(after), 0, {}, 0
 local function visit(position, event)
   looked = looked + 1
   local received = tonumber(event.received)
-  if (app_id ~= '' and event.app_id ~= app_id)
+  if (accounts ~= '' and not accounts:find(',' .. event.app_id .. ',', 1, true))
     or (kinds ~= ',' and not kinds:find(',' .. event.kind .. ',', 1, true))
     or received < from or received >= to then
     seen = position

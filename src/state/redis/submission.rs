@@ -58,12 +58,12 @@ impl Submissions for Redis {
 
     async fn submissions(&self, query: SubmissionQuery) -> Result<SubmissionPage, Error> {
         let redis = &self.connection;
-        let SubmissionQuery { after, limit, app_id, kinds, states, until, client_reference } =
+        let SubmissionQuery { after, limit, accounts, kinds, states, until, client_reference } =
             query;
         let only_open = !states.is_empty() && states.iter().all(|&state| is_open(state));
         let mut call = redis.call(&SUBMISSIONS);
         call.arg(after).arg(limit);
-        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(accounts.set());
         call.arg(set(kinds.into_iter().map(SubmissionKind::into)));
         call.arg(set(states.into_iter().map(AuditState::into)));
         call.arg(until.unwrap_or(u64::MAX));

@@ -1,7 +1,7 @@
--- Returns a page of submissions. ARGV: after, limit, app_id, kinds as ',1,2,', states in the same
+-- Returns a page of submissions. ARGV: after, limit, accounts as ',wx1,wx2,' or '', kinds as ',1,2,', states in the same
 -- form, until, client_reference, whether only open ones can match, and the most bytes of the page,
 -- which its first row may exceed. Returns { seen, at_end, submissions }.
-local after, limit, app_id, kinds, states = unpack(ARGV)
+local after, limit, accounts, kinds, states = unpack(ARGV)
 local to, client_reference, most_bytes = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 limit = tonumber(limit)
 local SCAN = 1000
@@ -15,7 +15,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0,
   end
   local number, its_app, kind, state, created = unpack(call('HMGET', submission_key(id),
     'number', 'app_id', 'kind', 'state', 'created'))
-  if (app_id == '' or its_app == app_id)
+  if (accounts == '' or accounts:find(',' .. its_app .. ',', 1, true))
     and (kinds == ',' or kinds:find(',' .. kind .. ',', 1, true))
     and (states == ',' or states:find(',' .. state .. ',', 1, true))
     and tonumber(created) < to then

@@ -103,11 +103,11 @@ impl Writes for Redis {
 
     async fn writes(&self, query: WriteQuery) -> Result<WritePage, Error> {
         let redis = &self.connection;
-        let WriteQuery { after, limit, app_id, states, request_id, until } = query;
+        let WriteQuery { after, limit, accounts, states, request_id, until } = query;
         let only_unfinished = !states.is_empty() && !states.contains(&WriteState::Finished);
         let mut call = redis.call(&WRITES);
         call.arg(after).arg(limit);
-        call.arg(app_id.as_ref().map_or("", |app_id| app_id.as_str()));
+        call.arg(accounts.set());
         call.arg(
             states.iter().fold(",".to_owned(), |set, state| format!("{set}{},", state.name())),
         );

@@ -1,7 +1,7 @@
--- Returns a page of writes. ARGV: after, limit, app_id, states as ',sent,unknown,', until,
+-- Returns a page of writes. ARGV: after, limit, accounts as ',wx1,wx2,' or '', states as ',sent,unknown,', until,
 -- request_id, whether only unfinished ones can match, and the most bytes of the page, which its
 -- first row may exceed. Returns { seen, at_end, writes }.
-local after, limit, app_id, states = unpack(ARGV)
+local after, limit, accounts, states = unpack(ARGV)
 local to, request_id, most_bytes = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[8])
 limit = tonumber(limit)
 local SCAN = 1000
@@ -16,7 +16,7 @@ for _, id in ipairs(call('ZRANGEBYSCORE', all, '(' .. after, '+inf', 'LIMIT', 0,
   local number, its_app, state, over, created = unpack(call('HMGET', write_key(id), 'number',
     'app_id', 'state', 'over', 'created'))
   state = current_state(state, tonumber(over), time)
-  if (app_id == '' or its_app == app_id)
+  if (accounts == '' or accounts:find(',' .. its_app .. ',', 1, true))
     and (states == ',' or states:find(',' .. state .. ',', 1, true))
     and tonumber(created) < to then
     local row = write_row(write_at(id, time))

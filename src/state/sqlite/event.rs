@@ -350,14 +350,14 @@ impl<'a> Stored<'a> {
             after: _,
             limit: _,
             bytes: _,
-            app_id,
+            accounts,
             kinds,
             submission_id: _,
             from,
             until,
         } = query;
         let Covered { app_id: of_account, kind: of_kind, received, .. } = self.beside;
-        app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of_account)
+        accounts.has(of_account)
             && (kinds.is_empty() || kinds.iter().any(|kind| *kind as i32 == of_kind))
             && from.is_none_or(|from| from <= received)
             && until.is_none_or(|until| received < until)

@@ -362,8 +362,8 @@ mod tests {
             Ok(())
         };
         writer(&state).write(append).await.expect("appended");
-        let app_id = Some("wx1".to_owned().into());
-        let query = EventQuery { limit: 9, app_id, ..EventQuery::default() };
+        let accounts = crate::util::scope::Scope::one("wx1".to_owned());
+        let query = EventQuery { limit: 9, accounts, ..EventQuery::default() };
         let page = state.events(query.clone()).await.expect("a page");
         assert_eq!((page.events.len(), page.seen, page.at_end), (0, SCAN, false));
         let page = state.events(EventQuery { after: SCAN, ..query }).await.expect("a page");

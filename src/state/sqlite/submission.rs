@@ -253,10 +253,10 @@ fn page(db: &Connection, query: &SubmissionQuery) -> Result<SubmissionPage, Erro
 /// Returns true if a row matches the query, or might match if its unreadable parts were known.
 fn fits(row: &Row<'_>, query: &SubmissionQuery) -> bool {
     // The statement itself applies the other conditions.
-    let SubmissionQuery { after: _, limit: _, app_id, kinds, states, until, client_reference: _ } =
+    let SubmissionQuery { after: _, limit: _, accounts, kinds, states, until, client_reference: _ } =
         query;
     let of_account: Option<String> = row.get("app_id").ok();
-    let known = |of_account: &String| app_id.as_ref().is_none_or(|id| id.as_str() == of_account);
+    let known = |of_account: &String| accounts.has(of_account);
     let of_kind = row.get::<_, i32>("kind").ok().and_then(|kind| kind.try_into().ok());
     let in_state: Option<i32> = row.get("state").ok();
     let in_state = in_state.and_then(|state| AuditState::try_from(state).ok());

@@ -213,8 +213,8 @@ fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Erro
 
 fn fits(write: &Write, query: &WriteQuery) -> bool {
     // The statement itself applies the other conditions.
-    let WriteQuery { after: _, limit: _, app_id, states, request_id: _, until } = query;
-    app_id.as_ref().is_none_or(|app_id| *app_id == write.app_id)
+    let WriteQuery { after: _, limit: _, accounts, states, request_id: _, until } = query;
+    accounts.has(write.app_id.as_str())
         && (states.is_empty() || states.contains(&write.state))
         && until.is_none_or(|until| write.created < until)
 }
@@ -222,7 +222,7 @@ fn fits(write: &Write, query: &WriteQuery) -> bool {
 /// Returns true if an unreadable row might match the query, judged by its readable columns.
 fn might_fit(row: &Row<'_>, query: &WriteQuery) -> bool {
     let of_account: Option<String> = row.get("app_id").ok();
-    let known = |of: &String| query.app_id.as_ref().is_none_or(|app_id| app_id.as_str() == of);
+    let known = |of: &String| query.accounts.has(of);
     let state = row.get_ref("state").ok().and_then(|state| WriteState::named(state.as_str().ok()?));
     // The state of a sent write may be unknown by now.
     let also = |state: &WriteState| match state {
