@@ -72,11 +72,11 @@ pub(super) fn check(
     environment: &Environment,
     errors: &mut ConfigErrors,
 ) -> Vec<Account> {
-    let before = errors.0.len();
+    let before = errors.found.len();
     if raw.is_empty() {
         raw.extend(from_environment(environment, errors));
     }
-    if raw.is_empty() && errors.0.len() == before {
+    if raw.is_empty() && errors.found.len() == before {
         errors.add(
             "accounts",
             "no account is configured; add an [[accounts]] section, or set the environment \
@@ -102,7 +102,7 @@ pub(super) fn check(
         let callback = callback.and_then(|callback| {
             callback::check_account(callback, environment, &key("callback"), errors)
         });
-        let (Some(kind), Some(secret)) = (kind, secret) else { continue };
+        let Some(kind) = kind else { continue };
         if default && default_kinds.contains(&kind) {
             errors.add(
                 key("default"),
@@ -111,6 +111,7 @@ pub(super) fn check(
             );
         }
         default_kinds.extend(default.then_some(kind));
+        let Some(secret) = secret else { continue };
         accounts.push(Account {
             app_id: app_id.into(),
             kind,
@@ -155,6 +156,7 @@ fn from_environment(environment: &Environment, errors: &mut ConfigErrors) -> Opt
             return None;
         }
     };
+    errors.variables.insert("accounts[0].app_id".to_owned(), "WECHAT_APP_ID".to_owned());
     let variable = |name: &str| Some(RawSecret::Env { env: name.to_owned() });
     let secret = variable("WECHAT_APP_SECRET");
     let callback = environment.contains_key("WECHAT_CALLBACK_TOKEN").then(|| {

@@ -148,6 +148,12 @@ pub(super) fn check_account(
         );
     }
     let token = resolve(token, environment, &key("token"), errors);
+    // A source that cannot be read is already among the errors.
+    if let Some(Ok(text)) = token.as_ref().map(SecretSource::read)
+        && !is_token(text.expose())
+    {
+        errors.add(key("token"), "not a Token of WeChat; must be 3 to 32 letters and digits");
+    }
     let mut targets = Vec::new();
     for (index, target) in forward_to.into_iter().enumerate() {
         let RawForwardTo { url, only, except } = target;
@@ -169,6 +175,13 @@ pub(super) fn check_account(
         keep,
         forward_to: targets,
     })
+}
+
+/// Returns true if WeChat can have this Token. WeChat's form takes letters and digits. Tests and
+/// simulators also use `-` and `_`.
+fn is_token(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (3..=32).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 pub(super) fn check(callback: Callback, errors: &mut ConfigErrors) -> Callback {

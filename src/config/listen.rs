@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{Callers, ConfigErrors};
 
@@ -11,10 +11,13 @@ use super::{Callers, ConfigErrors};
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// The gRPC address. Port 0 takes any free port.
+    #[serde(deserialize_with = "address")]
     pub grpc: SocketAddr,
     /// The HTTP address that receives WeChat's pushes, for accounts with a `callback`.
+    #[serde(deserialize_with = "address")]
     pub callback: SocketAddr,
     /// The HTTP address for operators: `/livez` and `/readyz`.
+    #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
     /// `"behind-a-mesh"` allows gRPC without TLS on a non-loopback address.
     pub plaintext: Option<Plaintext>,
@@ -54,6 +57,20 @@ impl Default for Listen {
             reflection: Reflection::default(),
         }
     }
+}
+
+/// Returns an address to listen on, such as `127.0.0.1:50051`.
+///
+/// Returns an error for a host name, because it can have several addresses.
+pub fn parse_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| {
+        "must be an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051; a host name such \
+         as localhost is not accepted"
+    })
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
 pub use self::{
@@ -16,7 +17,7 @@ pub use self::{
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     callers::{Caller, Callers, JwtSubject, Role, TokenHash},
     limits::{Connections, Limits},
-    listen::{Listen, Reflection},
+    listen::{Listen, Reflection, parse_address},
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
@@ -104,32 +105,59 @@ impl Settings {
         let callers = read_callers(&mut table, &accounts, &mut errors);
         listen::check_exposure(&listen, &callers, &mut errors);
         for key in table.keys() {
-            errors.add(
+            errors.add_section(
                 key,
-                "unknown section; the sections are listen, wechat, limits, state, callback, audit, \
-                 accounts and callers",
+                format!(
+                    "unknown section {key}; the sections are listen, wechat, limits, state, \
+                     callback, audit, accounts and callers"
+                ),
             );
         }
-        if errors.0.is_empty() {
+        if errors.found.is_empty() {
             Ok(Self { listen, wechat, limits, state, callback, audit, accounts, callers })
         } else {
-            Err(errors.0)
+            Err(errors.found)
         }
     }
 }
 
 /// Collects the errors.
 #[derive(Debug, Default)]
-struct ConfigErrors(Vec<ConfigError>);
+struct ConfigErrors {
+    found: Vec<ConfigError>,
+    /// The environment variables that set a key, by the path of the key.
+    variables: BTreeMap<String, String>,
+}
 
 impl ConfigErrors {
     /// Adds an error, unless the key already has one. A wrong value that was removed is then not
     /// also reported as missing.
+    ///
+    /// If an environment variable set the key, the error names the variable instead.
     fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         let key = key.into();
-        if self.0.iter().all(|error| error.key != key) {
-            self.0.push(ConfigError { key, message: message.into() });
+        let key = self.variable(&key).unwrap_or(key);
+        if self.found.iter().all(|error| error.key != key) {
+            self.found.push(ConfigError { key, message: message.into() });
         }
+    }
+
+    /// Adds an error of a whole section. If environment variables set keys of it, the error names the
+    /// first variable instead.
+    fn add_section(&mut self, section: &str, message: String) {
+        let within = format!("{section}.");
+        let first = self.variables.iter().find(|(path, _)| path.starts_with(&within));
+        let key = first.map_or(section, |(_, variable)| variable).to_owned();
+        self.add(key, message);
+    }
+
+    /// Returns the environment variable that set a key, or the value that the key is a part of.
+    fn variable(&self, key: &str) -> Option<String> {
+        let is_within = |path: &str| {
+            key.strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.variables.iter().find(|(path, _)| is_within(path)).map(|(_, name)| name.clone())
     }
 
     /// Adds an error if the value is not within the range.
@@ -171,6 +199,7 @@ fn apply_overrides(environment: &Environment, table: &mut Table, errors: &mut Co
         let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
         match section {
             Value::Table(section) => {
+                errors.variables.insert(path.replacen("__", ".", 1), name.clone());
                 section.insert(key.to_owned(), value);
             }
             _ => errors.add(
@@ -232,7 +261,8 @@ fn read_callers(table: &mut Table, accounts: &[Account], errors: &mut ConfigErro
 /// Returns one section deserialized.
 ///
 /// serde stops at the first error. So each error is added, its key is removed, and the rest is
-/// deserialized again.
+/// deserialized again. A list with a wrong element is removed as a whole, because without the
+/// element the other ones would have other numbers.
 fn deserialize<T: DeserializeOwned + Default>(
     mut value: Value,
     name: &str,
@@ -243,16 +273,27 @@ fn deserialize<T: DeserializeOwned + Default>(
             Ok(section) => return section,
             Err(error) => error,
         };
-        let path = error.path().to_string();
         let message = error.inner().message().trim().to_owned();
-        let first = path.split(['.', '[']).next().unwrap_or_default().to_owned();
-        let removed = value.as_table_mut().and_then(|table| table.remove(&first));
-        if removed.is_none() {
+        let keys = error.path().iter().map_while(|segment| match segment {
+            Segment::Map { key } => Some(key.as_str()),
+            _ => None,
+        });
+        if !remove(&mut value, &keys.collect::<Vec<_>>()) {
             errors.add(name, message);
             return T::default();
         }
-        errors.add(format!("{name}.{path}"), message);
+        errors.add(format!("{name}.{}", error.path()), message);
     }
+}
+
+/// Removes the value at a path of keys. Returns false if there is none.
+fn remove(value: &mut Value, keys: &[&str]) -> bool {
+    let Some((last, parents)) = keys.split_last() else { return false };
+    let mut table = value.as_table_mut();
+    for key in parents {
+        table = table.and_then(|table| table.get_mut(*key)).and_then(Value::as_table_mut);
+    }
+    table.is_some_and(|table| table.remove(*last).is_some())
 }
 
 #[cfg(test)]

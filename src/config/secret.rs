@@ -7,12 +7,27 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigErrors, Environment, invisible};
 use crate::util::id::Secret;
 
-/// The place that a secret is read from.
+/// What `check` prints instead of a secret.
+const HIDDEN: &str = "[hidden]";
+
+/// The place that a secret is read from. It serializes as it stands in the file, with the secret
+/// itself hidden.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged)]
 pub enum SecretSource {
     /// A file, which is read again whenever the secret is needed.
-    File(PathBuf),
+    File {
+        /// The path of the file.
+        file: PathBuf,
+    },
+    /// An environment variable, which was read at the start.
+    Env {
+        /// The name of the variable.
+        env: String,
+        /// Its value.
+        #[serde(skip)]
+        secret: Secret,
+    },
     /// The secret itself.
     #[serde(serialize_with = "hidden")]
     Value(Secret),
@@ -22,12 +37,12 @@ impl SecretSource {
     /// Returns the secret without the line break that editors and secret stores append.
     ///
     /// Returns an error that names the file if the file cannot be read, is empty or contains an
-    /// invisible character. A file is empty for a moment while another program writes it. WeChat
-    /// refuses a secret with an invisible character.
+    /// invisible character or a placeholder. A file is empty for a moment while another program
+    /// writes it. WeChat refuses a secret with an invisible character.
     pub fn read(&self) -> io::Result<Secret> {
         let path = match self {
-            Self::File(path) => path,
-            Self::Value(secret) => return Ok(secret.clone()),
+            Self::File { file } => file,
+            Self::Env { secret, .. } | Self::Value(secret) => return Ok(secret.clone()),
         };
         let wrong = |kind, what: &dyn fmt::Display| {
             io::Error::new(kind, format!("{}: {what}", path.display()))
@@ -36,7 +51,7 @@ impl SecretSource {
         let invalid = io::ErrorKind::InvalidData;
         match text.trim() {
             "" => Err(wrong(invalid, &"the file is empty")),
-            secret => match invisible::find(secret) {
+            secret => match problem(secret) {
                 Some(problem) => Err(wrong(invalid, &problem)),
                 None => Ok(secret.to_owned().into()),
             },
@@ -45,7 +60,19 @@ impl SecretSource {
 }
 
 fn hidden<S: serde::Serializer>(_: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("[hidden]")
+    serializer.serialize_str(HIDDEN)
+}
+
+/// Returns a description of what is wrong with a secret that is not empty. It does not quote the
+/// secret.
+fn problem(secret: &str) -> Option<String> {
+    if let Some(problem) = invisible::find(secret) {
+        return Some(problem);
+    }
+    let is_placeholder = secret.contains('…')
+        || secret == HIDDEN
+        || secret.chars().all(|char| matches!(char, '.' | '*'));
+    is_placeholder.then(|| "is a placeholder; set the real secret from WeChat's backend".to_owned())
 }
 
 /// A secret as it stands in the file.
@@ -64,26 +91,21 @@ pub(super) fn resolve(
     key: &str,
     errors: &mut ConfigErrors,
 ) -> Option<SecretSource> {
-    let secret = match raw {
+    let (secret, variable) = match raw {
         None => {
             errors.add(key, "missing; set { env = \"NAME\" }, { file = \"PATH\" } or the text");
             return None;
         }
         Some(RawSecret::File { file }) => {
-            let source = SecretSource::File(file);
+            let source = SecretSource::File { file };
             if let Err(error) = source.read() {
                 errors.add(key, error.to_string());
             }
             return Some(source);
         }
-        Some(RawSecret::Literal(secret)) => secret,
+        Some(RawSecret::Literal(secret)) => (secret, None),
         Some(RawSecret::Env { env }) => match environment.get(&env) {
-            Some(secret) => {
-                if let Some(problem) = invisible::find(secret.trim()) {
-                    errors.add(key, format!("environment variable {env} {problem}"));
-                }
-                secret.clone().into()
-            }
+            Some(secret) => (secret.clone().into(), Some(env)),
             None => {
                 errors.add(key, format!("environment variable {env} is not set"));
                 return None;
@@ -91,8 +113,18 @@ pub(super) fn resolve(
         },
     };
     let secret = secret.expose().trim();
+    let what = match &variable {
+        Some(env) => format!("environment variable {env}"),
+        None => "the secret".to_owned(),
+    };
     if secret.is_empty() {
-        errors.add(key, "the secret is empty");
+        errors.add(key, format!("{what} is empty"));
+    } else if let Some(problem) = problem(secret) {
+        errors.add(key, format!("{what} {problem}"));
     }
-    Some(SecretSource::Value(secret.to_owned().into()))
+    let secret = Secret::from(secret.to_owned());
+    Some(match variable {
+        Some(env) => SecretSource::Env { env, secret },
+        None => SecretSource::Value(secret),
+    })
 }

@@ -247,6 +247,22 @@ fn broken_rule_returns_exactly_its_error() {
             "accounts[0].secret: /no/such: ",
         ),
         (
+            format!("[[accounts]]\n{id}\n{kind}\nsecret = \"…\""),
+            "accounts[0].secret: the secret is a placeholder; set the real secret",
+        ),
+        (
+            format!("[[accounts]]\n{id}\n{kind}\nsecret = \"[hidden]\""),
+            "accounts[0].secret: the secret is a placeholder",
+        ),
+        (
+            format!("{ACCOUNT}callback = {{ token = \"a!\", mode = \"plain\" }}"),
+            "accounts[0].callback.token: not a Token of WeChat; must be 3 to 32",
+        ),
+        (
+            format!("[listen]\nadmin = \"localhost:1\"\n{ACCOUNT}"),
+            "listen.admin: must be an IP address and a port, such as 127.0.0.1:50051",
+        ),
+        (
             format!("{ACCOUNT}token = \"classic\"\nforce_refresh = true"),
             "accounts[0].force_refresh: has no effect here; it requires token",
         ),
@@ -272,7 +288,28 @@ fn broken_environment_rule_returns_its_error() {
         ),
         (
             &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN__GRCP", "x")],
-            "listen.grcp: unknown field",
+            "WECHAT_STORE_GATEWAY__LISTEN__GRCP: unknown field",
+        ),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__LIMIT__CALLS", "9")],
+            "WECHAT_STORE_GATEWAY__LIMIT__CALLS: unknown section limit; the sections are",
+        ),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__LISTEN__GRPC", "localhost:1")],
+            "WECHAT_STORE_GATEWAY__LISTEN__GRPC: must be an IP address and a port",
+        ),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__LIMITS__CALLS", "1")],
+            "WECHAT_STORE_GATEWAY__LIMITS__CALLS: must be between 2",
+        ),
+        (
+            &[account, secret, ("WECHAT_STORE_GATEWAY__WECHAT__HOSTS", "[\"weixin\"]")],
+            "WECHAT_STORE_GATEWAY__WECHAT__HOSTS: \"weixin\" is not a URL",
+        ),
+        (&[("WECHAT_APP_ID", "wx1"), secret], "WECHAT_APP_ID: not an AppID"),
+        (
+            &[account, ("WECHAT_APP_SECRET", "…")],
+            "accounts[0].secret: environment variable WECHAT_APP_SECRET is a placeholder",
         ),
     ] {
         let found = errors("", variables);
@@ -315,9 +352,51 @@ fn duplicate_account_or_default_is_an_error() {
 }
 
 #[test]
+fn one_error_hides_no_other() {
+    let account = "[[accounts]]\napp_id = \"nonsense\"\nkind = \"official\"\ndefault = true\n";
+    let callback = "[accounts.callback]\ntoken = \"a!\"\nmode = \"open\"\naes_key = \"short\"\nkept = []\n\
+                    forward_to = [{ url = \"http://a\" }, { url = \"http://b\", since = [] }]\n";
+    let found = errors(&format!("{account}{account}{callback}"), &[]);
+    let keys = found.iter().filter_map(|error| error.split(": ").next()).collect::<Vec<_>>();
+    for key in [
+        "accounts[0].app_id",
+        "accounts[0].secret",
+        "accounts[1].app_id",
+        "accounts[1].secret",
+        "accounts[1].default",
+        "accounts[1].callback.token",
+        "accounts[1].callback.mode",
+        "accounts[1].callback.aes_key",
+        "accounts[1].callback.kept",
+        "accounts[1].callback.forward_to[1].since",
+    ] {
+        assert!(keys.contains(&key), "{key} in {found:#?}");
+    }
+    assert_eq!(keys.len(), 10, "{found:#?}");
+}
+
+#[test]
+fn printed_secret_names_its_source() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("secret");
+    std::fs::write(&path, "hush").expect("a file");
+    let file = format!("secret = {{ file = {path:?} }}\n");
+    for (secret, variables, printed) in [
+        ("secret = { env = \"S\" }\n", &[("S", "hush")][..], "[accounts.secret]\nenv = \"S\"\n"),
+        ("secret = \"hush\"\n", &[], "secret = \"[hidden]\"\n"),
+        (&file, &[], &format!("[accounts.secret]\nfile = {path:?}\n")),
+    ] {
+        let text = ACCOUNT.replace("secret = \"s\"\n", secret);
+        let settings = Settings::parse(&text, &environment(variables)).expect("good settings");
+        let shown = toml::to_string(&settings).expect("settings print");
+        assert!(shown.contains(printed) && !shown.contains("hush"), "{printed} in {shown}");
+    }
+}
+
+#[test]
 fn secret_file_is_read_again_without_line_break() {
     let file = std::env::temp_dir().join(format!("wechat-secret-{}", std::process::id()));
-    let source = SecretSource::File(file.clone());
+    let source = SecretSource::File { file: file.clone() };
     for secret in ["first", "second"] {
         std::fs::write(&file, format!("{secret}\n")).expect("a file");
         assert_eq!(source.read().expect("readable").expose(), secret);
@@ -449,7 +528,8 @@ fn ca_file_must_have_only_valid_certificates() {
         (&format!("{one}{lines}"), "certificate 2 in it is malformed"),
     ] {
         let found = read(content).expect_err(content);
-        assert_eq!((found.len(), found[0].key.as_str()), (1, "wechat.ca_file"), "{content}");
+        let key = "WECHAT_STORE_GATEWAY__WECHAT__CA_FILE";
+        assert_eq!((found.len(), found[0].key.as_str()), (1, key), "{content}");
         assert!(found[0].message.starts_with(&format!("{name}: {expected}")), "{}", found[0]);
     }
 }
@@ -522,15 +602,16 @@ fn callback_mode_is_safe_by_default() {
 fn wrong_callback_returns_errors_with_keys() {
     let wrong = |callback: &str| errors(&with_callback(callback), &[("BRAND_A", "hush")]);
     for (callback, expected) in [
-        (r#"{ token = "t" }"#.to_owned(), "accounts[1].callback.aes_key: missing"),
+        (r#"{ token = "push-token" }"#.to_owned(), "accounts[1].callback.aes_key: missing"),
         (
-            r#"{ token = "t", aes_key = "short" }"#.to_owned(),
+            r#"{ token = "push-token", aes_key = "short" }"#.to_owned(),
             "accounts[1].callback.aes_key: not an EncodingAESKey",
         ),
         (format!(r#"{{ aes_key = "{KEY}" }}"#), "accounts[1].callback.token: missing"),
-        (r#"{ token = "t", mode = "open" }"#.to_owned(), "accounts[1].callback.mode: "),
+        (r#"{ token = "push-token", mode = "open" }"#.to_owned(), "accounts[1].callback.mode: "),
         (
-            r#"{ token = "t", mode = "plain", forward_to = [{ url = "ftp://a" }] }"#.to_owned(),
+            r#"{ token = "push-token", mode = "plain", forward_to = [{ url = "ftp://a" }] }"#
+                .to_owned(),
             "accounts[1].callback.forward_to[0].url: ",
         ),
     ] {
@@ -544,9 +625,9 @@ fn environment_variables_configure_callback() {
     let account = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
     for (more, mode) in [
         (vec![], None),
-        (vec![("WECHAT_CALLBACK_TOKEN", "t")], Some(CallbackMode::Plain)),
+        (vec![("WECHAT_CALLBACK_TOKEN", "push-token")], Some(CallbackMode::Plain)),
         (
-            vec![("WECHAT_CALLBACK_TOKEN", "t"), ("WECHAT_CALLBACK_AES_KEY", KEY)],
+            vec![("WECHAT_CALLBACK_TOKEN", "push-token"), ("WECHAT_CALLBACK_AES_KEY", KEY)],
             Some(CallbackMode::Safe),
         ),
     ] {
@@ -617,7 +698,7 @@ fn invisible_character_is_an_error_with_its_key() {
         (
             String::new(),
             &[("WECHAT_STORE_GATEWAY__STATE__URL", "\u{feff}sqlite:state.db")],
-            "state.url: contains a byte order mark (U+FEFF) at position 1",
+            "WECHAT_STORE_GATEWAY__STATE__URL: contains a byte order mark (U+FEFF) at position 1",
         ),
         (
             String::new(),
@@ -639,7 +720,7 @@ fn invisible_character_is_an_error_with_its_key() {
 fn secret_file_with_invisible_character_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("secret");
-    let source = SecretSource::File(path.clone());
+    let source = SecretSource::File { file: path.clone() };
     for (content, wrong) in [
         ("\u{feff}hush\n", Some("byte order mark (U+FEFF) at position 1")),
         ("hush\u{200b}\n", Some("invisible character (U+200B) at position 5")),
