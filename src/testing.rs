@@ -12,6 +12,7 @@ pub use crate::{
         clock::Clock,
         id::{AppId, PoiId, Secret},
         lenient,
+        raw_codec::Raw,
         scope::Scope,
     },
 };

@@ -79,7 +79,48 @@ fn check_hides_secrets() {
     assert!(printed.contains("wx0000000000000001") && printed.contains("[hidden]"), "{printed}");
     assert!(!printed.contains("official-secret"), "{printed}");
     // The output is TOML.
-    printed.parse::<toml::Table>().expect("TOML");
+    let table = printed.parse::<toml::Table>().expect("TOML");
+    assert_eq!(table["accounts"][0]["secret"].as_str(), Some("[hidden]"));
+}
+
+#[test]
+fn host_name_to_listen_on_is_explained() {
+    let address = "localhost:50051";
+    for arguments in [["sandbox", "--grpc", address], ["simulate", "--listen", address]] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(64));
+        let printed = error(&output);
+        let expected = "must be an IP address and a port, such as 127.0.0.1:50051";
+        assert!(printed.contains(expected) && printed.contains("localhost"), "{printed}");
+    }
+}
+
+#[test]
+fn address_with_tls_is_explained() {
+    for command in ["call", "healthcheck"] {
+        let mut arguments = vec![command, "--address", "https://127.0.0.1:1"];
+        arguments.extend((command == "call").then_some("--list"));
+        let output = run(&arguments);
+        let printed = error(&output);
+        assert!(printed.contains("needs TLS, which this command does not support"), "{printed}");
+    }
+}
+
+/// WeChat's simulator answers HTTP/1 only.
+#[test]
+fn port_without_grpc_is_named() {
+    let simulate = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
+    let address = simulate.address_after("http://");
+    let expected = format!("the connection to {address} broke: ");
+    let listed = run(&["call", "--address", &address, "--list"]);
+    assert_eq!(listed.status.code(), Some(64 + 14));
+    let printed: serde_json::Value = serde_json::from_slice(&listed.stderr).expect("JSON");
+    let message = printed["message"].as_str().expect("a text");
+    assert!(message.starts_with(&expected) && message.contains("gRPC port"), "{message}");
+    let health = run(&["healthcheck", "--address", &address]);
+    assert_eq!(health.status.code(), Some(1));
+    let printed = error(&health);
+    assert!(printed.starts_with(&format!("UNAVAILABLE: {expected}")), "{printed}");
 }
 
 #[test]
@@ -104,9 +145,10 @@ fn service_starts_answers_calls_and_stops() {
     assert_eq!((health.status.code(), text(&health.stdout)), (Some(0), "SERVING\n".to_owned()));
     let health = run(&["healthcheck", "--address", &grpc, "--service", "no.such.Service"]);
     assert_eq!((health.status.code(), error(&health).lines().count()), (Some(1), 1));
+    assert!(error(&health).starts_with("NOT_FOUND: "), "{}", error(&health));
 
     let call = |arguments: &[&str]| run(&[&["call", "--address", &grpc], arguments].concat());
-    missing_store_returns_error_details(&call);
+    missing_store_returns_refusaldetails(&call);
     invalid_request_names_the_field(&call);
     list_and_describe_print_the_contract(&call);
     pipes_work_on_both_sides(&grpc);
@@ -122,7 +164,7 @@ fn service_starts_answers_calls_and_stops() {
     assert_eq!(error["code"], "UNAVAILABLE", "{error:#}");
 }
 
-fn missing_store_returns_error_details(call: &dyn Fn(&[&str]) -> Output) {
+fn missing_store_returns_refusaldetails(call: &dyn Fn(&[&str]) -> Output) {
     let output = call(&["CardService/GetStoreCard", r#"{"poiId": "1"}"#, "-H", "x-any: thing"]);
     assert_eq!(output.status.code(), Some(64 + 5));
     let error: serde_json::Value = serde_json::from_str(&text(&output.stderr)).expect("JSON");
@@ -150,6 +192,14 @@ fn invalid_request_names_the_field(call: &dyn Fn(&[&str]) -> Output) {
     ] {
         assert_eq!(call(wrong).status.code(), Some(64), "{wrong:?}");
     }
+    // The commands in an error are complete.
+    let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
+    let wrong = crate::error(&call(&["CardService/GetStoreCard", r#"{"poi_id": 1}"#]));
+    let problem = "the request is not a GetStoreCardRequest: poi_id must be a text in quotes, but is a number; ";
+    assert!(wrong.starts_with(&format!("{problem}`{binary} call --address ")), "{wrong}");
+    assert!(wrong.trim_end().ends_with("` prints its fields"), "{wrong}");
+    let wrong = crate::error(&call(&["getstorecard"]));
+    assert!(wrong.contains("did you mean CardService/GetStoreCard?"), "{wrong}");
 }
 
 fn list_and_describe_print_the_contract(call: &dyn Fn(&[&str]) -> Output) {
@@ -171,6 +221,9 @@ fn list_and_describe_print_the_contract(call: &dyn Fn(&[&str]) -> Output) {
     }
     let hours = text(&call(&["--describe", "OpeningHours"]).stdout);
     assert!(hours.contains("`HH:MM`"), "{hours}");
+    // The further lines of a list's item are indented.
+    let media = text(&call(&["--describe", "MediaService"]).stdout);
+    assert!(media.contains("\n- Image: ") && media.contains("\n  that end in `url`"), "{media}");
     assert_eq!(call(&["--describe", "Nothing"]).status.code(), Some(64));
     // A value of an enum, with or without its prefix.
     for name in ["STORE_NOT_FOUND", "ERROR_REASON_STORE_NOT_FOUND"] {
@@ -215,6 +268,8 @@ fn errors_are_text_on_a_terminal(grpc: &str) {
     let plain = in_terminal("", "1");
     let expected = "error: INVALID_ARGUMENT (INVALID_REQUEST)\n  ";
     assert!(plain.starts_with(expected) && plain.contains("fix by "), "{plain}");
+    let more = format!("call --address {grpc} --describe INVALID_REQUEST");
+    assert!(plain.contains(&more), "{more} in {plain}");
     assert!(in_terminal("", "").contains("\u{1b}["), "colors");
     assert!(in_terminal("--json", "").starts_with("{\n  \"code\": \"INVALID_ARGUMENT\""));
 }
@@ -260,10 +315,21 @@ fn tour_with_json_prints_every_step() {
     let (last, steps) = values.split_last().expect("steps");
     assert_eq!(*last, serde_json::json!({ "tour": "complete", "steps": steps.len() }));
     for step in steps {
-        let has = |key: &str| step.get(key).is_some();
-        assert!(has("step") && has("call") && has("request"), "{step:#}");
-        assert!(has("response") != has("error"), "{step:#}");
+        let keys: Vec<_> = step.as_object().expect("an object").keys().collect();
+        let answer = if step.get("error").is_some() { "error" } else { "response" };
+        let mut expected = ["step", "call", "request", answer];
+        expected.sort_unstable();
+        assert_eq!(keys, expected, "{step:#}");
+        let [name, call] = ["step", "call"].map(|key| step[key].as_str().expect("a text"));
+        assert!(!name.is_empty(), "{step:#}");
+        assert!(call.contains("Service/") || call.starts_with("POST http://"), "{call}");
+        assert!(step["request"].is_object() && step[answer].is_object(), "{step:#}");
     }
+    let errors: Vec<_> = steps.iter().filter_map(|step| step.get("error")).collect();
+    let [refusal] = errors[..] else { panic!("one error: {errors:#?}") };
+    assert_eq!(refusal["code"], "ALREADY_EXISTS");
+    assert!(refusal["message"].is_string() && refusal["details"].is_array(), "{refusal:#}");
+    assert_eq!(error(&output), "", "no log line is between the steps");
 }
 
 #[test]
@@ -285,6 +351,11 @@ fn tour_is_a_short_story_without_json() {
     ] {
         assert!(printed.contains(expected), "{expected} in {printed}");
     }
+    // The last hint works in a checkout.
+    let hint = printed.lines().last().expect("a line").trim();
+    assert!(hint.contains("check --config settings.example.toml"), "{hint}");
+    let checked = Command::new("sh").args(["-c", hint]).output().expect("a shell");
+    assert!(checked.status.success(), "{hint}: {}", error(&checked));
 }
 
 /// The block in the documents must be the real output.
@@ -342,6 +413,7 @@ fn commands_of_the_sandbox_guide_work() {
     let arguments: Vec<_> = std::iter::once("sandbox").chain(anywhere).collect();
     let mut sandbox = Daemon::start(&arguments);
     let (_, mut lines) = sandbox.read_until("Check that the service is ready");
+    assert!(lines.iter().any(|line| line.contains("RUST_LOG=info")), "{lines:#?}");
     lines.push(sandbox.read_until("curl").0);
     let tries = lines.iter().map(|line| line.trim());
     let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");

@@ -54,7 +54,21 @@ async fn unreadable_line_fails_alone_and_is_reported_first() {
     assert!(row["error"]["message"].as_str().is_some_and(|text| text.contains("'poi'")), "{row}");
     assert!(!run.all().contains("13800138000"), "{}", run.all());
     assert!(run.stderr.contains("5 rows: 2 ok, 3 failed ("), "{}", run.stderr);
+    let wrong = &run.row(5)["error"]["message"];
+    let expected =
+        "not an AddStoreRequest: contact_phone must be a text in quotes, but is a number";
+    assert_eq!(*wrong, json!(expected));
+    let wrong = run.row(2)["error"]["message"].as_str().map(str::to_owned).expect("a text");
+    assert!(wrong.starts_with("not JSON: "), "{wrong}");
     assert_eq!(bench.calls(ADD_PATH), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_row_is_counted_in_singular() {
+    let bench = Bench::start().await;
+    let file = bench.file("rows.jsonl", &bench.store().to_string());
+    let run = bench.call(&[ADD, "--rows", &file], "");
+    assert!(run.stderr.starts_with(&format!("{file}: 1 row\n1 row: 1 ok (")), "{}", run.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,13 +270,13 @@ async fn busy_write_queue_is_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unreachable_wechat_stops_the_import_after_patience() {
+async fn unreachable_wechat_stops_the_import() {
     let bench = Bench::start().await;
     bench.fault(json!({ "path": CARD_PATH, "kind": "reset_before", "times": 1_000_000 }));
     let rows: String = (0..10).map(|row| format!("{{\"poi_id\": \"{row}\"}}\n")).collect();
     let file = bench.file("rows.jsonl", &rows);
     let began = Instant::now();
-    let run = bench.call(&[CARD, "--rows", &file, "--patience", "1.5", "--at-once", "2"], "");
+    let run = bench.call(&[CARD, "--rows", &file, "--retry-for", "1.5", "--at-once", "2"], "");
     assert_eq!(run.code, Some(4), "{}", run.stderr);
     assert!(run.stderr.contains("10 rows: 0 ok, 2 unfinished, 8 not sent ("), "{}", run.stderr);
     assert!(run.stderr.contains("unfinished  2 WECHAT_UNREACHABLE"), "{}", run.stderr);
@@ -278,7 +292,7 @@ async fn unknown_outcome_waits_for_resolve_write() {
     let file = bench.file("rows.jsonl", &bench.store().to_string());
     let results = bench.path("results.jsonl");
     let import =
-        || bench.call(&[ADD, "--rows", &file, "--results", &results, "--patience", "1"], "");
+        || bench.call(&[ADD, "--rows", &file, "--results", &results, "--retry-for", "1"], "");
     for _ in 0..2 {
         let run = import();
         assert_eq!((run.code, bench.calls(ADD_PATH)), (Some(3), 1), "{}", run.stderr);

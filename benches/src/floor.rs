@@ -40,10 +40,10 @@ use uuid::Uuid;
 use wechat_store_gateway::{
     pb::{self, AuditState, SubmissionKind},
     state::{EventKey, Events, NewEvent, Origin, sqlite::Sqlite},
-    testing::Clock,
+    testing::{Clock, Raw},
 };
 
-use crate::{codec::Raw, process, rounds::Spread, upstream, world};
+use crate::{process, rounds::Spread, upstream, world};
 
 /// The path of this method.
 pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";

@@ -12,7 +12,6 @@
 )]
 
 pub mod cases;
-pub mod codec;
 pub mod floor;
 pub mod load;
 pub mod process;

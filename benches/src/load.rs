@@ -18,11 +18,9 @@ use tokio::{
     net::TcpStream,
 };
 use tonic::{client::Grpc, transport::Channel};
+use wechat_store_gateway::testing::Raw;
 
-use crate::{
-    codec::Raw,
-    process::{Core, Placing},
-};
+use crate::process::{Core, Placing};
 
 /// The measurements of a caller. All calls succeeded.
 #[derive(Clone, Debug, Default)]

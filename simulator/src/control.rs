@@ -68,8 +68,8 @@ const HELP: &[(&str, &str)] = &[
     ("GET /_simulator/pushes", "every push and its attempts"),
     (
         "POST /_simulator/pushes",
-        "{app_id, event: {Event, …}} or {app_id, text}: push anything now; missing fields \
-         that all events have are added",
+        "{app_id, event: {Event, …}}: push an event now; missing fields that all events have are \
+         added. {app_id, text}: push this text now as the whole message, unchanged",
     ),
     ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
     ("GET /_simulator/settings", "the settings"),

@@ -24,10 +24,7 @@ impl Check {
     pub fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
         let text = toml::to_string(&settings).map_err(Failure::new)?;
-        let accounts = match settings.accounts.len() {
-            1 => "1 account".to_owned(),
-            count => format!("{count} accounts"),
-        };
+        let accounts = print::counted(settings.accounts.len() as u64, "account");
         let name = self.settings.name();
         // A comment, so that the output stays TOML.
         print::line(format_args!("# {name}: no errors, {accounts}; secrets are hidden"))?;

@@ -57,6 +57,14 @@ impl Failure {
         Self { json: true, ..self }
     }
 
+    /// Lets a gRPC error name this start of a `call` command, for further reading.
+    pub(super) fn with_command(mut self, command: String) -> Self {
+        if let Content::Rpc(error) = &mut self.content {
+            error.command = command;
+        }
+        self
+    }
+
     fn text(exit_code: u8, message: impl fmt::Display) -> Self {
         Self { exit_code, content: Content::Text(message.to_string()), json: false }
     }

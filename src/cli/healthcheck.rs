@@ -36,10 +36,8 @@ impl Healthcheck {
         let Self { target, service } = self;
         let check = async {
             let mut client = HealthClient::new(target.connect().await?);
-            let response =
-                client.check(HealthCheckRequest { service }).await.map_err(|status| {
-                    Failure::new(format_args!("{:?}: {}", status.code(), status.message()))
-                })?;
+            let response = client.check(HealthCheckRequest { service }).await;
+            let response = response.map_err(|status| target.failure(&status))?;
             Ok::<_, Failure>(response.into_inner().status())
         };
         match tokio::time::timeout(LIMIT, check).await {

@@ -73,6 +73,12 @@ pub enum Command {
     Simulate(simulate::Simulate),
 }
 
+/// Returns the program as the user called it, for commands to copy.
+fn program() -> String {
+    let name = std::env::args_os().next();
+    name.map_or("wechat-store-gateway".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Prints the error of a command, if it failed, and returns the exit code.
 pub fn conclude(result: Result<(), Failure>) -> ExitCode {
     match result {

@@ -46,6 +46,11 @@ pub(super) fn styled_problem(text: impl Display) {
     let _ = write(AutoStream::auto(io::stderr().lock()), text);
 }
 
+/// Returns a count with its noun, such as `1 row` and `2 rows`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Returns a text without control characters, so that it cannot change the terminal.
 pub(super) fn without_controls(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()

@@ -16,6 +16,9 @@ use crate::telemetry::code_name;
 /// The domain of errors whose reason `call --describe` can explain.
 const DOMAIN: &str = "wechat-store-gateway";
 
+/// The start of a command, if the address of the service does not matter.
+const CALL: &str = "wechat-store-gateway call";
+
 /// A gRPC error.
 #[derive(Debug, Serialize)]
 pub(super) struct RpcError {
@@ -27,6 +30,9 @@ pub(super) struct RpcError {
     /// The details of the usual types, for the text.
     #[serde(skip)]
     parsed: Box<ErrorDetails>,
+    /// The start of the command that explains the reason.
+    #[serde(skip)]
+    pub(super) command: String,
 }
 
 impl From<&Status> for RpcError {
@@ -36,6 +42,7 @@ impl From<&Status> for RpcError {
             message: status.message().to_owned(),
             details: details(status),
             parsed: Box::new(status.get_error_details()),
+            command: CALL.to_owned(),
         }
     }
 }
@@ -44,7 +51,13 @@ impl RpcError {
     /// Returns an error that no service returned.
     pub(super) fn new(code: Code, message: impl fmt::Display) -> Self {
         let message = message.to_string();
-        Self { code, message, details: Vec::new(), parsed: Box::default() }
+        Self {
+            code,
+            message,
+            details: Vec::new(),
+            parsed: Box::default(),
+            command: CALL.to_owned(),
+        }
     }
 
     /// Returns the gRPC code.
@@ -139,7 +152,7 @@ impl RpcError {
         }
         let ours = self.parsed.error_info().is_some_and(|info| info.domain == DOMAIN);
         if let Some(reason) = self.reason().filter(|_| ours) {
-            add("more", format!("call --describe {reason}"));
+            add("more", format!("{} --describe {reason}", self.command));
         }
         facts
     }
@@ -183,6 +196,21 @@ pub(super) fn code(status: &Status) -> Code {
         cause = error.source();
     }
     status.code()
+}
+
+/// Returns the innermost cause of a broken connection, or `None` if the service returned the status or
+/// the deadline passed.
+pub(super) fn connection_error(status: &Status) -> Option<String> {
+    let mut cause = status.source()?;
+    loop {
+        if cause.is::<TimeoutExpired>() {
+            return None;
+        }
+        match cause.source() {
+            Some(inner) => cause = inner,
+            None => return Some(cause.to_string()),
+        }
+    }
 }
 
 /// Returns the details as JSON. By convention they are messages of google.rpc.
@@ -253,7 +281,7 @@ error: NOT_FOUND (STORE_NOT_FOUND)
   WeChat  errcode 65115: store does not exist\u{fffd}[2J
   zh-CN   门店不存在
   path    /wxa/get_store_info
-  more    call --describe STORE_NOT_FOUND";
+  more    wechat-store-gateway call --describe STORE_NOT_FOUND";
         assert_eq!(text, expected);
         let plain = RpcError::new(Code::Unavailable, "not reachable");
         let plain = anstream::adapter::strip_str(&plain.to_text()).to_string();

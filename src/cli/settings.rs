@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::{Failure, print::counted};
 use crate::config::{Environment, Settings};
 
 /// The source of the settings.
@@ -32,10 +32,7 @@ impl Source {
             })?,
         };
         Settings::parse(&text, environment).map_err(|errors| {
-            let mut lines = vec![match errors.len() {
-                1 => format!("{name}: 1 error"),
-                count => format!("{name}: {count} errors"),
-            }];
+            let mut lines = vec![format!("{name}: {}", counted(errors.len() as u64, "error"))];
             lines.extend(errors.iter().map(ToString::to_string));
             Failure::usage(lines.join("\n"))
         })

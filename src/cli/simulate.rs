@@ -13,6 +13,7 @@ use wechat_simulator::{
 };
 
 use super::{Failure, print, seconds::seconds, signal};
+use crate::config::parse_address;
 
 /// The default address of the simulator.
 pub(super) const ADDRESS: SocketAddr =
@@ -23,7 +24,7 @@ Examples:
   wechat-store-gateway simulate
   wechat-store-gateway simulate --listen 127.0.0.1:0 --audit-delay 5
   wechat-store-gateway simulate --callback-url 'http://127.0.0.1:8080/wechat/callback/{app_id}' \\
-    --callback-token my-token --callback-mode plain
+    --callback-token myToken --callback-mode plain
 
 The paths under /_simulator/ decide reviews, inject faults and list the calls that WeChat received:
   curl http://127.0.0.1:8090/_simulator/";
@@ -33,7 +34,7 @@ The paths under /_simulator/ decide reviews, inject faults and list the calls th
 #[command(after_help = EXAMPLES)]
 pub struct Simulate {
     /// The address to listen on; port 0 takes any free port
-    #[arg(long, value_name = "ADDRESS", default_value_t = ADDRESS)]
+    #[arg(long, value_name = "ADDRESS", default_value_t = ADDRESS, value_parser = parse_address)]
     listen: SocketAddr,
     /// The seed of all ids and tokens that the simulator generates
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]

@@ -12,6 +12,7 @@ pub(crate) mod id;
 pub(crate) mod invisible;
 pub(crate) mod keyed_mutex;
 pub mod lenient;
+pub(crate) mod raw_codec;
 pub(crate) mod scope;
 pub(crate) mod single_flight;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{Uri, uri::PathAndQuery};
 use hyper::{body::Incoming, client::conn::http2};
@@ -23,13 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Request, Status,
-    body::Body,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, body::Body, client::Grpc, transport::Channel};
 use tonic_types::StatusExt;
 use tower::Service;
 /// The secrets that sign and encrypt pushes to the accounts.
@@ -50,7 +44,7 @@ use wechat_store_gateway::{
         store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
     telemetry::Sampler,
-    testing::Clock,
+    testing::{Clock, Raw},
 };
 
 use crate::secrets;
@@ -587,41 +581,4 @@ pub(crate) fn hours(open: &str, close: &str) -> pb::OpeningHours {
 pub(crate) fn png() -> Vec<u8> {
     let bytes = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
     BASE64_STANDARD.decode(bytes).expect("base64")
-}
-
-/// A codec that does not change messages.
-pub(crate) struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }

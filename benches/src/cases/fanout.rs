@@ -11,11 +11,13 @@ use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::{sync::watch, task::JoinSet};
 use tonic::{client::Grpc, transport::Channel};
-use wechat_store_gateway::pb::{self, WatchPosition, watch_audit_events_request::Start};
+use wechat_store_gateway::{
+    pb::{self, WatchPosition, watch_audit_events_request::Start},
+    testing::Raw,
+};
 
 use crate::{
     cases::callbacks::{numbers, pushes},
-    codec::Raw,
     floor::WATCH,
     load::{self, Seen},
     process::{self, Core, Process},

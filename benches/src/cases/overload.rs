@@ -9,10 +9,10 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use wechat_store_gateway::testing::Raw;
 
 use crate::{
     cases::reads::get_store,
-    codec::Raw,
     floor::GET_STORE,
     load::{self, Shape},
     rounds::{Bound, By, Claim, Report},

@@ -1,18 +1,24 @@
 //! A gRPC client for any service that supports reflection.
 
+use bytes::Bytes;
 use futures_util::stream;
 use http::uri::PathAndQuery;
+use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
-use serde::de::DeserializeSeed;
 use tonic::{Request, Status, Streaming, client::Grpc, transport::Channel};
 
-use super::{codec::Dynamic, reflection};
-use crate::cli::{Failure, target::Target};
+use super::{json::parse_request, reflection};
+use crate::{
+    cli::{Failure, target::Target},
+    util::raw_codec::Raw,
+};
 
 /// Calls methods by their names.
 #[derive(Debug)]
 pub(in crate::cli) struct Client {
     channel: Channel,
+    /// The start of a `call` command for this service, for messages.
+    command: String,
     /// All types that the service describes.
     pub(super) types: DescriptorPool,
     /// The full names of its services.
@@ -23,22 +29,54 @@ impl Client {
     /// Connects and loads the types of the service.
     pub(in crate::cli) async fn connect(target: &Target) -> Result<Self, Failure> {
         let channel = target.connect().await?;
-        let (services, types) = reflection::load(channel.clone()).await?;
-        Ok(Self { channel, types, services })
+        let (services, types) = reflection::load(channel.clone(), target).await?;
+        Ok(Self { channel, command: target.command(), types, services })
     }
 
     /// Returns a method by `Service/Method`. The package of the service can be omitted.
     ///
     /// Returns an error if there is no such method.
     pub(in crate::cli) fn method(&self, name: &str) -> Result<MethodDescriptor, Failure> {
-        let unknown = || {
-            Failure::usage(format_args!("{name}: no such method; `call --list` prints all methods"))
-        };
+        let unknown = || self.unknown(name, "method");
         let (service, method) = name.trim_matches('/').split_once('/').ok_or_else(unknown)?;
         let service =
             resolve_name(service, self.services.iter().map(String::as_str))?.ok_or_else(unknown)?;
         let service = self.types.get_service_by_name(service).ok_or_else(unknown)?;
         service.methods().find(|candidate| candidate.name() == method).ok_or_else(unknown)
+    }
+
+    /// Returns the error about an unknown name. It names a method that differs only in its service or in
+    /// capital letters.
+    pub(super) fn unknown(&self, name: &str, kind: &str) -> Failure {
+        let wanted = name.rsplit('/').next().unwrap_or_default();
+        let services = self.services.iter().filter_map(|name| self.types.get_service_by_name(name));
+        let similar = services.into_iter().flat_map(|service| {
+            let methods = service.methods().collect::<Vec<_>>().into_iter();
+            methods.map(move |method| (service.name().to_owned(), method.name().to_owned()))
+        });
+        let similar = similar.into_iter().find(|(_, method)| method.eq_ignore_ascii_case(wanted));
+        let hint = similar.map(|(service, method)| format!("; did you mean {service}/{method}?"));
+        Failure::usage(format_args!(
+            "{name}: no such {kind}{}; `{} --list` prints all methods",
+            hint.unwrap_or_default(),
+            self.command
+        ))
+    }
+
+    /// Returns a request parsed from JSON, or an error that names the command that prints its fields.
+    pub(super) fn request(
+        &self,
+        method: &MethodDescriptor,
+        text: &str,
+    ) -> Result<DynamicMessage, Failure> {
+        let kind = method.input();
+        let name = kind.name().to_owned();
+        parse_request(kind, text).map_err(|problem| {
+            let command = &self.command;
+            Failure::usage(format_args!(
+                "the request is {problem}; `{command} --describe {name}` prints its fields"
+            ))
+        })
     }
 
     /// Calls a method with one message and returns the stream of responses. A unary method returns a
@@ -47,37 +85,32 @@ impl Client {
         &self,
         method: &MethodDescriptor,
         request: Request<DynamicMessage>,
-    ) -> Result<Streaming<DynamicMessage>, Status> {
+    ) -> Result<Responses, Status> {
         let service = method.parent_service().full_name().to_owned();
         let path = PathAndQuery::try_from(format!("/{service}/{}", method.name()))
             .map_err(|error| Status::from_error(error.into()))?;
-        let codec = Dynamic { response: method.output() };
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
-        let request = request.map(|message| stream::iter([message]));
-        Ok(grpc.streaming(request, path, codec).await?.into_inner())
+        let request = request.map(|message| stream::iter([Bytes::from(message.encode_to_vec())]));
+        let stream = grpc.streaming(request, path, Raw).await?.into_inner();
+        Ok(Responses { stream, kind: method.output() })
     }
 }
 
-/// Returns a message parsed from JSON. An empty text is an empty message.
-pub(in crate::cli) fn parse_request(
+/// The responses to one request.
+#[derive(Debug)]
+pub(in crate::cli) struct Responses {
+    stream: Streaming<Bytes>,
     kind: MessageDescriptor,
-    text: &str,
-) -> Result<DynamicMessage, Failure> {
-    let name = kind.name().to_owned();
-    parse_json(kind, if text.is_empty() { "{}" } else { text })
-        .map_err(|error| Failure::usage(format_args!("the request is not a {name} in JSON: {error}; `call --describe {name}` prints its fields")))
 }
 
-/// Returns a message parsed from JSON, with the plain error of the parser.
-pub(super) fn parse_json(
-    kind: MessageDescriptor,
-    text: &str,
-) -> serde_json::Result<DynamicMessage> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let message = kind.deserialize(&mut json)?;
-    json.end()?;
-    Ok(message)
+impl Responses {
+    /// Returns the next response, or `None` after the last one.
+    pub(in crate::cli) async fn message(&mut self) -> Result<Option<DynamicMessage>, Status> {
+        let Some(bytes) = self.stream.message().await? else { return Ok(None) };
+        let message = DynamicMessage::decode(self.kind.clone(), bytes);
+        message.map(Some).map_err(|error| Status::from_error(error.into()))
+    }
 }
 
 /// Returns the full name that equals a name or ends with `.` and the name.

@@ -29,11 +29,8 @@ pub(super) fn describe(client: &Client, name: &str) -> Result<String, Failure> {
     let all = all.chain(messages.iter().map(MessageDescriptor::full_name));
     let all = all.chain(enums.iter().map(EnumDescriptor::full_name));
     let Some(name) = resolve_name(name, all)? else {
-        return enum_value_text(&enums, name).ok_or_else(|| {
-            Failure::usage(format_args!(
-                "{name}: no such service, message, enum or value; `call --list` prints all methods"
-            ))
-        });
+        return enum_value_text(&enums, name)
+            .ok_or_else(|| client.unknown(name, "service, message, enum or value"));
     };
     let service = types.get_service_by_name(name).map(|service| service_text(&service, true));
     let message = || types.get_message_by_name(name).map(|message| message_text(&message));
@@ -158,12 +155,14 @@ fn more<const N: usize>(messages: [MessageDescriptor; N]) -> String {
     format!("\n\nSee also: {}", names.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-/// Returns the comment above the element at this path of a file.
+/// Returns the comment above the element at this path of a file, without the blank that begins each
+/// line. Further blanks stay, because they indent the items of a list.
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let place = info.and_then(|info| info.location.iter().find(|place| place.path == path));
     let text = place.map_or("", |place| place.leading_comments());
-    text.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned()
+    let lines = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
+    lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
 /// Returns the first sentence of a comment, on one line.

@@ -10,11 +10,11 @@ use tonic::{
     metadata::{AsciiMetadataKey, AsciiMetadataValue},
 };
 
-pub(super) use self::client::{Client, parse_request};
+pub(super) use self::{client::Client, json::parse_request};
 use super::{Failure, print, seconds::seconds, target::Target};
 
 mod client;
-mod codec;
+mod json;
 mod manual;
 mod reflection;
 mod rows;
@@ -83,8 +83,9 @@ pub struct Call {
 impl Call {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        let json = self.json;
+        let (json, target) = (self.json, self.target.clone());
         let result = self.execute().await;
+        let result = result.map_err(|failure| failure.with_command(target.command()));
         result.map_err(|failure| if json { failure.with_json() } else { failure })
     }
 
@@ -100,7 +101,7 @@ impl Call {
         if self.rows.wanted() {
             return self.rows.run(client, method, self.deadline, self.headers).await;
         }
-        let request = self.request(&method)?;
+        let request = self.request(&client, &method)?;
         let call = async {
             let mut responses = client.start(&method, request).await?;
             while let Some(response) = responses.message().await? {
@@ -119,10 +120,14 @@ impl Call {
         }
     }
 
-    fn request(&self, method: &MethodDescriptor) -> Result<Request<DynamicMessage>, Failure> {
+    fn request(
+        &self,
+        client: &Client,
+        method: &MethodDescriptor,
+    ) -> Result<Request<DynamicMessage>, Failure> {
         let message = match self.request.trim() {
-            "-" => parse_request(method.input(), &io::read_to_string(io::stdin())?)?,
-            text => parse_request(method.input(), text)?,
+            "-" => client.request(method, &io::read_to_string(io::stdin())?)?,
+            text => client.request(method, text)?,
         };
         Ok(with_metadata(message, self.deadline, &self.headers))
     }

@@ -12,29 +12,33 @@ use tonic_reflection::pb::v1::{
     server_reflection_response::MessageResponse as Reply,
 };
 
-use crate::cli::Failure;
+use crate::cli::{Failure, target::Target};
 
 /// The reasons of our errors.
 const ERROR_REASON: &str = "wechat.store.v1.ErrorReason";
 
 /// Returns the names of all services and all types that they use.
-pub(super) async fn load(channel: Channel) -> Result<(Vec<String>, DescriptorPool), Failure> {
+pub(super) async fn load(
+    channel: Channel,
+    target: &Target,
+) -> Result<(Vec<String>, DescriptorPool), Failure> {
     let client = ServerReflectionClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut services = Vec::new();
-    for reply in query(&client, vec![Query::ListServices(String::new())]).await? {
+    for reply in query(&client, target, vec![Query::ListServices(String::new())]).await? {
         if let Reply::ListServicesResponse(list) = reply {
             services.extend(list.service.into_iter().map(|service| service.name));
         }
     }
     // No request or response uses this enum, because errors contain its values as texts. Another
     // service does not have it.
-    let reasons = query(&client, vec![Query::FileContainingSymbol(ERROR_REASON.to_owned())]).await;
+    let reason = Query::FileContainingSymbol(ERROR_REASON.to_owned());
+    let reasons = query(&client, target, vec![reason]).await;
     let mut files = BTreeMap::new();
     add_files(&mut files, reasons.unwrap_or_default())?;
     let mut requested = BTreeSet::new();
     let mut queries: Vec<_> = services.iter().cloned().map(Query::FileContainingSymbol).collect();
     while !queries.is_empty() {
-        add_files(&mut files, query(&client, queries).await?)?;
+        add_files(&mut files, query(&client, target, queries).await?)?;
         // A service can return a file with or without the files that it imports.
         let missing = files.values().flat_map(|file| &file.dependency);
         let missing: BTreeSet<_> =
@@ -65,6 +69,7 @@ fn add_files(
 /// Sends several queries in one stream and returns all replies.
 async fn query(
     client: &ServerReflectionClient<Channel>,
+    target: &Target,
     queries: Vec<Query>,
 ) -> Result<Vec<Reply>, Failure> {
     let requests = queries
@@ -79,7 +84,7 @@ async fn query(
         }
         Ok::<_, Status>(replies)
     };
-    let replies = read.await?;
+    let replies = read.await.map_err(|status| target.failure(&status))?;
     match replies.iter().find(|reply| matches!(reply, Reply::ErrorResponse(_))) {
         Some(Reply::ErrorResponse(error)) => {
             Err(Failure::new(format_args!("reflection: {}", error.error_message)))

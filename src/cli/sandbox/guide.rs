@@ -2,7 +2,8 @@
 
 use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 
-use super::{GRPC, Places, program};
+use super::{GRPC, Places};
+use crate::cli::program;
 
 /// Returns the text. Its commands call this program by the name that the user used.
 pub(super) fn text(Places { grpc, simulator, callback, admin }: Places) -> String {
@@ -20,6 +21,7 @@ pub(super) fn text(Places { grpc, simulator, callback, admin }: Places) -> Strin
   operators   http://{admin}/readyz
   accounts    {OFFICIAL_APP_ID}  official account, default for stores, cards, maps and pictures
               {MINI_PROGRAM_APP_ID}  mini program, default for nearby places
+  log         only warnings; RUST_LOG=info {program} sandbox also logs each failed call with its trace id
 
 List and describe the methods:
   {call} --list
@@ -28,7 +30,7 @@ List and describe the methods:
 Find a place, add a store there, approve its review as WeChat would, list the stores, read the event:
   {call} MapPoiService/ResolveDistrict '{{"names": ["广东", "海珠区"]}}'
   {call} MapPoiService/SearchMapPois '{{"district_id": "440105", "keyword": "X-MAX"}}'
-  {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "license_number": "22883878-0"}}'
+  {call} StoreService/AddStore '{{"map_poi_id": "2708071440732747189", "picture_urls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"], "contact_phone": "020-89190388", "hours": {{"open": "10:00", "close": "22:00"}}, "license_number": "22883878-0", "request_id": "b6b6a6f0-3f5c-4c7e-9b5a-0d6f4a9f2c11"}}'
   curl -d '{{"decision": "approve"}}' http://{simulator}/_simulator/audits/414569001
   {call} StoreService/ListStores
   {call} AuditService/ListAuditEvents

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::{self, Listeners},
-    config::{Environment, Settings},
+    config::{Environment, Settings, parse_address},
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -38,7 +38,8 @@ const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464)
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 const EXAMPLES: &str = "\
-Runs until Ctrl-C with an official account and a mini program. Nothing is stored.
+Runs until Ctrl-C with an official account and a mini program. Nothing is stored. Only warnings are
+logged: RUST_LOG=info also logs each failed call with its trace id.
 
 Examples:
   wechat-store-gateway sandbox --tour          watch a store being added and reviewed, in a second
@@ -57,18 +58,18 @@ pub struct Sandbox {
     #[arg(long, requires = "tour")]
     json: bool,
     /// The gRPC address of the service [default: 127.0.0.1:50051, or any free port with --tour]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     grpc: Option<SocketAddr>,
     /// The address of the simulator [default: 127.0.0.1:8090, or any free port with --tour]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     simulator: Option<SocketAddr>,
     /// The address that receives pushes from the simulator [default: 127.0.0.1:8080, or any free port
     /// with --tour]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     callback: Option<SocketAddr>,
     /// The address for operators, with /livez and /readyz [default: 127.0.0.1:9464, or any free port
     /// with --tour]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     admin: Option<SocketAddr>,
     /// The seed of all ids and tokens that the simulator generates
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -87,21 +88,11 @@ struct Places {
 impl Sandbox {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let telemetry = Telemetry::start(&self.quiet(environment))
+        let telemetry = Telemetry::start(&quiet(environment))
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = self.serve(telemetry.sampler()).await;
         telemetry.flush().await;
         result
-    }
-
-    /// Returns the environment with a log level that hides the lines about start and stop, unless the
-    /// user set one. They would interrupt the text for people.
-    fn quiet(&self, environment: &Environment) -> Environment {
-        let mut environment = environment.clone();
-        if !self.json {
-            environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "warn,h2=error".to_owned());
-        }
-        environment
     }
 
     /// Runs both until the tour ends or a signal arrives.
@@ -159,6 +150,14 @@ impl Sandbox {
             Ok(())
         }
     }
+}
+
+/// Returns the environment with a log level that hides the lines about start, stop and failed calls,
+/// unless the user set one. They would interrupt the text or the JSON.
+fn quiet(environment: &Environment) -> Environment {
+    let mut environment = environment.clone();
+    environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "warn,h2=error".to_owned());
+    environment
 }
 
 /// Returns the push settings of a simulated account. The two accounts cover both formats and two
@@ -229,12 +228,6 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         _ => {}
     }
     address
-}
-
-/// Returns the program as the user called it, for commands to copy.
-fn program() -> String {
-    let name = std::env::args_os().next();
-    name.map_or("wechat-store-gateway".into(), |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

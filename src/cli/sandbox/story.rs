@@ -5,11 +5,11 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::Value;
 
-use super::{
+use super::tour::{Report, Step};
+use crate::cli::{
+    print::{DIM, paint, without_controls},
     program,
-    tour::{Report, Step},
 };
-use crate::cli::print::{DIM, paint, without_controls};
 
 /// A heading.
 const TITLE: Style = Style::new().bold();
@@ -64,14 +64,18 @@ pub(super) fn conclusion(steps: usize, took: Duration) -> String {
     let done =
         format!("All {steps} steps returned what they should, in {:.1} s.", took.as_secs_f64());
     let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "Next steps"));
-    for (about, command) in [
-        ("Keep a sandbox running, with commands to copy:", "sandbox"),
-        ("List the methods of the running sandbox:", "call --list"),
-        ("Read the manual of a method there:", "call --describe StoreService/AddStore"),
-        ("Print this tour with all requests and responses:", "sandbox --tour --json"),
-        ("Check the settings for your own account:", "check --config settings.example.toml"),
+    for (about, variables, command) in [
+        ("Keep a sandbox running, with commands to copy:", "", "sandbox"),
+        ("List the methods of the running sandbox:", "", "call --list"),
+        ("Read the manual of a method there:", "", "call --describe StoreService/AddStore"),
+        ("Print this tour with all requests and responses:", "", "sandbox --tour --json"),
+        (
+            "Check the example of all settings, and then a copy of it with your own account:",
+            "BRAND_A_SECRET=secret ",
+            "check --config settings.example.toml",
+        ),
     ] {
-        let command = paint(CODE, format_args!("{program} {command}"));
+        let command = paint(CODE, format_args!("{variables}{program} {command}"));
         text.push_str(&format!("\n  {about}\n    {command}"));
     }
     text

@@ -322,7 +322,8 @@ impl Runner {
         way: &Way,
     ) -> anyhow::Result<(DynamicMessage, Answer)> {
         let method = self.client.method(method)?;
-        let message = call::parse_request(method.input(), &request.to_string())?;
+        let message = call::parse_request(method.input(), &request.to_string())
+            .map_err(anyhow::Error::msg)?;
         let answer = async {
             let mut responses = self.client.start(&method, Request::new(message.clone())).await?;
             loop {

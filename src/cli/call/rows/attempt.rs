@@ -49,7 +49,7 @@ pub(super) struct Caller {
     method: MethodDescriptor,
     deadline: Option<Duration>,
     headers: Vec<Header>,
-    patience: Duration,
+    retry_for: Duration,
     stopping: CancellationToken,
     /// How many rows have a final result.
     answered: AtomicU64,
@@ -106,7 +106,7 @@ enum Verdict {
     Final,
     Unknown,
     /// The service would refuse every row of the account for the same reason, and for longer than
-    /// `--patience`.
+    /// `--retry-for`.
     AccountBlocked,
     /// Retry after this time, or after a growing pause if the service states none.
     Retry(Option<Duration>),
@@ -118,14 +118,14 @@ impl Caller {
         method: MethodDescriptor,
         deadline: Option<Duration>,
         headers: Vec<Header>,
-        patience: Duration,
+        retry_for: Duration,
         stopping: &CancellationToken,
     ) -> Self {
         let (stopping, answered) = (stopping.clone(), AtomicU64::new(0));
-        Self { client, method, deadline, headers, patience, stopping, answered }
+        Self { client, method, deadline, headers, retry_for, stopping, answered }
     }
 
-    /// Sends a row until it has a final result, or until `--patience` ends.
+    /// Sends a row until it has a final result, or until `--retry-for` ends.
     pub(super) async fn call(&self, message: DynamicMessage) -> Answer {
         let answer = self.retry(message).await;
         if !matches!(answer.outcome, Outcome::Unfinished(_)) {
@@ -161,7 +161,7 @@ impl Caller {
             };
             let answered = self.answered.load(Ordering::Relaxed);
             let (since, before) = *first_failure.get_or_insert((Instant::now(), answered));
-            if since.elapsed() + wait > self.patience {
+            if since.elapsed() + wait > self.retry_for {
                 if reason(&status) == OUTCOME_UNKNOWN {
                     return end(Outcome::Unknown(status));
                 }
@@ -169,7 +169,7 @@ impl Caller {
                 let alone = answered > before;
                 let halt = (!alone).then(|| {
                     let reason = reason(&status);
-                    Halt::All(format!("no row succeeded within --patience ({reason})"))
+                    Halt::All(format!("no row succeeded within --retry-for ({reason})"))
                 });
                 return Answer { outcome: Outcome::Unfinished(Some(status)), halt };
             }
@@ -182,7 +182,7 @@ impl Caller {
 
     async fn once(&self, message: &DynamicMessage) -> Result<DynamicMessage, Status> {
         let request = with_metadata(message.clone(), self.deadline, &self.headers);
-        let limit = self.deadline.map_or(self.patience.max(LONGEST_CALL), |limit| limit + LATE);
+        let limit = self.deadline.map_or(self.retry_for.max(LONGEST_CALL), |limit| limit + LATE);
         let call = async {
             let mut responses = self.client.start(&self.method, request).await?;
             let mut response = None;

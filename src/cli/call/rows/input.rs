@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::row_id::row_id;
-use crate::cli::{Failure, call::client::parse_json};
+use crate::cli::{Failure, call::parse_request, print::counted};
 
 /// The maximum length of a row: the largest picture in base64, and room for the other fields.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
@@ -63,9 +63,7 @@ impl Reader {
     }
 
     fn parse(&self, text: &str) -> Result<RowCall, String> {
-        let mut message = parse_json(self.kind.clone(), text).map_err(|error| {
-            format!("not a {} in JSON: {}", self.kind.name(), without_values(&error))
-        })?;
+        let mut message = parse_request(self.kind.clone(), text)?;
         let id = row_id(&self.method, &self.batch, &message);
         let field = self.kind.get_field_by_name("request_id");
         let field = field.filter(|field| field.kind() == Kind::String && !field.is_list());
@@ -82,25 +80,6 @@ impl Reader {
         let app_id = app_id.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
         Ok(RowCall { id, request_id, app_id, message })
     }
-}
-
-/// Returns the error of a line without the values of the line, because they may be phone numbers.
-fn without_values(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let text = match text.split_once(", expected ") {
-        Some((problem, expected)) if problem.starts_with("invalid ") => {
-            format!("expected {expected}")
-        }
-        _ => text,
-    };
-    let text = match text.split_once("unrecognized enum value '") {
-        Some((_, value)) => {
-            let place = value.rsplit_once('\'').map_or("", |(_, place)| place);
-            format!("unrecognized enum value{place}")
-        }
-        None => text,
-    };
-    text.replace(" at line 1 column ", " at column ")
 }
 
 /// The source of the rows.
@@ -252,7 +231,7 @@ impl Scan {
 
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} rows", self.name, self.rows)?;
+        write!(f, "{}: {}", self.name, counted(self.rows, "row"))?;
         if self.duplicates > 0 {
             write!(f, ", {} duplicate", self.duplicates)?;
         }
@@ -284,10 +263,7 @@ mod tests {
 
     #[test]
     fn parse_error_does_not_quote_values() {
-        assert_eq!(
-            wrong(r#"{"poi": "1"}"#),
-            "not a AddStoreRequest in JSON: unrecognized field name 'poi' at column 6"
-        );
+        assert_eq!(wrong(r#"{"poi": "1"}"#), "not an AddStoreRequest: it has no field 'poi'");
         for json in [
             r#"{"contact_phone": 13800138000}"#,
             r#"{"picture_urls": "13800138000"}"#,

@@ -54,10 +54,11 @@ pub(super) struct Rows {
     #[arg(long, value_name = "NUMBER", default_value = "8", requires = "rows",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     at_once: u16,
-    /// How long to retry a row while the service is unreachable or asks for a retry
+    /// How long to retry a row after its first error, while the service is unreachable or asks for a
+    /// retry. The connection at the start is not retried
     #[arg(long, value_name = "SECONDS", default_value = "300", requires = "rows",
           value_parser = super::seconds)]
-    patience: Duration,
+    retry_for: Duration,
     /// Stop after this number of failed rows
     #[arg(long, value_name = "NUMBER", requires = "rows")]
     max_failures: Option<u64>,
@@ -110,7 +111,7 @@ impl Rows {
         }
         let (results, done) = Results::open(self.results)?;
         let stopping = CancellationToken::new();
-        let caller = Caller::new(client, method, deadline, headers, self.patience, &stopping);
+        let caller = Caller::new(client, method, deadline, headers, self.retry_for, &stopping);
         let import = Import {
             caller: Arc::new(caller),
             results,

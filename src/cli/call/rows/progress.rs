@@ -59,8 +59,9 @@ impl Progress {
                 .map(|total| format!(", {:.0} s left", total.saturating_sub(done) as f64 / rate));
             let rest = rest.unwrap_or_default();
             let comma = if problems.is_empty() { "" } else { ", " };
+            let unit = if self.total.unwrap_or(done) == 1 { "row" } else { "rows" };
             print::problem(format_args!(
-                "{done}{total} rows, {rate:.1} rows/s{rest}{comma}{problems}"
+                "{done}{total} {unit}, {rate:.1} rows/s{rest}{comma}{problems}"
             ));
         }
     }

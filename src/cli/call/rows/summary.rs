@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use crate::cli::{Failure, print};
+use crate::cli::{
+    Failure,
+    print::{self, counted},
+};
 
 const FAILED: u8 = 2;
 const UNKNOWN: u8 = 3;
@@ -156,7 +159,7 @@ impl Tally {
 
     /// Returns the summary: a line with all counts, then an aligned line for each further fact.
     fn text(&self, end: &End, total: Option<u64>, took: Duration) -> String {
-        let rows = total.unwrap_or(self.seen);
+        let rows = counted(total.unwrap_or(self.seen), "row");
         let not_read = total.map(|total| total.saturating_sub(self.seen));
         let counts = [
             ("ok", self.ok),
@@ -171,8 +174,7 @@ impl Tally {
         let counts: Vec<_> = counts.map(|(what, count)| format!("{count} {what}")).collect();
         let seconds = took.as_secs_f64();
         let rate = self.sent() as f64 / seconds.max(0.001);
-        let mut text =
-            format!("{rows} rows: {} ({seconds:.1} s, {rate:.1} rows/s)", counts.join(", "));
+        let mut text = format!("{rows}: {} ({seconds:.1} s, {rate:.1} rows/s)", counts.join(", "));
         for (label, fact) in self.facts(end, not_read.is_some()) {
             // Writing to a text does not fail.
             let _ = write!(text, "\n  {label:<10}  {fact}");

@@ -1,4 +1,4 @@
-//! A codec whose messages are bytes, so that neither side of a measurement encodes anything.
+//! A gRPC codec whose messages are bytes in their wire format, for callers without generated types.
 
 use bytes::{Buf, BufMut, Bytes};
 use tonic::{
