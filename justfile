@@ -9,9 +9,9 @@ default:
 test *steps:
     scripts/test {{ steps }}
 
-# Runs the checks that take a minute: format, spelling, scripts, links, prose, clippy, docs.
+# Runs the checks that take a minute: format, spelling, scripts, links, translations, prose, clippy, docs.
 lint:
-    scripts/test format spelling scripts links prose clippy docs
+    scripts/test format spelling scripts links translations prose clippy docs
 
 # Formats all Rust code.
 fmt:
