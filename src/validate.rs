@@ -1,4 +1,4 @@
-//! Checks requests. A response names every mistake, not only the first.
+//! Checks requests. A response names every error, not only the first.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ const LONGEST_REFERENCE: usize = 64;
 /// The rule that an empty new text violates.
 pub(crate) const CANNOT_CLEAR: &str = "must not be empty: WeChat can clear nothing; leave it out";
 
-/// The mistakes in a request.
+/// The errors in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(Vec<Violation>);
 
@@ -27,23 +27,23 @@ pub(crate) struct Violation {
 }
 
 impl Invalid {
-    /// Returns all mistakes, in the order of the fields.
+    /// Returns all errors, in the order of the fields.
     pub(crate) fn violations(&self) -> &[Violation] {
         &self.0
     }
 }
 
-/// Collects mistakes while a request is translated.
+/// Collects errors while a request is translated.
 #[derive(Debug, Default)]
 pub(crate) struct Check(Vec<Violation>);
 
 impl Check {
-    /// Adds a mistake.
+    /// Adds an error.
     pub(crate) fn refuse(&mut self, field: impl Into<String>, rule: impl Into<String>) {
         self.0.push(Violation { field: field.into(), rule: rule.into() });
     }
 
-    /// Returns the translation, or all mistakes.
+    /// Returns the translation, or all errors.
     pub(crate) fn done<T>(self, translation: T) -> Result<T, Invalid> {
         if self.0.is_empty() { Ok(translation) } else { Err(Invalid(self.0)) }
     }

@@ -28,9 +28,9 @@ def main():
     os.makedirs(args.folder, exist_ok=True)
     while True:
         stores = legacy_stores(args)
-        wrong = mistakes(stores, args.sheet)
+        wrong = problems(stores, args.sheet)
         if wrong:
-            return finish(2, f"{args.sheet_name}: {len(wrong)} mistakes, nothing is sent", wrong)
+            return finish(2, f"{args.sheet_name}: {len(wrong)} problems, nothing is sent", wrong)
         folder, number = this_round(args, stores)
         for action, method in METHODS.items():
             code = send(args, folder, number, action, method)
@@ -96,7 +96,7 @@ def legacy_stores(args):
             sys.exit(finish(1, f"WeChat {counts} and lists {len(stores)}; run this again later"))
 
 
-def mistakes(stores, sheet):
+def problems(stores, sheet):
     """Returns all contradictions between WeChat's list and the sheet. The script prints them before it sends anything."""
     rows = {}
     for row in sheet:

@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(sent(3.000_000_1, 73.0), Some(("3.0000001".to_owned(), "73".to_owned())));
     }
 
-    fn mistakes(latitude: f64, longitude: f64) -> Vec<String> {
+    fn errors(latitude: f64, longitude: f64) -> Vec<String> {
         let mut check = Check::default();
         check.location("location", Some(LatLng { latitude, longitude }));
         let invalid = check.done(()).expect_err("on no map of China");
@@ -113,9 +113,9 @@ mod tests {
             (40.7, -74.0, "location.longitude "),
             (-23.1, 113.3, "location.latitude "),
         ] {
-            let mistakes = mistakes(latitude, longitude);
-            assert!(mistakes[0].starts_with(field), "{mistakes:?}");
-            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+            let errors = errors(latitude, longitude);
+            assert!(errors[0].starts_with(field), "{errors:?}");
+            assert_eq!(errors.len(), 1, "{errors:?}");
         }
     }
 
@@ -123,8 +123,8 @@ mod tests {
     fn swapped_numbers_are_reported() {
         // Guangzhou, and Kashgar, whose degrees east could be degrees north.
         for (latitude, longitude) in [(113.3, 23.1), (75.99, 39.47)] {
-            let mistakes = mistakes(latitude, longitude);
-            assert!(mistakes[0].starts_with("location latitude and longitude look swapped"));
+            let errors = errors(latitude, longitude);
+            assert!(errors[0].starts_with("location latitude and longitude look swapped"));
         }
     }
 

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_a_place_is_reported() {
+    fn every_error_in_a_place_is_reported() {
         let request = pb::CreateMapPoiRequest {
             district_id: "海珠区".to_owned(),
             category: "美食：中餐厅".to_owned(),
@@ -284,7 +284,7 @@ mod tests {
             legacy_poi_id: "2880741500279549033".to_owned(),
             ..place()
         };
-        let invalid = CreateMapPoi::try_from(request).expect_err("five mistakes");
+        let invalid = CreateMapPoi::try_from(request).expect_err("five errors");
         let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_an_application_is_reported() {
+    fn every_error_in_an_application_is_reported() {
         let invalid = ApplyMerchant::try_from(pb::ApplyMerchantRequest {
             first_category_id: "+476".to_owned(),
             second_category_id: String::new(),

@@ -288,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_in_a_new_store_is_named() {
+    fn every_error_in_a_new_store_is_named() {
         let invalid = AddStore::try_from(pb::AddStoreRequest {
             picture_urls: vec![PICTURE.to_owned(), "mmbiz".to_owned()],
             hours: None,
             qualification_media_ids: vec!["a|b".to_owned()],
             ..request()
         })
-        .expect_err("four mistakes");
+        .expect_err("four errors");
         let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
         assert_eq!(
             fields,
