@@ -6,9 +6,9 @@ use prost_reflect::{DescriptorPool, MethodDescriptor};
 use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
-use wechat_store_gateway::pb;
+use wechat_store_gateway::{pb, testing::Raw};
 
-use crate::support::{App, Raw, is, reason, within};
+use crate::support::{App, is, reason, within};
 
 /// An account that the settings do not have.
 const UNKNOWN_APP_ID: &str = "wx00000000000000ff";
