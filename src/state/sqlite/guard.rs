@@ -247,8 +247,8 @@ enum Trouble {
 impl Guard {
     /// Creates a guard for a database that was read at least once, so that its log and index exist.
     pub(super) fn new(files: &Arc<Files>, trust: &Arc<Trust>) -> Result<Self, Error> {
-        let identity = |path: &Path| match fs::symlink_metadata(path) {
-            Ok(metadata) => Ok(identity(&metadata)),
+        let identity = |path: &Path| match identity_and_size(path) {
+            Ok((identity, _)) => Ok(identity),
             Err(error) => Err(unusable(path, &error)),
         };
         let open = |path: &Path| File::open(path).map_err(|error| unusable(path, &error));
@@ -321,13 +321,13 @@ impl Guard {
         let there = self.files.at_its_place().map_err(Trouble::Moved)?;
         let known = |path: &Path, known: Identity| {
             let parted = |what: &dyn Display| Trouble::Parted(format!("{} {what}", path.display()));
-            let there = fs::symlink_metadata(path).map_err(|_| parted(&"was deleted"))?;
-            match identity(&there) == known {
-                true => Ok(there),
+            let (there, size) = identity_and_size(path).map_err(|_| parted(&"was deleted"))?;
+            match there == known {
+                true => Ok(size),
                 false => Err(parted(&"was replaced")),
             }
         };
-        let log_size = known(&self.files.log, self.log)?.len();
+        let log_size = known(&self.files.log, self.log)?;
         known(&self.files.index, self.index)?;
         let changed = |path: &Path, what: &dyn Display| {
             Trouble::Changed(format!("{} {what}", path.display()))
@@ -505,6 +505,25 @@ type Identity = (u64, u64);
 fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
     (metadata.dev(), metadata.ino())
+}
+
+/// Returns the identity and the size of the file at a path. A link counts as a file of its own.
+fn identity_and_size(path: &Path) -> io::Result<(Identity, u64)> {
+    // If a caller requests the times of a file, Linux changes them with the next write. Each sync would
+    // then also write the times to the disk, which takes as long as a third of a commit.
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
+
+        let needed = StatxFlags::INO | StatxFlags::SIZE;
+        if let Ok(found) = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, needed) {
+            let device = makedev(found.stx_dev_major, found.stx_dev_minor);
+            return Ok(((device, found.stx_ino), found.stx_size));
+        }
+        // The file is missing, or the system has no such call.
+    }
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((identity(&metadata), metadata.len()))
 }
 
 #[cfg(unix)]
