@@ -18,7 +18,8 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -55,8 +56,6 @@ impl Upstream {
     /// Returns an upstream with this reply of `/wxa/get_district`, and a pause before each reply
     /// except tokens.
     pub fn new(districts: &[u8], delay: Duration) -> anyhow::Result<Self> {
-        let example =
-            |text: &str| anyhow::Ok(serde_json::from_str::<Value>(text)?["reply"].clone());
         let store = example(include_str!("../../tests/documented/store/get_store_info.json"))?;
         let added = example(include_str!("../../tests/documented/store/add_store.json"))?;
         let categories =
@@ -65,12 +64,12 @@ impl Upstream {
         let done = json!({ "errcode": 0, "errmsg": "ok" });
         let answers = [
             ("/cgi-bin/stable_token", token.to_string()),
-            ("/wxa/get_store_info", store.to_string()),
-            ("/wxa/add_store", added.to_string()),
-            ("/wxa/get_merchant_category", categories.to_string()),
+            ("/wxa/get_store_info", store),
+            ("/wxa/add_store", added),
+            ("/wxa/get_merchant_category", categories),
             ("/wxa/get_district", String::from_utf8(districts.to_vec())?),
             ("/card/storewxa/set", done.to_string()),
-            ("/card/storewxa/get", json!({ "errcode": 0, "card_id": "pabcedfg" }).to_string()),
+            ("/card/storewxa/get", r#"{"errcode":0,"card_id":"pabcedfg"}"#.to_owned()),
         ];
         let answers = answers.into_iter().map(|(path, body)| (path, answer("200 OK", &body)));
         Ok(Self {
@@ -149,6 +148,22 @@ impl Upstream {
         });
         answer("200 OK", &body.to_string())
     }
+}
+
+/// A reply as WeChat sends it, with the verdict first. A [`Value`] would sort the fields by name.
+#[derive(Deserialize, Serialize)]
+struct Reply {
+    errcode: i64,
+    errmsg: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Returns the reply of a documented example.
+fn example(text: &str) -> anyhow::Result<String> {
+    let mut example: Value = serde_json::from_str(text)?;
+    let reply: Reply = serde_json::from_value(example["reply"].take())?;
+    Ok(serde_json::to_string(&reply)?)
 }
 
 /// Returns TLS with this certificate and its key, which are PEM files.
