@@ -124,7 +124,7 @@ pub(crate) fn wanted_submissions(
         app_id: _,
         kinds,
         states,
-        created_before,
+        end_time,
         client_reference,
         page_size,
         page_token: _,
@@ -136,7 +136,7 @@ pub(crate) fn wanted_submissions(
         accounts,
         kinds: check.kinds(&kinds),
         states: check.states(&states),
-        until: check.moment("created_before", created_before),
+        until: check.moment("end_time", end_time),
         client_reference: Some(check.reference(client_reference))
             .filter(|reference| !reference.is_empty()),
     };

@@ -75,7 +75,7 @@ impl From<PoiInfo> for pb::LegacyStore {
             picture_urls: pictures(photo_list),
             introduction: introduction.0,
             recommendation: recommend.0,
-            special: special.0,
+            special_services: special.0,
             average_price: price(avg_price, &mut unreadable),
             state: state(available_state).into(),
             wechat_status: available_state.0,

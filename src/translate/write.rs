@@ -50,7 +50,7 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         attempts: attempts.try_into().unwrap_or(i32::MAX),
         create_time: moment(created),
         send_time: moment(sent),
-        end_time: moment(ended),
+        finish_time: moment(ended),
         response,
     }
 }
@@ -78,8 +78,7 @@ pub(crate) fn wanted_writes(
     accounts: Scope,
     request: pb::ListWritesRequest,
 ) -> Result<WriteQuery, Invalid> {
-    let pb::ListWritesRequest { app_id: _, states, created_before, page_size, page_token: _ } =
-        request;
+    let pb::ListWritesRequest { app_id: _, states, end_time, page_size, page_token: _ } = request;
     let mut check = Check::default();
     let states = check.each("states", &states, |state| match pb::WriteState::try_from(*state) {
         Ok(pb::WriteState::Claimed) => Some(WriteState::Claimed),
@@ -94,7 +93,7 @@ pub(crate) fn wanted_writes(
         accounts,
         states,
         request_id: None,
-        until: check.moment("created_before", created_before),
+        until: check.moment("end_time", end_time),
     };
     check.done(query)
 }

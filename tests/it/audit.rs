@@ -341,7 +341,7 @@ async fn pending_submissions_are_listed() {
     };
     let [first, second, third] = &ids[..] else { panic!("three") };
     assert_eq!(list(pending.clone()).await, [&*first.submission_id, &*third.submission_id]);
-    let before_all = pb::ListSubmissionsRequest { created_before: first.create_time, ..pending };
+    let before_all = pb::ListSubmissionsRequest { end_time: first.create_time, ..pending };
     assert_eq!(list(before_all).await, Vec::<String>::new());
     let client_reference = second.client_reference.clone();
     let request = pb::ListSubmissionsRequest { client_reference, ..Default::default() };

@@ -169,8 +169,17 @@ fn resource_fields_are_output_only() {
 /// One name for a thing: `poi_id` is a store's, and WeChat's raw numbers begin with `wechat_`.
 #[test]
 fn names_of_the_contract_have_one_meaning() {
-    let gone =
-        ["amends", "credential", "is_upgrade", "mender", "settle_time", "settled", "unreadable"];
+    let gone = [
+        "amends",
+        "created_before",
+        "credential",
+        "is_upgrade",
+        "mender",
+        "settle_time",
+        "settled",
+        "special",
+        "unreadable",
+    ];
     for message in files().iter().flat_map(FileDescriptor::messages) {
         for field in message.fields() {
             let name = field.name();
