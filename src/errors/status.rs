@@ -976,6 +976,9 @@ mod tests {
             assert_eq!(between(comment, "Code: ", "."), Some(code_name(code)), "{reason}");
             let info = status.get_details_error_info().expect("checked above");
             assert_eq!(between(comment, FIX_BY, "\""), Some(&*info.metadata["fix_by"]), "{reason}");
+            for key in info.metadata.keys() {
+                assert!(contract["enum"].contains(&format!("`{key}`")), "{reason}: {key}");
+            }
         }
     }
 

@@ -195,26 +195,140 @@ fn names_of_the_contract_have_one_meaning() {
     }
 }
 
-/// The reasons that the comments of RPCs name are reasons.
+/// Returns the number of each `ErrorReason`, by its name without the prefix.
+fn reasons() -> BTreeMap<String, i32> {
+    let files = files();
+    let enums = files.iter().flat_map(FileDescriptor::enums);
+    let reasons = enums.filter(|one| one.name() == "ErrorReason").flat_map(|one| {
+        let values = one.values();
+        values
+            .map(|value| (value.name().replace("ERROR_REASON_", ""), value.number()))
+            .collect::<Vec<_>>()
+    });
+    reasons.collect()
+}
+
+/// Returns the reasons that the comment of each RPC lists, by `Service/Method`. They include those of
+/// another method to which the comment refers.
+fn listed_reasons() -> BTreeMap<String, BTreeSet<String>> {
+    let rpcs: BTreeMap<_, _> =
+        files().iter().flat_map(comments).filter(|(name, _)| name.contains('/')).collect();
+    let list = |rpc: &str| {
+        let (_, list) =
+            rpcs[rpc].split_once("Errors: ").unwrap_or_else(|| panic!("{rpc}: no errors"));
+        list.split("\n\n").next().unwrap_or_default().to_owned()
+    };
+    let words = |list: &str| {
+        let words = list.split(|one: char| !one.is_ascii_uppercase() && one != '_');
+        words.filter(|word| word.len() > 1).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let listed = rpcs.keys().map(|rpc| {
+        let list_of_rpc = list(rpc);
+        let mut listed = words(&list_of_rpc);
+        if let Some((_, other)) = list_of_rpc.split_once("those of `") {
+            let (service, _) = rpc.split_once('/').expect("Service/Method");
+            let (other, _) = other.split_once('`').expect("a method");
+            listed.extend(words(&list(&format!("{service}/{other}"))));
+        }
+        (rpc.clone(), listed)
+    });
+    listed.collect()
+}
+
 #[test]
 fn errors_of_rpcs_are_reasons() {
-    let reasons: BTreeSet<_> = files()
-        .iter()
-        .flat_map(FileDescriptor::enums)
-        .filter(|one| one.name() == "ErrorReason")
-        .flat_map(|one| one.values().map(|value| value.name().to_owned()).collect::<Vec<_>>())
-        .collect();
-    let comments = files().iter().flat_map(comments).collect::<Vec<_>>();
-    for (rpc, comment) in comments.iter().filter(|(name, _)| name.contains('/')) {
-        let (_, errors) =
-            comment.split_once("Errors: ").unwrap_or_else(|| panic!("{rpc}: no errors"));
-        let errors = errors.split("\n\n").next().unwrap_or_default();
-        for word in errors.split(|c: char| !c.is_ascii_uppercase() && c != '_') {
-            let is_reason = reasons.contains(&format!("ERROR_REASON_{word}"));
-            let is_state = word.starts_with("AUDIT_STATE_");
-            let is_name = word.contains('_') && word.len() > 1;
-            assert!(!is_name || is_reason || is_state, "{rpc}: {word}");
+    let reasons = reasons();
+    for (rpc, listed) in listed_reasons() {
+        for word in listed {
+            assert!(reasons.contains_key(&word), "{rpc}: {word}");
         }
+    }
+}
+
+/// Returns the reasons that a method can return if its request has this field.
+fn reasons_of_field(field: &str) -> &'static [&'static str] {
+    match field {
+        "card_id" => &["CARD_ID_INVALID", "CARD_NOT_ALLOWED", "CARD_NOT_USABLE"],
+        "content" => &["MEDIA_TOO_LARGE", "MEDIA_TYPE_INVALID"],
+        "cursor" => &["CURSOR_EXPIRED"],
+        "license_number" => &["LICENSE_NUMBER_TAKEN"],
+        "names" | "parent_id" => &["DISTRICT_NOT_FOUND"],
+        "nearby_poi_id" => &["NEARBY_POI_NOT_FOUND"],
+        "page_token" => &["PAGE_TOKEN_INVALID"],
+        "poi_id" => &["STORE_NOT_FOUND"],
+        "request_id" => &["OUTCOME_UNKNOWN"],
+        "write_id" => &["WRITE_NOT_FOUND"],
+        _ if field.ends_with("media_id") || field.ends_with("media_ids") => &["MEDIA_ID_INVALID"],
+        _ if field.ends_with("_url") || field.ends_with("_urls") => &["PICTURE_URL_INVALID"],
+        _ => &[],
+    }
+}
+
+/// Returns the names of all fields of a request, also those of the messages in it.
+fn fields_below(message: &MessageDescriptor) -> BTreeSet<String> {
+    let (mut fields, mut open) = (BTreeSet::new(), vec![message.clone()]);
+    while let Some(message) = open.pop() {
+        for field in message.fields() {
+            fields.insert(field.name().to_owned());
+            open.extend(field.kind().as_message().cloned());
+        }
+    }
+    fields
+}
+
+#[test]
+fn rpc_lists_reasons_of_its_fields() {
+    let listed = listed_reasons();
+    for service in files().iter().flat_map(FileDescriptor::services) {
+        for method in service.methods() {
+            let rpc = format!("{}/{}", service.name(), method.name());
+            for field in fields_below(&method.input()) {
+                for reason in reasons_of_field(&field) {
+                    assert!(
+                        listed[&rpc].contains(*reason),
+                        "{rpc} has {field} and lists no {reason}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The first reason that is not general, so that comments of RPCs must list it.
+const FIRST_PARTICULAR: i32 = 140;
+
+/// Reasons name calls of WeChat: after the codes that only these calls return, and in their examples.
+#[test]
+fn rpc_lists_reasons_of_its_calls() {
+    let (files, listed) = (files(), listed_reasons());
+    let comments: BTreeMap<_, _> = files.iter().flat_map(comments).collect();
+    let mut checked = 0;
+    for (reason, number) in reasons() {
+        let comment = &comments[&format!("ERROR_REASON_{reason}")];
+        let words = comment.split_whitespace().map(|word| word.trim_end_matches([',', '.']));
+        let words: Vec<_> = words.collect();
+        let only_on = words.windows(2).filter(|pair| pair[0] == "on").map(|pair| pair[1]);
+        let example = comment.split("\"path\": \"").nth(1).and_then(|rest| rest.split('"').next());
+        let example = example.filter(|_| number >= FIRST_PARTICULAR);
+        for path in only_on.chain(example).filter(|path| path.starts_with('/')) {
+            for (rpc, reasons) in &listed {
+                let calls =
+                    comments[rpc].split_whitespace().map(|word| word.trim_end_matches([',', '.']));
+                if calls.into_iter().any(|call| call == path) {
+                    assert!(reasons.contains(&reason), "{rpc} calls {path} and lists no {reason}");
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 50, "{checked}");
+}
+
+#[test]
+fn every_particular_reason_is_listed() {
+    let listed: BTreeSet<_> = listed_reasons().into_values().flatten().collect();
+    for (reason, _) in reasons().into_iter().filter(|(_, number)| *number >= FIRST_PARTICULAR) {
+        assert!(listed.contains(&reason), "no RPC lists {reason}");
     }
 }
 
