@@ -19,7 +19,7 @@ const PACKAGE: &str = ".wechat.store.v1";
 const ENCODED: [&str; 3] =
     ["ListCategoriesResponse", "ListDistrictsResponse", "WatchAuditEventsResponse"];
 
-#[expect(clippy::disallowed_methods, reason = "how cargo speaks to scripts")]
+#[expect(clippy::disallowed_methods, reason = "build scripts read the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     if env::var("HOST")? == env::var("TARGET")? && has_glibc((2, 36)) {

@@ -76,7 +76,7 @@ pub enum Error {
         wait: Duration,
     },
     /// The account has too many calls at WeChat, and the turn of this one would come too late.
-    #[error("the account has too many calls under way")]
+    #[error("the account has too many calls in progress")]
     Overloaded {
         /// The account.
         app_id: AppId,

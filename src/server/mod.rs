@@ -1,4 +1,4 @@
-//! The transport: it accepts connections, speaks HTTP, and ends in order. [`app`](crate::app) wires it.
+//! The transport: it accepts connections, serves HTTP, and ends in order. [`app`](crate::app) wires it.
 //!
 //! * [`listener`] has a bound socket, its limits, and the loop that accepts connections.
 //! * [`http2`] serves gRPC. [`http1`] serves WeChat's pushes and operators.

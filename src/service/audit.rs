@@ -109,7 +109,8 @@ fn start(start: Option<watch_request::Start>) -> Result<Start, Invalid> {
                 Start::End(position)
             }
             _ => {
-                check.refuse("position", "has to be EARLIEST or LATEST");
+                check
+                    .refuse("position", "must be WATCH_POSITION_EARLIEST or WATCH_POSITION_LATEST");
                 Start::End(WatchPosition::Latest)
             }
         },

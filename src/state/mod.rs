@@ -100,7 +100,7 @@ pub enum Error {
     #[error("the state is locked by another process")]
     Locked,
     /// It was written by a newer version.
-    #[error("the state has schema {found}, this version knows {known}")]
+    #[error("the state has schema {found}, and this version supports up to {known}")]
     Newer {
         /// The schema of the file.
         found: i64,

@@ -106,7 +106,10 @@ pub(crate) fn resolution(request: pb::ResolveWriteRequest) -> Result<(String, bo
         Lookup::WriteId(id) | Lookup::WriteRequestId(id) => id,
     };
     if resolution == pb::WriteResolution::Unspecified {
-        check.refuse("resolution", "must be EXECUTED or NOT_EXECUTED");
+        check.refuse(
+            "resolution",
+            "must be WRITE_RESOLUTION_EXECUTED or WRITE_RESOLUTION_NOT_EXECUTED",
+        );
     }
     check.done((write_id, resolution == pb::WriteResolution::Executed))
 }

@@ -66,7 +66,7 @@ pub enum Error {
     #[error("an HTML page came instead of WeChat's reply")]
     Page,
     /// The configured proxy requires valid credentials. The call was not executed.
-    #[error("the proxy refuses us (HTTP 407): check the name and password in wechat.proxy")]
+    #[error("the proxy refused the call (HTTP 407): check the name and password in wechat.proxy")]
     ProxyRefused,
     /// WeChat refused the call and gave a reason.
     #[error("WeChat refused: {code} {}", masked(message))]

@@ -170,7 +170,7 @@ async fn non_grpc_request_gets_http_answer() {
             let answer = raw.send(method.clone(), path, &headers, whole(card())).await;
             assert_eq!(answer.status.as_u16(), expected, "{method} {content_type:?} {path}");
             assert_eq!(answer.headers[CONTENT_TYPE], "text/plain");
-            assert!(answer.body.starts_with(b"this port speaks gRPC"));
+            assert!(answer.body.starts_with(b"this port serves gRPC"));
             assert!(!answer.headers.contains_key("grpc-status"));
         }
     }

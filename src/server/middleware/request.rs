@@ -40,9 +40,9 @@ static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Returns the plain HTTP answer to a request that is not gRPC. Its client would not understand another.
 pub(super) fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
     let (status, text) = if request.method() != Method::POST {
-        (StatusCode::METHOD_NOT_ALLOWED, "this port speaks gRPC, whose method is POST\n")
+        (StatusCode::METHOD_NOT_ALLOWED, "this port serves gRPC, whose method is POST\n")
     } else if subtype(request.headers()).is_none() {
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks gRPC: application/grpc\n")
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port serves gRPC: application/grpc\n")
     } else {
         return None;
     };
