@@ -291,7 +291,7 @@ impl Claim {
             Bound::AtMost(_) if below => "holds",
             Bound::AtLeast(_) if above => "holds",
             _ if below || above => "missed",
-            _ => "not settled",
+            _ => "inconclusive",
         }
     }
 
