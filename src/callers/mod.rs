@@ -51,7 +51,6 @@ impl Caller {
         ANYONE.clone()
     }
 
-    #[expect(dead_code, reason = "the journal and the log will name the caller")]
     /// Returns the name. Empty if the settings name no callers.
     pub(crate) fn name(&self) -> &str {
         &self.name

@@ -45,9 +45,12 @@ pub(super) fn framed(cursor: Cursor, stored: &Event) -> Framed {
         None => (translate::audit::event(stored), Bytes::new()),
     };
     let (kind, lost) = (event.kind(), is_gap(&event));
-    // Of the other fields only `detail` comes after the raw ones.
-    let detail = if raw.is_empty() { None } else { event.detail.take() };
-    let last = AuditEvent { detail, ..AuditEvent::default() };
+    // Of the other fields only `detail` and `caller` come after the raw ones.
+    let mut last = AuditEvent::default();
+    if !raw.is_empty() {
+        last.detail = event.detail.take();
+        last.caller = std::mem::take(&mut event.caller);
+    }
     let length = event.encoded_len() + raw.len() + last.encoded_len();
     let mut first = WatchAuditEventsResponse { cursor: cursor.text(), event: None }.encode_to_vec();
     first.push(EVENT_KEY);
@@ -162,6 +165,7 @@ mod tests {
                         map_poi_id: "34".to_owned(),
                         poi_id: "56".to_owned(),
                         request_id: "r".to_owned(),
+                        caller: "orders".to_owned(),
                         ..Submission::default()
                     }),
                 ] {

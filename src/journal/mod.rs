@@ -126,6 +126,7 @@ impl Journal {
         NewWrite {
             // Ids begin with the time, so the newest are neighbors in an index.
             write_id: Uuid::now_v7().to_string(),
+            caller: ctx.caller.name().to_owned(),
             app_id: app_id.clone(),
             method: ctx.method.to_owned(),
             request_id: ctx.request_id.map(|id| id.to_string()),

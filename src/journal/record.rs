@@ -82,6 +82,8 @@ pub(crate) struct Review {
 pub(crate) struct WriteName<'a> {
     /// Its id.
     pub(crate) write_id: &'a str,
+    /// The name of the caller. May be empty.
+    pub(crate) caller: &'a str,
     /// The account.
     pub(crate) app_id: &'a AppId,
     /// The caller's name for it.
@@ -126,6 +128,7 @@ impl SubmissionRecord {
             poi_id,
             nearby_poi_id,
             picture_urls,
+            caller: write.caller.to_owned(),
             ..pb::Submission::default()
         };
         Self { submission, expected_effect }
@@ -207,6 +210,7 @@ impl From<pb::Submission> for stored::Submission {
             poi_id: _,
             nearby_poi_id: _,
             picture_urls,
+            caller,
             // The state has columns for these, because they change.
             reason: _,
             decide_time: _,
@@ -226,6 +230,7 @@ impl From<pb::Submission> for stored::Submission {
             map_poi_id,
             poi_id,
             picture_urls,
+            caller,
         }
     }
 }
@@ -245,6 +250,7 @@ impl From<stored::Submission> for pb::Submission {
             map_poi_id,
             poi_id,
             picture_urls,
+            caller,
         } = submission;
         let kind_of = SubmissionKind::try_from(kind).unwrap_or_default();
         let (poi_id, nearby_poi_id) = by_kind(kind_of, poi_id);
@@ -262,6 +268,7 @@ impl From<stored::Submission> for pb::Submission {
             poi_id,
             nearby_poi_id,
             picture_urls,
+            caller,
             ..Self::default()
         }
     }
@@ -341,6 +348,7 @@ mod tests {
         let app_id = "wx1".to_owned().into();
         let write = WriteName {
             write_id: "write",
+            caller: "orders",
             app_id: &app_id,
             request_id: None,
             client_reference: "shop-7",
@@ -356,7 +364,7 @@ mod tests {
         let merchant = record(SubmissionKind::Merchant).submission;
         assert_eq!(merchant.state(), AuditState::AwaitingAdmin);
         assert_eq!(merchant.resubmit_after.map(|at| at.seconds), Some(24 * 3600));
-        assert_eq!(store.submission_id, "write");
+        assert_eq!((store.submission_id.as_str(), store.caller.as_str()), ("write", "orders"));
     }
 
     #[test]
@@ -380,7 +388,7 @@ mod tests {
             SubmissionRecord::from_state(stored, now, week).expect("readable").submission
         };
         let decided = read(stored(AuditState::Rejected, "593", 5_000), 8 * 24 * 3600);
-        assert_eq!(decided.client_reference, "shop-7");
+        assert_eq!((&*decided.client_reference, &*decided.caller), ("shop-7", "orders"));
         assert_eq!((decided.audit_id.as_str(), decided.state()), ("2", AuditState::Rejected));
         assert_eq!((decided.poi_id.as_str(), decided.map_poi_id.as_str()), ("7", "593"));
         assert_eq!((decided.reason.as_str(), decided.event_id.as_str()), ("资料不全", "e"));

@@ -80,11 +80,12 @@ impl WriteService for Write {
 }
 
 impl Write {
-    /// Returns the caller's newest write with this request id.
+    /// Returns the newest write with this request id: the caller's own, or else any that it may see.
     async fn newest(&self, request_id: &str, ctx: &Context) -> Result<Option<state::Write>, Error> {
         let request_id = Some(request_id.to_owned());
         let mut query = WriteQuery { limit: 100, request_id, ..WriteQuery::default() };
-        let mut newest = None;
+        let caller = ctx.caller.name();
+        let mut newest = None::<state::Write>;
         loop {
             let page = self.state.writes(query.clone()).await?;
             if page.unreadable > 0 {
@@ -92,7 +93,9 @@ impl Write {
                 let what = "a write with this request id is damaged".to_owned();
                 return Err(state::Error::Unreadable(what).into());
             }
-            newest = page.writes.into_iter().rfind(|write| belongs(write, ctx)).or(newest);
+            let visible = page.writes.into_iter().filter(|write| belongs(write, ctx));
+            newest =
+                visible.chain(newest).max_by_key(|write| (write.caller == caller, write.number));
             if page.at_end {
                 return Ok(newest);
             }

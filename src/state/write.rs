@@ -13,10 +13,13 @@ pub(super) const WRITES_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// The journal of writes.
 #[tonic::async_trait]
 pub trait Writes {
-    /// Claims a write for `term`, or returns the known write. Account, method and request id identify a
-    /// write. A write without a request id is always new. A repeat with the same write id, after an
-    /// error, gets the same claim. If the term of a claim is over, nothing was sent under it, and the
-    /// next caller gets the claim with a higher fence.
+    /// Claims a write for `term`, or returns the known write. Caller, account, method and request id
+    /// identify a write. A write without a request id is always new. A repeat with the same write id,
+    /// after an error, gets the same claim. If the term of a claim is over, nothing was sent under it, and
+    /// the next caller gets the claim with a higher fence.
+    ///
+    /// The same request of a caller without a name is the same write, too, because an operator can name
+    /// the callers, or stop to, between a request and its repeat.
     ///
     /// If [`NewWrite::sent`] is set, the same step marks a new write as sent, as [`Writes::sent`] does.
     ///
@@ -58,6 +61,8 @@ pub trait Writes {
 pub struct NewWrite {
     /// The id.
     pub write_id: String,
+    /// The name of the caller. Empty if the settings name no callers.
+    pub caller: String,
     /// The account.
     pub app_id: AppId,
     /// The RPC, as in `StoreService/AddStore`.
@@ -155,6 +160,8 @@ pub struct Write {
     pub number: u64,
     /// The id.
     pub write_id: String,
+    /// The name of the caller. Empty if the settings named no callers.
+    pub caller: String,
     /// The account.
     pub app_id: AppId,
     /// The RPC.
@@ -185,10 +192,10 @@ pub struct Write {
 impl Write {
     /// Returns the bytes for which it counts in a page.
     pub(super) fn size(&self) -> usize {
-        let Self { write_id, app_id, method, request_id, client_reference, record, reply, .. } =
-            self;
+        let Self { write_id, caller, app_id, method, request_id, .. } = self;
+        let Self { client_reference, record, reply, .. } = self;
         let reply = reply.as_ref().map_or(0, Bytes::len);
-        let names = [write_id, app_id.as_str(), request_id, client_reference];
+        let names = [write_id, caller, app_id.as_str(), request_id, client_reference];
         let names = names.iter().map(|name| name.len()).sum::<usize>();
         // The method counts twice, because the response's type is named after it.
         2 * (ROW_BYTES + method.len()) + names + record.len() + reply

@@ -16,6 +16,7 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         number: _,
         record: _,
         write_id,
+        caller,
         app_id,
         method,
         request_id,
@@ -52,6 +53,7 @@ pub(crate) fn write(write: state::Write) -> pb::Write {
         send_time: moment(sent),
         finish_time: moment(ended),
         response,
+        caller,
     }
 }
 

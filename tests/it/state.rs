@@ -61,6 +61,8 @@ macro_rules! conformance {
             pruning_keeps_open_submissions
             write_is_claimed_by_one
             write_is_identified_by_account_method_and_id
+            two_callers_may_use_one_request_id
+            naming_callers_keeps_their_writes
             new_write_can_be_sent_at_once
             submission_is_stored_with_write_end
             other_request_with_same_id_is_refused
@@ -789,6 +791,7 @@ pub(crate) async fn write_is_claimed_by_one(backend: &mut impl Backend) {
         let expected = Write {
             number: 1,
             write_id: write_id.clone(),
+            caller: String::new(),
             app_id: app("wx1"),
             method: "StoreService/AddStore".to_owned(),
             request_id: "r".to_owned(),
@@ -838,6 +841,66 @@ pub(crate) async fn write_is_identified_by_account_method_and_id(backend: &mut i
     assert_eq!(numbers(&state, WriteQuery::default()).await.len(), 7);
     let known = begin(&state, write("other", "r"), LONG).await;
     assert!(matches!(&known, Begun::Known(write) if write.write_id == "a"), "{known:?}");
+}
+
+pub(crate) async fn two_callers_may_use_one_request_id(backend: &mut impl Backend) {
+    let state = backend.state();
+    let by = |caller: &str, id: &str| NewWrite { caller: caller.to_owned(), ..write(id, "r") };
+    for (caller, id) in [("orders", "a"), ("stock", "b"), ("wx1", "c")] {
+        let claimed = Begun::Claimed { write_id: id.to_owned(), fence: 1, sent: false };
+        assert_eq!(begin(&state, by(caller, id), LONG).await, claimed);
+        assert_eq!(find_write(&state, id).await.caller, caller);
+    }
+    for (caller, id) in [("orders", "a"), ("stock", "b"), ("wx1", "c")] {
+        let Begun::Known(known) = begin(&state, by(caller, "again"), LONG).await else {
+            panic!("claimed twice")
+        };
+        assert_eq!((&*known.write_id, &*known.caller), (id, caller));
+        let other = NewWrite { fingerprint: [2; 32], ..by(caller, "other") };
+        assert_eq!(begin(&state, other, LONG).await, Begun::Other);
+    }
+    let named = WriteQuery { request_id: Some("r".to_owned()), ..WriteQuery::default() };
+    assert_eq!(numbers(&state, named.clone()).await, [1, 2, 3]);
+    // One of them can be forgotten without the others.
+    state.ended("b", 1, Outcome::Released).await.expect("noted");
+    assert_eq!(numbers(&state, named).await, [1, 3]);
+    assert!(matches!(begin(&state, by("orders", "again"), LONG).await, Begun::Known(_)));
+    assert!(matches!(begin(&state, by("stock", "d"), LONG).await, Begun::Claimed { .. }));
+}
+
+/// An operator can name the callers, or stop to, between a request and its repeat.
+pub(crate) async fn naming_callers_keeps_their_writes(backend: &mut impl Backend) {
+    let state = backend.state();
+    let by = |caller: &str, id: &str, request_id: &str| NewWrite {
+        caller: caller.to_owned(),
+        ..write(id, request_id)
+    };
+    for (first, second) in [("", "orders"), ("orders", "")] {
+        let name = |what: &str| format!("{what} of {first:?}");
+        claim(&state, by(first, &name("sent"), &name("r")), LONG).await;
+        let Begun::Known(known) = begin(&state, by(second, &name("again"), &name("r")), LONG).await
+        else {
+            panic!("claimed twice")
+        };
+        assert_eq!((known.write_id, &*known.caller), (name("sent"), first));
+        // Another request is a write of its own, and both are found from then on.
+        let other =
+            |id: &str| NewWrite { fingerprint: [2; 32], ..by(second, &name(id), &name("r")) };
+        claim(&state, other("other"), LONG).await;
+        for (repeat, id) in [(other("x"), "other"), (by(first, "x", &name("r")), "sent")] {
+            let Begun::Known(known) = begin(&state, repeat, LONG).await else {
+                panic!("claimed twice")
+            };
+            assert_eq!(known.write_id, name(id));
+        }
+        // A claim without a living owner goes to the next caller, whatever its name.
+        let short = by(first, &name("short"), &name("s"));
+        claim(&state, short, SHORT).await;
+        backend.pass(SHORT).await;
+        let taken = begin(&state, by(second, "y", &name("s")), LONG).await;
+        let claimed = Begun::Claimed { write_id: name("short"), fence: 2, sent: false };
+        assert_eq!(taken, claimed);
+    }
 }
 
 pub(crate) async fn new_write_can_be_sent_at_once(backend: &mut impl Backend) {
@@ -1512,6 +1575,7 @@ pub(crate) fn submission(id: &str) -> NewSubmission {
 pub(crate) fn write(id: &str, request_id: &str) -> NewWrite {
     NewWrite {
         write_id: id.to_owned(),
+        caller: String::new(),
         app_id: app("wx1"),
         method: "StoreService/AddStore".to_owned(),
         request_id: Some(request_id.to_owned()),

@@ -83,9 +83,9 @@ async fn file_of_newer_version_is_refused() {
     let mut file = sqlite().await;
     file.state = None;
     Connection::open(file.path())
-        .and_then(|db| db.pragma_update(None, "user_version", 2))
+        .and_then(|db| db.pragma_update(None, "user_version", 3))
         .expect("written");
-    assert_eq!(file.open().err(), Some(Error::Newer { found: 2, known: 1 }));
+    assert_eq!(file.open().err(), Some(Error::Newer { found: 3, known: 2 }));
 }
 
 #[tokio::test]

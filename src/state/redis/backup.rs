@@ -155,6 +155,7 @@ mod tests {
     fn write(id: &str, sent: Option<Duration>) -> NewWrite {
         NewWrite {
             write_id: id.to_owned(),
+            caller: String::new(),
             app_id: "wx1".to_owned().into(),
             method: "StoreService/AddStore".to_owned(),
             request_id: None,

@@ -4,7 +4,7 @@
 local new, time = named(ARGV), now()
 local id = new.write_id
 if new.request_id ~= '' then
-  id = call('GET', request_key(new.app_id, new.method, new.request_id)) or id
+  id = known_write(new) or id
 end
 
 local write = write_at(id, time)

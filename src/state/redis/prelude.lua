@@ -277,9 +277,15 @@ local function write_key(id)
   return key('write', id)
 end
 
--- The key of the write with a caller's request id.
-local function request_key(app_id, method, request_id)
-  return key('request', app_id, method, request_id)
+-- The key of the write with a caller's request id. No name of an account or a method has a colon. A
+-- caller without a name has the key that earlier versions use, too.
+local function request_key(write)
+  local app_id, method, request_id = write.app_id, write.method, write.request_id
+  local caller = write.caller or ''
+  if caller == '' then
+    return key('request', app_id, method, request_id)
+  end
+  return key('request', app_id, method, request_id, caller)
 end
 
 -- The key of the writes with the same request id, by number.
@@ -309,10 +315,28 @@ end
 local function write_row(write)
   return {
     { write.number, write.write_id, write.app_id, write.method, write.request_id,
-      write.client_reference },
+      write.client_reference, write.caller or '' },
     { write.state, write.attempts, write.reply or false, write.created, write.sent, write.ended,
       write.rest, write.sought },
   }
+end
+
+-- Returns the id of the write that a caller names by its request id: its own, or else the same request
+-- of a caller without a name. Returns nil if there is none.
+local function known_write(new)
+  local own = call('GET', request_key(new))
+  if own and call('EXISTS', write_key(own)) == 1 then
+    return own
+  end
+  local caller = new.caller or ''
+  for _, id in ipairs(call('ZREVRANGE', requests_key(new.request_id), 0, -1)) do
+    local app_id, method, fingerprint, its_caller =
+      unpack(call('HMGET', write_key(id), 'app_id', 'method', 'fingerprint', 'caller'))
+    if app_id == new.app_id and method == new.method and fingerprint == new.fingerprint
+      and (caller == '' or (its_caller or '') == '') then
+      return id
+    end
+  end
 end
 
 -- Stores a new write.
@@ -320,13 +344,13 @@ local function add_write(new, fence, created)
   local id = new.write_id
   local number = call('INCR', LAST_WRITE)
   call('HSET', write_key(id), 'number', number, 'app_id', new.app_id, 'method', new.method,
-    'request_id', new.request_id, 'fingerprint', new.fingerprint,
+    'request_id', new.request_id, 'fingerprint', new.fingerprint, 'caller', new.caller,
     'client_reference', new.client_reference, 'state', 'claimed', 'fence', fence, 'attempts', 0,
     'sought', '', 'created', created, 'sent', 0, 'ended', 0)
   call('ZADD', WRITES, number, id)
   call('ZADD', UNFINISHED, number, id)
   if new.request_id ~= '' then
-    call('SET', request_key(new.app_id, new.method, new.request_id), id)
+    call('SET', request_key(new), id)
     call('ZADD', requests_key(new.request_id), number, id)
   end
 end
@@ -342,11 +366,12 @@ end
 
 -- Deletes a write and all its index entries.
 local function delete_write(id)
-  local app_id, method, request_id =
-    unpack(call('HMGET', write_key(id), 'app_id', 'method', 'request_id'))
-  if request_id and request_id ~= '' then
-    call('DEL', request_key(app_id, method, request_id))
-    call('ZREM', requests_key(request_id), id)
+  local write = {}
+  write.app_id, write.method, write.request_id, write.caller =
+    unpack(call('HMGET', write_key(id), 'app_id', 'method', 'request_id', 'caller'))
+  if write.request_id and write.request_id ~= '' then
+    call('DEL', request_key(write))
+    call('ZREM', requests_key(write.request_id), id)
   end
   for _, set in ipairs({ WRITES, UNFINISHED, CLAIMS, FINISHED }) do
     call('ZREM', set, id)

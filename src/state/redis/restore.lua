@@ -17,7 +17,7 @@ end
 local sent = time - tonumber(new.age)
 if not write then
   -- Another write has the request id, so this one is found by its own id alone.
-  if new.request_id ~= '' and call('GET', request_key(new.app_id, new.method, new.request_id)) then
+  if new.request_id ~= '' and known_write(new) then
     new.request_id = ''
   end
   add_write(new, new.fence, sent)

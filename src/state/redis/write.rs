@@ -27,8 +27,8 @@ static RESOLVE: LazyLock<Script> = lua!("resolve.lua");
 /// A write as `prelude.lua` returns it: its properties and its state.
 type WriteRow = (PropertiesRow, StateRow);
 
-/// Number, write id, app id, method, request id, client reference.
-type PropertiesRow = (u64, String, String, String, String, String);
+/// Number, write id, app id, method, request id, client reference, caller.
+type PropertiesRow = (u64, String, String, String, String, String, String);
 
 /// State, attempts, reply, created, sent, ended, time left, expected effect.
 type StateRow = (String, u32, Option<Vec<u8>>, u64, u64, u64, u64, Vec<u8>);
@@ -131,9 +131,10 @@ impl Writes for Redis {
 
 /// Adds the fields of a write to a call, each after its name.
 pub(super) fn describe(call: &mut Call, write: &NewWrite) {
-    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent: _ } =
-        write;
+    let NewWrite { write_id, caller, app_id, method, request_id, .. } = write;
+    let NewWrite { fingerprint, client_reference, .. } = write;
     call.arg("write_id").arg(write_id);
+    call.arg("caller").arg(caller);
     call.arg("app_id").arg(app_id.as_str());
     call.arg("method").arg(method);
     call.arg("request_id").arg(request_id.as_deref().unwrap_or_default());
@@ -156,11 +157,12 @@ fn add_outcome(call: &mut Call, outcome: Outcome) {
 }
 
 fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
-    let (number, write_id, app_id, method, request_id, client_reference) = about;
+    let (number, write_id, app_id, method, request_id, client_reference, caller) = about;
     let (state, attempts, reply, created, sent, ended, rest, record) = standing;
     Ok(Write {
         number,
         write_id,
+        caller,
         app_id: app_id.into(),
         method,
         request_id,

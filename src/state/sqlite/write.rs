@@ -15,7 +15,7 @@ use crate::state::{
 
 /// The columns that [`parse_row`] needs.
 const COLUMNS: &str =
-    "number, write_id, app_id, method, request_id, client_reference, state, until,
+    "number, write_id, caller, app_id, method, request_id, client_reference, state, until,
     attempts, created, sent, ended, sought, reply";
 
 #[tonic::async_trait]
@@ -60,22 +60,18 @@ impl Writes for Sqlite {
 }
 
 fn begin(db: &Connection, now: u64, write: &NewWrite, term: Duration) -> Result<Begun, Error> {
-    let NewWrite { write_id, app_id, method, request_id, fingerprint, client_reference, sent } =
-        write;
-    let request_id = request_id.as_deref().filter(|request_id| !request_id.is_empty());
-    let named = "request_id = ?1 AND app_id = ?2 AND method = ?3";
-    let known = match request_id {
-        Some(_) => find(db, now, named, params![request_id, app_id.as_str(), method])?,
-        None => by_id(db, now, write_id)?,
-    };
-    let Some(known) = known else {
+    let NewWrite { write_id, fingerprint, sent, .. } = write;
+    let NewWrite { caller, app_id, method, request_id, client_reference, .. } = write;
+    let request_id = named(request_id);
+    let Some(known) = known(db, now, write)? else {
         db.prepare_cached(
-            "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint,
+            "INSERT INTO writes (write_id, caller, app_id, method, request_id, fingerprint,
                client_reference, state, fence, until, attempts, created, sent, ended, sought)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, 0, ?12)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, 0, ?13)",
         )?
         .execute(params![
             write_id,
+            caller,
             app_id.as_str(),
             method,
             request_id,
@@ -110,6 +106,22 @@ fn begin(db: &Connection, now: u64, write: &NewWrite, term: Duration) -> Result<
         )?
         .query_row(params![known.write_id, !again, later(now, term)], |row| row.get(0))?;
     Ok(Begun::Claimed { write_id: known.write_id, fence, sent })
+}
+
+/// Returns a request id, or `None` if it is empty.
+fn named(request_id: &Option<String>) -> Option<&str> {
+    request_id.as_deref().filter(|request_id| !request_id.is_empty())
+}
+
+/// Returns the write that the journal has already: the caller's own, or else the same request of a caller
+/// without a name.
+fn known(db: &Connection, now: u64, write: &NewWrite) -> Result<Option<Write>, Error> {
+    let NewWrite { write_id, caller, app_id, method, request_id, fingerprint, .. } = write;
+    let Some(request_id) = named(request_id) else { return by_id(db, now, write_id) };
+    let named = "request_id = ?1 AND app_id = ?2 AND method = ?3
+        AND (caller = ?4 OR (caller = '' OR ?4 = '') AND fingerprint = ?5)
+        ORDER BY caller = ?4 DESC, number DESC LIMIT 1";
+    find(db, now, named, params![request_id, app_id.as_str(), method, caller, fingerprint])
 }
 
 fn sent(
@@ -170,7 +182,7 @@ fn by_id(db: &Connection, now: u64, write_id: &str) -> Result<Option<Write>, Err
 fn page(db: &Connection, now: u64, query: &WriteQuery) -> Result<WritePage, Error> {
     // Unfinished writes are a small part of all.
     let only_unfinished = !query.states.is_empty() && !query.states.contains(&WriteState::Finished);
-    let request_id = query.request_id.as_deref().filter(|request_id| !request_id.is_empty());
+    let request_id = named(&query.request_id);
     let narrowed = match request_id {
         Some(_) => "INDEXED BY writes_with_request WHERE request_id = ?3",
         None if only_unfinished => "INDEXED BY writes_unfinished WHERE ended = 0 AND ?3 IS NULL",
@@ -311,6 +323,7 @@ fn parse_row(row: &Row<'_>, now: u64) -> Result<Write, Error> {
     Ok(Write {
         number: row.get("number")?,
         write_id: row.get("write_id")?,
+        caller: row.get("caller")?,
         app_id: row.get::<_, String>("app_id")?.into(),
         method: row.get("method")?,
         request_id: row.get::<_, Option<String>>("request_id")?.unwrap_or_default(),
