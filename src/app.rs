@@ -17,7 +17,7 @@ use crate::{
     accounts::Registry,
     call::Calls,
     callers::Callers,
-    config::Settings,
+    config::{Settings, TlsFiles},
     events::Audits,
     journal::Journal,
     push::Receiver,
@@ -33,6 +33,7 @@ use crate::{
     service::{self, Rooms},
     state::{self, State},
     telemetry::Sampler,
+    tls::{Protocol, Tls},
     util::clock::Clock,
     wechat::Client,
     writes::Writes,
@@ -118,6 +119,16 @@ async fn open(settings: &Settings, clock: &Clock) -> anyhow::Result<Arc<dyn Stat
     state.map_err(|error| anyhow::anyhow!("state.url: {url}: {error}"))
 }
 
+/// Opens the certificate files of a listener, if its section names any.
+fn open_tls(
+    section: &'static str,
+    files: Option<&TlsFiles>,
+    protocol: Protocol,
+    clock: &Clock,
+) -> anyhow::Result<Option<Tls>> {
+    files.map(|files| Tls::open(section, files.clone(), protocol, clock.clone())).transpose()
+}
+
 /// Returns the calls for the accounts of the settings.
 fn calls(settings: &Settings, state: &Arc<dyn State>, clock: &Clock) -> anyhow::Result<Calls> {
     let client = Client::new(&settings.wechat, clock)?;
@@ -155,6 +166,10 @@ struct App {
     health: Reporter,
     middleware: Middleware<Routes>,
     budgets: Budgets,
+    /// Of gRPC.
+    tls: Option<Tls>,
+    /// Of the admin address.
+    admin_tls: Option<Tls>,
     /// Canceled when the service begins to stop.
     leaving: CancellationToken,
     /// Canceled when every connection gets GOAWAY. All background tasks end then.
@@ -169,6 +184,10 @@ impl App {
         sampler: Sampler,
     ) -> anyhow::Result<Self> {
         let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
+        let listen = &settings.listen;
+        let tls = open_tls("listen.tls", listen.tls.as_ref(), Protocol::Http2, &clock)?;
+        let admin_tls =
+            open_tls("listen.admin_tls", listen.admin_tls.as_ref(), Protocol::Http1, &clock)?;
         let calls = calls(&settings, &state, &clock)?;
         let rooms = rooms(calls, state, &settings, &clock, &stop);
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
@@ -177,7 +196,18 @@ impl App {
         let callers = Callers::new(&settings.callers);
         let middleware = Middleware::new(routes, callers, &settings, clock, sampler, stop.clone());
         let budgets = Budgets::new(&settings.limits);
-        Ok(Self { settings, rooms, receiver, health, middleware, budgets, leaving, stop })
+        Ok(Self {
+            settings,
+            rooms,
+            receiver,
+            health,
+            middleware,
+            budgets,
+            tls,
+            admin_tls,
+            leaving,
+            stop,
+        })
     }
 
     /// Serves until `shutdown`, then ends in order, as [`run`] describes.
@@ -191,6 +221,7 @@ impl App {
         // Operators need this port until the process ends.
         let _ends_with_this = self.start_admin(listeners.admin);
         let listener = Listener::new(listeners.grpc, "listen.grpc", self.settings.limits.grpc());
+        let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
         let serving = http2::serve(listener, middleware, &self.budgets, self.stop.clone());
         let mut serving = Box::pin(serving).fuse();
@@ -215,14 +246,24 @@ impl App {
         background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
         background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
         background.spawn(async move { audits.run().await });
+        for tls in self.encrypted() {
+            background.spawn(tls.watch(stop.clone()));
+        }
         background
+    }
+
+    /// Returns the TLS of all listeners that have any.
+    fn encrypted(&self) -> impl Iterator<Item = Tls> {
+        [&self.tls, &self.admin_tls].into_iter().flatten().cloned()
     }
 
     /// Answers operators until the returned guard is dropped.
     fn start_admin(&self, socket: TcpListener) -> DropGuard {
         let ended = CancellationToken::new();
-        let admin = Admin { state: self.rooms.state.clone(), leaving: self.leaving.clone() };
+        let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
+        let admin = Admin { state, leaving, tls: self.encrypted().collect() };
         let listener = Listener::new(socket, "listen.admin", self.settings.limits.admin());
+        let listener = listener.with_tls(self.admin_tls.clone());
         tokio::spawn(admin.run(listener, ended.clone()));
         ended.drop_guard()
     }

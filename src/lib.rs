@@ -51,6 +51,7 @@ pub mod state;
 pub mod telemetry;
 #[doc(hidden)]
 pub mod testing;
+mod tls;
 mod translate;
 mod util;
 mod validate;

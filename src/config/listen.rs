@@ -5,6 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{Callers, ConfigErrors};
+use crate::{
+    tls::{self, Fault, Files},
+    util::clock::Clock,
+};
 
 /// `[listen]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +27,10 @@ pub struct Listen {
     pub plaintext: Option<Plaintext>,
     /// The callers that can use gRPC's reflection service.
     pub reflection: Reflection,
+    /// `[listen.tls]`: TLS for gRPC.
+    pub tls: Option<Files>,
+    /// `[listen.admin_tls]`: TLS for operators.
+    pub admin_tls: Option<Files>,
 }
 
 /// The reason why the gateway itself does not need to encrypt gRPC.
@@ -55,6 +63,8 @@ impl Default for Listen {
             admin: loopback(9464),
             plaintext: None,
             reflection: Reflection::default(),
+            tls: None,
+            admin_tls: None,
         }
     }
 }
@@ -74,13 +84,14 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
 }
 
 pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
-    if !listen.grpc.ip().is_loopback() && listen.plaintext.is_none() {
+    if !listen.grpc.ip().is_loopback() && listen.plaintext.is_none() && listen.tls.is_none() {
         errors.add(
             "listen.grpc",
-            "a non-loopback address would expose plaintext gRPC; if a mesh or proxy provides TLS, \
-             set listen.plaintext = \"behind-a-mesh\"",
+            "a non-loopback address would expose plaintext gRPC; add [listen.tls], or, if a mesh or \
+             proxy provides TLS, set listen.plaintext = \"behind-a-mesh\"",
         );
     }
+    check_tls(&listen, errors);
     listen
 }
 
@@ -94,5 +105,19 @@ pub(super) fn check_exposure(listen: &Listen, callers: &Callers, errors: &mut Co
              add [[callers]] sections, or set callers = \"anyone\" if the network lets only \
              trusted programs through",
         );
+    }
+}
+
+/// Adds every problem of the certificate files.
+fn check_tls(listen: &Listen, errors: &mut ConfigErrors) {
+    if listen.tls.is_some() && listen.plaintext.is_some() {
+        errors.add("listen.plaintext", "contradicts [listen.tls]; remove one of them");
+    }
+    for (section, files) in [("listen.tls", &listen.tls), ("listen.admin_tls", &listen.admin_tls)] {
+        for Fault { key, message } in
+            files.iter().flat_map(|files| tls::check(files, &Clock::system()))
+        {
+            errors.add(format!("{section}.{key}"), message);
+        }
     }
 }

@@ -22,6 +22,7 @@ pub use self::{
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
 };
+pub use crate::tls::{ClientCertificates, Files as TlsFiles};
 
 mod account;
 mod audit;

@@ -566,8 +566,18 @@ fn example_file_shows_every_setting_with_its_default() {
     };
     assert_eq!(sections(&shown), sections(&unset), "the example changes a default");
 
-    let mut keys: Vec<String> =
-        ["plaintext", "proxy", "ca_file", "app_id"].map(str::to_owned).to_vec();
+    let mut keys: Vec<String> = [
+        "plaintext",
+        "[listen.tls]",
+        "[listen.admin_tls]",
+        "client_ca",
+        "client_certificates",
+        "proxy",
+        "ca_file",
+        "app_id",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for (section, value) in Table::try_from(&unset).expect("settings are a table") {
         keys.push(format!("[{section}]"));
         let table = value.as_table().or_else(|| value.get(0).and_then(Value::as_table));
@@ -751,4 +761,65 @@ fn secret_file_with_invisible_character_is_refused() {
 fn settings_file_can_begin_with_byte_order_mark() {
     let settings = format!("\u{feff}{GOOD}");
     Settings::parse(&settings, &environment(&[("BRAND_A", "hush")])).expect("good settings");
+}
+
+/// Writes the files of a listener, and returns the settings with them.
+fn with_tls(folder: &std::path::Path, certificate: &str, key: &str, more: &str) -> String {
+    let write = |name: &str, content: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).expect("a file");
+        path.display().to_string()
+    };
+    let (certificate, key) = (write("tls.crt", certificate), write("tls.key", key));
+    format!(
+        "callers = \"anyone\"\n[listen]\ngrpc = \"0.0.0.0:1\"\ntls = {{ certificate = \"{certificate}\", key = \"{key}\"{more} }}\n\
+         {ACCOUNT}"
+    )
+}
+
+#[test]
+fn certificate_files_are_checked_before_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let issue = |year| {
+        let mut params = rcgen::CertificateParams::new(["a.internal".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+    };
+    let (good, key) = issue(2100);
+    let (expired, expired_key) = issue(2020);
+    let settings =
+        |certificate: &str, key: &str, more: &str| with_tls(folder.path(), certificate, key, more);
+    let read =
+        Settings::parse(&settings(&good, &key, ""), &Environment::new()).expect("good settings");
+    assert!(read.listen.tls.is_some_and(|files| files.client_ca.is_none()));
+    let demand = |demand| format!(", client_certificates = \"{demand}\"");
+    let (none, missing) = (String::new(), ", client_ca = \"/no/such\"".to_owned());
+    for (certificate, key, more, expected) in [
+        ("", "", &none, &["certificate: the file has no cert", "key: the file has no unenc"][..]),
+        (&good, &good, &none, &["key: the file has no unenc"]),
+        (&good, &expired_key, &none, &["key: does not belong to the first certificate"]),
+        (&expired, &expired_key, &none, &["certificate: the certificate expired at 2020-01-01T"]),
+        (&good, &key, &missing, &["client_ca: No such file"]),
+        (&good, &key, &demand("optional"), &["client_certificates: needs client_ca"]),
+        (&good, &key, &demand("sometimes"), &["client_certificates: unknown variant"]),
+    ] {
+        let found = errors(&settings(certificate, key, more), &[]);
+        let paths = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let without_path = |error: &String| {
+            let paths = paths.iter().map(|path| path.display().to_string());
+            let paths = paths.chain(["/no/such".to_owned()]);
+            paths.fold(error.clone(), |error, path| error.replacen(&format!(": {path}: "), ": ", 1))
+        };
+        // Without a readable section, the address needs one.
+        let found = found.iter().filter(|error| !error.starts_with("listen.grpc"));
+        let found = found.map(without_path).collect::<Vec<_>>();
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("listen.tls.{expected}")), "{found} {expected}");
+        }
+    }
+    let contradiction =
+        settings(&good, &key, "").replace("[listen]", "[listen]\nplaintext = \"behind-a-mesh\"");
+    assert!(errors(&contradiction, &[])[0].starts_with("listen.plaintext: contradicts"));
 }

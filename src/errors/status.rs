@@ -224,6 +224,10 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
         Unfit::Stopped => stopped(),
         Unfit::Unidentified(refused) => unidentified(refused),
         Unfit::Forbidden(refusal) => forbidden(refusal),
+        Unfit::Certificate(refused) => {
+            let message = format!("{refused}; connect again with another certificate");
+            Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, message)
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::callers::{Forbidden, Refused};
+use crate::{
+    callers::{Forbidden, Refused},
+    tls,
+};
 
 /// The reason why a request reaches no service.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) enum Unfit {
     Unidentified(Refused),
     /// Its caller may not use the RPC for any account.
     Forbidden(Forbidden),
+    /// The client certificate of its connection is refused.
+    Certificate(tls::Refused),
 }
 
 impl From<Refused> for Unfit {
@@ -46,5 +51,11 @@ impl From<Refused> for Unfit {
 impl From<Forbidden> for Unfit {
     fn from(forbidden: Forbidden) -> Self {
         Self::Forbidden(forbidden)
+    }
+}
+
+impl From<tls::Refused> for Unfit {
+    fn from(refused: tls::Refused) -> Self {
+        Self::Certificate(refused)
     }
 }

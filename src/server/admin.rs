@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{http1, listener::Listener};
-use crate::state::State;
+use crate::{state::State, tls::Tls};
 
 /// A state that takes longer is not ready. This is longer than the state's own limits, whose errors
 /// have more detail.
@@ -25,6 +25,8 @@ pub(crate) struct Admin {
     pub(crate) state: Arc<dyn State>,
     /// Canceled when the process begins to stop.
     pub(crate) leaving: CancellationToken,
+    /// The TLS of all listeners that have any.
+    pub(crate) tls: Vec<Tls>,
 }
 
 impl Admin {
@@ -41,7 +43,7 @@ impl Admin {
         let (status, text) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
             (&Method::GET | &Method::HEAD, "/readyz") => match self.ready().await {
-                Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+                Ok(()) => (StatusCode::OK, format!("ok\n{}", self.warnings())),
                 Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
             },
             _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz\n".to_owned()),
@@ -49,6 +51,13 @@ impl Admin {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
         response
+    }
+
+    /// Returns a line for each listener whose new certificate files cannot be used. It continues with the
+    /// old ones.
+    fn warnings(&self) -> String {
+        let failed = self.tls.iter().filter_map(|tls| tls.status().last_error);
+        failed.map(|error| format!("warning: {error}\n")).collect()
     }
 
     /// Returns an error with the reason if the process is not ready.

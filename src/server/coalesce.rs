@@ -224,7 +224,7 @@ mod tests {
     use crate::{config::Limits, context::Peer, server::middleware::Budgets};
 
     fn connection() -> Arc<Connection> {
-        Budgets::new(&Limits::default()).connection(Peer::NONE)
+        Budgets::new(&Limits::default()).connection(Peer::NONE, None)
     }
 
     /// Returns what ran first, a connection with this many calls or a task that was ready after it.

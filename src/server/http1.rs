@@ -23,7 +23,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{Accepted, Listener, serve_until};
+use super::{
+    listener::{Accepted, Listener, serve_until},
+    stream::Opened,
+};
 
 /// The longest head of a request, in bytes: many times the length that WeChat and operators send.
 const HEAD_SIZE: usize = 16 * 1024;
@@ -57,7 +60,7 @@ async fn serve_connection<F>(
 ) where
     F: Future<Output = Response<Full<Bytes>>>,
 {
-    let Accepted { stream, place: _place, .. } = accepted;
+    let Some(Opened { stream, place: _place, .. }) = accepted.open(&stop).await else { return };
     // True while a request is here and its answer is not.
     let busy = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request| {

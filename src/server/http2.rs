@@ -1,9 +1,8 @@
 //! HTTP/2 for gRPC.
 
 use std::{
-    io::{self, Cursor},
+    io,
     pin::pin,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,26 +11,21 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{
     coalesce::{Coalesced, CoalescingService},
     listener::{Accepted, Listener, serve_until},
-    middleware::{Budgets, CallService, Connection, Middleware},
+    middleware::{Budgets, Middleware},
+    stream::{Opened, Stream, TLS_BEGIN},
     unread,
     unsent::Unsent,
 };
-use crate::util::budget::Share;
+use crate::{telemetry::may_log, util::budget::Share};
 
-/// The first bytes of every client (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// A connection without the preface ends after this time. hyper would wait without a limit.
+/// A connection without the preface (RFC 9113, 3.4) ends after this time. hyper would wait without a limit.
 const PREFACE_LIMIT: Duration = Duration::from_secs(5);
 /// After this time without a frame the peer gets a ping.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -60,26 +54,25 @@ pub(crate) async fn serve(
     budgets: &Budgets,
     stop: CancellationToken,
 ) {
-    let serve = |accepted: Accepted| {
-        let connection = budgets.connection(accepted.peer);
-        let service = middleware.for_connection(connection.clone());
-        serve_connection(accepted, service, connection, stop.clone())
-    };
+    let serve =
+        |accepted| serve_connection(accepted, middleware.clone(), budgets.clone(), stop.clone());
     listener.run(&stop, serve).await;
 }
 
 /// Serves one connection to its end.
 async fn serve_connection(
     accepted: Accepted,
-    service: CallService<Routes>,
-    connection: Arc<Connection>,
+    middleware: Middleware<Routes>,
+    budgets: Budgets,
     stop: CancellationToken,
 ) {
-    let Accepted { stream, place: _place, .. } = accepted;
+    let Some(opened) = accepted.open(&stop).await else { return };
+    let Opened { mut stream, peer, certificate, place: _place } = opened;
+    let Some(Ok(())) = stop.run_until_cancelled(greeted(&mut stream)).await else { return };
+    let connection = budgets.connection(peer, certificate);
+    let service = middleware.for_connection(connection.clone());
     let calls = connection.calls.clone();
     let service = CoalescingService { service, connection, unsent: Unsent::default() };
-    let greeted = stop.run_until_cancelled(greeted(stream)).await;
-    let Some(Ok(stream)) = greeted else { return };
     let connection = http2::Builder::new(unread::Executor { stop: stop.clone() })
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
@@ -112,10 +105,15 @@ async fn idle(calls: &Share) {
     }
 }
 
-/// Waits for the preface. Returns the stream with the preface in front again, for hyper.
-async fn greeted(mut stream: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin> {
-    let mut preface = [0; PREFACE.len()];
-    timeout(PREFACE_LIMIT, stream.read_exact(&mut preface)).await??;
-    let (reader, writer) = stream.into_split();
-    Ok(tokio::io::join(Cursor::new(preface).chain(reader), writer))
+/// Waits for the preface, and leaves it in the stream for hyper.
+async fn greeted(stream: &mut Stream) -> io::Result<()> {
+    let preface = timeout(PREFACE_LIMIT, stream.begin()).await??;
+    if preface[0] == TLS_BEGIN {
+        let cause = "the client uses TLS, but this port does not; add [listen.tls]";
+        if let Some(unlogged) = may_log("refused a connection", cause) {
+            tracing::warn!(unlogged, "refused a connection: {cause}");
+        }
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(())
 }

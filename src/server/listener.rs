@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Connections, context::Peer, telemetry::may_log, util::lock};
+use crate::{config::Connections, context::Peer, telemetry::may_log, tls::Tls, util::lock};
 
 /// The pause after a failure to accept. The usual cause is that no file descriptor is free, and each
 /// connection that ends frees one.
@@ -37,20 +37,28 @@ pub(crate) struct Listener {
     /// The key in `[listen]`, for log lines.
     name: &'static str,
     places: Arc<Places>,
+    tls: Option<Tls>,
 }
 
-/// An accepted connection. It keeps its place until it is dropped.
+/// An accepted connection, before its TLS handshake. It keeps its place until it is dropped.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) peer: Peer,
     pub(super) place: Place,
+    pub(super) listener: &'static str,
+    pub(super) tls: Option<Tls>,
 }
 
 impl Listener {
     /// Wraps a bound socket. `name` is its key in `[listen]`.
     pub(crate) fn new(socket: TcpListener, name: &'static str, limits: Connections) -> Self {
-        Self { socket, name, places: Arc::new(Places::new(limits)) }
+        Self { socket, name, places: Arc::new(Places::new(limits)), tls: None }
+    }
+
+    /// Lets every connection use TLS, if there is any.
+    pub(crate) fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Accepts connections until `stop`, and serves each in a task of its own. Then closes the socket
@@ -95,7 +103,7 @@ impl Listener {
             match Places::take(&self.places, peer.address) {
                 Ok(place) => {
                     prepare(&stream);
-                    return Accepted { stream, peer, place };
+                    return Accepted { stream, peer, place, listener, tls: self.tls.clone() };
                 }
                 Err(limit) => {
                     let why = limit.why();

@@ -3,6 +3,7 @@
 //! * [`listener`] has a bound socket, its limits, and the loop that accepts connections.
 //! * [`http2`] serves gRPC. [`http1`] serves WeChat's pushes and operators.
 //! * [`middleware`] gives every gRPC call its limits, its deadline and its trace.
+//! * `stream` has the bytes of a connection, with or without TLS.
 //! * `coalesce` sends the answers of several calls in one write.
 //! * `unread` and `unsent` limit what a peer that does not read can hold up.
 //! * [`health`], [`reflection`] and [`admin`] answer for the process itself.
@@ -15,5 +16,6 @@ pub(crate) mod http2;
 pub(crate) mod listener;
 pub(crate) mod middleware;
 pub(crate) mod reflection;
+mod stream;
 mod unread;
 mod unsent;

@@ -16,16 +16,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "pb", "telemetry", "util"]),
     ("app", &[
         "accounts", "call", "callers", "config", "events", "journal", "push", "recovery", "server",
-        "service", "state", "telemetry", "util", "wechat", "writes",
+        "service", "state", "telemetry", "tls", "util", "wechat", "writes",
     ]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
-    ("server", &["callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "util"]),
+    ("server", &[
+        "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls", "util",
+    ]),
     ("service", &[
         "call", "context", "errors", "events", "pb", "recovery", "state", "translate", "util",
         "validate", "wechat", "writes",
     ]),
     ("errors", &[
         "accounts", "call", "callers", "context", "events", "journal", "pb", "state", "telemetry",
+        "tls",
         "translate", "util", "validate", "wechat", "writes",
     ]),
     ("writes", &[
@@ -49,7 +52,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("context", &["callers", "pb", "telemetry", "util", "validate"]),
     ("callers", &["config", "pb", "util"]),
     ("telemetry", &["config", "util"]),
-    ("config", &["message_crypto", "util"]),
+    ("config", &["message_crypto", "tls", "util"]),
+    ("tls", &["util"]),
     ("message_crypto", &["util"]),
     ("validate", &["util"]),
     ("pb", &[]),

@@ -24,6 +24,7 @@ mod hosts;
 mod input;
 mod layers;
 mod lifecycle;
+mod listen_tls;
 mod lists;
 mod map_poi;
 mod media;

@@ -13,7 +13,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DistinguishedName, IsCa,
+    KeyPair,
 };
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tempfile::TempDir;
@@ -32,26 +33,32 @@ const LIFE: Duration = Duration::from_secs(300);
 /// Recorded by a front if the other side breaks off a handshake.
 const REFUSED: &str = "refused";
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// Returns a certificate with these properties, and its key.
+    pub(crate) fn issue(&self, mut params: CertificateParams) -> (Certificate, KeyPair) {
+        params.distinguished_name = DistinguishedName::new();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        (certificate, key)
     }
 
     /// Returns the TLS configuration of a server with this name and these protocols.
     fn server(&self, name: &str, protocols: &[&str]) -> ServerConfig {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.distinguished_name = DistinguishedName::new();
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let (certificate, key) = self.issue(params);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

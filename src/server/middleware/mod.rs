@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    fmt::Display,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
@@ -29,6 +30,7 @@ use crate::{
     pb::{self, Access},
     service,
     telemetry::{Sampler, Trace, may_log},
+    tls::ClientCertificate,
     util::{
         budget::{Budget, Held, Share},
         clock::Clock,
@@ -43,7 +45,7 @@ mod request;
 const EARLY: Duration = Duration::from_millis(250);
 
 /// The budgets that all connections share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Budgets {
     pub(crate) calls: Arc<Budget>,
     unfinished: Arc<Budget>,
@@ -54,6 +56,8 @@ pub(crate) struct Budgets {
 #[derive(Debug)]
 pub(crate) struct Connection {
     peer: Peer,
+    /// The certificate that the client sent.
+    certificate: Option<Arc<ClientCertificate>>,
     /// The calls of which the answer is not sent yet. The server of the connection counts them.
     pub(crate) calls: Arc<Share>,
     unfinished: Arc<Share>,
@@ -72,9 +76,14 @@ impl Budgets {
     }
 
     /// Returns a new connection.
-    pub(crate) fn connection(&self, peer: Peer) -> Arc<Connection> {
+    pub(crate) fn connection(
+        &self,
+        peer: Peer,
+        certificate: Option<Arc<ClientCertificate>>,
+    ) -> Arc<Connection> {
         Arc::new(Connection {
             peer,
+            certificate,
             calls: self.calls.share(),
             unfinished: self.unfinished.share(),
             memory: self.memory.share(),
@@ -305,16 +314,25 @@ where
     }
 
     /// Returns the caller of a request. Logs a refusal.
+    ///
+    /// Fails in any case if the certificate of the connection is no longer good.
     async fn identify(&mut self, headers: &HeaderMap) -> Result<Arc<Caller>, Unfit> {
-        let identified = self.rules.callers.identify(headers, None).await;
-        if let Err(refused) = &identified {
-            let address = self.connection.peer.address;
-            let text = "refused a caller";
-            if let Some(unlogged) = may_log(text, &format!("{address} {refused}")) {
-                tracing::warn!(%address, unlogged, "{text}: {refused}");
-            }
+        let mut names = None;
+        if let Some(certificate) = &self.connection.certificate {
+            let checked = certificate.check(self.rules.clock.unix());
+            checked.inspect_err(|refused| self.log_refusal(refused))?;
+            names = Some(certificate.names());
         }
-        Ok(identified?)
+        let identified = self.rules.callers.identify(headers, names).await;
+        Ok(identified.inspect_err(|refused| self.log_refusal(refused))?)
+    }
+
+    fn log_refusal(&self, refused: &dyn Display) {
+        let address = self.connection.peer.address;
+        let text = "refused a caller";
+        if let Some(unlogged) = may_log(text, &format!("{address} {refused}")) {
+            tracing::warn!(%address, unlogged, "{text}: {refused}");
+        }
     }
 
     /// Reads the one message of a request.
