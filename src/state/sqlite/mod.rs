@@ -381,7 +381,7 @@ mod tests {
                 let (stands, ended) = if n == SCAN { ("unknown", 0) } else { ("finished", now) };
                 db.execute(
                     "INSERT INTO writes VALUES (?1, ?1, 'wx1', '', ?1, zeroblob(32), '', ?2, 1, 0,
-                       1, 0, 0, ?3, zeroblob(0), NULL)",
+                       1, 0, 0, ?3, zeroblob(0), NULL, '')",
                     (n + 1, stands, ended),
                 )?;
             }
