@@ -120,6 +120,16 @@ impl Limit {
         self.free.available_permits() > 0
     }
 
+    /// Returns the number of calls that have a permit.
+    pub(crate) fn running(&self) -> usize {
+        self.count.saturating_sub(self.free.available_permits())
+    }
+
+    /// Returns the number of calls that wait for a permit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Returns how long a call with this many calls ahead waits for its permit. Returns zero if too
     /// few reply times are known.
     fn foresee_wait(&self, before: usize, now: Instant) -> Duration {

@@ -8,7 +8,7 @@ use crate::{
     context::Context,
     state::State,
     util::clock::Clock,
-    util::id::AppId,
+    util::{id::AppId, scope::Scope},
     wechat::{AccountKinds, Client},
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct Account {
     pub quotas: quota::Quotas,
     /// The limit on concurrent calls of the account.
     pub concurrency: concurrency::Limit,
+    /// The settings of the account.
+    pub settings: config::Account,
 }
 
 /// All configured accounts.
@@ -92,6 +94,7 @@ impl Registry {
                 tokens: token::Tokens::new(settings, client.clone(), state.clone(), clock.clone()),
                 quotas: quota::Quotas::default(),
                 concurrency: concurrency::Limit::new(limits.account_concurrency()),
+                settings: settings.clone(),
             });
             if settings.default {
                 *match settings.kind {
@@ -123,6 +126,15 @@ impl Registry {
             return Err(Forbidden::new(&ctx.caller, ctx.access, app_id).into());
         }
         account
+    }
+
+    /// Returns the accounts of a scope, ordered by their ids.
+    pub(crate) fn all(&self, scope: &Scope) -> Vec<Arc<Account>> {
+        let accounts = self.accounts.values();
+        let mut accounts =
+            Vec::from_iter(accounts.filter(|account| scope.has(account.app_id.as_str())).cloned());
+        accounts.sort_unstable_by(|one, other| one.app_id.cmp(&other.app_id));
+        accounts
     }
 
     fn named(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {

@@ -121,6 +121,14 @@ impl Quotas {
         Ok(())
     }
 
+    /// Returns the quotas that are spent at `now`, ordered by path.
+    pub(crate) fn spent(&self, now: u64) -> Vec<Spent> {
+        let entries = self.entries(now);
+        let mut spent = Vec::from_iter(entries.iter().map(|(path, entry)| entry.spent(path, now)));
+        spent.sort_unstable_by_key(|spent| spent.path);
+        spent
+    }
+
     fn insert(&self, path: &'static str, error: &Error, ends_at: u64, now: u64) -> Spent {
         let mut entries = self.entries(now);
         let error = error.clone();

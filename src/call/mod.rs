@@ -28,7 +28,8 @@ use crate::{
     util::codec::Encoded,
     util::id::AppId,
     util::keyed_mutex::KeyedMutex,
-    wechat::{self, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
+    util::scope::Scope,
+    wechat::{self, AccountKinds, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
 };
 
 mod cache;
@@ -173,6 +174,21 @@ impl Calls {
     /// Every call gets its account here and passes it on.
     pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
         Ok(self.0.registry.find(ctx, E::ACCOUNT)?)
+    }
+
+    /// Returns the account that a request names, or the default one.
+    pub(crate) fn any_account(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
+        Ok(self.0.registry.find(ctx, AccountKinds::Any)?.clone())
+    }
+
+    /// Returns the accounts of a scope, ordered by their ids.
+    pub(crate) fn accounts(&self, scope: &Scope) -> Vec<Arc<Account>> {
+        self.0.registry.all(scope)
+    }
+
+    /// Returns the URL of WeChat's host to which the next call goes.
+    pub(crate) fn current_host(&self) -> &str {
+        self.0.client.current_host()
     }
 
     /// Makes a call that changes nothing. Ends when the caller leaves.

@@ -586,6 +586,11 @@ fn of_account(failure: Failure, app_id: &AppId) -> Failure {
     Failure { message, ..failure }.with("app_id", app_id.as_str()).with("setting", setting)
 }
 
+/// Returns the reason with which a call without a token fails.
+pub(crate) fn token_reason(error: &token::Error) -> ErrorReason {
+    no_token(error.clone()).reason
+}
+
 fn no_token(error: token::Error) -> Failure {
     let message = error.to_string();
     match error {
@@ -718,16 +723,10 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
 /// Adds WeChat's code and text.
 fn with_errcode(failure: Failure, Errcode(code): Errcode, errmsg: &str) -> Failure {
     let failure = failure.with("errcode", code.to_string()).with("errmsg", clipped(errmsg));
-    match rid(errmsg) {
-        Some(rid) => failure.with("rid", rid),
+    match wechat::rid(errmsg) {
+        Some(rid) => failure.with("rid", clipped(rid)),
         None => failure,
     }
-}
-
-/// Returns WeChat's id of the request, the last word of `errmsg`. WeChat's support asks for it.
-fn rid(errmsg: &str) -> Option<&str> {
-    let (_, rid) = errmsg.rsplit_once("rid: ")?;
-    rid.split_whitespace().next().map(clipped)
 }
 
 fn clipped(text: &str) -> &str {

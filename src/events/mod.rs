@@ -8,12 +8,13 @@
 //! * `cursor` is the position of a watcher. It shows if the log is another one, or lost its end.
 //! * `large` keeps every large event in memory once.
 //! * `places` counts the watchers.
+//! * `backlog` counts the open work of an account.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::Semaphore;
@@ -37,6 +38,7 @@ use crate::{
     util::{clock::Clock, id::AppId, lock},
 };
 
+mod backlog;
 mod cursor;
 mod frame;
 mod large;
@@ -65,6 +67,8 @@ struct Inner {
     /// Limits the watchers that read the state.
     catching_up: Semaphore,
     pushed: Mutex<HashSet<AppId>>,
+    /// When WeChat last sent a push for each account.
+    last_pushes: Mutex<HashMap<AppId, SystemTime>>,
     stop: CancellationToken,
 }
 
@@ -126,6 +130,7 @@ impl Audits {
             places,
             catching_up: Semaphore::new(watch::CATCHING_UP),
             pushed: Mutex::default(),
+            last_pushes: Mutex::default(),
             stop,
         }))
     }
@@ -144,6 +149,16 @@ impl Audits {
     /// Returns the accounts for which events were appended since the last call.
     pub(crate) fn pushed(&self) -> HashSet<AppId> {
         mem::take(&mut lock(&self.0.pushed))
+    }
+
+    /// Remembers in this process that WeChat sent a push for the account now, for operators.
+    pub(crate) fn note_push(&self, app_id: &AppId) {
+        lock(&self.0.last_pushes).insert(app_id.clone(), self.0.clock.wall());
+    }
+
+    /// Returns when WeChat last sent a push for the account. `None` if there was none since the start.
+    pub(crate) fn last_push(&self, app_id: &AppId) -> Option<SystemTime> {
+        lock(&self.0.last_pushes).get(app_id).copied()
     }
 
     /// Follows the log for the watchers and deletes expired records, until the process stops.

@@ -148,6 +148,7 @@ impl Inner {
     async fn receive(&self, account: &Account, head: &Parts, body: Incoming) -> Answer {
         let body = read_body(body).await?;
         let plain = self.decrypted(account, &Query::new(head), &body)?;
+        self.audits.note_push(&account.app_id);
         let (callback, now) = (&account.callback, self.clock.unix());
         let message = message::parse(&plain);
         let event = match &message {

@@ -9,6 +9,7 @@ use tonic::service::Routes;
 
 use crate::{call::Calls, events::Audits, pb, recovery::Recovery, state::State, writes::Writes};
 
+mod account;
 mod audit;
 mod card;
 mod map_poi;
@@ -50,14 +51,17 @@ pub(crate) struct Rooms {
 /// Returns all services.
 pub(crate) fn routes(Rooms { calls, writes, recovery, audits, state }: Rooms) -> Routes {
     use pb::{
-        audit_service_server::AuditServiceServer, card_service_server::CardServiceServer,
-        map_poi_service_server::MapPoiServiceServer, media_service_server::MediaServiceServer,
-        merchant_service_server::MerchantServiceServer, nearby_service_server::NearbyServiceServer,
-        store_service_server::StoreServiceServer, write_service_server::WriteServiceServer,
+        account_service_server::AccountServiceServer, audit_service_server::AuditServiceServer,
+        card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
+        media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
+        nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
+        write_service_server::WriteServiceServer,
     };
 
     let (calls, writes) = (|| calls.clone(), || writes.clone());
-    Routes::new(AuditServiceServer::new(audit::Audit { audits }))
+    let account = account::Account { calls: calls(), audits: audits.clone() };
+    Routes::new(AccountServiceServer::new(account))
+        .add_service(AuditServiceServer::new(audit::Audit { audits }))
         .add_service(CardServiceServer::new(card::Card { calls: calls(), writes: writes() }))
         .add_service(MapPoiServiceServer::new(map_poi::MapPoi { calls: calls(), writes: writes() }))
         .add_service(
@@ -79,6 +83,7 @@ pub(crate) struct Endless;
 
 /// The full names of all services.
 pub const SERVICES: &[&str] = &[
+    pb::account_service_server::SERVICE_NAME,
     pb::audit_service_server::SERVICE_NAME,
     pb::card_service_server::SERVICE_NAME,
     pb::map_poi_service_server::SERVICE_NAME,

@@ -5,6 +5,7 @@
 //! (`form`), or if it has invisible characters. WeChat checks its business rules itself, and its refusals
 //! have types.
 
+pub(crate) mod account;
 pub(crate) mod audit;
 mod card;
 pub(crate) mod change;

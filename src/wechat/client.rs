@@ -105,6 +105,11 @@ impl Client {
         u32::try_from(self.0.hosts.count()).unwrap_or(u32::MAX)
     }
 
+    /// Returns the URL of the host to which the next call goes.
+    pub(crate) fn current_host(&self) -> &str {
+        self.0.hosts.current()
+    }
+
     /// Returns when the current host last changed.
     pub(crate) fn host_changed_at(&self) -> Option<Instant> {
         self.0.hosts.changed_at()

@@ -1,6 +1,6 @@
 //! The errors of a call to WeChat. They do not depend on gRPC.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use crate::telemetry::masked;
 
@@ -15,6 +15,9 @@ impl Errcode {
     pub const DAILY_QUOTA: Self = Self(45009);
     /// The per-minute quota of this API is used up.
     pub const MINUTE_QUOTA: Self = Self(45011);
+
+    /// The address of the gateway is not in the account's IP whitelist.
+    pub const IP_NOT_ALLOWED: Self = Self(40164);
 
     /// Returns true if WeChat refuses the access token itself, before it executes anything.
     pub fn refuses_token(self) -> bool {
@@ -101,11 +104,45 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Returns the address that WeChat names in its refusal of an address, as in `invalid ip 203.0.113.7
+    /// ipv6 ::ffff:203.0.113.7, not in whitelist`.
+    pub(crate) fn refused_ip(&self) -> Option<IpAddr> {
+        let Self::Refused { code: Errcode::IP_NOT_ALLOWED, message } = self else { return None };
+        let words = message.split(|c: char| c.is_whitespace() || c == ',');
+        words.filter_map(|word| word.parse().ok()).next().map(|ip: IpAddr| ip.to_canonical())
+    }
+}
+
+/// Returns WeChat's id of the request, the last word of `errmsg`. WeChat's support asks for it.
+pub(crate) fn rid(errmsg: &str) -> Option<&str> {
+    let (_, rid) = errmsg.rsplit_once("rid: ")?;
+    rid.split_whitespace().next()
 }
 
 /// Writes the same text as [`Display`](fmt::Display), which masks telephone numbers.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_address_is_the_first_in_the_text() {
+        let named = |code, message: &str| {
+            let error = Error::Refused { code: Errcode(code), message: message.to_owned() };
+            error.refused_ip().map(|ip| ip.to_string())
+        };
+        let usual = "invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: 61-2-3";
+        assert_eq!(named(40164, usual).as_deref(), Some("203.0.113.7"));
+        assert_eq!(named(40164, "invalid ip 203.0.113.7, not").as_deref(), Some("203.0.113.7"));
+        let only_ipv6 = "invalid ip  ipv6 2001:db8::7, not in whitelist";
+        assert_eq!(named(40164, only_ipv6).as_deref(), Some("2001:db8::7"));
+        assert_eq!(named(40164, "not in whitelist"), None);
+        assert_eq!(named(40001, usual), None);
     }
 }

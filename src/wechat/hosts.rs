@@ -118,6 +118,11 @@ impl Hosts {
         self.list.len()
     }
 
+    /// Returns the URL of the current host, without a slash at its end.
+    pub(super) fn current(&self) -> &str {
+        self.list[self.lock().current].base()
+    }
+
     /// Returns when the current host last changed.
     pub(super) fn changed_at(&self) -> Option<Instant> {
         self.lock().changed_at

@@ -42,6 +42,7 @@ pub(crate) use client::{Attempt, Client, Tries};
 pub use endpoint::{AccountKinds, Endpoint, Need, Safety, Verdict};
 pub(crate) use endpoint::{Payload, Proof};
 pub(crate) use envelope::Done;
+pub(crate) use error::rid;
 pub use error::{Errcode, Error};
 pub(crate) use quoted::{PicList, Quoted};
 pub use registry::{Facts, endpoints};

@@ -295,6 +295,13 @@ def audits():
     assert event.submission_id not in [one.submission_id for one in open_ones]
 
 
+def accounts():
+    official = next(a for a in call("AccountService/ListAccounts").accounts if a.app_id == OFFICIAL)
+    assert official.token.present and official.receives_pushes
+    backlog = call("AccountService/GetAccount", app_id=OFFICIAL).backlog
+    assert backlog.open_submission_count > 0 and backlog.oldest_submission_id
+
+
 def documented():
     """Lets WeChat answer with its own examples, and compares the responses with those in the examples."""
     # The gateway keeps these two tables for a day, so it does not call WeChat again.
@@ -325,6 +332,7 @@ def main():
     stores(made, picture)
     nearby(made, picture)
     audits()
+    accounts()
     documented()
     wrong = refused("StoreService/GetStore", "INVALID_REQUEST")
     assert wrong.code() == grpc.StatusCode.INVALID_ARGUMENT

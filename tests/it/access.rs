@@ -15,7 +15,7 @@ const UNKNOWN_APP_ID: &str = "wx00000000000000ff";
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Returns a section for a caller, whose token is its name with a suffix.
-fn caller(name: &str, rights: &str) -> String {
+pub(crate) fn caller(name: &str, rights: &str) -> String {
     let hash = Sha256::digest(token(name));
     let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("[[callers]]\nname = \"{name}\"\ntokens = [\"{hash}\"]\n{rights}\n")
@@ -86,7 +86,7 @@ async fn call(
     within(SOON, answer.message()).await.map(drop)
 }
 
-fn bearer(name: &str) -> String {
+pub(crate) fn bearer(name: &str) -> String {
     format!("Bearer {}", token(name))
 }
 

@@ -157,7 +157,19 @@ fn request_field_behavior_matches_comment() {
 #[test]
 fn resource_fields_are_output_only() {
     for message in files().iter().flat_map(FileDescriptor::messages) {
-        let resources = ["AuditEvent", "LegacyStore", "NearbyPoi", "Store", "Submission", "Write"];
+        let resources = [
+            "Account",
+            "AccountBacklog",
+            "AccountToken",
+            "AuditEvent",
+            "LegacyStore",
+            "NearbyPoi",
+            "SpentQuota",
+            "Store",
+            "Submission",
+            "TokenFailure",
+            "Write",
+        ];
         if resources.contains(&message.name()) {
             for field in message.fields() {
                 assert_eq!(behaviors(&field), [OUTPUT_ONLY], "{}", field.full_name());

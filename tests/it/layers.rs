@@ -23,8 +23,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls", "util",
     ]),
     ("service", &[
-        "call", "context", "errors", "events", "pb", "recovery", "state", "translate", "util",
-        "validate", "wechat", "writes",
+        "accounts", "call", "context", "errors", "events", "pb", "recovery", "state", "translate",
+        "util", "validate", "wechat", "writes",
     ]),
     ("errors", &[
         "accounts", "call", "callers", "context", "events", "journal", "pb", "state", "telemetry",
@@ -44,7 +44,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         "accounts", "context", "journal", "pb", "state", "translate", "util", "validate",
         "wechat",
     ]),
-    ("translate", &["journal", "pb", "state", "util", "validate", "wechat"]),
+    ("translate", &[
+        "accounts", "config", "journal", "pb", "state", "telemetry", "util", "validate", "wechat",
+    ]),
     ("journal", &["context", "pb", "state", "util"]),
     ("accounts", &["callers", "config", "context", "state", "util", "wechat"]),
     ("wechat", &["config", "telemetry", "util"]),

@@ -6,6 +6,7 @@ mod secrets;
 mod support;
 
 mod access;
+mod account;
 mod audit;
 mod callback;
 mod callers;

@@ -23,6 +23,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tracing::Span;
 
+pub(crate) use self::status::{TokenFailure, TokenStatus};
 use self::{classic::Classic, stable::Stable};
 use crate::{
     config::{self, TokenKind},
@@ -38,6 +39,7 @@ use crate::{
 
 mod classic;
 mod stable;
+mod status;
 
 /// In the last five minutes of a token's life, WeChat returns the next one, and both are valid.
 const RENEW_AHEAD: Duration = Duration::from_secs(300);
@@ -209,6 +211,8 @@ struct TokenState {
     stored: u64,
     refreshing: SingleFlight<Result<Arc<Token>, Error>>,
     failure: Option<Failure>,
+    /// The last failure and its time, for operators. It stays after a success.
+    last_failure: Option<(Error, Instant)>,
     suspect: Option<Suspect>,
     forced_at: Option<Instant>,
 }
@@ -571,8 +575,9 @@ impl Tokens {
     /// Stores the error, which is returned until the pause is over.
     fn store_failure(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
         tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
-        let retry_at = self.clock.now() + pause;
-        self.lock().failure = Some(Failure { error: error.clone(), in_a_row, retry_at });
+        let (now, mut state) = (self.clock.now(), self.lock());
+        state.failure = Some(Failure { error: error.clone(), in_a_row, retry_at: now + pause });
+        state.last_failure = Some((error.clone(), now));
         error
     }
 

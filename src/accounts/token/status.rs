@@ -1,0 +1,56 @@
+//! The state of an account's token for operators, without the token.
+
+use std::time::{Instant, SystemTime};
+
+use super::{Error, Tokens};
+use crate::util::clock::Clock;
+
+/// The state of an account's token in this process.
+#[derive(Debug)]
+pub(crate) struct TokenStatus {
+    /// The number of changes of the token since the start.
+    pub generation: u64,
+    /// When the token was fetched and when it expires. `None` if there is no valid token.
+    pub times: Option<(SystemTime, SystemTime)>,
+    /// The last failure since the start.
+    pub last_failure: Option<TokenFailure>,
+}
+
+/// A failure to get a token.
+#[derive(Debug)]
+pub(crate) struct TokenFailure {
+    /// The failure.
+    pub error: Error,
+    /// When it happened.
+    pub time: SystemTime,
+    /// The earliest time of the next attempt. `None` if a later attempt succeeded.
+    pub retry: Option<SystemTime>,
+}
+
+impl Tokens {
+    /// Returns the state of the token. Fetches nothing.
+    pub(crate) fn status(&self) -> TokenStatus {
+        let (state, clock) = (self.lock(), &self.clock);
+        let token = self.current();
+        let retry = state.failure.as_ref().map(|failure| wall(failure.retry_at, clock));
+        TokenStatus {
+            generation: state.generation,
+            times: token
+                .map(|token| (wall(token.fetched_at, clock), wall(token.expires_at, clock))),
+            last_failure: state.last_failure.clone().map(|(error, at)| TokenFailure {
+                error,
+                time: wall(at, clock),
+                retry,
+            }),
+        }
+    }
+}
+
+/// Returns the time of day of an instant, which may be in the future.
+fn wall(at: Instant, clock: &Clock) -> SystemTime {
+    let (now, wall) = (clock.now(), clock.wall());
+    match at.checked_duration_since(now) {
+        Some(ahead) => wall + ahead,
+        None => wall - now.duration_since(at),
+    }
+}

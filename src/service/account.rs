@@ -1,0 +1,59 @@
+//! `AccountService`: the accounts of the settings, for operators.
+
+use tonic::{Request, Response, Status};
+
+use crate::{
+    accounts::Account as Configured,
+    call::Calls,
+    context::Context,
+    errors::status,
+    events::Audits,
+    pb::{self, account_service_server::AccountService},
+    translate::account::{account, next_page, wanted_accounts},
+};
+
+/// Serves the accounts of the settings.
+#[derive(Clone, Debug)]
+pub(super) struct Account {
+    pub(super) calls: Calls,
+    pub(super) audits: Audits,
+}
+
+#[tonic::async_trait]
+impl AccountService for Account {
+    async fn list_accounts(
+        &self,
+        request: Request<pb::ListAccountsRequest>,
+    ) -> Result<Response<pb::ListAccountsResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let page = wanted_accounts(&request)?;
+        let (accounts, next_page_token) =
+            next_page(self.calls.accounts(&ctx.accounts()), page, &request.page_token)?;
+        let accounts = accounts.iter().map(|account| self.shown(account)).collect();
+        Ok(Response::new(pb::ListAccountsResponse { accounts, next_page_token }))
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<pb::GetAccountRequest>,
+    ) -> Result<Response<pb::GetAccountResponse>, Status> {
+        let (ctx, pb::GetAccountRequest { app_id: _ }) = Context::split(request)?;
+        let account = self.calls.any_account(&ctx)?;
+        let backlog = self.audits.backlog(&account.app_id).await;
+        let backlog = backlog.inspect_err(|error| {
+            // The state of the token matters most when other parts fail.
+            tracing::warn!(app_id = %account.app_id, "failed to count the open work: {error}");
+        });
+        let account = Some(self.shown(&account));
+        Ok(Response::new(pb::GetAccountResponse { account, backlog: backlog.ok() }))
+    }
+}
+
+impl Account {
+    /// Returns an account for callers, with the reason of its last failure.
+    fn shown(&self, configured: &Configured) -> pb::Account {
+        let last_push = self.audits.last_push(&configured.app_id);
+        let now = self.calls.clock().unix();
+        account(configured, self.calls.current_host(), last_push, status::token_reason, now)
+    }
+}

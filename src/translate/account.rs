@@ -1,0 +1,149 @@
+//! Translates accounts of the settings for operators.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::page::{self, Foreign};
+use crate::{
+    accounts::{
+        Account,
+        quota::Spent,
+        token::{self, TokenFailure, TokenStatus},
+    },
+    config::{AccountKind, TokenKind},
+    pb::{self, ErrorReason},
+    telemetry::masked,
+    util::id::AppId,
+    validate::{Check, Invalid},
+    wechat,
+};
+
+/// The name of the list in page tokens.
+const ACCOUNTS: &str = "accounts";
+/// The prefix of every app id. 16 hexadecimal digits follow.
+const PREFIX: &str = "wx";
+
+/// Parses a request for accounts, and returns the size of its page.
+pub(crate) fn wanted_accounts(request: &pb::ListAccountsRequest) -> Result<usize, Invalid> {
+    let pb::ListAccountsRequest { app_id: _, page_size, page_token: _ } = request;
+    let mut check = Check::default();
+    let size = check.rows(*page_size);
+    check.done(size)
+}
+
+/// Returns a page of accounts and the token of the page after it. `accounts` has all accounts, ordered by
+/// their ids.
+pub(crate) fn next_page(
+    mut accounts: Vec<Arc<Account>>,
+    size: usize,
+    page_token: &str,
+) -> Result<(Vec<Arc<Account>>, String), Foreign> {
+    if !page_token.is_empty() {
+        let after = page::parse_page_token(ACCOUNTS, page_token)?;
+        accounts.retain(|account| number(&account.app_id) > after);
+    }
+    let more = accounts.len() > size;
+    accounts.truncate(size);
+    let last = accounts.last().filter(|_| more);
+    let next = last.map(|last| page::page_token(ACCOUNTS, number(&last.app_id)));
+    Ok((accounts, next.unwrap_or_default()))
+}
+
+/// Returns the digits of an app id as a number, so that a page continues even if accounts were added or
+/// removed.
+fn number(app_id: &AppId) -> u64 {
+    let digits = app_id.as_str().trim_start_matches(PREFIX);
+    u64::from_str_radix(digits, 16).unwrap_or_default()
+}
+
+/// Returns an account for callers. `reason` returns the reason with which calls without a token fail.
+pub(crate) fn account(
+    account: &Account,
+    wechat_host: &str,
+    last_push: Option<SystemTime>,
+    reason: fn(&token::Error) -> ErrorReason,
+    now: u64,
+) -> pb::Account {
+    let Account { app_id, kind, tokens, quotas, concurrency, settings } = account;
+    let kind = match kind {
+        AccountKind::MiniProgram => pb::AccountKind::MiniProgram,
+        AccountKind::Official => pb::AccountKind::Official,
+    };
+    pb::Account {
+        app_id: app_id.to_string(),
+        kind: kind.into(),
+        default_of_kind: settings.default,
+        receives_pushes: settings.callback.is_some(),
+        last_push_time: last_push.map(Into::into),
+        token: Some(token(settings.token, tokens.status(), reason)),
+        spent_quotas: quotas.spent(now).into_iter().map(Into::into).collect(),
+        wechat_host: wechat_host.to_owned(),
+        running_call_count: count(concurrency.running()),
+        waiting_call_count: count(concurrency.waiting()),
+    }
+}
+
+fn token(
+    kind: TokenKind,
+    status: TokenStatus,
+    reason: fn(&token::Error) -> ErrorReason,
+) -> pb::AccountToken {
+    let TokenStatus { generation, times, last_failure } = status;
+    let kind = match kind {
+        TokenKind::Classic => pb::TokenKind::Classic,
+        TokenKind::Stable => pb::TokenKind::Stable,
+    };
+    let (fetched, expires) = times.unzip();
+    pb::AccountToken {
+        kind: kind.into(),
+        present: fetched.is_some(),
+        generation: generation.try_into().unwrap_or(i64::MAX),
+        fetch_time: fetched.map(Into::into),
+        expire_time: expires.map(Into::into),
+        last_failure: last_failure.map(|failure| token_failure(failure, reason)),
+    }
+}
+
+fn token_failure(
+    TokenFailure { error, time, retry }: TokenFailure,
+    reason: fn(&token::Error) -> ErrorReason,
+) -> pb::TokenFailure {
+    let refusal = match &error {
+        token::Error::Refused { refusal: error, .. } | token::Error::Unavailable { error, .. } => {
+            Some(error)
+        }
+        token::Error::BudgetSpent | token::Error::Deadline | token::Error::Secret(_) => None,
+    };
+    let (code, errmsg) = match refusal {
+        Some(wechat::Error::Refused { code, message }) => (Some(code.0), message.as_str()),
+        _ => (None, ""),
+    };
+    let refused_ip = refusal.and_then(wechat::Error::refused_ip);
+    pb::TokenFailure {
+        time: Some(time.into()),
+        retry_time: retry.map(Into::into),
+        reason: reason(&error).into(),
+        message: error.to_string(),
+        wechat_errcode: code,
+        wechat_errmsg: masked(errmsg).into_owned(),
+        wechat_rid: wechat::rid(errmsg).unwrap_or_default().to_owned(),
+        refused_ip: refused_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+    }
+}
+
+impl From<Spent> for pb::SpentQuota {
+    fn from(Spent { path, error, retry_after: _, until }: Spent) -> Self {
+        let code = match error {
+            wechat::Error::Refused { code, .. } => Some(code.0),
+            _ => None,
+        };
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
+        Self { path: path.to_owned(), end_time: Some(end.into()), wechat_errcode: code }
+    }
+}
+
+fn count(number: usize) -> i32 {
+    number.try_into().unwrap_or(i32::MAX)
+}
