@@ -24,14 +24,15 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), cli::Failure> {
     let environment = environment();
     match command {
-        Command::Call(call) => call.run().await,
+        Command::Call(call) => call.run(&environment).await,
         Command::Check(check) => check.run(&environment),
-        Command::Healthcheck(healthcheck) => healthcheck.run().await,
+        Command::Healthcheck(healthcheck) => healthcheck.run(&environment).await,
         #[cfg(feature = "sandbox")]
         Command::Sandbox(sandbox) => sandbox.run(&environment).await,
         Command::Serve(serve) => serve.run(&environment).await,
         #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
+        Command::Token(token) => token.run(),
     }
 }
 

@@ -95,17 +95,6 @@ fn host_name_to_listen_on_is_explained() {
     }
 }
 
-#[test]
-fn address_with_tls_is_explained() {
-    for command in ["call", "healthcheck"] {
-        let mut arguments = vec![command, "--address", "https://127.0.0.1:1"];
-        arguments.extend((command == "call").then_some("--list"));
-        let output = run(&arguments);
-        let printed = error(&output);
-        assert!(printed.contains("needs TLS, which this command does not support"), "{printed}");
-    }
-}
-
 /// WeChat's simulator answers HTTP/1 only.
 #[test]
 fn port_without_grpc_is_named() {
@@ -430,6 +419,227 @@ fn commands_of_the_sandbox_guide_work() {
     assert!(tried >= 7, "{lines:#?}");
     sandbox.signal("INT");
     assert_eq!(sandbox.wait(), Some(0));
+}
+
+#[test]
+fn token_or_certificate_identifies_caller_over_tls() {
+    let secured = Secured::start("optional");
+    let list = ["StoreService/ListStores"];
+    let write = ["CardService/SetStoreCard", r#"{"poi_id": "1", "card_id": "card"}"#];
+    let (reader, writer) = (secured.file("reader"), secured.file("writer"));
+    for (proof, call, code) in [
+        (vec!["--token-file", &reader], &list[..], 0),
+        (vec!["--token-file", &reader], &write, 64 + 7),
+        // WeChat's simulator has no such store.
+        (vec!["--token-file", &writer], &write, 64 + 5),
+        (
+            vec!["--cert", &secured.file("client.pem"), "--key", &secured.file("client.key")],
+            &list,
+            0,
+        ),
+        (vec!["--token-file", &secured.file("wrong")], &list, 64 + 16),
+        (vec![], &list, 64 + 16),
+    ] {
+        let output = secured.call(&[&proof, call].concat());
+        assert_eq!(output.status.code(), Some(code), "{proof:?}: {}", error(&output));
+        let hint = match (code, proof.last()) {
+            (71, Some(file)) => format!("the caller was identified by the token in {file}"),
+            (80, Some(file)) => format!("the proof of identity was the token in {file}"),
+            (80, None) => "no proof of identity was sent; pass --token-file FILE".to_owned(),
+            _ => continue,
+        };
+        let printed: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+        assert!(
+            printed["hint"].as_str().is_some_and(|text| text.starts_with(&hint)),
+            "{printed:#}"
+        );
+    }
+    // The environment has the token, and the system has the CA.
+    let mut system = command(&["call", "--address", &secured.address(), list[0]]);
+    system.env("SSL_CERT_FILE", secured.file("ca.pem"));
+    system.env("WECHAT_STORE_GATEWAY_TOKEN", fs::read_to_string(&reader).expect("a token"));
+    let output = system.output().expect("the binary runs");
+    assert!(output.status.success(), "{}", error(&output));
+}
+
+#[test]
+fn wrong_tls_is_explained_by_call_and_healthcheck() {
+    let (secured, plain) = (Secured::start("required"), Secured::start_plain());
+    let [ca, certificate, key, other] =
+        ["ca.pem", "client.pem", "client.key", "server.pem"].map(|name| secured.file(name));
+    let mutual = ["--ca", &ca, "--cert", &certificate, "--key", &key];
+    let (address, number) = (secured.address(), secured.grpc.replace("localhost", "127.0.0.1"));
+    let (without_tls, plain_tls) =
+        (format!("http://{}", secured.grpc), format!("https://{}", plain.grpc));
+    for (address, options, expected) in [
+        (&address, &mutual[..], ""),
+        (&secured.grpc, &[&mutual[..], &["--tls"]].concat(), ""),
+        (&number, &[&mutual[..], &["--server-name", "localhost"]].concat(), ""),
+        (&number, &mutual, "is for localhost, not for 127.0.0.1; pass one of its names with"),
+        (&address, &mutual[2..], "no CA of this system has signed the certificate of the server"),
+        (&address, &["--ca", &other], "has signed the certificate of the server; pass"),
+        (&address, &mutual[..2], "asks for a client certificate; pass --cert FILE and --key"),
+        (&without_tls, &[], "if it expects TLS, use https:// in the address, or --tls"),
+        (&without_tls, &["--tls"], "--tls: contradicts the address http://"),
+        (&plain_tls, &mutual[..2], "check that the service has TLS on this port"),
+        (&address, &["--ca", "/no/such"], "--ca: /no/such: "),
+        (&address, &["--ca", &ca, "--cert", &certificate, "--key", &ca], "--key: "),
+    ] {
+        for command in [&["call", "--list"][..], &["healthcheck"]] {
+            let output = run(&[command, &["--address", address], options].concat());
+            let printed = error(&output);
+            assert_eq!(output.status.success(), expected.is_empty(), "{options:?}: {printed}");
+            assert!(printed.contains(expected), "{expected} in {printed}");
+        }
+    }
+    let health = run(&[&["healthcheck", "--address", &address], &mutual[..]].concat());
+    assert_eq!(text(&health.stdout), "SERVING\n");
+}
+
+#[test]
+fn token_as_argument_is_refused() {
+    let (token, header) = ("wsg_hush", "Authorization: Bearer wsg_hush");
+    for arguments in
+        [&["-H", header, "--list"][..], &["--token", token], &["--address", "10.0.0.1:1", "--list"]]
+    {
+        let mut call = command(&[&["call"], arguments].concat());
+        let output = call.env("WECHAT_STORE_GATEWAY_TOKEN", token).output().expect("it runs");
+        let printed = error(&output);
+        assert_eq!(output.status.code(), Some(64), "{printed}");
+        assert!(
+            printed.contains("--token-file") || printed.contains("could read the token"),
+            "{printed}"
+        );
+        assert!(!printed.contains(token), "{printed}");
+    }
+}
+
+#[test]
+fn new_token_is_hashed_and_written() {
+    let printed = text(&run(&["token", "new"]).stdout);
+    let value = |name: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().to_owned()
+    };
+    let (token, hash) = (value("token "), value("sha256 "));
+    assert!(token.starts_with("wsg_") && token.len() == 4 + 43, "{token}");
+    assert!(printed.contains(&format!("tokens = [\"{hash}\"]")), "{printed}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    let file = file.to_str().expect("UTF-8");
+    fs::write(file, format!("{token}\n")).expect("a file");
+    assert_eq!(text(&run(&["token", "hash", file]).stdout), format!("{hash}\n"));
+    let output = run(&["token", "new", "--output", file]);
+    assert_eq!(output.status.code(), Some(1), "an existing file stays");
+    fs::remove_file(file).expect("it is there");
+    let output = run(&["token", "new", "--output", file]);
+    let written = fs::read_to_string(file).expect("a token");
+    assert!(written.starts_with("wsg_") && !text(&output.stdout).contains(written.trim()));
+    let mut hashed = command(&["token", "hash"]);
+    let hashed = hashed.stdin(fs::File::open(file).expect("a file")).output().expect("it runs");
+    assert!(text(&output.stdout).contains(text(&hashed.stdout).trim()));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(file).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+    fs::write(file, "short").expect("a file");
+    assert!(error(&run(&["token", "hash", file])).contains("short"));
+    for wrong in ["", "two words"] {
+        fs::write(file, wrong).expect("a file");
+        assert_eq!(run(&["token", "hash", file]).status.code(), Some(64), "{wrong}");
+    }
+}
+
+/// A gateway with a reader, a writer and a caller with a certificate, and the files of its clients.
+struct Secured {
+    folder: TempDir,
+    _wechat: Daemon,
+    _gateway: Daemon,
+    /// Its address, without a scheme.
+    grpc: String,
+}
+
+impl Secured {
+    /// Starts it with TLS.
+    fn start(client_certificates: &str) -> Self {
+        Self::new(|folder| {
+            issue_certificates(folder);
+            let file = |name: &str| folder.join(name).display().to_string();
+            let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+            format!(
+                "[listen.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n\
+                 client_ca = \"{ca}\"\nclient_certificates = \"{client_certificates}\"\n"
+            )
+        })
+    }
+
+    fn start_plain() -> Self {
+        Self::new(|_| String::new())
+    }
+
+    fn new(tls: impl Fn(&std::path::Path) -> String) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tls = tls(folder.path());
+        let hash = |name: &str| {
+            let file = folder.path().join(name);
+            let output = run(&["token", "new", "--output", file.to_str().expect("UTF-8")]);
+            let printed = text(&output.stdout);
+            let hash = printed.lines().find_map(|line| line.strip_prefix("sha256  "));
+            hash.expect("a hash").to_owned()
+        };
+        let (reader, writer, _) = (hash("reader"), hash("writer"), hash("wrong"));
+        let wechat = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
+        let hosts = wechat.address_after("http://");
+        let settings = File::new(&format!(
+            "[listen]\ngrpc = \"127.0.0.1:0\"\n{tls}\n[wechat]\nhosts = [\"http://{hosts}\"]\n{ACCOUNT}\n\
+             [[callers]]\nname = \"reader\"\nrole = \"reader\"\ntokens = [\"{reader}\"]\n\
+             [[callers]]\nname = \"writer\"\nrole = \"writer\"\ntokens = [\"{writer}\"]\n\
+             [[callers]]\nname = \"certificate\"\nrole = \"reader\"\n\
+             certificates = [\"spiffe://test/client\"]\n"
+        ));
+        let gateway = Daemon::start(&["serve", "--config", settings.path()]);
+        let grpc = gateway.address_after("\"grpc\":\"").replace("127.0.0.1", "localhost");
+        Self { folder, _wechat: wechat, _gateway: gateway, grpc }
+    }
+
+    fn address(&self) -> String {
+        format!("https://{}", self.grpc)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    fn call(&self, arguments: &[&str]) -> Output {
+        let ca = self.file("ca.pem");
+        run(&[&["call", "--address", &self.address(), "--ca", &ca], arguments].concat())
+    }
+}
+
+/// Writes a CA, a certificate of a server on localhost, one of a client, and their keys.
+fn issue_certificates(folder: &std::path::Path) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+
+    let write = |name: &str, content: &str| fs::write(folder.join(name), content).expect("a file");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
+    let ca = ca.expect("a CA");
+    write("ca.pem", &ca.pem());
+    let uri = "spiffe://test/client".try_into().expect("ASCII");
+    for (name, san) in [
+        ("server", SanType::DnsName("localhost".try_into().expect("ASCII"))),
+        ("client", SanType::URI(uri)),
+    ] {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![san];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &ca).expect("a certificate");
+        write(&format!("{name}.pem"), &certificate.pem());
+        write(&format!("{name}.key"), &key.serialize_pem());
+    }
 }
 
 fn is_installed(program: &str) -> bool {

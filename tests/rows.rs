@@ -8,11 +8,13 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use wechat_simulator::{
@@ -373,6 +375,54 @@ async fn wrong_usage_is_reported_before_anything_is_sent() {
 }
 
 /// Returns a nearby place that the simulator accepts.
+/// The token `right` of a writer, `weak` of a reader.
+const CALLERS: &str = r#"
+    [[callers]]
+    name = "importer"
+    role = "writer"
+    tokens = ["RIGHT"]
+    [[callers]]
+    name = "viewer"
+    role = "reader"
+    tokens = ["WEAK"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_continue_with_replaced_token() {
+    let hash = |token: &str| base16ct::lower::encode_string(&Sha256::digest(token));
+    let callers = CALLERS.replace("RIGHT", &hash("right")).replace("WEAK", &hash("weak"));
+    let bench = Bench::start_with(&callers).await;
+    let token = bench.file("token", "right");
+    let rows = [ADD, "--rows", "-", "--token-file", &token];
+    let mut child = bench.command(&rows).spawn().expect("the binary");
+    let mut input = child.stdin.take().expect("piped");
+    let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut result = || -> Value {
+        serde_json::from_str(&output.next().expect("a line").expect("text")).expect("JSON")
+    };
+    writeln!(input, "{}", bench.store()).expect("it reads");
+    assert_eq!(result()["outcome"], "ok");
+    // The service no longer accepts the token, and the file has the new one a little later.
+    bench.file("token", "outdated");
+    writeln!(input, "{}", bench.store()).expect("it reads");
+    bench.logged("belongs to no caller");
+    bench.file("token", "right");
+    assert_eq!(result()["outcome"], "ok");
+    // A role that is too low stops the account.
+    bench.file("token", "weak");
+    writeln!(input, "{}", bench.store()).expect("it reads");
+    let refused = result();
+    assert_eq!(
+        (&refused["outcome"], &refused["reason"]),
+        (&json!("failed"), &json!("PERMISSION_MISSING"))
+    );
+    drop(input);
+    let ended = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(stderr.contains("stopping the default account: PERMISSION_MISSING"), "{stderr}");
+    assert_eq!((ended.status.code(), bench.calls(ADD_PATH)), (Some(4), 2));
+}
+
 fn nearby(number: u32) -> Value {
     json!({
         "client_reference": format!("shop-{number}"),
@@ -401,10 +451,17 @@ struct Bench {
     service: Child,
     grpc: String,
     folder: TempDir,
+    /// The further lines of the service's log.
+    log: Receiver<String>,
 }
 
 impl Bench {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// Starts with further settings.
+    async fn start_with(more: &str) -> Self {
         let wechat = Simulator::new(Settings::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -427,6 +484,7 @@ impl Bench {
             kind = "mini_program"
             default = true
             secret = "{MINI_PROGRAM_SECRET}"
+            {more}
             "#
         );
         let file = folder.path().join("settings.toml");
@@ -445,8 +503,19 @@ impl Bench {
             let line: Value = serde_json::from_str(&line).ok()?;
             [&line, &line["fields"]].iter().find_map(|at| at["grpc"].as_str().map(str::to_owned))
         });
-        std::thread::spawn(move || log.for_each(drop));
-        Self { wechat, service, grpc: grpc.expect("it logs its address"), folder }
+        let (sender, receiver) = channel();
+        // Nothing reads the lines after the test.
+        std::thread::spawn(move || {
+            log.map_while(Result::ok).for_each(|line| drop(sender.send(line)))
+        });
+        let grpc = grpc.expect("it logs its address");
+        Self { wechat, service, grpc, folder, log: receiver }
+    }
+
+    /// Waits for a line of the service's log with this text.
+    fn logged(&self, text: &str) {
+        let limit = Duration::from_secs(30);
+        while !self.log.recv_timeout(limit).expect("a line with the text").contains(text) {}
     }
 
     fn control(&self, path: &str, body: Value) -> Value {

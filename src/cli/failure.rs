@@ -8,7 +8,7 @@ use std::{
 
 use tonic::Status;
 
-use super::{print, rpc_error::RpcError};
+use super::{print, rpc_error::RpcError, target::Target};
 
 /// Wrong arguments or settings: EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
@@ -57,10 +57,12 @@ impl Failure {
         Self { json: true, ..self }
     }
 
-    /// Lets a gRPC error name this start of a `call` command, for further reading.
-    pub(super) fn with_command(mut self, command: String) -> Self {
+    /// Lets a gRPC error name the called service, for further reading, and the proof of identity that
+    /// the service refused.
+    pub(super) fn with_target(mut self, target: &Target) -> Self {
         if let Content::Rpc(error) = &mut self.content {
-            error.command = command;
+            error.command = target.command();
+            error.hint = target.hint(error.code());
         }
         self
     }

@@ -7,6 +7,7 @@ use tonic_health::pb::{
 };
 
 use super::{Failure, print, target::Target};
+use crate::config::Environment;
 
 /// Shorter than the usual timeout of a probe.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -17,7 +18,9 @@ Calls grpc.health.v1.Health/Check and prints SERVING, or the reason why not. Giv
 Examples:
   wechat-store-gateway healthcheck
   wechat-store-gateway healthcheck --address http://127.0.0.1:50051 \\
-    --service wechat.store.v1.StoreService";
+    --service wechat.store.v1.StoreService
+  wechat-store-gateway healthcheck --address https://gateway.internal:50051 --ca ca.pem \\
+    --cert client.pem --key client.key";
 
 /// The arguments of `healthcheck`.
 #[derive(Debug, clap::Args)]
@@ -32,8 +35,9 @@ pub struct Healthcheck {
 
 impl Healthcheck {
     /// Runs the command.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
         let Self { target, service } = self;
+        let target = target.with_environment(environment);
         let check = async {
             let mut client = HealthClient::new(target.connect().await?);
             let response = client.check(HealthCheckRequest { service }).await;

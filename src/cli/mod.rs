@@ -18,12 +18,14 @@ mod rpc_error;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 mod seconds;
+mod secret_file;
 pub mod serve;
 mod settings;
 mod signal;
 #[cfg(feature = "sandbox")]
 pub mod simulate;
 mod target;
+pub mod token;
 
 #[cfg(feature = "sandbox")]
 const SANDBOX_EXAMPLES: &str = "
@@ -71,6 +73,8 @@ pub enum Command {
     /// Run only the simulated WeChat, for any WeChat client
     #[cfg(feature = "sandbox")]
     Simulate(simulate::Simulate),
+    /// Make a bearer token for a caller, or hash one for the settings
+    Token(token::Token),
 }
 
 /// Returns the program as the user called it, for commands to copy.

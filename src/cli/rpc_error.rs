@@ -27,6 +27,9 @@ pub(super) struct RpcError {
     message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<Value>,
+    /// What this command knows about the error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hint: Option<String>,
     /// The details of the usual types, for the text.
     #[serde(skip)]
     parsed: Box<ErrorDetails>,
@@ -41,6 +44,7 @@ impl From<&Status> for RpcError {
             code: code(status),
             message: status.message().to_owned(),
             details: details(status),
+            hint: None,
             parsed: Box::new(status.get_error_details()),
             command: CALL.to_owned(),
         }
@@ -55,6 +59,7 @@ impl RpcError {
             code,
             message,
             details: Vec::new(),
+            hint: None,
             parsed: Box::default(),
             command: CALL.to_owned(),
         }
@@ -106,6 +111,9 @@ impl RpcError {
         let mut take = |key: &str| metadata.as_mut()?.remove(key);
         if let Some(fix_by) = take("fix_by") {
             add("fix by", fix_by_text(&fix_by));
+        }
+        if let Some(hint) = &self.hint {
+            add("hint", hint.clone());
         }
         if let Some(setting) = take("setting") {
             add("setting", setting);

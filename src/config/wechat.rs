@@ -70,6 +70,12 @@ impl Serialize for Proxy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CaFile(PathBuf);
 
+impl From<PathBuf> for CaFile {
+    fn from(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
+
 impl CaFile {
     /// Returns the certificates, at least one. Skips everything else in the file.
     ///

@@ -5,18 +5,21 @@ use futures_util::stream;
 use http::uri::PathAndQuery;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
-use tonic::{Request, Status, Streaming, client::Grpc, transport::Channel};
+use tonic::{Request, Status, Streaming, client::Grpc};
 
 use super::{json::parse_request, reflection};
 use crate::{
-    cli::{Failure, target::Target},
+    cli::{
+        Failure,
+        target::{Connection, Target},
+    },
     util::raw_codec::Raw,
 };
 
 /// Calls methods by their names.
 #[derive(Debug)]
 pub(in crate::cli) struct Client {
-    channel: Channel,
+    connection: Connection,
     /// The start of a `call` command for this service, for messages.
     command: String,
     /// All types that the service describes.
@@ -28,9 +31,9 @@ pub(in crate::cli) struct Client {
 impl Client {
     /// Connects and loads the types of the service.
     pub(in crate::cli) async fn connect(target: &Target) -> Result<Self, Failure> {
-        let channel = target.connect().await?;
-        let (services, types) = reflection::load(channel.clone(), target).await?;
-        Ok(Self { channel, command: target.command(), types, services })
+        let connection = target.connect().await?;
+        let (services, types) = reflection::load(connection.clone(), target).await?;
+        Ok(Self { connection, command: target.command(), types, services })
     }
 
     /// Returns a method by `Service/Method`. The package of the service can be omitted.
@@ -89,7 +92,7 @@ impl Client {
         let service = method.parent_service().full_name().to_owned();
         let path = PathAndQuery::try_from(format!("/{service}/{}", method.name()))
             .map_err(|error| Status::from_error(error.into()))?;
-        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let mut grpc = Grpc::new(self.connection.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
         let request = request.map(|message| stream::iter([Bytes::from(message.encode_to_vec())]));
         let stream = grpc.streaming(request, path, Raw).await?.into_inner();

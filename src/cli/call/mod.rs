@@ -11,7 +11,12 @@ use tonic::{
 };
 
 pub(super) use self::{client::Client, json::parse_request};
-use super::{Failure, print, seconds::seconds, target::Target};
+use super::{
+    Failure, print,
+    seconds::seconds,
+    target::{AUTHORIZATION, Target},
+};
+use crate::config::Environment;
 
 mod client;
 mod json;
@@ -35,6 +40,8 @@ Examples:
   wechat-store-gateway call MapPoiService/ResolveDistrict '{\"names\": [\"广东\", \"海珠区\"]}'
   wechat-store-gateway call AuditService/WatchAuditEvents '{\"position\": \"WATCH_POSITION_EARLIEST\"}'
   wechat-store-gateway call StoreService/AddStore --rows stores.jsonl --check
+  wechat-store-gateway call --address https://gateway.internal:50051 --ca ca.pem \\
+    --token-file /run/secrets/token StoreService/ListStores
   wechat-store-gateway call StoreService/AddStore --rows stores.jsonl --results results.jsonl
 
 With --rows you can repeat the command after any interruption. Each row without a request_id gets one
@@ -82,14 +89,21 @@ pub struct Call {
 
 impl Call {
     /// Runs the command.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(mut self, environment: &Environment) -> Result<(), Failure> {
+        self.target = self.target.with_environment(environment);
         let (json, target) = (self.json, self.target.clone());
         let result = self.execute().await;
-        let result = result.map_err(|failure| failure.with_command(target.command()));
+        let result = result.map_err(|failure| failure.with_target(&target));
         result.map_err(|failure| if json { failure.with_json() } else { failure })
     }
 
     async fn execute(self) -> Result<(), Failure> {
+        if self.headers.iter().any(|header| header.key.as_str() == AUTHORIZATION) {
+            return Err(Failure::usage(
+                "--header: other users of this machine can read a token in an argument; use --token-file FILE, \
+                 or the environment variable WECHAT_STORE_GATEWAY_TOKEN",
+            ));
+        }
         let client = Client::connect(&self.target).await?;
         if self.list {
             return Ok(print::line(manual::list(&client))?);

@@ -5,24 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::stream;
 use prost::Message;
 use prost_reflect::{DescriptorPool, prost_types::FileDescriptorProto};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest as Query,
     server_reflection_response::MessageResponse as Reply,
 };
 
-use crate::cli::{Failure, target::Target};
+use crate::cli::{
+    Failure,
+    target::{Connection, Target},
+};
 
 /// The reasons of our errors.
 const ERROR_REASON: &str = "wechat.store.v1.ErrorReason";
 
 /// Returns the names of all services and all types that they use.
 pub(super) async fn load(
-    channel: Channel,
+    connection: Connection,
     target: &Target,
 ) -> Result<(Vec<String>, DescriptorPool), Failure> {
-    let client = ServerReflectionClient::new(channel).max_decoding_message_size(usize::MAX);
+    let client = ServerReflectionClient::new(connection).max_decoding_message_size(usize::MAX);
     let mut services = Vec::new();
     for reply in query(&client, target, vec![Query::ListServices(String::new())]).await? {
         if let Reply::ListServicesResponse(list) = reply {
@@ -68,7 +71,7 @@ fn add_files(
 
 /// Sends several queries in one stream and returns all replies.
 async fn query(
-    client: &ServerReflectionClient<Channel>,
+    client: &ServerReflectionClient<Connection>,
     target: &Target,
     queries: Vec<Query>,
 ) -> Result<Vec<Reply>, Failure> {

@@ -108,6 +108,8 @@ enum Verdict {
     /// The service would refuse every row of the account for the same reason, and for longer than
     /// `--retry-for`.
     AccountBlocked,
+    /// The service does not accept the caller's proof of identity.
+    CallerUnknown,
     /// Retry after this time, or after a growing pause if the service states none.
     Retry(Option<Duration>),
 }
@@ -151,8 +153,16 @@ impl Caller {
                     let halt = Halt::Account { reason: reason(&status), until: until(&status) };
                     return Answer { outcome: Outcome::Failed(status), halt: Some(halt) };
                 }
+                // A token can be replaced while rows are sent, and the new one may reach this command
+                // later than the service. Before the first answer, the token is probably wrong.
+                Verdict::CallerUnknown if self.answered.load(Ordering::Relaxed) == 0 => {
+                    let reason = reason(&status);
+                    let why = format!("the service does not accept this caller ({reason})");
+                    let outcome = Outcome::Unfinished(Some(status));
+                    return Answer { outcome, halt: Some(Halt::All(why)) };
+                }
                 Verdict::Retry(Some(wait)) => wait,
-                Verdict::Retry(None) => {
+                Verdict::Retry(None) | Verdict::CallerUnknown => {
                     // Many rows fail at the same time. Jitter spreads their retries.
                     let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     pause = (2 * pause).min(LAST_PAUSE);
@@ -212,6 +222,9 @@ fn verdict(status: &Status) -> Verdict {
         // The service states a retry time for a daily quota too, because it checks now and then
         // whether WeChat lifted it. Other rows need not wait for that.
         "DAILY_QUOTA_SPENT" | "TOKEN_BUDGET_SPENT" => return Verdict::AccountBlocked,
+        "PERMISSION_MISSING" | "ACCOUNT_PAUSED" | "ACCOUNT_READ_ONLY" => {
+            return Verdict::AccountBlocked;
+        }
         _ => {}
     }
     let wait = match pushback(status) {
@@ -221,6 +234,7 @@ fn verdict(status: &Status) -> Verdict {
     };
     match code {
         Code::Unavailable | Code::DeadlineExceeded => Verdict::Retry(wait),
+        Code::Unauthenticated => Verdict::CallerUnknown,
         // The connection broke. The service did not return this status.
         _ if std::error::Error::source(status).is_some() => Verdict::Retry(wait),
         Code::ResourceExhausted
@@ -285,8 +299,8 @@ mod tests {
     #[test]
     fn status_maps_to_retry_or_final() {
         use Code::{
-            Aborted, AlreadyExists, DeadlineExceeded, NotFound, ResourceExhausted, Unavailable,
-            Unknown,
+            Aborted, AlreadyExists, DeadlineExceeded, NotFound, PermissionDenied,
+            ResourceExhausted, Unauthenticated, Unavailable, Unknown,
         };
         let second = || Verdict::Retry(Some(Duration::from_secs(1)));
         for (code, reason, retry, pushback, expected) in [
@@ -324,6 +338,8 @@ mod tests {
             (Unknown, "UNKNOWN_ERRCODE", None, None, Verdict::Final),
             (AlreadyExists, "STORE_DUPLICATE", None, None, Verdict::Final),
             (NotFound, "", Some(1), None, Verdict::Final),
+            (Unauthenticated, "CALLER_UNKNOWN", None, None, Verdict::CallerUnknown),
+            (PermissionDenied, "PERMISSION_MISSING", None, None, Verdict::AccountBlocked),
         ] {
             assert_eq!(verdict(&refused(code, reason, retry, pushback)), expected, "{reason}");
         }
