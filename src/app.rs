@@ -152,10 +152,10 @@ fn rooms(
     Rooms { calls, writes, recovery, audits, state }
 }
 
-/// Returns all gRPC services. Their endless streams end with `stop`.
-fn routes(rooms: &Rooms, health: &Reporter, stop: &CancellationToken) -> Routes {
+/// Returns all gRPC services.
+fn routes(rooms: &Rooms, health: &Reporter) -> Routes {
     let routes = service::routes(rooms.clone()).add_service(health.service());
-    reflection::add_to(routes, stop).prepare()
+    reflection::add_to(routes).prepare()
 }
 
 /// The service before it serves: every part is made, and no task runs.
@@ -191,8 +191,8 @@ impl App {
         let calls = calls(&settings, &state, &clock)?;
         let rooms = rooms(calls, state, &settings, &clock, &stop);
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
-        let health = Reporter::new(stop.clone()).await;
-        let routes = routes(&rooms, &health, &stop);
+        let health = Reporter::new().await;
+        let routes = routes(&rooms, &health);
         let callers = Callers::new(&settings.callers);
         let middleware = Middleware::new(routes, callers, &settings, clock, sampler, stop.clone());
         let budgets = Budgets::new(&settings.limits);
@@ -223,7 +223,8 @@ impl App {
         let listener = Listener::new(listeners.grpc, "listen.grpc", self.settings.limits.grpc());
         let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
-        let serving = http2::serve(listener, middleware, &self.budgets, self.stop.clone());
+        let rules = http2::Rules::new(&self.settings.limits);
+        let serving = http2::serve(listener, middleware, &self.budgets, rules, self.stop.clone());
         let mut serving = Box::pin(serving).fuse();
 
         tokio::select! {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use uuid::Uuid;
 
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     pub stage: StageCell,
     /// The connection that the call arrived on.
     pub peer: Peer,
+    /// Ends the call if it would not end by itself.
+    pub ending: Ending,
     /// The share of a budget that the request takes, until the last clone is dropped. `None` if there is
     /// no request.
     pub(crate) _held: Option<Arc<Held>>,
@@ -86,12 +89,35 @@ impl Peer {
         Self { connection: 0, address: IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
 }
 
+/// Ends the endless answers of a connection: at a stop, and some time after the connection is too old.
+// Behind an Arc, because a token's own clones share a lock.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending(Arc<CancellationToken>);
+
+impl Ending {
+    /// Returns the end of a new connection, which comes with `stop` at the latest.
+    pub(crate) fn new(stop: &CancellationToken) -> Self {
+        Self(Arc::new(stop.child_token()))
+    }
+
+    /// Returns a token that is canceled when the answers must end.
+    pub(crate) fn token(&self) -> CancellationToken {
+        CancellationToken::clone(&self.0)
+    }
+
+    /// Ends the answers.
+    pub(crate) fn begin(&self) {
+        self.0.cancel();
+    }
+}
+
 /// The context of a call before its message is decoded. The middleware puts it into the extensions of the
 /// request.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
     pub(crate) caller: Arc<Caller>,
     pub(crate) peer: Peer,
+    pub(crate) ending: Ending,
     pub(crate) held: Arc<Held>,
     pub(crate) deadline: Instant,
     pub(crate) trace: Trace,
@@ -106,7 +132,7 @@ impl Context {
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Unusable> {
         let (_, mut extensions, mut message) = request.into_parts();
-        let Arrival { caller, peer, held, deadline, trace, stage } =
+        let Arrival { caller, peer, ending, held, deadline, trace, stage } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
@@ -133,6 +159,7 @@ impl Context {
             trace,
             stage,
             peer,
+            ending,
             _held: Some(held),
         };
         Ok(check.done((ctx, message))?)
@@ -161,6 +188,7 @@ impl Context {
             trace: Trace::none(),
             stage: StageCell::default(),
             peer: Peer::NONE,
+            ending: Ending::default(),
             _held: None,
         }
     }

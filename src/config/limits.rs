@@ -40,6 +40,25 @@ pub struct Limits {
     pub request_memory_mib: u32,
     /// How long an incomplete request can pause, in milliseconds, before it is canceled.
     pub request_silence_ms: u64,
+    /// Maximum number of calls at a time on one connection. Further calls wait at the client.
+    pub streams_per_connection: u32,
+    /// How long a gRPC connection is used, in milliseconds, plus or minus a tenth. 0: without a limit.
+    pub connection_age_ms: u64,
+    /// How long after that its watches can continue, in milliseconds.
+    pub connection_age_grace_ms: u64,
+    /// After this time without a frame the client gets a ping, in milliseconds.
+    pub keepalive_interval_ms: u64,
+    /// How long the client can take to answer a ping, in milliseconds.
+    pub keepalive_timeout_ms: u64,
+    /// Maximum number of requests of one connection that their client canceled before the gateway began
+    /// them.
+    pub resets_per_connection: u32,
+    /// Maximum number of requests of one connection that violate HTTP/2.
+    pub protocol_errors_per_connection: u32,
+    /// The longest message of a request without a picture, in KiB.
+    pub message_kib: u32,
+    /// The longest metadata of a request, in KiB.
+    pub metadata_kib: u32,
     /// At shutdown, how long health reports NOT_SERVING before the gateway refuses new connections,
     /// in milliseconds. Load balancers need this time to react.
     pub lame_duck_ms: u64,
@@ -65,6 +84,15 @@ impl Default for Limits {
             unfinished_requests: 8_192,
             request_memory_mib: 128,
             request_silence_ms: 10_000,
+            streams_per_connection: 1_024,
+            connection_age_ms: 1_800_000,
+            connection_age_grace_ms: 300_000,
+            keepalive_interval_ms: 30_000,
+            keepalive_timeout_ms: 20_000,
+            resets_per_connection: 20,
+            protocol_errors_per_connection: 1_024,
+            message_kib: 4_096,
+            metadata_kib: 16,
             lame_duck_ms: 0,
             drain_ms: 20_000,
         }
@@ -141,6 +169,46 @@ impl Limits {
         count(self.watches_per_address)
     }
 
+    /// Returns how long a gRPC connection is used. `None` for no limit.
+    pub fn connection_age(&self) -> Option<Duration> {
+        (self.connection_age_ms > 0).then(|| Duration::from_millis(self.connection_age_ms))
+    }
+
+    /// Returns how long the watches of an old connection can continue.
+    pub fn connection_age_grace(&self) -> Duration {
+        Duration::from_millis(self.connection_age_grace_ms)
+    }
+
+    /// Returns the time without a frame after which the client gets a ping.
+    pub fn keepalive_interval(&self) -> Duration {
+        Duration::from_millis(self.keepalive_interval_ms)
+    }
+
+    /// Returns how long the client can take to answer a ping.
+    pub fn keepalive_timeout(&self) -> Duration {
+        Duration::from_millis(self.keepalive_timeout_ms)
+    }
+
+    /// Returns the maximum number of requests of one connection that their client canceled early.
+    pub fn resets_per_connection(&self) -> usize {
+        count(self.resets_per_connection)
+    }
+
+    /// Returns the maximum number of requests of one connection that violate HTTP/2.
+    pub fn protocol_errors_per_connection(&self) -> usize {
+        count(self.protocol_errors_per_connection)
+    }
+
+    /// Returns the longest message of a request without a picture, in bytes.
+    pub fn longest_message(&self) -> usize {
+        count(self.message_kib) << 10
+    }
+
+    /// Returns the longest metadata of a request, in bytes.
+    pub fn longest_metadata(&self) -> usize {
+        count(self.metadata_kib) << 10
+    }
+
     /// Returns how long health reports NOT_SERVING before the gateway refuses new connections.
     pub fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
@@ -188,9 +256,29 @@ pub(super) fn check(limits: Limits, errors: &mut ConfigErrors) -> Limits {
         ("unfinished_requests", limits.unfinished_requests, 2..=1_000_000),
         // One connection can use half of it, and a picture has up to 10 MiB.
         ("request_memory_mib", limits.request_memory_mib, 32..=65_536),
+        ("streams_per_connection", limits.streams_per_connection, 1..=100_000),
+        ("resets_per_connection", limits.resets_per_connection, 1..=100_000),
+        ("protocol_errors_per_connection", limits.protocol_errors_per_connection, 1..=1_000_000),
+        // No request without a picture is longer than 4 MiB.
+        ("message_kib", limits.message_kib, 16..=4_096),
+        ("metadata_kib", limits.metadata_kib, 4..=64),
     ] {
         errors.check_range(format!("limits.{key}"), value, range);
     }
-    errors.check_range("limits.request_silence_ms", limits.request_silence_ms, 100..=600_000);
+    for (key, value, range) in [
+        ("request_silence_ms", limits.request_silence_ms, 100..=600_000),
+        ("connection_age_grace_ms", limits.connection_age_grace_ms, 0..=86_400_000),
+        ("keepalive_interval_ms", limits.keepalive_interval_ms, 1_000..=3_600_000),
+        ("keepalive_timeout_ms", limits.keepalive_timeout_ms, 1_000..=600_000),
+    ] {
+        errors.check_range(format!("limits.{key}"), value, range);
+    }
+    if limits.connection_age_ms != 0 {
+        errors.check_range(
+            "limits.connection_age_ms",
+            limits.connection_age_ms,
+            1_000..=604_800_000,
+        );
+    }
     limits
 }

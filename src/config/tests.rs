@@ -71,6 +71,9 @@ fn all_errors_are_returned_with_their_keys() {
         unfinished_requests = 0
         request_memory_mib = 31
         request_silence_ms = 99
+        connection_age_ms = 999
+        keepalive_timeout_ms = 0
+        message_kib = 4097
         [[accounts]]
         kind = "shop"
         secret = { env = "NOT_SET" }
@@ -95,6 +98,9 @@ fn all_errors_are_returned_with_their_keys() {
         "limits.unfinished_requests:",
         "limits.request_memory_mib:",
         "limits.request_silence_ms:",
+        "limits.connection_age_ms:",
+        "limits.keepalive_timeout_ms:",
+        "limits.message_kib:",
         "accounts[0].app_id:",
         "accounts[0].kind:",
         "accounts[0].secret: environment variable NOT_SET is not set",

@@ -507,7 +507,7 @@ fn stopped() -> Failure {
     Failure::new(
         Code::Unavailable,
         ErrorReason::ShuttingDown,
-        "the gateway is shutting down; call another replica or retry",
+        "the gateway is shutting down, or closes this old connection; call another replica or retry",
     )
 }
 

@@ -177,9 +177,11 @@ impl Audits {
         filter: Filter,
         caller: Arc<Caller>,
         peer: Peer,
+        ending: CancellationToken,
     ) -> Result<Watcher, Error> {
         let place = self.0.places.take(peer).await?;
-        Watcher::new(self.clone(), start, filter, caller, place).await
+        let watcher = Watcher::new(self.clone(), start, filter, caller, place, ending);
+        watcher.await
     }
 
     /// Returns a page of events.

@@ -13,7 +13,7 @@
 use std::{collections::VecDeque, mem, pin::Pin, sync::Arc, time::Instant};
 
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Audits, Cursor, Error, Inner,
@@ -25,7 +25,7 @@ use crate::{
     pb::{WatchAuditEventsResponse, WatchPosition},
     state,
     translate::audit::Filter,
-    util::codec::Encoded,
+    util::{clock::Clock, codec::Encoded},
 };
 
 /// The most watchers that read the state at a time. The state has more readers than this, so that calls
@@ -55,16 +55,6 @@ impl Audits {
         let lost = |_| state::Error::Unusable("a watcher's reader was lost".to_owned());
         AbortOnDropHandle::new(reading).await.map_err(lost)?
     }
-
-    /// Returns a future that ends at a time, when the caller's rights change, or when the process stops.
-    fn alarm(&self, at: Instant, caller: &Caller) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (stop, clock) = (self.0.stop.clone(), self.0.clock.clone());
-        let changed = caller.changed().clone();
-        Box::pin(async move {
-            let sleep = changed.run_until_cancelled(clock.sleep_until(at));
-            stop.run_until_cancelled(sleep).await;
-        })
-    }
 }
 
 /// A watcher.
@@ -78,7 +68,9 @@ pub(crate) struct Watcher {
     changed: watch::Receiver<Change>,
     breaks: u64,
     checkpoint_at: Instant,
-    /// Ends when a checkpoint may be due, and at a stop. It is kept from one event to the next, because
+    /// Canceled when the watcher must end.
+    ending: CancellationToken,
+    /// Ends when a checkpoint may be due, and with `ending`. It is kept from one event to the next, because
     /// setting a timer costs more than checking one.
     alarm: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     greeted: bool,
@@ -103,6 +95,7 @@ impl Watcher {
         filter: Filter,
         caller: Arc<Caller>,
         place: Place,
+        ending: CancellationToken,
     ) -> Result<Self, Error> {
         let changed = audits.0.tail.changed.subscribe();
         audits.0.tail.watched.notify_one();
@@ -130,6 +123,7 @@ impl Watcher {
             changed,
             breaks,
             checkpoint_at,
+            ending,
             alarm: None,
             greeted: false,
             end: End::No,
@@ -196,9 +190,9 @@ impl Watcher {
                 self.ready = found.into();
                 continue;
             }
-            let alarm = self
-                .alarm
-                .get_or_insert_with(|| self.audits.alarm(self.checkpoint_at, &self.caller));
+            let alarm = self.alarm.get_or_insert_with(|| {
+                alarm(&self.ending, &self.caller, &self.audits.0.clock, self.checkpoint_at)
+            });
             tokio::select! {
                 // The sender lives as long as the log.
                 _ = self.changed.changed() => {}
@@ -215,7 +209,7 @@ impl Watcher {
 
     /// Returns the reason why the watch ends, if it does.
     fn end(&self) -> Option<Error> {
-        if self.audits.0.stop.is_cancelled() {
+        if self.ending.is_cancelled() {
             Some(Error::Stopped)
         } else if self.caller.changed().is_cancelled() {
             Some(Error::CallerChanged)
@@ -235,6 +229,20 @@ impl Watcher {
     }
 }
 
+/// Returns a future that ends at a time, when the caller's rights change, or when the watcher must end.
+fn alarm(
+    ending: &CancellationToken,
+    caller: &Caller,
+    clock: &Clock,
+    at: Instant,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let (ending, changed, clock) = (ending.clone(), caller.changed().clone(), clock.clone());
+    Box::pin(async move {
+        let sleep = changed.run_until_cancelled(clock.sleep_until(at));
+        ending.run_until_cancelled(sleep).await;
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -248,7 +256,7 @@ mod tests {
         context::Peer,
         pb::{AuditEvent, AuditState, SubmissionKind},
         state::{EventKey, EventQuery, NewEvent, Origin, temporary},
-        util::{clock::Clock, scope::Scope},
+        util::scope::Scope,
     };
 
     /// Returns a log with 200 events.
@@ -278,8 +286,15 @@ mod tests {
         let mut watchers = Vec::new();
         for _ in 0..20 {
             let start = Start::End(WatchPosition::Earliest);
-            let watcher =
-                audits.watch(start, Filter::default(), Caller::anyone(), Peer::NONE).await;
+            let watcher = audits
+                .watch(
+                    start,
+                    Filter::default(),
+                    Caller::anyone(),
+                    Peer::NONE,
+                    CancellationToken::new(),
+                )
+                .await;
             watchers.push(watcher.expect("a log"));
         }
         // Each is polled until it waits for something, and then no more.
@@ -309,8 +324,10 @@ mod tests {
         let (_folder, settings, audits) = long(&clock).await;
         let filter = Filter::new(Scope::one("wx2".to_owned()), &[]).expect("a filter");
         let start = Start::End(WatchPosition::Earliest);
-        let mut watcher =
-            audits.watch(start, filter, Caller::anyone(), Peer::NONE).await.expect("a log");
+        let mut watcher = audits
+            .watch(start, filter, Caller::anyone(), Peer::NONE, CancellationToken::new())
+            .await
+            .expect("a log");
         let mut places = Vec::new();
         for _ in 0..3 {
             let Some(Ok(watched)) = watcher.next().await else { panic!("none") };

@@ -221,10 +221,14 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::{config::Limits, context::Peer, server::middleware::Budgets};
+    use crate::{
+        config::Limits,
+        context::{Ending, Peer},
+        server::middleware::Budgets,
+    };
 
     fn connection() -> Arc<Connection> {
-        Budgets::new(&Limits::default()).connection(Peer::NONE, None)
+        Budgets::new(&Limits::default()).connection(Peer::NONE, None, Ending::default())
     }
 
     /// Returns what ran first, a connection with this many calls or a task that was ready after it.

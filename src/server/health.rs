@@ -6,7 +6,6 @@
 use std::{collections::HashMap, pin::Pin};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::{
     ServingStatus,
@@ -18,6 +17,7 @@ use tonic_health::{
 };
 
 use crate::{
+    context::Ending,
     errors::status,
     pb::health::{
         HealthListRequest, HealthListResponse,
@@ -30,14 +30,12 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     reporter: HealthReporter,
-    /// Ends the streams of `Watch`, because they would keep their connections open.
-    end: CancellationToken,
 }
 
 impl Reporter {
-    /// Returns a reporter that reports SERVING. Its streams end with `end`.
-    pub(crate) async fn new(end: CancellationToken) -> Self {
-        let reporter = Self { reporter: HealthReporter::new(), end };
+    /// Returns a reporter that reports SERVING.
+    pub(crate) async fn new() -> Self {
+        let reporter = Self { reporter: HealthReporter::new() };
         reporter.report(ServingStatus::Serving).await;
         reporter
     }
@@ -106,7 +104,9 @@ impl Health for Reporter {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let end = self.end.clone().cancelled_owned();
+        // A stream without an end would keep its connection open.
+        let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
+        let end = ending.token().cancelled_owned();
         if is_here(&request.get_ref().service) {
             let statuses = self.answers().watch(request).await?.into_inner();
             return Ok(Response::new(Box::pin(statuses.take_until(end))));

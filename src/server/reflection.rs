@@ -11,7 +11,6 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::Either};
 use http::{Request, Response};
 use http_body_util::{BodyStream, StreamBody};
-use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     body::Body,
@@ -22,18 +21,18 @@ use tonic::{
 use tonic_reflection::server::{Builder, Error};
 use tower::{Service, util::MapRequestLayer};
 
-use crate::{errors::status, pb};
+use crate::{context::Ending, errors::status, pb};
 
 /// The longest request, in bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Adds both versions. Their streams end with `stop`, because a tool that keeps a stream open would keep
-/// its connection open too.
-pub(crate) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
-    let stop = stop.clone();
-    let until_stop = MapRequestLayer::new(move |request: Request<Body>| {
-        let stop = stop.clone().cancelled_owned();
-        request.map(|body| Body::new(StreamBody::new(BodyStream::new(body).take_until(stop))))
+/// Adds both versions. Their streams end with their connection's [`Ending`], because a tool that keeps a
+/// stream open would keep its connection open too.
+pub(crate) fn add_to(routes: Routes) -> Routes {
+    let until_end = MapRequestLayer::new(move |request: Request<Body>| {
+        let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
+        let end = ending.token().cancelled_owned();
+        request.map(|body| Body::new(StreamBody::new(BodyStream::new(body).take_until(end))))
     });
     let v1 = || {
         let service = builder().build_v1()?;
@@ -44,8 +43,8 @@ pub(crate) fn add_to(routes: Routes, stop: &CancellationToken) -> Routes {
         Ok(service.accept_compressed(Gzip).max_decoding_message_size(LONGEST))
     };
     routes
-        .add_service(until_stop.named_layer(Late::new(v1)))
-        .add_service(until_stop.named_layer(Late::new(v1alpha)))
+        .add_service(until_end.named_layer(Late::new(v1)))
+        .add_service(until_end.named_layer(Late::new(v1alpha)))
 }
 
 fn builder() -> Builder<'static> {

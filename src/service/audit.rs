@@ -44,7 +44,8 @@ impl AuditService for Audit {
         let (ctx, request) = Context::split(request)?;
         let pb::WatchAuditEventsRequest { app_id: _, start: from, kinds } = request;
         let (start, filter) = (start(from)?, Filter::new(ctx.accounts(), &kinds)?);
-        let watcher = self.audits.watch(start, filter, ctx.caller, ctx.peer).await?;
+        let Context { caller, peer, ending, .. } = ctx;
+        let watcher = self.audits.watch(start, filter, caller, peer, ending.token()).await?;
         let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
             let next = watcher.next().await?;
             Some((next.map_err(Status::from), watcher))

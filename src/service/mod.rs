@@ -19,17 +19,14 @@ mod nearby;
 mod store;
 mod write;
 
-/// The longest request of all services except [`media`], in bytes.
-const LONGEST_REQUEST: usize = 4 << 20;
-
-/// Returns the longest request of a path, in bytes.
-pub(crate) fn longest_request(path: &str) -> usize {
+/// Returns the longest request of a path, in bytes. Requests without a picture have a limit of the settings.
+pub(crate) fn longest_request(path: &str, without_picture: usize) -> usize {
     use pb::media_service_server::SERVICE_NAME;
 
     let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     match service {
         Some((SERVICE_NAME, _)) => media::LONGEST_REQUEST,
-        _ => LONGEST_REQUEST,
+        _ => without_picture,
     }
 }
 

@@ -25,6 +25,7 @@ mod hosts;
 mod input;
 mod layers;
 mod lifecycle;
+mod limits;
 mod listen_tls;
 mod lists;
 mod map_poi;

@@ -25,7 +25,7 @@ use self::request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc};
 use crate::{
     callers::{Caller, Callers, Forbidden},
     config::{Limits, Reflection, Settings},
-    context::{Arrival, Peer, StageCell},
+    context::{Arrival, Ending, Peer, StageCell},
     errors::{Unfit, status},
     pb::{self, Access},
     service,
@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     peer: Peer,
     /// The certificate that the client sent.
     certificate: Option<Arc<ClientCertificate>>,
+    /// Ends the answers that do not end by themselves.
+    ending: Ending,
     /// The calls of which the answer is not sent yet. The server of the connection counts them.
     pub(crate) calls: Arc<Share>,
     unfinished: Arc<Share>,
@@ -80,10 +82,12 @@ impl Budgets {
         &self,
         peer: Peer,
         certificate: Option<Arc<ClientCertificate>>,
+        ending: Ending,
     ) -> Arc<Connection> {
         Arc::new(Connection {
             peer,
             certificate,
+            ending,
             calls: self.calls.share(),
             unfinished: self.unfinished.share(),
             memory: self.memory.share(),
@@ -105,6 +109,10 @@ struct Rules {
     clock: Clock,
     default_deadline: Duration,
     max_deadline: Duration,
+    /// In bytes.
+    longest_message: usize,
+    /// In bytes.
+    longest_metadata: usize,
     sampler: Sampler,
     waits: Waits,
 }
@@ -134,6 +142,8 @@ impl<S: Clone> Middleware<S> {
             clock,
             default_deadline: limits.default_deadline(),
             max_deadline: limits.max_deadline(),
+            longest_message: limits.longest_message(),
+            longest_metadata: limits.longest_metadata(),
             sampler,
             waits: Waits { silence: limits.request_silence(), stop },
         };
@@ -253,7 +263,7 @@ where
         arrived: Instant,
         trace: &Trace,
     ) -> Result<Response<Body>, Unfit> {
-        let head = Head::parse(request)?;
+        let head = Head::parse(request, self.rules.longest_metadata)?;
         // A health check must be answered even when the process has the most to do.
         if kind != Kind::Health || request.uri().path().ends_with("/Watch") {
             self.connection.calls.check()?;
@@ -263,6 +273,7 @@ where
             // A watch of the health has no deadline.
             Kind::Health => {
                 let (message, _held) = self.message(head, request).await?;
+                request.extensions_mut().insert(self.connection.ending.clone());
                 Ok(self.call(request, Body::new(Full::new(message))).await)
             }
             Kind::Reflection => {
@@ -270,6 +281,7 @@ where
                     self.identify(request.headers()).await?;
                 }
                 let body = request.body_mut().take();
+                request.extensions_mut().insert(self.connection.ending.clone());
                 let body = self.rules.waits.clone().stream(body, self.connection.clone());
                 Ok(self.call(request, body).await)
             }
@@ -299,8 +311,10 @@ where
             }
             let (message, held) = self.message(head, request).await?;
             let (peer, held) = (self.connection.peer, Arc::new(held));
+            let ending = self.connection.ending.clone();
             let (trace, stage) = (trace.clone(), stage.clone());
-            request.extensions_mut().insert(Arrival { caller, peer, deadline, trace, stage, held });
+            let arrival = Arrival { caller, peer, ending, deadline, trace, stage, held };
+            request.extensions_mut().insert(arrival);
             Ok(self.call(request, Body::new(Full::new(message))).await)
         };
         tokio::select! {
@@ -341,7 +355,7 @@ where
         head: Head,
         request: &mut Request<Option<impl RequestBody>>,
     ) -> Result<(Bytes, Held), Unfit> {
-        let limit = service::longest_request(request.uri().path());
+        let limit = service::longest_request(request.uri().path(), self.rules.longest_message);
         let whole = self.rules.waits.message(head, request.body_mut(), limit, &self.connection);
         let whole = whole.await?;
         // The message is uncompressed from here on.

@@ -23,8 +23,6 @@ use crate::{
     util::budget::{Exhausted, Held},
 };
 
-/// The longest head in bytes, counted as HTTP/2 counts it.
-const LONGEST_HEAD: usize = 16 * 1024;
 /// The bytes that HTTP/2 adds for each header (RFC 9113, 6.5.2).
 const HEADER: usize = 32;
 /// After a stop, a request ends if no byte of it arrives for this time.
@@ -100,13 +98,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Parses the head of a request.
-    pub(super) fn parse<B>(request: &Request<B>) -> Result<Self, Unfit> {
+    /// Parses the head of a request, of at most `limit` bytes as HTTP/2 counts them.
+    pub(super) fn parse<B>(request: &Request<B>, limit: usize) -> Result<Self, Unfit> {
         let headers = request.headers();
         let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER);
         let size = size.sum::<usize>() + request.uri().path().len();
-        if size > LONGEST_HEAD {
-            return Err(Unfit::LongHead { size, limit: LONGEST_HEAD });
+        if size > limit {
+            return Err(Unfit::LongHead { size, limit });
         }
         match subtype(headers) {
             Some(format) if !format.is_empty() && !format.eq_ignore_ascii_case("+proto") => {
