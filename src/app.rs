@@ -3,8 +3,16 @@
 //!
 //! The file reads in the order of a process: listeners, state, accounts, rooms, gRPC, serve, drain.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::{net::TcpListener, time};
 use tokio_util::{
@@ -17,9 +25,10 @@ use crate::{
     accounts::Registry,
     call::Calls,
     callers::Callers,
-    config::{Settings, TlsFiles},
+    config::{Changes, ConfigError, Settings, TlsFiles},
     events::Audits,
     journal::Journal,
+    live::{Follower, Source},
     push::Receiver,
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
@@ -53,14 +62,14 @@ pub struct Listeners {
 impl Listeners {
     /// Binds the addresses of the settings. An error names the key.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let receives = settings.accounts.iter().any(|account| account.callback.is_some());
+        let bind = async |key, address| listen(key, address).await.map_err(anyhow::Error::msg);
         Ok(Self {
-            grpc: listen("listen.grpc", settings.listen.grpc).await?,
-            callback: match receives {
-                true => Some(listen("listen.callback", settings.listen.callback).await?),
+            grpc: bind("listen.grpc", settings.listen.grpc).await?,
+            callback: match settings.receives_pushes() {
+                true => Some(bind("listen.callback", settings.listen.callback).await?),
                 false => None,
             },
-            admin: listen("listen.admin", settings.listen.admin).await?,
+            admin: bind("listen.admin", settings.listen.admin).await?,
         })
     }
 
@@ -78,38 +87,43 @@ impl Listeners {
     }
 }
 
-async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| anyhow::anyhow!("{key}: cannot listen on {address}: {error}"))
+async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(address).await.map_err(|error| ConfigError {
+        key: key.to_owned(),
+        message: format!("cannot listen on {address}: {error}"),
+    })
 }
 
 /// Serves until `shutdown`, then ends in order: health reports NOT_SERVING. After the lame-duck time
 /// the listeners close and every connection gets GOAWAY. Connections without calls are closed.
 /// Running calls and writes can take the drain time.
 ///
+/// Meanwhile `source` is read anew when it changes, and every part gets the new settings.
+///
 /// Fails if the state cannot be opened, or if a setting cannot be used.
 pub async fn run(
     settings: Settings,
+    source: Source,
     listeners: Listeners,
     clock: Clock,
     sampler: Sampler,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let state = open(&settings, &clock).await?;
-    run_with_state(state, settings, listeners, clock, sampler, shutdown).await
+    run_with_state(state, settings, source, listeners, clock, sampler, shutdown).await
 }
 
 /// Serves as [`run`] does, with a state that is already open.
 pub async fn run_with_state(
     state: Arc<dyn State>,
     settings: Settings,
+    source: Source,
     listeners: Listeners,
     clock: Clock,
     sampler: Sampler,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    App::build(state, settings, clock, sampler).await?.serve(listeners, shutdown).await
+    App::build(state, settings, clock, sampler).await?.serve(source, listeners, shutdown).await
 }
 
 /// Opens the state. An error names the key.
@@ -127,13 +141,6 @@ fn open_tls(
     clock: &Clock,
 ) -> anyhow::Result<Option<Tls>> {
     files.map(|files| Tls::open(section, files.clone(), protocol, clock.clone())).transpose()
-}
-
-/// Returns the calls for the accounts of the settings.
-fn calls(settings: &Settings, state: &Arc<dyn State>, clock: &Clock) -> anyhow::Result<Calls> {
-    let client = Client::new(&settings.wechat, clock)?;
-    let registry = Registry::new(&settings.accounts, &settings.limits, &client, state, clock);
-    Ok(Calls::new(registry, client, state.clone(), clock.clone()))
 }
 
 /// Returns the rooms between the services and the calls. Their background work ends with `stop`.
@@ -160,9 +167,13 @@ fn routes(rooms: &Rooms, health: &Reporter) -> Routes {
 
 /// The service before it serves: every part is made, and no task runs.
 struct App {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
+    registry: Registry,
+    callers: Callers,
     rooms: Rooms,
-    receiver: Option<Receiver>,
+    receiver: Receiver,
+    /// True if `listen.callback` is open.
+    receives: AtomicBool,
     health: Reporter,
     middleware: Middleware<Routes>,
     budgets: Budgets,
@@ -170,6 +181,8 @@ struct App {
     tls: Option<Tls>,
     /// Of the admin address.
     admin_tls: Option<Tls>,
+    /// The tasks that run until `stop`.
+    background: TaskTracker,
     /// Canceled when the service begins to stop.
     leaving: CancellationToken,
     /// Canceled when every connection gets GOAWAY. All background tasks end then.
@@ -188,21 +201,28 @@ impl App {
         let tls = open_tls("listen.tls", listen.tls.as_ref(), Protocol::Http2, &clock)?;
         let admin_tls =
             open_tls("listen.admin_tls", listen.admin_tls.as_ref(), Protocol::Http1, &clock)?;
-        let calls = calls(&settings, &state, &clock)?;
+        let client = Client::new(&settings.wechat, &clock)?;
+        let Settings { accounts, limits, .. } = &settings;
+        let registry = Registry::new(accounts, limits, &client, &state, &clock);
+        let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
         let rooms = rooms(calls, state, &settings, &clock, &stop);
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health);
         let callers = Callers::new(&settings.callers);
-        let middleware = Middleware::new(routes, callers, &settings, clock, sampler, stop.clone());
-        let budgets = Budgets::new(&settings.limits);
+        let middleware =
+            Middleware::new(routes, callers.clone(), &settings, clock, sampler, stop.clone());
         Ok(Self {
-            settings,
+            budgets: Budgets::new(&settings.limits),
+            settings: ArcSwap::from_pointee(settings),
+            registry,
+            callers,
             rooms,
             receiver,
+            receives: AtomicBool::new(false),
             health,
             middleware,
-            budgets,
+            background: TaskTracker::new(),
             tls,
             admin_tls,
             leaving,
@@ -213,14 +233,19 @@ impl App {
     /// Serves until `shutdown`, then ends in order, as [`run`] describes.
     async fn serve(
         self,
+        source: Source,
         listeners: Listeners,
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        listeners.log(&self.settings)?;
-        let background = self.start_background(listeners.callback);
+        let settings = self.settings.load_full();
+        listeners.log(&settings)?;
+        self.start_background(&settings);
+        if let Some(socket) = listeners.callback {
+            self.start_receiving(socket, &settings);
+        }
         // Operators need this port until the process ends.
         let _ends_with_this = self.start_admin(listeners.admin);
-        let listener = Listener::new(listeners.grpc, "listen.grpc", self.settings.limits.grpc());
+        let listener = Listener::new(listeners.grpc, "listen.grpc", settings.limits.grpc());
         let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
         let rules = http2::Rules::new(&self.settings.limits);
@@ -230,27 +255,76 @@ impl App {
         tokio::select! {
             () = &mut serving => {}
             () = self.announce_end(shutdown) => {}
+            () = self.follow(Follower::new(source)) => {}
         }
         self.stop.cancel();
-        self.drain(serving, background).await;
+        self.drain(serving).await;
         Ok(())
     }
 
-    /// Starts the tasks that run until `stop`.
-    fn start_background(&self, callback: Option<TcpListener>) -> TaskTracker {
-        let Self { settings, rooms, receiver, stop, .. } = self;
-        let Rooms { recovery, audits, .. } = rooms.clone();
-        let background = TaskTracker::new();
-        if let (Some(receiver), Some(socket)) = (receiver.clone(), callback) {
-            background.spawn(receive(receiver, socket, settings, stop.clone()));
+    /// Gives new settings to every part whenever there are some. Never ends.
+    async fn follow(&self, mut source: Follower) {
+        loop {
+            let applied = match source.next().await {
+                Ok(settings) => self.update(settings).await,
+                Err(errors) => Err(errors),
+            };
+            source.report(applied);
         }
+    }
+
+    /// Gives new settings to every part. A part uses either the old ones or the new ones for a call, and
+    /// never some of both.
+    ///
+    /// Returns the differences. If it returns errors, nothing has changed.
+    async fn update(&self, settings: Settings) -> Result<Changes, Vec<ConfigError>> {
+        let changes = Changes::between(&self.settings.load(), &settings);
+        let fixed = changes.needing_restart();
+        if !fixed.is_empty() {
+            return Err(fixed);
+        }
+        // All that can fail comes first.
+        let receivers = self.receiver.prepare(&settings).map_err(|error| {
+            vec![ConfigError { key: "accounts".to_owned(), message: format!("{error:#}") }]
+        })?;
+        let opens = settings.receives_pushes() && !self.receives.load(Ordering::Relaxed);
+        let socket = match opens {
+            true => Some(listen("listen.callback", settings.listen.callback).await),
+            false => None,
+        };
+        let socket = socket.transpose().map_err(|error| vec![error])?;
+
+        self.callers.update(&settings.callers);
+        self.registry.update(&settings.accounts, &settings.limits);
+        self.receiver.update(receivers);
+        if let Some(socket) = socket {
+            self.start_receiving(socket, &settings);
+        }
+        for tls in self.encrypted() {
+            // The files were checked with the settings. If one is wrong since, that is logged.
+            let _ = tls.reload();
+        }
+        self.settings.store(Arc::new(settings));
+        Ok(changes)
+    }
+
+    /// Receives WeChat's pushes until `stop`.
+    fn start_receiving(&self, socket: TcpListener, settings: &Settings) {
+        let receiver = self.receiver.clone();
+        self.background.spawn(receive(receiver, socket, settings, self.stop.clone()));
+        self.receives.store(true, Ordering::Relaxed);
+    }
+
+    /// Starts the other tasks that run until `stop`.
+    fn start_background(&self, settings: &Settings) {
+        let Self { rooms, background, stop, .. } = self;
+        let Rooms { recovery, audits, .. } = rooms.clone();
         background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
         background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
         background.spawn(async move { audits.run().await });
         for tls in self.encrypted() {
             background.spawn(tls.watch(stop.clone()));
         }
-        background
     }
 
     /// Returns the TLS of all listeners that have any.
@@ -263,7 +337,7 @@ impl App {
         let ended = CancellationToken::new();
         let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
         let admin = Admin { state, leaving, tls: self.encrypted().collect() };
-        let listener = Listener::new(socket, "listen.admin", self.settings.limits.admin());
+        let listener = Listener::new(socket, "listen.admin", self.settings.load().limits.admin());
         let listener = listener.with_tls(self.admin_tls.clone());
         tokio::spawn(admin.run(listener, ended.clone()));
         ended.drop_guard()
@@ -274,19 +348,19 @@ impl App {
         shutdown.await;
         self.leaving.cancel();
         self.health.not_serving().await;
-        time::sleep(self.settings.limits.lame_duck()).await;
+        time::sleep(self.settings.load().limits.lame_duck()).await;
     }
 
     /// Waits until the running calls, tasks and writes have ended, at most for the drain time.
-    async fn drain(&self, serving: impl Future<Output = ()>, background: TaskTracker) {
-        let Self { settings, rooms, budgets, .. } = self;
+    async fn drain(&self, serving: impl Future<Output = ()>) {
+        let Self { settings, rooms, budgets, background, .. } = self;
         background.close();
         let drained = async {
             serving.await;
             background.wait().await;
             rooms.writes.drained().await;
         };
-        if time::timeout(settings.limits.drain(), drained).await.is_err() {
+        if time::timeout(settings.load().limits.drain(), drained).await.is_err() {
             tracing::warn!(
                 calls = budgets.calls.taken(),
                 writes = rooms.writes.running(),

@@ -41,6 +41,7 @@ mod context;
 mod errors;
 mod events;
 mod journal;
+pub mod live;
 mod message_crypto;
 pub mod pb;
 mod push;

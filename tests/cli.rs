@@ -25,6 +25,13 @@ const ACCOUNT: &str = "
     secret = \"official-secret\"
 ";
 
+const SECOND: &str = "
+    [[accounts]]
+    app_id = \"wx0000000000000002\"
+    kind = \"mini_program\"
+    secret = \"mini-secret\"
+";
+
 #[test]
 fn wrong_settings_are_reported_before_any_port_opens() {
     // This port is taken. A process that tried to listen on it would report that instead.
@@ -270,7 +277,7 @@ fn deadly_signals_are_ignored_and_logged() {
     let file = File::new(&format!("[listen]\ngrpc = \"127.0.0.1:0\"\n{ACCOUNT}"));
     let mut service = Daemon::start(&["serve", "--config", file.path()]);
     let grpc = service.address_after("\"grpc\":\"");
-    for name in ["HUP", "USR1", "USR2", "ALRM", "XCPU", "XFSZ", "VTALRM", "PROF"] {
+    for name in ["USR1", "USR2", "ALRM", "XCPU", "XFSZ", "VTALRM", "PROF"] {
         service.signal(name);
         let (line, _) = service.read_until("ignored a signal");
         assert!(line.contains(&format!("SIG{name}")), "{line}");
@@ -279,6 +286,68 @@ fn deadly_signals_are_ignored_and_logged() {
     assert_eq!(text(&health.stdout), "SERVING\n");
     service.signal("QUIT");
     assert_eq!(service.wait(), Some(0), "SIGQUIT stops it in order");
+}
+
+#[cfg(unix)]
+#[test]
+fn hangup_applies_new_settings_or_reports_every_error() {
+    let listen = "[listen]\ngrpc = \"127.0.0.1:0\"\n";
+    let good = format!("{listen}{ACCOUNT}");
+    let file = File::new(&good);
+    let service = Daemon::start(&["serve", "--config", file.path()]);
+    service.read_until("\"serving\"");
+    service.signal("HUP");
+    service.read_until("read the settings again, nothing changed");
+
+    file.write(&format!("{good}{SECOND}\n[limits]\ncalls = 0\ndrain_ms = \"long\"\n[extra]"));
+    service.signal("HUP");
+    let (last, mut lines) = service.read_until("kept the old settings");
+    assert!(last.contains("\"errors\":3"), "{last}");
+    lines.retain(|line| line.contains("refused the new settings"));
+    for key in ["limits.calls", "limits.drain_ms", "extra"] {
+        assert!(lines.iter().any(|line| line.contains(key)), "{key} in {lines:#?}");
+    }
+
+    file.write(&format!("[listen]\ngrpc = \"127.0.0.1:1\"\n{ACCOUNT}{SECOND}"));
+    service.signal("HUP");
+    let (line, _) = service.read_until("\"listen.grpc\"");
+    assert!(line.contains("cannot change while the gateway runs; restart it"), "{line}");
+
+    // The second account is new only now.
+    file.write(&format!("{good}{SECOND}").replace("official-secret", "another-secret"));
+    service.signal("HUP");
+    let (line, lines) = service.read_until("changed the settings");
+    assert!(line.contains("\"accounts_added\":\"wx0000000000000002\""), "{line}");
+    assert!(line.contains("\"accounts_changed\":\"wx0000000000000001\""), "{line}");
+    assert!(!line.contains("keys") && !line.contains("secret\""), "{line}");
+    assert!(lines.iter().all(|line| !line.contains("-secret")), "{lines:#?}");
+
+    file.write(&good);
+    let (line, _) = service.read_until("changed the settings");
+    assert!(
+        line.contains("\"accounts_removed\":\"wx0000000000000002\""),
+        "without a signal: {line}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn first_callback_opens_its_port_or_is_refused() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = taken.local_addr().expect("its address");
+    let listen = format!("[listen]\ngrpc = \"127.0.0.1:0\"\ncallback = \"{address}\"\n");
+    let file = File::new(&format!("{listen}{ACCOUNT}"));
+    let service = Daemon::start(&["serve", "--config", file.path()]);
+    service.read_until("\"serving\"");
+    let callback = "callback = { token = \"token\", mode = \"plain\" }";
+    file.write(&format!("{listen}{ACCOUNT}{callback}"));
+    service.signal("HUP");
+    let (line, _) = service.read_until("listen.callback");
+    assert!(line.contains("cannot listen on"), "{line}");
+    drop(taken);
+    service.signal("HUP");
+    service.read_until("changed the settings");
+    std::net::TcpStream::connect(address).expect("it listens");
 }
 
 #[test]
@@ -677,6 +746,10 @@ impl File {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::write(&path, content).expect("a file");
         Self(path)
+    }
+
+    fn write(&self, content: &str) {
+        fs::write(&self.0, content).expect("a file");
     }
 
     fn path(&self) -> &str {

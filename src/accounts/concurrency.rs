@@ -29,8 +29,10 @@ const MOST_WAITING: usize = 16;
 /// The concurrency limit of one account.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    count: usize,
+    count: AtomicUsize,
     free: Semaphore,
+    /// The permits beyond a limit that was lowered. Each is not given back when its call ends.
+    excess: AtomicUsize,
     waiting: AtomicUsize,
     times: Mutex<ReplyTimes>,
 }
@@ -43,8 +45,8 @@ pub(crate) struct Permit<'a> {
     path: &'static str,
     since: Instant,
     answered: bool,
-    /// Freed after the time of the attempt was recorded.
-    _permit: SemaphorePermit<'a>,
+    /// Freed after the time of the attempt was recorded. Always there until then.
+    permit: Option<SemaphorePermit<'a>>,
 }
 
 /// The account has too many calls.
@@ -64,11 +66,31 @@ struct Place<'a> {
 impl Limit {
     pub(super) fn new(count: usize) -> Self {
         Self {
-            count,
+            count: AtomicUsize::new(count),
             free: Semaphore::new(count),
+            excess: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             times: Mutex::new(ReplyTimes::new(count)),
         }
+    }
+
+    /// Changes the limit. If it becomes lower, calls that have a permit keep it.
+    pub(super) fn resize(&self, count: usize) {
+        let before = self.count.swap(count, Ordering::Relaxed);
+        for _ in before..count {
+            if !self.take_excess() {
+                self.free.add_permits(1);
+            }
+        }
+        let fewer = before.saturating_sub(count);
+        let taken = fewer - self.free.forget_permits(fewer);
+        self.excess.fetch_add(taken, Ordering::Relaxed);
+    }
+
+    /// Returns true if there was a permit beyond the limit. It is then no longer counted.
+    fn take_excess(&self) -> bool {
+        let one_less = |excess: usize| excess.checked_sub(1);
+        self.excess.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
     /// Returns a permit for a call to `path`, and waits if none is free.
@@ -92,7 +114,7 @@ impl Limit {
         let wait = self.foresee_wait(place.before, now);
         let Forecast { least, most } = self.times().reply(path, now);
         let busy = Busy { wait };
-        let full = place.before >= self.count.saturating_mul(MOST_WAITING);
+        let full = place.before >= self.count().saturating_mul(MOST_WAITING);
         if full || now + with_margin(wait) + most.max(LEAST_TIME) > deadline {
             return Err(busy);
         }
@@ -122,7 +144,8 @@ impl Limit {
 
     /// Returns the number of calls that have a permit.
     pub(crate) fn running(&self) -> usize {
-        self.count.saturating_sub(self.free.available_permits())
+        let permits = self.count() + self.excess.load(Ordering::Relaxed);
+        permits.saturating_sub(self.free.available_permits())
     }
 
     /// Returns the number of calls that wait for a permit.
@@ -134,7 +157,7 @@ impl Limit {
     /// few reply times are known.
     fn foresee_wait(&self, before: usize, now: Instant) -> Duration {
         let hold = self.times().hold(now).unwrap_or_default();
-        hold.mul_f64((before + 1) as f64 / self.count.max(1) as f64)
+        hold.mul_f64((before + 1) as f64 / self.count().max(1) as f64)
     }
 
     fn permit<'a>(
@@ -144,7 +167,11 @@ impl Limit {
         clock: &'a Clock,
     ) -> Permit<'a> {
         let since = clock.now();
-        Permit { limit: self, clock, path, since, answered: false, _permit: permit }
+        Permit { limit: self, clock, path, since, answered: false, permit: Some(permit) }
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     fn queue(&self) -> Place<'_> {
@@ -174,6 +201,11 @@ impl Drop for Permit<'_> {
         let now = self.clock.now();
         let path = self.answered.then_some(self.path);
         self.limit.times().record(path, now.duration_since(self.since), now);
+        if self.limit.take_excess()
+            && let Some(permit) = self.permit.take()
+        {
+            permit.forget();
+        }
     }
 }
 
@@ -221,6 +253,26 @@ mod tests {
         drop(fourth.now_or_never().expect("its turn").expect("a permit"));
         assert_eq!(limit.waiting.load(Ordering::Relaxed), 0);
         assert_eq!(limit.free.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn changed_limit_applies_as_calls_end() {
+        let (limit, clock) = (Limit::new(3), Clock::frozen());
+        let acquire = || Box::pin(limit.acquire(PATH, clock.now() + LONG, &clock));
+        let mut held = vec![acquire().await.expect("free"), acquire().await.expect("free")];
+        limit.resize(1);
+        let mut waiting = acquire();
+        assert!((&mut waiting).now_or_never().is_none());
+        held.pop();
+        assert!((&mut waiting).now_or_never().is_none(), "one is still beyond the limit");
+        held.pop();
+        let first = waiting.now_or_never().expect("its turn").expect("a permit");
+        assert!(acquire().now_or_never().is_none());
+        limit.resize(2);
+        let second = acquire().now_or_never().expect("room").expect("a permit");
+        assert!(acquire().now_or_never().is_none());
+        drop((first, second));
+        assert_eq!(limit.free.available_permits(), 2);
     }
 
     #[tokio::test]
@@ -287,7 +339,7 @@ mod tests {
             while let Some(permit) = acquire().now_or_never().and_then(Result::ok) {
                 taken.push(permit);
             }
-            assert_eq!(taken.len(), limit.count);
+            assert_eq!(taken.len(), limit.count());
             // After a while, a call may also wait for a permit.
             clock.advance(SECOND * 20);
             let mut waiting = acquire();

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use arc_swap::ArcSwap;
+
 use crate::{
     callers::Forbidden,
     config::{self, AccountKind},
@@ -27,16 +29,31 @@ pub(crate) struct Account {
     /// The access tokens of the account.
     pub tokens: Arc<token::Tokens>,
     /// The quotas of the account that are spent.
-    pub quotas: quota::Quotas,
+    pub quotas: Arc<quota::Quotas>,
     /// The limit on concurrent calls of the account.
-    pub concurrency: concurrency::Limit,
+    pub concurrency: Arc<concurrency::Limit>,
     /// The settings of the account.
     pub settings: config::Account,
 }
 
-/// All configured accounts.
+/// All configured accounts. Clones are cheap and share everything.
+///
+/// The settings can change while the process runs. All accounts are then replaced together, so a call
+/// sees either the old ones or the new ones. A call keeps the account with which it began.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry(Arc<Inner>);
+
 #[derive(Debug)]
-pub(crate) struct Registry {
+struct Inner {
+    current: ArcSwap<Table>,
+    client: Client,
+    state: Arc<dyn State>,
+    clock: Clock,
+}
+
+/// The accounts at one time.
+#[derive(Debug, Default)]
+struct Table {
     accounts: HashMap<AppId, Arc<Account>>,
     default_official: Option<Arc<Account>>,
     default_mini_program: Option<Arc<Account>>,
@@ -85,34 +102,68 @@ impl Registry {
         state: &Arc<dyn State>,
         clock: &Clock,
     ) -> Self {
-        let mut registry =
-            Self { accounts: HashMap::new(), default_official: None, default_mini_program: None };
+        let (client, state, clock) = (client.clone(), state.clone(), clock.clone());
+        let registry = Self(Arc::new(Inner { current: ArcSwap::default(), client, state, clock }));
+        registry.update(settings, limits);
+        registry
+    }
+
+    /// Replaces the accounts. An account that stays keeps its quotas and its running calls. It keeps its
+    /// token, unless the settings of its token changed.
+    pub(crate) fn update(&self, settings: &[config::Account], limits: &config::Limits) {
+        let before = self.0.current.load();
+        let mut table = Table::default();
         for settings in settings {
-            let account = Arc::new(Account {
-                app_id: settings.app_id.clone(),
-                kind: settings.kind,
-                tokens: token::Tokens::new(settings, client.clone(), state.clone(), clock.clone()),
-                quotas: quota::Quotas::default(),
-                concurrency: concurrency::Limit::new(limits.account_concurrency()),
-                settings: settings.clone(),
-            });
+            let known = before.accounts.get(&settings.app_id);
+            let account = match known {
+                Some(account) if account.settings == *settings => account.clone(),
+                _ => Arc::new(self.account(settings, known.map(|known| &**known), limits)),
+            };
+            account.concurrency.resize(limits.account_concurrency());
             if settings.default {
                 *match settings.kind {
-                    AccountKind::MiniProgram => &mut registry.default_mini_program,
-                    AccountKind::Official => &mut registry.default_official,
+                    AccountKind::MiniProgram => &mut table.default_mini_program,
+                    AccountKind::Official => &mut table.default_official,
                 } = Some(account.clone());
             }
-            registry.accounts.insert(account.app_id.clone(), account);
+            table.accounts.insert(account.app_id.clone(), account);
         }
-        registry
+        self.0.current.store(Arc::new(table));
+    }
+
+    /// Returns an account that is new, or of which the settings changed since `before`.
+    fn account(
+        &self,
+        settings: &config::Account,
+        before: Option<&Account>,
+        limits: &config::Limits,
+    ) -> Account {
+        let Inner { client, state, clock, .. } = &*self.0;
+        let of_token = |settings: &config::Account| {
+            (settings.secret.clone(), settings.token, settings.force_refresh)
+        };
+        let kept = before.filter(|before| of_token(&before.settings) == of_token(settings));
+        let tokens = kept.map(|before| before.tokens.clone()).unwrap_or_else(|| {
+            token::Tokens::new(settings, client.clone(), state.clone(), clock.clone())
+        });
+        let limit = || Arc::new(concurrency::Limit::new(limits.account_concurrency()));
+        Account {
+            app_id: settings.app_id.clone(),
+            kind: settings.kind,
+            tokens,
+            quotas: before.map(|before| before.quotas.clone()).unwrap_or_default(),
+            concurrency: before.map_or_else(limit, |before| before.concurrency.clone()),
+            settings: settings.clone(),
+        }
     }
 
     /// Returns the account that a request names. An empty id means the default account of the kind
     /// that the call needs. If both kinds can serve the call, the official account is preferred.
     ///
     /// Fails if there is no such account, if it is of the wrong kind, or if the caller may not use it.
-    pub(crate) fn find(&self, ctx: &Context, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
-        let account = self.named(&ctx.app_id, needed);
+    pub(crate) fn find(&self, ctx: &Context, needed: AccountKinds) -> Result<Arc<Account>, Error> {
+        let table = self.0.current.load();
+        let account = table.named(&ctx.app_id, needed);
         let may = match &account {
             Ok(account) => ctx.caller.may(ctx.access, account.app_id.as_str()),
             // A caller must not learn from the error which accounts exist.
@@ -125,18 +176,21 @@ impl Registry {
             let app_id = Some(ctx.app_id.clone()).filter(|app_id| !app_id.is_empty());
             return Err(Forbidden::new(&ctx.caller, ctx.access, app_id).into());
         }
-        account
+        account.cloned()
     }
 
     /// Returns the accounts of a scope, ordered by their ids.
     pub(crate) fn all(&self, scope: &Scope) -> Vec<Arc<Account>> {
-        let accounts = self.accounts.values();
+        let table = self.0.current.load();
+        let accounts = table.accounts.values();
         let mut accounts =
             Vec::from_iter(accounts.filter(|account| scope.has(account.app_id.as_str())).cloned());
         accounts.sort_unstable_by(|one, other| one.app_id.cmp(&other.app_id));
         accounts
     }
+}
 
+impl Table {
     fn named(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
         if app_id.is_empty() {
             let default = match needed {
@@ -206,7 +260,8 @@ mod tests {
                 Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
             let ctx = Context::internal(clock.now());
             let found = registry.find(&ctx, AccountKinds::Any).ok();
-            assert_eq!(found.map(|account| account.app_id.as_str()), expected);
+            let found = found.map(|account| account.app_id.clone());
+            assert_eq!(found.as_ref().map(AppId::as_str), expected);
             for (needed, is_default) in [
                 (AccountKinds::Official, official_default),
                 (AccountKinds::MiniProgram, mini_default),

@@ -320,8 +320,8 @@ impl Calls {
         WantedRows { size, token }: WantedRows,
     ) -> Result<Page<L>, PageError> {
         let account = self.account::<L>(ctx)?;
-        let cursor = Cursor::parse(&token, scope::<L>(account))?;
-        let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
+        let cursor = Cursor::parse(&token, scope::<L>(&account))?;
+        let fetch = |begin, limit| self.window::<L>(&account, ctx, begin, limit);
         page(cursor, size, fetch).await.map_err(|failed| match failed {
             Failed::Call(error) => error.into(),
             Failed::List(broken) => unreadable(L::PATH, broken.to_string()).into(),
@@ -336,8 +336,8 @@ impl Calls {
         take: impl FnMut(L::Row) + Send,
     ) -> Result<Extent, Error> {
         let account = self.account::<L>(ctx)?;
-        let fetch = |begin, limit| self.window::<L>(account, ctx, begin, limit);
-        all(Cursor::start(scope::<L>(account)), fetch, take).await
+        let fetch = |begin, limit| self.window::<L>(&account, ctx, begin, limit);
+        all(Cursor::start(scope::<L>(&account)), fetch, take).await
     }
 
     /// Returns what is wanted of each row of a list.

@@ -172,13 +172,13 @@ impl Calls {
     /// Returns the account that a request names for the call `E`, or the default one for it.
     ///
     /// Every call gets its account here and passes it on.
-    pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<&Arc<Account>, Error> {
+    pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
         Ok(self.0.registry.find(ctx, E::ACCOUNT)?)
     }
 
     /// Returns the account that a request names, or the default one.
     pub(crate) fn any_account(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
-        Ok(self.0.registry.find(ctx, AccountKinds::Any)?.clone())
+        Ok(self.0.registry.find(ctx, AccountKinds::Any)?)
     }
 
     /// Returns the accounts of a scope, ordered by their ids.
@@ -198,7 +198,7 @@ impl Calls {
         call: E,
     ) -> Result<E::Reply, Error> {
         let account = self.account::<E>(ctx)?;
-        self.attempts(account, ctx, &call, None).await
+        self.attempts(&account, ctx, &call, None).await
     }
 
     /// Returns whether a call could be sent at once, as far as is known.

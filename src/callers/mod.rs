@@ -154,7 +154,6 @@ impl Callers {
         Self(Arc::new(ArcSwap::from_pointee(Table::new(settings, &Table::default()))))
     }
 
-    #[expect(dead_code, reason = "settings that change while the process runs will need it")]
     /// Replaces the callers. A caller that stays as it was is not disturbed. Watches of the others end.
     pub(crate) fn update(&self, settings: &config::Callers) {
         let before = self.0.load_full();
@@ -210,7 +209,7 @@ impl Table {
         let earlier = earlier.collect::<HashMap<_, _>>();
         let mut table = Self::default();
         for settings in callers {
-            let kept = earlier.get(&settings.name).filter(|(was, _)| *was == settings);
+            let kept = earlier.get(&settings.name).filter(|(was, _)| keeps_all(was, settings));
             let caller = match kept {
                 Some((_, caller)) => Arc::clone(caller),
                 None => Arc::new(Caller {
@@ -230,6 +229,18 @@ impl Table {
         }
         table
     }
+}
+
+/// Returns true if a caller has the same rights as before, and each proof of identity that it had. A further
+/// proof disturbs none of its calls, so a token can be rotated.
+fn keeps_all(was: &config::Caller, now: &config::Caller) -> bool {
+    fn within<T: PartialEq>(few: &[T], many: &[T]) -> bool {
+        few.iter().all(|one| many.contains(one))
+    }
+    (&was.role, &was.roles) == (&now.role, &now.roles)
+        && within(&was.tokens, &now.tokens)
+        && within(&was.certificates, &now.certificates)
+        && within(&was.jwt, &now.jwt)
 }
 
 /// Returns the token of an `authorization` header (RFC 6750), or `None` if the header has another form.

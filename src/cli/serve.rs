@@ -1,9 +1,12 @@
 //! `serve`: runs the service.
 
-use super::{Failure, settings::Source, signal};
+use std::path::PathBuf;
+
+use super::{Failure, settings, signal};
 use crate::{
     app::{self, Listeners},
     config::{Environment, Limits, Settings},
+    live::Source,
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -19,6 +22,7 @@ Environment variables:
   RUST_LOG                            log level, such as warn or debug [default: info,h2=error]
   OTEL_EXPORTER_OTLP_ENDPOINT         send traces to this OpenTelemetry receiver
 
+SIGHUP, or a change of the settings file, applies the new settings (docs/configuration.md).
 The first SIGTERM, SIGQUIT or Ctrl-C drains running calls (limits.drain_ms); the second stops at once.";
 
 /// The arguments of `serve`.
@@ -26,7 +30,7 @@ The first SIGTERM, SIGQUIT or Ctrl-C drains running calls (limits.drain_ms); the
 #[command(after_help = EXAMPLES)]
 pub struct Serve {
     #[command(flatten)]
-    settings: Source,
+    settings: settings::Source,
 }
 
 impl Serve {
@@ -35,15 +39,22 @@ impl Serve {
         let settings = self.settings.read(environment)?;
         let telemetry = Telemetry::start(environment)
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
-        let result = serve(settings, telemetry.sampler()).await;
+        let file = self.settings.file();
+        let result = serve(settings, file, environment, telemetry.sampler()).await;
         telemetry.flush().await;
         result
     }
 }
 
-async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
+async fn serve(
+    settings: Settings,
+    file: Option<PathBuf>,
+    environment: &Environment,
+    sampler: Sampler,
+) -> Result<(), Failure> {
     // First, so that a signal during startup is not missed.
     let stop = signal::stop()?;
+    let source = Source { file, environment: environment.clone(), hangup: signal::hangup()? };
     signal::ignore_others()?;
     raise_file_limit(&settings.limits);
     let listeners = Listeners::bind(&settings).await?;
@@ -51,7 +62,7 @@ async fn serve(settings: Settings, sampler: Sampler) -> Result<(), Failure> {
         stop.await;
         tracing::info!("stopping");
     };
-    app::run(settings, listeners, Clock::system(), sampler, stop).await?;
+    app::run(settings, source, listeners, Clock::system(), sampler, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

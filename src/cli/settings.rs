@@ -22,6 +22,11 @@ impl Source {
         }
     }
 
+    /// Returns the file.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Returns the settings. Returns all errors together, one per line.
     pub(super) fn read(&self, environment: &Environment) -> Result<Settings, Failure> {
         let name = self.name();

@@ -1,6 +1,8 @@
 //! The signals that stop a command: SIGTERM, SIGQUIT and SIGINT (Ctrl-C).
 
-use std::{future::Future, io};
+use std::{future::Future, io, sync::Arc};
+
+use tokio::sync::Notify;
 
 use crate::telemetry;
 
@@ -47,13 +49,34 @@ impl Signals {
     }
 }
 
+/// Returns a notice of each SIGHUP from now on.
+#[cfg(unix)]
+pub(super) fn hangup() -> io::Result<Arc<Notify>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut signals = signal(SignalKind::hangup())?;
+    let notice = Arc::<Notify>::default();
+    let notify = notice.clone();
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            notify.notify_one();
+        }
+    });
+    Ok(notice)
+}
+
+/// Returns a notice that never comes, because this system has no such signal.
+#[cfg(not(unix))]
+pub(super) fn hangup() -> io::Result<Arc<Notify>> {
+    Ok(Arc::default())
+}
+
 /// Ignores all other signals that would end the process, and logs each. Rust itself ignores SIGPIPE.
 #[cfg(unix)]
 pub(super) fn ignore_others() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let named = [
-        ("SIGHUP", SignalKind::hangup(), "settings are read only at the start"),
         ("SIGUSR1", SignalKind::user_defined1(), "it has no meaning for this program"),
         ("SIGUSR2", SignalKind::user_defined2(), "it has no meaning for this program"),
         ("SIGALRM", SignalKind::alarm(), "it has no meaning for this program"),

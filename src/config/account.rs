@@ -13,7 +13,7 @@ use super::{
 use crate::util::id::AppId;
 
 /// One section of `[[accounts]]`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Account {
     /// The account's AppID: `wx` and 16 characters.
     pub app_id: AppId,

@@ -36,7 +36,7 @@ impl Callback {
 }
 
 /// The `callback` of one of `[[accounts]]`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AccountCallback {
     /// The Token that WeChat signs pushes with.
     pub token: SecretSource,
@@ -66,7 +66,7 @@ pub enum CallbackMode {
 }
 
 /// Another system that receives the pushes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ForwardTo {
     /// The address. WeChat's query is added to it.
     #[serde(serialize_with = "without_secrets")]

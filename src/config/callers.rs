@@ -24,6 +24,16 @@ pub enum Callers {
     Known(Vec<Caller>),
 }
 
+impl Callers {
+    /// Returns the callers that the settings name.
+    pub fn known(&self) -> &[Caller] {
+        match self {
+            Self::Loopback | Self::Anyone => &[],
+            Self::Known(callers) => callers,
+        }
+    }
+}
+
 /// One section of `[[callers]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Caller {

@@ -16,6 +16,7 @@ pub use self::{
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     callers::{Caller, Callers, JwtSubject, Role, TokenHash},
+    changes::{Changes, Differences},
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},
     secret::SecretSource,
@@ -28,6 +29,7 @@ mod account;
 mod audit;
 mod callback;
 mod callers;
+mod changes;
 mod invisible;
 mod limits;
 mod listen;
@@ -81,6 +83,11 @@ impl fmt::Display for ConfigError {
 }
 
 impl Settings {
+    /// Returns true if an account receives pushes from WeChat.
+    pub fn receives_pushes(&self) -> bool {
+        self.accounts.iter().any(|account| account.callback.is_some())
+    }
+
     /// Returns the settings from the text of a file (empty for no file) and the environment.
     ///
     /// Returns all errors at once, each with its key.

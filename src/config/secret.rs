@@ -12,7 +12,7 @@ const HIDDEN: &str = "[hidden]";
 
 /// The place that a secret is read from. It serializes as it stands in the file, with the secret
 /// itself hidden.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum SecretSource {
     /// A file, which is read again whenever the secret is needed.

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body as _;
@@ -48,9 +49,16 @@ pub(crate) struct Receiver(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    accounts: HashMap<AppId, Account>,
     audits: Audits,
     clock: Clock,
+    /// Replaced as a whole when the settings change. A push uses the one that it finds on arrival.
+    table: ArcSwap<Table>,
+}
+
+/// The accounts that receive pushes, and how, at one time.
+#[derive(Debug)]
+pub(crate) struct Table {
+    accounts: HashMap<AppId, Account>,
     /// The largest accepted difference between a push's timestamp and the current time.
     window: Option<Duration>,
     /// Set if any account relays pushes.
@@ -64,15 +72,11 @@ struct Account {
     callback: AccountCallback,
 }
 
-impl Receiver {
-    /// Returns the receiver for the accounts that have a `callback`, or `None` if there are none.
+impl Table {
+    /// Returns the table of the settings. It uses `relay` if there is one already.
     ///
     /// Fails if a key or token cannot be read.
-    pub(crate) fn new(
-        settings: &Settings,
-        audits: Audits,
-        clock: Clock,
-    ) -> anyhow::Result<Option<Self>> {
+    fn new(settings: &Settings, relay: Option<Relay>) -> anyhow::Result<Self> {
         let mut accounts = HashMap::new();
         for account in &settings.accounts {
             let Some(callback) = account.callback.clone() else { continue };
@@ -81,14 +85,42 @@ impl Receiver {
             account.check().with_context(|| format!("callback of {app_id}"))?;
             accounts.insert(app_id, account);
         }
-        if accounts.is_empty() {
-            return Ok(None);
-        }
         let window = settings.callback.timestamp_window();
         let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
-        let relay = passes_on.then(Relay::new).transpose()?;
-        let inner = Inner { accounts, audits, clock, window, relay };
-        Ok(Some(Self(Arc::new(inner))))
+        let relay = passes_on.then(|| relay.map_or_else(Relay::new, Ok)).transpose()?;
+        Ok(Self { accounts, window, relay })
+    }
+
+    /// Returns the account of a path. Proxies and people add slashes and write ids in capitals.
+    fn account(&self, path: &str) -> Option<&Account> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        for expected in PATH {
+            parts.next().filter(|part| part.eq_ignore_ascii_case(expected))?;
+        }
+        let app_id = AppId::from(parts.next()?.to_ascii_lowercase());
+        self.accounts.get(&app_id).filter(|_| parts.next().is_none())
+    }
+}
+
+impl Receiver {
+    /// Returns a receiver for the accounts that have a `callback`.
+    ///
+    /// Fails if a key or token cannot be read.
+    pub(crate) fn new(settings: &Settings, audits: Audits, clock: Clock) -> anyhow::Result<Self> {
+        let table = ArcSwap::from_pointee(Table::new(settings, None)?);
+        Ok(Self(Arc::new(Inner { audits, clock, table })))
+    }
+
+    /// Returns the accounts of other settings, for [`update`](Self::update). Changes nothing.
+    ///
+    /// Fails if a key or token cannot be read.
+    pub(crate) fn prepare(&self, settings: &Settings) -> anyhow::Result<Table> {
+        Table::new(settings, self.0.table.load().relay.clone())
+    }
+
+    /// Replaces the accounts. A push that arrived before uses the old ones.
+    pub(crate) fn update(&self, table: Table) {
+        self.0.table.store(Arc::new(table));
     }
 
     /// Answers a request. If its future is dropped, it is unknown whether the push is stored.
@@ -100,15 +132,16 @@ impl Receiver {
 impl Inner {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        let account = self.account(head.uri.path());
+        let table = self.table.load_full();
+        let account = table.account(head.uri.path());
         let answer = match (account, &head.method) {
             (None, _) => {
                 Err(Refusal::new(StatusCode::NOT_FOUND, "no account has this callback path"))
             }
             // Monitors and load balancers send HEAD to check that the port answers.
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
-            (Some(account), &Method::GET) => self.echo(account, &head),
-            (Some(account), &Method::POST) => self.receive(account, &head, body).await,
+            (Some(account), &Method::GET) => self.echo(&table, account, &head),
+            (Some(account), &Method::POST) => self.receive(&table, account, &head, body).await,
             _ => Err(Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "the method is neither GET nor POST",
@@ -128,26 +161,22 @@ impl Inner {
         })
     }
 
-    /// Returns the account of a path. Proxies and people add slashes and write ids in capitals.
-    fn account(&self, path: &str) -> Option<&Account> {
-        let mut parts = path.split('/').filter(|part| !part.is_empty());
-        for expected in PATH {
-            parts.next().filter(|part| part.eq_ignore_ascii_case(expected))?;
-        }
-        let app_id = AppId::from(parts.next()?.to_ascii_lowercase());
-        self.accounts.get(&app_id).filter(|_| parts.next().is_none())
-    }
-
     /// Answers WeChat's verification, which an administrator starts by entering the address there.
-    fn echo(&self, account: &Account, head: &Parts) -> Answer {
+    fn echo(&self, table: &Table, account: &Account, head: &Parts) -> Answer {
         let query = Query::new(head);
-        self.verify(&account.token()?, &query, "signature", None)?;
+        self.verify(table, &account.token()?, &query, "signature", None)?;
         Ok(respond(None, query.get("echostr").to_owned().into()))
     }
 
-    async fn receive(&self, account: &Account, head: &Parts, body: Incoming) -> Answer {
+    async fn receive(
+        &self,
+        table: &Table,
+        account: &Account,
+        head: &Parts,
+        body: Incoming,
+    ) -> Answer {
         let body = read_body(body).await?;
-        let plain = self.decrypted(account, &Query::new(head), &body)?;
+        let plain = self.decrypted(table, account, &Query::new(head), &body)?;
         self.audits.note_push(&account.app_id);
         let (callback, now) = (&account.callback, self.clock.unix());
         let message = message::parse(&plain);
@@ -170,7 +199,7 @@ impl Inner {
         }
         // A target with a list of message names does not receive unreadable messages.
         let name = message.as_ref().map_or("", Message::name);
-        let reply = match &self.relay {
+        let reply = match &table.relay {
             Some(relay) => {
                 let push = Push {
                     query: head.uri.query().unwrap_or_default().to_owned(),
@@ -192,11 +221,17 @@ impl Inner {
     /// Returns the decrypted message of an authentic push. The encryption mode comes from the
     /// settings and never from the push: `signature` does not cover the body, so anyone with a copy
     /// of a signature could send any body with it.
-    fn decrypted(&self, account: &Account, query: &Query, body: &Bytes) -> Result<Bytes, Refusal> {
+    fn decrypted(
+        &self,
+        table: &Table,
+        account: &Account,
+        query: &Query,
+        body: &Bytes,
+    ) -> Result<Bytes, Refusal> {
         let token = account.token()?;
         match account.callback.mode {
             CallbackMode::Plain => {
-                self.verify(&token, query, "signature", None)?;
+                self.verify(table, &token, query, "signature", None)?;
                 if envelope::parse(body).is_ok() {
                     return Err(Refusal::forbidden(
                         "the message is encrypted, but callback.mode is \"plain\"",
@@ -206,7 +241,7 @@ impl Inner {
             }
             CallbackMode::Compatible | CallbackMode::Safe => {
                 let ciphertext = envelope::parse(body)?;
-                self.verify(&token, query, "msg_signature", Some(&ciphertext))?;
+                self.verify(table, &token, query, "msg_signature", Some(&ciphertext))?;
                 account.decrypt(&ciphertext)
             }
         }
@@ -214,6 +249,7 @@ impl Inner {
 
     fn verify(
         &self,
+        table: &Table,
         token: &Secret,
         query: &Query,
         signature: &str,
@@ -227,7 +263,7 @@ impl Inner {
         }
         let distance = |sent: u64| Duration::from_secs(sent.abs_diff(self.clock.unix()));
         let near = |window| timestamp.parse().is_ok_and(|sent| distance(sent) <= window);
-        match self.window.is_none_or(near) {
+        match table.window.is_none_or(near) {
             true => Ok(()),
             false => Err(Refusal::forbidden("the timestamp is too old or too new")),
         }

@@ -171,7 +171,6 @@ impl Tls {
 
     /// Reads the files now, and uses them if they fit together. Otherwise nothing changes, and the error
     /// says what is wrong.
-    #[expect(dead_code, reason = "SIGHUP will call it")]
     pub(crate) fn reload(&self) -> Result<(), String> {
         self.read(true);
         lock(&self.0.reading).failure.clone().map_or(Ok(()), Err)

@@ -116,7 +116,7 @@ impl Writes {
         call: E,
         answer: impl FnOnce(E::Reply) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let account = self.0.calls.account::<E>(ctx)?.clone();
+        let account = self.0.calls.account::<E>(ctx)?;
         self.detached(ctx, |writes, ctx, left| async move {
             let record = |_: &str| call.record();
             let mut sending = match writes.begin::<E, R>(&account, &ctx, left, Some(record)).await?

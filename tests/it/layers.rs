@@ -13,11 +13,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
         "app", "call", "config", "events", "message_crypto", "push", "service", "state", "util", "wechat",
     ]),
-    ("cli", &["app", "config", "pb", "telemetry", "util"]),
+    ("cli", &["app", "config", "live", "pb", "telemetry", "util"]),
     ("app", &[
-        "accounts", "call", "callers", "config", "events", "journal", "push", "recovery", "server",
+        "accounts", "call", "callers", "config", "events", "journal", "live", "push", "recovery", "server",
         "service", "state", "telemetry", "tls", "util", "wechat", "writes",
     ]),
+    ("live", &["config"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[
         "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls", "util",

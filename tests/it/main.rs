@@ -28,6 +28,7 @@ mod lifecycle;
 mod limits;
 mod listen_tls;
 mod lists;
+mod live;
 mod map_poi;
 mod media;
 mod merchant;

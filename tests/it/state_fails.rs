@@ -17,6 +17,7 @@ use wechat_simulator::{
 use wechat_store_gateway::{
     app::{self, Listeners},
     config::{Environment, Settings},
+    live::Source,
     pb::{
         self, WatchPosition, audit_service_client::AuditServiceClient,
         card_service_client::CardServiceClient, get_write_request::Lookup,
@@ -159,6 +160,7 @@ impl Gateway {
         tokio::spawn(app::run_with_state(
             state.clone(),
             settings,
+            Source::default(),
             listeners,
             clock.clone(),
             Sampler::default(),

@@ -4,8 +4,8 @@ use std::{
     future::Future,
     io::Write,
     net::SocketAddr,
-    path::Path,
-    sync::mpsc,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use wechat_simulator::{
 use wechat_store_gateway::{
     app::{self, Listeners},
     config::{Environment, Settings},
+    live::Source,
     pb::{
         self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
         map_poi_service_client::MapPoiServiceClient, media_service_client::MediaServiceClient,
@@ -64,6 +66,8 @@ pub(crate) struct App {
     settings: String,
     /// The folder of the state. It is removed with the test.
     folder: TempDir,
+    /// Notified like SIGHUP.
+    hangup: Arc<Notify>,
     stop: CancellationToken,
     served: JoinHandle<anyhow::Result<()>>,
 }
@@ -176,8 +180,14 @@ impl App {
         }
         let stop = CancellationToken::new();
         let shutdown = stop.clone().cancelled_owned();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, &text).expect("writable");
+        let hangup = Arc::<Notify>::default();
+        let source =
+            Source { file: Some(file), environment: Environment::new(), hangup: hangup.clone() };
         let served = tokio::spawn(app::run(
             settings,
+            source,
             listeners,
             clock.clone(),
             Sampler::default(),
@@ -200,9 +210,34 @@ impl App {
             host,
             settings,
             folder,
+            hangup,
             stop,
             served,
         }
+    }
+
+    /// Changes the settings file of the running gateway.
+    pub(crate) fn rewrite_settings(&mut self, change: impl FnOnce(&str) -> String) {
+        self.settings = change(&self.settings);
+        let new = self.folder.path().join("settings.new");
+        std::fs::write(&new, &self.settings).expect("writable");
+        std::fs::rename(new, self.settings_file()).expect("the same folder");
+    }
+
+    /// Changes the settings file of the running gateway, and sends it the notice of SIGHUP.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&str) -> String) {
+        self.rewrite_settings(change);
+        self.hangup.notify_one();
+    }
+
+    /// Returns the content of the settings file.
+    pub(crate) fn settings_text(&self) -> &str {
+        &self.settings
+    }
+
+    /// Returns the settings file.
+    pub(crate) fn settings_file(&self) -> PathBuf {
+        self.folder.path().join("settings.toml")
     }
 
     /// Stops the gateway and starts another one with the same settings and the same state.

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     app::{self, Listeners},
     config::{Environment, Settings, parse_address},
+    live::Source,
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
 };
@@ -129,7 +130,7 @@ impl Sandbox {
         let mut result = Ok(());
         let until = async { result = self.attend(places, stop).await };
         tokio::select! {
-            served = app::run(settings, listeners, clock, sampler, until) => served?,
+            served = app::run(settings, Source::default(), listeners, clock, sampler, until) => served?,
             // The simulator must run until the service has stopped.
             () = Simulator::new(world).run(wechat, future::pending()) => {}
         }

@@ -1,0 +1,117 @@
+//! The differences between two settings, and which of them a running gateway can apply.
+
+use std::{collections::BTreeMap, mem::discriminant};
+
+use serde::Serialize;
+use toml::Table;
+
+use super::{ConfigError, Settings};
+
+/// The keys of single sections that can change while the gateway runs. Every other one takes effect only
+/// at the start.
+const LIVE: &[&str] = &["callback.timestamp_window_seconds", "callers"];
+
+/// The differences between two settings, by name. They contain no value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The keys of single sections, such as `limits.calls`.
+    pub keys: Vec<String>,
+    /// The accounts, by `app_id`.
+    pub accounts: Differences,
+    /// The callers, by name.
+    pub callers: Differences,
+}
+
+/// The names that are only in the new list, only in the old one, or in both with different settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Only in the new list.
+    pub added: Vec<String>,
+    /// Only in the old list.
+    pub removed: Vec<String>,
+    /// In both, with different settings.
+    pub changed: Vec<String>,
+}
+
+impl Changes {
+    /// Returns the differences.
+    pub fn between(old: &Settings, new: &Settings) -> Self {
+        let accounts = |settings: &Settings| {
+            let named = settings.accounts.iter();
+            named.map(|account| (account.app_id.as_str().to_owned(), account.clone())).collect()
+        };
+        let callers = |settings: &Settings| {
+            let named = settings.callers.known().iter();
+            named.map(|caller| (caller.name.clone(), caller.clone())).collect()
+        };
+        let mut keys = Vec::new();
+        compare("listen", &old.listen, &new.listen, &mut keys);
+        compare("wechat", &old.wechat, &new.wechat, &mut keys);
+        compare("limits", &old.limits, &new.limits, &mut keys);
+        compare("state", &old.state, &new.state, &mut keys);
+        compare("callback", &old.callback, &new.callback, &mut keys);
+        compare("audit", &old.audit, &new.audit, &mut keys);
+        // The serialized form hides the passwords of these, so it can be the same.
+        for (key, same) in [
+            ("wechat.proxy", old.wechat.proxy == new.wechat.proxy),
+            ("state.url", old.state.url == new.state.url),
+        ] {
+            if !same && keys.iter().all(|known| known != key) {
+                keys.push(key.to_owned());
+            }
+        }
+        if discriminant(&old.callers) != discriminant(&new.callers) {
+            keys.push("callers".to_owned());
+        }
+        Self {
+            keys,
+            accounts: Differences::between(&accounts(old), &accounts(new)),
+            callers: Differences::between(&callers(old), &callers(new)),
+        }
+    }
+
+    /// Returns true if there is no difference.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns an error for each difference that a running gateway cannot apply.
+    pub fn needing_restart(&self) -> Vec<ConfigError> {
+        let fixed = self.keys.iter().filter(|key| !LIVE.contains(&key.as_str()));
+        fixed
+            .map(|key| ConfigError {
+                key: key.clone(),
+                message: "cannot change while the gateway runs; restart it, or set the old value \
+                          again"
+                    .to_owned(),
+            })
+            .collect()
+    }
+}
+
+impl Differences {
+    fn between<T: PartialEq>(old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) -> Self {
+        let only = |these: &BTreeMap<String, T>, others: &BTreeMap<String, T>| {
+            these.keys().filter(|name| !others.contains_key(*name)).cloned().collect()
+        };
+        let changed =
+            new.iter().filter(|(name, now)| old.get(*name).is_some_and(|was| was != *now));
+        Self {
+            added: only(new, old),
+            removed: only(old, new),
+            changed: changed.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+}
+
+/// Adds the keys of a section that differ.
+fn compare<T: Serialize>(section: &str, old: &T, new: &T, keys: &mut Vec<String>) {
+    // A section always serializes: `check` prints it.
+    let table = |section| Table::try_from(section).unwrap_or_default();
+    let (old, new) = (table(old), table(new));
+    let mut names = old.keys().chain(new.keys()).collect::<Vec<_>>();
+    names.sort();
+    names.dedup();
+    let differs = |name: &&&String| old.get(**name) != new.get(**name);
+    keys.extend(names.iter().filter(differs).map(|name| format!("{section}.{name}")));
+}
