@@ -248,7 +248,7 @@ impl App {
         let listener = Listener::new(listeners.grpc, "listen.grpc", settings.limits.grpc());
         let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
-        let rules = http2::Rules::new(&self.settings.limits);
+        let rules = http2::Rules::new(&settings.limits);
         let serving = http2::serve(listener, middleware, &self.budgets, rules, self.stop.clone());
         let mut serving = Box::pin(serving).fuse();
 
