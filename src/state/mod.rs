@@ -33,7 +33,7 @@ pub use self::{
     token::{SharedToken, Tokens},
     write::{Begun, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState, Writes},
 };
-use crate::{config, util::clock::Clock};
+use crate::{config, telemetry, util::clock::Clock};
 
 mod event;
 pub(crate) mod gap;
@@ -42,6 +42,7 @@ mod lease;
 pub mod redis;
 pub mod sqlite;
 mod submission;
+mod sum;
 mod token;
 mod write;
 
@@ -110,6 +111,13 @@ pub enum Error {
     /// It cannot be reached or used now.
     #[error("the state cannot be used: {0}")]
     Unusable(String),
+}
+
+/// Logs that a damaged row was skipped.
+fn log_skipped(what: &'static str, why: &str) {
+    if let Some(unlogged) = telemetry::may_log("skipped a damaged row of the state", what) {
+        tracing::error!(what, why, unlogged, "skipped a damaged row of the state");
+    }
 }
 
 /// Returns the time so many milliseconds after the start of 1970, as the state stores times.

@@ -29,6 +29,7 @@ use wechat_store_gateway::{
 };
 
 use crate::{
+    damage::{Damage, damage_redis},
     state::{Backend, claim, conformance, finished, write},
     support::within,
 };
@@ -290,6 +291,34 @@ async fn append_wakes_waiting_client_that_blocks_none() {
     assert_eq!(within(SOON, one.newer(0)).await, Ok(None), "something is there");
     let later = tokio::time::timeout(Duration::from_millis(200), one.newer(1)).await;
     assert!(later.is_err(), "nothing is newer");
+}
+
+#[tokio::test]
+async fn damaged_event_does_not_stop_pruning() {
+    for damage in [
+        Damage::PutField("received", "soon"),
+        Damage::DropField("received"),
+        Damage::DropField("key"),
+        Damage::DropField("app_id"),
+        Damage::DropRow,
+    ] {
+        let server = RedisServer::start(false).await;
+        let state = server.open().await;
+        for number in 1..=3 {
+            state.append(event(number)).await.expect("appended");
+        }
+        damage_redis(&server, "events", 1, damage).await;
+        within(SOON, async {
+            while state.log().await.expect("a log").pruned.position < 2 {
+                state.prune(Duration::ZERO).await.expect("pruned");
+            }
+        })
+        .await;
+        let query = EventQuery { limit: 10, ..EventQuery::default() };
+        let page = state.events(query).await.expect("a page");
+        let positions: Vec<_> = page.events.iter().map(|event| event.position).collect();
+        assert_eq!(positions, [3], "{damage:?}: no gap replaces a pruned event");
+    }
 }
 
 #[tokio::test]

@@ -86,17 +86,22 @@ impl App {
 
     /// Starts a gateway like [`App::still`] with further sections of the settings.
     pub(crate) async fn still_with_sections(sections: &str) -> Self {
-        Self::launch(Clock::frozen(), "default = true", sections, None).await
+        Self::launch(Clock::frozen(), "default = true", sections, None, None).await
     }
 
     /// Starts a gateway with other settings of both accounts instead of `default = true`.
     pub(crate) async fn with(account: &str) -> Self {
-        Self::launch(Clock::system(), account, "", None).await
+        Self::launch(Clock::system(), account, "", None, None).await
     }
 
     /// Starts a gateway with further sections of the settings.
     pub(crate) async fn with_sections(sections: &str) -> Self {
-        Self::launch(Clock::system(), "default = true", sections, None).await
+        Self::launch(Clock::system(), "default = true", sections, None, None).await
+    }
+
+    /// Starts a gateway with its state at this URL and further sections of the settings.
+    pub(crate) async fn with_state(url: &str, sections: &str) -> Self {
+        Self::launch(Clock::system(), "default = true", sections, None, Some(url)).await
     }
 
     /// Starts a gateway in front of another server than the simulator.
@@ -106,10 +111,16 @@ impl App {
 
     /// Starts a gateway with other settings of `[wechat]`.
     pub(crate) async fn reaching(wechat: &str) -> Self {
-        Self::launch(Clock::system(), "default = true", "", Some(wechat)).await
+        Self::launch(Clock::system(), "default = true", "", Some(wechat), None).await
     }
 
-    async fn launch(clock: Clock, account: &str, sections: &str, reaching: Option<&str>) -> Self {
+    async fn launch(
+        clock: Clock,
+        account: &str,
+        sections: &str,
+        reaching: Option<&str>,
+        state: Option<&str>,
+    ) -> Self {
         secrets::watch().await;
         let settings = wechat_simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
@@ -121,7 +132,8 @@ impl App {
         tokio::spawn(wechat.clone().run(upstream, std::future::pending()));
 
         let folder = tempfile::tempdir().expect("a folder");
-        let state = folder.path().join("state.db");
+        let file = format!("sqlite:{}", folder.path().join("state.db").display());
+        let state = state.unwrap_or(&file);
         let settings = format!(
             r#"
             [listen]
@@ -131,7 +143,7 @@ impl App {
             [wechat]
             {reaching}
             [state]
-            url = "sqlite:{state}"
+            url = "{state}"
             {sections}
             [[accounts]]
             app_id = "{OFFICIAL_APP_ID}"
@@ -146,7 +158,6 @@ impl App {
             callback = {{ token = "{CALLBACK_TOKEN}", aes_key = "{MINI_PROGRAM_AES_KEY}" }}
             {account}
             "#,
-            state = state.display(),
         );
         Self::serve(wechat, clock, host, settings, folder).await
     }
@@ -251,12 +262,12 @@ impl App {
         stop.cancel();
         within(Duration::from_secs(30), served).await.expect("no panic").expect("a clean end");
         // Tasks that end a moment later may still hold the lock.
-        let file = folder.path().join("state.db.lock");
-        let lock = std::fs::File::open(file).expect("the lock's file");
-        while lock.try_lock().is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        // A state in Redis has no lock.
+        if let Ok(lock) = std::fs::File::open(folder.path().join("state.db.lock")) {
+            while lock.try_lock().is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
-        drop(lock);
         change(&folder.path().join("state.db"));
         Self::serve(wechat, clock, host, settings, folder).await
     }

@@ -46,12 +46,13 @@ end
 -- persists the script. That would skip a position.
 local position = tonumber(call('GET', LAST) or 0) + 1
 call('SET', LAST, position)
--- Redis stores the names of the fields once if they are always in the same order.
-call('XADD', LOG, position .. '-0', 'key', event.key, 'received', time, 'event_id', event.event_id,
-  'app_id', event.app_id, 'kind', event.kind, 'audit_id', event.audit_id, 'state', event.state,
-  'reason', event.reason, 'poi_id', event.poi_id, 'map_poi_id', event.map_poi_id,
-  'event_time', event.event_time, 'pushed', event.pushed, 'submission', id,
-  'amends', event.amends, 'superseded_by', event.superseded_by, 'message', event.message)
+event.received, event.submission = string.format('%.0f', time), id
+local entry = {}
+for _, name in ipairs(EVENT_FIELDS) do
+  entry[#entry + 1], entry[#entry + 2] = name, event[name]
+end
+entry[#entry + 1], entry[#entry + 2] = 'sum', event_sum(position, event)
+call('XADD', LOG, position .. '-0', unpack(entry))
 call('HSET', POSITIONS, event.key, position)
 if id ~= '' then
   call('ZADD', events_key(id), position, position)

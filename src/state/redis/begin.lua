@@ -1,6 +1,7 @@
 -- Claims a write. ARGV: its fields, each after its name, and its `term` in milliseconds. A write
 -- that is sent immediately also has `by` in milliseconds and `record`. Returns 'claimed' or 'sent'
--- with id and fence, 'other', 'known' with the write, or 'quiet' with the rest of the quiet period.
+-- with id and fence, 'other', 'known' with the write, 'unreadable', or 'quiet' with the rest of the
+-- quiet period.
 local new, time = named(ARGV), now()
 local id = new.write_id
 if new.request_id ~= '' then
@@ -12,11 +13,14 @@ if not write then
   if quiet_left(time) > 0 then
     return { 'quiet', '', quiet_left(time), false }
   end
+  id = new.write_id
   add_write(new, 1, time)
   if new.by then
     send_write(id, new, time)
     return { 'sent', id, 1, false }
   end
+elseif not write.whole then
+  return { 'unreadable', '', 0, false }
 elseif write.fingerprint ~= new.fingerprint then
   return { 'other', '', 0, false }
 -- The request was repeated, and the repeated one has sent nothing yet.

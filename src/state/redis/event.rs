@@ -1,8 +1,9 @@
 //! The log of events: one stream whose entry ids are the positions.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{str, sync::LazyLock, time::Duration};
 
 use ::redis::Script;
+use bytes::Bytes;
 
 use super::{
     Redis,
@@ -13,7 +14,9 @@ use crate::{
     pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition,
-        NewEvent, Origin, Segment, WRITES_KEPT, is_decided,
+        NewEvent, Origin, Segment, WRITES_KEPT,
+        gap::{LostEvent, NO_MESSAGE, placeholder_key},
+        is_decided, sum,
     },
 };
 
@@ -25,14 +28,18 @@ static PRUNE: LazyLock<Script> = lua!("prune.lua");
 /// A script's numbers are floats, so a larger position would be inexact.
 const EXACT: u64 = 1 << 53;
 
-/// An event as `events.lua` returns it: position, key, received, message, supersedes, superseded by,
-/// and the message of its submission.
-type EventRow = (u64, Vec<u8>, u64, Vec<u8>, String, String, Option<Vec<u8>>);
+/// A field of an event, if it is there.
+type Field = Option<Vec<u8>>;
 
-/// A log position as scripts return it.
+/// An event as `events.lua` returns it: position, key, received, app id, kind, and the damage, which
+/// replaces the other fields. They are message, supersedes, superseded by, and the message of its
+/// submission.
+type EventRow = (u64, Field, Field, Field, Field, Option<String>, Field, Field, Field, Field);
+
+/// A log position as scripts return it. The key is empty if it is lost.
 type PositionRow = Option<(u64, Vec<u8>)>;
 
-/// The key of the event before a page.
+/// The key of the event before a page. Empty if it is lost.
 type PreviousKey = Option<Vec<u8>>;
 
 /// A log as scripts return it: epoch, pruned, newest.
@@ -97,9 +104,9 @@ impl Events for Redis {
         call.arg(from.unwrap_or(0)).arg(until.unwrap_or(u64::MAX)).arg(new_epoch()).arg(most_bytes);
         let (seen, at_end, events, before, found): (u64, bool, Vec<EventRow>, PreviousKey, LogRow) =
             redis.run(&call).await?;
-        let events = events.into_iter().map(event).collect::<Result<_, _>>()?;
-        let before = before.map(key).transpose()?.map(|key| LogPosition { position: after, key });
-        Ok(EventPage { events, seen: seen.max(after), at_end, before, log: parse_log(found)? })
+        let events = events.into_iter().map(event).collect();
+        let before = before.map(|found| log_position(Some((after, found))));
+        Ok(EventPage { events, seen: seen.max(after), at_end, before, log: parse_log(found) })
     }
 
     async fn newer(&self, position: u64) -> Result<Option<Segment>, Error> {
@@ -109,7 +116,7 @@ impl Events for Redis {
 
     async fn log(&self) -> Result<Log, Error> {
         let redis = &self.connection;
-        parse_log(redis.run(redis.call(&LOG).arg(new_epoch())).await?)
+        redis.run(redis.call(&LOG).arg(new_epoch())).await.map(parse_log)
     }
 }
 
@@ -118,8 +125,8 @@ fn new_epoch() -> u64 {
     fastrand::u64(1..)
 }
 
-fn parse_log((epoch, pruned, newest): LogRow) -> Result<Log, Error> {
-    Ok(Log { epoch, pruned: log_position(pruned)?, newest: log_position(newest)? })
+fn parse_log((epoch, pruned, newest): LogRow) -> Log {
+    Log { epoch, pruned: log_position(pruned), newest: log_position(newest) }
 }
 
 pub(super) async fn prune(redis: &Connection, age: Duration) -> Result<u64, Error> {
@@ -131,24 +138,51 @@ pub(super) fn set(numbers: impl Iterator<Item = i32>) -> String {
     numbers.fold(",".to_owned(), |set, number| format!("{set}{number},"))
 }
 
-fn event(written: EventRow) -> Result<Event, Error> {
-    let (position, found, received, message, supersedes, superseded_by, submission) = written;
-    Ok(Event {
+/// Returns an event, or its placeholder if it cannot be read.
+fn event(row: EventRow) -> Event {
+    let (position, key, received, app_id, kind, damage, message, supersedes, superseded_by, its) =
+        row;
+    let lost = LostEvent {
         position,
-        key: key(found)?,
-        received,
-        message: message.into(),
-        supersedes,
-        superseded_by,
-        submission: submission.map(Into::into),
-    })
+        key: key.and_then(parse_key),
+        app_id: app_id.and_then(|app_id| String::from_utf8(app_id).ok()),
+        kind: kind.and_then(|kind| str::from_utf8(&kind).ok()?.parse().ok()),
+        received: received.and_then(|time| str::from_utf8(&time).ok()?.parse().ok()),
+    };
+    let text = |field: Field| String::from_utf8(field?).ok();
+    let whole = || {
+        Some(Event {
+            position,
+            key: lost.key?,
+            received: lost.received?,
+            message: message?.into(),
+            supersedes: text(supersedes)?,
+            superseded_by: text(superseded_by)?,
+            submission: its.map(submission_message),
+        })
+    };
+    match damage {
+        Some(damage) => lost.placeholder(&damage),
+        None => whole().unwrap_or_else(|| lost.placeholder("a field has an unexpected form")),
+    }
 }
 
-fn log_position(place: PositionRow) -> Result<LogPosition, Error> {
-    let (position, found) = place.unwrap_or((0, vec![0; 32]));
-    Ok(LogPosition { position, key: key(found)? })
+/// Returns the stored message of an event's submission.
+fn submission_message(stored: Vec<u8>) -> Bytes {
+    match sum::without_checksum(&stored, &[]) {
+        Ok(message) if !message.is_empty() => Bytes::copy_from_slice(message),
+        _ => Bytes::from_static(&NO_MESSAGE),
+    }
 }
 
-fn key(found: Vec<u8>) -> Result<EventKey, Error> {
-    found.try_into().map(EventKey).map_err(|_| damaged("key"))
+fn log_position(place: PositionRow) -> LogPosition {
+    let Some((position, found)) = place else {
+        return LogPosition { position: 0, key: EventKey([0; 32]) };
+    };
+    let key = parse_key(found).unwrap_or_else(|| placeholder_key(position));
+    LogPosition { position, key }
+}
+
+fn parse_key(found: Vec<u8>) -> Option<EventKey> {
+    found.try_into().map(EventKey).ok()
 }

@@ -5,10 +5,12 @@ local action, name, span, fence = unpack(ARGV)
 local lease, time = key('lease', name), now()
 -- `held` is the fence of the holder, or empty during the pause.
 local last, held, over = unpack(call('HMGET', lease, 'fence', 'held', 'over'))
-local left = tonumber(over or 0) - time
+-- A damaged value counts as absent.
+last = tonumber(last or 0) or 0
+local left = (tonumber(over or 0) or 0) - time
 
 if action == 'restore' then
-  if tonumber(last or 0) <= tonumber(fence) then
+  if last <= tonumber(fence) then
     call('HSET', lease, 'fence', fence, 'held', ARGV[5] == '1' and fence or '',
       'over', time + tonumber(span))
   end
@@ -19,7 +21,7 @@ if action == 'acquire' then
   if left > 0 then
     return { 0, left }
   end
-  fence = math.max(tonumber(last or 0), BASE) + 1
+  fence = math.max(last, BASE) + 1
   call('HSET', lease, 'fence', fence, 'held', fence, 'over', time + tonumber(span))
   return { fence, 0 }
 end

@@ -20,6 +20,16 @@ local function call(command, ...)
   return redis.call(command, ...)
 end
 
+-- Reads a row that has a key of its own. Returns an empty row if the key has an unexpected type, so
+-- that other rows can be read.
+local function read(command, ...)
+  local row = redis.pcall(command, ...)
+  if row.err then
+    return row.err:find('WRONGTYPE', 1, true) and {} or call(command, ...)
+  end
+  return row
+end
+
 local function key(...)
   return KEYS[1] .. table.concat({ ... }, ':')
 end
@@ -90,33 +100,73 @@ local function named(list, from, to)
   return fields
 end
 
--- Returns the event at a position, if it was not pruned.
-local function event_at(position)
+-- The fields of an event, apart from its checksum `sum`. Redis stores the names of the fields once if
+-- they are always in this order.
+local EVENT_FIELDS = { 'key', 'received', 'event_id', 'app_id', 'kind', 'audit_id', 'state', 'reason',
+  'poi_id', 'map_poi_id', 'event_time', 'pushed', 'submission', 'amends', 'superseded_by', 'message' }
+
+-- Returns the checksum of an event, because Redis does not detect a flipped bit in its file.
+local function event_sum(position, event)
+  local parts = { position .. '-0' }
+  for i, name in ipairs(EVENT_FIELDS) do
+    parts[i + 1] = #event[name] .. ':' .. event[name]
+  end
+  return redis.sha1hex(table.concat(parts, ',')):sub(1, 8)
+end
+
+-- Returns why an event cannot be read, or nil.
+local function event_damage(position, event)
+  for _, name in ipairs(EVENT_FIELDS) do
+    if not event[name] then
+      return 'its ' .. name .. ' is missing'
+    end
+  end
+  for _, name in ipairs({ 'received', 'kind', 'event_time' }) do
+    if not tonumber(event[name]) then
+      return 'its ' .. name .. ' is no number'
+    end
+  end
+  -- An event of a version without checksums is read without.
+  if event.sum and event.sum ~= event_sum(position, event) then
+    return 'its checksum is wrong'
+  end
+end
+
+-- Returns the entry at a position, whether it can be read or not.
+local function entry_at(position)
   local id = position .. '-0'
   local entry = call('XRANGE', LOG, id, id)[1]
   return entry and named(entry[2])
 end
 
--- Returns the log and its end, in the order that event.rs expects. `epoch` is for a log that has
--- none.
+-- Returns the event at a position, unless it was pruned or cannot be read.
+local function event_at(position)
+  local event = entry_at(position)
+  return event and not event_damage(position, event) and event
+end
+
+-- Returns the log and its end, in the order that event.rs expects. A lost key is an empty text.
+-- `epoch` is for a log that has none.
 local function log(epoch)
   local known = call('GET', key('epoch'))
   if not known then
     -- The script writes only in this case, so a full Redis can still be read.
     call('SET', key('epoch'), epoch)
   end
-  local newest = call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
+  local last = tonumber(call('GET', LAST) or 0)
+  local newest = entry_at(last)
   local pruned = call('HMGET', PRUNED, 'position', 'key')
   return {
     known or epoch,
-    pruned[1] and { tonumber(pruned[1]), pruned[2] } or false,
-    newest and { tonumber(newest[1]:match('^%d+')), named(newest[2]).key } or false,
+    pruned[1] and { tonumber(pruned[1]), pruned[2] or '' } or false,
+    last > 0 and { last, newest and newest.key or '' } or false,
   }
 end
 
 -- Returns the name of the review that an event or a submission is about, if it has an audit id.
 local function review_of(about)
-  return about.kind ~= UNSPECIFIED and about.audit_id ~= ''
+  return about.kind and about.app_id and about.audit_id
+    and about.kind ~= UNSPECIFIED and about.audit_id ~= ''
     and table.concat({ about.kind, about.app_id, about.audit_id }, ':')
 end
 
@@ -138,16 +188,16 @@ end
 -- account for a merchant, and those for a store with a known id. Returns nothing for other kinds.
 local function nameless_key(about)
   if about.kind == MERCHANT then
-    return key('nameless', about.app_id)
+    return about.app_id and key('nameless', about.app_id)
   end
-  return about.kind == STORE and about.poi_id ~= '' and key('nameless', about.app_id, about.poi_id)
+  return about.kind == STORE and about.app_id and about.poi_id and about.poi_id ~= '' and key('nameless', about.app_id, about.poi_id)
 end
 
 -- Removes a submission that has an audit id now, or that is pruned.
 local function remove_nameless(id)
   local about = {}
   about.app_id, about.kind, about.poi_id =
-    unpack(call('HMGET', submission_key(id), 'app_id', 'kind', 'poi_id'))
+    unpack(read('HMGET', submission_key(id), 'app_id', 'kind', 'poi_id'))
   local nameless = nameless_key(about)
   if nameless then
     call('ZREM', nameless, id)
@@ -183,13 +233,17 @@ local function result(of)
   return position and event_at(position), position
 end
 
+-- Returns the number of a submission. Its row may be damaged.
+local function number_of(id)
+  return call('ZSCORE', ALL, id) or 0
+end
+
 -- Sets a submission to a result.
 local function decide(id, event, position, time)
   local submission = submission_key(id)
   if event.kind == PICTURES and event.poi_id ~= '' then
-    local number, poi_id = unpack(call('HMGET', submission, 'number', 'poi_id'))
-    call('ZREM', pictures_key(event.app_id, poi_id), id)
-    call('ZADD', pictures_key(event.app_id, event.poi_id), number, id)
+    call('ZREM', pictures_key(event.app_id, call('HGET', submission, 'poi_id') or ''), id)
+    call('ZADD', pictures_key(event.app_id, event.poi_id), number_of(id), id)
   end
   call('HSET', submission, 'state', event.state, 'reason', event.reason,
     'event_id', event.event_id, 'position', position, 'settled', time)
@@ -204,7 +258,7 @@ local function decide(id, event, position, time)
     end
   end
   if nameless then
-    call('ZADD', nameless_key(event), call('HGET', submission, 'number'), id)
+    call('ZADD', nameless_key(event), number_of(id), id)
   end
   call('ZREM', OPEN, id)
   call('ZREM', DUE, id)
@@ -269,8 +323,13 @@ end
 
 -- Returns a submission in the order that submission.rs expects.
 local function submission(id)
-  return call('HMGET', submission_key(id), 'number', 'message', 'created', 'audit_id', 'state',
-    'reason', 'poi_id', 'map_poi_id', 'event_id', 'settled')
+  return read('HMGET', submission_key(id), 'number', 'message', 'created', 'audit_id', 'state',
+    'reason', 'poi_id', 'map_poi_id', 'event_id', 'settled', 'app_id', 'kind')
+end
+
+-- Returns whether a submission is stored, even if its row is lost.
+local function is_stored(id)
+  return call('EXISTS', submission_key(id)) == 1 or call('ZSCORE', ALL, id)
 end
 
 local function write_key(id)
@@ -300,38 +359,61 @@ local function current_state(state, over, time)
   return state == 'sent' and rest == 0 and 'unknown' or state, rest
 end
 
--- Returns a write in its current state, or nil.
+local STATES = { claimed = true, sent = true, unknown = true, finished = true }
+local WRITE_TEXTS = { 'app_id', 'method', 'request_id', 'fingerprint', 'client_reference', 'sought' }
+local WRITE_NUMBERS = { 'number', 'fence', 'attempts', 'created', 'sent', 'ended' }
+
+-- Returns whether all fields of a write have the right form.
+local function is_whole(write)
+  for _, name in ipairs(WRITE_TEXTS) do
+    if not write[name] then
+      return false
+    end
+  end
+  for _, name in ipairs(WRITE_NUMBERS) do
+    if not tonumber(write[name]) then
+      return false
+    end
+  end
+  return STATES[write.state] and (write.state == 'finished' or tonumber(write.over)) and true
+end
+
+-- Returns a write in its current state, or nil if there is none. A write whose row is damaged or lost
+-- is not `whole`. Such a write must be neither sent nor taken for a new one.
 local function write_at(id, time)
-  local write = named(call('HGETALL', write_key(id)))
-  if not write.number then
+  local write = named(read('HGETALL', write_key(id)))
+  if not next(write) and not call('ZSCORE', WRITES, id) then
     return nil
   end
   write.write_id = id
-  write.state, write.rest = current_state(write.state, tonumber(write.over), time)
+  write.whole = is_whole(write)
+  if write.whole then
+    write.state, write.rest = current_state(write.state, tonumber(write.over), time)
+  end
   return write
 end
 
 -- Returns a write in the order that write.rs expects.
 local function write_row(write)
-  return {
+  return write.whole and {
     { write.number, write.write_id, write.app_id, write.method, write.request_id,
       write.client_reference, write.caller or '' },
     { write.state, write.attempts, write.reply or false, write.created, write.sent, write.ended,
       write.rest, write.sought },
-  }
+  } or {}
 end
 
 -- Returns the id of the write that a caller names by its request id: its own, or else the same request
 -- of a caller without a name. Returns nil if there is none.
 local function known_write(new)
   local own = call('GET', request_key(new))
-  if own and call('EXISTS', write_key(own)) == 1 then
+  if own then
     return own
   end
   local caller = new.caller or ''
   for _, id in ipairs(call('ZREVRANGE', requests_key(new.request_id), 0, -1)) do
     local app_id, method, fingerprint, its_caller =
-      unpack(call('HMGET', write_key(id), 'app_id', 'method', 'fingerprint', 'caller'))
+      unpack(read('HMGET', write_key(id), 'app_id', 'method', 'fingerprint', 'caller'))
     if app_id == new.app_id and method == new.method and fingerprint == new.fingerprint
       and (caller == '' or (its_caller or '') == '') then
       return id
@@ -368,8 +450,8 @@ end
 local function delete_write(id)
   local write = {}
   write.app_id, write.method, write.request_id, write.caller =
-    unpack(call('HMGET', write_key(id), 'app_id', 'method', 'request_id', 'caller'))
-  if write.request_id and write.request_id ~= '' then
+    unpack(read('HMGET', write_key(id), 'app_id', 'method', 'request_id', 'caller'))
+  if write.app_id and write.method and write.request_id and write.request_id ~= '' then
     call('DEL', request_key(write))
     call('ZREM', requests_key(write.request_id), id)
   end

@@ -9,11 +9,14 @@ local last = tonumber(call('GET', LAST) or 0)
 local events, gone = 0, nil
 for _, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', SCAN)) do
   local position, event = tonumber(entry[1]:match('^%d+')), named(entry[2])
-  if position == last or tonumber(event.received) >= before then
+  -- An event with an unreadable time is as old as its neighbors.
+  if position == last or (tonumber(event.received or '') or 0) >= before then
     break
   end
-  call('HDEL', POSITIONS, event.key)
-  local id = event.submission
+  if event.key then
+    call('HDEL', POSITIONS, event.key)
+  end
+  local id = event.submission or ''
   if id == '' then
     id = call('HGET', LATE, position) or ''
     call('HDEL', LATE, position)
@@ -27,7 +30,7 @@ for _, entry in ipairs(call('XRANGE', LOG, '-', '+', 'COUNT', SCAN)) do
   if review and call('HGET', review_key(review), 'position') == tostring(position) then
     call('HDEL', review_key(review), 'position')
   end
-  events, gone = events + 1, { position = position, key = event.key }
+  events, gone = events + 1, { position = position, key = event.key or '' }
 end
 if gone then
   call('HSET', PRUNED, 'position', gone.position, 'key', gone.key)
@@ -40,13 +43,17 @@ call('HSET', GUARD, 'at:' .. me, time)
 -- Submissions are deleted from the one that was decided first.
 local old = call('ZRANGEBYSCORE', DECIDED, '-inf', '(' .. before, 'LIMIT', 0, SCAN)
 for _, id in ipairs(old) do
-  local about = named(call('HGETALL', submission_key(id)))
+  local about = named(read('HGETALL', submission_key(id)))
   local review = review_of(about)
   if review and call('HGET', review_key(review), 'submission') == id then
     call('HDEL', review_key(review), 'submission')
   end
-  call('ZREM', pictures_key(about.app_id, about.poi_id), id)
-  call('ZREM', reference_key(about.client_reference), id)
+  if about.app_id and about.poi_id then
+    call('ZREM', pictures_key(about.app_id, about.poi_id), id)
+  end
+  if about.client_reference then
+    call('ZREM', reference_key(about.client_reference), id)
+  end
   remove_nameless(id)
   call('ZREM', ALL, id)
   call('ZREM', DECIDED, id)

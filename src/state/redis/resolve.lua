@@ -4,6 +4,9 @@
 local id, outcome, reply = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)
+if write and not write.whole then
+  return write_row(write)
+end
 if not write or write.state ~= 'unknown' then
   return false
 end

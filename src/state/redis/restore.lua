@@ -11,7 +11,7 @@ if #ARGV > count + 3 then
   remember(named(ARGV, count + 4))
 end
 local write = write_at(id, time)
-if write and (write.state == 'finished' or tonumber(write.fence) > tonumber(new.fence)) then
+if write and (not write.whole or write.state == 'finished' or tonumber(write.fence) > tonumber(new.fence)) then
   return
 end
 local sent = time - tonumber(new.age)

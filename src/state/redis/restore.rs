@@ -9,7 +9,7 @@ use super::{
     connection::{Call, Connection, lua, millis},
     lease, submission, write,
 };
-use crate::state::Outcome;
+use crate::state::{Outcome, sum::stored_form};
 
 static RESTORE: LazyLock<Script> = lua!("restore.lua");
 
@@ -36,11 +36,16 @@ fn call(redis: &Connection, backup: &WriteBackup) -> Option<Call> {
     };
     let mut own = redis.call(&RESTORE);
     write::describe(&mut own, write);
-    own.arg("fence").arg(fence).arg("attempts").arg(attempts).arg("record").arg(&record[..]);
+    own.arg("fence")
+        .arg(fence)
+        .arg("attempts")
+        .arg(attempts)
+        .arg("record")
+        .arg(stored_form(record));
     own.arg("age").arg(millis(at.elapsed()));
     own.arg("rest").arg(millis(until.saturating_duration_since(Instant::now())));
     let mut call = redis.call(&RESTORE);
-    call.arg(outcome).arg(reply).arg(own.count()).append(own);
+    call.arg(outcome).arg(stored_form(reply)).arg(own.count()).append(own);
     if let Some(submission) = submission {
         submission::describe(&mut call, (**submission).clone());
     }

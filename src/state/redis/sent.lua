@@ -4,7 +4,7 @@
 local id, fence, by, record = unpack(ARGV)
 local time = now()
 local write = write_at(id, time)
-if not write or write.fence ~= fence or write.rest == 0 or write.state == 'unknown' then
+if not write or not write.whole or write.fence ~= fence or write.rest == 0 or write.state == 'unknown' then
   return 0
 end
 send_write(id, { by = by, record = record }, time)

@@ -7,6 +7,12 @@ local token, time = key('token', app_id), now()
 local stored = call('HMGET', token, 'value', 'generation', 'since', 'over')
 local old, generation, since, over = unpack(stored)
 generation, since, over = tonumber(generation or 0), tonumber(since or 0), tonumber(over or 0)
+local whole = generation and generation >= 0 and since and over and (old or over == 0)
+if not whole or (old or ''):find('[^ -~]') then
+  -- It is damaged. There is less than one token per millisecond, so the next generation is higher than
+  -- every earlier one.
+  old, generation, since, over = false, time, 0, 0
+end
 
 if value and (over <= time or generation == tonumber(before)) then
   over = time + tonumber(life)

@@ -3,7 +3,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use ::redis::Script;
+use ::redis::{Script, Value, from_redis_value};
 use bytes::Bytes;
 
 use super::{
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, Sent, Write, WritePage, WriteQuery, WriteState,
-    Writes,
+    Writes, log_skipped,
+    sum::{stored_form, without_checksum},
 };
 
 static BEGIN: LazyLock<Script> = lua!("begin.lua");
@@ -41,11 +42,10 @@ impl Writes for Redis {
         describe(&mut call, &write);
         call.arg("term").arg(millis(term));
         if let Some(Sent { by, record }) = &write.sent {
-            call.arg("by").arg(millis(*by)).arg("record").arg(&record[..]);
+            call.arg("by").arg(millis(*by)).arg("record").arg(stored_form(record));
         }
-        let begun = redis.run_recording(
-            &call,
-            |backup, begun: &(String, String, u64, Option<WriteRow>)| {
+        let begun =
+            redis.run_recording(&call, |backup, begun: &(String, String, u64, Option<Value>)| {
                 let (what, write_id, fence, _) = begun;
                 match what.as_str() {
                     "claimed" => {
@@ -54,13 +54,13 @@ impl Writes for Redis {
                     "sent" => backup.claimed(write_id.clone(), *fence, write),
                     _ => {}
                 }
-            },
-        );
+            });
         let (what, write_id, fence, known) = begun.await?;
         match (what.as_str(), known) {
             ("claimed" | "sent", _) => Ok(Begun::Claimed { write_id, fence, sent: what == "sent" }),
             ("other", _) => Ok(Begun::Other),
-            ("known", Some(written)) => Ok(Begun::Known(parse_row(written)?)),
+            ("known", Some(row)) => Ok(Begun::Known(parse_row(row)?)),
+            ("unreadable", _) => Err(unreadable()),
             ("quiet", _) => Err(quiet(fence)),
             _ => Err(damaged("word")),
         }
@@ -78,7 +78,7 @@ impl Writes for Redis {
             return Err(lost());
         }
         let mut call = redis.call(&SENT);
-        call.arg(write_id).arg(fence).arg(millis(by)).arg(&record[..]);
+        call.arg(write_id).arg(fence).arg(millis(by)).arg(stored_form(&record));
         let sent = redis.run_recording(&call, |backup, sent: &bool| {
             if *sent {
                 backup.sent(write_id, by, record);
@@ -97,7 +97,7 @@ impl Writes for Redis {
 
     async fn write(&self, write_id: &str) -> Result<Option<Write>, Error> {
         let redis = &self.connection;
-        let found: Option<WriteRow> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
+        let found: Option<Value> = redis.run(redis.call(&WRITE).arg(write_id)).await?;
         found.map(parse_row).transpose()
     }
 
@@ -114,9 +114,14 @@ impl Writes for Redis {
         call.arg(until.unwrap_or(u64::MAX));
         call.arg(request_id.unwrap_or_default());
         call.arg(u8::from(only_unfinished)).arg(PAGE_BYTES);
-        let (seen, at_end, found): (u64, bool, Vec<WriteRow>) = redis.run(&call).await?;
-        let writes = found.into_iter().map(parse_row).collect::<Result<_, _>>()?;
-        Ok(WritePage { writes, unreadable: 0, seen, at_end })
+        let (seen, at_end, found): (u64, bool, Vec<Value>) = redis.run(&call).await?;
+        let count = found.len();
+        let readable = |row| {
+            parse_row(row).inspect_err(|error| log_skipped("a write", &error.to_string())).ok()
+        };
+        let writes: Vec<_> = found.into_iter().filter_map(readable).collect();
+        let unreadable = (count - writes.len()) as u64;
+        Ok(WritePage { writes, unreadable, seen, at_end })
     }
 
     async fn resolve(&self, write_id: &str, outcome: Outcome) -> Result<Option<Write>, Error> {
@@ -124,7 +129,7 @@ impl Writes for Redis {
         let mut call = redis.call(&RESOLVE);
         call.arg(write_id);
         add_outcome(&mut call, outcome);
-        let found: Option<WriteRow> = redis.run(&call).await?;
+        let found: Option<Value> = redis.run(&call).await?;
         found.map(parse_row).transpose()
     }
 }
@@ -150,13 +155,18 @@ fn add_outcome(call: &mut Call, outcome: Outcome) {
         Outcome::Released => ("released", Bytes::new(), None),
         Outcome::Unknown => ("unknown", Bytes::new(), None),
     };
-    call.arg(outcome).arg(&reply[..]);
+    call.arg(outcome).arg(stored_form(&reply));
     if let Some(submission) = submission {
         submission::describe(call, *submission);
     }
 }
 
-fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
+fn unreadable() -> Error {
+    Error::Unreadable("a write has no known form".to_owned())
+}
+
+fn parse_row(row: Value) -> Result<Write, Error> {
+    let (about, standing): WriteRow = from_redis_value(row).map_err(|_| unreadable())?;
     let (number, write_id, app_id, method, request_id, client_reference, caller) = about;
     let (state, attempts, reply, created, sent, ended, rest, record) = standing;
     Ok(Write {
@@ -167,13 +177,18 @@ fn parse_row((about, standing): WriteRow) -> Result<Write, Error> {
         method,
         request_id,
         client_reference,
-        state: WriteState::named(&state).ok_or_else(|| damaged("state of a write"))?,
+        state: WriteState::named(&state).ok_or_else(unreadable)?,
         attempts,
-        record: record.into(),
-        reply: reply.map(Into::into),
+        record: message(&record)?,
+        reply: reply.as_deref().map(message).transpose()?,
         created,
         sent,
         ended,
         rest: Duration::from_millis(rest),
     })
+}
+
+/// Returns a stored message without its checksum.
+fn message(stored: &[u8]) -> Result<Bytes, Error> {
+    Ok(Bytes::copy_from_slice(without_checksum(stored, &[])?))
 }

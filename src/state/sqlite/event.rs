@@ -3,26 +3,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
-use super::{
-    SCAN, Sqlite, log_skipped, readable, storable, submission, sum, unless_damaged, writer,
-};
+use super::{SCAN, Sqlite, readable, storable, submission, unless_damaged, writer};
 use crate::{
     pb::SubmissionKind,
     state::{
         Appended, Error, Event, EventKey, EventPage, EventQuery, Events, Log, LogPosition,
-        NewEvent, Origin, Segment, gap::gap, is_decided,
+        NewEvent, Origin, Segment,
+        gap::{LostEvent, NO_MESSAGE, placeholder_key},
+        is_decided, sum,
     },
     util::id::AppId,
 };
 
 /// How long [`Events::newer`] waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Replaces the message of an unreadable submission: the event has a submission, and the event
-/// itself is not damaged. No message begins with this byte.
-const NO_MESSAGE: [u8; 1] = [0xFF];
 
 /// The properties that events about the same review share. An event without an audit id and without
 /// a submission stands alone.
@@ -388,29 +384,16 @@ fn submission_of(row: &Row<'_>) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(message.unwrap_or(&NO_MESSAGE)))
 }
 
-/// Returns the placeholder for an unreadable event. It has the key of the event if that is known.
+/// Returns the placeholder for an unreadable event.
 fn placeholder(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
-    log_skipped("an event", cause);
-    let key =
-        row.and_then(|row| row.get("key").ok()).map_or_else(|| placeholder_key(position), EventKey);
-    let app_id = row.and_then(|row| row.get("app_id").ok()).unwrap_or_default();
-    let kind = row.and_then(|row| row.get::<_, i32>("kind").ok());
-    let kind = kind.and_then(|kind| SubmissionKind::try_from(kind).ok()).unwrap_or_default();
-    let event = gap(key.event_id(), app_id, kind, cause.to_owned());
-    Event {
+    let lost = LostEvent {
         position,
-        key,
-        received: row.and_then(|row| row.get("received").ok()).unwrap_or_default(),
-        message: event.encode_to_vec().into(),
-        supersedes: String::new(),
-        superseded_by: String::new(),
-        submission: None,
-    }
-}
-
-/// Returns the key for an event whose own key is lost. It depends only on the position.
-fn placeholder_key(position: u64) -> EventKey {
-    EventKey::of(0, [&b"lost"[..], &position.to_be_bytes()])
+        key: row.and_then(|row| row.get("key").ok()).map(EventKey),
+        app_id: row.and_then(|row| row.get("app_id").ok()),
+        kind: row.and_then(|row| row.get("kind").ok()),
+        received: row.and_then(|row| row.get("received").ok()),
+    };
+    lost.placeholder(cause)
 }
 
 /// The values that the checksum of an event's message covers in addition to the message.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Sqlite, later, log_skipped, readable};
-use crate::state::{Acquired, Error, Leases};
+use super::{Sqlite, later, readable};
+use crate::state::{Acquired, Error, Leases, log_skipped};
 
 #[tonic::async_trait]
 impl Leases for Sqlite {

@@ -11,7 +11,6 @@ mod reader;
 mod recent;
 mod schema;
 mod submission;
-mod sum;
 mod token;
 mod wal;
 mod write;
@@ -24,7 +23,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi};
+use bytes::Bytes;
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi, types::ValueRef};
 use tokio::{sync::OnceCell, task};
 
 use self::{
@@ -33,8 +33,7 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    state::{Error, State},
-    telemetry,
+    state::{Error, State, log_skipped, sum},
     util::{clock::Clock, lock},
 };
 
@@ -236,11 +235,10 @@ fn readable<T>(read: rusqlite::Result<Option<T>>, what: &'static str) -> Result<
     }
 }
 
-/// Logs that a damaged row was skipped.
-fn log_skipped(what: &'static str, why: &str) {
-    if let Some(unlogged) = telemetry::may_log("skipped a damaged row of the state", what) {
-        tracing::error!(what, why, unlogged, "skipped a damaged row of the state");
-    }
+/// Returns the message of a row's value without its checksum. Fails if it is wrong.
+fn message(value: ValueRef<'_>) -> Result<Bytes, Error> {
+    let stored = value.as_blob().map_err(|_| Error::Unreadable("it is no message".to_owned()))?;
+    Ok(Bytes::copy_from_slice(sum::without_checksum(stored, &[])?))
 }
 
 fn now(clock: &Clock) -> u64 {

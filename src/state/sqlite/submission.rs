@@ -8,13 +8,13 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     SCAN, Sqlite,
     event::{self, Review, Verdict},
-    later, log_skipped, readable, storable, sum, unless_damaged,
+    later, readable, storable, unless_damaged,
 };
 use crate::{
     pb::{AuditState, SubmissionKind},
     state::{
         Error, NewEvent, NewSubmission, PAGE_BYTES, Submission, SubmissionPage, SubmissionQuery,
-        Submissions, is_open,
+        Submissions, is_open, log_skipped, sum,
     },
     util::id::{AppId, PoiId},
 };
@@ -190,7 +190,7 @@ fn by_id(db: &Connection, submission_id: &str) -> Result<Option<Submission>, Err
 pub(super) fn message(db: &Connection, submission_id: &str) -> Result<Option<Bytes>, Error> {
     let message = db
         .prepare_cached("SELECT message FROM submissions WHERE submission_id = ?1")?
-        .query_row([submission_id], |row| Ok(sum::value(row.get_ref(0)?).ok()))
+        .query_row([submission_id], |row| Ok(super::message(row.get_ref(0)?).ok()))
         .optional()?;
     Ok(message.flatten())
 }
@@ -326,7 +326,7 @@ fn parse_row(row: &Row<'_>) -> Result<Submission, Error> {
     let state: i32 = row.get("state")?;
     Ok(Submission {
         number: row.get("number")?,
-        message: sum::value(row.get_ref("message")?)?,
+        message: super::message(row.get_ref("message")?)?,
         created: row.get("created")?,
         audit_id: row.get::<_, String>("audit_id")?.into(),
         state: AuditState::try_from(state).map_err(|_| unknown("state"))?,

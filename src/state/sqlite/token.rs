@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Sqlite, later, log_skipped, now, readable};
+use super::{Sqlite, later, now, readable};
 use crate::{
-    state::{Error, SharedToken, Tokens},
+    state::{Error, SharedToken, Tokens, log_skipped},
     util::id::{AppId, Secret},
 };
 

@@ -5,12 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rusqlite::{Connection, Params, Row, params, types::ValueRef};
 
-use super::{
-    SCAN, Sqlite, later, log_skipped, millis, now, storable, submission, sum, writer::Durability,
-};
+use super::{SCAN, Sqlite, later, message, millis, now, storable, submission, writer::Durability};
 use crate::state::{
     Begun, Error, NewWrite, Outcome, PAGE_BYTES, WRITES_KEPT, Write, WritePage, WriteQuery,
-    WriteState, Writes,
+    WriteState, Writes, log_skipped, sum::stored_form,
 };
 
 /// The columns that [`parse_row`] needs.
@@ -249,11 +247,6 @@ fn might_fit(row: &Row<'_>, query: &WriteQuery) -> bool {
     of_account.as_ref().is_none_or(known) && state.as_ref().is_none_or(in_state)
 }
 
-/// Returns the stored form of a message. An empty message stays empty.
-fn stored_form(message: &[u8]) -> Vec<u8> {
-    if message.is_empty() { Vec::new() } else { sum::with_checksum(message, &[]) }
-}
-
 /// Returns the highest number in use.
 fn newest(db: &Connection) -> Result<u64, Error> {
     let newest: Option<u64> =
@@ -318,7 +311,7 @@ fn parse_row(row: &Row<'_>, now: u64) -> Result<Write, Error> {
     };
     let reply = match row.get_ref("reply")? {
         ValueRef::Null => None,
-        reply => Some(sum::value(reply)?),
+        reply => Some(message(reply)?),
     };
     Ok(Write {
         number: row.get("number")?,
@@ -330,7 +323,7 @@ fn parse_row(row: &Row<'_>, now: u64) -> Result<Write, Error> {
         client_reference: row.get("client_reference")?,
         state: if stored == WriteState::Sent && rest == 0 { WriteState::Unknown } else { stored },
         attempts: row.get("attempts")?,
-        record: sum::value(row.get_ref("sought")?)?,
+        record: message(row.get_ref("sought")?)?,
         reply,
         created: row.get("created")?,
         sent: row.get("sent")?,

@@ -1,11 +1,8 @@
-//! Checksums of stored messages, because SQLite does not detect a flipped bit in a row.
+//! Checksums of stored messages, because neither SQLite nor Redis detects a flipped bit in a row.
 //!
 //! The checksum follows the message as one more field, with a number that no message uses. A reader
 //! that does not check it, such as an older version, skips the field. A message that was stored
 //! without a checksum is valid.
-
-use bytes::Bytes;
-use rusqlite::types::ValueRef;
 
 use crate::state::Error;
 
@@ -36,10 +33,9 @@ pub(super) fn without_checksum<'a>(stored: &'a [u8], beside: &[&[u8]]) -> Result
     }
 }
 
-/// Returns the message of a row's value without its checksum. Fails if it is wrong.
-pub(super) fn value(value: ValueRef<'_>) -> Result<Bytes, Error> {
-    let stored = value.as_blob().map_err(|_| Error::Unreadable("it is no message".to_owned()))?;
-    Ok(Bytes::copy_from_slice(without_checksum(stored, &[])?))
+/// Returns the stored form of a message that may be absent. An empty message stays empty.
+pub(super) fn stored_form(message: &[u8]) -> Vec<u8> {
+    if message.is_empty() { Vec::new() } else { with_checksum(message, &[]) }
 }
 
 fn sum(message: &[u8], beside: &[&[u8]]) -> u32 {
