@@ -66,6 +66,11 @@ type List<T> = moka::sync::Cache<AppId, Arc<tokio::sync::Mutex<Option<Read<T>>>>
 /// A list, or why there is none, and when reading it began.
 type Read<T> = (Instant, Result<Arc<Listing<T>>, Error>);
 
+/// Returns what was read, if the reading began at `asked` or later.
+fn new_enough<T>(read: Option<&Read<T>>, asked: Instant) -> Option<Result<Arc<Listing<T>>, Error>> {
+    read.filter(|(began, _)| *began >= asked).map(|(_, rows)| rows.clone())
+}
+
 impl Default for Lists {
     fn default() -> Self {
         Self { stores: list(), legacy_stores: list(), nearby_pois: list() }
@@ -120,10 +125,8 @@ impl Recovery {
         let (calls, app_id) = (self.0.calls.clone(), ctx.app_id.clone());
         let reading = tokio::spawn(async move {
             let mut list = list.lock_owned().await;
-            if let Some((began, rows)) = &*list
-                && *began >= asked
-            {
-                return rows.clone();
+            if let Some(rows) = new_enough(list.as_ref(), asked) {
+                return rows;
             }
             let began = calls.clock().now();
             let ctx = Context { app_id, ..Context::internal(began + TIME_LIMIT) };
@@ -137,5 +140,59 @@ impl Recovery {
             // The runtime ends.
             Err(_) => Err(Error::Stopped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::util::clock::Clock;
+
+    fn row<T: DeserializeOwned>(row: Value) -> T {
+        serde_json::from_value(row).expect("a row of WeChat's list")
+    }
+
+    #[test]
+    fn list_is_used_if_reading_began_after_question() {
+        let moment = Duration::from_millis(1);
+        let began = Clock::frozen().now();
+        let read: Read<ListedStore> = (began, Err(Error::Stopped));
+        for (asked, used) in [(began - moment, true), (began, true), (began + moment, false)] {
+            // A failed reading counts, too: WeChat is not asked again for the same question.
+            let found = new_enough(Some(&read), asked);
+            assert_eq!(matches!(found, Some(Err(Error::Stopped))), used);
+        }
+        assert!(new_enough::<ListedStore>(None, began).is_none());
+    }
+
+    #[test]
+    fn listed_store_keeps_state_and_fingerprint() {
+        use AuditState::{Approved, InReview, Rejected, Unspecified};
+        let listed = |status: Option<i32>, phone: &str| {
+            let store = json!({"poi_id": "1", "status": status, "telephone": phone});
+            ListedStore::from(row::<StoreInfo>(store))
+        };
+        for (status, state) in
+            [(Some(1), Approved), (Some(2), InReview), (Some(3), Rejected), (None, Unspecified)]
+        {
+            let store = listed(status, "1");
+            assert_eq!((&*store.poi_id, store.state, store.wechat_status), ("1", state, status));
+        }
+        assert_eq!(listed(Some(1), "1").fingerprint, listed(Some(3), "1").fingerprint);
+        assert_ne!(listed(Some(1), "1").fingerprint, listed(Some(1), "2").fingerprint);
+    }
+
+    #[test]
+    fn listed_old_store_keeps_state_and_comment() {
+        let store = json!({"poi_id": "1", "upgrade_status": 1, "upgrade_comment": "照片不清"});
+        let store = ListedLegacyStore::from(row::<PoiInfo>(store));
+        let ListedLegacyStore { poi_id, upgrade_state, upgrade_comment } = store;
+        assert_eq!((&*poi_id, upgrade_state), ("1", UpgradeState::Failed));
+        assert_eq!(upgrade_comment, "照片不清");
     }
 }

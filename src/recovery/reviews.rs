@@ -49,7 +49,7 @@ pub(crate) async fn poll_reviews(
     if settings.poll_after().is_none() {
         return;
     }
-    let pause = (settings.poll_interval() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    let pause = pause(settings.poll_interval());
     let poll_for_ever = async {
         loop {
             if let Err(error) = Round::new(&recovery, &settings).run().await {
@@ -59,6 +59,11 @@ pub(crate) async fn poll_reviews(
         }
     };
     stop.run_until_cancelled(poll_for_ever).await;
+}
+
+/// Returns the pause between two rounds. A review then waits little longer than the interval.
+fn pause(poll_interval: Duration) -> Duration {
+    (poll_interval / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 /// Polls all reviews that are due. A list is read once for all reviews in it, because it may take hundreds
@@ -182,9 +187,14 @@ impl<'a> Round<'a> {
                 None
             }
         };
-        let ended = |state| is_decided(state) && state != AuditState::NotSubmitted;
-        Ok(found.filter(|result| ended(result.state)))
+        Ok(found.filter(|result| has_ended(result.state)))
     }
+}
+
+/// Returns whether a review with this result has ended. WeChat may not show a new review yet, so an
+/// absent one has not.
+fn has_ended(state: AuditState) -> bool {
+    is_decided(state) && state != AuditState::NotSubmitted
 }
 
 /// Returns the event that the missing push would have caused.
@@ -210,4 +220,94 @@ fn event(submission: &pb::Submission, result: ReviewResult, now: u64) -> NewEven
     };
     let submission_id = submission.submission_id.clone();
     NewEvent::from_event(key, event, Origin::Polled { submission_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::{super::testing::submission, *};
+    use crate::{
+        pb::{EventOrigin, audit_event::Detail},
+        util::clock::Clock,
+    };
+
+    #[test]
+    fn pause_is_quarter_of_interval_within_limits() {
+        for (interval, expected) in [
+            (Duration::ZERO, SHORTEST_PAUSE),
+            (Duration::from_secs(60), Duration::from_secs(15)),
+            (Duration::from_secs(24 * 3600), LONGEST_PAUSE),
+        ] {
+            assert_eq!(pause(interval), expected);
+        }
+    }
+
+    #[test]
+    fn only_final_results_end_review() {
+        use AuditState::{Approved, AwaitingAdmin, InReview, NotSubmitted, Rejected, Unspecified};
+        for (state, ended) in [
+            (Approved, true),
+            (Rejected, true),
+            (InReview, false),
+            (AwaitingAdmin, false),
+            (NotSubmitted, false),
+            (Unspecified, false),
+        ] {
+            assert_eq!(has_ended(state), ended, "{state:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn account_is_asked_once_for_reply_and_error() {
+        for answer in [Ok(1), Err(Error::Stopped)] {
+            let mut known = HashMap::new();
+            let ctx = Context::internal(Clock::frozen().now());
+            let first = once(&mut known, &ctx, async { answer.clone() }).await;
+            let again = once(&mut known, &ctx, async { panic!("asked again") }).await;
+            assert_eq!((first.ok(), again.ok()), (answer.clone().ok(), answer.ok()));
+            let other = Context { app_id: "wx2".to_owned(), ..ctx.clone() };
+            assert_eq!(once(&mut known, &other, async { Ok(2) }).await.ok(), Some(2));
+        }
+    }
+
+    #[test]
+    fn polled_event_has_detail_of_its_kind() {
+        let result = |audit_id: &str, poi_id: &str| ReviewResult {
+            state: AuditState::Rejected,
+            reason: "门头不清".to_owned(),
+            audit_id: audit_id.to_owned(),
+            poi_id: poi_id.to_owned(),
+            ..ReviewResult::default()
+        };
+        for (kind, shown, audit_id, poi_id) in [
+            (SubmissionKind::Store, "", "7", "12"),
+            (SubmissionKind::Store, "8", "8", "12"),
+            (SubmissionKind::NearbyPoi, "", "7", "12"),
+            // A merchant is no place.
+            (SubmissionKind::Merchant, "", "7", ""),
+        ] {
+            let asked = submission(kind, "7", "");
+            let made = event(&asked, result(shown, "12"), 1_700_000_000);
+            assert_eq!((made.kind, made.state), (kind, AuditState::Rejected));
+            assert_eq!((made.audit_id.as_str(), made.poi_id.as_str()), (audit_id, poi_id));
+            assert_eq!((&*made.reason, made.event_time), ("门头不清", 1_700_000_000));
+            assert_eq!(made.origin, Origin::Polled { submission_id: "write".to_owned() });
+            let message = AuditEvent::decode(&*made.message).expect("an event");
+            assert_eq!(message.origin(), EventOrigin::Polled);
+            let is_merchant = matches!(message.detail, Some(Detail::Merchant(_)));
+            assert_eq!(is_merchant, kind == SubmissionKind::Merchant);
+        }
+    }
+
+    #[test]
+    fn two_polls_of_one_result_make_one_event() {
+        let result = |state| ReviewResult { state, ..ReviewResult::default() };
+        let asked = submission(SubmissionKind::Store, "7", "12");
+        let first = event(&asked, result(AuditState::Approved), 1).key;
+        assert_eq!(event(&asked, result(AuditState::Approved), 2).key, first);
+        assert_ne!(event(&asked, result(AuditState::Rejected), 1).key, first);
+        let other = pb::Submission { submission_id: "other".to_owned(), ..asked };
+        assert_ne!(event(&other, result(AuditState::Approved), 1).key, first);
+    }
 }

@@ -92,13 +92,8 @@ impl Recovery {
         loop {
             let page = self.0.state.events(query.clone()).await?;
             for event in page.events {
-                // Another replica may have recorded the submission of this write meanwhile.
-                let own = event.submission.as_ref().is_none_or(|submission| {
-                    SubmissionRecord::parse(submission)
-                        .is_ok_and(|its| its.submission.submission_id == write.write_id)
-                });
                 // An event that cannot be decoded shows nothing.
-                if own
+                if may_belong(event.submission.as_deref(), &write.write_id)
                     && let Ok(event) = AuditEvent::decode(&*event.message)
                     && fits(&event)
                 {
@@ -109,6 +104,40 @@ impl Recovery {
                 return Ok(None);
             }
             query.after = page.seen;
+        }
+    }
+}
+
+/// Returns whether an event with this submission may be about this write. Another replica may have
+/// recorded the write's own submission meanwhile. An unreadable submission counts as another.
+fn may_belong(submission: Option<&[u8]>, write_id: &str) -> bool {
+    submission.is_none_or(|submission| {
+        SubmissionRecord::parse(submission)
+            .is_ok_and(|its| its.submission.submission_id == write_id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::submission, *};
+
+    #[test]
+    fn event_of_another_submission_is_not_of_write() {
+        let record = |submission_id: &str| {
+            let submission = Submission {
+                submission_id: submission_id.to_owned(),
+                ..submission(SubmissionKind::Store, "7", "12")
+            };
+            SubmissionRecord { submission, expected_effect: None }.to_state(None).message
+        };
+        let (own, other) = (record("write"), record("other"));
+        for (its, expected) in [
+            (None, true),
+            (Some(&own[..]), true),
+            (Some(&other[..]), false),
+            (Some(&b"\xff"[..]), false),
+        ] {
+            assert_eq!(may_belong(its, "write"), expected);
         }
     }
 }
