@@ -290,6 +290,21 @@ impl App {
         self.wechat.fault(Fault::new(path, kind).times(0));
     }
 
+    /// Waits for `future` while the clock runs fast, so that the pauses of the gateway take no time.
+    pub(crate) async fn hurried<T>(&self, future: impl Future<Output = T>) -> T {
+        let run_fast = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                self.clock.advance(Duration::from_millis(20));
+            }
+        };
+        tokio::select! {
+            biased;
+            result = future => result,
+            never = run_fast => never,
+        }
+    }
+
     /// Returns the number of calls to this path at WeChat.
     pub(crate) fn count(&self, path: &str) -> usize {
         self.wechat.calls(path).len()

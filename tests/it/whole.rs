@@ -417,7 +417,7 @@ async fn damaged_token_reply_is_no_token() {
             // A failed fetch is not repeated immediately.
             app.clock.advance(LATER);
             app.fault(path, replaced(&body));
-            let status = app.read().await.expect_err(&name);
+            let status = app.hurried(app.read()).await.expect_err(&name);
             assert_eq!(
                 reason(&status),
                 is(Code::Unavailable, "TOKEN_UNAVAILABLE"),
