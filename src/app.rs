@@ -25,7 +25,7 @@ use crate::{
     accounts::Registry,
     call::Calls,
     callers::Callers,
-    config::{Changes, ConfigError, Settings, TlsFiles},
+    config::{Changes, ConfigError, Reflection, Settings, TlsFiles},
     events::Audits,
     journal::Journal,
     live::{Follower, Source},
@@ -160,9 +160,13 @@ fn rooms(
 }
 
 /// Returns all gRPC services.
-fn routes(rooms: &Rooms, health: &Reporter) -> Routes {
+fn routes(rooms: &Rooms, health: &Reporter, has_reflection: Reflection) -> Routes {
     let routes = service::routes(rooms.clone()).add_service(health.service());
-    reflection::add_to(routes).prepare()
+    match has_reflection {
+        Reflection::Anyone | Reflection::Callers => reflection::add_to(routes),
+        Reflection::Off => routes,
+    }
+    .prepare()
 }
 
 /// The service before it serves: every part is made, and no task runs.
@@ -208,8 +212,8 @@ impl App {
         let rooms = rooms(calls, state, &settings, &clock, &stop);
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
         let health = Reporter::new().await;
-        let routes = routes(&rooms, &health);
-        let callers = Callers::new(&settings.callers);
+        let routes = routes(&rooms, &health, settings.listen.reflection);
+        let callers = Callers::new(&settings, clock.clone());
         let middleware =
             Middleware::new(routes, callers.clone(), &settings, clock, sampler, stop.clone());
         Ok(Self {

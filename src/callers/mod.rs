@@ -9,22 +9,25 @@
 //! the old callers or the new ones.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use tokio_util::sync::CancellationToken;
 
-use self::bearer::Tokens;
+use self::{bearer::Tokens, rate::Limiter};
 use crate::{
-    config::{self, Role},
+    config::{self, Rate, Role, Settings},
     pb::Access,
-    util::{id::AppId, scope::Scope},
+    util::{clock::Clock, id::AppId, scope::Scope},
 };
 
 mod bearer;
+mod mesh;
+mod rate;
 
 /// The longest proof in a header, in bytes. A longer one is not examined.
 const LONGEST_PROOF: usize = 8 * 1024;
@@ -37,12 +40,15 @@ pub(crate) struct Caller {
     roles: HashMap<AppId, Role>,
     /// Canceled when the settings no longer have the caller as it is here.
     changed: CancellationToken,
+    /// `None` if the caller may call at any rate.
+    limiter: Option<Limiter>,
 }
 
 /// Stands for every caller if the settings name none, and for the gateway itself.
 static ANYONE: LazyLock<Arc<Caller>> = LazyLock::new(|| {
     let (name, role) = (String::new(), Some(Role::Admin));
-    Arc::new(Caller { name, role, roles: HashMap::new(), changed: CancellationToken::new() })
+    let changed = CancellationToken::new();
+    Arc::new(Caller { name, role, roles: HashMap::new(), changed, limiter: None })
 });
 
 impl Caller {
@@ -81,6 +87,12 @@ impl Caller {
         Scope::Only(roles.map(|(app_id, _)| app_id.clone()).collect())
     }
 
+    /// Counts a call. Fails if the caller calls more often than its limit allows, with the time to wait.
+    pub(crate) fn count_call(&self) -> Result<(), TooFast> {
+        let counted = self.limiter.as_ref().map_or(Ok(()), Limiter::check);
+        counted.map_err(|wait| TooFast { caller: self.name.clone(), wait })
+    }
+
     /// Returns a token that is canceled when the settings no longer have the caller as it is here.
     pub(crate) fn changed(&self) -> &CancellationToken {
         &self.changed
@@ -114,6 +126,15 @@ impl Forbidden {
     }
 }
 
+/// A caller calls more often than its limit allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TooFast {
+    /// The name of the caller.
+    pub(crate) caller: String,
+    /// The time until the next call is allowed.
+    pub(crate) wait: Duration,
+}
+
 /// The reason why a request has no known caller. No reason contains a part of the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
@@ -132,35 +153,50 @@ pub(crate) enum Refused {
     /// No caller has a name of the client certificate.
     #[error("the client certificate has no name that belongs to a caller")]
     UnknownCertificate,
+    /// No caller has a name in the header of the mesh.
+    #[error("the header of the mesh has no name that belongs to a caller")]
+    UnknownMeshIdentity,
 }
 
-/// The callers of the settings.
+/// The callers of the settings. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
-pub(crate) struct Callers(Arc<ArcSwap<Table>>);
+pub(crate) struct Callers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    table: ArcSwap<Table>,
+    clock: Clock,
+    /// The header in which a mesh sends the identity of a caller. It is as trusted as the network.
+    mesh_header: Option<HeaderName>,
+}
 
 /// The callers at one time.
 #[derive(Debug, Default)]
 struct Table {
     /// True if every caller may do everything.
     open: bool,
-    known: Vec<(config::Caller, Arc<Caller>)>,
+    known: Vec<(config::Caller, Rate, Arc<Caller>)>,
     tokens: Tokens,
     certificates: HashMap<String, Arc<Caller>>,
 }
 
 impl Callers {
     /// Returns the callers of the settings.
-    pub(crate) fn new(settings: &config::Callers) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Table::new(settings, &Table::default()))))
+    pub(crate) fn new(settings: &Settings, clock: Clock) -> Self {
+        let table = ArcSwap::from_pointee(Table::new(settings, &Table::default(), &clock));
+        let mesh_header = settings.listen.mesh_header();
+        Self(Arc::new(Inner { table, clock, mesh_header }))
     }
 
     /// Replaces the callers. A caller that stays as it was is not disturbed. Watches of the others end.
-    pub(crate) fn update(&self, settings: &config::Callers) {
-        let before = self.0.load_full();
-        self.0.store(Arc::new(Table::new(settings, &before)));
-        let now = self.0.load();
-        for (_, caller) in &before.known {
-            if now.known.iter().all(|(_, kept)| !Arc::ptr_eq(kept, caller)) {
+    pub(crate) fn update(&self, settings: &Settings) {
+        let Inner { table, clock, .. } = &*self.0;
+        let before = table.load_full();
+        table.store(Arc::new(Table::new(settings, &before, clock)));
+        let now = table.load();
+        let kept = now.known.iter().map(|(.., caller)| Arc::as_ptr(caller)).collect::<HashSet<_>>();
+        for (.., caller) in &before.known {
+            if !kept.contains(&Arc::as_ptr(caller)) {
                 caller.changed.cancel();
             }
         }
@@ -175,7 +211,7 @@ impl Callers {
         headers: &HeaderMap,
         names: Option<&[String]>,
     ) -> Result<Arc<Caller>, Refused> {
-        let table = self.0.load();
+        let table = self.0.table.load();
         if table.open {
             return Ok(Caller::anyone());
         }
@@ -187,9 +223,17 @@ impl Callers {
                 table.tokens.find(token).cloned().ok_or(Refused::UnknownToken)
             }
             (None, _) => {
-                let names = names.ok_or(Refused::Missing)?;
-                let known = names.iter().find_map(|name| table.certificates.get(name));
-                known.cloned().ok_or(Refused::UnknownCertificate)
+                let known = |names: &[String]| {
+                    names.iter().find_map(|name| table.certificates.get(name)).cloned()
+                };
+                if let Some(names) = names {
+                    return known(names).ok_or(Refused::UnknownCertificate);
+                }
+                let header = self.0.mesh_header.as_ref();
+                // Each proxy appends, so the last value is from the nearest one.
+                let value = header.and_then(|name| headers.get_all(name).iter().next_back());
+                let value = value.ok_or(Refused::Missing)?;
+                known(&mesh::names(value.as_bytes())).ok_or(Refused::UnknownMeshIdentity)
             }
         }
     }
@@ -197,35 +241,37 @@ impl Callers {
 
 impl Table {
     /// Returns the table of the settings. It has the same callers as `before`, if they did not change.
-    fn new(settings: &config::Callers, before: &Self) -> Self {
-        let callers = match settings {
+    fn new(settings: &Settings, before: &Self, clock: &Clock) -> Self {
+        let callers = match &settings.callers {
             config::Callers::Loopback | config::Callers::Anyone => {
                 return Self { open: true, ..Self::default() };
             }
             config::Callers::Known(callers) => callers,
         };
-        let earlier =
-            before.known.iter().map(|(settings, caller)| (&settings.name, (settings, caller)));
+        let earlier = before.known.iter().map(|known| (known.0.name.as_str(), known));
         let earlier = earlier.collect::<HashMap<_, _>>();
         let mut table = Self::default();
-        for settings in callers {
-            let kept = earlier.get(&settings.name).filter(|(was, _)| keeps_all(was, settings));
+        for caller_settings in callers {
+            let rate = caller_settings.rate.unwrap_or(settings.limits.caller_rate());
+            let kept = earlier.get(caller_settings.name.as_str());
+            let kept = kept.filter(|(was, at, _)| keeps_all(was, caller_settings) && *at == rate);
             let caller = match kept {
-                Some((_, caller)) => Arc::clone(caller),
+                Some((.., caller)) => Arc::clone(caller),
                 None => Arc::new(Caller {
-                    name: settings.name.clone(),
-                    role: settings.role,
-                    roles: settings.roles.clone().into_iter().collect(),
+                    name: caller_settings.name.clone(),
+                    role: caller_settings.role,
+                    roles: caller_settings.roles.clone().into_iter().collect(),
                     changed: CancellationToken::new(),
+                    limiter: Limiter::new(rate, clock),
                 }),
             };
-            for hash in &settings.tokens {
+            for hash in &caller_settings.tokens {
                 table.tokens.add(*hash, &caller);
             }
-            for name in &settings.certificates {
+            for name in &caller_settings.certificates {
                 table.certificates.insert(name.clone(), caller.clone());
             }
-            table.known.push((settings.clone(), caller));
+            table.known.push((caller_settings.clone(), rate, caller));
         }
         table
     }

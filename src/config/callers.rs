@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{Account, ConfigErrors, account::is_app_id};
 use crate::util::id::AppId;
 
+/// The highest rate and the largest burst of a caller.
+pub(super) const HIGHEST_RATE: u32 = 1_000_000;
 /// The longest name of a caller, in characters.
 const LONGEST_NAME: usize = 64;
 
@@ -49,6 +51,17 @@ pub struct Caller {
     pub certificates: Vec<String>,
     /// The subjects of JWTs that prove its identity.
     pub jwt: Vec<JwtSubject>,
+    /// The rate of its calls. `None` for that of `[limits]`.
+    pub rate: Option<Rate>,
+}
+
+/// A limit on the calls of one caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rate {
+    /// The calls per second over a longer time. 0 for no limit.
+    pub per_second: u32,
+    /// The calls that may come at once after a pause.
+    pub burst: u32,
 }
 
 /// A caller's rights. A role includes the rights of the roles before it.
@@ -94,6 +107,8 @@ pub(super) struct RawCaller {
     tokens: Vec<String>,
     certificates: Vec<String>,
     jwt: Vec<JwtSubject>,
+    rate: Option<u32>,
+    burst: Option<u32>,
 }
 
 /// Checks all callers.
@@ -107,7 +122,7 @@ pub(super) fn check(
     let mut callers = Vec::new();
     for (index, caller) in raw.into_iter().enumerate() {
         let key = |name: &str| format!("callers[{index}].{name}");
-        let RawCaller { name, role, roles, tokens, certificates, jwt } = caller;
+        let RawCaller { name, role, roles, tokens, certificates, jwt, rate, burst } = caller;
         if !is_name(&name) {
             errors.add(
                 key("name"),
@@ -168,7 +183,14 @@ pub(super) fn check(
                 );
             }
         }
-        callers.push(Caller { name, role, roles, tokens, certificates, jwt });
+        if burst.is_some() && rate.is_none() {
+            errors.add(key("burst"), "has no effect here; it requires rate");
+        }
+        for (name, value) in [("rate", rate), ("burst", burst)] {
+            errors.check_range(key(name), value.unwrap_or_default(), 0..=HIGHEST_RATE);
+        }
+        let rate = rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) });
+        callers.push(Caller { name, role, roles, tokens, certificates, jwt, rate });
     }
     callers
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigErrors;
+use super::{ConfigErrors, Rate, callers::HIGHEST_RATE};
 
 /// `[limits]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ pub struct Limits {
     pub watches_per_connection: u32,
     /// Maximum number of open watches per client address.
     pub watches_per_address: u32,
+    /// Maximum number of open watches per caller of `[[callers]]`.
+    pub watches_per_caller: u32,
+    /// The calls per second of one caller of `[[callers]]`. 0 for no limit.
+    pub caller_rate: u32,
+    /// The calls of one caller that may come at once after a pause.
+    pub caller_burst: u32,
     /// Maximum number of open gRPC connections.
     pub connections: u32,
     /// Maximum number of open gRPC connections per client address.
@@ -74,6 +80,9 @@ impl Default for Limits {
             account_concurrency: 64,
             watches_per_connection: 1_000,
             watches_per_address: 10_000,
+            watches_per_caller: 1_000,
+            caller_rate: 1_000,
+            caller_burst: 2_000,
             connections: 2_048,
             connections_per_address: 1_024,
             callback_connections: 512,
@@ -209,6 +218,16 @@ impl Limits {
         count(self.metadata_kib) << 10
     }
 
+    /// Returns the maximum number of open watches per caller.
+    pub fn watches_per_caller(&self) -> usize {
+        count(self.watches_per_caller)
+    }
+
+    /// Returns the rate of a caller whose section names none.
+    pub fn caller_rate(&self) -> Rate {
+        Rate { per_second: self.caller_rate, burst: self.caller_burst }
+    }
+
     /// Returns how long health reports NOT_SERVING before the gateway refuses new connections.
     pub fn lame_duck(&self) -> Duration {
         Duration::from_millis(self.lame_duck_ms)
@@ -246,6 +265,9 @@ pub(super) fn check(limits: Limits, errors: &mut ConfigErrors) -> Limits {
         ("account_concurrency", limits.account_concurrency, 1..=10_000),
         ("watches_per_connection", limits.watches_per_connection, 1..=1_000_000),
         ("watches_per_address", limits.watches_per_address, 1..=1_000_000),
+        ("watches_per_caller", limits.watches_per_caller, 1..=1_000_000),
+        ("caller_rate", limits.caller_rate, 0..=HIGHEST_RATE),
+        ("caller_burst", limits.caller_burst, 1..=HIGHEST_RATE),
         ("connections", limits.connections, 1..=100_000),
         ("connections_per_address", limits.connections_per_address, 1..=100_000),
         ("callback_connections", limits.callback_connections, 1..=100_000),

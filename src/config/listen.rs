@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use http::HeaderName;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{Callers, ConfigErrors};
@@ -25,6 +26,9 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// `"behind-a-mesh"` allows gRPC without TLS on a non-loopback address.
     pub plaintext: Option<Plaintext>,
+    /// The header in which the mesh sends the caller's identity, such as `x-forwarded-client-cert`. It is
+    /// trusted, so the mesh must remove it from what clients send.
+    pub mesh_identity_header: Option<String>,
     /// The callers that can use gRPC's reflection service.
     pub reflection: Reflection,
     /// `[listen.tls]`: TLS for gRPC.
@@ -62,6 +66,7 @@ impl Default for Listen {
             callback: loopback(8080),
             admin: loopback(9464),
             plaintext: None,
+            mesh_identity_header: None,
             reflection: Reflection::default(),
             tls: None,
             admin_tls: None,
@@ -92,7 +97,29 @@ pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
         );
     }
     check_tls(&listen, errors);
+    if let Some(name) = &listen.mesh_identity_header {
+        let key = "listen.mesh_identity_header";
+        let reserved = ["authorization", "content-type", "te", "grpc-timeout"];
+        if listen.plaintext.is_none() {
+            errors.add(
+                key,
+                "requires listen.plaintext = \"behind-a-mesh\"; else any client can set the header",
+            );
+        } else if listen.mesh_header().is_none_or(|name| reserved.contains(&name.as_str())) {
+            errors.add(
+                key,
+                format!("{name:?} cannot be used; set a header such as x-forwarded-client-cert"),
+            );
+        }
+    }
     listen
+}
+
+impl Listen {
+    /// Returns the header in which the mesh sends the caller's identity.
+    pub fn mesh_header(&self) -> Option<HeaderName> {
+        self.mesh_identity_header.as_ref().and_then(|name| name.parse().ok())
+    }
 }
 
 /// Checks that the address and the callers fit: without a list of callers, only this machine can be allowed

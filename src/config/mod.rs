@@ -15,7 +15,7 @@ pub use self::{
     account::{Account, AccountKind, TokenKind},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
-    callers::{Caller, Callers, JwtSubject, Role, TokenHash},
+    callers::{Caller, Callers, JwtSubject, Rate, Role, TokenHash},
     changes::{Changes, Differences},
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},

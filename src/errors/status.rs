@@ -19,7 +19,7 @@ use super::{
 use crate::{
     accounts::{self, quota::Spent, token},
     call::{DistrictError, Error, PageError},
-    callers::{Forbidden, Refused},
+    callers::{Forbidden, Refused, TooFast},
     context::{Stage, Unusable},
     events, journal,
     pb::{Access, ErrorReason},
@@ -228,13 +228,24 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
             let message = format!("{refused}; connect again with another certificate");
             Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, message)
         }
+        Unfit::TooFast(TooFast { caller, wait }) => {
+            let message = format!(
+                "the caller {caller} has reached its rate of calls; nothing was sent to WeChat"
+            );
+            Failure::new(Code::ResourceExhausted, ErrorReason::RateExceeded, message)
+                .with("setting", "limits.caller_rate")
+                .with("fix_by", FixBy::Caller.as_str())
+                .retry_after(wait.max(LEAST_RETRY))
+        }
     }
 }
 
 /// Returns the failure of a request without a known caller.
 fn unidentified(refused: Refused) -> Failure {
     let fix_by = match refused {
-        Refused::UnknownToken | Refused::UnknownCertificate => FixBy::Operator,
+        Refused::UnknownCertificate | Refused::UnknownMeshIdentity | Refused::UnknownToken => {
+            FixBy::Operator
+        }
         Refused::Malformed | Refused::Missing | Refused::Several => FixBy::Caller,
     };
     Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, format!("{refused}"))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::{
-    callers::{Forbidden, Refused},
+    callers::{Forbidden, Refused, TooFast},
     tls,
 };
 
@@ -40,6 +40,14 @@ pub(crate) enum Unfit {
     Forbidden(Forbidden),
     /// The client certificate of its connection is refused.
     Certificate(tls::Refused),
+    /// Its caller calls too often.
+    TooFast(TooFast),
+}
+
+impl From<TooFast> for Unfit {
+    fn from(refusal: TooFast) -> Self {
+        Self::TooFast(refusal)
+    }
 }
 
 impl From<Refused> for Unfit {

@@ -90,7 +90,7 @@ pub enum Error {
     /// The process is stopping.
     #[error("shutting down")]
     Stopped,
-    /// The caller's connection or address has reached its limit of watches.
+    /// The caller, its connection or its address has reached its limit of watches.
     #[error("the limit of open watches is reached: {setting} = {most}")]
     TooMany {
         /// The limit.
@@ -179,7 +179,7 @@ impl Audits {
         peer: Peer,
         ending: CancellationToken,
     ) -> Result<Watcher, Error> {
-        let place = self.0.places.take(peer).await?;
+        let place = self.0.places.take(peer, &caller).await?;
         let watcher = Watcher::new(self.clone(), start, filter, caller, place, ending);
         watcher.await
     }

@@ -1,18 +1,21 @@
 //! Which caller may do what. The cases come from the contract, so a new RPC cannot be forgotten.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Status, metadata::MetadataValue};
+use tonic_types::StatusExt;
 use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 use wechat_store_gateway::{pb, testing::Raw};
 
-use crate::support::{App, is, reason, within};
+use crate::support::{App, is, new_store, reason, within};
 
 /// An account that the settings do not have.
 const UNKNOWN_APP_ID: &str = "wx00000000000000ff";
-const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);
 
 /// Returns a section for a caller, whose token is its name with a suffix.
 pub(crate) fn caller(name: &str, rights: &str) -> String {
@@ -167,6 +170,155 @@ async fn role_decides_for_every_rpc() {
             if let (Err(status), true) = (&result, access > most) {
                 assert_eq!(reason(status), is(Code::PermissionDenied, "PERMISSION_MISSING"));
             }
+        }
+    }
+}
+
+/// Calls an RPC that reads, with these headers.
+async fn read_with(app: &App, headers: &[(&'static str, &str)]) -> Result<(), Status> {
+    let mut request = Request::new(pb::ListSubmissionsRequest::default());
+    for (name, value) in headers {
+        request.metadata_mut().append(*name, MetadataValue::try_from(*value).expect("ASCII"));
+    }
+    app.audits().list_submissions(request).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caller_rate_is_limited() {
+    let limited = caller("reader", "role = \"reader\"\nrate = 2\nburst = 3");
+    let app = App::still_with_sections(&(limited + &caller("other", "role = \"reader\""))).await;
+    let (reader, other) = (bearer("reader"), bearer("other"));
+    let read = async |token: &str| read_with(&app, &[("authorization", token)]).await;
+    for _ in 0..3 {
+        assert!(admitted(&read(&reader).await));
+    }
+    let status = read(&reader).await.expect_err("too fast");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "RATE_EXCEEDED"));
+    let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let wait = wait.expect("a time to wait");
+    assert!(!wait.is_zero() && wait <= Duration::from_millis(500), "{wait:?}");
+    read(&other).await.expect("another caller is not affected");
+    app.clock.advance(wait);
+    read(&reader).await.expect("the caller waited");
+    let status = read(&reader).await.expect_err("too fast again");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "RATE_EXCEEDED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mesh_header_counts_only_if_set() {
+    let names = "[[callers]]\nname = \"orders\"\nrole = \"reader\"\n\
+                 certificates = [\"spiffe://prod/orders\", \"orders.internal\"]\n";
+    let sections = names.to_owned() + &caller("reader", "role = \"reader\"");
+    let header = "x-forwarded-client-cert";
+    let trusted =
+        "plaintext = \"behind-a-mesh\"\nmesh_identity_header = \"X-Forwarded-Client-Cert\"";
+    let good = "By=spiffe://prod/gateway;URI=spiffe://prod/orders";
+    for (listen, values, expected) in [
+        ("", &[good][..], Err("CALLER_UNKNOWN")),
+        (trusted, &[good], Ok(())),
+        (trusted, &["URI=spiffe://prod/other,DNS=orders.internal"], Ok(())),
+        (trusted, &["URI=spiffe://prod/orders,URI=spiffe://prod/other"], Err("CALLER_UNKNOWN")),
+        (trusted, &[good, "URI=spiffe://prod/other"], Err("CALLER_UNKNOWN")),
+        (trusted, &["orders.internal"], Ok(())),
+        (trusted, &["Subject=\"URI=spiffe://prod/orders\""], Err("CALLER_UNKNOWN")),
+        (trusted, &[], Err("CALLER_UNKNOWN")),
+    ] {
+        let app = App::listening(listen, &sections).await;
+        let headers = values.iter().map(|value| (header, *value)).collect::<Vec<_>>();
+        let result = read_with(&app, &headers).await;
+        assert_eq!(result.map_err(|status| reason(&status).1), expected.map_err(str::to_owned));
+        // A wrong token is not forgiven because of the header.
+        let wrong = [&headers[..], &[("authorization", "Bearer wrong")]].concat();
+        assert!(!admitted(&read_with(&app, &wrong).await));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_show_only_own_accounts() {
+    let app = App::with_sections(&callers()).await;
+    let token = |name: &str| MetadataValue::try_from(bearer(name)).expect("ASCII");
+    let mut store = new_store("2708071440732747189", "1");
+    store.request_id = "11111111-1111-4111-8111-111111111111".to_owned();
+    let mut request = Request::new(store);
+    request.metadata_mut().insert("authorization", token("writer"));
+    let added = app.stores().add_store(request).await.expect("submitted").into_inner();
+    app.approve(&added.submission.expect("a submission"));
+    for (name, seen) in [("reader", 1), ("mini", 0)] {
+        let with = |mut metadata: tonic::metadata::MetadataMap| {
+            metadata.insert("authorization", token(name));
+            metadata
+        };
+        let mut request = Request::new(pb::ListWritesRequest::default());
+        *request.metadata_mut() = with(Default::default());
+        let writes = app.writes().list_writes(request).await.expect("writes").into_inner().writes;
+        assert_eq!(writes.len(), seen, "{name}");
+        let mut request = Request::new(pb::ListSubmissionsRequest::default());
+        *request.metadata_mut() = with(Default::default());
+        let list = app.audits().list_submissions(request).await.expect("submissions").into_inner();
+        assert_eq!(list.submissions.len(), seen, "{name}");
+        let mut request = Request::new(pb::GetWriteRequest {
+            lookup: Some(pb::get_write_request::Lookup::WriteRequestId(
+                "11111111-1111-4111-8111-111111111111".to_owned(),
+            )),
+            ..Default::default()
+        });
+        *request.metadata_mut() = with(Default::default());
+        assert_eq!(app.writes().get_write(request).await.is_ok(), seen == 1, "{name}");
+        let mut request = Request::new(pb::ListAuditEventsRequest::default());
+        *request.metadata_mut() = with(Default::default());
+        let list = app.audits().list_audit_events(request).await.expect("events").into_inner();
+        assert_eq!(list.events.len(), seen, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_of_a_caller_are_limited() {
+    let sections = format!("[limits]\nwatches_per_caller = 2\n{}", callers());
+    let app = App::with_sections(&sections).await;
+    let watch = async |name: &str| {
+        let mut request = Request::new(pb::WatchAuditEventsRequest {
+            start: Some(pb::watch_audit_events_request::Start::Position(
+                pb::WatchPosition::Latest.into(),
+            )),
+            ..Default::default()
+        });
+        let token = MetadataValue::try_from(bearer(name)).expect("ASCII");
+        request.metadata_mut().insert("authorization", token);
+        app.audits().watch_audit_events(request).await
+    };
+    let _open = (watch("reader").await.expect("room"), watch("reader").await.expect("room"));
+    let status = watch("reader").await.err().expect("no room");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "TOO_MANY_WATCHES"));
+    watch("writer").await.expect("another caller has room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_follows_its_setting() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    for (setting, stranger, known) in [
+        ("anyone", None, None),
+        ("callers", Some(Code::Unauthenticated), None),
+        ("off", Some(Code::Unauthenticated), Some(Code::Unimplemented)),
+    ] {
+        let app = App::listening(&format!("reflection = \"{setting}\""), &callers()).await;
+        for (token, expected) in [(None, stranger), (Some(bearer("mini")), known)] {
+            let question = MessageRequest::ListServices(String::new());
+            let question =
+                ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+            let mut request = Request::new(tokio_stream::once(question));
+            if let Some(token) = token {
+                let token = MetadataValue::try_from(token).expect("ASCII");
+                request.metadata_mut().insert("authorization", token);
+            }
+            let mut client = ServerReflectionClient::new(app.channel.clone());
+            let answer = async {
+                let answer = client.server_reflection_info(request).await?;
+                answer.into_inner().message().await
+            };
+            assert_eq!(answer.await.err().map(|status| status.code()), expected, "{setting}");
         }
     }
 }

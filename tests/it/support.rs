@@ -72,6 +72,28 @@ pub(crate) struct App {
     served: JoinHandle<anyhow::Result<()>>,
 }
 
+/// The differences of a gateway from the usual one.
+struct Setup<'a> {
+    clock: Clock,
+    /// The settings of both accounts.
+    account: &'a str,
+    /// Further keys of `[listen]`.
+    listen: &'a str,
+    /// Further sections.
+    sections: &'a str,
+    /// The settings of `[wechat]`, if they are not those of the simulator.
+    reaching: Option<&'a str>,
+    /// The URL of the state, if it is not a file.
+    state: Option<&'a str>,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let (clock, account) = (Clock::system(), "default = true");
+        Self { clock, account, listen: "", sections: "", reaching: None, state: None }
+    }
+}
+
 impl App {
     /// Starts a gateway with both accounts, both default, with stable tokens.
     pub(crate) async fn start() -> Self {
@@ -86,22 +108,23 @@ impl App {
 
     /// Starts a gateway like [`App::still`] with further sections of the settings.
     pub(crate) async fn still_with_sections(sections: &str) -> Self {
-        Self::launch(Clock::frozen(), "default = true", sections, None, None).await
+        let clock = Clock::frozen();
+        Self::launch(Setup { clock, sections, ..Setup::default() }).await
     }
 
     /// Starts a gateway with other settings of both accounts instead of `default = true`.
     pub(crate) async fn with(account: &str) -> Self {
-        Self::launch(Clock::system(), account, "", None, None).await
+        Self::launch(Setup { account, ..Setup::default() }).await
     }
 
     /// Starts a gateway with further sections of the settings.
     pub(crate) async fn with_sections(sections: &str) -> Self {
-        Self::launch(Clock::system(), "default = true", sections, None, None).await
+        Self::launch(Setup { sections, ..Setup::default() }).await
     }
 
     /// Starts a gateway with its state at this URL and further sections of the settings.
     pub(crate) async fn with_state(url: &str, sections: &str) -> Self {
-        Self::launch(Clock::system(), "default = true", sections, None, Some(url)).await
+        Self::launch(Setup { state: Some(url), sections, ..Setup::default() }).await
     }
 
     /// Starts a gateway in front of another server than the simulator.
@@ -111,16 +134,16 @@ impl App {
 
     /// Starts a gateway with other settings of `[wechat]`.
     pub(crate) async fn reaching(wechat: &str) -> Self {
-        Self::launch(Clock::system(), "default = true", "", Some(wechat), None).await
+        Self::launch(Setup { reaching: Some(wechat), ..Setup::default() }).await
     }
 
-    async fn launch(
-        clock: Clock,
-        account: &str,
-        sections: &str,
-        reaching: Option<&str>,
-        state: Option<&str>,
-    ) -> Self {
+    /// Starts a gateway with further keys of `[listen]` and further sections of the settings.
+    pub(crate) async fn listening(listen: &str, sections: &str) -> Self {
+        Self::launch(Setup { listen, sections, ..Setup::default() }).await
+    }
+
+    async fn launch(setup: Setup<'_>) -> Self {
+        let Setup { clock, account, listen, sections, reaching, state } = setup;
         secrets::watch().await;
         let settings = wechat_simulator::Settings { clock: clock.clone(), ..Default::default() };
         let wechat = Simulator::new(settings);
@@ -140,6 +163,7 @@ impl App {
             grpc = "127.0.0.1:0"
             callback = "127.0.0.1:0"
             admin = "127.0.0.1:0"
+            {listen}
             [wechat]
             {reaching}
             [state]

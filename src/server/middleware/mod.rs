@@ -327,7 +327,7 @@ where
         }
     }
 
-    /// Returns the caller of a request. Logs a refusal.
+    /// Returns the caller of a request, and counts the call. Logs a refusal.
     ///
     /// Fails in any case if the certificate of the connection is no longer good.
     async fn identify(&mut self, headers: &HeaderMap) -> Result<Arc<Caller>, Unfit> {
@@ -338,7 +338,9 @@ where
             names = Some(certificate.names());
         }
         let identified = self.rules.callers.identify(headers, names).await;
-        Ok(identified.inspect_err(|refused| self.log_refusal(refused))?)
+        let caller = identified.inspect_err(|refused| self.log_refusal(refused))?;
+        caller.count_call()?;
+        Ok(caller)
     }
 
     fn log_refusal(&self, refused: &dyn Display) {
@@ -419,7 +421,7 @@ mod tests {
         let settings =
             "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
         let settings = Settings::parse(settings, &Environment::new()).expect("good settings");
-        let (callers, stop) = (Callers::new(&settings.callers), CancellationToken::new());
+        let (callers, stop) = (Callers::new(&settings, Clock::frozen()), CancellationToken::new());
         let (clock, sampler) = (Clock::frozen(), Sampler::default());
         let middleware = Middleware::new((), callers, &settings, clock, sampler, stop);
         for (asked, expected) in [
