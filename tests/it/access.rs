@@ -287,7 +287,7 @@ async fn watches_of_a_caller_are_limited() {
         app.audits().watch_audit_events(request).await
     };
     let _open = (watch("reader").await.expect("room"), watch("reader").await.expect("room"));
-    let status = watch("reader").await.err().expect("no room");
+    let status = watch("reader").await.map(drop).expect_err("no room");
     assert_eq!(reason(&status), is(Code::ResourceExhausted, "TOO_MANY_WATCHES"));
     watch("writer").await.expect("another caller has room");
 }
