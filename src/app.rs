@@ -213,7 +213,9 @@ impl App {
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health, settings.listen.reflection);
-        let callers = Callers::new(&settings, clock.clone());
+        let callers = Callers::new(&settings, &clock);
+        // Otherwise the first callers could be refused.
+        callers.loaded().await;
         let middleware =
             Middleware::new(routes, callers.clone(), &settings, clock, sampler, stop.clone());
         Ok(Self {
@@ -298,7 +300,7 @@ impl App {
         };
         let socket = socket.transpose().map_err(|error| vec![error])?;
 
-        self.callers.update(&settings.callers);
+        self.callers.update(&settings);
         self.registry.update(&settings.accounts, &settings.limits);
         self.receiver.update(receivers);
         if let Some(socket) = socket {

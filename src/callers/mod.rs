@@ -1,7 +1,7 @@
 //! The callers: which program calls, and what it may do.
 //!
-//! [`Callers::identify`] finds the caller of a request by the proof that comes with it: a bearer token in
-//! `authorization`, or the client certificate of its connection. A [`Caller`] has a role for each account,
+//! [`Callers::identify`] finds the caller of a request by the proof that comes with it: a bearer token or a
+//! JWT in `authorization`, or the client certificate of its connection. A [`Caller`] has a role for each account,
 //! and [`Caller::may`] decides. The access that an RPC needs is data of the contract
 //! ([`pb::Access`](crate::pb::Access)).
 //!
@@ -14,20 +14,27 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use http::{HeaderMap, HeaderName, header};
 use tokio_util::sync::CancellationToken;
 
-use self::{bearer::Tokens, rate::Limiter};
+use self::{bearer::Tokens, jwt::Issuers, rate::Limiter};
 use crate::{
-    config::{self, Rate, Role, Settings},
+    config::{self, JwtSubject, Rate, Role, Settings},
     pb::Access,
     util::{clock::Clock, id::AppId, scope::Scope},
 };
 
 mod bearer;
+mod jwk;
+mod jwks;
+pub(crate) mod jwt;
 mod mesh;
 mod rate;
+
+#[cfg(test)]
+#[path = "../../tests/it/issuer.rs"]
+mod issuer;
 
 /// The longest proof in a header, in bytes. A longer one is not examined.
 const LONGEST_PROOF: usize = 8 * 1024;
@@ -147,6 +154,9 @@ pub(crate) enum Refused {
     /// The header does not have the form of a bearer token.
     #[error("the authorization header is not `Bearer` and a token")]
     Malformed,
+    /// The token is longer than any proof.
+    #[error("the bearer token is longer than 8 KiB")]
+    TooLong,
     /// No caller has the token.
     #[error("the bearer token belongs to no caller")]
     UnknownToken,
@@ -156,6 +166,12 @@ pub(crate) enum Refused {
     /// No caller has a name in the header of the mesh.
     #[error("the header of the mesh has no name that belongs to a caller")]
     UnknownMeshIdentity,
+    /// The token is a JWT that proves nothing.
+    #[error("{0}")]
+    Jwt(#[from] jwt::Refused),
+    /// No caller has the subject of the JWT.
+    #[error("the subject of the token belongs to no caller")]
+    UnknownSubject,
 }
 
 /// The callers of the settings. Clones are cheap and share everything.
@@ -171,28 +187,36 @@ struct Inner {
 }
 
 /// The callers at one time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     /// True if every caller may do everything.
     open: bool,
     known: Vec<(config::Caller, Rate, Arc<Caller>)>,
     tokens: Tokens,
     certificates: HashMap<String, Arc<Caller>>,
+    /// The callers by the issuer and the subject of their JWTs.
+    subjects: HashMap<String, HashMap<String, Arc<Caller>>>,
+    issuers: Issuers,
 }
 
 impl Callers {
-    /// Returns the callers of the settings.
-    pub(crate) fn new(settings: &Settings, clock: Clock) -> Self {
-        let table = ArcSwap::from_pointee(Table::new(settings, &Table::default(), &clock));
+    /// Returns the callers of the settings, and begins to load the keys of the issuers.
+    pub(crate) fn new(settings: &Settings, clock: &Clock) -> Self {
+        let table = ArcSwap::from_pointee(Table::new(settings, clock, None));
         let mesh_header = settings.listen.mesh_header();
-        Self(Arc::new(Inner { table, clock, mesh_header }))
+        Self(Arc::new(Inner { table, clock: clock.clone(), mesh_header }))
+    }
+
+    /// Waits until the first attempt to load the keys of each issuer has ended, which takes seconds at most.
+    pub(crate) async fn loaded(&self) {
+        self.0.table.load_full().issuers.loaded().await;
     }
 
     /// Replaces the callers. A caller that stays as it was is not disturbed. Watches of the others end.
     pub(crate) fn update(&self, settings: &Settings) {
         let Inner { table, clock, .. } = &*self.0;
         let before = table.load_full();
-        table.store(Arc::new(Table::new(settings, &before, clock)));
+        table.store(Arc::new(Table::new(settings, clock, Some(&before))));
         let now = table.load();
         let kept = now.known.iter().map(|(.., caller)| Arc::as_ptr(caller)).collect::<HashSet<_>>();
         for (.., caller) in &before.known {
@@ -219,8 +243,11 @@ impl Callers {
         match (values.next(), values.next()) {
             (Some(_), Some(_)) => Err(Refused::Several),
             (Some(value), None) => {
-                let token = bearer_token(value.as_bytes()).ok_or(Refused::Malformed)?;
-                table.tokens.find(token).cloned().ok_or(Refused::UnknownToken)
+                let token = bearer_token(value.as_bytes())?;
+                if is_jwt(token) {
+                    return Guard::into_inner(table).caller_of_jwt(token).await;
+                }
+                table.tokens.find(token.as_bytes()).cloned().ok_or(Refused::UnknownToken)
             }
             (None, _) => {
                 let known = |names: &[String]| {
@@ -240,17 +267,25 @@ impl Callers {
 }
 
 impl Table {
-    /// Returns the table of the settings. It has the same callers as `before`, if they did not change.
-    fn new(settings: &Settings, before: &Self, clock: &Clock) -> Self {
+    /// Returns the table of the settings. It has the same callers and the same keys as `before`, if they did
+    /// not change.
+    fn new(settings: &Settings, clock: &Clock, before: Option<&Self>) -> Self {
+        let empty = |open, issuers| Self {
+            open,
+            known: Vec::new(),
+            tokens: Tokens::default(),
+            certificates: HashMap::new(),
+            subjects: HashMap::new(),
+            issuers: Issuers::new(issuers, clock, before.map(|before| &before.issuers)),
+        };
         let callers = match &settings.callers {
-            config::Callers::Loopback | config::Callers::Anyone => {
-                return Self { open: true, ..Self::default() };
-            }
+            config::Callers::Loopback | config::Callers::Anyone => return empty(true, &[]),
             config::Callers::Known(callers) => callers,
         };
-        let earlier = before.known.iter().map(|known| (known.0.name.as_str(), known));
+        let mut table = empty(false, &settings.issuers);
+        let earlier = before.iter().flat_map(|before| &before.known);
+        let earlier = earlier.map(|known| (known.0.name.as_str(), known));
         let earlier = earlier.collect::<HashMap<_, _>>();
-        let mut table = Self::default();
         for caller_settings in callers {
             let rate = caller_settings.rate.unwrap_or(settings.limits.caller_rate());
             let kept = earlier.get(caller_settings.name.as_str());
@@ -271,9 +306,21 @@ impl Table {
             for name in &caller_settings.certificates {
                 table.certificates.insert(name.clone(), caller.clone());
             }
+            for JwtSubject { issuer, subject } in &caller_settings.jwt {
+                let subjects = table.subjects.entry(issuer.clone()).or_default();
+                subjects.insert(subject.clone(), caller.clone());
+            }
             table.known.push((caller_settings.clone(), rate, caller));
         }
         table
+    }
+
+    /// Returns the caller that a JWT proves.
+    async fn caller_of_jwt(&self, token: &str) -> Result<Arc<Caller>, Refused> {
+        let verified = self.issuers.verify(token).await?;
+        let subjects = self.subjects.get(&*verified.issuer);
+        let caller = subjects.and_then(|subjects| subjects.get(&*verified.subject));
+        caller.cloned().ok_or(Refused::UnknownSubject)
     }
 }
 
@@ -289,11 +336,23 @@ fn keeps_all(was: &config::Caller, now: &config::Caller) -> bool {
         && within(&was.jwt, &now.jwt)
 }
 
-/// Returns the token of an `authorization` header (RFC 6750), or `None` if the header has another form.
-fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = value.split_at_checked(b"Bearer ".len())?;
+/// Returns the token of an `authorization` header (RFC 6750).
+///
+/// Returns an error if the header has another form, or if the token is too long.
+fn bearer_token(value: &[u8]) -> Result<&str, Refused> {
+    let (scheme, rest) = value.split_at_checked(b"Bearer ".len()).ok_or(Refused::Malformed)?;
     let token = rest.trim_ascii();
-    let fits =
-        scheme.eq_ignore_ascii_case(b"Bearer ") && (1..=LONGEST_PROOF).contains(&token.len());
-    (fits && token.iter().all(u8::is_ascii_graphic)).then_some(token)
+    let is_token = !token.is_empty() && token.iter().all(u8::is_ascii_graphic);
+    if !scheme.eq_ignore_ascii_case(b"Bearer ") || !is_token {
+        return Err(Refused::Malformed);
+    }
+    if token.len() > LONGEST_PROOF {
+        return Err(Refused::TooLong);
+    }
+    str::from_utf8(token).map_err(|_| Refused::Malformed)
+}
+
+/// Returns true if a token has the form of a JWT: two dots. Bearer tokens have none.
+fn is_jwt(token: &str) -> bool {
+    token.bytes().filter(|byte| *byte == b'.').count() == 2
 }

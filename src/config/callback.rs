@@ -87,7 +87,7 @@ impl ForwardTo {
 }
 
 /// Serializes a URL without its query and its password, because both are often secret.
-fn without_secrets<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn without_secrets<S: Serializer>(url: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     let secret = url.query().is_some() || url.password().is_some() || !url.username().is_empty();
     match (secret, url.host_str()) {
         (true, Some(host)) => serializer.collect_str(&format_args!(

@@ -9,7 +9,7 @@ use super::{ConfigError, Settings};
 
 /// The keys of single sections that can change while the gateway runs. Every other one takes effect only
 /// at the start.
-const LIVE: &[&str] = &["callback.timestamp_window_seconds", "callers"];
+const LIVE: &[&str] = &["callback.timestamp_window_seconds", "callers", "issuers"];
 
 /// The differences between two settings, by name. They contain no value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +62,9 @@ impl Changes {
         }
         if discriminant(&old.callers) != discriminant(&new.callers) {
             keys.push("callers".to_owned());
+        }
+        if old.issuers != new.issuers {
+            keys.push("issuers".to_owned());
         }
         Self {
             keys,

@@ -17,6 +17,7 @@ pub use self::{
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     callers::{Caller, Callers, JwtSubject, Rate, Role, TokenHash},
     changes::{Changes, Differences},
+    issuers::{Issuer, Jwks},
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},
     secret::SecretSource,
@@ -31,6 +32,7 @@ mod callback;
 mod callers;
 mod changes;
 mod invisible;
+mod issuers;
 mod limits;
 mod listen;
 mod secret;
@@ -65,6 +67,9 @@ pub struct Settings {
     pub accounts: Vec<Account>,
     /// `[[callers]]`
     pub callers: Callers,
+    /// `[[issuers]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
 }
 
 /// One error in the settings.
@@ -112,17 +117,19 @@ impl Settings {
         let accounts = account::check(accounts, environment, &mut errors);
         let callers = read_callers(&mut table, &accounts, &mut errors);
         listen::check_exposure(&listen, &callers, &mut errors);
+        let issuers = sections(&mut table, "issuers", &mut errors);
+        let issuers = issuers::check(issuers, &callers, environment, &mut errors);
         for key in table.keys() {
             errors.add_section(
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, accounts and callers"
+                     callback, audit, accounts, callers and issuers"
                 ),
             );
         }
         if errors.found.is_empty() {
-            Ok(Self { listen, wechat, limits, state, callback, audit, accounts, callers })
+            Ok(Self { listen, wechat, limits, state, callback, audit, accounts, callers, issuers })
         } else {
             Err(errors.found)
         }

@@ -829,3 +829,65 @@ fn certificate_files_are_checked_before_start() {
         settings(&good, &key, "").replace("[listen]", "[listen]\nplaintext = \"behind-a-mesh\"");
     assert!(errors(&contradiction, &[])[0].starts_with("listen.plaintext: contradicts"));
 }
+
+#[test]
+fn broken_issuer_returns_exactly_its_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).expect("a file");
+        file.display().to_string()
+    };
+    let (good, bad) = (file("good", "{\"keys\":[]}"), file("bad", "{\"keys\":{}}"));
+    let issuer = "issuer = \"https://a\"";
+    let audiences = "audiences = [\"gateway\"]";
+    let jwks = &format!("jwks = {{ file = {good:?} }}");
+    let fine = format!("{issuer}\n{audiences}\n{jwks}");
+    let with = |jwks: &str| format!("{issuer}\n{audiences}\njwks = {{ {jwks} }}");
+    for (keys, error) in [
+        (format!("{audiences}\n{jwks}"), "issuers[0].issuer: missing"),
+        (format!("{fine}\n[[issuers]]\n{fine}"), "issuers[1].issuer: duplicate issuer https://a"),
+        (format!("{issuer}\n{jwks}"), "issuers[0].audiences: must have at least one"),
+        (
+            format!("{issuer}\naudiences = [\"a\", \"\"]\n{jwks}"),
+            "issuers[0].audiences: must have at least one",
+        ),
+        (format!("{fine}\nleeway = 9"), "issuers[0].leeway: unknown field"),
+        (format!("{issuer}\n{audiences}"), "issuers[0].jwks: must be { file"),
+        (with(""), "issuers[0].jwks: must be { file"),
+        (with(&format!("file = {good:?}, url = \"https://a\"")), "issuers[0].jwks: must be { file"),
+        (with(&format!("file = {good:?}, ca = \"x\"")), "issuers[0].jwks: ca and bearer are only"),
+        (with("file = \"/no/such\""), "issuers[0].jwks.file: /no/such: "),
+        (with(&format!("file = {bad:?}")), "issuers[0].jwks.file: "),
+        (with("url = \"a\""), "issuers[0].jwks.url: must begin with https://"),
+        (with("url = \"http://a/jwks\""), "issuers[0].jwks.url: must begin with https://"),
+        (with("url = \"https://a:secret@b\""), "issuers[0].jwks.url: has a password in it"),
+        (with("url = \"https://a\", ca = \"/no/such\""), "issuers[0].jwks.ca: /no/such: "),
+        (
+            with("url = \"https://a\", bearer = { env = \"NOT_SET\" }"),
+            "issuers[0].jwks.bearer: environment variable NOT_SET is not set",
+        ),
+    ] {
+        let found = errors(&format!("{ACCOUNT}[[issuers]]\n{keys}"), &[]);
+        assert!(found.len() == 1 && found[0].starts_with(error), "{found:?} for {keys}");
+    }
+    let jwt = "jwt = [{ issuer = \"https://b\", subject = \"c\" }]";
+    let caller = format!("[[callers]]\nname = \"c\"\nrole = \"reader\"\n{jwt}");
+    let found = errors(&format!("{ACCOUNT}{caller}\n[[issuers]]\n{fine}"), &[]);
+    assert_eq!(
+        found,
+        ["callers[0].jwt[0].issuer: unknown issuer https://b; add an [[issuers]] section for it"]
+    );
+    for keys in [
+        fine.clone(),
+        with("url = \"https://a/jwks?tenant=b\""),
+        with("url = \"http://127.0.0.1:8080/jwks\", bearer = \"hush\""),
+    ] {
+        let settings =
+            Settings::parse(&format!("{ACCOUNT}[[issuers]]\n{keys}"), &Environment::new());
+        let settings = settings.unwrap_or_else(|errors| panic!("{errors:?} for {keys}"));
+        assert_eq!(settings.issuers[0].audiences, ["gateway"]);
+        let shown = toml::to_string(&settings).expect("serializable");
+        assert!(!shown.contains("hush") && !shown.contains("tenant"), "{shown}");
+    }
+}

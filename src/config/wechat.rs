@@ -158,7 +158,7 @@ pub(super) fn check(raw: RawWeChat, errors: &mut ConfigErrors) -> WeChat {
             None
         }
     });
-    let ca_file = ca_file.map(CaFile);
+    let ca_file = ca_file.map(CaFile::from);
     if let Some(file) = &ca_file
         && let Err(error) = file.read()
     {
@@ -191,11 +191,11 @@ fn host(text: &str, allow_http: bool) -> Result<Url, String> {
     }
 }
 
-fn has_credentials(url: &Url) -> bool {
+pub(super) fn has_credentials(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

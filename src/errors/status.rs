@@ -19,7 +19,7 @@ use super::{
 use crate::{
     accounts::{self, quota::Spent, token},
     call::{DistrictError, Error, PageError},
-    callers::{Forbidden, Refused, TooFast},
+    callers::{Forbidden, Refused, TooFast, jwt},
     context::{Stage, Unusable},
     events, journal,
     pb::{Access, ErrorReason},
@@ -243,10 +243,16 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
 /// Returns the failure of a request without a known caller.
 fn unidentified(refused: Refused) -> Failure {
     let fix_by = match refused {
-        Refused::UnknownCertificate | Refused::UnknownMeshIdentity | Refused::UnknownToken => {
-            FixBy::Operator
-        }
-        Refused::Malformed | Refused::Missing | Refused::Several => FixBy::Caller,
+        Refused::UnknownToken
+        | Refused::UnknownCertificate
+        | Refused::UnknownMeshIdentity
+        | Refused::UnknownSubject
+        | Refused::Jwt(jwt::Refused::KeysMissing | jwt::Refused::UnknownIssuer) => FixBy::Operator,
+        Refused::Malformed
+        | Refused::Missing
+        | Refused::Several
+        | Refused::TooLong
+        | Refused::Jwt(_) => FixBy::Caller,
     };
     Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, format!("{refused}"))
         .with("fix_by", fix_by.as_str())

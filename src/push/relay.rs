@@ -7,7 +7,10 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::{config::ForwardTo, util::http};
+use crate::{
+    config::ForwardTo,
+    util::http::{self, failure_kind},
+};
 
 /// The limit for all targets together. WeChat waits five seconds in total.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -86,13 +89,13 @@ impl Relay {
         if let Some(content_type) = &push.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        let mut response = request.send().await.map_err(failure_kind)?;
+        let mut response = request.send().await.map_err(|error| failure_kind(&error))?;
         if !response.status().is_success() {
             return Err(format!("answered {}", response.status().as_u16()));
         }
         let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failure_kind)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| failure_kind(&error))? {
             if body.len() + chunk.len() > REPLY_LIMIT {
                 // The target accepted the push, so a reply that is too long is no reason to send it
                 // again.
@@ -103,16 +106,4 @@ impl Relay {
         }
         Ok(Reply { content_type, body: body.into() })
     }
-}
-
-/// Returns the kind of a failure. The library's own text would quote the URL.
-fn failure_kind(error: reqwest::Error) -> String {
-    let kind = if error.is_timeout() {
-        "took too long"
-    } else if error.is_connect() {
-        "is unreachable"
-    } else {
-        "broke the connection"
-    };
-    kind.to_owned()
 }

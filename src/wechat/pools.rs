@@ -11,8 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustls::{ClientConfig, crypto::ring};
-use rustls_platform_verifier::Verifier;
+use rustls::ClientConfig;
 use tokio::task::spawn_blocking;
 
 use super::{Safety, endpoint::USUAL_REPLY_LIMIT};
@@ -102,27 +101,9 @@ impl Current {
     }
 }
 
-/// Returns the TLS configuration. It equals reqwest's default, but reqwest would load the system's
-/// authorities once per client. Clones share the authorities and the sessions to resume.
 fn tls(ca_file: Option<&CaFile>) -> anyhow::Result<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = match ca_file {
-        None => Verifier::new(provider.clone())
-            .context("wechat.hosts: no certificate authorities are installed on this system")?,
-        Some(file) => file
-            .read()
-            .map_err(anyhow::Error::from)
-            .and_then(|more| Ok(Verifier::new_with_extra_roots(more, provider.clone())?))
-            .with_context(|| format!("wechat.ca_file: {file}"))?,
-    };
-    let mut tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    // HTTP/2 is used if the server supports it.
-    tls.alpn_protocols = ["h2", "http/1.1"].map(Vec::from).to_vec();
-    Ok(tls)
+    let more = ca_file.map(|file| file.read().with_context(|| format!("wechat.ca_file: {file}")));
+    http::tls(more.transpose()?).context("wechat.hosts")
 }
 
 /// Returns an HTTP client that never redirects, retries or reroutes a call, because WeChat's answer

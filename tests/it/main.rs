@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod issuer;
 mod secrets;
 mod support;
 
@@ -23,6 +24,7 @@ mod fuzz;
 mod hostile;
 mod hosts;
 mod input;
+mod jwt;
 mod layers;
 mod lifecycle;
 mod limits;

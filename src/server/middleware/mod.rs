@@ -421,8 +421,8 @@ mod tests {
         let settings =
             "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
         let settings = Settings::parse(settings, &Environment::new()).expect("good settings");
-        let (callers, stop) = (Callers::new(&settings, Clock::frozen()), CancellationToken::new());
         let (clock, sampler) = (Clock::frozen(), Sampler::default());
+        let (callers, stop) = (Callers::new(&settings, &clock), CancellationToken::new());
         let middleware = Middleware::new((), callers, &settings, clock, sampler, stop);
         for (asked, expected) in [
             (None, Duration::from_secs(15)),

@@ -1,0 +1,265 @@
+//! Callers that prove their identity with a JWT.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Code, Request, Status};
+use wechat_store_gateway::{pb, pb::card_service_client::CardServiceClient};
+
+use crate::{
+    issuer::{KeyServer, Signer, encode, key_set},
+    support::{App, GET_CARD, SET_CARD, is, reason, within},
+};
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// The limit for each wait. A test that needs it has failed.
+const LIMIT: Duration = Duration::from_secs(60);
+const SUBJECT: &str = "system:serviceaccount:shop:orders";
+
+/// Returns settings with a reader that is one service account of a cluster.
+fn sections(jwks: &str) -> String {
+    format!(
+        r#"
+        [[issuers]]
+        issuer = "{ISSUER}"
+        audiences = ["wechat-store-gateway"]
+        jwks = {jwks}
+        [[callers]]
+        name = "orders"
+        role = "reader"
+        jwt = [{{ issuer = "{ISSUER}", subject = "{SUBJECT}" }}]
+        "#
+    )
+}
+
+/// A key set in a file.
+struct KeyFile(TempDir);
+
+impl KeyFile {
+    fn new(signers: &[&Signer]) -> Self {
+        let file = Self(tempfile::tempdir().expect("a folder"));
+        file.set_keys(signers);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("jwks.json")
+    }
+
+    fn set_keys(&self, signers: &[&Signer]) {
+        let next = self.0.path().join("next");
+        std::fs::write(&next, key_set(signers)).expect("a file");
+        std::fs::rename(next, self.path()).expect("renamed");
+    }
+
+    fn sections(&self) -> String {
+        sections(&format!("{{ file = {:?} }}", self.path()))
+    }
+}
+
+/// Returns the claims of a service account's token that is valid for a month, because these tests advance the clock.
+fn claims() -> Value {
+    #[expect(clippy::disallowed_methods, reason = "the issuer has a clock of its own")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    json!({
+        "iss": ISSUER, "sub": SUBJECT, "aud": ["wechat-store-gateway"],
+        "iat": now, "nbf": now, "exp": now + 30 * 24 * 3600,
+        "kubernetes.io": { "namespace": "shop", "serviceaccount": { "name": "orders" } },
+    })
+}
+
+fn claims_but(claim: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[claim] = value;
+    claims
+}
+
+fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Bearer {token}").parse().expect("ASCII");
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+/// Reads the card of a store that does not exist, so that WeChat's answer is `STORE_NOT_FOUND`.
+async fn read(app: &App, token: &str) -> Status {
+    let message = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    let mut cards = CardServiceClient::new(app.channel.clone());
+    cards.get_store_card(with_token(message, token)).await.expect_err("no such store")
+}
+
+async fn is_allowed(app: &App, token: &str) -> bool {
+    let status = read(app, token).await;
+    match reason(&status) {
+        (Code::NotFound, _) => true,
+        (Code::Unauthenticated, reason) if reason == "CALLER_UNKNOWN" => false,
+        other => panic!("{other:?}: {status:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn service_account_token_proves_its_caller() {
+    let signers = [Signer::rsa("rsa"), Signer::p256("p256"), Signer::ed25519("ed25519")];
+    let file = KeyFile::new(&signers.each_ref());
+    let app = App::with_sections(&file.sections()).await;
+    for signer in &signers {
+        assert!(is_allowed(&app, &signer.sign(&claims())).await);
+    }
+    assert_eq!(app.count(GET_CARD), 3);
+    let message = pb::SetStoreCardRequest {
+        poi_id: "1".to_owned(),
+        card_id: "pabc".to_owned(),
+        ..Default::default()
+    };
+    let token = signers[0].sign(&claims());
+    let status = app.cards().set_store_card(with_token(message, &token)).await;
+    let status = status.expect_err("a reader writes nothing");
+    assert_eq!(reason(&status), is(Code::PermissionDenied, "PERMISSION_MISSING"));
+    assert_eq!(app.count(SET_CARD), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_token_never_reaches_wechat() {
+    let (signer, forger) = (Signer::p256("a"), Signer::p256("a"));
+    let file = KeyFile::new(&[&signer]);
+    let app = App::with_sections(&file.sections()).await;
+    let none = encode(json!({ "alg": "none" }).to_string());
+    let unsigned = format!("{none}.{}.", encode(claims().to_string()));
+    let public_key = signer.jwk();
+    let mac_header = json!({ "alg": "HS256", "kid": "a", "jwk": public_key });
+    for (token, why) in [
+        (signer.sign(&claims_but("exp", json!(1))), "has expired"),
+        (signer.sign(&claims_but("nbf", json!(u32::MAX))), "is not valid yet"),
+        (signer.sign(&claims_but("iat", json!(u32::MAX))), "is not valid yet"),
+        (signer.sign(&claims_but("aud", json!("other"))), "another audience"),
+        (signer.sign(&claims_but("iss", json!("https://other"))), "issuer of the token is unknown"),
+        (signer.sign(&claims_but("sub", json!("system:serviceaccount:shop:other"))), "no caller"),
+        (signer.sign(&claims_but("sub", Value::Null)), "claim of the token is missing"),
+        (forger.sign(&claims()), "signature of the token is wrong"),
+        (Signer::p256("b").sign(&claims()), "key of the token is unknown"),
+        (unsigned, "algorithm of the token is not allowed"),
+        (signer.sign_with(&mac_header, &claims()), "algorithm of the token is not allowed"),
+        ("a.b.c".to_owned(), "malformed"),
+    ] {
+        let status = read(&app, &token).await;
+        assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"), "{why}");
+        assert!(status.message().contains(why), "{why}: {}", status.message());
+        for part in token.split('.').filter(|part| part.len() > 8) {
+            assert!(!format!("{status:?}").contains(part), "a part of the token is in the error");
+        }
+    }
+    assert!(!is_allowed(&app, &signer.sign(&claims_but("pad", json!("x".repeat(9000))))).await);
+    assert_eq!(app.count(GET_CARD), 0);
+    assert!(is_allowed(&app, &signer.sign(&claims())).await);
+}
+
+/// Many callers that call without a pause, all with the same token.
+struct Load {
+    running: Arc<AtomicBool>,
+    calls: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(app: &Arc<App>, token: &str) -> Self {
+        let (running, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let tasks = (0..8).map(|_| {
+            let (app, token) = (app.clone(), token.to_owned());
+            let (running, calls) = (running.clone(), calls.clone());
+            tokio::spawn(async move {
+                while running.load(Ordering::Relaxed) {
+                    assert!(is_allowed(&app, &token).await, "a caller that remains allowed");
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let tasks = tasks.collect();
+        Self { running, calls, tasks }
+    }
+
+    /// Waits until more calls have ended.
+    async fn more(&self) {
+        let goal = self.calls.load(Ordering::Relaxed) + 50;
+        let waiting = async {
+            while self.calls.load(Ordering::Relaxed) < goal {
+                assert!(self.tasks.iter().all(|task| !task.is_finished()), "a call failed");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        within(LIMIT, waiting).await;
+    }
+
+    async fn stop(self) {
+        self.running.store(false, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("no call failed");
+        }
+    }
+}
+
+/// Replaces the first key by a second one while callers with a third key call all the time.
+async fn rotate(app: &Arc<App>, signers: &[Signer; 3], set_keys: impl Fn(&[&Signer])) {
+    let [old, new, stays] = signers;
+    let [old_token, new_token, token] = [old, new, stays].map(|signer| signer.sign(&claims()));
+    let load = Load::start(app, &token);
+    load.more().await;
+    assert!(is_allowed(app, &old_token).await);
+    set_keys(&[new, stays]);
+    // The first token of a new key brings the new set.
+    assert!(is_allowed(app, &new_token).await);
+    assert!(!is_allowed(app, &old_token).await);
+    load.more().await;
+    load.stop().await;
+}
+
+fn signers() -> [Signer; 3] {
+    [Signer::p256("old"), Signer::ed25519("new"), Signer::rsa("stays")]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_file_disturbs_no_other_caller() {
+    let signers = signers();
+    let file = KeyFile::new(&[&signers[0], &signers[2]]);
+    let app = Arc::new(App::with_sections(&file.sections()).await);
+    rotate(&app, &signers, |keys| file.set_keys(keys)).await;
+    let [_, new, stays] = &signers;
+    let (revoked, token) = (new.sign(&claims()), stays.sign(&claims()));
+    file.set_keys(&[stays]);
+    let removed = async { while is_allowed(&app, &revoked).await {} };
+    within(LIMIT, removed).await;
+    assert!(is_allowed(&app, &token).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_url_disturbs_no_other_caller() {
+    let signers = signers();
+    let server = KeyServer::start(&[&signers[0], &signers[2]]).await;
+    let app = App::with_sections(&sections(&format!("{{ url = \"{}\" }}", server.url))).await;
+    rotate(&Arc::new(app), &signers, |keys| server.set_keys(keys)).await;
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outage_of_the_issuer_disturbs_no_caller() {
+    let signer = Signer::p256("a");
+    let server = KeyServer::start(&[&signer]).await;
+    let app = App::with_sections(&sections(&format!("{{ url = \"{}\" }}", server.url))).await;
+    assert!(is_allowed(&app, &signer.sign(&claims())).await);
+    server.set_answer("HTTP/1.1 503 Service Unavailable\r\n\r\n".to_owned());
+    let before = server.requests().len();
+    let asked = async {
+        while server.requests().len() < before + 2 {
+            app.clock.advance(Duration::from_secs(600));
+            assert!(is_allowed(&app, &signer.sign(&claims_but("jti", json!("new")))).await);
+        }
+    };
+    within(LIMIT, asked).await;
+}
