@@ -465,11 +465,89 @@ fn documented_errors_of_settings_are_the_real_ones() {
 }
 
 #[test]
-fn commands_of_the_sandbox_guide_work() {
+fn secure_tour_shows_each_caller() {
+    let output = run(&["sandbox", "--secure", "--tour", "--json"]);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}{}", error(&output));
+    let values = serde_json::Deserializer::from_str(&printed).into_iter::<serde_json::Value>();
+    let mut seen: Vec<_> = values
+        .map(|value| value.expect("JSON"))
+        .filter(|step| step["tour"].is_null())
+        .map(|step| {
+            let code = step["error"]["code"].as_str().unwrap_or("OK");
+            format!("{} {code}", step["caller"].as_str().expect("a caller"))
+        })
+        .collect();
+    seen.dedup();
+    let expected = [
+        "reader OK",
+        "reader PERMISSION_DENIED",
+        "writer OK",
+        "writer PERMISSION_DENIED",
+        "admin NOT_FOUND",
+        "none UNAUTHENTICATED",
+        "stranger UNAUTHENTICATED",
+        "client OK",
+    ];
+    assert_eq!(seen, expected);
+    assert!(!printed.contains("wsg_"), "{printed}");
+    assert_eq!(error(&output), "", "no log line is between the steps");
+
+    let story = run(&["sandbox", "--secure", "--tour"]);
+    let story = text(&story.stdout);
+    assert!(
+        story.contains("StoreService/AddStore by reader\n    → code: PERMISSION_DENIED"),
+        "{story}"
+    );
+    assert!(story.lines().all(|line| line.chars().count() <= 140), "{story}");
+}
+
+#[test]
+fn commands_of_the_secure_guide_work() {
+    let mut sandbox = Daemon::start(&sandbox_anywhere(&["--secure"]));
+    let (_, mut lines) = sandbox.read_until("Make a token for a caller of your own");
+    lines.push(sandbox.read_until("token new").0);
+    let folder =
+        lines.iter().find_map(|line| line.trim().strip_prefix("files ")).expect("a folder");
+    let folder = PathBuf::from(folder.trim());
+    #[cfg(unix)]
+    for secret in ["server.key", "client.key", "reader.token", "admin.token"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(folder.join(secret)).expect(secret).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
+    let binary = env!("CARGO_BIN_EXE_wechat-store-gateway");
+    let commands = lines.iter().map(|line| line.trim()).filter(|line| line.starts_with(binary));
+    let codes: Vec<_> = commands
+        .map(|line| {
+            let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+            assert!(!error(&output).contains("wsg_"), "{line}");
+            output.status.code().expect("an exit code")
+        })
+        .collect();
+    assert_eq!(codes, [0, 64 + 7, 64 + 16, 0, 0, 0], "{lines:#?}");
+    let python = lines.iter().skip_while(|line| *line != "python3 -c '");
+    let python = python.take_while(|line| !line.is_empty()).cloned().collect::<Vec<_>>().join("\n");
+    let installed = Command::new("python3").args(["-c", "import grpc"]).output();
+    if installed.is_ok_and(|output| output.status.success()) {
+        let output = Command::new("sh").args(["-c", &python]).output().expect("a shell");
+        assert!(text(&output.stdout).starts_with("b'"), "{python}: {}", error(&output));
+    }
+    sandbox.signal("INT");
+    assert_eq!(sandbox.wait(), Some(0));
+    assert!(!folder.exists(), "nothing is stored");
+}
+
+/// Returns the arguments of a sandbox on free ports.
+fn sandbox_anywhere<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let ports = ["--grpc", "--simulator", "--callback", "--admin"];
     let anywhere = ports.iter().flat_map(|port| [*port, "127.0.0.1:0"]);
-    let arguments: Vec<_> = std::iter::once("sandbox").chain(anywhere).collect();
-    let mut sandbox = Daemon::start(&arguments);
+    std::iter::once("sandbox").chain(anywhere).chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn commands_of_the_sandbox_guide_work() {
+    let mut sandbox = Daemon::start(&sandbox_anywhere(&[]));
     let (_, mut lines) = sandbox.read_until("Check that the service is ready");
     assert!(lines.iter().any(|line| line.contains("RUST_LOG=info")), "{lines:#?}");
     lines.push(sandbox.read_until("curl").0);

@@ -26,11 +26,11 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Healthcheck {
-    #[command(flatten)]
-    target: Target,
     /// The full name of one service to check [default: the whole process]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
+    #[command(flatten)]
+    target: Target,
 }
 
 impl Healthcheck {

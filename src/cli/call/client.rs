@@ -36,6 +36,17 @@ impl Client {
         Ok(Self { connection, command: target.command(), types, services })
     }
 
+    /// Connects to the same service as another caller, which may not be allowed to load its types.
+    #[cfg(feature = "sandbox")]
+    pub(in crate::cli) async fn connect_as(&self, target: &Target) -> Result<Self, Failure> {
+        Ok(Self {
+            connection: target.connect().await?,
+            command: target.command(),
+            types: self.types.clone(),
+            services: self.services.clone(),
+        })
+    }
+
     /// Returns a method by `Service/Method`. The package of the service can be omitted.
     ///
     /// Returns an error if there is no such method.

@@ -66,8 +66,6 @@ pub struct Call {
     /// The request as JSON; - reads it from standard input
     #[arg(value_name = "JSON", default_value = "{}")]
     request: String,
-    #[command(flatten)]
-    target: Target,
     /// List all services and methods
     #[arg(long, conflicts_with_all = ["method", "describe"])]
     list: bool,
@@ -83,6 +81,8 @@ pub struct Call {
     /// Print an error as JSON on a terminal too
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    target: Target,
     #[command(flatten)]
     rows: rows::Rows,
 }

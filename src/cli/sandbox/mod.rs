@@ -12,6 +12,7 @@ use wechat_simulator::{
     push::{Format, Mode},
 };
 
+use self::identities::Identities;
 use super::{
     Failure, print, signal,
     simulate::{self, bind},
@@ -25,6 +26,7 @@ use crate::{
 };
 
 mod guide;
+mod identities;
 mod steps;
 mod story;
 mod tour;
@@ -45,7 +47,9 @@ logged: RUST_LOG=info also logs each failed call with its trace id.
 Examples:
   wechat-store-gateway sandbox --tour          watch a store being added and reviewed, in a second
   wechat-store-gateway sandbox --tour --json   the same with all requests and responses
-  wechat-store-gateway sandbox                 keep it running, with commands to try";
+  wechat-store-gateway sandbox                 keep it running, with commands to try
+  wechat-store-gateway sandbox --secure --tour watch callers with different roles, with TLS
+  wechat-store-gateway sandbox --secure        keep that running, with commands to try";
 
 /// The arguments of `sandbox`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +59,10 @@ pub struct Sandbox {
     /// the expected response
     #[arg(long)]
     tour: bool,
+    /// Serve with TLS, and only known callers: a reader, a writer and an admin with a token each, and one
+    /// with a client certificate. The certificate authority and all files are new at each start
+    #[arg(long)]
+    secure: bool,
     /// Print each request and response of the tour as JSON
     #[arg(long, requires = "tour")]
     json: bool,
@@ -89,11 +97,21 @@ struct Places {
 impl Sandbox {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let telemetry = Telemetry::start(&quiet(environment))
+        let telemetry = Telemetry::start(&self.quiet(environment))
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = self.serve(telemetry.sampler()).await;
         telemetry.flush().await;
         result
+    }
+
+    /// Returns the environment with a log level that hides the lines about start, stop and failed calls,
+    /// unless the user set one. They would interrupt the text or the JSON. The secure tour also hides
+    /// warnings, because its refused calls are a part of it.
+    fn quiet(&self, environment: &Environment) -> Environment {
+        let level = if self.secure && self.tour { "error" } else { "warn,h2=error" };
+        let mut environment = environment.clone();
+        environment.entry("RUST_LOG".to_owned()).or_insert_with(|| level.to_owned());
+        environment
     }
 
     /// Runs both until the tour ends or a signal arrives.
@@ -122,13 +140,16 @@ impl Sandbox {
             account.callback = Some(pushes(account.kind, places.callback));
         }
         // The folder is deleted with this value, so nothing is stored.
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::Builder::new().prefix("wechat-sandbox-").tempdir()?;
         let state = folder.path().join("state.db");
-        let settings = settings(grpc.local_addr()?, places.simulator, &state)?;
+        let identities = self.secure.then(|| Identities::create(folder.path(), places.grpc));
+        let identities = identities.transpose()?;
+        let listen = identities.as_ref().map(Identities::settings);
+        let settings = settings(grpc.local_addr()?, places.simulator, &state, listen)?;
 
         let listeners = Listeners { grpc, callback: Some(callback), admin };
         let mut result = Ok(());
-        let until = async { result = self.attend(places, stop).await };
+        let until = async { result = self.attend(places, identities.as_ref(), stop).await };
         tokio::select! {
             served = app::run(settings, Source::default(), listeners, clock, sampler, until) => served?,
             // The simulator must run until the service has stopped.
@@ -138,27 +159,27 @@ impl Sandbox {
     }
 
     /// Runs the tour, or prints the guide and waits for a signal.
-    async fn attend(&self, places: Places, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    async fn attend(
+        &self,
+        places: Places,
+        identities: Option<&Identities>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Failure> {
         if self.tour {
             tokio::select! {
-                result = tour::run(places, self.json) => result,
+                result = tour::run(places, identities, self.json) => result,
                 () = stop => Err(Failure::new("a signal interrupted the tour")),
             }
         } else {
             // The sandbox works even if standard output is closed.
-            let _ = print::line(guide::text(places));
+            let _ = print::line(match identities {
+                None => guide::text(places),
+                Some(identities) => guide::secure_text(places, identities),
+            });
             stop.await;
             Ok(())
         }
     }
-}
-
-/// Returns the environment with a log level that hides the lines about start, stop and failed calls,
-/// unless the user set one. They would interrupt the text or the JSON.
-fn quiet(environment: &Environment) -> Environment {
-    let mut environment = environment.clone();
-    environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "warn,h2=error".to_owned());
-    environment
 }
 
 /// Returns the push settings of a simulated account. The two accounts cover both formats and two
@@ -177,16 +198,26 @@ fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
     }
 }
 
-/// Returns the settings of a service for the simulator's two accounts.
-fn settings(grpc: SocketAddr, simulator: SocketAddr, state: &Path) -> Result<Settings, Failure> {
-    // A sandbox has no secrets, so plaintext and any caller on any address are fine.
+/// Returns the settings of a service for the simulator's two accounts. `secure` are the keys of
+/// `[listen.tls]` and the callers.
+fn settings(
+    grpc: SocketAddr,
+    simulator: SocketAddr,
+    state: &Path,
+    secure: Option<&str>,
+) -> Result<Settings, Failure> {
+    let (open, listen) = match secure {
+        // A sandbox has no secrets, so plaintext and any caller on any address are fine.
+        None => ("callers = \"anyone\"", "plaintext = \"behind-a-mesh\"".to_owned()),
+        Some(secure) => ("", format!("[listen.tls]\n{secure}")),
+    };
     let text = format!(
         r#"
-        callers = "anyone"
+        {open}
 
         [listen]
         grpc = "{grpc}"
-        plaintext = "behind-a-mesh"
+        {listen}
 
         [wechat]
         hosts = ["http://{simulator}"]
@@ -242,7 +273,7 @@ mod tests {
         {
             let address = |text: &str| text.parse::<SocketAddr>().expect(text);
             let settings =
-                settings(address(grpc), reachable(address(simulator)), Path::new("state.db"));
+                settings(address(grpc), reachable(address(simulator)), Path::new("state.db"), None);
             let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
             assert!(settings.accounts.iter().all(|account| account.callback.is_some()));

@@ -6,7 +6,10 @@
 use serde_json::{Value, json};
 use wechat_simulator::{COMPANY, MINI_PROGRAM_APP_ID};
 
-use super::tour::{Chapter, Step};
+use super::{
+    identities::{CERTIFIED, NONE, STRANGER},
+    tour::{Chapter, Step},
+};
 
 /// A picture of one pixel (PNG).
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgP5gA\
@@ -29,6 +32,125 @@ pub(super) fn all() -> Vec<Chapter> {
         chapter("Put a card on the store's page", set_card()),
         chapter("Resume the watch later", resume_watch()),
     ]
+}
+
+/// Returns the tour of callers and roles.
+pub(super) fn secure() -> Vec<Chapter> {
+    let chapter = |title, steps| Chapter { title, steps };
+    vec![
+        chapter("Read with the token of a reader", read_as_reader()),
+        chapter("Write with the token of a writer", write_as_writer()),
+        chapter("Act as an operator with the token of an admin", act_as_admin()),
+        chapter("Call without a known identity", call_unknown()),
+        chapter("Prove the identity by a client certificate instead", call_certified()),
+    ]
+}
+
+/// Returns a store at a place that the simulator has.
+fn secure_store() -> Value {
+    json!({
+        "mapPoiId": "2708071440732747189",
+        "pictureUrls": ["http://mmbiz.qpic.cn/mmbiz_png/example/0"],
+        "contactPhone": PHONE,
+        "hours": { "open": "10:00", "close": "22:00" },
+        "licenseNumber": LICENSE_NUMBER,
+    })
+}
+
+fn read_as_reader() -> Vec<Step> {
+    vec![
+        Step::call(
+            "List the categories that a store can have",
+            "MerchantService/ListCategories",
+            json!({}),
+        )
+        .by("reader")
+        .expect("/categories/0/level", json!(1))
+        .show("/categories"),
+        Step::call(
+            "Try to add a store; the gateway refuses without asking WeChat",
+            "StoreService/AddStore",
+            secure_store(),
+        )
+        .by("reader")
+        .refuse("PERMISSION_DENIED", "PERMISSION_MISSING")
+        .show("/code")
+        .show("/details/0/reason")
+        .show("/message"),
+    ]
+}
+
+fn write_as_writer() -> Vec<Step> {
+    vec![
+        Step::call(
+            "Add the same store; WeChat starts a review",
+            "StoreService/AddStore",
+            secure_store(),
+        )
+        .by("writer")
+        .expect("/submission/state", json!("AUDIT_STATE_IN_REVIEW"))
+        .show("/submission/state")
+        .show("/submission/auditId"),
+        Step::call(
+            "Try to record the outcome of a write, which is for operators",
+            "WriteService/ResolveWrite",
+            resolve_nothing(),
+        )
+        .by("writer")
+        .refuse("PERMISSION_DENIED", "PERMISSION_MISSING")
+        .show("/code")
+        .show("/details/0/reason"),
+    ]
+}
+
+fn act_as_admin() -> Vec<Step> {
+    vec![
+        Step::call(
+            "Try the same; the gateway allows it, but has no such write",
+            "WriteService/ResolveWrite",
+            resolve_nothing(),
+        )
+        .by("admin")
+        .refuse("NOT_FOUND", "WRITE_NOT_FOUND")
+        .show("/code")
+        .show("/details/0/reason"),
+    ]
+}
+
+fn call_unknown() -> Vec<Step> {
+    let refused = |name, caller| {
+        Step::call(name, "StoreService/ListStores", json!({}))
+            .by(caller)
+            .refuse("UNAUTHENTICATED", "CALLER_UNKNOWN")
+            .show("/code")
+            .show("/details/0/reason")
+            .show("/message")
+    };
+    vec![
+        refused("Call without a token and without a certificate", NONE),
+        refused("Call with a token that the settings do not have", STRANGER),
+    ]
+}
+
+fn call_certified() -> Vec<Step> {
+    vec![
+        Step::call(
+            "Find the writer's store in review; TLS itself has proved the identity",
+            "AuditService/ListSubmissions",
+            json!({}),
+        )
+        .by(CERTIFIED)
+        .expect_count("/submissions", 1)
+        .show("/submissions"),
+    ]
+}
+
+/// Returns the request to resolve a write that does not exist.
+fn resolve_nothing() -> Value {
+    json!({
+        "writeId": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "resolution": "WRITE_RESOLUTION_NOT_EXECUTED",
+    })
 }
 
 fn subscribe() -> Vec<Step> {

@@ -27,9 +27,36 @@ const LINE_WIDTH: usize = 96;
 /// Longer values are cut.
 const VALUE_WIDTH: usize = 48;
 
+/// What to do after the tour, the environment variables, and the command.
+const NEXT: [(&str, &str, &str); 5] = [
+    ("Keep a sandbox running, with commands to copy:", "", "sandbox"),
+    ("List the methods of the running sandbox:", "", "call --list"),
+    ("Read the manual of a method there:", "", "call --describe StoreService/AddStore"),
+    ("Print this tour with all requests and responses:", "", "sandbox --tour --json"),
+    (
+        "Check the example of all settings, and then a copy of it with your own account:",
+        "BRAND_A_SECRET=secret ",
+        "check --config settings.example.toml",
+    ),
+];
+const SECURE_NEXT: [(&str, &str, &str); 3] = [
+    ("Keep such a sandbox running, with commands to copy:", "", "sandbox --secure"),
+    ("Make a token for your own caller:", "", "token new"),
+    ("Print this tour with all requests and responses:", "", "sandbox --secure --tour --json"),
+];
+
 /// Returns the text before the first step.
-pub(super) fn introduction() -> String {
-    "A tour of the gateway with a simulated WeChat. It needs no account and no network.".to_owned()
+pub(super) fn introduction(secure: bool) -> String {
+    let text = match secure {
+        false => {
+            "A tour of the gateway with a simulated WeChat. It needs no account and no network."
+        }
+        true => {
+            "A tour of callers and roles, with a simulated WeChat. The gateway serves with TLS, and with \
+             certificates\nand tokens that are new at each start."
+        }
+    };
+    text.to_owned()
 }
 
 /// Returns the heading of a chapter.
@@ -45,6 +72,9 @@ pub(super) fn step(number: usize, step: &Step, report: &Report<'_>, took: Durati
     let call = without_controls(&report.call);
     let length = |text: &str| anstream::adapter::strip_str(text).to_string().chars().count();
     let mut line = format!("    {}", paint(CODE, call));
+    if let Some(caller) = report.caller {
+        line.push_str(&paint(DIM, format_args!(" by {caller}")));
+    }
     if !request.is_empty() {
         line.push_str(&format!(" {request}"));
     }
@@ -59,22 +89,13 @@ pub(super) fn step(number: usize, step: &Step, report: &Report<'_>, took: Durati
 }
 
 /// Returns the text after the last step.
-pub(super) fn conclusion(steps: usize, took: Duration) -> String {
+pub(super) fn conclusion(steps: usize, took: Duration, secure: bool) -> String {
     let program = program();
     let done =
         format!("All {steps} steps returned what they should, in {:.1} s.", took.as_secs_f64());
     let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "Next steps"));
-    for (about, variables, command) in [
-        ("Keep a sandbox running, with commands to copy:", "", "sandbox"),
-        ("List the methods of the running sandbox:", "", "call --list"),
-        ("Read the manual of a method there:", "", "call --describe StoreService/AddStore"),
-        ("Print this tour with all requests and responses:", "", "sandbox --tour --json"),
-        (
-            "Check the example of all settings, and then a copy of it with your own account:",
-            "BRAND_A_SECRET=secret ",
-            "check --config settings.example.toml",
-        ),
-    ] {
+    let next: &[_] = if secure { &SECURE_NEXT } else { &NEXT };
+    for (about, variables, command) in next {
         let command = paint(CODE, format_args!("{variables}{program} {command}"));
         text.push_str(&format!("\n  {about}\n    {command}"));
     }

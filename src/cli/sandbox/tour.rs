@@ -16,7 +16,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tonic::Request;
 
-use super::{Places, steps, story};
+use super::{
+    Places,
+    identities::{self, Identities},
+    steps, story,
+};
 use crate::cli::{
     Failure,
     call::{self, Client},
@@ -44,6 +48,8 @@ pub(super) struct Step {
     pub(super) shown_request: Vec<&'static str>,
     /// The fields of the response that the story shows, as JSON pointers.
     pub(super) shown: Vec<&'static str>,
+    /// The caller, if the tour has several.
+    caller: Option<&'static str>,
     way: Way,
     request: Value,
     expected: Vec<(&'static str, Expected)>,
@@ -71,6 +77,12 @@ impl Step {
     /// Calls a method of the service.
     pub(super) fn call(name: &'static str, method: &'static str, request: Value) -> Self {
         Self::new(name, Way::Call(method), request)
+    }
+
+    /// Calls as one of several callers.
+    pub(super) fn by(mut self, caller: &'static str) -> Self {
+        self.caller = Some(caller);
+        self
     }
 
     /// Waits for an event.
@@ -124,6 +136,7 @@ impl Step {
             name,
             shown_request: Vec::new(),
             shown: Vec::new(),
+            caller: None,
             way,
             request,
             expected: Vec::new(),
@@ -198,6 +211,8 @@ impl Memory {
 #[derive(Serialize)]
 pub(super) struct Report<'a> {
     step: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) caller: Option<&'a str>,
     pub(super) call: String,
     request: Json,
     #[serde(flatten)]
@@ -241,13 +256,17 @@ impl Report<'_> {
 
 /// Runs all steps and prints them as a story, or as JSON. Returns an error at the first step whose
 /// response is not the expected one.
-pub(super) async fn run(places: Places, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(
+    places: Places,
+    identities: Option<&Identities>,
+    json: bool,
+) -> Result<(), Failure> {
     let began = Instant::now();
-    let client = Client::connect(&Target::new(places.grpc)).await?;
-    let mut runner = Runner { client, simulator: places.simulator, memory: Memory::default() };
-    let chapters = steps::all();
+    let clients = clients(places.grpc, identities).await?;
+    let mut runner = Runner { clients, simulator: places.simulator, memory: Memory::default() };
+    let chapters = if identities.is_some() { steps::secure() } else { steps::all() };
     if !json {
-        print_story(story::introduction());
+        print_story(story::introduction(identities.is_some()));
     }
     let mut number = 0;
     for chapter in &chapters {
@@ -266,14 +285,35 @@ pub(super) async fn run(places: Places, json: bool) -> Result<(), Failure> {
     if json {
         let _ = print::line(json!({ "tour": "complete", "steps": number }));
     } else {
-        print_story(story::conclusion(number, began.elapsed()));
+        print_story(story::conclusion(number, began.elapsed(), identities.is_some()));
     }
     Ok(())
 }
 
+/// Returns a client for each caller. The first one loads the types of the service.
+async fn clients(
+    grpc: SocketAddr,
+    identities: Option<&Identities>,
+) -> Result<BTreeMap<Option<&'static str>, Client>, Failure> {
+    let Some(identities) = identities else {
+        return Ok([(None, Client::connect(&Target::new(grpc)).await?)].into());
+    };
+    let [first, others @ ..] = identities::ROLES;
+    let client = Client::connect(&identities.target(first, grpc)).await?;
+    let mut clients = BTreeMap::new();
+    let unknown = [identities::CERTIFIED, identities::STRANGER, identities::NONE];
+    for caller in others.into_iter().chain(unknown) {
+        let target = identities.target(caller, grpc);
+        clients.insert(Some(caller), client.connect_as(&target).await?);
+    }
+    clients.insert(Some(first), client);
+    Ok(clients)
+}
+
 /// Runs the steps one after the other.
 struct Runner {
-    client: Client,
+    /// The clients by caller. A tour without callers has one.
+    clients: BTreeMap<Option<&'static str>, Client>,
     simulator: SocketAddr,
     memory: Memory,
 }
@@ -285,7 +325,7 @@ impl Runner {
         let began = Instant::now();
         let (call, request, answer) = match step.way {
             Way::Call(method) | Way::Watch(method) => {
-                let (request, answer) = self.call(method, &request, &step.way).await?;
+                let (request, answer) = self.call(step, method, &request).await?;
                 (method.to_owned(), Json::Message(request), answer)
             }
             Way::Control(path) => {
@@ -296,7 +336,7 @@ impl Runner {
             }
         };
         let took = began.elapsed();
-        let report = Report { step: step.name, call, request, answer };
+        let report = Report { step: step.name, caller: step.caller, call, request, answer };
         if json {
             print_json(&report);
         } else {
@@ -317,19 +357,21 @@ impl Runner {
     /// Calls the service.
     async fn call(
         &self,
+        step: &Step,
         method: &str,
         request: &Value,
-        way: &Way,
     ) -> anyhow::Result<(DynamicMessage, Answer)> {
-        let method = self.client.method(method)?;
+        let client = self.clients.get(&step.caller);
+        let client = client.ok_or_else(|| anyhow::anyhow!("there is no such caller"))?;
+        let method = client.method(method)?;
         let message = call::parse_request(method.input(), &request.to_string())
             .map_err(anyhow::Error::msg)?;
         let answer = async {
-            let mut responses = self.client.start(&method, Request::new(message.clone())).await?;
+            let mut responses = client.start(&method, Request::new(message.clone())).await?;
             loop {
                 let response = responses.message().await?;
                 let is_event = |response: &DynamicMessage| response.has_field_by_name("event");
-                if !matches!(way, Way::Watch(_)) || response.as_ref().is_none_or(is_event) {
+                if !matches!(step.way, Way::Watch(_)) || response.as_ref().is_none_or(is_event) {
                     return Ok(response);
                 }
             }
@@ -420,7 +462,8 @@ mod tests {
     #[test]
     fn every_step_matches_the_contract() {
         let types = DescriptorPool::decode(pb::DESCRIPTORS).expect("the contract");
-        for step in steps::all().into_iter().flat_map(|chapter| chapter.steps) {
+        let chapters = steps::all().into_iter().chain(steps::secure());
+        for step in chapters.flat_map(|chapter| chapter.steps) {
             let (Way::Call(name) | Way::Watch(name)) = step.way else { continue };
             let (service, method) = name.split_once('/').expect(name);
             let service = types.get_service_by_name(&format!("wechat.store.v1.{service}"));

@@ -90,6 +90,19 @@ impl Target {
         Self { address: address.to_string(), identity: Identity::default(), token: None }
     }
 
+    /// Returns the service at this address, with its CA and a proof of identity in files.
+    #[cfg(feature = "sandbox")]
+    pub(super) fn with_tls(
+        address: String,
+        ca: PathBuf,
+        token_file: Option<PathBuf>,
+        certificate: Option<(PathBuf, PathBuf)>,
+    ) -> Self {
+        let (cert, key) = certificate.unzip();
+        let identity = Identity { ca: Some(ca), cert, key, token_file, ..Identity::default() };
+        Self { address, identity, token: None }
+    }
+
     /// Uses the token of the environment, unless a file has one.
     pub(super) fn with_environment(mut self, environment: &Environment) -> Self {
         self.token = environment.get(TOKEN).map(|token| token.clone().into());
