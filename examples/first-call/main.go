@@ -5,15 +5,22 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
+	"strings"
 	"time"
 
 	storev1 "github.com/wechat-store-gateway/wechat-store-gateway/gen/go/wechat/store/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
 func main() {
-	channel, err := grpc.NewClient("127.0.0.1:50051", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options, err := identity()
+	if err != nil {
+		log.Fatal(err)
+	}
+	channel, err := grpc.NewClient("127.0.0.1:50051", options...)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -31,3 +38,24 @@ func main() {
 		fmt.Println(poi.MapPoiId, poi.Name)
 	}
 }
+
+// identity returns the options of a channel without TLS, or of one with the CA and the token of the environment.
+func identity() ([]grpc.DialOption, error) {
+	ca := os.Getenv("WECHAT_STORE_GATEWAY_CA_FILE")
+	if ca == "" {
+		return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, nil
+	}
+	tls, err := credentials.NewClientTLSFromFile(ca, "")
+	token := bearer(os.Getenv("WECHAT_STORE_GATEWAY_TOKEN_FILE"))
+	return []grpc.DialOption{grpc.WithTransportCredentials(tls), grpc.WithPerRPCCredentials(token)}, err
+}
+
+// bearer is the file of a token. It is read for each call, so a replaced token needs no restart.
+type bearer string
+
+func (file bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	token, err := os.ReadFile(string(file))
+	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(token))}, err
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }

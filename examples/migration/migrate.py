@@ -69,9 +69,22 @@ def arguments():
     return args
 
 
+def program(args):
+    """Returns the start of a `call` command, with the files for TLS and for the identity from the environment.
+
+    `call` itself reads a token from WECHAT_STORE_GATEWAY_TOKEN.
+    """
+    command = [args.gateway, "call", "--address", args.address]
+    for option in ["ca", "cert", "key", "token"]:
+        path = os.environ.get(f"WECHAT_STORE_GATEWAY_{option.upper()}_FILE")
+        if path:
+            command += ["--token-file" if option == "token" else f"--{option}", path]
+    return command
+
+
 def call(args, method, request):
     """Makes one call and returns its response. Ends this script if the call fails."""
-    command = [args.gateway, "call", "--address", args.address, method, json.dumps(request)]
+    command = [*program(args), method, json.dumps(request)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE)
     if done.returncode != 0:
         sys.exit(finish(1, f"{method} failed with the error above; run this again later"))
@@ -163,7 +176,7 @@ def send(args, folder, number, action, method):
     rows = os.path.join(folder, f"{action}.jsonl")
     if os.path.getsize(rows) == 0:
         return 0
-    command = [args.gateway, "call", "--address", args.address, method, "--rows", rows]
+    command = [*program(args), method, "--rows", rows]
     command += ["--results", os.path.join(folder, f"{action}-results.jsonl")]
     command += ["--batch", f"migration round {number}"]
     return subprocess.run(command, check=False).returncode

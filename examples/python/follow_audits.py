@@ -4,7 +4,8 @@
     follow_audits.py GATEWAY FOLDER
 
 GATEWAY is a host and port. FOLDER contains the progress of this client. Delete it to start anew. Each
-result is printed as a line of JSON. Put your own code into `handle`. README.md explains how to run it.
+result is printed as a line of JSON. Put your own code into `handle`. README.md explains how to run it, also
+with TLS and a token.
 """
 
 import json
@@ -32,6 +33,30 @@ DECIDED = [
     types.AUDIT_STATE_REJECTED,
     types.AUDIT_STATE_DECLINED_BY_ADMIN,
 ]
+
+
+def bearer(context, callback):
+    """Adds the token. It is read for each call, so a replaced token needs no restart."""
+    with open(os.environ["WECHAT_STORE_GATEWAY_TOKEN_FILE"], encoding="ascii") as file:
+        callback([("authorization", "Bearer " + file.read().strip())], None)
+
+
+def connect(gateway):
+    """Opens a channel: without TLS, or with the CA, the client certificate and the token of the environment."""
+
+    def content(name):
+        path = os.environ.get(f"WECHAT_STORE_GATEWAY_{name}_FILE")
+        if not path:
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+
+    if not content("CA"):
+        return grpc.insecure_channel(gateway, options=OPTIONS)
+    identity = grpc.ssl_channel_credentials(content("CA"), content("KEY"), content("CERT"))
+    if content("TOKEN"):
+        identity = grpc.composite_channel_credentials(identity, grpc.metadata_call_credentials(bearer))
+    return grpc.secure_channel(gateway, identity, options=OPTIONS)
 
 
 class Progress:
@@ -126,7 +151,7 @@ def reason(error):
 def main(gateway, folder):
     progress = Progress(folder)
     pause = 0.0
-    with grpc.insecure_channel(gateway, options=OPTIONS) as channel:
+    with connect(gateway) as channel:
         audits = AuditServiceStub(channel)
         expired = False
         while True:
