@@ -23,6 +23,7 @@ use tonic::service::Routes;
 
 use crate::{
     accounts::Registry,
+    activity::ActivityLog,
     call::Calls,
     callers::Callers,
     config::{Changes, ConfigError, Reflection, Settings, TlsFiles},
@@ -143,17 +144,26 @@ fn open_tls(
     files.map(|files| Tls::open(section, files.clone(), protocol, clock.clone())).transpose()
 }
 
+/// Opens the activity log. An error names the key and the path.
+fn activity(settings: &Settings) -> anyhow::Result<ActivityLog> {
+    ActivityLog::open(&settings.activity).map_err(|error| {
+        let log = &settings.activity.log;
+        anyhow::anyhow!("activity.log: cannot open {log}: {error}")
+    })
+}
+
 /// Returns the rooms between the services and the calls. Their background work ends with `stop`.
 fn rooms(
     calls: Calls,
     state: Arc<dyn State>,
     settings: &Settings,
+    activity: ActivityLog,
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Rooms {
     let audits = Audits::new(state.clone(), settings, clock.clone(), stop.clone());
     let (tasks, poll_after) = (TaskTracker::new(), settings.audit.poll_after());
-    let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone());
+    let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone(), activity);
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
     let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);
     Rooms { calls, writes, recovery, audits, state }
@@ -209,15 +219,23 @@ impl App {
         let Settings { accounts, limits, .. } = &settings;
         let registry = Registry::new(accounts, limits, &client, &state, &clock);
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
-        let rooms = rooms(calls, state, &settings, &clock, &stop);
+        let activity = activity(&settings)?;
+        let rooms = rooms(calls, state, &settings, activity.clone(), &clock, &stop);
         let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health, settings.listen.reflection);
         let callers = Callers::new(&settings, &clock);
         // Otherwise the first callers could be refused.
         callers.loaded().await;
-        let middleware =
-            Middleware::new(routes, callers.clone(), &settings, clock, sampler, stop.clone());
+        let middleware = Middleware::new(
+            routes,
+            callers.clone(),
+            activity,
+            &settings,
+            clock,
+            sampler,
+            stop.clone(),
+        );
         Ok(Self {
             budgets: Budgets::new(&settings.limits),
             settings: ArcSwap::from_pointee(settings),

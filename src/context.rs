@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,9 +17,10 @@ use uuid::Uuid;
 
 use crate::{
     callers::{Caller, Forbidden},
+    config::is_app_id,
     pb::{Access, Addressed},
     telemetry::Trace,
-    util::{budget::Held, clock::Clock, scope::Scope},
+    util::{budget::Held, clock::Clock, lock, scope::Scope},
     validate::{Check, Invalid},
 };
 
@@ -47,8 +48,8 @@ pub(crate) struct Context {
     pub deadline: Instant,
     /// The trace and the span that the call belongs to.
     pub trace: Trace,
-    /// The stage that the call has reached.
-    pub stage: StageCell,
+    /// The stage that the call has reached and, if it writes, the names of what it writes.
+    pub progress: Progress,
     /// The connection that the call arrived on.
     pub peer: Peer,
     /// Ends the call if it would not end by itself.
@@ -121,7 +122,7 @@ pub(crate) struct Arrival {
     pub(crate) held: Arc<Held>,
     pub(crate) deadline: Instant,
     pub(crate) trace: Trace,
-    pub(crate) stage: StageCell,
+    pub(crate) progress: Progress,
 }
 
 impl Context {
@@ -132,15 +133,23 @@ impl Context {
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Unusable> {
         let (_, mut extensions, mut message) = request.into_parts();
-        let Arrival { caller, peer, ending, held, deadline, trace, stage } =
+        let Arrival { caller, peer, ending, held, deadline, trace, progress } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
+        let request_id = check.uuid("request_id", &message.take_request_id());
+        progress.note(|write| {
+            // Another text could be anything, even a telephone number.
+            if is_app_id(&app_id) {
+                app_id.clone_into(&mut write.app_id);
+            }
+            write.request_id = request_id;
+            write.validate_only = message.validates_only();
+        });
         let access = M::ACCESS;
         if !app_id.is_empty() && !caller.may(access, &app_id) {
             return Err(Forbidden::new(&caller, access, Some(app_id)).into());
         }
-        let request_id = check.uuid("request_id", &message.take_request_id());
         let fingerprint = match request_id {
             Some(_) => Sha256::digest(message.encode_to_vec()).into(),
             None => [0; 32],
@@ -157,7 +166,7 @@ impl Context {
             client_reference,
             deadline,
             trace,
-            stage,
+            progress,
             peer,
             ending,
             _held: Some(held),
@@ -186,17 +195,17 @@ impl Context {
             client_reference: String::new(),
             deadline,
             trace: Trace::none(),
-            stage: StageCell::default(),
+            progress: Progress::default(),
             peer: Peer::NONE,
             ending: Ending::default(),
             _held: None,
         }
     }
 
-    /// Returns the context for a read before the call itself. The read has a stage of its own, because
-    /// its progress is not the progress of the call.
+    /// Returns the context for a read before the call itself. The progress of the read is not the progress
+    /// of the call.
     pub(crate) fn for_preflight_read(&self) -> Self {
-        Self { stage: StageCell::default(), ..self.clone() }
+        Self { progress: Progress::default(), ..self.clone() }
     }
 
     /// Returns how long the call can still wait for others. Whatever comes later comes too late for an
@@ -246,24 +255,66 @@ pub(crate) enum Stage {
     WeChat,
 }
 
-/// The stage of one call. Each layer sets it.
+/// The progress of one call. Each layer notes what it knows. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct StageCell(Arc<AtomicU8>);
+pub(crate) struct Progress(Arc<Noted>);
 
-impl StageCell {
+#[derive(Debug, Default)]
+struct Noted {
+    stage: AtomicU8,
+    /// `None` for a read, which the activity log does not have.
+    write: Option<Box<Mutex<WriteNames>>>,
+}
+
+/// The names by which the activity log describes a write. Each is empty until a layer knows it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WriteNames {
+    /// The account.
+    pub(crate) app_id: String,
+    /// The caller's name for the write.
+    pub(crate) request_id: Option<Uuid>,
+    /// The journal's id of the write.
+    pub(crate) write_id: String,
+    /// True if the call only checks the request.
+    pub(crate) validate_only: bool,
+}
+
+impl Progress {
+    /// Returns the progress of a write that has just arrived.
+    pub(crate) fn of_write() -> Self {
+        Self(Arc::new(Noted { write: Some(Box::default()), ..Noted::default() }))
+    }
+
+    /// Returns true if the call writes.
+    pub(crate) fn writes(&self) -> bool {
+        self.0.write.is_some()
+    }
+
     /// Sets the stage.
     pub(crate) fn reach(&self, stage: Stage) {
-        self.0.store(stage as u8, Ordering::Relaxed);
+        self.0.stage.store(stage as u8, Ordering::Relaxed);
     }
 
     /// Returns the stage.
-    pub(crate) fn get(&self) -> Stage {
-        match self.0.load(Ordering::Relaxed) {
+    pub(crate) fn stage(&self) -> Stage {
+        match self.0.stage.load(Ordering::Relaxed) {
             0 => Stage::Admitted,
             1 => Stage::Token,
             2 => Stage::Queue,
             _ => Stage::WeChat,
         }
+    }
+
+    /// Notes names of a write. Does nothing for a read.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut WriteNames)) {
+        if let Some(names) = &self.0.write {
+            note(&mut lock(names));
+        }
+    }
+
+    /// Returns the names of a write as far as they are known. Returns `None` for a read.
+    pub(crate) fn names(&self) -> Option<WriteNames> {
+        self.0.write.as_ref().map(|names| lock(names).clone())
     }
 }
 
@@ -289,10 +340,10 @@ mod tests {
 
     #[test]
     fn stage_is_returned_as_it_was_set() {
-        let cell = StageCell::default();
+        let progress = Progress::default();
         for stage in [Stage::Admitted, Stage::Token, Stage::Queue, Stage::WeChat] {
-            cell.reach(stage);
-            assert_eq!(cell.get(), stage);
+            progress.reach(stage);
+            assert_eq!(progress.stage(), stage);
         }
     }
 }

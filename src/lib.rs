@@ -32,6 +32,7 @@
 //! benches and fuzz targets use `testing`.
 
 mod accounts;
+mod activity;
 pub mod app;
 mod call;
 mod callers;

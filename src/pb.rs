@@ -41,6 +41,11 @@ pub trait Addressed: prost::Message {
     fn take_client_reference(&mut self) -> String {
         String::new()
     }
+
+    /// Returns true if the request is only checked.
+    fn validates_only(&self) -> bool {
+        false
+    }
 }
 
 /// The response to a write.
@@ -112,26 +117,32 @@ macro_rules! rpcs {
 
 macro_rules! addressed {
     (read $access:ident $method:literal $request:ident) => {
-        addressed!($access $method $request, take_app_id: app_id);
+        addressed!($access $method $request, take_app_id: app_id;);
     };
     (write $access:ident $method:literal $request:ident) => {
-        addressed!($access $method $request, take_app_id: app_id, take_request_id: request_id);
+        addressed!($access $method $request, take_app_id: app_id, take_request_id: request_id;);
     };
     (reviewed $access:ident $method:literal $request:ident) => {
         addressed!(
             $access $method $request,
             take_app_id: app_id,
             take_request_id: request_id,
-            take_client_reference: client_reference
+            take_client_reference: client_reference;
+            fn validates_only(&self) -> bool {
+                self.validate_only
+            }
         );
     };
-    ($access:ident $method:literal $request:ident, $($take:ident: $field:ident),*) => {
+    (
+        $access:ident $method:literal $request:ident, $($take:ident: $field:ident),*; $($more:item)*
+    ) => {
         impl Addressed for $request {
             const METHOD: &'static str = $method;
             const ACCESS: Access = Access::$access;
             $(fn $take(&mut self) -> String {
                 std::mem::take(&mut self.$field)
             })*
+            $($more)*
         }
     };
 }

@@ -343,6 +343,62 @@ async fn logs_traces_and_answers_contain_no_secret() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn write_names_its_caller_at_any_level() {
+    let (receiver, otlp) = Receiver::start().await;
+    let grpc = free_port();
+    // The SHA-256 hash of `token`.
+    let hash = "3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0";
+    let settings = format!(
+        r#"
+        [listen]
+        grpc = "127.0.0.1:{grpc}"
+        [[accounts]]
+        app_id = "{OFFICIAL_APP_ID}"
+        kind = "official"
+        default = true
+        secret = "{OFFICIAL_SECRET}"
+        [[callers]]
+        name = "orders"
+        role = "writer"
+        tokens = ["{hash}"]
+        "#
+    );
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("named-{}.toml", std::process::id()));
+    std::fs::write(&file, settings).expect("a settings file");
+    let gateway = Process::start(
+        "named-serve",
+        &["serve", "--config", file.to_str().expect("UTF-8")],
+        &[
+            ("RUST_LOG", "error,activity=off"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+        ],
+    );
+    let mut cards = CardServiceClient::new(connect(grpc).await);
+    // The id is wrong, so WeChat is not called.
+    let mut request = Request::new(pb::SetStoreCardRequest::default());
+    request.metadata_mut().insert("authorization", "Bearer token".parse().expect("ASCII"));
+    cards.set_store_card(request).await.expect_err("no id");
+    let log = gateway.stop();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [line] = &*lines else { panic!("one line: {log}") };
+    for (field, value) in [
+        ("target", "activity"),
+        ("caller", "orders"),
+        ("method", "CardService/SetStoreCard"),
+        ("outcome", "INVALID_ARGUMENT"),
+        ("reason", "INVALID_REQUEST"),
+    ] {
+        assert_eq!(line[field], value, "{line}");
+    }
+    let spans = receiver.spans();
+    let [span] = &*spans else { panic!("one span: {spans:#?}") };
+    assert_eq!(attribute(span, "wechat_store_gateway.caller").as_deref(), Some("orders"));
+}
+
 /// Makes calls that succeed, that are refused, and that fail in the transport or at the token
 /// endpoint. Returns the answers.
 async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {

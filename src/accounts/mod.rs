@@ -176,6 +176,10 @@ impl Registry {
             let app_id = Some(ctx.app_id.clone()).filter(|app_id| !app_id.is_empty());
             return Err(Forbidden::new(&ctx.caller, ctx.access, app_id).into());
         }
+        if let Ok(account) = account {
+            // It may be a default one.
+            ctx.progress.note(|write| account.app_id.as_str().clone_into(&mut write.app_id));
+        }
         account.cloned()
     }
 

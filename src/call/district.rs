@@ -77,7 +77,7 @@ impl Calls {
                 })
             }
         };
-        ctx.stage.reach(Stage::WeChat);
+        ctx.progress.reach(Stage::WeChat);
         let table = self.0.districts.get((), ctx.deadline, fetch).await?;
         match answer(&table) {
             Err(DistrictError::Unknown { district }) => {

@@ -25,7 +25,7 @@ impl Calls {
                 Ok(Encoded::new(&reply.into()))
             }
         };
-        ctx.stage.reach(Stage::WeChat);
+        ctx.progress.reach(Stage::WeChat);
         self.0.categories.get(key, ctx.deadline, fetch).await
     }
 }

@@ -221,14 +221,14 @@ impl Calls {
         let Inner { client, clock, .. } = &*self.0;
         // Fails at once if there is nothing to wait for.
         account.quotas.check(E::PATH, clock.unix())?;
-        ctx.stage.reach(Stage::Token);
+        ctx.progress.reach(Stage::Token);
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
         let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
         let mut tries = Tries::default();
         let (mut probe, mut failed) = (None, None);
         loop {
-            if ctx.stage.get() == Stage::Token {
-                ctx.stage.reach(Stage::Queue);
+            if ctx.progress.stage() == Stage::Token {
+                ctx.progress.reach(Stage::Queue);
             }
             let permit = self.enter::<E>(account, ctx, sending.as_deref_mut(), &mut probe).await;
             let permit = match permit {
@@ -248,7 +248,7 @@ impl Calls {
                 tries: &mut tries,
                 parent: &ctx.trace.span,
             };
-            ctx.stage.reach(Stage::WeChat);
+            ctx.progress.reach(Stage::WeChat);
             let sent_at = clock.unix();
             let result = client.send(call, attempt).await;
             permit.answered();
@@ -268,7 +268,7 @@ impl Calls {
                     clock.sleep(wait).await;
                 }
                 Decision::RenewToken(wait) => {
-                    ctx.stage.reach(Stage::Token);
+                    ctx.progress.reach(Stage::Token);
                     let tokens = &account.tokens;
                     let next = tokens.refused(&token, E::PATH, error, ctx.deadline).await;
                     let next = next.map_err(no_token)?;

@@ -178,7 +178,8 @@ fn from_environment(environment: &Environment, errors: &mut ConfigErrors) -> Opt
     })
 }
 
-pub(super) fn is_app_id(text: &str) -> bool {
+/// Returns true if a text has the form of an AppID.
+pub(crate) fn is_app_id(text: &str) -> bool {
     text.strip_prefix("wx").is_some_and(|rest| {
         rest.len() == 16 && rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })

@@ -51,6 +51,7 @@ impl Changes {
         compare("state", &old.state, &new.state, &mut keys);
         compare("callback", &old.callback, &new.callback, &mut keys);
         compare("audit", &old.audit, &new.audit, &mut keys);
+        compare("activity", &old.activity, &new.activity, &mut keys);
         // The serialized form hides the passwords of these, so it can be the same.
         for (key, same) in [
             ("wechat.proxy", old.wechat.proxy == new.wechat.proxy),

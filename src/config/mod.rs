@@ -11,8 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
+pub(crate) use self::account::is_app_id;
 pub use self::{
     account::{Account, AccountKind, TokenKind},
+    activity::{Activity, ActivityTarget},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
     callers::{Caller, Callers, JwtSubject, Rate, Role, TokenHash},
@@ -27,6 +29,7 @@ pub use self::{
 pub use crate::tls::{ClientCertificates, Files as TlsFiles};
 
 mod account;
+mod activity;
 mod audit;
 mod callback;
 mod callers;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub callback: Callback,
     /// `[audit]`
     pub audit: Audit,
+    /// `[activity]`
+    pub activity: Activity,
     /// `[[accounts]]`
     pub accounts: Vec<Account>,
     /// `[[callers]]`
@@ -113,6 +118,7 @@ impl Settings {
         let state = state::check(section(&mut table, "state", &mut errors), &mut errors);
         let callback = callback::check(section(&mut table, "callback", &mut errors), &mut errors);
         let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
+        let activity = activity::check(section(&mut table, "activity", &mut errors), &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
         let accounts = account::check(accounts, environment, &mut errors);
         let callers = read_callers(&mut table, &accounts, &mut errors);
@@ -124,12 +130,23 @@ impl Settings {
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, accounts, callers and issuers"
+                     callback, audit, activity, accounts, callers and issuers"
                 ),
             );
         }
         if errors.found.is_empty() {
-            Ok(Self { listen, wechat, limits, state, callback, audit, accounts, callers, issuers })
+            Ok(Self {
+                listen,
+                wechat,
+                limits,
+                state,
+                callback,
+                audit,
+                activity,
+                accounts,
+                callers,
+                issuers,
+            })
         } else {
             Err(errors.found)
         }

@@ -891,3 +891,18 @@ fn broken_issuer_returns_exactly_its_error() {
         assert!(!shown.contains("hush") && !shown.contains("tenant"), "{shown}");
     }
 }
+
+#[test]
+fn activity_log_is_stderr_or_an_absolute_path() {
+    let account =
+        "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
+    let log = |path: &str| {
+        let file = format!("{account}\n[activity]\nlog = \"{path}\"");
+        Settings::parse(&file, &Environment::new())
+    };
+    let settings = log("/var/log/activity.jsonl").expect("good settings");
+    assert_eq!(settings.activity.log, ActivityTarget::File("/var/log/activity.jsonl".into()));
+    assert_eq!(log("stderr").expect("good settings").activity.log, ActivityTarget::Stderr);
+    let errors = log("stdout").expect_err("a relative path");
+    assert_eq!(errors[0].key, "activity.log");
+}

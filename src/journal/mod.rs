@@ -21,6 +21,7 @@ pub(crate) use self::record::{
 };
 use self::record::{damaged, known_response, stored_response};
 use crate::{
+    activity::{ActivityLog, Entry},
     context::Context,
     pb::{self, Recovered},
     state::{self, Begun, NewWrite, Outcome, Sent, State, Write, WriteQuery, WriteState},
@@ -57,6 +58,29 @@ pub(crate) struct Journal {
     tasks: TaskTracker,
     /// After this time WeChat is polled about a review.
     poll_after: Option<Duration>,
+    activity: ActivityLog,
+}
+
+/// How a write ended, if that was found out after its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LateOutcome {
+    /// It was executed.
+    Executed,
+    /// It was not executed.
+    NotExecuted,
+    /// It is not known yet. Recovery finds it out.
+    Unknown,
+}
+
+impl LateOutcome {
+    /// Returns the word for it in the activity log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Executed => "EXECUTED",
+            Self::NotExecuted => "NOT_EXECUTED",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
 }
 
 /// Why a write was not claimed.
@@ -117,8 +141,35 @@ impl Journal {
         poll_after: Option<Duration>,
         clock: Clock,
         tasks: TaskTracker,
+        activity: ActivityLog,
     ) -> Self {
-        Self { state, clock, tasks, poll_after }
+        Self { state, clock, tasks, poll_after, activity }
+    }
+
+    /// Writes into the activity log how a write ended whose caller had left.
+    pub(crate) async fn log_late(&self, ctx: &Context, outcome: LateOutcome) {
+        let Some(names) = ctx.progress.names() else { return };
+        let entry = Entry {
+            caller: ctx.caller.name().to_owned(),
+            method: ctx.method.to_owned(),
+            app_id: names.app_id,
+            request_id: names.request_id.map(|id| id.to_string()).unwrap_or_default(),
+            write_id: names.write_id,
+            outcome: outcome.name(),
+            trace_id: ctx.trace.id.to_string(),
+            ..Entry::at(self.clock.wall())
+        };
+        self.activity.write(entry).await;
+    }
+
+    /// Writes into the activity log how a write ended whose outcome was unknown.
+    async fn log_closed(&self, closed: Option<&Write>, outcome: LateOutcome) {
+        let Some(write) = closed else { return };
+        let Write { caller, app_id, method, request_id, write_id, .. } = write.clone();
+        let (app_id, outcome) = (app_id.into(), outcome.name());
+        let now = Entry::at(self.clock.wall());
+        let entry = Entry { caller, method, app_id, request_id, write_id, outcome, ..now };
+        self.activity.write(entry).await;
     }
 
     /// Describes a write of the caller that has `ctx`, with a new id.
@@ -245,7 +296,10 @@ impl Journal {
         let submission = record.submission_record();
         let submission = submission.map(|record| Box::new(record.to_state(self.poll_after)));
         // In one step, because another replica may recover the write at the same time.
-        self.state.resolve(&write.write_id, Outcome::Finished { reply, submission }).await
+        let outcome = Outcome::Finished { reply, submission };
+        let closed = self.state.resolve(&write.write_id, outcome).await?;
+        self.log_closed(closed.as_ref(), LateOutcome::Executed).await;
+        Ok(closed)
     }
 
     /// Records that a write with an unknown outcome was not executed, so that a repeat is sent. Returns
@@ -254,7 +308,9 @@ impl Journal {
         &self,
         write_id: &str,
     ) -> Result<Option<Write>, state::Error> {
-        self.state.resolve(write_id, Outcome::Released).await
+        let closed = self.state.resolve(write_id, Outcome::Released).await?;
+        self.log_closed(closed.as_ref(), LateOutcome::NotExecuted).await;
+        Ok(closed)
     }
 }
 
@@ -360,7 +416,8 @@ mod tests {
         let mut ctx = Context::internal(clock.now() + Duration::from_secs(60));
         ctx.method = "CardService/SetStoreCard";
         ctx.request_id = Some(Uuid::from_u128(7));
-        (folder, Journal::new(state, None, clock, TaskTracker::new()), ctx)
+        let (tasks, activity) = (TaskTracker::new(), ActivityLog::default());
+        (folder, Journal::new(state, None, clock, tasks, activity), ctx)
     }
 
     async fn claim(journal: &Journal, ctx: &Context) -> Claimed {

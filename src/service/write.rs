@@ -69,12 +69,15 @@ impl WriteService for Write {
     ) -> Result<Response<pb::ResolveWriteResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let (write_id, executed) = resolution(request)?;
+        ctx.progress.note(|write| write_id.clone_into(&mut write.write_id));
         let known = self.state.write(&write_id).await.map_err(Error::State)?;
         let known = known.filter(|write| belongs(write, &ctx));
         let known = known.ok_or_else(|| status::write_not_found(&write_id))?;
+        ctx.progress.note(|write| known.app_id.as_str().clone_into(&mut write.app_id));
         let before = self.recovery.resolve(&known, executed).await?;
         let before = before.ok_or_else(|| status::write_not_resolvable(&write_id))?;
-        tracing::info!(write_id, executed, "write resolved by an operator");
+        let caller = ctx.caller.name();
+        tracing::info!(write_id, executed, caller, "write resolved by an operator");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
     }
 }

@@ -26,6 +26,9 @@ mod trace;
 /// The target of every span, so that logs and traces have separate filters.
 pub const TRACE: &str = "wechat_store_gateway::trace";
 
+/// The target of the activity log's lines, which no log level hides.
+pub const ACTIVITY: &str = "activity";
+
 /// h2 logs warnings about single frames, and a peer can send any number of them.
 const DEFAULT_FILTER: &str = "info,h2=error";
 
@@ -46,6 +49,7 @@ impl Telemetry {
     pub fn start(environment: &Environment) -> anyhow::Result<Self> {
         let filter = environment.get("RUST_LOG").map_or(DEFAULT_FILTER, String::as_str);
         let filter = EnvFilter::try_new(filter)?.add_directive(format!("{TRACE}=off").parse()?);
+        let filter = filter.add_directive(format!("{ACTIVITY}=info").parse()?);
         let logs = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)

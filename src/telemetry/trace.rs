@@ -71,6 +71,8 @@ impl Trace {
             otel.status_code = Empty,
             "rpc.system.name" = "grpc",
             "rpc.method" = method,
+            // A program, so not the conventions' `enduser.id`.
+            "wechat_store_gateway.caller" = Empty,
             // The name in the conventions up to v1.44.0.
             "rpc.response.status_code" = Empty,
             "error.type" = Empty,
@@ -86,9 +88,16 @@ impl Trace {
         Self { id: TraceId::from(fastrand::u128(1..)), span: Span::none(), started: Instant::now() }
     }
 
+    /// Records the caller, which is known only after the call has begun. An empty name is not recorded.
+    pub fn record_caller(&self, caller: &str) {
+        if !caller.is_empty() && !self.span.is_disabled() {
+            self.span.record("wechat_store_gateway.caller", caller);
+        }
+    }
+
     /// Records the end of the call on its span and, if it failed, in the log. Each method and code
-    /// logs at most a few lines per second.
-    pub fn end(&self, method: &str, failure: Option<&Status>) {
+    /// logs at most a few lines per second. `caller` is empty if it is not known.
+    pub fn end(&self, method: &str, caller: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
             self.span.record("rpc.response.status_code", code_name(code));
@@ -116,6 +125,7 @@ impl Trace {
             ($level:ident) => {
                 tracing::$level!(
                     method,
+                    caller = (!caller.is_empty()).then_some(caller),
                     trace_id = %self.id,
                     code = code_name(code),
                     duration_ms = duration_ms(),

@@ -20,7 +20,9 @@ use crate::{
     accounts::Account,
     call::{self, Calls, Sending},
     context::Context,
-    journal::{self, Claimed, ExpectedEffect, Journal, SubmissionRecord, WriteRecord, replay},
+    journal::{
+        self, Claimed, ExpectedEffect, Journal, LateOutcome, SubmissionRecord, WriteRecord, replay,
+    },
     pb::Recovered,
     recovery::{Decision, Recovery},
     state,
@@ -144,8 +146,16 @@ impl Writes {
     {
         let left = CancellationToken::new();
         let _canceled_when_the_caller_leaves = left.clone().drop_guard();
+        let (writes, ctx) = (self.clone(), ctx.clone());
         // Boxed because it has kilobytes, which would be copied on their way into the task.
-        let run = Box::pin(work(self.clone(), ctx.clone(), left));
+        let work = Box::pin(work(self.clone(), ctx.clone(), left.clone()));
+        let run = async move {
+            let result = work.await;
+            if left.is_cancelled() {
+                writes.0.journal.log_late(&ctx, outcome(&result)).await;
+            }
+            result
+        };
         match self.0.tasks.spawn(run).await {
             Ok(result) => result,
             // A panic is not reported as a stop: that error promises that nothing was executed.
@@ -183,7 +193,9 @@ impl Writes {
             }
         }
         loop {
-            match journal.claim(&write, ctx, &left).await? {
+            let claimed = journal.claim(&write, ctx, &left).await;
+            ctx.progress.note(|names| names.write_id = write_id(&claimed).to_owned());
+            match claimed? {
                 Claimed::New(claim) => return Ok(Begun::New(Sending::new(left, Some(claim)))),
                 Claimed::Finished { write_id: _, reply: Some(reply) } => {
                     return Ok(Begun::Answered(replay(&reply)?));
@@ -254,6 +266,26 @@ impl Writes {
     }
 }
 
+/// Returns the id of a write that a claim named. Empty if it named none.
+fn write_id(claimed: &Result<Claimed, journal::Error>) -> &str {
+    match claimed {
+        Ok(Claimed::New(claim)) => claim.write_id(),
+        Ok(Claimed::Finished { write_id, .. }) => write_id,
+        Ok(Claimed::Unknown(write)) => &write.write_id,
+        Err(journal::Error::WriteInProgress { write_id, .. }) => write_id,
+        Err(journal::Error::RequestIdReused | journal::Error::State(_)) => "",
+    }
+}
+
+/// Returns how a write ended.
+fn outcome<T>(result: &Result<T, Error>) -> LateOutcome {
+    match result {
+        Ok(_) => LateOutcome::Executed,
+        Err(Error::OutcomeUnknown { .. }) => LateOutcome::Unknown,
+        Err(_) => LateOutcome::NotExecuted,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,7 +303,7 @@ mod tests {
         let registry = Registry::new(&[], &Limits::default(), &client, &state, &clock);
         let calls = Calls::new(registry, client, state.clone(), clock.clone());
         let tasks = TaskTracker::new();
-        let journal = Journal::new(state.clone(), None, clock, tasks.clone());
+        let journal = Journal::new(state.clone(), None, clock, tasks.clone(), Default::default());
         let recovery = Recovery::new(calls.clone(), journal.clone(), state);
         let writes = Writes::new(calls, journal, recovery, tasks);
         let ctx = Context::internal(writes.clock().now());

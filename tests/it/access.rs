@@ -24,7 +24,7 @@ pub(crate) fn caller(name: &str, rights: &str) -> String {
     format!("[[callers]]\nname = \"{name}\"\ntokens = [\"{hash}\"]\n{rights}\n")
 }
 
-fn token(name: &str) -> String {
+pub(crate) fn token(name: &str) -> String {
     format!("{name}-secret-of-a-test")
 }
 
@@ -43,7 +43,7 @@ fn callers() -> String {
 }
 
 /// Returns every RPC of the contract with the number of the access that it names.
-fn rpcs() -> Vec<(MethodDescriptor, i32)> {
+pub(crate) fn rpcs() -> Vec<(MethodDescriptor, i32)> {
     let pool = DescriptorPool::decode(pb::DESCRIPTORS).expect("descriptors");
     let option = pool.get_extension_by_name("wechat.store.v1.access").expect("an option");
     let services = pool.services().filter(|service| service.package_name() == "wechat.store.v1");
@@ -56,7 +56,7 @@ fn rpcs() -> Vec<(MethodDescriptor, i32)> {
     methods.map(|method| (method.clone(), access(&method))).collect()
 }
 
-const READ: i32 = pb::Access::Read as i32;
+pub(crate) const READ: i32 = pb::Access::Read as i32;
 const WRITE: i32 = pb::Access::Write as i32;
 const ADMIN: i32 = pb::Access::Admin as i32;
 
@@ -69,7 +69,7 @@ fn about(app_id: &str) -> Bytes {
 }
 
 /// Calls an RPC with these values of the header `authorization`. Returns what went wrong.
-async fn call(
+pub(crate) async fn call(
     app: &App,
     method: &MethodDescriptor,
     authorization: &[&str],

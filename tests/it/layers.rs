@@ -15,13 +15,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ]),
     ("cli", &["app", "config", "live", "pb", "telemetry", "util"]),
     ("app", &[
-        "accounts", "call", "callers", "config", "events", "journal", "live", "push", "recovery", "server",
-        "service", "state", "telemetry", "tls", "util", "wechat", "writes",
+        "accounts", "activity", "call", "callers", "config", "events", "journal", "live", "push",
+        "recovery", "server", "service", "state", "telemetry", "tls", "util", "wechat", "writes",
     ]),
     ("live", &["config"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[
-        "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls", "util",
+        "activity", "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls",
+        "util",
     ]),
     ("service", &[
         "accounts", "call", "context", "errors", "events", "pb", "recovery", "state", "translate",
@@ -48,12 +49,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("translate", &[
         "accounts", "config", "journal", "pb", "state", "telemetry", "util", "validate", "wechat",
     ]),
-    ("journal", &["context", "pb", "state", "util"]),
+    ("journal", &["activity", "context", "pb", "state", "util"]),
     ("accounts", &["callers", "config", "context", "state", "util", "wechat"]),
     ("wechat", &["config", "telemetry", "util"]),
     ("state", &["config", "pb", "telemetry", "util"]),
-    ("context", &["callers", "pb", "telemetry", "util", "validate"]),
+    ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),
     ("callers", &["config", "pb", "util"]),
+    ("activity", &["config", "telemetry"]),
     ("telemetry", &["config", "util"]),
     ("config", &["message_crypto", "tls", "util"]),
     ("tls", &["util"]),

@@ -8,6 +8,7 @@ mod support;
 
 mod access;
 mod account;
+mod activity;
 mod audit;
 mod callback;
 mod callers;

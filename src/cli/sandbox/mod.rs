@@ -226,6 +226,9 @@ fn settings(
         [state]
         url = "sqlite:{state}"
 
+        [activity]
+        log = "{activity}"
+
         [[accounts]]
         app_id = "{OFFICIAL_APP_ID}"
         kind = "official"
@@ -245,6 +248,7 @@ fn settings(
         mode = "compatible"
         "#,
         state = state.display(),
+        activity = state.with_file_name("activity.jsonl").display(),
     );
     Settings::parse(&text, &Environment::new()).map_err(|errors| {
         Failure::new(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -272,8 +276,8 @@ mod tests {
             [("127.0.0.1:1", "127.0.0.1:2"), ("0.0.0.0:1", "0.0.0.0:2"), ("[::]:1", "10.0.0.1:2")]
         {
             let address = |text: &str| text.parse::<SocketAddr>().expect(text);
-            let settings =
-                settings(address(grpc), reachable(address(simulator)), Path::new("state.db"), None);
+            let state = std::env::temp_dir().join("state.db");
+            let settings = settings(address(grpc), reachable(address(simulator)), &state, None);
             let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
             assert!(settings.accounts.iter().all(|account| account.callback.is_some()));

@@ -21,11 +21,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use self::request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc};
+use self::{
+    request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc},
+    write_line::WriteLine,
+};
 use crate::{
+    activity::ActivityLog,
     callers::{Caller, Callers, Forbidden},
     config::{Limits, Reflection, Settings},
-    context::{Arrival, Ending, Peer, StageCell},
+    context::{Arrival, Ending, Peer, Progress},
     errors::{Unfit, status},
     pb::{self, Access},
     service,
@@ -38,6 +42,7 @@ use crate::{
 };
 
 mod request;
+mod write_line;
 
 /// The gateway answers this long before the caller's deadline, or a tenth of a short deadline. So its
 /// answer, which has more detail, arrives before the caller's own timer fires, even over a long distance
@@ -105,6 +110,7 @@ pub(crate) struct Middleware<S> {
 #[derive(Debug)]
 struct Rules {
     callers: Callers,
+    activity: ActivityLog,
     reflection: Reflection,
     clock: Clock,
     default_deadline: Duration,
@@ -130,6 +136,7 @@ impl<S: Clone> Middleware<S> {
     pub(crate) fn new(
         services: S,
         callers: Callers,
+        activity: ActivityLog,
         settings: &Settings,
         clock: Clock,
         sampler: Sampler,
@@ -138,6 +145,7 @@ impl<S: Clone> Middleware<S> {
         let limits = &settings.limits;
         let rules = Rules {
             callers,
+            activity,
             reflection: settings.listen.reflection,
             clock,
             default_deadline: limits.default_deadline(),
@@ -161,6 +169,60 @@ impl Rules {
     fn time_for_call(&self, timeout: Option<Duration>) -> Duration {
         let Some(asked) = timeout else { return self.default_deadline };
         asked.saturating_sub(EARLY.min(asked / 10)).min(self.max_deadline)
+    }
+}
+
+/// A call, as logs and traces name it.
+#[derive(Debug)]
+struct Call {
+    /// The service and the RPC, without the first slash.
+    method: String,
+    trace: Trace,
+    /// `None` until the caller is known.
+    caller: Option<Arc<Caller>>,
+    /// The line in the activity log, if the call writes.
+    line: Option<WriteLine>,
+}
+
+impl Call {
+    fn begin(kind: Kind, path: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
+        let method = path.trim_start_matches('/').to_owned();
+        let trace = match kind {
+            Kind::Ours | Kind::None => Trace::begin(&method, headers, sampler),
+            Kind::Health | Kind::Reflection => Trace::none(),
+        };
+        Self { method, trace, caller: None, line: None }
+    }
+
+    /// Records the caller.
+    fn identified(&mut self, caller: &Arc<Caller>) {
+        self.trace.record_caller(caller.name());
+        self.caller = Some(caller.clone());
+    }
+
+    /// Lets a write leave a line. Calls beyond the caller's rate leave none: a flood would fill the disk.
+    fn admitted(&mut self, caller: &Arc<Caller>) {
+        if let Some(line) = &mut self.line {
+            line.admitted(caller);
+        }
+    }
+
+    /// Returns a failure with the shape of all failures.
+    fn shape(&self, failure: Status) -> Status {
+        status::finished(failure, &self.trace.id.to_string())
+    }
+
+    /// Records the end of the call in the trace and in the log.
+    fn end(&self, failure: Option<&Status>) {
+        let caller = self.caller.as_ref().map_or("", |caller| caller.name());
+        self.trace.end(&self.method, caller, failure);
+    }
+
+    /// Writes the line of the activity log, if the call writes.
+    async fn write_line(&mut self, failure: Option<&Status>) {
+        if let Some(line) = self.line.take() {
+            line.write(failure).await;
+        }
     }
 }
 
@@ -232,26 +294,19 @@ where
             return response;
         }
         let kind = Kind::of(request.uri().path());
-        let method = request.uri().path().trim_start_matches('/').to_owned();
-        let trace = match kind {
-            Kind::Ours | Kind::None => {
-                Trace::begin(&method, request.headers(), &self.rules.sampler)
-            }
-            Kind::Health | Kind::Reflection => Trace::none(),
-        };
-        let response = match self.answer(kind, request, arrived, &trace).await {
+        let (path, headers) = (request.uri().path(), request.headers());
+        let mut call = Call::begin(kind, path, headers, &self.rules.sampler);
+        let response = match self.answer(kind, request, arrived, &mut call).await {
             Ok(response) => response,
             Err(unfit) => Status::from(unfit).into_http(),
         };
-        match failure(&response) {
-            None => {
-                trace.end(&method, None);
-                match kind {
-                    Kind::Reflection => shaped(response, method, trace),
-                    _ => response,
-                }
-            }
-            Some(failure) => finished(failure, &method, &trace).into_http(),
+        let failure = failure(&response).map(|failure| call.shape(failure));
+        call.write_line(failure.as_ref()).await;
+        call.end(failure.as_ref());
+        match failure {
+            Some(failure) => failure.into_http(),
+            None if kind == Kind::Reflection => shaped(response, call),
+            None => response,
         }
     }
 
@@ -261,7 +316,7 @@ where
         kind: Kind,
         request: &mut Request<Option<impl RequestBody>>,
         arrived: Instant,
-        trace: &Trace,
+        call: &mut Call,
     ) -> Result<Response<Body>, Unfit> {
         let head = Head::parse(request, self.rules.longest_metadata)?;
         // A health check must be answered even when the process has the most to do.
@@ -269,7 +324,7 @@ where
             self.connection.calls.check()?;
         }
         match kind {
-            Kind::Ours => self.in_time(head, request, arrived, trace).await,
+            Kind::Ours => self.in_time(head, request, arrived, call).await,
             // A watch of the health has no deadline.
             Kind::Health => {
                 let (message, _held) = self.message(head, request).await?;
@@ -278,7 +333,7 @@ where
             }
             Kind::Reflection => {
                 if self.rules.reflection != Reflection::Anyone {
-                    self.identify(request.headers()).await?;
+                    self.identify(request.headers(), call).await?;
                 }
                 let body = request.body_mut().take();
                 request.extensions_mut().insert(self.connection.ending.clone());
@@ -286,7 +341,7 @@ where
                 Ok(self.call(request, body).await)
             }
             Kind::None => {
-                self.identify(request.headers()).await?;
+                self.identify(request.headers(), call).await?;
                 Ok(self.call(request, Body::empty()).await)
             }
         }
@@ -298,22 +353,28 @@ where
         head: Head,
         request: &mut Request<Option<impl RequestBody>>,
         arrived: Instant,
-        trace: &Trace,
+        call: &mut Call,
     ) -> Result<Response<Body>, Unfit> {
         let time = self.rules.time_for_call(head.timeout);
         let deadline = arrived + time;
-        let (stage, clock) = (StageCell::default(), self.rules.clock.clone());
+        let access = pb::access(request.uri().path());
+        let progress = match access {
+            None | Some(Access::Read) => Progress::default(),
+            Some(_) => Progress::of_write(),
+        };
+        call.line = WriteLine::new(&self.rules, call, &progress);
+        let clock = self.rules.clock.clone();
         let answer = async {
-            let caller = self.identify(request.headers()).await?;
-            let access = pb::access(request.uri().path()).unwrap_or(Access::Admin);
+            let caller = self.identify(request.headers(), call).await?;
+            let access = access.unwrap_or(Access::Admin);
             if !caller.may_somewhere(access) {
                 return Err(Forbidden::new(&caller, access, None).into());
             }
             let (message, held) = self.message(head, request).await?;
             let (peer, held) = (self.connection.peer, Arc::new(held));
             let ending = self.connection.ending.clone();
-            let (trace, stage) = (trace.clone(), stage.clone());
-            let arrival = Arrival { caller, peer, ending, deadline, trace, stage, held };
+            let (trace, progress) = (call.trace.clone(), progress.clone());
+            let arrival = Arrival { caller, peer, ending, deadline, trace, progress, held };
             request.extensions_mut().insert(arrival);
             Ok(self.call(request, Body::new(Full::new(message))).await)
         };
@@ -322,15 +383,19 @@ where
             biased;
             answer = answer => answer,
             () = clock.sleep_until(deadline) => {
-                Ok(status::deadline_exceeded(time, stage.get()).into_http())
+                Ok(status::deadline_exceeded(time, progress.stage()).into_http())
             }
         }
     }
 
-    /// Returns the caller of a request, and counts the call. Logs a refusal.
+    /// Returns the caller of a request, records it, and counts the call. Logs a refusal.
     ///
     /// Fails in any case if the certificate of the connection is no longer good.
-    async fn identify(&mut self, headers: &HeaderMap) -> Result<Arc<Caller>, Unfit> {
+    async fn identify(
+        &mut self,
+        headers: &HeaderMap,
+        call: &mut Call,
+    ) -> Result<Arc<Caller>, Unfit> {
         let mut names = None;
         if let Some(certificate) = &self.connection.certificate {
             let checked = certificate.check(self.rules.clock.unix());
@@ -339,7 +404,9 @@ where
         }
         let identified = self.rules.callers.identify(headers, names).await;
         let caller = identified.inspect_err(|refused| self.log_refusal(refused))?;
+        call.identified(&caller);
         caller.count_call()?;
+        call.admitted(&caller);
         Ok(caller)
     }
 
@@ -380,21 +447,15 @@ where
     }
 }
 
-/// Returns a failure with the shape of all failures, and records it in the trace.
-fn finished(failure: Status, method: &str, trace: &Trace) -> Status {
-    let failure = status::finished(failure, &trace.id.to_string());
-    trace.end(method, Some(&failure));
-    failure
-}
-
 /// Returns a stream of which a failure at the end has the shape of all failures.
-fn shaped(response: Response<Body>, method: String, trace: Trace) -> Response<Body> {
+fn shaped(response: Response<Body>, call: Call) -> Response<Body> {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| match frame.into_trailers() {
             Err(data) => data,
             Ok(trailers) => match Status::from_header_map(&trailers) {
                 Some(failure) if failure.code() != Code::Ok => {
-                    let failure = finished(failure, &method, &trace);
+                    let failure = call.shape(failure);
+                    call.end(Some(&failure));
                     Frame::trailers(failure.into_http::<()>().into_parts().0.headers)
                 }
                 _ => Frame::trailers(trailers),
@@ -423,7 +484,8 @@ mod tests {
         let settings = Settings::parse(settings, &Environment::new()).expect("good settings");
         let (clock, sampler) = (Clock::frozen(), Sampler::default());
         let (callers, stop) = (Callers::new(&settings, &clock), CancellationToken::new());
-        let middleware = Middleware::new((), callers, &settings, clock, sampler, stop);
+        let activity = ActivityLog::default();
+        let middleware = Middleware::new((), callers, activity, &settings, clock, sampler, stop);
         for (asked, expected) in [
             (None, Duration::from_secs(15)),
             (Some(Duration::from_millis(500)), Duration::from_millis(450)),
