@@ -243,6 +243,15 @@ async fn lists_show_only_own_accounts() {
     request.metadata_mut().insert("authorization", token("writer"));
     let added = app.stores().add_store(request).await.expect("submitted").into_inner();
     app.approve(&added.submission.expect("a submission"));
+    // The simulator pushes the result in its own time.
+    let pushed = async {
+        while app.open_state().query_row("SELECT count(*) FROM events", [], |row| row.get(0))
+            == Ok(0_i64)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(SOON, pushed).await;
     for (name, seen) in [("reader", 1), ("mini", 0)] {
         let with = |mut metadata: tonic::metadata::MetadataMap| {
             metadata.insert("authorization", token(name));
