@@ -27,8 +27,9 @@ use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::Channel};
 use wechat_simulator::MINI_PROGRAM_APP_ID;
 use wechat_store_gateway::pb::{
-    self, card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
-    nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+    self, account_service_client::AccountServiceClient, card_service_client::CardServiceClient,
+    media_service_client::MediaServiceClient, nearby_service_client::NearbyServiceClient,
+    store_service_client::StoreServiceClient,
 };
 
 use self::forms::forms;
@@ -445,6 +446,17 @@ async fn every_kind_of_call(channel: Channel, wechat: u16) -> Vec<String> {
     let mut media = MediaServiceClient::new(channel.clone());
     let picture = pb::UploadImageRequest { content: "no picture".into(), ..Default::default() };
     shown.push(format!("{:?}", media.upload_image(picture).await));
+
+    // The secret of the official account is sent in the body.
+    let mut accounts = AccountServiceClient::new(channel.clone());
+    let clear = pb::ClearQuotaRequest { use_secret: true, ..Default::default() };
+    for kind in [json!("reset_after"), json!({"errcode": {"errcode": 40001}})] {
+        fault("/cgi-bin/clear_quota/v2", kind, 1);
+        shown.push(format!("{:?}", accounts.clear_quota(clear.clone()).await));
+    }
+    shown.push(format!("{:?}", accounts.clear_quota(clear).await.expect("cleared")));
+    let list = pb::ListAccountsRequest::default();
+    shown.push(format!("{:?}", accounts.list_accounts(list).await.expect("accounts")));
 
     // The mini program's secret is wrong, and is sent in a query.
     let mut nearby = NearbyServiceClient::new(channel);

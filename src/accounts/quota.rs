@@ -129,6 +129,15 @@ impl Quotas {
         spent
     }
 
+    /// Forgets the daily quotas that are spent, after WeChat cleared them. A quota for a minute and a
+    /// pause that a server asked for remain.
+    pub(crate) fn forget_daily(&self) {
+        let is_daily = |entry: &Entry| {
+            matches!(entry.error, Error::Refused { code: Errcode::DAILY_QUOTA, .. })
+        };
+        lock(&self.0).retain(|_, entry| !is_daily(entry));
+    }
+
     fn insert(&self, path: &'static str, error: &Error, ends_at: u64, now: u64) -> Spent {
         let mut entries = self.entries(now);
         let error = error.clone();

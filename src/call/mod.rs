@@ -26,7 +26,7 @@ use crate::{
     state::{self, State},
     util::clock::Clock,
     util::codec::Encoded,
-    util::id::AppId,
+    util::id::{AppId, Secret},
     util::keyed_mutex::KeyedMutex,
     util::scope::Scope,
     wechat::{self, AccountKinds, Attempt, Client, Endpoint, Errcode, Proof, Safety, Tries},
@@ -181,6 +181,16 @@ impl Calls {
         Ok(self.0.registry.find(ctx, AccountKinds::Any)?)
     }
 
+    /// Returns the secret of an account, for a call without a token.
+    ///
+    /// Fails if it cannot be read.
+    pub(crate) fn secret(&self, account: &Account) -> Result<Secret, Error> {
+        account.settings.secret.read().map_err(|error| {
+            let error = token::SecretUnreadable::from(error).into();
+            Error::Token { app_id: account.app_id.clone(), error }
+        })
+    }
+
     /// Returns the accounts of a scope, ordered by their ids.
     pub(crate) fn accounts(&self, scope: &Scope) -> Vec<Arc<Account>> {
         self.0.registry.all(scope)
@@ -204,7 +214,7 @@ impl Calls {
     /// Returns whether a call could be sent at once, as far as is known.
     pub(crate) fn is_ready<E: Endpoint>(&self, account: &Account) -> bool {
         E::PACE.is_none()
-            && account.tokens.is_current()
+            && (!E::NEEDS_TOKEN || account.tokens.is_current())
             && account.concurrency.has_free()
             && account.quotas.check(E::PATH, self.clock().unix()).is_ok()
     }
@@ -223,7 +233,10 @@ impl Calls {
         account.quotas.check(E::PATH, clock.unix())?;
         ctx.progress.reach(Stage::Token);
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
-        let mut token = account.tokens.get(ctx.deadline).await.map_err(no_token)?;
+        let mut token = match E::NEEDS_TOKEN {
+            true => Some(account.tokens.get(ctx.deadline).await.map_err(no_token)?),
+            false => None,
+        };
         let mut tries = Tries::default();
         let (mut probe, mut failed) = (None, None);
         loop {
@@ -238,9 +251,9 @@ impl Calls {
                     return Err(failed.map_or(error, |failed| given_up::<E>(account, failed)));
                 }
             };
-            token = account.tokens.newest(token);
+            token = token.map(|token| account.tokens.newest(token));
             let attempt = Attempt {
-                token: Some(&token.access),
+                token: token.as_ref().map(|token| &token.access),
                 // The deadline does not shorten this. A read is dropped at its deadline, and a write
                 // that was sent is followed to its end.
                 limit: E::REPLY_LIMIT,
@@ -268,13 +281,14 @@ impl Calls {
                     clock.sleep(wait).await;
                 }
                 Decision::RenewToken(wait) => {
+                    let Some(refused) = &token else { return Err(given_up::<E>(account, error)) };
                     ctx.progress.reach(Stage::Token);
                     let tokens = &account.tokens;
-                    let next = tokens.refused(&token, E::PATH, error, ctx.deadline).await;
+                    let next = tokens.refused(refused, E::PATH, error, ctx.deadline).await;
                     let next = next.map_err(no_token)?;
-                    let same = next.generation == token.generation;
+                    let same = next.generation == refused.generation;
                     clock.sleep(if same { wait.max(TOKEN_PAUSE) } else { wait }).await;
-                    token = next;
+                    token = Some(next);
                 }
             }
         }
@@ -317,7 +331,7 @@ impl Calls {
 fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
     match error {
         // After renewals: our trouble with the token, not the caller's with the call.
-        wechat::Error::Refused { code, .. } if code.refuses_token() => {
+        wechat::Error::Refused { code, .. } if E::NEEDS_TOKEN && code.refuses_token() => {
             let error = token::Error::Refused { path: E::PATH, refusal: error };
             Error::Token { app_id: account.app_id.clone(), error }
         }

@@ -110,6 +110,8 @@ const fn on(
 // table is readable.
 #[rustfmt::skip]
 static TABLE: &[Row] = &[
+    on("/cgi-bin/clear_quota", -1, Code::Unknown, R::OutcomeUnknown, FixBy::Operator, "WeChat returned no clear result; the quotas may have been cleared", "微信未给出明确结果，调用次数可能已经清零"),
+    on("/cgi-bin/clear_quota/v2", -1, Code::Unknown, R::OutcomeUnknown, FixBy::Operator, "WeChat returned no clear result; the quotas may have been cleared", "微信未给出明确结果，调用次数可能已经清零"),
     on("/wxa/add_store", -1, Code::Unknown, R::OutcomeUnknown, FixBy::Operator, "WeChat returned no clear result; the store may have been submitted", "微信未给出明确结果，门店可能已经提交"),
     on("/wxa/addnearbypoi", -1, Code::Unknown, R::OutcomeUnknown, FixBy::Operator, "WeChat returned no clear result; the place may have been submitted", "微信未给出明确结果，地点可能已经提交"),
     on("/wxa/apply_merchant", -1, Code::Unknown, R::OutcomeUnknown, FixBy::Operator, "WeChat returned no clear result; the application may have been submitted", "微信未给出明确结果，申请可能已经提交"),
@@ -141,6 +143,7 @@ static TABLE: &[Row] = &[
     on("/wxa/get_district", 520, Code::Unavailable, R::MapServiceFailed, FixBy::Wait, "Tencent Maps failed; try again later", "腾讯地图后端请求失败，请稍后再试"),
     on("/wxa/get_district", 530, Code::Unavailable, R::MapServiceFailed, FixBy::Wait, "Tencent Maps failed; try again later", "腾讯地图后端返回的数据有误，请稍后再试"),
     any(20002, Code::InvalidArgument, R::ParameterRefused, FixBy::Caller, "WeChat refuses a parameter; check the values of the request", "微信返回：请求参数有误，请检查填写的内容"),
+    on("/cgi-bin/clear_quota/v2", 40001, Code::FailedPrecondition, R::AppSecretInvalid, FixBy::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确，请运维人员更正"),
     on("/cgi-bin/stable_token", 40001, Code::FailedPrecondition, R::AppSecretInvalid, FixBy::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确，请运维人员更正"),
     on("/cgi-bin/token", 40001, Code::FailedPrecondition, R::AppSecretInvalid, FixBy::Operator, "the account's secret in the settings is wrong", "配置中的 AppSecret 不正确，请运维人员更正"),
     any(40001, Code::Unavailable, R::TokenRefused, FixBy::Operator, "WeChat refuses the access token; check that no other program refreshes it and that the account has the right kind", "微信不接受当前的 access_token，请检查是否有其他系统在刷新它，以及账号类型是否正确"),
@@ -342,6 +345,9 @@ static TABLE: &[Row] = &[
     any(65119, Code::FailedPrecondition, R::QualificationsMissing, FixBy::Caller, "documents of the legal entity are needed", "缺少相关主体的证明材料，请补充"),
     any(65120, Code::InvalidArgument, R::ParameterRefused, FixBy::Caller, "WeChat has no category with this id", "没有这个类目 ID，请重新选择类目"),
     any(65318, Code::Internal, R::WechatCallMalformed, FixBy::Developer, "WeChat requires UTF-8", "网关发送的内容不是 UTF-8 编码，请联系开发人员"),
+    any(76003, Code::InvalidArgument, R::QuotaPathUnknown, FixBy::Caller, "WeChat has no quota for this path, or does not show it for this account; check the path", "微信没有该路径的调用额度，或不向该账号提供，请检查路径"),
+    any(76021, Code::InvalidArgument, R::QuotaPathUnknown, FixBy::Caller, "WeChat has no quota for this path, or does not show it for this account; check the path", "微信没有该路径的调用额度，或不向该账号提供，请检查路径"),
+    any(76022, Code::InvalidArgument, R::QuotaPathUnknown, FixBy::Caller, "WeChat has no quota for this path, or does not show it for this account; check the path", "微信没有该路径的调用额度，或不向该账号提供，请检查路径"),
     any(85008, Code::FailedPrecondition, R::CategoryMissing, FixBy::Merchant, "the mini program has no approved category", "小程序没有已审核通过的类目，请先添加类目"),
     any(85012, Code::InvalidArgument, R::ParameterRefused, FixBy::Caller, "WeChat has no review with this audit id", "没有这个审核单号，请检查"),
     any(85015, Code::FailedPrecondition, R::AccountNotEligible, FixBy::Merchant, "the account is not a mini program", "该账号不是小程序，请检查账号类型"),
@@ -447,13 +453,13 @@ pub(super) mod tests {
         53018, 53019, 53200, 53201, 53202, 53203, 53302, 61003, 61004, 61005, 61006, 61007, 61011,
         61014, 61015, 61016, 61017, 61023, 61024, 61028, 61029, 61052, 61061, 61063, 61064, 61065,
         61066, 61067, 61068, 61069, 61451, 65104, 65105, 65106, 65107, 65109, 65110, 65111, 65112,
-        65113, 65114, 65115, 65116, 65117, 65118, 65119, 65120, 65318, 85008, 85012, 85015, 85024,
-        85025, 85026, 85027, 85028, 85029, 85030, 85031, 85032, 85033, 85034, 85035, 85036, 85038,
-        85039, 85040, 85041, 85042, 85049, 85050, 85053, 85054, 85055, 85056, 85058, 85059, 85061,
-        85062, 85063, 85074, 85077, 85079, 85084, 87014, 89013, 89501, 89502, 89503, 89504, 89505,
-        89506, 89507, 92000, 92002, 92003, 92004, 92005, 92006, 92007, 92008, 93009, 93010, 93011,
-        93012, 93013, 93014, 93015, 93016, 93017, 93018, 93019, 93020, 93021, 93022, 93023, 93024,
-        93025, 9300011, 9300012, 9300013, 9300014, 9300015,
+        65113, 65114, 65115, 65116, 65117, 65118, 65119, 65120, 65318, 76003, 76021, 76022, 85008,
+        85012, 85015, 85024, 85025, 85026, 85027, 85028, 85029, 85030, 85031, 85032, 85033, 85034,
+        85035, 85036, 85038, 85039, 85040, 85041, 85042, 85049, 85050, 85053, 85054, 85055, 85056,
+        85058, 85059, 85061, 85062, 85063, 85074, 85077, 85079, 85084, 87014, 89013, 89501, 89502,
+        89503, 89504, 89505, 89506, 89507, 92000, 92002, 92003, 92004, 92005, 92006, 92007, 92008,
+        93009, 93010, 93011, 93012, 93013, 93014, 93015, 93016, 93017, 93018, 93019, 93020, 93021,
+        93022, 93023, 93024, 93025, 9300011, 9300012, 9300013, 9300014, 9300015,
     ];
 
     /// The contract. Callers read its comments.

@@ -10,12 +10,18 @@ use crate::{
     events::Audits,
     pb::{self, account_service_server::AccountService},
     translate::account::{account, next_page, wanted_accounts},
+    wechat::{
+        Done,
+        account::{ClearQuota, ClearQuotaBySecret, GetQuota},
+    },
+    writes::Writes,
 };
 
 /// Serves the accounts of the settings.
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) calls: Calls,
+    pub(super) writes: Writes,
     pub(super) audits: Audits,
 }
 
@@ -46,6 +52,41 @@ impl AccountService for Account {
         });
         let account = Some(self.shown(&account));
         Ok(Response::new(pb::GetAccountResponse { account, backlog: backlog.ok() }))
+    }
+
+    async fn get_quota(
+        &self,
+        request: Request<pb::GetQuotaRequest>,
+    ) -> Result<Response<pb::GetQuotaResponse>, Status> {
+        let (ctx, request) = Context::split(request)?;
+        let call = GetQuota::try_from(request)?;
+        let reply = self.calls.read(&ctx, call).await?;
+        Ok(Response::new(reply.into()))
+    }
+
+    async fn clear_quota(
+        &self,
+        request: Request<pb::ClearQuotaRequest>,
+    ) -> Result<Response<pb::ClearQuotaResponse>, Status> {
+        let (mut ctx, request) = Context::split(request)?;
+        let pb::ClearQuotaRequest { app_id: _, request_id: _, use_secret } = request;
+        let account = self.calls.any_account(&ctx)?;
+        // The call names the account, so its token must be of the same one.
+        ctx.app_id = account.app_id.to_string();
+        let appid = account.app_id.clone();
+        let secret = use_secret.then(|| self.calls.secret(&account)).transpose()?;
+        let cleared = move |done: Done| {
+            account.quotas.forget_daily();
+            done.into()
+        };
+        let response = match secret {
+            Some(appsecret) => {
+                let call = ClearQuotaBySecret { appid, appsecret };
+                self.writes.write(&ctx, call, cleared).await?
+            }
+            None => self.writes.write(&ctx, ClearQuota { appid }, cleared).await?,
+        };
+        Ok(Response::new(response))
     }
 }
 

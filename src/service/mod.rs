@@ -56,7 +56,7 @@ pub(crate) fn routes(Rooms { calls, writes, recovery, audits, state }: Rooms) ->
     };
 
     let (calls, writes) = (|| calls.clone(), || writes.clone());
-    let account = account::Account { calls: calls(), audits: audits.clone() };
+    let account = account::Account { calls: calls(), writes: writes(), audits: audits.clone() };
     Routes::new(AccountServiceServer::new(account))
         .add_service(AuditServiceServer::new(audit::Audit { audits }))
         .add_service(CardServiceServer::new(card::Card { calls: calls(), writes: writes() }))

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::page::{self, Foreign};
+use super::{
+    Form, WriteCall,
+    page::{self, Foreign},
+};
 use crate::{
     accounts::{
         Account,
@@ -17,7 +20,10 @@ use crate::{
     telemetry::masked,
     util::id::AppId,
     validate::{Check, Invalid},
-    wechat,
+    wechat::{
+        self, Done,
+        account::{ClearQuota, ClearQuotaBySecret, DailyQuota, GetQuota, GetQuotaReply, RateLimit},
+    },
 };
 
 /// The name of the list in page tokens.
@@ -141,6 +147,50 @@ impl From<Spent> for pb::SpentQuota {
         };
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
         Self { path: path.to_owned(), end_time: Some(end.into()), wechat_errcode: code }
+    }
+}
+
+impl TryFrom<pb::GetQuotaRequest> for GetQuota {
+    type Error = Invalid;
+
+    fn try_from(
+        pb::GetQuotaRequest { app_id: _, path }: pb::GetQuotaRequest,
+    ) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let cgi_path = check.formed("path", path, &Form::API_PATH);
+        check.done(Self { cgi_path })
+    }
+}
+
+impl From<GetQuotaReply> for pb::GetQuotaResponse {
+    fn from(reply: GetQuotaReply) -> Self {
+        let GetQuotaReply { quota, rate_limit, component_rate_limit, unreadable } = reply;
+        let DailyQuota { daily_limit, used, remain } = quota;
+        Self {
+            daily_limit: daily_limit.0.unwrap_or_default(),
+            used_count: used.0.unwrap_or_default(),
+            remaining_count: remain.0.unwrap_or_default(),
+            rate_limit: rate_limit.map(Into::into),
+            component_rate_limit: component_rate_limit.map(Into::into),
+            unreadable_fields: unreadable,
+        }
+    }
+}
+
+impl From<RateLimit> for pb::RateLimit {
+    fn from(RateLimit { call_count, refresh_second }: RateLimit) -> Self {
+        let period = |seconds: i32| prost_types::Duration { seconds: seconds.into(), nanos: 0 };
+        Self { call_count: call_count.0, period: refresh_second.0.map(period) }
+    }
+}
+
+impl WriteCall for ClearQuota {}
+
+impl WriteCall for ClearQuotaBySecret {}
+
+impl From<Done> for pb::ClearQuotaResponse {
+    fn from(Done {}: Done) -> Self {
+        Self { recovered: false }
     }
 }
 

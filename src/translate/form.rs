@@ -26,6 +26,14 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    /// The path of a call of WeChat's. WeChat refuses one with a host.
+    pub(crate) const API_PATH: Self = Self {
+        fits: |text| {
+            let is_good = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#');
+            text.starts_with('/') && !text.starts_with("//") && text.bytes().all(is_good)
+        },
+        rule: "must be the path of a call of WeChat's without host and query, such as /wxa/add_store",
+    };
     /// The app id of an account.
     pub(crate) const APP_ID: Self =
         Self { fits: is_word, rule: "must be an app id: letters, digits, - and _ only" };

@@ -141,8 +141,12 @@ impl Client {
         };
         let tries = attempt.tries;
         tries.count += 1;
-        // A repeated token request is harmless, so it may go to any host.
-        let changes = E::SAFETY != Safety::Read && attempt.token.is_some();
+        let changes = match E::SAFETY {
+            Safety::Read => false,
+            // A repeated token request is harmless, so it may go to any host.
+            Safety::Repeatable => E::NEEDS_TOKEN,
+            Safety::Once(_) => true,
+        };
         if changes && result.as_ref().is_err_and(may_have_arrived) {
             tries.stays_at = Some(at);
         }

@@ -23,6 +23,8 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     const ACCOUNT: AccountKinds;
     /// Whether the call may be repeated after a lost reply.
     const SAFETY: Safety;
+    /// Whether the call carries an access token. The others carry the account's secret.
+    const NEEDS_TOKEN: bool = true;
     /// The permission sets (权限集) by WeChat's numbers. A third-party platform needs one of them, and
     /// 48001 and 61007 mean that it has none. Empty if WeChat's page names none.
     const PERMISSION_SETS: &'static [u8];
@@ -115,6 +117,8 @@ pub enum Proof {
     ListedStore,
     /// The merchant audit differs from the one that was read before sending.
     MerchantAudit,
+    /// Nothing that the gateway can read. An operator decides.
+    Nothing,
     /// A read returns the values that were written.
     Values,
 }

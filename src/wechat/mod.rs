@@ -29,6 +29,7 @@ mod salvage;
 mod status;
 mod tolerant;
 
+pub(crate) mod account;
 pub(crate) mod card;
 pub(crate) mod map_poi;
 pub(crate) mod media;

@@ -9,12 +9,13 @@
 use http::Method;
 
 use super::{
-    AccountKinds, Endpoint, Need, Safety, Verdict, card, map_poi, media, merchant, nearby, store,
-    token,
+    AccountKinds, Endpoint, Need, Safety, Verdict, account, card, map_poi, media, merchant, nearby,
+    store, token,
 };
 
 /// The endpoints of each family.
-const FAMILIES: [&[Facts]; 7] = [
+const FAMILIES: [&[Facts]; 8] = [
+    account::ENDPOINTS,
     card::ENDPOINTS,
     map_poi::ENDPOINTS,
     media::ENDPOINTS,

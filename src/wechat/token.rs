@@ -34,6 +34,7 @@ impl Endpoint for ClassicToken {
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     // The call changes the valid token, but repeating it only returns a newer one.
     const SAFETY: Safety = Safety::Repeatable;
+    const NEEDS_TOKEN: bool = false;
     const PERMISSION_SETS: &'static [u8] = &[];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = WHOLE_TOKEN;
@@ -80,6 +81,7 @@ impl Endpoint for StableToken {
     const PATH: &'static str = "/cgi-bin/stable_token";
     const ACCOUNT: AccountKinds = AccountKinds::Any;
     const SAFETY: Safety = Safety::Repeatable;
+    const NEEDS_TOKEN: bool = false;
     const PERMISSION_SETS: &'static [u8] = &[];
     const VERDICT: Verdict = Verdict::Content;
     const WHOLE: &'static [Need] = WHOLE_TOKEN;
@@ -110,6 +112,7 @@ impl TokenReply {
     }
 }
 
-fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+/// Serializes a secret for WeChat.
+pub(super) fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose())
 }

@@ -170,7 +170,7 @@ impl Writes {
     ///
     /// `record` describes the write of that id, if that is possible before it runs. If there is nothing
     /// to wait for, the write is then claimed and recorded as sent in one step. This does not happen if
-    /// only an event shows the outcome: the process may exit, or the call may fail, before the first
+    /// nothing but an event or an operator shows the outcome: the process may exit, or the call may fail, before the first
     /// byte leaves, and the outcome of a write that was never sent would stay unknown.
     async fn begin<E: Endpoint, R: Recovered>(
         &self,
@@ -188,7 +188,7 @@ impl Writes {
         if let Some(record) = record.filter(|_| calls.is_ready::<E>(account)) {
             let record = record(&write.write_id);
             let effect = record.expected_effect.as_ref();
-            if effect.is_none_or(ExpectedEffect::allows_repeat) {
+            if record.repeatable || effect.is_some_and(ExpectedEffect::allows_repeat) {
                 write.sent = Some(Journal::sent(&record, E::REPLY_LIMIT));
             }
         }

@@ -108,8 +108,9 @@ fn wechat_was_called(app: &App) -> bool {
 fn writes_need_more_than_read_access() {
     for (method, access) in rpcs() {
         let writes = method.input().get_field_by_name("request_id").is_some();
-        assert_eq!(writes, access == WRITE, "{}", method.full_name());
-        assert!([READ, WRITE, ADMIN].contains(&access), "{}", method.full_name());
+        // An admin's RPC can write at WeChat, or only in the gateway's own state.
+        let allowed: &[i32] = if writes { &[WRITE, ADMIN] } else { &[READ, ADMIN] };
+        assert!(allowed.contains(&access), "{}", method.full_name());
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use tonic::{Code, Request, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Channel};
+use tonic_types::StatusExt;
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb::{
     self, Account, AccountBacklog, AccountKind, ErrorReason, TokenKind,
@@ -229,4 +230,160 @@ async fn list_has_only_accounts_of_the_caller() {
     let named =
         pb::ListAccountsRequest { app_id: OFFICIAL_APP_ID.to_owned(), ..Default::default() };
     assert_eq!(list("all", named).await.0, [OFFICIAL_APP_ID]);
+}
+
+const QUOTA: &str = "/cgi-bin/openapi/quota/get";
+const CLEAR: &str = "/cgi-bin/clear_quota";
+const CLEAR_BY_SECRET: &str = "/cgi-bin/clear_quota/v2";
+const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+
+impl App {
+    async fn quota(&self, path: &str) -> Result<pb::GetQuotaResponse, Status> {
+        let request = pb::GetQuotaRequest { path: path.to_owned(), ..Default::default() };
+        self.accounts().get_quota(request).await.map(Response::into_inner)
+    }
+
+    /// Clears the quotas of the default account, and returns whether the response is a recovered one.
+    async fn clear(&self, request_id: &str, use_secret: bool) -> Result<bool, Status> {
+        let (app_id, request_id) = (String::new(), request_id.to_owned());
+        let request = pb::ClearQuotaRequest { app_id, request_id, use_secret };
+        Ok(self.accounts().clear_quota(request).await?.into_inner().recovered)
+    }
+
+    fn limit_reads(&self, daily_limit: u64) {
+        let limit =
+            json!({"app_id": OFFICIAL_APP_ID, "path": GET_CARD, "daily_limit": daily_limit});
+        self.wechat.control("POST", "quota", &limit).expect("a limit");
+    }
+
+    /// Reads a card of a store that does not exist. Returns the reason of the failure.
+    async fn read_reason(&self) -> String {
+        reason(&self.read().await.expect_err("there is no such store")).1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleared_quota_serves_calls_at_once() {
+    for use_secret in [false, true] {
+        let app = App::still().await;
+        app.limit_reads(2);
+        for expected in ["STORE_NOT_FOUND", "STORE_NOT_FOUND", "DAILY_QUOTA_SPENT"] {
+            assert_eq!(app.read_reason().await, expected);
+        }
+        let quota = app.quota(GET_CARD).await.expect("a quota");
+        assert_eq!((quota.daily_limit, quota.used_count, quota.remaining_count), (2, 2, 0));
+        assert_eq!((quota.rate_limit, quota.component_rate_limit), (None, None));
+
+        assert!(!app.clear("", use_secret).await.expect("cleared"));
+        let quota = app.quota(GET_CARD).await.expect("a quota");
+        assert_eq!((quota.used_count, quota.remaining_count), (0, 2));
+        assert_eq!(app.account().await.0.spent_quotas, []);
+        assert_eq!(app.read_reason().await, "STORE_NOT_FOUND");
+        assert_eq!(app.quota(GET_CARD).await.expect("a quota").used_count, 1);
+        let used = if use_secret { CLEAR_BY_SECRET } else { CLEAR };
+        assert_eq!(app.count(CLEAR) + app.count(CLEAR_BY_SECRET), app.count(used));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_keeps_the_quota_of_a_minute() {
+    let app = App::still().await;
+    app.wechat.refuse_next(GET_CARD, 45011);
+    assert_eq!(app.read_reason().await, "MINUTE_QUOTA_SPENT");
+    app.clear("", false).await.expect("cleared");
+    assert_eq!(app.read_reason().await, "MINUTE_QUOTA_SPENT");
+    assert_eq!(app.count(GET_CARD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eleventh_clear_in_a_month_is_refused() {
+    let app = App::start().await;
+    for number in 0..10 {
+        app.clear("", number % 2 == 0).await.expect("one of ten");
+    }
+    for use_secret in [false, true] {
+        let status = app.clear("", use_secret).await.expect_err("both forms share the ten");
+        assert_eq!(reason(&status), is(Code::ResourceExhausted, "CLEAR_QUOTA_SPENT"));
+    }
+    let request =
+        pb::ClearQuotaRequest { app_id: MINI_PROGRAM_APP_ID.to_owned(), ..Default::default() };
+    app.accounts().clear_quota(request).await.expect("another account has its own ten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_clear_is_sent_once() {
+    let app = App::start().await;
+    for _ in 0..3 {
+        assert!(!app.clear(NAME, false).await.expect("cleared"));
+    }
+    assert_eq!(app.count(CLEAR), 1);
+    let status = app.clear(NAME, true).await.expect_err("another request");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "REQUEST_ID_REUSED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_clear_waits_for_an_operator() {
+    for (path, use_secret) in [(CLEAR, false), (CLEAR_BY_SECRET, true)] {
+        let app = App::still().await;
+        app.wechat.fault(Fault::new(path, Kind::ResetAfter));
+        let mut write_id = String::new();
+        for _ in 0..2 {
+            let status = app.clear(NAME, use_secret).await.expect_err("lost");
+            assert_eq!(reason(&status), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+            write_id = status.get_details_error_info().expect("checked above").metadata["write_id"]
+                .clone();
+            app.clock.advance(MINUTE);
+        }
+        assert_eq!(app.count(path), 1);
+        let resolve = pb::ResolveWriteRequest {
+            write_id,
+            resolution: pb::WriteResolution::Executed.into(),
+            ..Default::default()
+        };
+        app.writes().resolve_write(resolve).await.expect("resolved");
+        assert!(app.clear(NAME, use_secret).await.expect("known"));
+        assert_eq!(app.count(path), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secret_clears_without_a_token() {
+    let app = App::start().await;
+    app.fault(STABLE_TOKEN, Kind::Errcode { errcode: 45009, errmsg: None });
+    let status = app.clear("", false).await.expect_err("no token");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "DAILY_QUOTA_SPENT"));
+    assert_eq!(app.count(CLEAR), 0);
+    let tokens = app.count(STABLE_TOKEN);
+    app.clear("", true).await.expect("cleared");
+    assert_eq!(app.count(STABLE_TOKEN), tokens, "no token is fetched for it");
+    let call = app.wechat.calls(CLEAR_BY_SECRET).remove(0);
+    assert!(call.query.is_empty(), "{call:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_secret_is_not_a_token_fault() {
+    let app = App::start().await;
+    for code in [40001, 40125] {
+        app.wechat.refuse_next(CLEAR_BY_SECRET, code);
+        let status = app.clear("", true).await.expect_err("refused");
+        assert_eq!(reason(&status), is(Code::FailedPrecondition, "APP_SECRET_INVALID"), "{code}");
+    }
+    assert_eq!((app.count(CLEAR_BY_SECRET), app.count(STABLE_TOKEN)), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn path_without_quota_is_refused() {
+    let app = App::start().await;
+    for path in ["/wxa/no_such_call", STABLE_TOKEN] {
+        let status = app.quota(path).await.expect_err("no quota");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "QUOTA_PATH_UNKNOWN"), "{path}");
+    }
+    let called = app.count(QUOTA);
+    for path in
+        ["", "wxa/add_store", "https://api.weixin.qq.com/wxa/add_store", "//a", "/a?b", "/a b"]
+    {
+        let status = app.quota(path).await.expect_err("not a path");
+        assert_eq!(reason(&status), is(Code::InvalidArgument, "INVALID_REQUEST"), "{path}");
+    }
+    assert_eq!(app.count(QUOTA), called);
 }

@@ -64,6 +64,8 @@ fn requests() -> BTreeMap<String, Value> {
     }
     let profile = requests["NearbyService/AddNearbyPoi"]["profile"].clone();
     for (rpc, request) in [
+        ("AccountService/ListAccounts", json!({})),
+        ("AccountService/GetAccount", json!({})),
         ("AuditService/WatchAuditEvents", json!({})),
         ("AuditService/ListAuditEvents", json!({})),
         ("AuditService/GetSubmission", json!({"submissionId": ID})),

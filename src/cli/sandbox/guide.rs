@@ -38,6 +38,9 @@ Find a place, add a store there, approve its review as WeChat would, list the st
   {call} StoreService/ListStores
   {call} AuditService/ListAuditEvents
 
+See the accounts as an operator does:
+  {call} AccountService/ListAccounts
+
 Use grpcurl:
   grpcurl -plaintext {grpc} list
   grpcurl -plaintext -d '{{"page_size": 5}}' {grpc} wechat.store.v1.StoreService/ListStores
