@@ -26,7 +26,7 @@ use crate::{
     activity::ActivityLog,
     call::Calls,
     callers::Callers,
-    config::{Changes, ConfigError, Reflection, Settings, TlsFiles},
+    config::{Changes, ConfigError, Limits, Reflection, Settings, TlsFiles},
     events::Audits,
     journal::Journal,
     live::{Follower, Source},
@@ -36,7 +36,7 @@ use crate::{
         admin::Admin,
         health::Reporter,
         http1, http2,
-        listener::Listener,
+        listener::{Listener, Places},
         middleware::{Budgets, Middleware},
         reflection,
     },
@@ -179,6 +179,34 @@ fn routes(rooms: &Rooms, health: &Reporter, has_reflection: Reflection) -> Route
     .prepare()
 }
 
+/// The limits on connections.
+struct Connections {
+    grpc: Arc<Places>,
+    callback: Arc<Places>,
+    admin: Arc<Places>,
+    /// Of each gRPC connection.
+    rules: Arc<ArcSwap<http2::Rules>>,
+}
+
+impl Connections {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            grpc: Places::new(limits.grpc()),
+            callback: Places::new(limits.callback()),
+            admin: Places::new(limits.admin()),
+            rules: Arc::new(ArcSwap::from_pointee(http2::Rules::new(limits))),
+        }
+    }
+
+    /// Changes the limits. Open connections stay open, with the rules that they have.
+    fn update(&self, limits: &Limits) {
+        self.grpc.update(limits.grpc());
+        self.callback.update(limits.callback());
+        self.admin.update(limits.admin());
+        self.rules.store(Arc::new(http2::Rules::new(limits)));
+    }
+}
+
 /// The service before it serves: every part is made, and no task runs.
 struct App {
     settings: ArcSwap<Settings>,
@@ -191,6 +219,7 @@ struct App {
     health: Reporter,
     middleware: Middleware<Routes>,
     budgets: Budgets,
+    connections: Connections,
     /// Of gRPC.
     tls: Option<Tls>,
     /// Of the admin address.
@@ -238,6 +267,7 @@ impl App {
         );
         Ok(Self {
             budgets: Budgets::new(&settings.limits),
+            connections: Connections::new(&settings.limits),
             settings: ArcSwap::from_pointee(settings),
             registry,
             callers,
@@ -265,14 +295,14 @@ impl App {
         listeners.log(&settings)?;
         self.start_background(&settings);
         if let Some(socket) = listeners.callback {
-            self.start_receiving(socket, &settings);
+            self.start_receiving(socket);
         }
         // Operators need this port until the process ends.
         let _ends_with_this = self.start_admin(listeners.admin);
-        let listener = Listener::new(listeners.grpc, "listen.grpc", settings.limits.grpc());
+        let listener = Listener::new(listeners.grpc, "listen.grpc", self.connections.grpc.clone());
         let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
-        let rules = http2::Rules::new(&settings.limits);
+        let rules = self.connections.rules.clone();
         let serving = http2::serve(listener, middleware, &self.budgets, rules, self.stop.clone());
         let mut serving = Box::pin(serving).fuse();
 
@@ -320,9 +350,13 @@ impl App {
 
         self.callers.update(&settings);
         self.registry.update(&settings.accounts, &settings.limits);
+        self.rooms.audits.update(&settings);
+        self.middleware.update(&settings.limits);
+        self.budgets.update(&settings.limits);
+        self.connections.update(&settings.limits);
         self.receiver.update(receivers);
         if let Some(socket) = socket {
-            self.start_receiving(socket, &settings);
+            self.start_receiving(socket);
         }
         for tls in self.encrypted() {
             // The files were checked with the settings. If one is wrong since, that is logged.
@@ -333,9 +367,14 @@ impl App {
     }
 
     /// Receives WeChat's pushes until `stop`.
-    fn start_receiving(&self, socket: TcpListener, settings: &Settings) {
+    fn start_receiving(&self, socket: TcpListener) {
         let receiver = self.receiver.clone();
-        self.background.spawn(receive(receiver, socket, settings, self.stop.clone()));
+        self.background.spawn(receive(
+            receiver,
+            socket,
+            self.connections.callback.clone(),
+            self.stop.clone(),
+        ));
         self.receives.store(true, Ordering::Relaxed);
     }
 
@@ -361,7 +400,7 @@ impl App {
         let ended = CancellationToken::new();
         let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
         let admin = Admin { state, leaving, tls: self.encrypted().collect() };
-        let listener = Listener::new(socket, "listen.admin", self.settings.load().limits.admin());
+        let listener = Listener::new(socket, "listen.admin", self.connections.admin.clone());
         let listener = listener.with_tls(self.admin_tls.clone());
         tokio::spawn(admin.run(listener, ended.clone()));
         ended.drop_guard()
@@ -399,10 +438,10 @@ impl App {
 pub(crate) fn receive(
     receiver: Receiver,
     socket: TcpListener,
-    settings: &Settings,
+    places: Arc<Places>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let listener = Listener::new(socket, "listen.callback", settings.limits.callback());
+    let listener = Listener::new(socket, "listen.callback", places);
     let answer = move |request| {
         let receiver = receiver.clone();
         async move { receiver.answer(request).await }

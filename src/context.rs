@@ -183,11 +183,11 @@ impl Context {
         }
     }
 
-    /// Returns the context of a call that serves no single caller, such as one that fills a cache.
+    /// Returns the context of a read that serves no single caller, such as one that fills a cache.
     pub(crate) fn internal(deadline: Instant) -> Self {
         Self {
             caller: Caller::anyone(),
-            access: Access::Admin,
+            access: Access::Read,
             app_id: String::new(),
             method: "",
             request_id: None,

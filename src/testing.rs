@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{app, config::Settings, events::Audits, push::Receiver, state::State};
+use crate::{
+    app, config::Settings, events::Audits, push::Receiver, server::listener::Places, state::State,
+};
 pub use crate::{
     service::SERVICES,
     util::{
@@ -56,5 +58,6 @@ pub fn receive_pushes(
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let audits = Audits::new(state, settings, clock.clone(), stop.clone());
     let receiver = Receiver::new(settings, audits, clock)?;
-    Ok(app::receive(receiver, socket, settings, stop))
+    let places = Places::new(settings.limits.callback());
+    Ok(app::receive(receiver, socket, places, stop))
 }

@@ -8,6 +8,7 @@ use crate::{
     callers::Forbidden,
     config::{self, AccountKind},
     context::Context,
+    pb::Access,
     state::State,
     util::clock::Clock,
     util::{id::AppId, scope::Scope},
@@ -71,6 +72,20 @@ pub enum Error {
     /// The caller may not use the account.
     #[error("the caller may not use the account")]
     Forbidden(Forbidden),
+    /// The operator paused the account.
+    #[error(
+        "the settings pause {app_id}; no call about it reaches WeChat until `paused` is removed"
+    )]
+    Paused {
+        /// The id of the account.
+        app_id: AppId,
+    },
+    /// The operator allows only calls that change nothing.
+    #[error("the settings allow only reads of {app_id}, until `read_only` is removed")]
+    ReadOnly {
+        /// The id of the account.
+        app_id: AppId,
+    },
     /// The account is not configured.
     #[error("{app_id:?} is not in the settings")]
     Unknown {
@@ -155,6 +170,27 @@ impl Registry {
             concurrency: before.map_or_else(limit, |before| before.concurrency.clone()),
             settings: settings.clone(),
         }
+    }
+
+    /// Returns the account of a call that needs WeChat. [`find`](Self::find) describes which one that is.
+    ///
+    /// Also fails if the account is paused, or if it is read-only and the call can change something.
+    pub(crate) fn serve(&self, ctx: &Context, needed: AccountKinds) -> Result<Arc<Account>, Error> {
+        let account = self.find(ctx, needed)?;
+        let app_id = || account.app_id.clone();
+        match &account.settings {
+            settings if settings.paused => Err(Error::Paused { app_id: app_id() }),
+            settings if settings.read_only && ctx.access != Access::Read => {
+                Err(Error::ReadOnly { app_id: app_id() })
+            }
+            _ => Ok(account),
+        }
+    }
+
+    /// Returns true if the account is paused.
+    pub(crate) fn is_paused(&self, app_id: &str) -> bool {
+        let table = self.0.current.load();
+        table.accounts.get(app_id).is_some_and(|account| account.settings.paused)
     }
 
     /// Returns the account that a request names. An empty id means the default account of the kind

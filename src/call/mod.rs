@@ -173,7 +173,7 @@ impl Calls {
     ///
     /// Every call gets its account here and passes it on.
     pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
-        Ok(self.0.registry.find(ctx, E::ACCOUNT)?)
+        Ok(self.0.registry.serve(ctx, E::ACCOUNT)?)
     }
 
     /// Returns the account that a request names, or the default one.
@@ -189,6 +189,11 @@ impl Calls {
             let error = token::SecretUnreadable::from(error).into();
             Error::Token { app_id: account.app_id.clone(), error }
         })
+    }
+
+    /// Returns true if an account is paused, so that nothing may be sent for it.
+    pub(crate) fn is_paused(&self, app_id: &str) -> bool {
+        self.0.registry.is_paused(app_id)
     }
 
     /// Returns the accounts of a scope, ordered by their ids.

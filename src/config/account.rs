@@ -28,6 +28,10 @@ pub struct Account {
     /// Allows a forced refresh of a stable token that WeChat keeps refusing. A forced refresh
     /// invalidates the token of every system that shares the account.
     pub force_refresh: bool,
+    /// Refuses every call that needs WeChat. Pushes are still received.
+    pub paused: bool,
+    /// Refuses every call that can change something.
+    pub read_only: bool,
     /// How pushes from WeChat are received. `None` if the account receives none.
     pub callback: Option<AccountCallback>,
 }
@@ -63,6 +67,8 @@ pub(super) struct RawAccount {
     secret: Option<RawSecret>,
     token: TokenKind,
     force_refresh: bool,
+    paused: bool,
+    read_only: bool,
     callback: Option<RawAccountCallback>,
 }
 
@@ -88,7 +94,17 @@ pub(super) fn check(
     let mut accounts = Vec::new();
     for (index, account) in raw.into_iter().enumerate() {
         let key = |name: &str| format!("accounts[{index}].{name}");
-        let RawAccount { app_id, kind, default, secret, token, force_refresh, callback } = account;
+        let RawAccount {
+            app_id,
+            kind,
+            default,
+            secret,
+            token,
+            force_refresh,
+            paused,
+            read_only,
+            callback,
+        } = account;
         if let Some(problem) = app_id_problem(&app_id, &mut seen) {
             errors.add(key("app_id"), problem);
         }
@@ -119,6 +135,8 @@ pub(super) fn check(
             secret,
             token,
             force_refresh,
+            paused,
+            read_only,
             callback,
         });
     }

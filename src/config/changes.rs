@@ -9,7 +9,43 @@ use super::{ConfigError, Settings};
 
 /// The keys of single sections that can change while the gateway runs. Every other one takes effect only
 /// at the start.
-const LIVE: &[&str] = &["callback.timestamp_window_seconds", "callers", "issuers"];
+const LIVE: &[&str] = &[
+    "audit.checkpoint_seconds",
+    "audit.overdue_after_hours",
+    "callback.timestamp_window_seconds",
+    "callers",
+    "issuers",
+    "limits.account_concurrency",
+    "limits.admin_connections",
+    "limits.admin_connections_per_address",
+    "limits.callback_connections",
+    "limits.callback_connections_per_address",
+    "limits.caller_burst",
+    "limits.caller_rate",
+    "limits.calls",
+    "limits.connection_age_grace_ms",
+    "limits.connection_age_ms",
+    "limits.connections",
+    "limits.connections_per_address",
+    "limits.default_deadline_ms",
+    "limits.drain_ms",
+    "limits.keepalive_interval_ms",
+    "limits.keepalive_timeout_ms",
+    "limits.lame_duck_ms",
+    "limits.max_deadline_ms",
+    "limits.message_kib",
+    "limits.metadata_kib",
+    "limits.protocol_errors_per_connection",
+    "limits.request_memory_mib",
+    "limits.request_silence_ms",
+    "limits.resets_per_connection",
+    "limits.streams_per_connection",
+    "limits.unfinished_requests",
+    "limits.watches_per_address",
+    "limits.watches_per_caller",
+    "limits.watches_per_connection",
+    "state.retention_days",
+];
 
 /// The differences between two settings, by name. They contain no value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -573,6 +573,14 @@ fn account(error: accounts::Error) -> Failure {
     match error {
         accounts::Error::Forbidden(refusal) => forbidden(refusal),
         accounts::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
+        accounts::Error::Paused { app_id } => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AccountPaused, rule)
+                .with("app_id", app_id)
+        }
+        accounts::Error::ReadOnly { app_id } => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AccountReadOnly, rule)
+                .with("app_id", app_id)
+        }
         accounts::Error::Unknown { app_id } => {
             invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))
         }
@@ -960,6 +968,8 @@ mod tests {
             Error::Account(accounts::Error::NoDefault { needed }).into(),
             Error::Account(accounts::Error::Unknown { app_id: app_id() }).into(),
             Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
+            Error::Account(accounts::Error::Paused { app_id: app_id().into() }).into(),
+            Error::Account(accounts::Error::ReadOnly { app_id: app_id().into() }).into(),
             Error::Deadline.into(),
             DistrictError::Unknown { district: cause() }.into(),
             Error::QueueBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),

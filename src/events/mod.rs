@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -59,8 +60,9 @@ pub(crate) struct Audits(Arc<Inner>);
 struct Inner {
     state: Arc<dyn State>,
     clock: Clock,
-    settings: config::Audit,
-    retention: Duration,
+    settings: ArcSwap<config::Audit>,
+    /// How long records are kept.
+    retention: ArcSwap<Duration>,
     tail: Tail,
     large: Shared<Entry>,
     places: Places,
@@ -119,7 +121,8 @@ impl Audits {
         stop: CancellationToken,
     ) -> Self {
         let (places, retention) = (Places::new(&settings.limits), settings.state.retention());
-        let settings = settings.audit.clone();
+        let retention = ArcSwap::from_pointee(retention);
+        let settings = ArcSwap::from_pointee(settings.audit.clone());
         Self(Arc::new(Inner {
             state,
             clock,
@@ -133,6 +136,14 @@ impl Audits {
             last_pushes: Mutex::default(),
             stop,
         }))
+    }
+
+    /// Uses other settings from now on.
+    pub(crate) fn update(&self, settings: &config::Settings) {
+        let Inner { settings: audit, retention, places, .. } = &*self.0;
+        audit.store(Arc::new(settings.audit.clone()));
+        retention.store(Arc::new(settings.state.retention()));
+        places.update(&settings.limits);
     }
 
     /// Appends an event to the log. It is durable when this returns. If the future is dropped, it is
@@ -226,7 +237,8 @@ impl Audits {
 
     fn shown(&self, stored: state::Submission) -> Result<pb::Submission, state::Error> {
         let Inner { clock, settings, .. } = &*self.0;
-        Ok(SubmissionRecord::from_state(stored, clock.wall(), settings.overdue_after())?.submission)
+        Ok(SubmissionRecord::from_state(stored, clock.wall(), settings.load().overdue_after())?
+            .submission)
     }
 
     /// Returns a position that was just examined, with its tag.
@@ -240,7 +252,7 @@ impl Audits {
     async fn prune(&self) {
         let Inner { state, clock, retention, .. } = &*self.0;
         loop {
-            match state.prune(*retention).await {
+            match state.prune(**retention.load()).await {
                 Ok(0) => {}
                 // There may be more.
                 Ok(pruned) => {

@@ -25,16 +25,16 @@ pub(super) struct Places(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    per_connection: usize,
-    per_address: usize,
-    per_caller: usize,
     taken: Mutex<Taken>,
     /// Notified when a watch has ended.
     left: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    per_connection: usize,
+    per_address: usize,
+    per_caller: usize,
     by_connection: HashMap<u64, usize>,
     by_address: HashMap<IpAddr, usize>,
     by_caller: HashMap<String, usize>,
@@ -50,13 +50,23 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self(Arc::new(Inner {
+        let taken = Mutex::new(Taken {
             per_connection: limits.watches_per_connection(),
             per_address: limits.watches_per_address(),
             per_caller: limits.watches_per_caller(),
-            taken: Mutex::default(),
-            left: Notify::new(),
-        }))
+            by_connection: HashMap::new(),
+            by_address: HashMap::new(),
+            by_caller: HashMap::new(),
+        });
+        Self(Arc::new(Inner { taken, left: Notify::new() }))
+    }
+
+    /// Changes the limits. Open watches stay open.
+    pub(super) fn update(&self, limits: &Limits) {
+        let mut taken = lock(&self.0.taken);
+        taken.per_connection = limits.watches_per_connection();
+        taken.per_address = limits.watches_per_address();
+        taken.per_caller = limits.watches_per_caller();
     }
 
     /// Returns a place. Waits a moment for one, and then fails.
@@ -76,9 +86,9 @@ impl Places {
     }
 
     fn try_take(&self, peer: Peer, caller: &Arc<Caller>) -> Result<Place, Error> {
-        let Inner { per_connection, per_address, per_caller, .. } = &*self.0;
         let mut taken = lock(&self.0.taken);
-        let Taken { by_connection, by_address, by_caller } = &mut *taken;
+        let Taken { per_connection, per_address, per_caller, by_connection, by_address, by_caller } =
+            &mut *taken;
         // The one without a name stands for all callers.
         let name = Some(caller.name()).filter(|name| !name.is_empty());
         let of_caller = name.and_then(|name| by_caller.get(name));
@@ -151,7 +161,7 @@ mod tests {
         drop(second);
         let second = places.try_take(two, &anyone).expect("there is room again");
         drop([first, second, third, fourth]);
-        let Taken { by_connection, by_address, by_caller } = &*lock(&places.0.taken);
+        let Taken { by_connection, by_address, by_caller, .. } = &*lock(&places.0.taken);
         assert!(by_connection.is_empty() && by_address.is_empty() && by_caller.is_empty());
     }
 

@@ -225,7 +225,7 @@ impl Watcher {
 
     fn postpone_checkpoint(&mut self) {
         let Inner { clock, settings, .. } = &*self.audits.0;
-        self.checkpoint_at = clock.now() + settings.checkpoint();
+        self.checkpoint_at = clock.now() + settings.load().checkpoint();
     }
 }
 

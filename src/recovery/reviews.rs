@@ -126,6 +126,9 @@ impl<'a> Round<'a> {
         let overdue_after = self.settings.overdue_after();
         let SubmissionRecord { submission, expected_effect } =
             SubmissionRecord::from_state(stored, clock.wall(), overdue_after)?;
+        if self.recovery.0.calls.is_paused(&submission.app_id) {
+            return Ok(());
+        }
         let mut ctx = Context::internal(clock.now() + TIME_LIMIT);
         ctx.app_id.clone_from(&submission.app_id);
         let submission_id = &submission.submission_id;

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -45,7 +46,7 @@ const IDLE_TICK: Duration = Duration::from_millis(50);
 /// together do not end together.
 const JITTER: f64 = 0.1;
 
-/// The limits of each connection.
+/// The limits of each connection, from its beginning to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     age: Option<Duration>,
@@ -98,13 +99,12 @@ pub(crate) async fn serve(
     listener: Listener,
     middleware: Middleware<Routes>,
     budgets: &Budgets,
-    rules: Rules,
+    rules: Arc<ArcSwap<Rules>>,
     stop: CancellationToken,
 ) {
-    let rules = Arc::new(rules);
     let serve = |accepted| {
         let (middleware, budgets) = (middleware.clone(), budgets.clone());
-        serve_connection(accepted, middleware, budgets, rules.clone(), stop.clone())
+        serve_connection(accepted, middleware, budgets, rules.load_full(), stop.clone())
     };
     listener.run(&stop, serve).await;
 }

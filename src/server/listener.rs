@@ -52,8 +52,8 @@ pub(super) struct Accepted {
 
 impl Listener {
     /// Wraps a bound socket. `name` is its key in `[listen]`.
-    pub(crate) fn new(socket: TcpListener, name: &'static str, limits: Connections) -> Self {
-        Self { socket, name, places: Arc::new(Places::new(limits)), tls: None }
+    pub(crate) fn new(socket: TcpListener, name: &'static str, places: Arc<Places>) -> Self {
+        Self { socket, name, places, tls: None }
     }
 
     /// Lets every connection use TLS, if there is any.
@@ -169,13 +169,11 @@ impl Limit {
 
 /// The places of one listener.
 #[derive(Debug)]
-struct Places {
-    limits: Connections,
-    taken: Mutex<Taken>,
-}
+pub(crate) struct Places(Mutex<Taken>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
+    limits: Connections,
     in_all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -188,18 +186,26 @@ pub(super) struct Place {
 }
 
 impl Places {
-    fn new(limits: Connections) -> Self {
-        Self { limits, taken: Mutex::default() }
+    /// Returns as many places as the limits allow.
+    pub(crate) fn new(limits: Connections) -> Arc<Self> {
+        let taken = Taken { limits, in_all: 0, by_address: HashMap::new() };
+        Arc::new(Self(Mutex::new(taken)))
+    }
+
+    /// Changes the limits. Open connections stay open.
+    pub(crate) fn update(&self, limits: Connections) {
+        lock(&self.0).limits = limits;
     }
 
     /// Returns a place, or the limit that is reached.
     fn take(places: &Arc<Self>, address: IpAddr) -> Result<Place, Limit> {
-        let mut taken = lock(&places.taken);
-        if taken.in_all >= places.limits.in_all {
+        let mut taken = lock(&places.0);
+        let limits = taken.limits;
+        if taken.in_all >= limits.in_all {
             return Err(Limit::InAll);
         }
         let of_address = taken.by_address.entry(address).or_default();
-        if *of_address >= places.limits.per_address {
+        if *of_address >= limits.per_address {
             return Err(Limit::PerAddress);
         }
         *of_address += 1;
@@ -210,7 +216,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = lock(&self.places.taken);
+        let mut taken = lock(&self.places.0);
         taken.in_all -= 1;
         if let Entry::Occupied(mut entry) = taken.by_address.entry(self.address) {
             *entry.get_mut() -= 1;
@@ -231,7 +237,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places() {
-        let places = Arc::new(Places::new(Connections { in_all: 3, per_address: 2 }));
+        let places = Places::new(Connections { in_all: 3, per_address: 2 });
         let first = Places::take(&places, address(1)).expect("a place");
         let _second = Places::take(&places, address(1)).expect("a place");
         assert_eq!(Places::take(&places, address(1)).err(), Some(Limit::PerAddress));
@@ -243,11 +249,11 @@ mod tests {
 
     #[test]
     fn closed_connections_leave_no_entry() {
-        let places = Arc::new(Places::new(Connections { in_all: 3, per_address: 2 }));
+        let places = Places::new(Connections { in_all: 3, per_address: 2 });
         for last in 0..100 {
             drop(Places::take(&places, address(last)).expect("a place"));
         }
-        let taken = lock(&places.taken);
+        let taken = lock(&places.0);
         assert_eq!((taken.in_all, taken.by_address.len()), (0, 0));
     }
 }

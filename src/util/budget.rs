@@ -10,7 +10,7 @@ use std::sync::{
 pub(crate) struct Budget {
     /// The key in `[limits]` that sets it.
     pub(crate) setting: &'static str,
-    limit: usize,
+    limit: AtomicUsize,
     taken: AtomicUsize,
 }
 
@@ -39,7 +39,12 @@ pub(crate) struct Exhausted {
 impl Budget {
     /// Returns a budget of `limit`.
     pub(crate) fn new(setting: &'static str, limit: usize) -> Arc<Self> {
-        Arc::new(Self { setting, limit, taken: AtomicUsize::new(0) })
+        Arc::new(Self { setting, limit: AtomicUsize::new(limit), taken: AtomicUsize::new(0) })
+    }
+
+    /// Changes the limit. What is taken stays taken.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Returns the share of a new connection.
@@ -74,7 +79,7 @@ impl Share {
 
     /// Fails if this connection has taken too much.
     pub(crate) fn check(&self) -> Result<(), Exhausted> {
-        let free = self.of.limit.saturating_sub(self.of.taken());
+        let free = self.of.limit.load(Ordering::Relaxed).saturating_sub(self.of.taken());
         match self.own() <= free {
             true => Ok(()),
             false => Err(Exhausted { setting: self.of.setting }),

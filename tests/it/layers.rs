@@ -11,7 +11,8 @@ use std::{
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
-        "app", "call", "config", "events", "message_crypto", "push", "service", "state", "util", "wechat",
+        "app", "call", "config", "events", "message_crypto", "push", "server", "service", "state", "util",
+        "wechat",
     ]),
     ("cli", &["app", "config", "live", "pb", "telemetry", "util"]),
     ("app", &[
@@ -50,7 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "accounts", "config", "journal", "pb", "state", "telemetry", "util", "validate", "wechat",
     ]),
     ("journal", &["activity", "context", "pb", "state", "util"]),
-    ("accounts", &["callers", "config", "context", "state", "util", "wechat"]),
+    ("accounts", &["callers", "config", "context", "pb", "state", "util", "wechat"]),
     ("wechat", &["config", "telemetry", "util"]),
     ("state", &["config", "pb", "telemetry", "util"]),
     ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),

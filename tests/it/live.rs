@@ -9,15 +9,16 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio::time::sleep;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb::{
-    SearchMapPoisRequest, WatchAuditEventsRequest, WatchPosition,
-    map_poi_service_client::MapPoiServiceClient, watch_audit_events_request::Start,
+    GetAccountRequest, SearchMapPoisRequest, WatchAuditEventsRequest, WatchPosition,
+    account_service_client::AccountServiceClient, map_poi_service_client::MapPoiServiceClient,
+    watch_audit_events_request::Start,
 };
 
-use crate::support::{App, STABLE_TOKEN, is, reason, within};
+use crate::support::{App, SET_CARD, STABLE_TOKEN, is, reason, within};
 
 /// Far longer than any change takes.
 const SOON: Duration = Duration::from_secs(30);
@@ -202,4 +203,64 @@ async fn replaced_symbolic_link_is_noticed() {
     version("v2", &without_mini_program(app.settings_text()));
     let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
     until(refused_with("ACCOUNT_UNKNOWN"), mini).await;
+}
+
+/// Adds a key to the section of the second account.
+fn mini_program_with(settings: &str, key: &str) -> String {
+    let at = settings.rfind("kind = \"mini_program\"").expect("two accounts");
+    format!("{}{key}\n{}", &settings[..at], &settings[at..])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_account_sends_nothing_until_resumed() {
+    let mut app = App::start().await;
+    let good = app.settings_text().to_owned();
+    app.reload(|_| mini_program_with(&good, "paused = true"));
+    let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
+    until(refused_with("ACCOUNT_PAUSED"), mini).await;
+    let status = mini().await.expect_err("paused");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "ACCOUNT_PAUSED"));
+    let before = app.count(SEARCH);
+    assert!(mini().await.is_err());
+    assert_eq!(app.count(SEARCH), before);
+    search(&app.channel, OFFICIAL_APP_ID, None).await.expect("another account");
+    let request = GetAccountRequest { app_id: MINI_PROGRAM_APP_ID.to_owned() };
+    let mut accounts = AccountServiceClient::new(app.channel.clone());
+    accounts.get_account(request).await.expect("no call to WeChat");
+    app.reload(|_| good.clone());
+    let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
+    until(Result::is_ok, mini).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_account_refuses_writes() {
+    let app = App::with("default = true\nread_only = true").await;
+    let status = app.write().await.expect_err("a write");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "ACCOUNT_READ_ONLY"));
+    assert_eq!(app.count(SET_CARD), 0);
+    search(&app.channel, OFFICIAL_APP_ID, None).await.expect("a read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_limits_apply_to_next_calls_and_connections() {
+    let mut app = App::start().await;
+    app.wechat.fault(Fault::new(SEARCH, Kind::Hold).times(0));
+    let good = app.settings_text().to_owned();
+    let limits = "[limits]\ndefault_deadline_ms = 50\nconnections = 1\nconnections_per_address = 1";
+    app.reload(|_| format!("{limits}\n{good}"));
+    let call = async || search(&app.channel, OFFICIAL_APP_ID, None).await;
+    until(refused_with("DEADLINE_EXCEEDED"), call).await;
+    // The connection of this test is the only one.
+    let mut further = TcpStream::connect(app.address).await.expect("it listens");
+    let mut read = Vec::new();
+    // It is closed or reset.
+    let _ = within(SOON, further.read_to_end(&mut read)).await;
+    assert!(read.is_empty(), "no connection was served");
+
+    app.reload(|_| good.clone());
+    let connect = async || {
+        let channel = Channel::from_shared(format!("http://{}", app.address)).expect("a URL");
+        channel.connect().await.map(drop).map_err(|error| Status::from_error(Box::new(error)))
+    };
+    until(Result::is_ok, connect).await;
 }

@@ -651,6 +651,8 @@ mod tests {
             default: true,
             secret: SecretSource::Value("hush".to_owned().into()),
             token: TokenKind::Stable,
+            paused: false,
+            read_only: false,
             force_refresh: false,
             callback: None,
         };

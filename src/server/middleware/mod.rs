@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Request, Response};
@@ -82,6 +83,13 @@ impl Budgets {
         }
     }
 
+    /// Changes the limits to those of other settings.
+    pub(crate) fn update(&self, limits: &Limits) {
+        self.calls.set_limit(limits.calls());
+        self.unfinished.set_limit(limits.unfinished_requests());
+        self.memory.set_limit(limits.request_memory());
+    }
+
     /// Returns a new connection.
     pub(crate) fn connection(
         &self,
@@ -104,10 +112,11 @@ impl Budgets {
 #[derive(Clone, Debug)]
 pub(crate) struct Middleware<S> {
     services: S,
-    rules: Arc<Rules>,
+    rules: Arc<ArcSwap<Rules>>,
 }
 
-#[derive(Debug)]
+/// What applies to each call. A call keeps those with which it began.
+#[derive(Clone, Debug)]
 struct Rules {
     callers: Callers,
     activity: ActivityLog,
@@ -127,6 +136,8 @@ struct Rules {
 #[derive(Clone, Debug)]
 pub(crate) struct CallService<S> {
     services: S,
+    latest_rules: Arc<ArcSwap<Rules>>,
+    /// Those of the call.
     rules: Arc<Rules>,
     connection: Arc<Connection>,
 }
@@ -155,12 +166,27 @@ impl<S: Clone> Middleware<S> {
             sampler,
             waits: Waits { silence: limits.request_silence(), stop },
         };
-        Self { services, rules: Arc::new(rules) }
+        Self { services, rules: Arc::new(ArcSwap::from_pointee(rules)) }
+    }
+
+    /// Changes the limits of further calls.
+    pub(crate) fn update(&self, limits: &Limits) {
+        let before = self.rules.load();
+        let silence = limits.request_silence();
+        self.rules.store(Arc::new(Rules {
+            default_deadline: limits.default_deadline(),
+            max_deadline: limits.max_deadline(),
+            longest_message: limits.longest_message(),
+            longest_metadata: limits.longest_metadata(),
+            waits: Waits { silence, stop: before.waits.stop.clone() },
+            ..Rules::clone(&before)
+        }));
     }
 
     /// Returns the service for one connection.
     pub(crate) fn for_connection(&self, connection: Arc<Connection>) -> CallService<S> {
-        CallService { services: self.services.clone(), rules: self.rules.clone(), connection }
+        let (services, latest_rules) = (self.services.clone(), self.rules.clone());
+        CallService { services, rules: latest_rules.load_full(), latest_rules, connection }
     }
 }
 
@@ -271,8 +297,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let arrived = self.rules.clock.now();
         let mut service = self.clone();
+        service.rules = self.latest_rules.load_full();
+        let arrived = service.rules.clock.now();
         let mut request = request.map(Some);
         // The request is in memory once, and all functions below borrow it. Of many requests only the
         // head has arrived, and then this is all the memory that they take.
@@ -493,7 +520,7 @@ mod tests {
             (Some(Duration::from_secs(3_600)), Duration::from_secs(60)),
             (Some(Duration::ZERO), Duration::ZERO),
         ] {
-            assert_eq!(middleware.rules.time_for_call(asked), expected, "{asked:?}");
+            assert_eq!(middleware.rules.load().time_for_call(asked), expected, "{asked:?}");
         }
     }
 }
