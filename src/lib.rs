@@ -25,6 +25,8 @@
 //!
 //! If no push arrives, `recovery` polls WeChat through `call`.
 //!
+//! `doctor` checks the settings, this machine and the accounts with reads only.
+//!
 //! [`app`] makes all these parts and connects them. The feature `sandbox` adds the crate
 //! `wechat_simulator`, a small WeChat that shares no type with `wechat`.
 //!
@@ -39,6 +41,7 @@ mod callers;
 pub mod cli;
 pub mod config;
 mod context;
+mod doctor;
 mod errors;
 mod events;
 mod journal;

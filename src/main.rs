@@ -26,6 +26,7 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
     match command {
         Command::Call(call) => call.run(&environment).await,
         Command::Check(check) => check.run(&environment),
+        Command::Doctor(doctor) => doctor.run(&environment).await,
         Command::Healthcheck(healthcheck) => healthcheck.run(&environment).await,
         #[cfg(feature = "sandbox")]
         Command::Sandbox(sandbox) => sandbox.run(&environment).await,

@@ -97,6 +97,11 @@ impl fmt::Debug for Key {
 
 /// Returns whether a signature is right. It takes the same time for every wrong one.
 pub fn verify(token: &Secret, parts: &[&str], signature: &str) -> bool {
+    self::signature(token, parts).as_bytes().ct_eq(signature.as_bytes()).into()
+}
+
+/// Returns the signature that WeChat makes with `token`.
+pub(crate) fn signature(token: &Secret, parts: &[&str]) -> String {
     let mut sorted = parts.to_vec();
     sorted.push(token.expose());
     sorted.sort_unstable();
@@ -104,8 +109,7 @@ pub fn verify(token: &Secret, parts: &[&str], signature: &str) -> bool {
     for part in sorted {
         hash.update(part);
     }
-    let right = base16ct::lower::encode_string(&hash.finalize());
-    right.as_bytes().ct_eq(signature.as_bytes()).into()
+    base16ct::lower::encode_string(&hash.finalize())
 }
 
 /// Returns the text without its padding: up to 32 bytes, each of which holds their number.

@@ -179,13 +179,7 @@ impl Shared {
 
     /// Loads the set and makes it the current one. Returns false if that failed.
     async fn load(self: Arc<Self>) -> bool {
-        let text = match &self.source {
-            Jwks::File { file } => {
-                let file = file.clone();
-                blocking(move || Ok(read(&file)?)).await
-            }
-            Jwks::Url { url, ca, bearer } => fetch(url, ca.clone(), bearer.clone()).await,
-        };
+        let text = read_source(&self.source).await;
         let mut last = lock(&self.last);
         let accepted = text.and_then(|text| self.accept(text, &mut last));
         match accepted {
@@ -230,6 +224,24 @@ impl Shared {
         self.current.store(set.into());
         last.text = text;
         Ok(())
+    }
+}
+
+/// Loads a set once, and returns the number of its usable keys.
+pub(crate) async fn count_keys(source: &Jwks) -> anyhow::Result<usize> {
+    let text = read_source(source).await?;
+    let (set, _) = KeySet::parse(&text, &KeySet::default())
+        .map_err(|_| anyhow::anyhow!("not a JSON Web Key Set"))?;
+    Ok(set.len())
+}
+
+async fn read_source(source: &Jwks) -> anyhow::Result<Vec<u8>> {
+    match source {
+        Jwks::File { file } => {
+            let file = file.clone();
+            blocking(move || Ok(read(&file)?)).await
+        }
+        Jwks::Url { url, ca, bearer } => fetch(url, ca.clone(), bearer.clone()).await,
     }
 }
 

@@ -18,6 +18,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::{HeaderMap, HeaderName, header};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::jwks::count_keys;
 use self::{bearer::Tokens, jwt::Issuers, rate::Limiter};
 use crate::{
     config::{self, JwtSubject, Rate, Role, Settings},

@@ -11,6 +11,7 @@ pub use self::failure::Failure;
 
 pub mod call;
 pub mod check;
+pub mod doctor;
 mod failure;
 pub mod healthcheck;
 mod print;
@@ -37,6 +38,7 @@ const SANDBOX_EXAMPLES: &str = "";
 const EXAMPLES: &str = "
   wechat-store-gateway call --list           list the methods of a running service
   wechat-store-gateway check --config FILE   check the settings
+  wechat-store-gateway doctor --config FILE  check this machine and the accounts at WeChat
   wechat-store-gateway serve --config FILE   serve
 
 Exit codes:
@@ -63,6 +65,8 @@ pub enum Command {
     Serve(serve::Serve),
     /// Check the settings and print them with secrets hidden
     Check(check::Check),
+    /// Check this machine and the accounts at WeChat, with reads only
+    Doctor(doctor::Doctor),
     /// Call a method of a running service, or list and describe its methods
     Call(Box<call::Call>),
     /// Check whether a running service is healthy; exit with 0 only if it is

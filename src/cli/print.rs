@@ -25,7 +25,6 @@ pub(super) fn line(text: impl Display) -> io::Result<()> {
 
 /// Prints styled lines to standard output, without styles if it is not a terminal or `NO_COLOR` is
 /// set. Returns an error if the reader has left.
-#[cfg(feature = "sandbox")]
 pub(super) fn styled_line(text: impl Display) -> io::Result<()> {
     write(AutoStream::auto(io::stdout().lock()), text)
 }

@@ -27,15 +27,19 @@ impl Source {
         self.config.clone()
     }
 
+    /// Returns the text of the file, or an empty text without one.
+    pub(super) fn text(&self) -> Result<String, Failure> {
+        let Some(path) = &self.config else { return Ok(String::new()) };
+        std::fs::read_to_string(path).map_err(|error| {
+            let name = self.name();
+            Failure::usage(format_args!("{name}: failed to read the settings: {error}"))
+        })
+    }
+
     /// Returns the settings. Returns all errors together, one per line.
     pub(super) fn read(&self, environment: &Environment) -> Result<Settings, Failure> {
         let name = self.name();
-        let text = match &self.config {
-            None => String::new(),
-            Some(path) => std::fs::read_to_string(path).map_err(|error| {
-                Failure::usage(format_args!("{name}: failed to read the settings: {error}"))
-            })?,
-        };
+        let text = self.text()?;
         Settings::parse(&text, environment).map_err(|errors| {
             let mut lines = vec![format!("{name}: {}", counted(errors.len() as u64, "error"))];
             lines.extend(errors.iter().map(ToString::to_string));

@@ -61,6 +61,34 @@ pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn Stat
     })
 }
 
+/// What can be found out about a state without opening it.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The observation, for people.
+    pub found: String,
+    /// The reason why the state may lose data, and the remedy.
+    pub warning: Option<String>,
+}
+
+/// Inspects the state that the settings name, without opening or changing it.
+///
+/// Fails if it could not be opened.
+pub async fn inspect(url: &config::StateUrl) -> Result<Inspection, Error> {
+    match url {
+        #[cfg(feature = "redis")]
+        config::StateUrl::Redis(url) => redis::inspect(url).await,
+        #[cfg(not(feature = "redis"))]
+        config::StateUrl::Redis(_) => {
+            Err(Error::Unusable("this build has no Redis support".to_owned()))
+        }
+        config::StateUrl::Sqlite(path) => {
+            let path = path.clone();
+            let inspected = tokio::task::spawn_blocking(move || sqlite::inspect(&path)).await;
+            inspected.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())))
+        }
+    }
+}
+
 /// A page ends before its rows have more bytes than this, unless its first row alone has more. Clients
 /// of gRPC accept answers of up to 4 MiB, and the answer for a page has little more than its rows.
 pub(crate) const PAGE_BYTES: usize = 3 << 20;

@@ -48,6 +48,11 @@ impl Validity {
         Some(Self { certificate, not_before, not_after: not_after.as_secs(), hash })
     }
 
+    /// Returns true if a warning is due.
+    pub(super) fn is_near(&self, now: u64) -> bool {
+        self.due(now) > 0
+    }
+
     /// Returns how many of the warnings are due: at most 3, or 4 if the certificate has expired.
     fn due(&self, now: u64) -> usize {
         let left = self.not_after.saturating_sub(now);

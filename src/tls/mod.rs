@@ -30,7 +30,7 @@ pub(crate) use self::{
     files::Fault,
 };
 use self::{
-    expiry::{Warnings, date},
+    expiry::{Validity, Warnings, date},
     files::{Contents, Digest, Material},
 };
 use crate::util::{clock::Clock, lock};
@@ -279,6 +279,32 @@ pub(crate) fn check(files: &Files, clock: &Clock) -> Vec<Fault> {
         faults.push(Fault { key: "client_certificates", message });
     }
     faults
+}
+
+/// When a certificate of a listener expires.
+#[derive(Debug)]
+pub(crate) struct Expiry {
+    /// Its place, for people.
+    pub(crate) certificate: String,
+    /// The date.
+    pub(crate) not_after: String,
+    /// True if the date has passed.
+    pub(crate) is_over: bool,
+    /// True if the gateway logs warnings about it.
+    pub(crate) is_near: bool,
+}
+
+/// Returns when each certificate of the files expires, or every fault of the files.
+pub(crate) fn expiries(files: &Files, clock: &Clock) -> Result<Vec<Expiry>, Vec<Fault>> {
+    let loaded = load(0, files, Contents::read(files), Protocol::Http2, clock)?;
+    let now = clock.unix();
+    let expiry = |one: &Validity| Expiry {
+        certificate: one.certificate.clone(),
+        not_after: date(one.not_after),
+        is_over: now > one.not_after,
+        is_near: one.is_near(now),
+    };
+    Ok(loaded.material.validities.iter().map(expiry).collect())
 }
 
 /// Returns the configuration that these contents make.

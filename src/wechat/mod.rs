@@ -26,6 +26,7 @@ mod pools;
 mod quoted;
 mod registry;
 mod salvage;
+mod server_time;
 mod status;
 mod tolerant;
 
@@ -48,5 +49,6 @@ pub use error::{Errcode, Error};
 pub(crate) use quoted::{PicList, Quoted};
 pub use registry::{Facts, endpoints};
 pub(crate) use registry::{Listed, permission_sets};
+pub(crate) use server_time::server_time;
 pub(crate) use status::passes;
 pub(crate) use tolerant::{Decimal, Int, List, Nested, Rows, Seconds, Text};

@@ -52,6 +52,12 @@ struct Current {
     until: Instant,
 }
 
+/// Returns a client of its own, for a request that is no call.
+pub(super) fn alone(settings: &WeChat) -> anyhow::Result<reqwest::Client> {
+    let WeChat { proxy, ca_file, .. } = settings.clone();
+    client(&ConnectionSettings { proxy, ca_file }, READ_IDLE, tls(settings.ca_file.as_ref())?)
+}
+
 impl Pools {
     pub(super) fn new(settings: &WeChat, now: Instant) -> anyhow::Result<Self> {
         let settings =

@@ -14,10 +14,13 @@ const ROOMS: &[(&str, &[&str])] = &[
         "app", "call", "config", "events", "message_crypto", "push", "server", "service", "state", "util",
         "wechat",
     ]),
-    ("cli", &["app", "config", "live", "pb", "telemetry", "util"]),
+    ("cli", &["app", "config", "doctor", "live", "pb", "telemetry", "util"]),
     ("app", &[
         "accounts", "activity", "call", "callers", "config", "events", "journal", "live", "push",
         "recovery", "server", "service", "state", "telemetry", "tls", "util", "wechat", "writes",
+    ]),
+    ("doctor", &[
+        "accounts", "call", "callers", "config", "message_crypto", "state", "tls", "util", "wechat",
     ]),
     ("live", &["config"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     pb::SubmissionKind,
-    state::Error,
+    state::{Error, Inspection},
     util::{lock, single_flight::SingleFlight},
 };
 
@@ -444,6 +444,24 @@ pub(super) fn millis(span: Duration) -> u64 {
     // A script's numbers are floats, so a larger one would lose precision. This limit is three
     // centuries.
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX).min(10_000_000_000_000)
+}
+
+/// Asks Redis for its durability settings, and changes nothing.
+///
+/// Fails if it cannot be reached.
+pub(in crate::state) async fn inspect(url: &str) -> Result<Inspection, Error> {
+    let connect = async {
+        let client = ::redis::Client::open(url)?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        cmd("PING").query_async::<()>(&mut connection).await?;
+        Ok::<_, ::redis::RedisError>(connection)
+    };
+    let connection = match timeout(TIMEOUT, connect).await {
+        Ok(connected) => connected.map_err(|error| Failure::of(&error).error)?,
+        Err(_) => return Err(Failure::late().error),
+    };
+    let warning = warning(configuration(connection).await.as_ref());
+    Ok(Inspection { found: "reachable".to_owned(), warning })
 }
 
 /// Returns the durability settings of Redis, or `None` if it does not reveal them.

@@ -17,6 +17,7 @@ mod write;
 use std::time::Duration;
 
 use self::connection::Connection;
+pub(super) use self::connection::inspect;
 use crate::state::{Error, State};
 
 /// The state in Redis.

@@ -492,7 +492,7 @@ fn try_lock(path: &Path, file: &File) -> Result<(), Error> {
     })
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut beside = OsString::from(path);
     beside.push(suffix);
     beside.into()

@@ -6,6 +6,7 @@
 
 mod event;
 mod guard;
+mod inspect;
 mod lease;
 mod reader;
 mod recent;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi, types::ValueRef};
 use tokio::{sync::OnceCell, task};
 
+pub(super) use self::inspect::inspect;
 use self::{
     guard::{Files, Guard, Trust},
     reader::Readers,

@@ -1,0 +1,85 @@
+//! Checks whether the gateway can do its work with these settings, from this machine. `doctor` prints it.
+//!
+//! Nothing here writes at WeChat or into the state, and nothing disturbs a gateway that runs. Each check
+//! has a time limit, and all of them run even if one fails.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
+
+pub(crate) use self::report::{Check, Group, Report, Verdict};
+use crate::{
+    config::{self, ConfigError, Settings},
+    util::clock::Clock,
+    wechat::Client,
+};
+
+mod account;
+mod callback;
+mod machine;
+mod permission;
+mod report;
+
+/// The time limit of one check. It is longer than the limits of the calls in it.
+const LIMIT: Duration = Duration::from_secs(20);
+/// The number of accounts that are checked at the same time.
+const ACCOUNTS: usize = 4;
+
+/// What the operator allows and names.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Only this account.
+    pub(crate) account: Option<String>,
+    /// The public address of the callback. `{app_id}` stands for the account.
+    pub(crate) callback_url: Option<String>,
+    /// Whether a classic token may be fetched, which replaces the one of other programs.
+    pub(crate) classic_token: bool,
+}
+
+/// Returns the report about settings that are right.
+pub(crate) async fn run(settings: &Settings, options: &Options, clock: &Clock) -> Report {
+    let is_meant = |account: &&config::Account| {
+        options.account.as_deref().is_none_or(|app_id| account.app_id.as_str() == app_id)
+    };
+    let client = Client::new(&settings.wechat, clock).map_err(|error| format!("{error:#}"));
+    let accounts = settings.accounts.iter().filter(is_meant).map(|account| {
+        let client = client.as_ref();
+        async move {
+            let mut checks = match client {
+                Ok(client) => account::check(client, account, options.classic_token).await,
+                Err(error) => {
+                    vec![Check::failed("secret", error, "check [wechat] in the settings")]
+                }
+            };
+            checks.push(callback::check(settings, account, options, clock).await);
+            Group { account: Some(account.app_id.as_str().to_owned()), checks }
+        }
+    });
+    let (machine, accounts) = tokio::join!(
+        machine::check(settings, clock),
+        stream::iter(accounts).buffered(ACCOUNTS).collect::<Vec<_>>()
+    );
+    let mut groups = vec![Group { account: None, checks: machine }];
+    groups.extend(accounts);
+    Report { groups }
+}
+
+/// Returns the report about settings that are wrong. The other checks need right ones.
+pub(crate) fn of_wrong_settings(errors: &[ConfigError]) -> Report {
+    let next = "correct the settings, then run doctor again for the other checks";
+    let check = |error: &ConfigError| {
+        Check::failed("settings", error.message.clone(), next).of(error.key.clone())
+    };
+    let checks = errors.iter().map(check).collect();
+    Report { groups: vec![Group { account: None, checks }] }
+}
+
+/// Returns the check, or a failed one if it took too long.
+async fn limited(check: &'static str, run: impl Future<Output = Check>) -> Check {
+    let late = |_| {
+        let found = format!("no result within {} s", LIMIT.as_secs());
+        Check::failed(check, found, "check the network between this machine and the other side")
+    };
+    timeout(LIMIT, run).await.unwrap_or_else(late)
+}

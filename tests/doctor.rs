@@ -1,0 +1,417 @@
+//! `doctor` as a user runs it: the built binary, its report and its exit code.
+
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const OFFICIAL: &str = "wx0000000000000001";
+const ACCOUNT: &str = "
+    [[accounts]]
+    app_id = \"wx0000000000000001\"
+    kind = \"official\"
+    secret = \"official-secret\"
+";
+const CALLBACK: &str = "callback = { token = \"callback-token\", mode = \"plain\" }\n";
+
+#[test]
+fn healthy_account_has_no_failed_check() {
+    let setup = Setup::new();
+    let (report, output) = setup.report(ACCOUNT, &[]);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(report["failed"], 0, "{report:#}");
+    for (check, subject) in [
+        ("secret", ""),
+        ("ip_whitelist", ""),
+        ("kind", ""),
+        ("quota", ""),
+        ("callback", ""),
+        ("permission", "merchant"),
+        ("permission", "store"),
+        ("permission", "card"),
+    ] {
+        assert_eq!(find(&report, OFFICIAL, check, subject)["result"], "ok", "{check} {subject}");
+    }
+    for check in ["settings", "clock", "wechat"] {
+        assert_eq!(find(&report, "", check, "")["result"], "ok", "{check}");
+    }
+    let state = find(&report, "", "state", "");
+    assert!(["ok", "warning"].contains(&state["result"].as_str().expect("a text")), "{state}");
+    // The folder is as before.
+    assert_eq!(fs::read_dir(setup.folder.path()).expect("a folder").count(), 1);
+    let paths = setup.paths();
+    assert!(paths.len() >= 4, "{paths:?}");
+    let reads = [
+        "/",
+        "/cgi-bin/stable_token",
+        "/wxa/get_merchant_category",
+        "/wxa/get_store_list",
+        "/card/storewxa/get",
+        "/cgi-bin/openapi/quota/get",
+    ];
+    assert!(paths.iter().all(|path| reads.contains(&path.as_str())), "{paths:?}");
+}
+
+#[test]
+fn report_for_people_is_grouped_and_without_secrets() {
+    let setup = Setup::new();
+    let output = setup.run(ACCOUNT, &[]);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(printed.starts_with("gateway\n  ok       settings: "), "{printed}");
+    assert!(printed.contains(&format!("\n{OFFICIAL}\n  ok       secret: ")), "{printed}");
+    assert!(printed.contains("\n0 failed, "), "{printed}");
+    assert!(!printed.contains("official-secret") && !printed.contains('\u{1b}'), "{printed}");
+}
+
+#[test]
+fn wrong_secret_names_setting_and_exits_with_1() {
+    let setup = Setup::new();
+    let account = ACCOUNT.replace("official-secret", "not-the-secret");
+    let (report, output) = setup.report(&account, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let secret = find(&report, OFFICIAL, "secret", "");
+    assert_eq!(secret["result"], "failed");
+    assert!(secret["next"].as_str().expect("a text").contains("accounts.secret"), "{secret}");
+    assert_eq!(find(&report, OFFICIAL, "permission", "store")["result"], "skipped");
+    assert_eq!(find(&report, "", "clock", "")["result"], "ok");
+    assert!(!report.to_string().contains("not-the-secret"), "{report}");
+}
+
+#[test]
+fn refused_address_is_named_for_whitelist() {
+    let setup = Setup::new();
+    let errmsg = "invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: 1-2-3";
+    let kind = json!({ "errcode": { "errcode": 40164, "errmsg": errmsg } });
+    setup.fault("/cgi-bin/stable_token", &kind);
+    let (report, output) = setup.report(ACCOUNT, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let check = find(&report, OFFICIAL, "ip_whitelist", "");
+    assert_eq!(check["result"], "failed");
+    let next = check["next"].as_str().expect("a text");
+    assert!(next.starts_with("enter 203.0.113.7 in WeChat's console"), "{next}");
+}
+
+#[test]
+fn missing_permission_set_is_named() {
+    let setup = Setup::new();
+    setup.fault("/wxa/get_store_list", &json!({ "errcode": { "errcode": 48001 } }));
+    let (report, output) = setup.report(ACCOUNT, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let check = find(&report, OFFICIAL, "permission", "store");
+    assert_eq!(check["result"], "failed");
+    assert!(check["next"].as_str().expect("a text").contains("[8, 9, 10, 13]"), "{check}");
+    assert_eq!(find(&report, OFFICIAL, "permission", "card")["result"], "ok");
+}
+
+#[test]
+fn spent_quota_and_wrong_kind_fail() {
+    let setup = Setup::new();
+    setup.fault("/wxa/get_store_list", &json!({ "errcode": { "errcode": 45009 } }));
+    let (report, _) = setup.report(ACCOUNT, &[]);
+    assert_eq!(find(&report, OFFICIAL, "quota", "")["result"], "failed");
+    let (report, _) = setup.report(&ACCOUNT.replace("official\"", "mini_program\""), &[]);
+    assert_eq!(find(&report, OFFICIAL, "kind", "")["result"], "failed", "{report:#}");
+}
+
+#[test]
+fn classic_token_is_fetched_only_if_allowed() {
+    let setup = Setup::new();
+    let account = format!("{ACCOUNT}token = \"classic\"\n");
+    let (report, output) = setup.report(&account, &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let secret = find(&report, OFFICIAL, "secret", "");
+    assert_eq!(secret["result"], "warning");
+    assert!(secret["next"].as_str().expect("a text").contains("--classic-token"), "{secret}");
+    let fetched = |setup: &Setup| setup.paths().iter().any(|path| path == "/cgi-bin/token");
+    assert!(!fetched(&setup));
+    let (report, _) = setup.report(&account, &["--classic-token"]);
+    assert_eq!(find(&report, OFFICIAL, "secret", "")["result"], "ok");
+    assert!(fetched(&setup));
+}
+
+#[test]
+fn callback_must_know_the_token() {
+    let setup = Setup::new();
+    let gateway = |listen: &str, token: &str| {
+        let callback = CALLBACK.replace("callback-token", token);
+        format!("[listen]\ngrpc = \"127.0.0.1:0\"\ncallback = \"{listen}\"\n{ACCOUNT}{callback}")
+    };
+    let settings = setup.settings(&gateway("127.0.0.1:0", "callback-token"));
+    let file = setup.folder.path().join("gateway.toml");
+    fs::write(&file, settings).expect("a file");
+    let running = Daemon::start(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    let address = running.address_after("\"callback\":\"");
+    let (report, _) = setup.report(&gateway(&address, "callback-token"), &[]);
+    assert_eq!(find(&report, OFFICIAL, "callback", "")["result"], "ok", "{report:#}");
+    let (report, output) = setup.report(&gateway(&address, "another-token"), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let check = find(&report, OFFICIAL, "callback", "");
+    assert_eq!(check["result"], "failed");
+    assert!(check["next"].as_str().expect("a text").contains("callback.token"), "{check}");
+    // The state of the gateway that runs is named, and the gateway goes on.
+    let url = format!("http://{address}/no/{{app_id}}");
+    let (report, _) = setup.report(&gateway(&address, "callback-token"), &["--callback-url", &url]);
+    let check = find(&report, OFFICIAL, "callback", "");
+    assert!(check["found"].as_str().expect("a text").contains("HTTP 404"), "{check}");
+}
+
+#[test]
+fn address_that_echoes_everything_fails() {
+    // It answers as a page does that shows its own query.
+    let echo = |request: &str| {
+        let (_, rest) = request.split_once("echostr=").expect("a question");
+        let echo: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{echo}",
+            echo.len()
+        )
+    };
+    let (setup, address) = (Setup::new(), server(echo));
+    let url = format!("http://{address}/");
+    let settings = format!("{ACCOUNT}{CALLBACK}");
+    let (report, _) = setup.report(&settings, &["--callback-url", &url]);
+    let check = find(&report, OFFICIAL, "callback", "");
+    assert_eq!(check["result"], "failed");
+    assert!(check["found"].as_str().expect("a text").contains("wrong signature"), "{check}");
+}
+
+#[test]
+fn state_of_a_running_gateway_is_named() {
+    let setup = Setup::new();
+    let state = setup.folder.path().join("state.db");
+    let settings = format!(
+        "[state]\nurl = \"sqlite:{}\"\n[listen]\ngrpc = \"127.0.0.1:0\"\n{ACCOUNT}",
+        state.display()
+    );
+    let file = setup.folder.path().join("gateway.toml");
+    fs::write(&file, setup.settings(&settings)).expect("a file");
+    let found = || {
+        let (report, _) = setup.report(&settings, &[]);
+        find(&report, "", "state", "")["found"].as_str().expect("a text").to_owned()
+    };
+    assert!(found().contains("a new file"), "{}", found());
+    let running = Daemon::start(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    let grpc = running.address_after("\"grpc\":\"");
+    assert!(found().contains("a running gateway holds the file"), "{}", found());
+    assert_eq!(run(&["healthcheck", "--address", &grpc], Path::new(".")).status.code(), Some(0));
+    drop(running);
+    assert!(found().contains("no gateway holds the file"), "{}", found());
+    let gone = settings.replace("state.db", "no/such/state.db");
+    let (report, _) = setup.report(&gone, &[]);
+    assert_eq!(find(&report, "", "state", "")["result"], "failed");
+}
+
+#[test]
+fn wrong_clock_is_a_warning() {
+    let old = |_: &str| {
+        "HTTP/1.1 404 Not Found\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\ncontent-length: 0\r\n\
+         connection: close\r\n\r\n"
+            .to_owned()
+    };
+    let setup = Setup { wechat: server(old), ..Setup::new() };
+    let (report, output) = setup.report(ACCOUNT, &[]);
+    let clock = find(&report, "", "clock", "");
+    assert_eq!(clock["result"], "warning");
+    assert!(clock["found"].as_str().expect("a text").contains("s ahead of WeChat's"), "{clock}");
+    // No token came from this server.
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn certificates_are_reported_before_and_after_expiry() {
+    let setup = Setup::new();
+    let settings = |certificate: &str| {
+        let file = |name: &str| setup.folder.path().join(name).display().to_string();
+        let (certificate, key) = (file(certificate), file("key.pem"));
+        format!("[listen.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n{ACCOUNT}")
+    };
+    let key = rcgen::KeyPair::generate().expect("a key");
+    fs::write(setup.folder.path().join("key.pem"), key.serialize_pem()).expect("a file");
+    for (name, until) in [("old.pem", 2020), ("good.pem", 4000)] {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(2010, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        fs::write(setup.folder.path().join(name), certificate.pem()).expect("a file");
+    }
+    let (report, output) = setup.report(&settings("old.pem"), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let check = find(&report, "", "settings", "listen.tls.certificate");
+    assert_eq!(check["result"], "failed");
+    assert!(check["found"].as_str().expect("a text").contains("expired"), "{check}");
+    let (report, _) = setup.report(&settings("good.pem"), &[]);
+    let check = find(&report, "", "certificate", "listen.tls");
+    assert_eq!(check["result"], "ok");
+    assert!(check["found"].as_str().expect("a text").contains("4000-01-01"), "{check}");
+}
+
+#[test]
+fn unknown_account_is_wrong_usage() {
+    let setup = Setup::new();
+    let output = setup.run(ACCOUNT, &["--account", "wx00000000000000ff"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(output.stdout.is_empty());
+}
+
+/// A simulated WeChat, and a folder for settings and state.
+struct Setup {
+    folder: TempDir,
+    wechat: SocketAddr,
+    _simulator: Daemon,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let simulator = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
+        let wechat = simulator.address_after("http://").parse().expect("an address");
+        Self { folder: tempfile::tempdir().expect("a folder"), wechat, _simulator: simulator }
+    }
+
+    fn settings(&self, settings: &str) -> String {
+        format!("wechat.hosts = [\"http://{}\"]\n{settings}", self.wechat)
+    }
+
+    fn run(&self, settings: &str, more: &[&str]) -> Output {
+        let file = self.folder.path().join("settings.toml");
+        fs::write(&file, self.settings(settings)).expect("a file");
+        let file = file.to_str().expect("UTF-8");
+        run(&[&["doctor", "--config", file], more].concat(), self.folder.path())
+    }
+
+    fn report(&self, settings: &str, more: &[&str]) -> (Value, Output) {
+        let output = self.run(settings, &[&["--json"], more].concat());
+        let report = serde_json::from_slice(&output.stdout);
+        (report.unwrap_or_else(|_| panic!("no JSON: {output:?}")), output)
+    }
+
+    /// Makes the calls to a path fail.
+    fn fault(&self, path: &str, kind: &Value) {
+        let body = json!({ "path": path, "kind": kind, "times": 0 }).to_string();
+        let answer = self.control("POST", "faults", &body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Returns the paths of all calls so far.
+    fn paths(&self) -> Vec<String> {
+        let answer = self.control("GET", "journal", "");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let journal: Value = serde_json::from_str(body).expect("JSON");
+        let calls = journal.as_array().or_else(|| journal["calls"].as_array()).expect("a list");
+        let path = |call: &Value| call["path"].as_str().expect("a path").to_owned();
+        calls.iter().map(path).collect()
+    }
+
+    fn control(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.wechat).expect("connected");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} /_simulator/{path} HTTP/1.1\r\nhost: simulator\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+}
+
+/// Returns a check of the report. An empty account stands for the gateway, an empty subject for any.
+fn find(report: &Value, account: &str, check: &str, subject: &str) -> Value {
+    let groups = report["groups"].as_array().expect("groups");
+    let group = groups.iter().find(|group| group["account"].as_str().unwrap_or("") == account);
+    let checks = group.expect("the group")["checks"].as_array().expect("checks");
+    let is_it =
+        |one: &&Value| one["check"] == check && (subject.is_empty() || one["subject"] == subject);
+    let found = checks.iter().find(is_it);
+    found.unwrap_or_else(|| panic!("no {check} {subject} in {report:#}")).clone()
+}
+
+/// Answers each request until the process ends.
+fn server(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 8192];
+            let length = stream.read(&mut request).unwrap_or_default();
+            let text = answer(&String::from_utf8_lossy(&request[..length]));
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+    address
+}
+
+fn command(arguments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"));
+    command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
+    command.env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0");
+    command
+}
+
+fn run(arguments: &[&str], folder: &Path) -> Output {
+    command(arguments, folder).output().expect("the binary runs")
+}
+
+/// A process that runs until the test ends.
+struct Daemon {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    _folder: TempDir,
+}
+
+impl Daemon {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = command(arguments, folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let (sender, lines) = std::sync::mpsc::channel();
+        let outputs: [Box<dyn Read + Send>; 2] = [
+            Box::new(child.stdout.take().expect("piped")),
+            Box::new(child.stderr.take().expect("piped")),
+        ];
+        for output in outputs {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+                lines.all(|line| sender.send(line).is_ok())
+            });
+        }
+        Self { child, lines, _folder: folder }
+    }
+
+    /// Returns the address that it prints after `text`.
+    fn address_after(&self, text: &str) -> String {
+        let mut read = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(std::time::Duration::from_secs(30));
+            let line = line.unwrap_or_else(|_| panic!("no {text} in {read:#?}"));
+            if let Some((_, rest)) = line.split_once(text) {
+                return rest
+                    .chars()
+                    .take_while(|char| matches!(char, '0'..='9' | '.' | ':'))
+                    .collect();
+            }
+            read.push(line);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
