@@ -323,6 +323,12 @@ impl App {
                 Ok(settings) => self.update(settings).await,
                 Err(errors) => Err(errors),
             };
+            if applied
+                .as_ref()
+                .is_ok_and(|changes| changes.keys.iter().any(|key| key == "log.level"))
+            {
+                source.change_log_level(&self.settings.load().log.level);
+            }
             source.report(applied);
         }
     }

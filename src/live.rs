@@ -15,7 +15,10 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use crate::config::{Changes, ConfigError, Environment, Settings};
+use crate::{
+    config::{Changes, ConfigError, Environment, Settings},
+    telemetry::LogLevel,
+};
 
 /// The interval at which the content of the file is compared.
 const POLL: Duration = Duration::from_millis(400);
@@ -29,6 +32,8 @@ pub struct Source {
     pub environment: Environment,
     /// Notified by SIGHUP.
     pub hangup: Arc<Notify>,
+    /// The level of the log, which new settings can change.
+    pub log_level: LogLevel,
 }
 
 /// The hash of a file's content, or of the error of reading it.
@@ -79,6 +84,11 @@ impl Follower {
                 return self.source.parse(content).await;
             }
         }
+    }
+
+    /// Changes the level of the log.
+    pub(crate) fn change_log_level(&self, level: &str) {
+        self.source.log_level.change(level);
     }
 
     /// Logs what became of the last settings.

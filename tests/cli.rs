@@ -332,6 +332,44 @@ fn hangup_applies_new_settings_or_reports_every_error() {
 
 #[cfg(unix)]
 #[test]
+fn new_log_level_applies_without_restart() {
+    let settings = |level: &str| {
+        format!("[listen]\ngrpc = \"127.0.0.1:0\"\n[log]\nlevel = \"{level}\"\n{ACCOUNT}")
+    };
+    let file = File::new(&settings("info"));
+    let service = Daemon::start(&["serve", "--config", file.path()]);
+    let grpc = service.address_after("\"grpc\":\"");
+    let list = || {
+        let output = run(&["call", "--address", &grpc, "AccountService/ListAccounts", "{}"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    list();
+    file.write(&settings("debug"));
+    service.signal("HUP");
+    let (line, before) = service.read_until("changed the settings");
+    assert!(line.contains("\"keys\":\"log.level\""), "{line}");
+    assert!(before.iter().all(|line| !line.contains("DEBUG")), "{before:#?}");
+    list();
+    service.read_until("\"served\"");
+
+    file.write(&settings("inof"));
+    service.signal("HUP");
+    let (line, _) = service.read_until("log.level");
+    assert!(line.contains("\\\"inof\\\" is not a level; must be off, error"), "{line}");
+
+    file.write(&settings("off"));
+    service.signal("HUP");
+    service.read_until("changed the settings");
+    list();
+    let output = run(&["call", "--address", &grpc, "StoreService/DeleteStore", "{}"]);
+    assert!(!output.status.success());
+    let (line, before) = service.read_until("\"method\":\"StoreService/DeleteStore\"");
+    assert!(line.contains("\"target\":\"activity\""), "{line}");
+    assert!(before.iter().all(|line| !line.contains("\"served\"")), "{before:#?}");
+}
+
+#[cfg(unix)]
+#[test]
 fn first_callback_opens_its_port_or_is_refused() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = taken.local_addr().expect("its address");

@@ -1,6 +1,6 @@
 //! `serve`: runs the service.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{Failure, settings, signal};
 use crate::{
@@ -19,7 +19,7 @@ Examples:
 Environment variables:
   WECHAT_STORE_GATEWAY__SECTION__KEY  override a setting, such as …__LISTEN__GRPC=127.0.0.1:6000
   WECHAT_APP_ID, WECHAT_APP_SECRET    one account, if the file has none
-  RUST_LOG                            log level, such as warn or debug [default: info,h2=error]
+  RUST_LOG                            log level instead of log.level, such as warn or debug
   OTEL_EXPORTER_OTLP_ENDPOINT         send traces to this OpenTelemetry receiver
 
 SIGHUP, or a change of the settings file, applies the new settings (docs/configuration.md).
@@ -37,24 +37,25 @@ impl Serve {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
-        let telemetry = Telemetry::start(environment)
+        let telemetry = Telemetry::start(environment, &settings.log.level)
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let file = self.settings.file();
-        let result = serve(settings, file, environment, telemetry.sampler()).await;
+        let source = Source {
+            file,
+            environment: environment.clone(),
+            hangup: Arc::default(),
+            log_level: telemetry.log_level(),
+        };
+        let result = serve(settings, source, telemetry.sampler()).await;
         telemetry.flush().await;
         result
     }
 }
 
-async fn serve(
-    settings: Settings,
-    file: Option<PathBuf>,
-    environment: &Environment,
-    sampler: Sampler,
-) -> Result<(), Failure> {
+async fn serve(settings: Settings, source: Source, sampler: Sampler) -> Result<(), Failure> {
     // First, so that a signal during startup is not missed.
     let stop = signal::stop()?;
-    let source = Source { file, environment: environment.clone(), hangup: signal::hangup()? };
+    let source = Source { hangup: signal::hangup()?, ..source };
     signal::ignore_others()?;
     raise_file_limit(&settings.limits);
     let listeners = Listeners::bind(&settings).await?;

@@ -44,6 +44,7 @@ const LIVE: &[&str] = &[
     "limits.watches_per_address",
     "limits.watches_per_caller",
     "limits.watches_per_connection",
+    "log.level",
     "state.retention_days",
 ];
 
@@ -87,6 +88,7 @@ impl Changes {
         compare("state", &old.state, &new.state, &mut keys);
         compare("callback", &old.callback, &new.callback, &mut keys);
         compare("audit", &old.audit, &new.audit, &mut keys);
+        compare("log", &old.log, &new.log, &mut keys);
         compare("activity", &old.activity, &new.activity, &mut keys);
         // The serialized form hides the passwords of these, so it can be the same.
         for (key, same) in [

@@ -22,6 +22,7 @@ pub use self::{
     issuers::{Issuer, Jwks},
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},
+    log::Log,
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
@@ -38,6 +39,7 @@ mod invisible;
 mod issuers;
 mod limits;
 mod listen;
+mod log;
 mod secret;
 mod state;
 mod wechat;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub callback: Callback,
     /// `[audit]`
     pub audit: Audit,
+    /// `[log]`
+    pub log: Log,
     /// `[activity]`
     pub activity: Activity,
     /// `[[accounts]]`
@@ -118,6 +122,7 @@ impl Settings {
         let state = state::check(section(&mut table, "state", &mut errors), &mut errors);
         let callback = callback::check(section(&mut table, "callback", &mut errors), &mut errors);
         let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
+        let log = log::check(section(&mut table, "log", &mut errors), &mut errors);
         let activity = activity::check(section(&mut table, "activity", &mut errors), &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
         let accounts = account::check(accounts, environment, &mut errors);
@@ -130,7 +135,7 @@ impl Settings {
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, activity, accounts, callers and issuers"
+                     callback, audit, log, activity, accounts, callers and issuers"
                 ),
             );
         }
@@ -142,6 +147,7 @@ impl Settings {
                 state,
                 callback,
                 audit,
+                log,
                 activity,
                 accounts,
                 callers,

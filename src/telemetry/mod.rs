@@ -1,7 +1,7 @@
 //! Logs and traces.
 //!
-//! Logs go to standard error as one JSON object per line, filtered by `RUST_LOG`. A successful call
-//! logs nothing, and each cause logs at most a few lines per second. Traces are exported by OTLP if
+//! Logs go to standard error as one JSON object per line, filtered by `log.level`
+//! or `RUST_LOG`. A successful call logs nothing, and each cause logs at most a few lines per second. Traces are exported by OTLP if
 //! the standard `OTEL_*` variables name a receiver. The sampling decision is made before a span is
 //! created, so an untraced call has no cost.
 
@@ -11,14 +11,16 @@ use std::sync::Arc;
 
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace as sdk;
-use tracing_subscriber::{
-    EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
-};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use self::trace::{Sampler, Trace};
+pub use self::{
+    level::LogLevel,
+    trace::{Sampler, Trace},
+};
 pub(crate) use self::{log_limit::may_log, mask::masked, trace::code_name};
 use crate::config::Environment;
 
+mod level;
 mod log_limit;
 mod mask;
 mod trace;
@@ -29,9 +31,6 @@ pub const TRACE: &str = "wechat_store_gateway::trace";
 /// The target of the activity log's lines, which no log level hides.
 pub const ACTIVITY: &str = "activity";
 
-/// h2 logs warnings about single frames, and a peer can send any number of them.
-const DEFAULT_FILTER: &str = "info,h2=error";
-
 /// The share of calls without a traced caller that are traced, unless `OTEL_TRACES_SAMPLER` sets
 /// another.
 const DEFAULT_RATIO: f64 = 0.01;
@@ -41,15 +40,14 @@ const DEFAULT_RATIO: f64 = 0.01;
 pub struct Telemetry {
     provider: Option<sdk::SdkTracerProvider>,
     sampler: Sampler,
+    log_level: LogLevel,
 }
 
 impl Telemetry {
-    /// Starts logging, and tracing if the environment configures it. Must be called once per
-    /// process, within the runtime.
-    pub fn start(environment: &Environment) -> anyhow::Result<Self> {
-        let filter = environment.get("RUST_LOG").map_or(DEFAULT_FILTER, String::as_str);
-        let filter = EnvFilter::try_new(filter)?.add_directive(format!("{TRACE}=off").parse()?);
-        let filter = filter.add_directive(format!("{ACTIVITY}=info").parse()?);
+    /// Starts logging, and tracing if the environment configures it. The log has the lines of `RUST_LOG`, or
+    /// else of `level`. Must be called once per process, within the runtime.
+    pub fn start(environment: &Environment, level: &str) -> anyhow::Result<Self> {
+        let (filter, log_level) = LogLevel::start(environment, level)?;
         let logs = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
@@ -73,12 +71,17 @@ impl Telemetry {
         });
         tracing_subscriber::registry().with(logs).with(spans).try_init()?;
         let sampler = provider.as_ref().map(|_| sampler(environment)).transpose()?;
-        Ok(Self { provider, sampler: Sampler::new(sampler) })
+        Ok(Self { provider, sampler: Sampler::new(sampler), log_level })
     }
 
     /// Returns the sampler, which decides whether a call is traced.
     pub fn sampler(&self) -> Sampler {
         self.sampler.clone()
+    }
+
+    /// Returns the level of the log, to change it.
+    pub fn log_level(&self) -> LogLevel {
+        self.log_level.clone()
     }
 
     /// Exports the remaining spans.

@@ -218,8 +218,7 @@ impl App {
         let file = folder.path().join("settings.toml");
         std::fs::write(&file, &text).expect("writable");
         let hangup = Arc::<Notify>::default();
-        let source =
-            Source { file: Some(file), environment: Environment::new(), hangup: hangup.clone() };
+        let source = Source { file: Some(file), hangup: hangup.clone(), ..Source::default() };
         let served = tokio::spawn(app::run(
             settings,
             source,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     app::{self, Listeners},
-    config::{Environment, Settings, parse_address},
+    config::{Environment, Log, Settings, parse_address},
     live::Source,
     telemetry::{Sampler, Telemetry},
     util::clock::Clock,
@@ -97,7 +97,7 @@ struct Places {
 impl Sandbox {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let telemetry = Telemetry::start(&self.quiet(environment))
+        let telemetry = Telemetry::start(&self.quiet(environment), &Log::default().level)
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = self.serve(telemetry.sampler()).await;
         telemetry.flush().await;
