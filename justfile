@@ -49,6 +49,10 @@ image tag="wechat-store-gateway":
 image-check:
     scripts/image --check
 
+# Writes settings.schema.json anew. Needed after a change of a struct of the settings.
+schema:
+    WRITE_SCHEMA=1 cargo test --locked --lib schema_describes_the_structs
+
 # Writes THIRD-PARTY-NOTICES.txt anew. Needed after a change of Cargo.lock.
 notices:
     scripts/notices

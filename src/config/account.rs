@@ -38,6 +38,7 @@ pub struct Account {
 
 /// The kind of account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AccountKind {
     /// 小程序
@@ -48,6 +49,7 @@ pub enum AccountKind {
 
 /// The WeChat endpoint that issues access tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
     /// `GET /cgi-bin/token`: every call invalidates the previous token.
@@ -59,16 +61,28 @@ pub enum TokenKind {
 
 /// An account as it stands in the file.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, schemars(extend("required" = ["app_id", "kind", "secret"])))]
 pub(super) struct RawAccount {
+    /// The AppID: `wx` and 16 characters.
+    #[cfg_attr(test, schemars(extend("pattern" = "^wx[0-9a-f]{16}$")))]
     app_id: String,
+    /// The kind of account.
     kind: Option<AccountKind>,
+    /// Requests without an `app_id` use this account. At most one account of each kind.
     default: bool,
+    /// The AppSecret.
     secret: Option<RawSecret>,
+    /// The WeChat endpoint that issues access tokens.
     token: TokenKind,
+    /// Allows a forced refresh of a stable token that WeChat keeps refusing.
     force_refresh: bool,
+    /// Refuses every call that needs WeChat. Pushes are still received.
     paused: bool,
+    /// Refuses every call that can change something.
     read_only: bool,
+    /// How pushes from WeChat are received. Without it the account receives none.
     callback: Option<RawAccountCallback>,
 }
 

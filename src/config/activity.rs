@@ -36,8 +36,10 @@ impl fmt::Display for ActivityTarget {
 
 /// The section as it stands in the file.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawActivity {
+    /// `stderr` (the normal log), or the absolute path of a file.
     log: Option<String>,
 }
 

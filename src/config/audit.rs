@@ -8,6 +8,7 @@ use super::ConfigErrors;
 
 /// `[audit]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Audit {
     /// Hours without a push after which the gateway polls WeChat for a review's result. 0: never.

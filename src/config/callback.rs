@@ -13,6 +13,7 @@ use crate::message_crypto;
 
 /// `[callback]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Callback {
     /// How many seconds a push's timestamp may differ from this machine's time. The limit stops
@@ -54,6 +55,7 @@ pub struct AccountCallback {
 
 /// How WeChat encrypts pushes (消息加解密方式), as chosen in WeChat's backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackMode {
     /// 兼容模式: plain and encrypted content side by side. The gateway reads only the encrypted part.
@@ -101,22 +103,35 @@ pub(super) fn without_secrets<S: Serializer>(url: &Url, serializer: S) -> Result
 
 /// The `callback` of an account as it stands in the file.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, schemars(extend("required" = ["token"])))]
 pub(super) struct RawAccountCallback {
+    /// The Token from WeChat's backend: 3 to 32 letters and digits.
     pub(super) token: Option<RawSecret>,
+    /// The EncodingAESKey from WeChat's backend. Not needed in plain mode.
     pub(super) aes_key: Option<RawSecret>,
+    /// The previous EncodingAESKey, which WeChat can still use for a while after a change.
     pub(super) previous_aes_key: Option<RawSecret>,
+    /// How WeChat encrypts pushes.
     pub(super) mode: CallbackMode,
+    /// The names of further events to keep in the log.
     pub(super) keep: Vec<String>,
+    /// Other systems that receive the pushes, unchanged.
     pub(super) forward_to: Vec<RawForwardTo>,
 }
 
+/// Another system that receives the pushes.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawForwardTo {
+    /// The address. WeChat's query is added to it.
     url: String,
+    /// If not empty, only these pushes are forwarded: names of events, or types of messages.
     #[serde(default)]
     only: Vec<String>,
+    /// These pushes are not forwarded.
     #[serde(default)]
     except: Vec<String>,
 }

@@ -66,6 +66,7 @@ pub struct Rate {
 
 /// A caller's rights. A role includes the rights of the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Calls that change nothing.
@@ -89,6 +90,7 @@ impl Serialize for TokenHash {
 
 /// The subject of a JWT.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JwtSubject {
     /// The `iss` of the token. One of `[[issuers]]` must have it.
@@ -99,15 +101,26 @@ pub struct JwtSubject {
 
 /// A caller as it stands in the file.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, schemars(extend("required" = ["name"])))]
 pub(super) struct RawCaller {
+    /// The name, for logs and for the journal of writes.
     name: String,
+    /// The role for every account.
     role: Option<Role>,
+    /// The roles for single accounts, by AppID. The higher role counts.
     roles: BTreeMap<String, Role>,
+    /// The SHA-256 hashes of bearer tokens that prove the identity.
+    #[cfg_attr(test, schemars(inner(regex(pattern = "^[0-9a-fA-F]{64}$"))))]
     tokens: Vec<String>,
+    /// The URI or DNS names in client certificates that prove the identity.
     certificates: Vec<String>,
+    /// The subjects of JWTs that prove the identity.
     jwt: Vec<JwtSubject>,
+    /// Calls per second over a longer time. 0: no limit.
     rate: Option<u32>,
+    /// Calls that may come at once after a pause.
     burst: Option<u32>,
 }
 

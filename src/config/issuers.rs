@@ -52,19 +52,30 @@ pub enum Jwks {
 
 /// An issuer as it stands in the file.
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, schemars(extend("required" = ["issuer", "audiences", "jwks"])))]
 pub(super) struct RawIssuer {
+    /// The `iss` of its tokens, character by character.
     issuer: String,
+    /// A token must name one of these audiences.
     audiences: Vec<String>,
+    /// The public keys: `file` or `url`.
     jwks: Option<RawJwks>,
 }
 
+/// The place of an issuer's public keys, a JSON Web Key Set.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawJwks {
+    /// The path of a file.
     file: Option<PathBuf>,
+    /// The address, instead of a file.
     url: Option<String>,
+    /// Certificate authorities for the URL that are trusted in addition to the system's.
     ca: Option<PathBuf>,
+    /// The bearer token for the URL.
     bearer: Option<RawSecret>,
 }
 

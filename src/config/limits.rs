@@ -8,6 +8,7 @@ use super::{ConfigErrors, Rate, callers::HIGHEST_RATE};
 
 /// `[limits]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// The deadline of a call whose caller sets none, in milliseconds.

@@ -13,16 +13,20 @@ use crate::{
 
 /// `[listen]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// The gRPC address. Port 0 takes any free port.
     #[serde(deserialize_with = "address")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub grpc: SocketAddr,
     /// The HTTP address that receives WeChat's pushes, for accounts with a `callback`.
     #[serde(deserialize_with = "address")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub callback: SocketAddr,
     /// The HTTP address for operators: `/livez` and `/readyz`.
     #[serde(deserialize_with = "address")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub admin: SocketAddr,
     /// `"behind-a-mesh"` allows gRPC without TLS on a non-loopback address.
     pub plaintext: Option<Plaintext>,
@@ -39,6 +43,7 @@ pub struct Listen {
 
 /// The reason why the gateway itself does not need to encrypt gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Plaintext {
     /// A service mesh, or a proxy on the same host, provides TLS.
@@ -47,6 +52,7 @@ pub enum Plaintext {
 
 /// The callers that can use gRPC's reflection service, which describes the methods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reflection {
     /// Every client, also one that is no known caller.

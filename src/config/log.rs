@@ -7,6 +7,7 @@ use crate::telemetry::LogLevel;
 
 /// `[log]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// The lowest level of the lines: `off`, `error`, `warn`, `info`, `debug` or `trace`. Parts of the gateway

@@ -335,4 +335,6 @@ fn remove(value: &mut Value, keys: &[&str]) -> bool {
 }
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;

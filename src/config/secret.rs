@@ -77,11 +77,21 @@ fn problem(secret: &str) -> Option<String> {
 
 /// A secret as it stands in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged, expecting = "must be \"…\", { env = \"NAME\" } or { file = \"PATH\" }")]
 pub(super) enum RawSecret {
-    Literal(Secret),
-    Env { env: String },
-    File { file: PathBuf },
+    /// The secret itself.
+    Literal(#[cfg_attr(test, schemars(with = "String"))] Secret),
+    /// An environment variable.
+    Env {
+        /// The name of the variable.
+        env: String,
+    },
+    /// A file, which is read again whenever the secret is needed.
+    File {
+        /// The path of the file.
+        file: PathBuf,
+    },
 }
 
 /// Returns the place of a secret. Returns `None` and adds an error if there is no secret.

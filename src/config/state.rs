@@ -67,9 +67,13 @@ impl Serialize for StateUrl {
 
 /// The section as it stands in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawState {
+    /// `sqlite:/path/to/file` for one process, or the URL of a Redis for several.
     url: String,
+    /// For how many days events and closed submissions are kept.
+    #[cfg_attr(test, schemars(range(min = 1, max = 3650)))]
     retention_days: u32,
 }
 

@@ -106,11 +106,16 @@ impl fmt::Display for CaFile {
 
 /// The section as it stands in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawWeChat {
+    /// WeChat's servers, in order of preference.
     hosts: Vec<String>,
+    /// Allows plain HTTP to a non-loopback host.
     allow_http: bool,
+    /// An HTTP proxy for all calls to WeChat.
     proxy: Option<String>,
+    /// A PEM file with certificate authorities that are trusted in addition to the system's.
     ca_file: Option<PathBuf>,
 }
 

@@ -19,6 +19,7 @@ use crate::util::clock::Clock;
 
 /// The files of one listener's TLS, as in `[listen.tls]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// The certificate chain, PEM: the server's certificate first, then those between it and its CA.
@@ -35,6 +36,7 @@ pub struct Files {
 
 /// Whether every client needs a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClientCertificates {
     /// A client without a certificate cannot connect.
