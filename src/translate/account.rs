@@ -88,6 +88,8 @@ pub(crate) fn account(
         wechat_host: wechat_host.to_owned(),
         running_call_count: count(concurrency.running()),
         waiting_call_count: count(concurrency.waiting()),
+        paused: settings.paused,
+        read_only: settings.read_only,
     }
 }
 
