@@ -19,6 +19,10 @@ mod nearby;
 mod store;
 mod write;
 
+/// The longest request of a service of another package, such as the health service, in bytes. Clients that
+/// no caller of the settings sends can reach them.
+const LONGEST_FOREIGN: usize = 1024;
+
 /// Returns the longest request of a path, in bytes. Requests without a picture have a limit of the settings.
 pub(crate) fn longest_request(path: &str, without_picture: usize) -> usize {
     use pb::media_service_server::SERVICE_NAME;
@@ -26,6 +30,9 @@ pub(crate) fn longest_request(path: &str, without_picture: usize) -> usize {
     let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
     match service {
         Some((SERVICE_NAME, _)) => media::LONGEST_REQUEST,
+        Some((name, _)) if !name.starts_with("wechat.store.v1.") => {
+            LONGEST_FOREIGN.min(without_picture)
+        }
         _ => without_picture,
     }
 }

@@ -86,7 +86,8 @@ impl Write {
     /// Returns the newest write with this request id: the caller's own, or else any that it may see.
     async fn newest(&self, request_id: &str, ctx: &Context) -> Result<Option<state::Write>, Error> {
         let request_id = Some(request_id.to_owned());
-        let mut query = WriteQuery { limit: 100, request_id, ..WriteQuery::default() };
+        let accounts = ctx.accounts();
+        let mut query = WriteQuery { limit: 100, accounts, request_id, ..WriteQuery::default() };
         let caller = ctx.caller.name();
         let mut newest = None::<state::Write>;
         loop {

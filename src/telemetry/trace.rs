@@ -95,9 +95,10 @@ impl Trace {
         }
     }
 
-    /// Records the end of the call on its span and, if it failed, in the log. Each method and code
-    /// logs at most a few lines per second. `caller` is empty if it is not known.
-    pub fn end(&self, method: &str, caller: &str, failure: Option<&Status>) {
+    /// Records the end of the call on its span and, if it failed, in the log. Each method and code logs
+    /// at most a few lines per second. All methods that are not `known` count as one, because a client may
+    /// have invented their names. `caller` is empty if it is not known.
+    pub fn end(&self, method: &str, known: bool, caller: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
             self.span.record("rpc.response.status_code", code_name(code));
@@ -113,12 +114,10 @@ impl Trace {
             tracing::debug!(method, trace_id = %self.id, duration_ms = duration_ms(), "served");
             return;
         };
-        let cause = match code {
-            // The caller may have invented the name.
-            Code::Unimplemented => "",
-            _ => method,
+        let Some(unlogged) = super::may_log(code_name(code), if known { method } else { "" })
+        else {
+            return;
         };
-        let Some(unlogged) = super::may_log(code_name(code), cause) else { return };
         // The level depends on the action needed: an operator's now, an operator's later, or the
         // caller's.
         macro_rules! log {

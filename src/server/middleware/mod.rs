@@ -18,6 +18,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
@@ -198,11 +199,16 @@ impl Rules {
     }
 }
 
+/// The longest name of a method in a log, in characters. The contract has no longer one.
+const LONGEST_NAME: usize = 100;
+
 /// A call, as logs and traces name it.
 #[derive(Debug)]
 struct Call {
     /// The service and the RPC, without the first slash.
     method: String,
+    /// True if the contract has the method.
+    known: bool,
     trace: Trace,
     /// `None` until the caller is known.
     caller: Option<Arc<Caller>>,
@@ -212,12 +218,14 @@ struct Call {
 
 impl Call {
     fn begin(kind: Kind, path: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
-        let method = path.trim_start_matches('/').to_owned();
+        // A client can invent a name of any length.
+        let method = path.trim_start_matches('/').chars().take(LONGEST_NAME).collect::<String>();
         let trace = match kind {
             Kind::Ours | Kind::None => Trace::begin(&method, headers, sampler),
             Kind::Health | Kind::Reflection => Trace::none(),
         };
-        Self { method, trace, caller: None, line: None }
+        let known = pb::access(path).is_some();
+        Self { method, known, trace, caller: None, line: None }
     }
 
     /// Records the caller.
@@ -241,7 +249,7 @@ impl Call {
     /// Records the end of the call in the trace and in the log.
     fn end(&self, failure: Option<&Status>) {
         let caller = self.caller.as_ref().map_or("", |caller| caller.name());
-        self.trace.end(&self.method, caller, failure);
+        self.trace.end(&self.method, self.known, caller, failure);
     }
 
     /// Writes the line of the activity log, if the call writes.
@@ -352,9 +360,11 @@ where
         }
         match kind {
             Kind::Ours => self.in_time(head, request, arrived, call).await,
-            // A watch of the health has no deadline.
+            // A watch of the health has no deadline, but its request has one.
             Kind::Health => {
-                let (message, _held) = self.message(head, request).await?;
+                let silence = self.rules.waits.silence;
+                let message = timeout(silence, self.message(head, request)).await;
+                let (message, _held) = message.map_err(|_| Unfit::Silent(silence))??;
                 request.extensions_mut().insert(self.connection.ending.clone());
                 Ok(self.call(request, Body::new(Full::new(message))).await)
             }
