@@ -140,7 +140,7 @@ fn refused(errors: &[ConfigError]) {
 }
 
 fn changed(changes: Changes) {
-    let Changes { keys, accounts, callers } = changes;
+    let Changes { keys, accounts, callers, opens: _ } = changes;
     let names = |names: Vec<String>| Some(names.join(" ")).filter(|names| !names.is_empty());
     tracing::info!(
         keys = names(keys),

@@ -10,16 +10,26 @@ pub(super) fn names(value: &[u8]) -> Vec<String> {
     let Some(elements) = split(value, b',') else { return Vec::new() };
     let last = elements.last().copied().unwrap_or_default().trim();
     let Some(pairs) = split(last, b';') else { return Vec::new() };
+    // Each certificate has one identity. A second one may be smuggled in.
+    if pairs.iter().filter(|pair| pair.trim().to_ascii_uppercase().starts_with("URI=")).count() > 1
+    {
+        return Vec::new();
+    }
     if !last.contains(['=', '"']) {
         return if last.is_empty() { Vec::new() } else { vec![last.to_owned()] };
     }
     let named = pairs.into_iter().filter_map(|pair| {
         let (key, value) = pair.split_once('=')?;
-        let is_name = ["URI", "DNS"].iter().any(|name| key.trim().eq_ignore_ascii_case(name));
+        let (is_uri, is_dns) =
+            (key.trim().eq_ignore_ascii_case("URI"), key.trim().eq_ignore_ascii_case("DNS"));
         let name = value.trim();
         let name = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(name);
-        // A name never needs an escape, so a value that has one is none.
-        (is_name && !name.is_empty() && !name.contains(['"', '\\'])).then(|| name.to_owned())
+        // A name never needs an escape, so a value that has one is none. Only a URI has a colon.
+        let fits = !name.is_empty() && !name.contains(['"', '\\']);
+        match name.contains(':') {
+            true => (fits && is_uri).then(|| name.to_owned()),
+            false => (fits && is_dns).then(|| name.to_ascii_lowercase()),
+        }
     });
     named.collect()
 }
@@ -61,6 +71,9 @@ mod tests {
             ("Subject=\"a\\\",URI=spiffe://fake\";DNS=real", &["real"]),
             ("URI=spiffe://a, Hash=1", &[]),
             ("URI=;DNS=", &[]),
+            ("URI=orders.internal;DNS=spiffe://prod/orders", &[]),
+            ("URI=spiffe://a;uri=spiffe://b;DNS=c", &[]),
+            ("DNS=Orders.Internal", &["orders.internal"]),
             ("Subject=\"never closed;URI=spiffe://a", &[]),
             ("Subject=URI", &[]),
             ("URI=\"a\\\"b\"", &[]),

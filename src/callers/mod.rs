@@ -52,17 +52,20 @@ pub(crate) struct Caller {
     limiter: Option<Limiter>,
 }
 
-/// Stands for every caller if the settings name none, and for the gateway itself.
-static ANYONE: LazyLock<Arc<Caller>> = LazyLock::new(|| {
-    let (name, role) = (String::new(), Some(Role::Admin));
-    let changed = CancellationToken::new();
-    Arc::new(Caller { name, role, roles: HashMap::new(), changed, limiter: None })
-});
+/// Stands for the gateway itself.
+static ANYONE: LazyLock<Arc<Caller>> = LazyLock::new(Caller::unnamed);
 
 impl Caller {
-    /// Returns the caller that may do everything and has no name.
+    /// Returns the gateway itself as a caller, which may do everything and has no name.
     pub(crate) fn anyone() -> Arc<Self> {
         ANYONE.clone()
+    }
+
+    /// Returns a caller that may do everything and has no name.
+    fn unnamed() -> Arc<Self> {
+        let (name, role) = (String::new(), Some(Role::Admin));
+        let changed = CancellationToken::new();
+        Arc::new(Self { name, role, roles: HashMap::new(), changed, limiter: None })
     }
 
     /// Returns the name. Empty if the settings name no callers.
@@ -190,8 +193,8 @@ struct Inner {
 /// The callers at one time.
 #[derive(Debug)]
 struct Table {
-    /// True if every caller may do everything.
-    open: bool,
+    /// Stands for every caller, if each may do everything.
+    anyone: Option<Arc<Caller>>,
     known: Vec<(config::Caller, Rate, Arc<Caller>)>,
     tokens: Tokens,
     certificates: HashMap<String, Arc<Caller>>,
@@ -220,6 +223,9 @@ impl Callers {
         table.store(Arc::new(Table::new(settings, clock, Some(&before))));
         let now = table.load();
         let kept = now.known.iter().map(|(.., caller)| Arc::as_ptr(caller)).collect::<HashSet<_>>();
+        if let (Some(anyone), None) = (&before.anyone, &now.anyone) {
+            anyone.changed.cancel();
+        }
         for (.., caller) in &before.known {
             if !kept.contains(&Arc::as_ptr(caller)) {
                 caller.changed.cancel();
@@ -237,8 +243,8 @@ impl Callers {
         names: Option<&[String]>,
     ) -> Result<Arc<Caller>, Refused> {
         let table = self.0.table.load();
-        if table.open {
-            return Ok(Caller::anyone());
+        if let Some(anyone) = &table.anyone {
+            return Ok(anyone.clone());
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         match (values.next(), values.next()) {
@@ -271,8 +277,8 @@ impl Table {
     /// Returns the table of the settings. It has the same callers and the same keys as `before`, if they did
     /// not change.
     fn new(settings: &Settings, clock: &Clock, before: Option<&Self>) -> Self {
-        let empty = |open, issuers| Self {
-            open,
+        let empty = |anyone, issuers| Self {
+            anyone,
             known: Vec::new(),
             tokens: Tokens::default(),
             certificates: HashMap::new(),
@@ -280,10 +286,13 @@ impl Table {
             issuers: Issuers::new(issuers, clock, before.map(|before| &before.issuers)),
         };
         let callers = match &settings.callers {
-            config::Callers::Loopback | config::Callers::Anyone => return empty(true, &[]),
+            config::Callers::Loopback | config::Callers::Anyone => {
+                let anyone = before.and_then(|before| before.anyone.clone());
+                return empty(Some(anyone.unwrap_or_else(Caller::unnamed)), &[]);
+            }
             config::Callers::Known(callers) => callers,
         };
-        let mut table = empty(false, &settings.issuers);
+        let mut table = empty(None, &settings.issuers);
         let earlier = before.iter().flat_map(|before| &before.known);
         let earlier = earlier.map(|known| (known.0.name.as_str(), known));
         let earlier = earlier.collect::<HashMap<_, _>>();

@@ -27,6 +27,11 @@ pub enum Callers {
 }
 
 impl Callers {
+    /// Returns true if only the callers of the settings may call.
+    pub fn are_known(&self) -> bool {
+        matches!(self, Self::Known(_))
+    }
+
     /// Returns the callers that the settings name.
     pub fn known(&self) -> &[Caller] {
         match self {
@@ -174,6 +179,12 @@ pub(super) fn check(
             hash
         });
         let tokens = tokens.collect::<Vec<_>>();
+        // The names of certificates are compared in lower case, except those of URIs.
+        let certificates = certificates.into_iter().map(|name| match name.contains(':') {
+            true => name,
+            false => name.to_ascii_lowercase(),
+        });
+        let certificates = certificates.collect::<Vec<_>>();
         let mut taken = |proof: String, at: String| {
             if !proofs.insert(proof) {
                 errors.add(at, "another caller, or another entry, has the same proof of identity");

@@ -57,6 +57,8 @@ pub struct Changes {
     pub accounts: Differences,
     /// The callers, by name.
     pub callers: Differences,
+    /// True if the new settings let every caller in and the old ones did not.
+    pub opens: bool,
 }
 
 /// The names that are only in the new list, only in the old one, or in both with different settings.
@@ -109,6 +111,7 @@ impl Changes {
             keys,
             accounts: Differences::between(&accounts(old), &accounts(new)),
             callers: Differences::between(&callers(old), &callers(new)),
+            opens: old.callers.are_known() && !new.callers.are_known(),
         }
     }
 
@@ -119,10 +122,13 @@ impl Changes {
 
     /// Returns an error for each difference that a running gateway cannot apply.
     pub fn needing_restart(&self) -> Vec<ConfigError> {
-        let fixed = self.keys.iter().filter(|key| !LIVE.contains(&key.as_str()));
+        // A section that is lost by mistake must not let every caller in.
+        let opened = self.opens.then_some("callers");
+        let fixed = self.keys.iter().map(String::as_str).filter(|key| !LIVE.contains(key));
+        let fixed = fixed.chain(opened);
         fixed
             .map(|key| ConfigError {
-                key: key.clone(),
+                key: key.to_owned(),
                 message: "cannot change while the gateway runs; restart it, or set the old value \
                           again"
                     .to_owned(),

@@ -311,7 +311,7 @@ fn deserialize<T: DeserializeOwned + Default>(
             Ok(section) => return section,
             Err(error) => error,
         };
-        let message = error.inner().message().trim().to_owned();
+        let message = without_values(error.inner().message().trim());
         let keys = error.path().iter().map_while(|segment| match segment {
             Segment::Map { key } => Some(key.as_str()),
             _ => None,
@@ -322,6 +322,18 @@ fn deserialize<T: DeserializeOwned + Default>(
         }
         errors.add(format!("{name}.{}", error.path()), message);
     }
+}
+
+/// Returns the message of a parser without the text that it quotes, because that may be a secret in the wrong
+/// place.
+fn without_values(message: &str) -> String {
+    let quoted = ["invalid type: string \"", "invalid value: string \""];
+    let Some(begin) = quoted.iter().find(|begin| message.starts_with(**begin)) else {
+        return message.to_owned();
+    };
+    // The text ends before the last mention of what was expected, which is the parser's own.
+    let rest = message.rfind("\", expected ").map_or("\"", |at| &message[at..]);
+    format!("{begin}…{rest}")
 }
 
 /// Removes the value at a path of keys. Returns false if there is none.

@@ -132,6 +132,10 @@ fn broken_rule_returns_exactly_its_error() {
         ),
         (format!("callers = \"any\"\n{ACCOUNT}"), "callers: must be \"anyone\""),
         (format!("{ACCOUNT}{CALLER}tokens = [\"12\"]"), "callers[0].tokens[0]: not a SHA-256"),
+        (
+            format!("{ACCOUNT}{CALLER}tokens = \"wsg_\\\", expected\""),
+            "callers[0].tokens: invalid type: string \"…\", expected a sequence",
+        ),
         (format!("{ACCOUNT}{CALLER}"), "callers[0].tokens: this caller cannot prove"),
         (
             format!("{ACCOUNT}{CALLER}token = \"a\"\ncertificates = [\"a\"]"),
@@ -905,4 +909,14 @@ fn activity_log_is_stderr_or_an_absolute_path() {
     assert_eq!(log("stderr").expect("good settings").activity.log, ActivityTarget::Stderr);
     let errors = log("stdout").expect_err("a relative path");
     assert_eq!(errors[0].key, "activity.log");
+}
+
+#[test]
+fn lost_callers_need_a_restart() {
+    let parse = |file: &str| Settings::parse(file, &Environment::new()).expect("good settings");
+    let known = parse(&format!("{ACCOUNT}{CALLER}certificates = [\"a\"]"));
+    let open = parse(ACCOUNT);
+    let needing = Changes::between(&known, &open).needing_restart();
+    assert_eq!(needing.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), ["callers"]);
+    assert!(Changes::between(&open, &known).needing_restart().is_empty());
 }

@@ -155,6 +155,10 @@ impl Watcher {
             return Ok(self.checkpoint());
         }
         loop {
+            // A caller that lost its rights gets nothing more, not even what is ready.
+            if self.caller.changed().is_cancelled() {
+                return Err(Error::CallerChanged);
+            }
             let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
                 self.cursor.at = entry.at;

@@ -13,12 +13,12 @@ use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb::{
-    GetAccountRequest, SearchMapPoisRequest, WatchAuditEventsRequest, WatchPosition,
-    account_service_client::AccountServiceClient, map_poi_service_client::MapPoiServiceClient,
-    watch_audit_events_request::Start,
+    AddNearbyPoiRequest, GetAccountRequest, ListAuditEventsRequest, SearchMapPoisRequest,
+    WatchAuditEventsRequest, WatchPosition, account_service_client::AccountServiceClient,
+    map_poi_service_client::MapPoiServiceClient, watch_audit_events_request::Start,
 };
 
-use crate::support::{App, SET_CARD, STABLE_TOKEN, is, reason, within};
+use crate::support::{App, SET_CARD, STABLE_TOKEN, is, nearby_profile, reason, within};
 
 /// Far longer than any change takes.
 const SOON: Duration = Duration::from_secs(30);
@@ -205,6 +205,26 @@ async fn replaced_symbolic_link_is_noticed() {
     until(refused_with("ACCOUNT_UNKNOWN"), mini).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn first_callers_end_open_watches() {
+    let mut app = App::start().await;
+    let start = Start::Position(WatchPosition::Latest.into());
+    let watch = WatchAuditEventsRequest { start: Some(start), ..Default::default() };
+    let watch = app.audits().watch_audit_events(watch).await;
+    let mut watch = watch.expect("every caller may watch").into_inner();
+    app.reload(|settings| format!("{settings}\n{}", caller("reader", &["first"])));
+    let end = within(SOON, async {
+        loop {
+            if let Err(status) = watch.message().await {
+                return status;
+            }
+        }
+    });
+    assert_eq!(reason(&end.await), is(Code::Unavailable, "CALLER_CHANGED"));
+    let status = search(&app.channel, OFFICIAL_APP_ID, None).await.expect_err("not known");
+    assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"));
+}
+
 /// Adds a key to the section of the second account.
 fn mini_program_with(settings: &str, key: &str) -> String {
     let at = settings.rfind("kind = \"mini_program\"").expect("two accounts");
@@ -214,6 +234,9 @@ fn mini_program_with(settings: &str, key: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn paused_account_sends_nothing_until_resumed() {
     let mut app = App::start().await;
+    let profile = Some(nearby_profile("2708071440732747189"));
+    let added = AddNearbyPoiRequest { profile, ..Default::default() };
+    let added = app.nearby().add_nearby_poi(added).await.expect("submitted").into_inner();
     let good = app.settings_text().to_owned();
     app.reload(|_| mini_program_with(&good, "paused = true"));
     let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
@@ -226,7 +249,19 @@ async fn paused_account_sends_nothing_until_resumed() {
     search(&app.channel, OFFICIAL_APP_ID, None).await.expect("another account");
     let request = GetAccountRequest { app_id: MINI_PROGRAM_APP_ID.to_owned() };
     let mut accounts = AccountServiceClient::new(app.channel.clone());
-    accounts.get_account(request).await.expect("no call to WeChat");
+    let found = accounts.get_account(request).await.expect("no call to WeChat").into_inner();
+    let account = found.account.expect("an account");
+    assert!(account.paused && !account.read_only);
+    // WeChat pushes each result only a few times, so a paused account must receive it.
+    app.approve(&added.submission.expect("a submission"));
+    let request =
+        ListAuditEventsRequest { app_id: MINI_PROGRAM_APP_ID.to_owned(), ..Default::default() };
+    let pushed = async {
+        while app.events(request.clone()).await.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(SOON, pushed).await;
     app.reload(|_| good.clone());
     let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
     until(Result::is_ok, mini).await;
@@ -239,6 +274,10 @@ async fn read_only_account_refuses_writes() {
     assert_eq!(reason(&status), is(Code::FailedPrecondition, "ACCOUNT_READ_ONLY"));
     assert_eq!(app.count(SET_CARD), 0);
     search(&app.channel, OFFICIAL_APP_ID, None).await.expect("a read");
+    let mut accounts = AccountServiceClient::new(app.channel.clone());
+    let request = GetAccountRequest { app_id: OFFICIAL_APP_ID.to_owned() };
+    let found = accounts.get_account(request).await.expect("known").into_inner();
+    assert!(found.account.expect("an account").read_only);
 }
 
 #[tokio::test(flavor = "multi_thread")]
