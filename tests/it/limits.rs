@@ -97,12 +97,15 @@ async fn get_card(channel: Channel) -> Result<(), Status> {
     }
 }
 
-/// Returns true if the connection closed before the client sent the request.
+/// Returns true if the connection closed, or was about to close, before the client sent the request.
 fn never_sent(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            return true;
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            // After GOAWAY the client opens no further stream on the connection.
+            let text = format!("{error:?}");
+            let went_away = text.contains("GoAway(") && text.contains("NO_ERROR");
+            return error.is_canceled() || went_away;
         }
         cause = error.source();
     }
