@@ -99,7 +99,7 @@ fn admitted(result: &Result<(), Status>) -> bool {
     result.as_ref().err().is_none_or(|status| !refused.contains(&status.code()))
 }
 
-fn wechat_was_called(app: &App) -> bool {
+pub(crate) fn wechat_was_called(app: &App) -> bool {
     let journal = app.wechat.control("GET", "journal", &serde_json::json!({})).expect("a journal");
     journal["calls"] != serde_json::json!([])
 }

@@ -12,9 +12,11 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
+use wechat_simulator::OFFICIAL_APP_ID;
 use wechat_store_gateway::{pb, pb::card_service_client::CardServiceClient};
 
 use crate::{
+    access,
     issuer::{KeyServer, Signer, encode, key_set},
     support::{App, GET_CARD, SET_CARD, is, reason, within},
 };
@@ -127,7 +129,7 @@ async fn service_account_token_proves_its_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_token_never_reaches_wechat() {
+async fn refused_token_reaches_no_rpc() {
     let (signer, forger) = (Signer::p256("a"), Signer::p256("a"));
     let file = KeyFile::new(&[&signer]);
     let app = App::with_sections(&file.sections()).await;
@@ -149,13 +151,18 @@ async fn refused_token_never_reaches_wechat() {
         (signer.sign_with(&mac_header, &claims()), "algorithm of the token is not allowed"),
         ("a.b.c".to_owned(), "malformed"),
     ] {
-        let status = read(&app, &token).await;
-        assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"), "{why}");
-        assert!(status.message().contains(why), "{why}: {}", status.message());
-        for part in token.split('.').filter(|part| part.len() > 8) {
-            assert!(!format!("{status:?}").contains(part), "a part of the token is in the error");
+        for (method, _) in access::rpcs() {
+            let proof = format!("Bearer {token}");
+            let status = access::call(&app, &method, &[&proof], OFFICIAL_APP_ID).await;
+            let status = status.expect_err("refused");
+            assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"), "{why}");
+            assert!(status.message().contains(why), "{why}: {}", status.message());
+            for part in token.split('.').filter(|part| part.len() > 8) {
+                assert!(!format!("{status:?}").contains(part), "the error has a part of the token");
+            }
         }
     }
+    assert!(!access::wechat_was_called(&app));
     assert!(!is_allowed(&app, &signer.sign(&claims_but("pad", json!("x".repeat(9000))))).await);
     assert_eq!(app.count(GET_CARD), 0);
     assert!(is_allowed(&app, &signer.sign(&claims())).await);
