@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing_subscriber::{
     EnvFilter, Registry,
-    filter::{LevelFilter, ParseError},
+    filter::ParseError,
     reload::{self, Handle},
 };
 
@@ -37,24 +37,7 @@ impl LogLevel {
         Ok((filter, Self(variable.is_none().then(|| Arc::new(handle)))))
     }
 
-    /// Returns a description of what is wrong with a level.
-    pub(crate) fn check(level: &str) -> Result<(), String> {
-        // tracing takes a word that is no level as the name of a part, and then hides everything else.
-        let is_wrong = |part: &&str| {
-            let is_level = part.parse::<LevelFilter>().is_ok();
-            part.trim() != *part || part.is_empty() || !(is_level || part.contains(['=', ']', '}']))
-        };
-        let wrong = level.split(',').find(is_wrong).map(str::to_owned);
-        let wrong = wrong.or_else(|| filter(level).err().map(|_| level.to_owned()));
-        wrong.map_or(Ok(()), |wrong| {
-            Err(format!(
-                "{wrong:?} is not a level; must be off, error, warn, info, debug or trace, or a list \
-                 such as info,wechat_store_gateway::push=debug"
-            ))
-        })
-    }
-
-    /// Changes the level. The level must be checked.
+    /// Changes the level. The settings have checked it.
     pub(crate) fn change(&self, level: &str) {
         let Some(handle) = &self.0 else {
             tracing::warn!("log.level has no effect while RUST_LOG is set");
@@ -84,28 +67,6 @@ fn complete(filter: EnvFilter) -> Result<EnvFilter, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn levels_and_directives_are_accepted() {
-        for level in [
-            "off",
-            "info",
-            "WARN",
-            "info,h2=debug",
-            "warn,wechat_store_gateway::push=trace",
-            "error,a[b{c=1}]=info",
-        ] {
-            assert_eq!(LogLevel::check(level), Ok(()), "{level}");
-        }
-    }
-
-    #[test]
-    fn misspelled_level_is_refused() {
-        for level in ["", "inof", "info,", "info, h2=error", "info,h2", "h2=loud", "info;debug"] {
-            let problem = LogLevel::check(level).expect_err(level);
-            assert!(problem.contains("must be off, error, warn"), "{problem}");
-        }
-    }
 
     #[test]
     fn named_part_overrides_the_quiet_default() {

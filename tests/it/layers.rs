@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("doctor", &[
         "accounts", "call", "callers", "config", "message_crypto", "state", "tls", "util", "wechat",
     ]),
-    ("live", &["config"]),
+    ("live", &["config", "telemetry"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[
         "activity", "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls",
