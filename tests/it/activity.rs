@@ -153,7 +153,7 @@ async fn each_call_that_writes_leaves_one_line() {
             ("admin", OFFICIAL_APP_ID, true),
             ("reader", OFFICIAL_APP_ID, true),
             ("stock", MINI_PROGRAM_APP_ID, true),
-            ("nobody", OFFICIAL_APP_ID, false),
+            ("unknown", OFFICIAL_APP_ID, false),
         ] {
             let result = call(&app, &method, &[&bearer(name)], app_id).await;
             lines += usize::from(leaves && access != READ);
