@@ -134,7 +134,7 @@ impl Tls {
         let loaded = load(1, &files, contents, protocol, &clock)
             .map_err(|faults| anyhow::anyhow!(described(section, &faults)))?;
         if let Some(warning) = files.key_warning() {
-            tracing::warn!(section, "{warning}");
+            tracing::warn!(section, "a private key is not safe: {warning}");
         }
         let mut warnings = Warnings::default();
         warnings.log(section, &loaded.material.validities, clock.unix());
@@ -251,7 +251,7 @@ impl Tls {
                 drop(reading);
                 self.log_status();
                 if let Some(warning) = files.key_warning() {
-                    tracing::warn!(section, "{warning}");
+                    tracing::warn!(section, "a private key is not safe: {warning}");
                 }
             }
             Err(faults) if settled || at_once => {

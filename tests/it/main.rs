@@ -43,6 +43,7 @@ mod recovery;
 mod redis;
 mod redis_loss;
 mod redis_outage;
+mod runbook;
 mod stalled;
 mod state;
 mod state_fails;

@@ -574,7 +574,11 @@ impl Tokens {
 
     /// Stores the error, which is returned until the pause is over.
     fn store_failure(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
-        tracing::warn!(app_id = %self.app_id, retry_after_s = pause.as_secs(), "{error}");
+        tracing::warn!(
+            app_id = %self.app_id,
+            retry_after_s = pause.as_secs(),
+            "paused requests for an access token: {error}"
+        );
         let (now, mut state) = (self.clock.now(), self.lock());
         state.failure = Some(Failure { error: error.clone(), in_a_row, retry_at: now + pause });
         state.last_failure = Some((error.clone(), now));

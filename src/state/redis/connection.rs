@@ -172,7 +172,7 @@ impl Connection {
             }
             if let Some(warning) = warning(configuration(link.connected().await?.1).await.as_ref())
             {
-                tracing::warn!("{warning}");
+                tracing::warn!("Redis can lose data: {warning}");
             }
             Ok(())
         });
