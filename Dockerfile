@@ -22,6 +22,9 @@ RUN mkdir src benches/src clock/src simulator/src \
 
 # cargo compares the times of files. The real files are older than the empty ones above, so that without
 # the touch it would keep the empty crates.
+# For the command `version`. The folder that is sent to the build has no .git.
+ARG REVISION=unknown
+ENV GIT_COMMIT=${REVISION}
 COPY build.rs ./
 COPY proto proto
 COPY clock clock

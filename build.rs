@@ -22,6 +22,7 @@ const ENCODED: [&str; 3] =
 #[expect(clippy::disallowed_methods, reason = "build scripts read the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    build_info()?;
     if env::var("HOST")? == env::var("TARGET")? && has_glibc((2, 36)) {
         // The table of relocations is a hundred times smaller, and less of it is read into memory.
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
@@ -59,6 +60,47 @@ fn main() -> Result<(), Box<dyn Error>> {
     build.compile_fds(descriptors)?;
     journal()?;
     health(&out)
+}
+
+/// Gives the code the facts about this build: the commit, the target and the compiler.
+///
+/// The commit is `GIT_COMMIT`, or that of the checkout. A debug build that depended on the checkout would
+/// compile everything again after each commit, so it has a commit only by the variable.
+#[expect(clippy::disallowed_methods, reason = "build scripts read the environment")]
+fn build_info() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed=GIT_COMMIT");
+    let commit = match env::var("GIT_COMMIT") {
+        Ok(commit) if !commit.is_empty() => Some(commit),
+        _ if env::var("PROFILE")? == "release" => checked_out(),
+        _ => None,
+    };
+    println!("cargo:rustc-env=BUILD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    println!("cargo:rustc-env=BUILD_TARGET={}", env::var("TARGET")?);
+    let compiler = output(Command::new(env::var("RUSTC")?).arg("--version"));
+    println!("cargo:rustc-env=BUILD_RUSTC={}", compiler.as_deref().unwrap_or("unknown"));
+    Ok(())
+}
+
+/// Returns the commit of the checkout, and lets cargo run this again when it changes. Returns `None` if this
+/// folder is not the root of a checkout.
+fn checked_out() -> Option<String> {
+    let git = |arguments: &[&str]| output(Command::new("git").arg("rev-parse").args(arguments));
+    // The sources can be a folder in the repository of another project.
+    if !git(&["--show-prefix"])?.is_empty() {
+        return None;
+    }
+    // The second file changes with each commit, but it can be missing.
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = git(&["--git-path", file]).filter(|path| Path::new(path).exists());
+        path.into_iter().for_each(|path| println!("cargo:rerun-if-changed={path}"));
+    }
+    git(&["HEAD"])
+}
+
+/// Returns the output of a command, without the end of the line. Returns `None` if it fails.
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
 /// Compiles the messages that the journal stores. They are not a part of the contract, and reflection
@@ -145,9 +187,8 @@ fn rpcs(descriptors: &FileDescriptorSet, accesses: &BTreeMap<String, String>) ->
 
 /// Returns whether this machine has this version of glibc, or a later one.
 fn has_glibc(wanted: (u32, u32)) -> bool {
-    let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.trim().strip_prefix("glibc ").and_then(|version| version.split_once('.'));
+    let text = output(Command::new("getconf").arg("GNU_LIBC_VERSION")).unwrap_or_default();
+    let version = text.strip_prefix("glibc ").and_then(|version| version.split_once('.'));
     let version =
         version.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     version.is_some_and(|version: (u32, u32)| version >= wanted)

@@ -34,6 +34,7 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
         #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
         Command::Token(token) => token.run(),
+        Command::Version(version) => version.run(),
     }
 }
 

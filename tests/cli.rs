@@ -700,6 +700,41 @@ fn token_as_argument_is_refused() {
 }
 
 #[test]
+fn version_has_facts_of_the_build() {
+    let printed = text(&run(&["version"]).stdout);
+    let json: serde_json::Value =
+        serde_json::from_slice(&run(&["version", "--json"]).stdout).expect("JSON");
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed.lines().next(), Some(text(&run(&["--version"]).stdout).trim()));
+    // A test is compiled with the features of the program.
+    let features = [
+        ("mimalloc", cfg!(feature = "mimalloc")),
+        ("otlp", cfg!(feature = "otlp")),
+        ("redis", cfg!(feature = "redis")),
+        ("sandbox", cfg!(feature = "sandbox")),
+    ];
+    let features: Vec<_> = features.iter().filter(|one| one.1).map(|one| one.0).collect();
+    assert_eq!(json["features"], serde_json::json!(features));
+    let lines = [
+        ("commit", json["commit"].as_str()),
+        ("target", json["target"].as_str()),
+        ("rustc", json["rustc"].as_str()),
+        ("features", Some(&*features.join(" "))),
+    ];
+    for (line, (name, value)) in printed.lines().skip(1).zip(lines) {
+        assert_eq!(
+            line.split_once(' ').map(|(name, value)| (name, value.trim())),
+            Some((name, value.expect(name)))
+        );
+    }
+    let commit = json["commit"].as_str().expect("a text");
+    let is_hash = commit.len() == 40 && commit.chars().all(|char| char.is_ascii_hexdigit());
+    assert!(is_hash || commit == "unknown", "{commit}");
+    assert!(json["target"].as_str().expect("a text").contains(std::env::consts::ARCH), "{json}");
+    assert!(json["rustc"].as_str().expect("a text").starts_with("rustc "), "{json}");
+}
+
+#[test]
 fn new_token_is_hashed_and_written() {
     let printed = text(&run(&["token", "new"]).stdout);
     let value = |name: &str| {

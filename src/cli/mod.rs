@@ -27,6 +27,7 @@ mod signal;
 pub mod simulate;
 mod target;
 pub mod token;
+pub mod version;
 
 #[cfg(feature = "sandbox")]
 const SANDBOX_EXAMPLES: &str = "
@@ -79,6 +80,8 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Make a bearer token for a caller, or hash one for the settings
     Token(token::Token),
+    /// Print the version, the commit, the target, the compiler and the features
+    Version(version::Version),
 }
 
 /// Returns the program as the user called it, for commands to copy.

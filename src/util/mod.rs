@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) use ::wechat_clock as clock;
 
 pub(crate) mod budget;
+pub(crate) mod build_info;
 pub(crate) mod codec;
 pub(crate) mod http;
 pub(crate) mod id;
