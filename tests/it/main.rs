@@ -51,6 +51,7 @@ mod state_sqlite;
 mod statuses;
 mod store;
 mod stored;
+mod threats;
 mod tls;
 mod tokens;
 mod watchers;
