@@ -37,6 +37,7 @@ use self::forms::forms;
 #[path = "it/forms.rs"]
 mod forms;
 
+const SCHEMA: &str = "https://opentelemetry.io/schemas/1.45.0";
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
 const OFFICIAL_APP_ID: &str = "wx00000000000000c1";
@@ -74,6 +75,13 @@ impl Receiver {
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
         );
         (receiver, address)
+    }
+
+    /// Returns the schemas of the first export.
+    fn schemas(&self) -> [String; 2] {
+        let requests = self.0.lock().expect("no panic");
+        let resource = &requests[0].resource_spans[0];
+        [resource.schema_url.clone(), resource.scope_spans[0].schema_url.clone()]
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -232,10 +240,11 @@ async fn call_is_one_trace_from_caller_to_wechat() {
     for (span, key, value) in [
         (rpc, "rpc.system.name", "grpc"),
         (rpc, "rpc.method", "wechat.store.v1.CardService/GetStoreCard"),
-        (rpc, "rpc.response.status_code", "NOT_FOUND"),
-        (rpc, "error.type", "NOT_FOUND"),
+        (rpc, "rpc.status_code", "NOT_FOUND"),
         (http, "http.request.method", "POST"),
         (http, "http.response.status_code", "200"),
+        (http, "network.protocol.version", "1.1"),
+        (http, "url.template", "/card/storewxa/get"),
         (http, "server.address", "127.0.0.1"),
         (http, "wechat.errcode", "65115"),
         (http, "error.type", "refused"),
@@ -243,6 +252,8 @@ async fn call_is_one_trace_from_caller_to_wechat() {
         assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
     }
     assert!(!is_failed(rpc), "it is the caller's mistake");
+    assert_eq!(attribute(rpc, "error.type"), None, "it is the caller's mistake");
+    assert_eq!(receiver.schemas(), [SCHEMA, SCHEMA], "of the resource, and of the scope");
     assert!(is_failed(http));
     let url = attribute(http, "url.full").expect("a URL");
     assert!(url.ends_with("/card/storewxa/get?access_token=REDACTED"), "{url}");
@@ -322,8 +333,8 @@ async fn logs_traces_and_answers_contain_no_secret() {
     for (key, value, failed) in [
         ("error.type", "bad_status", true),
         ("http.request.resend_count", "2", true),
-        ("rpc.response.status_code", "INVALID_ARGUMENT", false),
-        ("rpc.response.status_code", "UNKNOWN", true),
+        ("rpc.status_code", "INVALID_ARGUMENT", false),
+        ("rpc.status_code", "UNKNOWN", true),
         ("wechat.errcode", "0", false),
     ] {
         let span = spans.iter().find(|span| attribute(span, key).as_deref() == Some(value));

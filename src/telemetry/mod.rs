@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::{InstrumentationScope, trace::TracerProvider};
 use opentelemetry_sdk::trace as sdk;
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -20,6 +20,7 @@ pub use self::{
 pub(crate) use self::{log_limit::may_log, mask::masked, trace::code_name};
 use crate::config::Environment;
 
+pub(crate) mod conventions;
 mod level;
 mod log_limit;
 mod mask;
@@ -63,7 +64,7 @@ impl Telemetry {
         };
         let spans = provider.as_ref().map(|provider| {
             tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
+                .with_tracer(provider.tracer_with_scope(scope()))
                 .with_location(false)
                 .with_threads(false)
                 .with_tracked_inactivity(false)
@@ -95,6 +96,14 @@ impl Telemetry {
     }
 }
 
+/// Returns the name under which the gateway's own spans and metrics are exported.
+pub(crate) fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(env!("CARGO_PKG_NAME"))
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(conventions::SCHEMA_URL)
+        .build()
+}
+
 /// Returns true if the environment names a receiver for traces.
 fn is_configured(environment: &Environment) -> bool {
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
@@ -124,8 +133,10 @@ fn provider(named: bool) -> anyhow::Result<sdk::SdkTracerProvider> {
     } else {
         Resource::builder().with_service_name(env!("CARGO_PKG_NAME"))
     };
+    // An empty list of attributes: the detectors of the SDK have no schema.
+    let resource = service.with_schema_url([], conventions::SCHEMA_URL).build();
     Ok(sdk::SdkTracerProvider::builder()
-        .with_resource(service.build())
+        .with_resource(resource)
         // Only sampled calls create spans.
         .with_sampler(sdk::Sampler::AlwaysOn)
         .with_batch_exporter(exporter)

@@ -16,7 +16,15 @@ use tonic::{Code, Status};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::TRACE;
+use super::{
+    TRACE,
+    conventions::{
+        ERROR_TYPE, OTHER_METHOD, RPC_METHOD, RPC_METHOD_ORIGINAL, RPC_STATUS_CODE, RPC_SYSTEM_NAME,
+    },
+};
+
+/// The program that calls. The conventions have no attribute for it: `enduser.id` is a person.
+const CALLER: &str = "wechat_store_gateway.caller";
 
 /// Decides whether a call is traced.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +57,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Begins the trace of a call to `method`, such as `wechat.store.v1.CardService/GetStoreCard`.
-    pub fn begin(method: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
+    /// Begins the trace of a call to `method`, such as `wechat.store.v1.CardService/GetStoreCard`. The method
+    /// is `known` if the contract has it.
+    pub fn begin(method: &str, known: bool, headers: &HeaderMap, sampler: &Sampler) -> Self {
         let started = Instant::now();
         let parent = if headers.contains_key("traceparent") {
             TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
@@ -66,16 +75,15 @@ impl Trace {
         let span = tracing::info_span!(
             target: TRACE,
             "rpc",
-            otel.name = method,
+            otel.name = if known { method } else { "grpc" },
             otel.kind = "server",
             otel.status_code = Empty,
-            "rpc.system.name" = "grpc",
-            "rpc.method" = method,
-            // A program, so not the conventions' `enduser.id`.
-            "wechat_store_gateway.caller" = Empty,
-            // The name in the conventions up to v1.44.0.
-            "rpc.response.status_code" = Empty,
-            "error.type" = Empty,
+            { RPC_SYSTEM_NAME } = "grpc",
+            { RPC_METHOD } = if known { method } else { OTHER_METHOD },
+            { RPC_METHOD_ORIGINAL } = (!known).then_some(method),
+            { CALLER } = Empty,
+            { RPC_STATUS_CODE } = Empty,
+            { ERROR_TYPE } = Empty,
         );
         // This only fails if there is no exporter, and then nothing is sampled.
         let _ = span.set_parent(parent);
@@ -91,7 +99,7 @@ impl Trace {
     /// Records the caller, which is known only after the call has begun. An empty name is not recorded.
     pub fn record_caller(&self, caller: &str) {
         if !caller.is_empty() && !self.span.is_disabled() {
-            self.span.record("wechat_store_gateway.caller", caller);
+            self.span.record(CALLER, caller);
         }
     }
 
@@ -101,11 +109,9 @@ impl Trace {
     pub fn end(&self, method: &str, known: bool, caller: &str, failure: Option<&Status>) {
         let code = failure.map_or(Code::Ok, Status::code);
         if !self.span.is_disabled() {
-            self.span.record("rpc.response.status_code", code_name(code));
-            if code != Code::Ok {
-                self.span.record("error.type", code_name(code));
-            }
+            self.span.record(RPC_STATUS_CODE, code_name(code));
             if is_server_failure(code) {
+                self.span.record(ERROR_TYPE, code_name(code));
                 self.span.record("otel.status_code", "ERROR");
             }
         }
@@ -147,8 +153,9 @@ impl Trace {
     }
 }
 
-/// Returns true for codes that mark a server span as failed, by OpenTelemetry's gRPC conventions.
-fn is_server_failure(code: Code) -> bool {
+/// Returns true for codes that are failures of a server, by OpenTelemetry's gRPC conventions. The others are
+/// the caller's mistakes.
+pub(crate) fn is_server_failure(code: Code) -> bool {
     matches!(
         code,
         Code::Unknown

@@ -16,7 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
-use reqwest::{Body, Request, Response, Url};
+use reqwest::{Body, Request, Response, Url, Version};
 use tracing::{Span, field::Empty};
 
 use super::{
@@ -27,7 +27,17 @@ use super::{
     pools::Pools,
     status,
 };
-use crate::{config, util::clock::Clock};
+use crate::{
+    config,
+    telemetry::{
+        TRACE,
+        conventions::{
+            ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_REQUEST_RESEND_COUNT, HTTP_RESPONSE_STATUS_CODE,
+            NETWORK_PROTOCOL_VERSION, SERVER_ADDRESS, SERVER_PORT, URL_FULL, URL_TEMPLATE,
+        },
+    },
+    util::clock::Clock,
+};
 
 /// The longest wait for a host that is out. It must leave time for another attempt.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -197,7 +207,8 @@ impl Client {
             Err(error) => return Err(failure(error, limit, maybe_sent())),
         };
         let status = response.status();
-        span.record("http.response.status_code", status.as_u16());
+        span.record(HTTP_RESPONSE_STATUS_CODE, status.as_u16());
+        span.record(NETWORK_PROTOCOL_VERSION, version(response.version()));
         if !status.is_success() {
             return Err(self.refused::<E>(response, limit).await);
         }
@@ -307,26 +318,36 @@ fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
         let _ = write!(url, "?access_token={REDACTED}");
     }
     let span = tracing::info_span!(
-        target: crate::telemetry::TRACE,
+        target: TRACE,
         parent: attempt.parent,
         "wechat",
         otel.name = format!("{} {}", E::METHOD, E::PATH),
         otel.kind = "client",
         otel.status_code = Empty,
-        "http.request.method" = E::METHOD.as_str(),
-        "http.request.resend_count" = Empty,
-        "http.response.status_code" = Empty,
-        "server.address" = host.address,
-        "server.port" = host.port,
-        "url.full" = url,
-        "url.template" = E::PATH,
+        { HTTP_REQUEST_METHOD } = E::METHOD.as_str(),
+        { HTTP_REQUEST_RESEND_COUNT } = Empty,
+        { HTTP_RESPONSE_STATUS_CODE } = Empty,
+        { NETWORK_PROTOCOL_VERSION } = Empty,
+        { SERVER_ADDRESS } = host.address,
+        { SERVER_PORT } = host.port,
+        { URL_FULL } = url,
+        { URL_TEMPLATE } = E::PATH,
         "wechat.errcode" = Empty,
-        "error.type" = Empty,
+        { ERROR_TYPE } = Empty,
     );
     if attempt.tries.count > 0 {
-        span.record("http.request.resend_count", attempt.tries.count);
+        span.record(HTTP_REQUEST_RESEND_COUNT, attempt.tries.count);
     }
     span
+}
+
+/// Returns the name of a version of HTTP in the conventions.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    }
 }
 
 /// Records the result of the attempt on the span.
@@ -349,7 +370,7 @@ fn record(span: &Span, error: Option<&Error>) {
         Some(Error::TimedOut { .. }) => "timeout",
         Some(Error::Unreadable { .. }) => "unreadable",
     };
-    span.record("error.type", kind);
+    span.record(ERROR_TYPE, kind);
     span.record("otel.status_code", "ERROR");
 }
 

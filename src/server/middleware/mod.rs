@@ -220,11 +220,11 @@ impl Call {
     fn begin(kind: Kind, path: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
         // A client can invent a name of any length.
         let method = path.trim_start_matches('/').chars().take(LONGEST_NAME).collect::<String>();
+        let known = pb::access(path).is_some();
         let trace = match kind {
-            Kind::Ours | Kind::None => Trace::begin(&method, headers, sampler),
+            Kind::Ours | Kind::None => Trace::begin(&method, known, headers, sampler),
             Kind::Health | Kind::Reflection => Trace::none(),
         };
-        let known = pb::access(path).is_some();
         Self { method, known, trace, caller: None, line: None }
     }
 
