@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use tokio::{net::TcpListener, time};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
+    task::{AbortOnDropHandle, TaskTracker},
 };
 use tonic::service::Routes;
 
@@ -34,7 +34,7 @@ use crate::{
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
         admin::Admin,
-        health::Reporter,
+        health::{self, Reporter},
         http1, http2,
         listener::{Listener, Places},
         middleware::{Budgets, Middleware},
@@ -42,6 +42,7 @@ use crate::{
     },
     service::{self, Rooms},
     state::{self, State},
+    systemd,
     telemetry::Sampler,
     tls::{Protocol, Tls},
     util::clock::Clock,
@@ -298,7 +299,7 @@ impl App {
             self.start_receiving(socket);
         }
         // Operators need this port until the process ends.
-        let _ends_with_this = self.start_admin(listeners.admin);
+        let _ends_with_this = (self.start_admin(listeners.admin), self.start_signs_of_life());
         let listener = Listener::new(listeners.grpc, "listen.grpc", self.connections.grpc.clone());
         let listener = listener.with_tls(self.tls.clone());
         let middleware = self.middleware.clone();
@@ -306,6 +307,7 @@ impl App {
         let serving = http2::serve(listener, middleware, &self.budgets, rules, self.stop.clone());
         let mut serving = Box::pin(serving).fuse();
 
+        systemd::ready("serving");
         tokio::select! {
             () = &mut serving => {}
             () = self.announce_end(shutdown) => {}
@@ -412,12 +414,21 @@ impl App {
         ended.drop_guard()
     }
 
+    /// Reports signs of life to systemd until the returned handle is dropped.
+    fn start_signs_of_life(&self) -> AbortOnDropHandle<()> {
+        let routes = self.middleware.services();
+        let alive = move || health::answers(routes.clone());
+        AbortOnDropHandle::new(tokio::spawn(systemd::report_life(alive)))
+    }
+
     /// Waits for `shutdown`, and then so long that load balancers and clients notice the end.
     async fn announce_end(&self, shutdown: impl Future<Output = ()>) {
         shutdown.await;
+        let limits = self.settings.load().limits.clone();
+        systemd::stopping(limits.lame_duck() + limits.drain());
         self.leaving.cancel();
         self.health.not_serving().await;
-        time::sleep(self.settings.load().limits.lame_duck()).await;
+        time::sleep(limits.lame_duck()).await;
     }
 
     /// Waits until the running calls, tasks and writes have ended, at most for the drain time.

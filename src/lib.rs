@@ -53,6 +53,7 @@ mod recovery;
 mod server;
 mod service;
 pub mod state;
+mod systemd;
 pub mod telemetry;
 #[doc(hidden)]
 pub mod testing;

@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     config::{Changes, ConfigError, Environment, Settings},
+    systemd,
     telemetry::LogLevel,
 };
 
@@ -55,6 +56,8 @@ pub(crate) struct Follower {
     used: Option<Fingerprint>,
     /// True if the last settings were read without a change or a signal.
     silent: bool,
+    /// True if they were read after a signal.
+    asked: bool,
 }
 
 impl Follower {
@@ -63,7 +66,7 @@ impl Follower {
     pub(crate) fn new(source: Source) -> Self {
         let mut ticks = interval(POLL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { source, ticks, last: None, used: None, silent: false }
+        Self { source, ticks, last: None, used: None, silent: false, asked: false }
     }
 
     /// Waits until the settings may have changed, and returns them checked. Returns all errors at once.
@@ -73,6 +76,9 @@ impl Follower {
                 () = self.source.hangup.notified() => true,
                 _ = self.ticks.tick(), if self.source.file.is_some() => false,
             };
+            if asked {
+                systemd::reloading();
+            }
             let content = self.source.content().await;
             let now = Some(content.fingerprint);
             // Another program may be in the middle of writing the file. Then it soon differs again.
@@ -80,6 +86,7 @@ impl Follower {
             self.last = now;
             if asked || (settled && self.used != now) {
                 self.silent = self.used.is_none() && !asked;
+                self.asked = asked;
                 self.used = now;
                 return self.source.parse(content).await;
             }
@@ -91,8 +98,14 @@ impl Follower {
         self.source.log_level.change(level);
     }
 
-    /// Logs what became of the last settings.
+    /// Logs what became of the last settings, and reports it to systemd.
     pub(crate) fn report(&self, applied: Result<Changes, Vec<ConfigError>>) {
+        if self.asked {
+            systemd::ready(match &applied {
+                Ok(_) => "serving",
+                Err(_) => "serving with the old settings; the log has each error of the new ones",
+            });
+        }
         match applied {
             Err(errors) => refused(&errors),
             Ok(changes) if !changes.is_empty() => changed(changes),

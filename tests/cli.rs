@@ -330,6 +330,62 @@ fn hangup_applies_new_settings_or_reports_every_error() {
     );
 }
 
+/// As systemd starts it with `Type=notify` and `WatchdogSec`.
+#[cfg(unix)]
+#[test]
+fn systemd_is_notified_from_start_to_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    // The queue of a socket is short, so a thread reads always.
+    let (sender, notices) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut notice = [0; 512];
+        while let Ok(length) = systemd.recv(&mut notice) {
+            let Ok(()) = sender.send(text(&notice[..length])) else { return };
+        }
+    });
+    let next = || notices.recv_timeout(LIMIT).expect("a notice");
+    // Signs of life can come between all other notices.
+    let next_but_life = || {
+        let other = std::iter::repeat_with(next).find(|one| one != "WATCHDOG=1\n");
+        other.expect("no end")
+    };
+
+    let good = format!(
+        "[listen]\ngrpc = \"127.0.0.1:0\"\n[limits]\nlame_duck_ms = 1000\ndrain_ms = 2000\n{ACCOUNT}"
+    );
+    let file = File::new(&good);
+    let mut serve = command(&["serve", "--config", file.path()]);
+    serve.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000");
+    let mut service = Daemon::spawn(serve);
+    let grpc = service.address_after("\"grpc\":\"");
+    assert_eq!(next_but_life(), "READY=1\nSTATUS=serving\n");
+    let health = run(&["healthcheck", "--address", &grpc]);
+    assert_eq!(text(&health.stdout), "SERVING\n");
+    for _ in 0..3 {
+        assert_eq!(next(), "WATCHDOG=1\n");
+    }
+
+    let reload = |content: &str, status: &str| {
+        file.write(content);
+        service.signal("HUP");
+        let reloading = next_but_life();
+        let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
+        assert!(time.trim().parse::<u64>().is_ok_and(|time| time > 0), "{reloading}");
+        assert_eq!(next_but_life(), format!("READY=1\nSTATUS={status}\n"));
+    };
+    reload(&format!("{good}{SECOND}"), "serving");
+    let kept = "serving with the old settings; the log has each error of the new ones";
+    reload(&format!("{good}[extra]"), kept);
+
+    service.signal("TERM");
+    // The lame-duck time, the drain time, and the remainder for traces.
+    assert_eq!(next_but_life(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=13000000\n");
+    assert_eq!(next(), "WATCHDOG=1\n", "while it drains");
+    assert_eq!(service.wait(), Some(0));
+}
+
 #[cfg(unix)]
 #[test]
 fn new_log_level_applies_without_restart() {
@@ -924,8 +980,12 @@ struct Daemon {
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Self {
+        Self::spawn(command(arguments))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut child = command(arguments)
+        let mut child = command
             .current_dir(&folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -6,12 +6,12 @@
 use std::{collections::HashMap, pin::Pin};
 
 use futures_util::{Stream, StreamExt, stream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::{
     ServingStatus,
     pb::{
         HealthCheckRequest, HealthCheckResponse, health_check_response,
-        health_server::Health as Answers,
+        health_client::HealthClient, health_server::Health as Answers,
     },
     server::{HealthReporter, HealthService},
 };
@@ -64,6 +64,13 @@ impl Reporter {
 /// Returns the names of all services, and the empty name of the process as a whole.
 fn names() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().copied().chain([""])
+}
+
+/// Returns whether the health service answers through `routes`, in a task of its own. Returns false, or
+/// nothing, if this process can serve no caller.
+pub(crate) async fn answers(routes: Routes) -> bool {
+    let check = async move { HealthClient::new(routes).check(HealthCheckRequest::default()).await };
+    tokio::spawn(check).await.is_ok_and(|answer| answer.is_ok())
 }
 
 fn is_here(service: &str) -> bool {

@@ -17,12 +17,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "doctor", "live", "pb", "telemetry", "util"]),
     ("app", &[
         "accounts", "activity", "call", "callers", "config", "events", "journal", "live", "push",
-        "recovery", "server", "service", "state", "telemetry", "tls", "util", "wechat", "writes",
+        "recovery", "server", "service", "state", "systemd", "telemetry", "tls", "util", "wechat", "writes",
     ]),
     ("doctor", &[
         "accounts", "call", "callers", "config", "message_crypto", "state", "tls", "util", "wechat",
     ]),
-    ("live", &["config", "telemetry"]),
+    ("live", &["config", "systemd", "telemetry"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[
         "activity", "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls",
@@ -65,6 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tls", &["util"]),
     ("message_crypto", &["util"]),
     ("validate", &["util"]),
+    ("systemd", &[]),
     ("pb", &[]),
     ("util", &[]),
 ];

@@ -144,6 +144,11 @@ pub(crate) struct CallService<S> {
 }
 
 impl<S: Clone> Middleware<S> {
+    /// Returns the services without the layer.
+    pub(crate) fn services(&self) -> S {
+        self.services.clone()
+    }
+
     /// Wraps all services. After `stop` it does not wait for further requests.
     pub(crate) fn new(
         services: S,
