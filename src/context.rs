@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,9 @@ use crate::{
 /// An answer that starts later than this before the deadline comes too late.
 pub(crate) const LEAST_TIME: Duration = Duration::from_millis(100);
 
+/// The header in which a client's gRPC library counts its earlier attempts. The first attempt has none.
+const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
+
 /// The context of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
@@ -40,6 +43,8 @@ pub(crate) struct Context {
     pub method: &'static str,
     /// The name of this write, by which a repeat is recognized.
     pub request_id: Option<Uuid>,
+    /// True if the client's gRPC library sends the request again by itself.
+    pub repeated_by_client: bool,
     /// A hash of the request, if it has a `request_id`.
     pub fingerprint: [u8; 32],
     /// The caller's own name for the shop that a submission is about. May be empty.
@@ -132,7 +137,8 @@ impl Context {
     /// `request_id` or `client_reference` is malformed.
     #[expect(clippy::expect_used, reason = "the layer wraps every service")]
     pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Unusable> {
-        let (_, mut extensions, mut message) = request.into_parts();
+        let (metadata, mut extensions, mut message) = request.into_parts();
+        let repeated_by_client = metadata.contains_key(PREVIOUS_ATTEMPTS);
         let Arrival { caller, peer, ending, held, deadline, trace, progress } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
@@ -162,6 +168,7 @@ impl Context {
             app_id,
             method,
             request_id,
+            repeated_by_client,
             fingerprint,
             client_reference,
             deadline,
@@ -191,6 +198,7 @@ impl Context {
             app_id: String::new(),
             method: "",
             request_id: None,
+            repeated_by_client: false,
             fingerprint: [0; 32],
             client_reference: String::new(),
             deadline,
@@ -262,6 +270,8 @@ pub(crate) struct Progress(Arc<Noted>);
 #[derive(Debug, Default)]
 struct Noted {
     stage: AtomicU8,
+    /// True if the client must not send the call again by itself.
+    once: AtomicBool,
     /// `None` for a read, which the activity log does not have.
     write: Option<Box<Mutex<WriteNames>>>,
 }
@@ -303,6 +313,16 @@ impl Progress {
             2 => Stage::Queue,
             _ => Stage::WeChat,
         }
+    }
+
+    /// Notes that the client must not send the call again by itself.
+    pub(crate) fn forbid_repeat(&self) {
+        self.0.once.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the client may send the call again by itself.
+    pub(crate) fn may_repeat(&self) -> bool {
+        !self.0.once.load(Ordering::Relaxed)
     }
 
     /// Notes names of a write. Does nothing for a read.

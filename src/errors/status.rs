@@ -35,6 +35,10 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "wechat-store-gateway";
 
+/// The time after which a gRPC library may send a call again by itself, in milliseconds. A negative one stops
+/// it.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// The longest text, in bytes. Clients limit trailers to a few kilobytes.
 const LONGEST_TEXT: usize = 512;
 /// The shortest time after which a repeat can return the outcome of a running write.
@@ -104,7 +108,7 @@ impl From<Failure> for Status {
         let mut status = Self::with_error_details(code, message, details);
         if let Some(wait) = retry_after {
             let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(millis));
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from(millis));
         }
         status
     }
@@ -338,6 +342,7 @@ impl From<writes::Error> for Status {
             writes::Error::Journal(Journal::WriteInProgress { write_id, rest }) => {
                 write_in_progress(&write_id, rest)
             }
+            writes::Error::RepeatedByClient { path } => repeated_by_client(path),
             writes::Error::OutcomeUnknown { path, write_id, cause, retry } => {
                 let failure = match cause.map(|cause| *cause) {
                     Some(Error::WeChat { path, safety, error }) => wechat(path, safety, error),
@@ -489,6 +494,14 @@ fn outcome_unknown(path: &'static str) -> Failure {
     Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message).with("path", path)
 }
 
+fn repeated_by_client(path: &'static str) -> Failure {
+    let message = "the client repeated a write without a request_id, and the first attempt may have been executed, so \
+                   this one was not sent; check WeChat before you repeat it, and set a request_id";
+    Failure::new(Code::Unknown, ErrorReason::OutcomeUnknown, message)
+        .with("fix_by", FixBy::Caller.as_str())
+        .with("path", path)
+}
+
 fn request_id_reused() -> Failure {
     let rule = "belongs to another request; use a new one";
     Failure::new(Code::InvalidArgument, ErrorReason::RequestIdReused, format!("request_id: {rule}"))
@@ -536,6 +549,23 @@ pub(crate) fn finished(status: Status, trace_id: &str) -> Status {
     details.set_request_info(trace_id, "");
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
+}
+
+/// Stops the client's gRPC library from sending a call again by itself, if it must not do that, or if the
+/// caller's time is over before it could. Otherwise the library would wait, and then hide this status.
+///
+/// `time_left` is that of the caller. `None` if it waits without a limit.
+pub(crate) fn held_back(
+    mut status: Status,
+    may_repeat: bool,
+    time_left: Option<Duration>,
+) -> Status {
+    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let too_late = retry.zip(time_left).is_some_and(|(wait, time_left)| wait >= time_left);
+    if !may_repeat || too_late {
+        status.metadata_mut().insert(PUSHBACK, MetadataValue::from_static("-1"));
+    }
+    status
 }
 
 fn reshaped(status: &Status) -> Status {

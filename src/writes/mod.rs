@@ -72,6 +72,13 @@ pub(crate) enum Error {
         /// The time after which a repeat may have the response.
         retry: Option<Duration>,
     },
+    /// The client's gRPC library sent the write again, and there is no `request_id` by which the journal
+    /// would have recognized it.
+    #[error("the client repeated a write without a request_id")]
+    RepeatedByClient {
+        /// The endpoint.
+        path: &'static str,
+    },
 }
 
 impl From<state::Error> for Error {
@@ -180,9 +187,16 @@ impl Writes {
         record: Option<impl FnOnce(&str) -> WriteRecord>,
     ) -> Result<Begun<R>, Error> {
         let Inner { calls, journal, recovery, .. } = &*self.0;
-        // It can be sent twice, has no request_id to repeat it by, and is not reviewed.
-        if ctx.request_id.is_none() && !matches!(E::SAFETY, Safety::Once(_)) {
-            return Ok(Begun::New(Sending::new(left, None)));
+        if ctx.request_id.is_none() {
+            // It can be sent twice, has no request_id to repeat it by, and is not reviewed.
+            if !matches!(E::SAFETY, Safety::Once(_)) {
+                return Ok(Begun::New(Sending::new(left, None)));
+            }
+            // The journal would not recognize a repeat.
+            ctx.progress.forbid_repeat();
+            if ctx.repeated_by_client {
+                return Err(Error::RepeatedByClient { path: E::PATH });
+            }
         }
         let mut write = Journal::new_write(&account.app_id, ctx);
         if let Some(record) = record.filter(|_| calls.is_ready::<E>(account)) {
@@ -281,7 +295,7 @@ fn write_id(claimed: &Result<Claimed, journal::Error>) -> &str {
 fn outcome<T>(result: &Result<T, Error>) -> LateOutcome {
     match result {
         Ok(_) => LateOutcome::Executed,
-        Err(Error::OutcomeUnknown { .. }) => LateOutcome::Unknown,
+        Err(Error::OutcomeUnknown { .. } | Error::RepeatedByClient { .. }) => LateOutcome::Unknown,
         Err(_) => LateOutcome::NotExecuted,
     }
 }

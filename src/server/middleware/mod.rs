@@ -219,6 +219,9 @@ struct Call {
     caller: Option<Arc<Caller>>,
     /// The line in the activity log, if the call writes.
     line: Option<WriteLine>,
+    progress: Progress,
+    /// The end of the caller's time. `None` without an end.
+    ends: Option<Instant>,
 }
 
 impl Call {
@@ -230,7 +233,8 @@ impl Call {
             Kind::Ours | Kind::None => Trace::begin(&method, known, headers, sampler),
             Kind::Health | Kind::Reflection => Trace::none(),
         };
-        Self { method, known, trace, caller: None, line: None }
+        let progress = Progress::default();
+        Self { method, known, trace, caller: None, line: None, progress, ends: None }
     }
 
     /// Records the caller.
@@ -340,7 +344,11 @@ where
             Ok(response) => response,
             Err(unfit) => Status::from(unfit).into_http(),
         };
-        let failure = failure(&response).map(|failure| call.shape(failure));
+        let failure = failure(&response).map(|failure| {
+            let now = self.rules.clock.now();
+            let time_left = call.ends.map(|ends| ends.saturating_duration_since(now));
+            status::held_back(call.shape(failure), call.progress.may_repeat(), time_left)
+        });
         call.write_line(failure.as_ref()).await;
         call.end(failure.as_ref());
         match failure {
@@ -405,6 +413,10 @@ where
             Some(_) => Progress::of_write(),
         };
         call.line = WriteLine::new(&self.rules, call, &progress);
+        // Some libraries do not send the timeout of a service config.
+        let time_of_caller = head.timeout.unwrap_or(self.rules.default_deadline);
+        call.ends = arrived.checked_add(time_of_caller);
+        call.progress = progress.clone();
         let clock = self.rules.clock.clone();
         let answer = async {
             let caller = self.identify(request.headers(), call).await?;

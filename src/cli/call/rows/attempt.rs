@@ -253,11 +253,16 @@ struct Never;
 /// Returns the retry time that the service states, in either of the two usual ways.
 fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
     let pushback = status.metadata().get("grpc-retry-pushback-ms");
-    if let Some(pushback) = pushback {
-        let millis = pushback.to_str().ok().and_then(|text| text.parse().ok());
-        return Some(millis.map(|wait| LEAST_PAUSE.max(Duration::from_millis(wait))).ok_or(Never));
+    let millis = pushback.map(|text| text.to_str().ok().and_then(|text| text.parse().ok()));
+    let stated = match millis {
+        Some(Some(millis)) => Some(Duration::from_millis(millis)),
+        // A negative pushback is about this call, which would end before the retry. A row has more time.
+        Some(None) | None => status.get_details_retry_info().and_then(|info| info.retry_delay),
+    };
+    match stated {
+        Some(wait) => Some(Ok(wait.max(LEAST_PAUSE))),
+        None => pushback.map(|_| Err(Never)),
     }
-    status.get_details_retry_info()?.retry_delay.map(|wait| Ok(wait.max(LEAST_PAUSE)))
 }
 
 /// Returns the end of the refusals, if the service states it.
@@ -324,7 +329,8 @@ mod tests {
             (Unavailable, "WECHAT_BUSY", Some(0), None, Verdict::Retry(Some(LEAST_PAUSE))),
             (Unavailable, "WECHAT_BUSY", None, Some("0"), Verdict::Retry(Some(LEAST_PAUSE))),
             (Aborted, "DELETION_FAILED", None, None, Verdict::Final),
-            (Unavailable, "WECHAT_BUSY", Some(1), Some("-1"), Verdict::Final),
+            (Unavailable, "WECHAT_BUSY", None, Some("-1"), Verdict::Final),
+            (Unavailable, "WECHAT_BUSY", Some(1000), Some("-1"), second()),
             (
                 ResourceExhausted,
                 "DAILY_QUOTA_SPENT",
