@@ -53,6 +53,10 @@ image-check:
 schema:
     WRITE_SCHEMA=1 cargo test --locked --lib schema_describes_the_structs
 
+# Writes proto/service_config.json anew. Needed after a new RPC.
+service-config:
+    cargo run --locked --quiet -- service-config > proto/service_config.json
+
 # Writes THIRD-PARTY-NOTICES.txt anew. Needed after a change of Cargo.lock.
 notices:
     scripts/notices

@@ -52,6 +52,7 @@ mod push;
 mod recovery;
 mod server;
 mod service;
+mod service_config;
 pub mod state;
 mod systemd;
 pub mod telemetry;

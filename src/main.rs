@@ -31,6 +31,7 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
         #[cfg(feature = "sandbox")]
         Command::Sandbox(sandbox) => sandbox.run(&environment).await,
         Command::Serve(serve) => serve.run(&environment).await,
+        Command::ServiceConfig(config) => config.run(),
         #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
         Command::Token(token) => token.run(),

@@ -128,6 +128,15 @@ fn wrong_usage_exits_with_64() {
 }
 
 #[test]
+fn published_service_config_is_the_printed_one() {
+    let output = run(&["service-config"]);
+    assert_eq!(output.status.code(), Some(0));
+    let published = include_str!("../proto/service_config.json");
+    let how = "proto/service_config.json is old: run `just service-config`";
+    assert!(text(&output.stdout) == published, "{how}");
+}
+
+#[test]
 fn service_starts_answers_calls_and_stops() {
     let simulate = Daemon::start(&["simulate", "--listen", "127.0.0.1:0"]);
     let wechat = simulate.address_after("http://");

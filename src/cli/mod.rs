@@ -21,6 +21,7 @@ pub mod sandbox;
 mod seconds;
 mod secret_file;
 pub mod serve;
+pub mod service_config;
 mod settings;
 mod signal;
 #[cfg(feature = "sandbox")]
@@ -78,6 +79,8 @@ pub enum Command {
     /// Run only the simulated WeChat, for any WeChat client
     #[cfg(feature = "sandbox")]
     Simulate(simulate::Simulate),
+    /// Print the gRPC service config, with which clients retry only what is safe
+    ServiceConfig(service_config::ServiceConfig),
     /// Make a bearer token for a caller, or hash one for the settings
     Token(token::Token),
     /// Print the version, the commit, the target, the compiler and the features

@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "app", "call", "config", "events", "message_crypto", "push", "server", "service", "state", "util",
         "wechat",
     ]),
-    ("cli", &["app", "config", "doctor", "live", "pb", "telemetry", "util"]),
+    ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[
         "accounts", "activity", "call", "callers", "config", "events", "journal", "live", "push",
         "recovery", "server", "service", "state", "systemd", "telemetry", "tls", "util", "wechat", "writes",
@@ -22,6 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("doctor", &[
         "accounts", "call", "callers", "config", "message_crypto", "state", "tls", "util", "wechat",
     ]),
+    ("service_config", &["config", "pb", "wechat"]),
     ("live", &["config", "systemd", "telemetry"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[

@@ -44,6 +44,7 @@ mod redis;
 mod redis_loss;
 mod redis_outage;
 mod runbook;
+mod service_config;
 mod stalled;
 mod state;
 mod state_fails;
