@@ -17,6 +17,7 @@ mod kill;
 mod loss;
 mod redis;
 mod replicas;
+mod restart;
 mod sender;
 mod watcher;
 
