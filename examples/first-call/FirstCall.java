@@ -1,3 +1,5 @@
+import com.google.gson.Gson;
+import com.google.gson.reflect.TypeToken;
 import io.grpc.CallCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
@@ -9,6 +11,7 @@ import java.io.File;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Map;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import wechat.store.v1.MapPoiServiceGrpc;
@@ -23,7 +26,11 @@ class FirstCall {
         ca == null
             ? InsecureChannelCredentials.create()
             : TlsChannelCredentials.newBuilder().trustManager(new File(ca)).build();
-    var channel = Grpc.newChannelBuilder("127.0.0.1:50051", credentials).build();
+    // The calls that the library repeats after a failure. docs/calls.md describes them.
+    var config = Files.readString(Path.of("proto/service_config.json"));
+    Map<String, ?> parsed = new Gson().fromJson(config, new TypeToken<Map<String, ?>>() {}.getType());
+    var channel =
+        Grpc.newChannelBuilder("127.0.0.1:50051", credentials).defaultServiceConfig(parsed).build();
     var places = MapPoiServiceGrpc.newBlockingStub(channel).withDeadlineAfter(10, TimeUnit.SECONDS);
     if (ca != null) {
       var token = Path.of(System.getenv("WECHAT_STORE_GATEWAY_TOKEN_FILE"));

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"log"
 	"os"
@@ -13,13 +14,20 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // for the health of several addresses
 )
+
+// The calls that the library repeats after a failure. docs/calls.md describes them.
+//
+//go:embed service_config.json
+var serviceConfig string
 
 func main() {
 	options, err := identity()
 	if err != nil {
 		log.Fatal(err)
 	}
+	options = append(options, grpc.WithDefaultServiceConfig(serviceConfig))
 	channel, err := grpc.NewClient("127.0.0.1:50051", options...)
 	if err != nil {
 		log.Fatal(err)

@@ -20,8 +20,12 @@ from wechat.store.v1 import audit_pb2 as pb
 from wechat.store.v1 import types_pb2 as types
 from wechat.store.v1.audit_pb2_grpc import AuditServiceStub
 
+# With it, the library repeats failed calls, and the start of a stream. docs/calls.md describes it.
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../proto/service_config.json"), encoding="utf-8") as file:
+    SERVICE_CONFIG = file.read()
 # Without keepalive, a connection to a vanished peer looks like an idle one.
 OPTIONS = [
+    ("grpc.service_config", SERVICE_CONFIG),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
