@@ -14,6 +14,19 @@ target=$(cargo metadata --no-deps --format-version 1 --offline 2>/dev/null |
 target=${target:-$(realpath -m "${CARGO_TARGET_DIR:-target}")}
 mkdir -p "$target"
 
+# Programs that the scripts install for themselves.
+tools=$target/tools
+export PATH=$PATH:$tools/bin
+
+# Installs a program of crates.io in this version, if it is missing. Further arguments are options of cargo.
+has() {
+  type -P "$1" >/dev/null ||
+    cargo install "$1" --version "$2" --locked --quiet --no-default-features --root "$tools" "${@:3}"
+}
+
+# It works for seconds, so its own compilation should be short.
+has_deb() { has cargo-deb 3.8.0 --debug; }
+
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {
