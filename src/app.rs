@@ -27,9 +27,11 @@ use crate::{
     call::Calls,
     callers::Callers,
     config::{Changes, ConfigError, Limits, Reflection, Settings, TlsFiles},
+    errors::errcode,
     events::Audits,
     journal::Journal,
     live::{Follower, Source},
+    metrics::Provider,
     push::Receiver,
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
@@ -37,7 +39,7 @@ use crate::{
         health::{self, Reporter},
         http1, http2,
         listener::{Listener, Places},
-        middleware::{Budgets, Middleware},
+        middleware::{Budgets, Middleware, Shared},
         reflection,
     },
     service::{self, Rooms},
@@ -218,6 +220,7 @@ struct App {
     /// True if `listen.callback` is open.
     receives: AtomicBool,
     health: Reporter,
+    metrics: Arc<Provider>,
     middleware: Middleware<Routes>,
     budgets: Budgets,
     connections: Connections,
@@ -245,7 +248,9 @@ impl App {
         let tls = open_tls("listen.tls", listen.tls.as_ref(), Protocol::Http2, &clock)?;
         let admin_tls =
             open_tls("listen.admin_tls", listen.admin_tls.as_ref(), Protocol::Http1, &clock)?;
-        let client = Client::new(&settings.wechat, &clock)?;
+        let provider = Arc::new(Provider::new(errcode::class)?);
+        let metrics = provider.metrics();
+        let client = Client::new(&settings.wechat, &clock, metrics.clone())?;
         let Settings { accounts, limits, .. } = &settings;
         let registry = Registry::new(accounts, limits, &client, &state, &clock);
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
@@ -257,15 +262,8 @@ impl App {
         let callers = Callers::new(&settings, &clock);
         // Otherwise the first callers could be refused.
         callers.loaded().await;
-        let middleware = Middleware::new(
-            routes,
-            callers.clone(),
-            activity,
-            &settings,
-            clock,
-            sampler,
-            stop.clone(),
-        );
+        let shared = Shared { callers: callers.clone(), activity, clock, sampler, metrics };
+        let middleware = Middleware::new(routes, shared, &settings, stop.clone());
         Ok(Self {
             budgets: Budgets::new(&settings.limits),
             connections: Connections::new(&settings.limits),
@@ -276,6 +274,7 @@ impl App {
             receiver,
             receives: AtomicBool::new(false),
             health,
+            metrics: provider,
             middleware,
             background: TaskTracker::new(),
             tls,
@@ -407,7 +406,8 @@ impl App {
     fn start_admin(&self, socket: TcpListener) -> DropGuard {
         let ended = CancellationToken::new();
         let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
-        let admin = Admin { state, leaving, tls: self.encrypted().collect() };
+        let (metrics, tls) = (self.metrics.clone(), self.encrypted().collect());
+        let admin = Admin { state, leaving, metrics, tls };
         let listener = Listener::new(socket, "listen.admin", self.connections.admin.clone());
         let listener = listener.with_tls(self.admin_tls.clone());
         tokio::spawn(admin.run(listener, ended.clone()));

@@ -47,6 +47,7 @@ mod events;
 mod journal;
 pub mod live;
 mod message_crypto;
+mod metrics;
 pub mod pb;
 mod push;
 mod recovery;

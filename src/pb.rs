@@ -105,6 +105,15 @@ macro_rules! rpcs {
             }
         }
 
+        /// Returns the full name of the RPC at a path, such as `wechat.store.v1.StoreService/AddStore`.
+        /// Returns `None` if there is no such RPC.
+        pub fn full_name(path: &str) -> Option<&'static str> {
+            match path {
+                $($path => Some(&const { $path.split_at(1).1 }),)*
+                _ => None,
+            }
+        }
+
         /// Returns what makes a recovered response of this method, or `None` if it does not write.
         fn recovery(method: &str) -> Option<Recover> {
             match method {

@@ -34,6 +34,11 @@ pub mod push {
     pub use crate::push::{envelope, event, message};
 }
 
+/// The instruments as data.
+pub mod metrics {
+    pub use crate::metrics::{INSTRUMENTS, Instrument, Kind};
+}
+
 /// WeChat's endpoints as data, and a few of their types.
 pub mod wechat {
     pub use crate::wechat::{

@@ -294,7 +294,8 @@ mod tests {
                 + &account(official, "official", official_default);
             let settings = Settings::parse(&file, &Environment::new()).expect("good settings");
             let clock = Clock::frozen();
-            let client = Client::new(&settings.wechat, &clock).expect("a client");
+            let client = Client::new(&settings.wechat, &clock, crate::metrics::Metrics::default())
+                .expect("a client");
             let (_folder, state) = state::temporary(&clock);
             let registry =
                 Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);

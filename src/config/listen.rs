@@ -24,7 +24,7 @@ pub struct Listen {
     #[serde(deserialize_with = "address")]
     #[cfg_attr(test, schemars(with = "String"))]
     pub callback: SocketAddr,
-    /// The HTTP address for operators: `/livez` and `/readyz`.
+    /// The HTTP address for operators: `/livez`, `/readyz` and `/metrics`.
     #[serde(deserialize_with = "address")]
     #[cfg_attr(test, schemars(with = "String"))]
     pub admin: SocketAddr,

@@ -42,7 +42,8 @@ pub(crate) async fn run(settings: &Settings, options: &Options, clock: &Clock) -
     let is_meant = |account: &&config::Account| {
         options.account.as_deref().is_none_or(|app_id| account.app_id.as_str() == app_id)
     };
-    let client = Client::new(&settings.wechat, clock).map_err(|error| format!("{error:#}"));
+    let client = Client::new(&settings.wechat, clock, crate::metrics::Metrics::default())
+        .map_err(|error| format!("{error:#}"));
     let accounts = settings.accounts.iter().filter(is_meant).map(|account| {
         let client = client.as_ref();
         async move {

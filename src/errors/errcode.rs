@@ -72,6 +72,9 @@ impl FixBy {
     }
 }
 
+/// WeChat's code for a busy system.
+const BUSY: i64 = -1;
+
 /// Returns the row of `errcode` on the call to `path`. `None` if no document has the code.
 pub(crate) fn lookup(path: &str, errcode: i64) -> Option<&'static Row> {
     let first = TABLE.partition_point(|row| row.code < errcode);
@@ -79,6 +82,20 @@ pub(crate) fn lookup(path: &str, errcode: i64) -> Option<&'static Row> {
         .iter()
         .take_while(|row| row.code == errcode)
         .find(|row| row.path.is_none_or(|only| only == path))
+}
+
+/// Returns the class of `errcode` on the call to `path`, for metrics.
+pub(crate) fn class(path: &str, errcode: i64) -> &'static str {
+    let Some(row) = lookup(path, errcode) else { return "undocumented" };
+    match row.reason {
+        R::TokenRefused => "token",
+        R::DailyQuotaSpent | R::MinuteQuotaSpent => "quota",
+        // Some calls return it for a write that may have been executed.
+        _ if errcode == BUSY => "busy",
+        R::WechatBusy => "busy",
+        R::WechatCallMalformed => "malformed",
+        _ => "refused",
+    }
 }
 
 /// Returns a row for every call that has none of its own.

@@ -1,4 +1,4 @@
-//! Answers operators over HTTP: `/livez` and `/readyz`.
+//! Answers operators over HTTP: `/livez`, `/readyz` and `/metrics`.
 //!
 //! A process is ready if its state can be written and it is not stopping. WeChat's health does not
 //! matter. The gRPC health service differs: it reports whether calls are accepted at all, and reads
@@ -7,13 +7,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{http1, listener::Listener};
-use crate::{state::State, tls::Tls};
+use crate::{
+    metrics::{self, Provider},
+    state::State,
+    tls::Tls,
+};
 
 /// A state that takes longer is not ready. This is longer than the state's own limits, whose errors
 /// have more detail.
@@ -25,6 +29,7 @@ pub(crate) struct Admin {
     pub(crate) state: Arc<dyn State>,
     /// Canceled when the process begins to stop.
     pub(crate) leaving: CancellationToken,
+    pub(crate) metrics: Arc<Provider>,
     /// The TLS of all listeners that have any.
     pub(crate) tls: Vec<Tls>,
 }
@@ -40,16 +45,29 @@ impl Admin {
     }
 
     async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let mut content_type = "text/plain; charset=utf-8";
         let (status, text) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_owned()),
             (&Method::GET | &Method::HEAD, "/readyz") => match self.ready().await {
                 Ok(()) => (StatusCode::OK, format!("ok\n{}", self.warnings())),
                 Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
             },
-            _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz\n".to_owned()),
+            (&Method::GET | &Method::HEAD, "/metrics") => match self.metrics.text() {
+                Ok(text) => {
+                    content_type = metrics::CONTENT_TYPE;
+                    (StatusCode::OK, text)
+                }
+                Err(error) => {
+                    tracing::error!("failed to write the metrics: {error}");
+                    (StatusCode::INTERNAL_SERVER_ERROR, "the log has the error\n".to_owned())
+                }
+            },
+            _ => (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
         };
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
+        let content_type = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
     }
 

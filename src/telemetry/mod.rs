@@ -17,7 +17,11 @@ pub use self::{
     level::LogLevel,
     trace::{Sampler, Trace},
 };
-pub(crate) use self::{log_limit::may_log, mask::masked, trace::code_name};
+pub(crate) use self::{
+    log_limit::may_log,
+    mask::masked,
+    trace::{code_name, is_server_failure},
+};
 use crate::config::Environment;
 
 pub(crate) mod conventions;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use reqwest::{Body, Request, Response, Url, Version};
 use tracing::{Span, field::Empty};
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config,
+    metrics::{Exchange, Metrics, Outcome, Server},
     telemetry::{
         TRACE,
         conventions::{
@@ -58,6 +59,9 @@ struct Inner {
     hosts: Hosts,
     pools: Pools,
     clock: Clock,
+    metrics: Metrics,
+    /// The hosts, as metrics name them.
+    servers: Vec<Server>,
 }
 
 /// The parameters of one attempt, apart from the call itself.
@@ -96,7 +100,11 @@ impl Client {
     ///
     /// Fails if neither the system nor `wechat.ca_file` has usable TLS roots, or if the settings
     /// were not checked.
-    pub(crate) fn new(settings: &config::WeChat, clock: &Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: &config::WeChat,
+        clock: &Clock,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let host = |text: &String| {
             let url = Url::parse(text)?;
             let address = url.host_str().unwrap_or_default().to_owned();
@@ -105,9 +113,10 @@ impl Client {
         };
         let hosts: Vec<_> = settings.hosts.iter().map(host).collect::<Result<_, _>>()?;
         anyhow::ensure!(!hosts.is_empty(), "wechat.hosts: empty");
+        let servers = hosts.iter().map(|host| Server::new(&host.address, host.port)).collect();
         let pools = Pools::new(settings, clock.now())?;
         let (hosts, clock) = (Hosts::new(hosts, clock.clone()), clock.clone());
-        Ok(Self(Arc::new(Inner { hosts, pools, clock })))
+        Ok(Self(Arc::new(Inner { hosts, pools, clock, metrics, servers })))
     }
 
     /// Returns the number of hosts.
@@ -139,7 +148,9 @@ impl Client {
         }
         let at = choice.index();
         let span = span::<E>(choice.host(), &attempt);
-        let result = match self.exchange(call, &attempt, &choice, &span).await {
+        let mut status = None;
+        let began = Instant::now();
+        let result = match self.exchange(call, &attempt, &choice, &span, &mut status).await {
             Ok(body) => {
                 choice.report(sign_of(&body));
                 envelope::open::<E>(&body)
@@ -149,6 +160,14 @@ impl Client {
                 Err(error)
             }
         };
+        self.0.metrics.record_exchange(&Exchange {
+            server: &self.0.servers[at],
+            method: &E::METHOD,
+            path: E::PATH,
+            status: status.map(|status| status.as_u16()),
+            outcome: outcome(result.as_ref().err()),
+            duration: began.elapsed(),
+        });
         let tries = attempt.tries;
         tries.count += 1;
         let changes = match E::SAFETY {
@@ -182,6 +201,7 @@ impl Client {
         &Attempt { token, limit, .. }: &Attempt<'_>,
         choice: &Choice<'_>,
         span: &Span,
+        arrived: &mut Option<StatusCode>,
     ) -> Result<Bytes, Failed> {
         let Payload { query, content_type, body } = call.payload().map_err(not_sent)?;
         let mut request = Request::new(E::METHOD, url(choice, E::PATH, token, &query));
@@ -207,6 +227,7 @@ impl Client {
             Err(error) => return Err(failure(error, limit, maybe_sent())),
         };
         let status = response.status();
+        *arrived = Some(status);
         span.record(HTTP_RESPONSE_STATUS_CODE, status.as_u16());
         span.record(NETWORK_PROTOCOL_VERSION, version(response.version()));
         if !status.is_success() {
@@ -352,26 +373,35 @@ fn version(version: Version) -> &'static str {
 
 /// Records the result of the attempt on the span.
 fn record(span: &Span, error: Option<&Error>) {
-    let kind = match error {
-        None => {
+    let kind = match outcome(error) {
+        Outcome::Ok => {
             span.record("wechat.errcode", 0);
             return;
         }
-        Some(Error::Refused { code: Errcode(code), .. }) => {
+        Outcome::Refused(code) => {
             span.record("wechat.errcode", code);
             "refused"
         }
-        Some(Error::BadStatus { .. }) => "bad_status",
-        Some(Error::Lost { .. }) => "lost",
-        Some(Error::NotExecuted { .. }) => "not_executed",
-        Some(Error::NotSent { .. }) => "not_sent",
-        Some(Error::Page) => "page",
-        Some(Error::ProxyRefused) => "proxy_refused",
-        Some(Error::TimedOut { .. }) => "timeout",
-        Some(Error::Unreadable { .. }) => "unreadable",
+        Outcome::Failed(kind) => kind,
     };
     span.record(ERROR_TYPE, kind);
     span.record("otel.status_code", "ERROR");
+}
+
+/// Returns what an attempt brought, as metrics and traces name it.
+fn outcome(error: Option<&Error>) -> Outcome {
+    let Some(error) = error else { return Outcome::Ok };
+    Outcome::Failed(match error {
+        Error::Refused { code: Errcode(code), .. } => return Outcome::Refused(*code),
+        Error::BadStatus { .. } => "bad_status",
+        Error::Lost { .. } => "lost",
+        Error::NotExecuted { .. } => "not_executed",
+        Error::NotSent { .. } => "not_sent",
+        Error::Page => "page",
+        Error::ProxyRefused => "proxy_refused",
+        Error::TimedOut { .. } => "timeout",
+        Error::Unreadable { .. } => "unreadable",
+    })
 }
 
 /// Returns the whole body of the reply. Fails if it is longer than `most` bytes.

@@ -312,7 +312,8 @@ mod tests {
     #[tokio::test]
     async fn write_panic_is_not_reported_as_stop() {
         let clock = Clock::frozen();
-        let client = Client::new(&WeChat::default(), &clock).expect("a client");
+        let client = Client::new(&WeChat::default(), &clock, crate::metrics::Metrics::default())
+            .expect("a client");
         let (_folder, state) = state::temporary(&clock);
         let registry = Registry::new(&[], &Limits::default(), &client, &state, &clock);
         let calls = Calls::new(registry, client, state.clone(), clock.clone());

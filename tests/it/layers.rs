@@ -11,23 +11,25 @@ use std::{
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
-        "app", "call", "config", "events", "message_crypto", "push", "server", "service", "state", "util",
+        "app", "call", "config", "events", "message_crypto", "metrics", "push", "server", "service", "state", "util",
         "wechat",
     ]),
     ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[
-        "accounts", "activity", "call", "callers", "config", "events", "journal", "live", "push",
-        "recovery", "server", "service", "state", "systemd", "telemetry", "tls", "util", "wechat", "writes",
+        "accounts", "activity", "call", "callers", "config", "errors", "events", "journal", "live",
+        "metrics", "push", "recovery", "server", "service", "state", "systemd", "telemetry", "tls",
+        "util", "wechat", "writes",
     ]),
     ("doctor", &[
-        "accounts", "call", "callers", "config", "message_crypto", "state", "tls", "util", "wechat",
+        "accounts", "call", "callers", "config", "message_crypto", "metrics", "state", "tls", "util",
+        "wechat",
     ]),
     ("service_config", &["config", "pb", "wechat"]),
     ("live", &["config", "systemd", "telemetry"]),
     ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
     ("server", &[
-        "activity", "callers", "config", "context", "errors", "pb", "service", "state", "telemetry", "tls",
-        "util",
+        "activity", "callers", "config", "context", "errors", "metrics", "pb", "service", "state",
+        "telemetry", "tls", "util",
     ]),
     ("service", &[
         "accounts", "call", "context", "errors", "events", "pb", "recovery", "state", "translate",
@@ -39,7 +41,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "translate", "util", "validate", "wechat", "writes",
     ]),
     ("writes", &[
-        "accounts", "call", "config", "context", "journal", "pb", "recovery", "state",
+        "accounts", "call", "config", "context", "journal", "metrics", "pb", "recovery", "state",
         "translate", "util", "validate", "wechat",
     ]),
     ("recovery", &[
@@ -55,12 +57,13 @@ const ROOMS: &[(&str, &[&str])] = &[
         "accounts", "config", "journal", "pb", "state", "telemetry", "util", "validate", "wechat",
     ]),
     ("journal", &["activity", "context", "pb", "state", "util"]),
-    ("accounts", &["callers", "config", "context", "pb", "state", "util", "wechat"]),
-    ("wechat", &["config", "telemetry", "util"]),
+    ("accounts", &["callers", "config", "context", "metrics", "pb", "state", "util", "wechat"]),
+    ("wechat", &["config", "metrics", "telemetry", "util"]),
     ("state", &["config", "pb", "telemetry", "util"]),
     ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),
     ("callers", &["config", "pb", "util"]),
     ("activity", &["config", "telemetry"]),
+    ("metrics", &["telemetry"]),
     ("telemetry", &["config", "util"]),
     ("config", &["message_crypto", "tls", "util"]),
     ("tls", &["util"]),

@@ -154,23 +154,13 @@ async fn older_reflection_version_is_served() {
     }
 }
 
-/// Sends a request to the admin port and returns the status and the text.
-async fn ask(app: &App, path: &str) -> (u16, String) {
-    let mut socket = TcpStream::connect(app.admin).await.expect("the gateway listens");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.expect("it reads");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.expect("it answers");
-    let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
-    (status, answer.split("\r\n\r\n").nth(1).expect("a body").to_owned())
-}
-
 #[tokio::test]
 async fn admin_port_reports_liveness_and_readiness() {
     let app = App::start().await;
-    assert_eq!(ask(&app, "/livez").await, (200, "ok\n".to_owned()));
-    assert_eq!(ask(&app, "/readyz").await, (200, "ok\n".to_owned()));
-    assert_eq!(ask(&app, "/metrics").await.0, 404);
+    assert_eq!(app.ask("/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(app.ask("/readyz").await, (200, "ok\n".to_owned()));
+    let (status, text) = app.ask("/metric").await;
+    assert_eq!((status, &*text), (404, "there are /livez, /readyz and /metrics\n"));
     app.stop().await;
 }
 
@@ -179,9 +169,9 @@ async fn stopping_gateway_is_live_but_not_ready() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 2000").await;
     app.announce_stop();
     within(SOON, async {
-        while ask(&app, "/readyz").await != (503, "shutting down\n".to_owned()) {}
+        while app.ask("/readyz").await != (503, "shutting down\n".to_owned()) {}
     })
     .await;
-    assert_eq!(ask(&app, "/livez").await.0, 200);
+    assert_eq!(app.ask("/livez").await.0, 200);
     app.stop().await;
 }

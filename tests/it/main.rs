@@ -35,6 +35,7 @@ mod live;
 mod map_poi;
 mod media;
 mod merchant;
+mod metrics;
 mod nearby;
 mod odd;
 mod overdue_reviews;

@@ -333,6 +333,18 @@ impl App {
         self.wechat.calls(path).len()
     }
 
+    /// Sends a request to the admin port and returns the status and the text.
+    pub(crate) async fn ask(&self, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.admin).await.expect("the gateway listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("it answers");
+        let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
+        let (_, text) = answer.split_once("\r\n\r\n").expect("a body");
+        (status, text.to_owned())
+    }
+
     /// Announces a stop to the gateway, like SIGTERM.
     pub(crate) fn announce_stop(&self) {
         self.stop.cancel();

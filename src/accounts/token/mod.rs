@@ -660,7 +660,9 @@ mod tests {
             force_refresh: false,
             callback: None,
         };
-        let client = Client::new(&config::WeChat::default(), clock).expect("a client");
+        let client =
+            Client::new(&config::WeChat::default(), clock, crate::metrics::Metrics::default())
+                .expect("a client");
         let (folder, shared) = state::temporary(clock);
         (folder, Tokens::new(&settings, client, shared, clock.clone()))
     }

@@ -33,6 +33,7 @@ use crate::{
     config::{Limits, Reflection, Settings},
     context::{Arrival, Ending, Peer, Progress},
     errors::{Unfit, status},
+    metrics::{Metrics, Running},
     pb::{self, Access},
     service,
     telemetry::{Sampler, Trace, may_log},
@@ -116,6 +117,16 @@ pub(crate) struct Middleware<S> {
     rules: Arc<ArcSwap<Rules>>,
 }
 
+/// What the middleware shares with other parts.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) callers: Callers,
+    pub(crate) activity: ActivityLog,
+    pub(crate) clock: Clock,
+    pub(crate) sampler: Sampler,
+    pub(crate) metrics: Metrics,
+}
+
 /// What applies to each call. A call keeps those with which it began.
 #[derive(Clone, Debug)]
 struct Rules {
@@ -130,6 +141,7 @@ struct Rules {
     /// In bytes.
     longest_metadata: usize,
     sampler: Sampler,
+    metrics: Metrics,
     waits: Waits,
 }
 
@@ -152,13 +164,11 @@ impl<S: Clone> Middleware<S> {
     /// Wraps all services. After `stop` it does not wait for further requests.
     pub(crate) fn new(
         services: S,
-        callers: Callers,
-        activity: ActivityLog,
+        shared: Shared,
         settings: &Settings,
-        clock: Clock,
-        sampler: Sampler,
         stop: CancellationToken,
     ) -> Self {
+        let Shared { callers, activity, clock, sampler, metrics } = shared;
         let limits = &settings.limits;
         let rules = Rules {
             callers,
@@ -170,6 +180,7 @@ impl<S: Clone> Middleware<S> {
             longest_message: limits.longest_message(),
             longest_metadata: limits.longest_metadata(),
             sampler,
+            metrics,
             waits: Waits { silence: limits.request_silence(), stop },
         };
         Self { services, rules: Arc::new(ArcSwap::from_pointee(rules)) }
@@ -215,6 +226,8 @@ struct Call {
     /// True if the contract has the method.
     known: bool,
     trace: Trace,
+    /// Measures the call until it is dropped.
+    running: Running,
     /// `None` until the caller is known.
     caller: Option<Arc<Caller>>,
     /// The line in the activity log, if the call writes.
@@ -225,16 +238,17 @@ struct Call {
 }
 
 impl Call {
-    fn begin(kind: Kind, path: &str, headers: &HeaderMap, sampler: &Sampler) -> Self {
+    fn begin(kind: Kind, path: &str, headers: &HeaderMap, rules: &Rules) -> Self {
         // A client can invent a name of any length.
         let method = path.trim_start_matches('/').chars().take(LONGEST_NAME).collect::<String>();
         let known = pb::access(path).is_some();
         let trace = match kind {
-            Kind::Ours | Kind::None => Trace::begin(&method, known, headers, sampler),
+            Kind::Ours | Kind::None => Trace::begin(&method, known, headers, &rules.sampler),
             Kind::Health | Kind::Reflection => Trace::none(),
         };
+        let running = rules.metrics.begin_call(kind.method(path));
         let progress = Progress::default();
-        Self { method, known, trace, caller: None, line: None, progress, ends: None }
+        Self { method, known, trace, running, caller: None, line: None, progress, ends: None }
     }
 
     /// Records the caller.
@@ -255,8 +269,9 @@ impl Call {
         status::finished(failure, &self.trace.id.to_string())
     }
 
-    /// Records the end of the call in the trace and in the log.
-    fn end(&self, failure: Option<&Status>) {
+    /// Records the end of the call in the trace, in the log and in the metrics.
+    fn end(&mut self, failure: Option<&Status>) {
+        self.running.set_code(failure.map_or(Code::Ok, Status::code));
         let caller = self.caller.as_ref().map_or("", |caller| caller.name());
         self.trace.end(&self.method, self.known, caller, failure);
     }
@@ -294,6 +309,31 @@ impl Kind {
             Self::None
         }
     }
+
+    /// Returns the full name of the method at a path. Returns `None` if this process does not have it.
+    fn method(self, path: &str) -> Option<&'static str> {
+        match self {
+            Self::Ours => pb::full_name(path),
+            Self::Health | Self::Reflection => {
+                OTHERS.into_iter().find(|method| path.strip_prefix('/') == Some(*method))
+            }
+            Self::None => None,
+        }
+    }
+}
+
+/// The methods beside those of the contract.
+const OTHERS: [&str; 5] = [
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/List",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// Returns true if a method answers with a stream.
+fn streams(method: &str) -> bool {
+    method.rsplit('/').next().is_some_and(|name| name.starts_with("Watch"))
 }
 
 impl<S, B> Service<Request<B>> for CallService<S>
@@ -339,7 +379,7 @@ where
         }
         let kind = Kind::of(request.uri().path());
         let (path, headers) = (request.uri().path(), request.headers());
-        let mut call = Call::begin(kind, path, headers, &self.rules.sampler);
+        let mut call = Call::begin(kind, path, headers, &self.rules);
         let response = match self.answer(kind, request, arrived, &mut call).await {
             Ok(response) => response,
             Err(unfit) => Status::from(unfit).into_http(),
@@ -354,6 +394,7 @@ where
         match failure {
             Some(failure) => failure.into_http(),
             None if kind == Kind::Reflection => shaped(response, call),
+            None if streams(call.method.as_str()) => measured(response, call.running),
             None => response,
         }
     }
@@ -502,7 +543,9 @@ where
 }
 
 /// Returns a stream of which a failure at the end has the shape of all failures.
-fn shaped(response: Response<Body>, call: Call) -> Response<Body> {
+fn shaped(response: Response<Body>, mut call: Call) -> Response<Body> {
+    // The answer has begun, and the peer may close the stream.
+    call.running.set_code(Code::Cancelled);
     response.map(|body| {
         Body::new(body.map_frame(move |frame| match frame.into_trailers() {
             Err(data) => data,
@@ -512,8 +555,26 @@ fn shaped(response: Response<Body>, call: Call) -> Response<Body> {
                     call.end(Some(&failure));
                     Frame::trailers(failure.into_http::<()>().into_parts().0.headers)
                 }
-                _ => Frame::trailers(trailers),
+                _ => {
+                    call.running.set_code(Code::Ok);
+                    Frame::trailers(trailers)
+                }
             },
+        }))
+    })
+}
+
+/// Returns a stream that is measured to its end.
+fn measured(response: Response<Body>, mut running: Running) -> Response<Body> {
+    // The answer has begun, and the peer may close the stream.
+    running.set_code(Code::Cancelled);
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            if let Some(trailers) = frame.trailers_ref() {
+                let status = Status::from_header_map(trailers);
+                running.set_code(status.map_or(Code::Unknown, |status| status.code()));
+            }
+            frame
         }))
     })
 }
@@ -536,10 +597,15 @@ mod tests {
         let settings =
             "[[accounts]]\napp_id = \"wx0123456789abcdef\"\nkind = \"official\"\nsecret = \"s\"";
         let settings = Settings::parse(settings, &Environment::new()).expect("good settings");
-        let (clock, sampler) = (Clock::frozen(), Sampler::default());
-        let (callers, stop) = (Callers::new(&settings, &clock), CancellationToken::new());
-        let activity = ActivityLog::default();
-        let middleware = Middleware::new((), callers, activity, &settings, clock, sampler, stop);
+        let clock = Clock::frozen();
+        let shared = Shared {
+            callers: Callers::new(&settings, &clock),
+            activity: ActivityLog::default(),
+            clock,
+            sampler: Sampler::default(),
+            metrics: Metrics::default(),
+        };
+        let middleware = Middleware::new((), shared, &settings, CancellationToken::new());
         for (asked, expected) in [
             (None, Duration::from_secs(15)),
             (Some(Duration::from_millis(500)), Duration::from_millis(450)),

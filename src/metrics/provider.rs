@@ -1,0 +1,99 @@
+//! The provider: it makes the instruments, collects them, and writes the text of `/metrics`.
+
+use std::fmt;
+
+use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider};
+use opentelemetry_sdk::metrics::{self as sdk, SdkMeterProvider, Stream};
+use prometheus::{Registry, TextEncoder};
+
+use super::{Classify, Instrument, Kind, Metrics};
+use crate::telemetry;
+
+/// The content type of [`Provider::text`].
+pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// The most series of one instrument. The values of further ones are added to one series, with the
+/// attribute `otel.metric.overflow`.
+const MOST_SERIES: usize = 2_000;
+/// The bounds of all durations, in seconds. The conventions name them for RPC and HTTP.
+const BOUNDS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// The metrics of one gateway. It must not be held by what its observers read: they keep that alive.
+pub(crate) struct Provider {
+    /// Ends the exporters when it is dropped.
+    _sdk: SdkMeterProvider,
+    registry: Registry,
+    metrics: Metrics,
+}
+
+impl Provider {
+    /// Creates the provider of a gateway.
+    pub(crate) fn new(classify: Classify) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            // All metrics have the same scope.
+            .scope_info_enabled(false)
+            // It repeats what the scraper adds, and names no place of ours.
+            .without_target_info()
+            .build()?;
+        let sdk = SdkMeterProvider::builder().with_reader(reader).with_view(limited).build();
+        let metrics = Metrics::new(&Maker::new(&sdk), classify);
+        Ok(Self { _sdk: sdk, registry, metrics })
+    }
+
+    /// Returns the handle that the other rooms get.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Returns the text of `/metrics`.
+    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Provider")
+    }
+}
+
+/// Limits the series of an instrument.
+fn limited(_: &sdk::Instrument) -> Option<Stream> {
+    Stream::builder().with_cardinality_limit(MOST_SERIES).build().ok()
+}
+
+/// Makes the instruments of the table.
+pub(super) struct Maker(Meter);
+
+impl Maker {
+    fn new(provider: &SdkMeterProvider) -> Self {
+        Self(provider.meter_with_scope(telemetry::scope()))
+    }
+
+    /// Returns one whose instruments record nothing.
+    pub(super) fn none() -> Self {
+        Self::new(&SdkMeterProvider::default())
+    }
+
+    pub(super) fn histogram(&self, instrument: &Instrument) -> Histogram<f64> {
+        debug_assert_eq!(instrument.kind, Kind::Histogram);
+        self.0
+            .f64_histogram(instrument.name)
+            .with_unit(instrument.unit)
+            .with_description(instrument.description)
+            .with_boundaries(BOUNDS.to_vec())
+            .build()
+    }
+
+    pub(super) fn counter(&self, instrument: &Instrument) -> Counter<u64> {
+        debug_assert_eq!(instrument.kind, Kind::Counter);
+        self.0
+            .u64_counter(instrument.name)
+            .with_unit(instrument.unit)
+            .with_description(instrument.description)
+            .build()
+    }
+}
