@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Prints the dashboard of the gateway: deploy/grafana/dashboard.py > deploy/grafana/wechat-store-gateway.json
+
+A row is a title and its panels. A panel is a title, its kind, its unit and its queries, each with its legend.
+"""
+import json
+
+# $instance chooses processes, $app_id accounts. Both can be several, or all.
+I = 'job="wechat-store-gateway", instance=~"$instance"'
+A = f'{I}, wechat_app_id=~"$app_id"'
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+WIDTHS = {"stat": 4, "timeseries": 8, "table": 12}
+
+
+def field(kind, unit, limits):
+    """Returns how the values of a panel look. `limits` are those from which a value is orange and red."""
+    colors = [{"color": color, "value": value} for color, value in zip(["green", "orange", "red"], [None, *limits])]
+    defaults = {"unit": unit, "min": 0, "thresholds": {"mode": "absolute", "steps": colors}}
+    if kind == "timeseries":
+        defaults["custom"] = {"fillOpacity": 10, "lineWidth": 1, "showPoints": "never", "spanNulls": False}
+        defaults["color"] = {"mode": "palette-classic"}
+    return {"defaults": defaults, "overrides": []}
+
+
+def options(kind):
+    if kind == "stat":
+        reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+        return {"colorMode": "background", "graphMode": "area", "reduceOptions": reduce, "textMode": "auto"}
+    if kind == "timeseries":
+        legend = {"calcs": ["max", "lastNotNull"], "displayMode": "table", "placement": "bottom", "showLegend": True}
+        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
+    return {"showHeader": True}
+
+
+def panel(title, kind, unit, queries, limits=(), about=""):
+    targets = []
+    for letter, (legend, expression) in zip("ABCDEF", queries.items()):
+        target = {"datasource": SOURCE, "editorMode": "code", "expr": expression, "legendFormat": legend, "refId": letter}
+        targets.append(target | ({"format": "table", "instant": True} if kind == "table" else {"range": True}))
+    found = {"title": title, "type": kind, "datasource": SOURCE, "targets": targets, "options": options(kind)}
+    return found | {"fieldConfig": field(kind, unit, limits)} | ({"description": about} if about else {})
+
+
+def stat(title, unit, expression, *limits, about=""):
+    return panel(title, "stat", unit, {"": expression}, limits, about)
+
+
+def lines(title, unit, queries, about=""):
+    return panel(title, "timeseries", unit, queries, about=about)
+
+
+def rate(metric, by, where=I):
+    return f"sum by ({by}) (rate({metric}{{{where}}}[$__rate_interval]))"
+
+
+def quantile(part, metric, by, where=I):
+    by = f"{by}, le" if by else "le"
+    return f"histogram_quantile({part}, sum by ({by}) (rate({metric}_bucket{{{where}}}[$__rate_interval])))"
+
+
+CALLS = "rpc_server_call_duration_seconds"
+# Without streams, whose duration is their client's choice.
+UNARY = f'{I}, rpc_method!~".*/Watch.*|grpc[.].*"'
+FAULT = 'rpc_status_code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
+HTTP = "http_client_request_duration_seconds"
+
+ROWS = {
+    "Overview": [
+        stat("Processes", "none", f"sum(up{{{I}}})", about="Processes that Prometheus can scrape."),
+        stat("Processes that are down", "none", f"count(up{{{I}}}) - sum(up{{{I}}})", 1),
+        stat("Alerts", "none", 'count(ALERTS{alertstate="firing", job="wechat-store-gateway"}) or vector(0)', 1),
+        stat("Calls", "reqps", f"sum(rate({CALLS}_count{{{UNARY}}}[$__rate_interval]))"),
+        stat(
+            "Failed calls",
+            "percentunit",
+            f"sum(rate({CALLS}_count{{{UNARY}, {FAULT}}}[$__rate_interval])) / sum(rate({CALLS}_count{{{UNARY}}}[$__rate_interval])) or vector(0)",
+            0.02,
+            0.1,
+            about="Calls that failed with a code that the caller did not cause.",
+        ),
+        stat("99 % of calls are faster", "s", quantile(0.99, CALLS, "", UNARY), 2, 5),
+    ],
+    "Calls": [
+        lines("Calls by method", "reqps", {"{{rpc_method}}": rate(f"{CALLS}_count", "rpc_method", UNARY)}),
+        lines(
+            "Calls that were not OK, by code",
+            "reqps",
+            {"{{rpc_status_code}}": rate(f"{CALLS}_count", "rpc_status_code", f'{UNARY}, rpc_status_code!="OK"')},
+        ),
+        lines(
+            "Failed calls by method",
+            "percentunit",
+            {"{{rpc_method}}": f"{rate(f'{CALLS}_count', 'rpc_method', f'{UNARY}, {FAULT}')} / {rate(f'{CALLS}_count', 'rpc_method', UNARY)}"},
+            about="The alert CallsFail fires above 10 %.",
+        ),
+        lines(
+            "Duration of all calls",
+            "s",
+            {"50 %": quantile(0.5, CALLS, "", UNARY), "95 %": quantile(0.95, CALLS, "", UNARY), "99 %": quantile(0.99, CALLS, "", UNARY)},
+        ),
+        lines("99 % by method", "s", {"{{rpc_method}}": quantile(0.99, CALLS, "rpc_method", UNARY)}, about="The alert CallsSlow fires above 5 s."),
+        lines("Calls by process", "reqps", {"{{instance}}": rate(f"{CALLS}_count", "instance", UNARY)}),
+    ],
+    "WeChat": [
+        lines("Calls to WeChat by endpoint", "reqps", {"{{url_template}}": rate("wechat_calls_total", "url_template")}),
+        lines(
+            "What they brought",
+            "reqps",
+            {"{{wechat_result}}": rate("wechat_calls_total", "wechat_result")},
+            about="docs/metrics.md explains the classes. WeChat answers with HTTP 200 even if it refuses.",
+        ),
+        lines(
+            "Not ok, by endpoint",
+            "reqps",
+            {"{{url_template}} {{wechat_result}}": rate("wechat_calls_total", "url_template, wechat_result", f'{I}, wechat_result!="ok"')},
+        ),
+        lines("Duration at WeChat, 99 %", "s", {"{{url_template}}": quantile(0.99, HTTP, "url_template")}),
+        lines("Duration at WeChat, by host", "s", {"{{server_address}}": quantile(0.99, HTTP, "server_address")}),
+        lines("Requests that failed below HTTP", "reqps", {"{{error_type}}": rate(f"{HTTP}_count", "error_type", f'{I}, error_type!=""')}),
+    ],
+}
+
+
+def panels():
+    """Yields the rows and their panels, with their places. A line of the dashboard has 24 columns."""
+    number, y = 0, 0
+    for title, row in ROWS.items():
+        number += 1
+        yield {"collapsed": False, "gridPos": {"h": 1, "w": 24, "x": 0, "y": y}, "id": number, "panels": [], "title": title, "type": "row"}
+        y, x = y + 1, 0
+        for one in row:
+            width, height = WIDTHS[one["type"]], 4 if one["type"] == "stat" else 8
+            if x + width > 24:
+                x, y = 0, y + height
+            number += 1
+            yield one | {"gridPos": {"h": height, "w": width, "x": x, "y": y}, "id": number}
+            x += width
+        y += height
+
+
+def variable(name, label, query):
+    query = {"query": query, "refId": name}
+    more = {"includeAll": True, "multi": True, "allValue": ".*", "refresh": 2, "sort": 1}
+    return {"name": name, "label": label, "type": "query", "datasource": SOURCE, "query": query} | more
+
+
+DASHBOARD = {
+    "uid": "wechat-store-gateway",
+    "title": "wechat-store-gateway",
+    "description": "One gateway, or several. docs/runbook.md describes the alerts, docs/metrics.md the metrics.",
+    "tags": ["wechat-store-gateway"],
+    "schemaVersion": 39,
+    "editable": True,
+    "refresh": "30s",
+    "time": {"from": "now-3h", "to": "now"},
+    "timezone": "browser",
+    "templating": {
+        "list": [
+            {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1},
+            variable("instance", "Process", 'label_values(up{job="wechat-store-gateway"}, instance)'),
+        ]
+    },
+    "panels": list(panels()),
+}
+
+print(json.dumps(DASHBOARD, ensure_ascii=False, indent=1))

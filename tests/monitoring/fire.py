@@ -1,0 +1,382 @@
+#!/usr/bin/env python3
+"""Shows that each alert fires for its fault, that none fires without one, and that the dashboard has data.
+
+    fire.py GATEWAY FOLDER
+
+It starts one gateway with a simulated WeChat for each fault, a healthy one beside them, and a Prometheus that scrapes
+all of them. Prometheus uses deploy/prometheus/rules.yaml, with one change: a minute is a second, in `for` and in the
+ranges of expressions. Scrapes and evaluations are twice a second. Thresholds are unchanged. What must be old was made by
+an earlier process whose clock was set back with libfaketime.
+"""
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import grpc
+import yaml
+
+GATEWAY, FOLDER = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+RULES = DEPLOY / "prometheus/rules.yaml"
+DASHBOARD = DEPLOY / "grafana/wechat-store-gateway.json"
+KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+OFFICIAL, MINI_PROGRAM = "wx0000000000000001", "wx0000000000000002"
+PROMETHEUS = 28960
+# Below those that the system hands out itself, and beside those of the step `clients`.
+FIRST_PORT = 28961
+LIMIT = 150
+stop = threading.Event()
+running = []
+
+
+def start(command, log, **environment):
+    process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+    running.append(process)
+    return process
+
+
+def end(process):
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+def http(url, body=None, method=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.read()
+
+
+def until(what, condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+            if condition():
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not after {seconds} s")
+
+
+class World:
+    """A gateway with its own simulated WeChat."""
+
+    number = 0
+
+    def __init__(self, name, settings="", secret="official-secret", audit=None, listen=""):
+        self.name = name
+        base = FIRST_PORT + 4 * World.number
+        World.number += 1
+        self.wechat, self.grpc, self.push, self.admin = (f"127.0.0.1:{base + index}" for index in range(4))
+        self.folder = FOLDER / name
+        self.folder.mkdir(parents=True)
+        self.settings = self.folder / "settings.toml"
+        callback = f'{{ token = "callback-token", aes_key = "{KEY}" }}'
+        self.settings.write_text(
+            f"""
+[listen]
+grpc = "{self.grpc}"
+callback = "{self.push}"
+admin = "{self.admin}"
+{listen}
+[wechat]
+hosts = ["http://{self.wechat}"]
+[state]
+url = "sqlite:{self.folder}/state.db"
+{settings}
+[[accounts]]
+app_id = "{OFFICIAL}"
+kind = "official"
+default = true
+secret = "{secret}"
+callback = {callback}
+[[accounts]]
+app_id = "{MINI_PROGRAM}"
+kind = "mini_program"
+default = true
+secret = "mini-program-secret"
+callback = {callback}
+"""
+        )
+        self.log = open(self.folder / "log", "w")
+        simulate = [GATEWAY, "simulate", "--listen", self.wechat, "--callback-token", "callback-token"]
+        simulate += ["--callback-url", f"http://{self.push}/wechat/callback/{{app_id}}", "--callback-aes-key", KEY]
+        if audit is not None:
+            simulate += ["--audit-delay", str(audit)]
+        self.simulator = start(simulate, self.log)
+        until(f"simulator of {name}", lambda: self.control("settings", method="GET"))
+
+    def control(self, path, body=None, method="POST"):
+        return http(f"http://{self.wechat}/_simulator/{path}", body, method)
+
+    def serve(self, **environment):
+        self.gateway = start([GATEWAY, "serve", "--config", self.settings], self.log, **environment)
+        until(f"gateway of {self.name}", lambda: http(f"http://{self.admin}/livez"))
+
+    def call(self, method, **request):
+        """Calls a method and returns its exit code."""
+        command = [GATEWAY, "call", "--address", self.grpc, method, json.dumps(request)]
+        return subprocess.run(command, stdout=self.log, stderr=self.log, timeout=60, check=False).returncode
+
+    def read(self, pause=0.1, method="StoreService/ListStores", request=b""):
+        """Reads until the end of the test, in the background."""
+
+        def reading():
+            channel = grpc.insecure_channel(self.grpc)
+            call = channel.unary_unary(f"/wechat.store.v1.{method}", lambda sent: sent, lambda received: received)
+            while not stop.wait(pause):
+                with contextlib.suppress(grpc.RpcError):
+                    call(request, timeout=30)
+
+        threading.Thread(target=reading, daemon=True).start()
+        return self
+
+    def forge(self):
+        """Sends pushes with a wrong signature until the end of the test."""
+        url = f"http://{self.push}/wechat/callback/{OFFICIAL}?msg_signature=0&timestamp=1&nonce=1"
+
+        def forging():
+            while not stop.wait(0.2):
+                with contextlib.suppress(urllib.error.URLError):
+                    http(url, {"Encrypt": "AAAA"})
+
+        threading.Thread(target=forging, daemon=True).start()
+
+    def watch(self):
+        command = [GATEWAY, "call", "--address", self.grpc, "AuditService/WatchAuditEvents"]
+        start([*command, '{"position": "WATCH_POSITION_EARLIEST"}'], self.log)
+        return self
+
+
+def place(number=0, **more):
+    picture = "http://mmbiz.qpic.cn/mmbiz_png/a/0?wx_fmt=png"
+    return {
+        "name": f"place {number}",
+        "location": {"longitude": 113.323753357, "latitude": 23.0974903107},
+        "districtId": "440105",
+        "address": f"street {number}",
+        "category": "类目1:类目2",
+        "telephones": ["12345678901"],
+        "photoUrl": picture,
+        "licenseUrl": picture,
+        "introduction": "test",
+        **more,
+    }
+
+
+def fault(path, kind, **more):
+    return {"path": path, "kind": kind, "times": 1_000_000, **more}
+
+
+# ---- one world for each fault ----
+
+
+def healthy():
+    """Reads, writes, reviews with pushes, and a watcher."""
+    world = World("healthy", audit=1)
+    world.serve()
+    world.read().watch()
+    for number in range(3):
+        assert world.call("MapPoiService/CreateMapPoi", **place(number)) == 0, "a healthy write"
+    return world
+
+
+def down():
+    """A gateway that has ended."""
+    world = World("down")
+    world.serve()
+    end(world.gateway)
+    return world
+
+
+def unreachable():
+    """WeChat does not answer."""
+    world = World("unreachable")
+    world.serve()
+    assert world.call("StoreService/ListStores") == 0, "the gateway has a token"
+    end(world.simulator)
+    return world.read()
+
+
+def slow():
+    """WeChat needs six seconds."""
+    world = World("slow")
+    world.serve()
+    world.control("faults", fault("/wxa/get_store_list", {"latency": {"ms": 6000}}))
+    for _ in range(12):
+        world.read()
+        time.sleep(0.5)
+    return world
+
+
+def secret():
+    """The secret is wrong."""
+    world = World("secret", secret="another-secret")
+    world.serve()
+    return world.read()
+
+
+def whitelist():
+    """The address is not on the whitelist."""
+    world = World("whitelist")
+    world.serve()
+    message = "invalid ip 203.0.113.7, not in whitelist"
+    world.control("faults", fault("/cgi-bin/stable_token", {"errcode": {"errcode": 40164, "errmsg": message}}))
+    return world.read()
+
+
+def quota():
+    """The quota of a call is spent."""
+    world = World("quota")
+    world.serve()
+    world.control("quota", {"app_id": OFFICIAL, "path": "/wxa/get_store_list", "daily_limit": 1})
+    return world.read()
+
+
+def old():
+    """A write has had an unknown outcome, and a review has been open, for eight days. No push came."""
+    world = World("old", settings="[audit]\npoll_after_hours = 0")
+    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+    world.serve(LD_PRELOAD=library, FAKETIME="-8d", DONT_FAKE_MONOTONIC="1")
+    assert world.call("MapPoiService/CreateMapPoi", **place(1)) == 0, "the review begins"
+    world.control("faults", {"path": "/wxa/create_map_poi", "kind": "reset_after"})
+    # UNKNOWN
+    assert world.call("MapPoiService/CreateMapPoi", **place(2)) == 66, "the outcome is unknown"
+    end(world.gateway)
+    world.serve()
+    return world.read()
+
+
+def state():
+    """The file of the state was moved away."""
+    world = World("state")
+    world.serve()
+    (world.folder / "state.db").rename(world.folder / "moved.db")
+    return world.read(method="AuditService/ListSubmissions")
+
+
+def forged():
+    """Pushes have a wrong signature."""
+    world = World("forged")
+    world.serve()
+    world.forge()
+    return world
+
+
+def certificate():
+    """The certificate expires in three days."""
+    pem, key = FOLDER / "certificate.pem", FOLDER / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "3", "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", pem], check=True, stderr=subprocess.DEVNULL)
+    tls = f'tls = {{ certificate = "{pem}", key = "{key}" }}'
+    world = World("certificate", listen=tls)
+    world.serve()
+    return world
+
+
+def settings():
+    """The new settings have an error."""
+    world = World("settings")
+    world.serve()
+    world.settings.write_text(world.settings.read_text() + "\n[limits]\ncallers_rate = 1\n")
+    return world.read()
+
+
+# Each world with the alerts that its fault must cause. No other may fire there.
+WORLDS = {
+    healthy: [],
+    down: ["GatewayDown"],
+    unreachable: ["CallsFail"],
+    slow: ["CallsSlow"],
+}
+
+
+# ---- Prometheus ----
+
+
+def shortened(rules):
+    """Returns the rules with seconds in place of minutes."""
+    minutes = re.sub(r"(\[|\bfor: )(\d+)m\b", r"\1\2s", rules)
+    left = re.search(r"(\[|\bfor: )\d+(?!s)[a-z]", minutes)
+    assert not left, f"the rules have a duration that is not in minutes: {left[0]}"
+    return minutes
+
+
+def prometheus(worlds):
+    folder = FOLDER / "prometheus"
+    folder.mkdir()
+    (folder / "rules.yaml").write_text(shortened(RULES.read_text(encoding="utf-8")))
+    targets = [{"targets": [world.admin], "labels": {"instance": world.name}} for world in worlds]
+    config = {
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [{"job_name": "wechat-store-gateway", "static_configs": targets}],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    command = ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+    start([*command, f"--web.listen-address=127.0.0.1:{PROMETHEUS}"], open(folder / "log", "w"))
+    until("Prometheus", lambda: http(f"http://127.0.0.1:{PROMETHEUS}/-/ready"))
+
+
+def query(path):
+    return json.loads(http(f"http://127.0.0.1:{PROMETHEUS}/api/v1/{path}"))["data"]
+
+
+def firing():
+    """Returns the alerts that fire now, as pairs of world and alert."""
+    alerts = (alert for alert in query("alerts")["alerts"] if alert["state"] == "firing")
+    return {(alert["labels"].get("instance", ""), alert["labels"]["alertname"]) for alert in alerts}
+
+
+def without_data():
+    """Yields the panels of the dashboard whose queries find nothing in these worlds."""
+    for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:
+        for target in panel.get("targets", []):
+            expression = re.sub(r"\$\w+", ".*", target["expr"].replace("$__rate_interval", "20s").replace("$__range", "1m"))
+            if not query("query?" + urllib.parse.urlencode({"query": expression}))["result"]:
+                yield f"the dashboard's {panel['title']} shows nothing: {expression}"
+
+
+def described(alert):
+    return f"{alert[1]} in the world {alert[0] or 'without a name'}"
+
+
+def main():
+    worlds = {make(): alerts for make, alerts in WORLDS.items()}
+    expected = {(world.name, alert) for world, alerts in worlds.items() for alert in alerts}
+    names = set(re.findall(r"alert: (\w+)", RULES.read_text(encoding="utf-8")))
+    left = names - {alert for _, alert in expected}
+    assert not left, f"no world makes these alerts fire: {', '.join(sorted(left))}"
+    prometheus(worlds)
+    started, seen = time.monotonic(), set()
+    while not expected <= seen and time.monotonic() < started + LIMIT:
+        time.sleep(0.5)
+        seen |= firing()
+    wrong = [f"did not fire: {described(alert)}" for alert in sorted(expected - seen)]
+    wrong += [f"fired without its fault: {described(alert)}" for alert in sorted(seen - expected)]
+    broken = [rule for group in query("rules")["groups"] for rule in group["rules"] if rule["health"] != "ok"]
+    wrong += [f"{rule['name']}: {rule.get('lastError')}" for rule in broken]
+    wrong += without_data()
+    print("\n".join(wrong) or f"{len(names)} alerts fired in {len(worlds)} worlds, and none without its fault")
+    return 1 if wrong else 0
+
+
+try:
+    status = main()
+finally:
+    stop.set()
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+sys.exit(status)
