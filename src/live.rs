@@ -50,9 +50,9 @@ struct Content {
 pub(crate) struct Follower {
     source: Source,
     ticks: Interval,
-    /// What was read last.
+    /// The content that was read last.
     last: Option<Fingerprint>,
-    /// What was returned last.
+    /// The content that was returned last.
     used: Option<Fingerprint>,
     /// True if the last settings were read without a change or a signal.
     silent: bool,

@@ -68,7 +68,7 @@ struct Refreshing {
     early_from: Instant,
 }
 
-/// What the last refresh returned.
+/// The result of the last refresh.
 #[derive(Debug, Default)]
 struct Last {
     /// The text of the current set.

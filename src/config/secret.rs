@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigErrors, Environment, invisible};
 use crate::util::id::Secret;
 
-/// What `check` prints instead of a secret.
+/// The text that `check` prints instead of a secret.
 const HIDDEN: &str = "[hidden]";
 
 /// The place that a secret is read from. It serializes as it stands in the file, with the secret

@@ -42,7 +42,7 @@ impl Budget {
         Arc::new(Self { setting, limit: AtomicUsize::new(limit), taken: AtomicUsize::new(0) })
     }
 
-    /// Changes the limit. What is taken stays taken.
+    /// Changes the limit. An amount that is taken stays taken.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }
