@@ -256,7 +256,8 @@ impl App {
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
         let activity = activity(&settings)?;
         let rooms = rooms(calls, state, &settings, activity.clone(), &clock, &stop);
-        let receiver = Receiver::new(&settings, rooms.audits.clone(), clock.clone())?;
+        let receiver =
+            Receiver::new(&settings, rooms.audits.clone(), clock.clone(), sampler.clone())?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health, settings.listen.reflection);
         let callers = Callers::new(&settings, &clock);

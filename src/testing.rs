@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app, config::Settings, events::Audits, push::Receiver, server::listener::Places, state::State,
+    telemetry::Sampler,
 };
 pub use crate::{
     service::SERVICES,
@@ -18,6 +19,11 @@ pub use crate::{
         scope::Scope,
     },
 };
+
+/// Returns a sampler that traces every call.
+pub fn sample_all() -> Sampler {
+    Sampler::new(Some(Arc::new(opentelemetry_sdk::trace::Sampler::AlwaysOn)))
+}
 
 /// Calls, for the benchmark of statuses.
 pub mod call {
@@ -62,7 +68,7 @@ pub fn receive_pushes(
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let audits = Audits::new(state, settings, clock.clone(), stop.clone());
-    let receiver = Receiver::new(settings, audits, clock)?;
+    let receiver = Receiver::new(settings, audits, clock, Sampler::default())?;
     let places = Places::new(settings.limits.callback());
     Ok(app::receive(receiver, socket, places, stop))
 }

@@ -20,7 +20,8 @@ Environment variables:
   WECHAT_STORE_GATEWAY__SECTION__KEY  override a setting, such as …__LISTEN__GRPC=127.0.0.1:6000
   WECHAT_APP_ID, WECHAT_APP_SECRET    one account, if the file has none
   RUST_LOG                            log level instead of log.level, such as warn or debug
-  OTEL_EXPORTER_OTLP_ENDPOINT         send traces to this OpenTelemetry receiver
+  OTEL_EXPORTER_OTLP_ENDPOINT         send traces and metrics to this OpenTelemetry receiver; docs/operations.md
+                                      has the other OTEL_* variables
 
 SIGHUP, or a change of the settings file, applies the new settings (docs/configuration.md).
 The first SIGTERM, SIGQUIT or Ctrl-C drains running calls (limits.drain_ms); the second stops at once.";
@@ -37,7 +38,7 @@ impl Serve {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
-        let telemetry = Telemetry::start(environment, &settings.log.level)
+        let telemetry = Telemetry::start(environment, &settings.log)
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let file = self.settings.file();
         let source = Source {

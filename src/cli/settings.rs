@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Failure, print::counted};
-use crate::config::{Environment, Settings};
+use crate::{
+    config::{Environment, Settings},
+    telemetry,
+};
 
 /// The source of the settings.
 #[derive(Debug, clap::Args)]
@@ -36,11 +39,17 @@ impl Source {
         })
     }
 
-    /// Returns the settings. Returns all errors together, one per line.
+    /// Returns the settings. Returns all errors together, those of the variables of OpenTelemetry included, one per
+    /// line.
     pub(super) fn read(&self, environment: &Environment) -> Result<Settings, Failure> {
         let name = self.name();
         let text = self.text()?;
-        Settings::parse(&text, environment).map_err(|errors| {
+        let (settings, mut errors) = match Settings::parse(&text, environment) {
+            Ok(settings) => (Some(settings), Vec::new()),
+            Err(errors) => (None, errors),
+        };
+        errors.extend(telemetry::check(environment));
+        settings.filter(|_| errors.is_empty()).ok_or_else(|| {
             let mut lines = vec![format!("{name}: {}", counted(errors.len() as u64, "error"))];
             lines.extend(errors.iter().map(ToString::to_string));
             Failure::usage(lines.join("\n"))

@@ -1,4 +1,4 @@
-//! `[log]`: the lines that the log has.
+//! `[log]`: the lines that the log has, and their form.
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -13,11 +13,25 @@ pub struct Log {
     /// The lowest level of the lines: `off`, `error`, `warn`, `info`, `debug` or `trace`. Parts of the gateway
     /// can have levels of their own, in the syntax of `RUST_LOG`. `RUST_LOG` overrides it.
     pub level: String,
+    /// The form of the lines: `json`, or `text` for people at a terminal.
+    pub format: LogFormat,
+}
+
+/// The form of the lines in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    #[default]
+    Json,
+    /// One text per line, with colors at a terminal.
+    Text,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned() }
+        Self { level: "info".to_owned(), format: LogFormat::Json }
     }
 }
 

@@ -22,7 +22,7 @@ pub use self::{
     issuers::{Issuer, Jwks},
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},
-    log::Log,
+    log::{Log, LogFormat},
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},

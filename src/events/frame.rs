@@ -45,11 +45,12 @@ pub(super) fn framed(cursor: Cursor, stored: &Event) -> Framed {
         None => (translate::audit::event(stored), Bytes::new()),
     };
     let (kind, lost) = (event.kind(), is_gap(&event));
-    // Of the other fields only `detail` and `caller` come after the raw ones.
+    // Of the other fields only `detail`, `caller` and `trace_id` come after the raw ones.
     let mut last = AuditEvent::default();
     if !raw.is_empty() {
         last.detail = event.detail.take();
         last.caller = std::mem::take(&mut event.caller);
+        last.trace_id = std::mem::take(&mut event.trace_id);
     }
     let length = event.encoded_len() + raw.len() + last.encoded_len();
     let mut first = WatchAuditEventsResponse { cursor: cursor.text(), event: None }.encode_to_vec();
@@ -166,6 +167,7 @@ mod tests {
                         poi_id: "56".to_owned(),
                         request_id: "r".to_owned(),
                         caller: "orders".to_owned(),
+                        trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
                         ..Submission::default()
                     }),
                 ] {

@@ -208,6 +208,16 @@ impl Audits {
         Ok(Page { events, next: (!page.at_end).then_some(page.seen), cursor })
     }
 
+    /// Returns the trace and the span of the call that submitted what the event at this position is about.
+    /// `None` if that is not known, or if the state cannot be read.
+    pub(crate) async fn submitting_span(&self, position: u64) -> Option<(String, u64)> {
+        let query = EventQuery { after: position.checked_sub(1)?, limit: 1, ..Default::default() };
+        let page = self.0.state.events(query).await.ok()?;
+        let event = page.events.into_iter().find(|event| event.position == position)?;
+        let record = SubmissionRecord::parse(&event.submission?).ok()?;
+        Some((record.submission.trace_id, record.span_id))
+    }
+
     /// Returns a submission by its id.
     pub(crate) async fn submission(
         &self,

@@ -16,6 +16,7 @@ pub(crate) use self::stored::{
 use crate::{
     pb::{self, AuditState, SubmissionKind},
     state::{self, NewSubmission, is_open},
+    telemetry::Trace,
     util::id::{AppId, AuditId, MapPoiId, PoiId},
 };
 
@@ -52,13 +53,14 @@ impl WriteRecord {
     /// Returns the record of the submission that came of the write, if WeChat reviews it.
     pub(crate) fn submission_record(self) -> Option<SubmissionRecord> {
         let Self { submission, expected_effect, response: _, repeatable: _ } = self;
-        Some(SubmissionRecord { submission: submission?.into(), expected_effect })
+        Some(SubmissionRecord::of(submission?, expected_effect))
     }
 }
 
 impl From<SubmissionRecord> for WriteRecord {
-    fn from(SubmissionRecord { submission, expected_effect }: SubmissionRecord) -> Self {
-        Self { submission: Some(submission.into()), expected_effect, ..Self::default() }
+    fn from(SubmissionRecord { submission, expected_effect, span_id }: SubmissionRecord) -> Self {
+        let submission = stored::Submission { span_id, ..submission.into() };
+        Self { submission: Some(submission), expected_effect, ..Self::default() }
     }
 }
 
@@ -90,6 +92,8 @@ pub(crate) struct WriteName<'a> {
     pub(crate) request_id: Option<Uuid>,
     /// The caller's own name for the shop. May be empty.
     pub(crate) client_reference: &'a str,
+    /// The trace of the call.
+    pub(crate) trace: &'a Trace,
 }
 
 /// The record that the state stores beside a submission.
@@ -99,6 +103,8 @@ pub(crate) struct SubmissionRecord {
     pub(crate) submission: pb::Submission,
     /// The effect by which WeChat shows it.
     pub(crate) expected_effect: Option<ExpectedEffect>,
+    /// The span of its call. 0 if the call was not sampled.
+    pub(crate) span_id: u64,
 }
 
 impl SubmissionRecord {
@@ -129,9 +135,15 @@ impl SubmissionRecord {
             nearby_poi_id,
             picture_urls,
             caller: write.caller.to_owned(),
+            trace_id: write.trace.id.to_string(),
             ..pb::Submission::default()
         };
-        Self { submission, expected_effect }
+        Self { submission, expected_effect, span_id: write.trace.span_id() }
+    }
+
+    fn of(submission: stored::Submission, expected_effect: Option<ExpectedEffect>) -> Self {
+        let span_id = submission.span_id;
+        Self { submission: submission.into(), expected_effect, span_id }
     }
 
     /// Returns what the state stores.
@@ -153,7 +165,7 @@ impl SubmissionRecord {
     /// Decodes what the state stores beside a submission.
     pub(crate) fn parse(message: &[u8]) -> Result<Self, state::Error> {
         let WriteRecord { submission, expected_effect, .. } = WriteRecord::parse(message)?;
-        Ok(Self { submission: submission.unwrap_or_default().into(), expected_effect })
+        Ok(Self::of(submission.unwrap_or_default(), expected_effect))
     }
 
     /// Returns a stored submission as it is at `now`.
@@ -211,6 +223,7 @@ impl From<pb::Submission> for stored::Submission {
             nearby_poi_id: _,
             picture_urls,
             caller,
+            trace_id,
             // The state has columns for these, because they change.
             reason: _,
             decide_time: _,
@@ -231,6 +244,9 @@ impl From<pb::Submission> for stored::Submission {
             poi_id,
             picture_urls,
             caller,
+            trace_id,
+            // Beside the public fields.
+            span_id: 0,
         }
     }
 }
@@ -251,6 +267,8 @@ impl From<stored::Submission> for pb::Submission {
             poi_id,
             picture_urls,
             caller,
+            trace_id,
+            span_id: _,
         } = submission;
         let kind_of = SubmissionKind::try_from(kind).unwrap_or_default();
         let (poi_id, nearby_poi_id) = by_kind(kind_of, poi_id);
@@ -269,6 +287,7 @@ impl From<stored::Submission> for pb::Submission {
             nearby_poi_id,
             picture_urls,
             caller,
+            trace_id,
             ..Self::default()
         }
     }
@@ -352,6 +371,7 @@ mod tests {
             app_id: &app_id,
             request_id: None,
             client_reference: "shop-7",
+            trace: &Trace::none(),
         };
         SubmissionRecord::new(review, None, write, SystemTime::UNIX_EPOCH)
     }

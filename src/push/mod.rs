@@ -18,13 +18,14 @@ use tokio::time::timeout;
 use self::{
     message::{Malformed, Message},
     relay::{Failed, Push, Relay},
+    trace::PushTrace,
 };
 use crate::{
     config::{AccountCallback, CallbackMode, SecretSource, Settings},
     events::Audits,
     message_crypto,
     state::{Appended, NewEvent},
-    telemetry,
+    telemetry::{self, Sampler},
     util::clock::Clock,
     util::id::{AppId, Secret},
 };
@@ -33,6 +34,7 @@ pub mod envelope;
 pub mod event;
 pub mod message;
 mod relay;
+mod trace;
 
 /// The first parts of a path. The account's id follows. Ids are in lower case.
 const PATH: [&str; 2] = ["wechat", "callback"];
@@ -51,6 +53,7 @@ pub(crate) struct Receiver(Arc<Inner>);
 struct Inner {
     audits: Audits,
     clock: Clock,
+    sampler: Sampler,
     /// Replaced as a whole when the settings change. A push uses the one that it finds on arrival.
     table: ArcSwap<Table>,
 }
@@ -106,9 +109,14 @@ impl Receiver {
     /// Returns a receiver for the accounts that have a `callback`.
     ///
     /// Fails if a key or token cannot be read.
-    pub(crate) fn new(settings: &Settings, audits: Audits, clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        audits: Audits,
+        clock: Clock,
+        sampler: Sampler,
+    ) -> anyhow::Result<Self> {
         let table = ArcSwap::from_pointee(Table::new(settings, None)?);
-        Ok(Self(Arc::new(Inner { audits, clock, table })))
+        Ok(Self(Arc::new(Inner { audits, clock, sampler, table })))
     }
 
     /// Returns the accounts of other settings, for [`update`](Self::update). Changes nothing.
@@ -141,7 +149,12 @@ impl Inner {
             // Monitors and load balancers send HEAD to check that the port answers.
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
             (Some(account), &Method::GET) => self.echo(&table, account, &head),
-            (Some(account), &Method::POST) => self.receive(&table, account, &head, body).await,
+            (Some(account), &Method::POST) => {
+                let trace = PushTrace::begin(&account.app_id, &head, &self.sampler);
+                let answer = self.receive(&table, account, &head, body, &trace).await;
+                trace.end(answer.as_ref().map_or_else(|refusal| refusal.status, Response::status));
+                answer
+            }
             _ => Err(Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "the method is neither GET nor POST",
@@ -174,6 +187,7 @@ impl Inner {
         account: &Account,
         head: &Parts,
         body: Incoming,
+        trace: &PushTrace,
     ) -> Answer {
         let body = read_body(body).await?;
         let plain = self.decrypted(table, account, &Query::new(head), &body)?;
@@ -192,7 +206,8 @@ impl Inner {
         let stored = event.is_some();
         if let Some(event) = event {
             let event_id = event.event_id.clone();
-            self.store(event).await?;
+            let position = self.store(event).await?;
+            trace.stored(&event_id, position, &self.audits).await;
             if let Err(malformed) = message {
                 account.unreadable(malformed, &event_id);
             }
@@ -269,10 +284,10 @@ impl Inner {
         }
     }
 
-    /// Stores an event. It is durable when this returns.
-    async fn store(&self, event: NewEvent) -> Result<(), Refusal> {
+    /// Stores an event. It is durable when this returns. Returns its position in the log.
+    async fn store(&self, event: NewEvent) -> Result<u64, Refusal> {
         match timeout(APPEND_TIME, self.audits.append(event)).await {
-            Ok(Ok(Appended::New(_) | Appended::Known(_))) => Ok(()),
+            Ok(Ok(Appended::New(position) | Appended::Known(position))) => Ok(position),
             Ok(Ok(Appended::Decided)) => Err(Refusal::unavailable("the event was not stored")),
             Ok(Err(error)) => Err(Refusal::unavailable(error.to_string())),
             Err(_) => Err(Refusal::unavailable("storing the event took too long")),

@@ -124,7 +124,7 @@ impl<'a> Round<'a> {
     async fn poll(&mut self, stored: state::Submission) -> Result<(), state::Error> {
         let clock = self.recovery.0.calls.clock();
         let overdue_after = self.settings.overdue_after();
-        let SubmissionRecord { submission, expected_effect } =
+        let SubmissionRecord { submission, expected_effect, span_id: _ } =
             SubmissionRecord::from_state(stored, clock.wall(), overdue_after)?;
         if self.recovery.0.calls.is_paused(&submission.app_id) {
             return Ok(());

@@ -24,7 +24,7 @@ impl Recovery {
         mut visit: impl FnMut(state::Submission, Option<ExpectedEffect>),
     ) -> Result<(), state::Error> {
         self.each_submission(submission, |other| {
-            let SubmissionRecord { submission: its, expected_effect } =
+            let SubmissionRecord { submission: its, expected_effect, span_id: _ } =
                 SubmissionRecord::parse(&other.message)?;
             if its.submission_id != submission.submission_id {
                 visit(other, expected_effect);
@@ -128,7 +128,9 @@ mod tests {
                 submission_id: submission_id.to_owned(),
                 ..submission(SubmissionKind::Store, "7", "12")
             };
-            SubmissionRecord { submission, expected_effect: None }.to_state(None).message
+            SubmissionRecord { submission, expected_effect: None, span_id: 0 }
+                .to_state(None)
+                .message
         };
         let (own, other) = (record("write"), record("other"));
         for (its, expected) in [

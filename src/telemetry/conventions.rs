@@ -11,6 +11,8 @@ pub(crate) const HTTP_REQUEST_METHOD: &str = "http.request.method";
 pub(crate) const HTTP_REQUEST_RESEND_COUNT: &str = "http.request.resend_count";
 /// The status of an HTTP response, as a number.
 pub(crate) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// The path that a server has for a request, without the values in it.
+pub(crate) const HTTP_ROUTE: &str = "http.route";
 /// The version of HTTP: `1.1` or `2`.
 pub(crate) const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
 /// The RPC, such as `wechat.store.v1.CardService/GetStoreCard`, or [`OTHER_METHOD`].
@@ -27,6 +29,10 @@ pub(crate) const SERVER_ADDRESS: &str = "server.address";
 pub(crate) const SERVER_PORT: &str = "server.port";
 /// The URL of a request, without secrets.
 pub(crate) const URL_FULL: &str = "url.full";
+/// The path of a request that arrives.
+pub(crate) const URL_PATH: &str = "url.path";
+/// The protocol of a request that arrives: `http` or `https`.
+pub(crate) const URL_SCHEME: &str = "url.scheme";
 /// The path of a request, without values of the caller.
 pub(crate) const URL_TEMPLATE: &str = "url.template";
 

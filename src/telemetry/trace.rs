@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::HeaderMap;
+use base16ct::lower;
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
-    Context, TraceId,
+    Context, SpanId, TraceFlags, TraceId,
     propagation::{Extractor, TextMapPropagator},
-    trace::{SpanKind, TraceContextExt},
+    trace::{SpanContext, SpanKind, TraceContextExt, TraceState},
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
@@ -32,8 +33,13 @@ pub struct Sampler(Option<Arc<dyn ShouldSample>>);
 
 impl Sampler {
     /// Creates a sampler. Without a rule, it samples nothing.
-    pub(super) fn new(rule: Option<Arc<dyn ShouldSample>>) -> Self {
+    pub(crate) fn new(rule: Option<Arc<dyn ShouldSample>>) -> Self {
         Self(rule)
+    }
+
+    /// Decides whether work that no caller began is traced.
+    pub(crate) fn chooses_root(&self, name: &str) -> bool {
+        self.0.is_some() && self.chooses(&Context::new(), TraceId::from(fastrand::u128(1..)), name)
     }
 
     fn chooses(&self, parent: &Context, id: TraceId, method: &str) -> bool {
@@ -96,6 +102,23 @@ impl Trace {
         Self { id: TraceId::from(fastrand::u128(1..)), span: Span::none(), started: Instant::now() }
     }
 
+    /// Returns the trace id as the value of a header.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        let mut text = [0; 32];
+        let text = lower::encode(&self.id.to_bytes(), &mut text).ok()?;
+        HeaderValue::from_bytes(text).ok()
+    }
+
+    /// Returns the id of the span. 0 if the call is not traced.
+    pub(crate) fn span_id(&self) -> u64 {
+        match self.span.is_disabled() {
+            true => 0,
+            false => {
+                u64::from_be_bytes(self.span.context().span().span_context().span_id().to_bytes())
+            }
+        }
+    }
+
     /// Records the caller, which is known only after the call has begun. An empty name is not recorded.
     pub fn record_caller(&self, caller: &str) {
         if !caller.is_empty() && !self.span.is_disabled() {
@@ -150,6 +173,16 @@ impl Trace {
             }
             _ => log!(info),
         }
+    }
+}
+
+/// Links a span to the span of an earlier call. Does nothing if either is not traced.
+pub(crate) fn link(span: &Span, trace_id: &str, span_id: u64) {
+    let Ok(trace_id) = TraceId::from_hex(trace_id) else { return };
+    let (span_id, flags) = (SpanId::from(span_id), TraceFlags::SAMPLED);
+    let linked = SpanContext::new(trace_id, span_id, flags, true, TraceState::default());
+    if linked.is_valid() {
+        span.add_link(linked);
     }
 }
 

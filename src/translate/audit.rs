@@ -34,6 +34,7 @@ pub(crate) fn completed(stored: &Event, mut event: pb::AuditEvent) -> pb::AuditE
     event.client_reference = submission.client_reference;
     event.request_id = submission.request_id;
     event.caller = submission.caller;
+    event.trace_id = submission.trace_id;
     match &mut event.detail {
         Some(Detail::Store(store)) => store.map_poi_id = submission.map_poi_id,
         Some(Detail::StorePictures(pictures)) => pictures.poi_id = submission.poi_id,

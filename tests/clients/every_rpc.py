@@ -319,7 +319,7 @@ def documented():
         response = json_format.MessageToDict(getattr(SERVICES[service](channel), method)(request, timeout=20))
         # Opaque.
         response.pop("nextPageToken", None)
-        for own in ["appId", "submissionId", "createTime", "resubmitAfter"]:
+        for own in ["appId", "submissionId", "createTime", "resubmitAfter", "traceId"]:
             response.get("submission", {}).pop(own, None)
         assert response == example["response"], f"{file}: {response}"
         called.add(rpc)

@@ -90,7 +90,7 @@ impl Example {
         app.wechat.fault(Fault::new(self.path.clone(), Kind::Replace { body: reply }));
         let mut answer = self.call(app).await?;
         if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
-            for own in ["appId", "submissionId", "createTime", "resubmitAfter"] {
+            for own in ["appId", "submissionId", "createTime", "resubmitAfter", "traceId"] {
                 submission.remove(own);
             }
         }

@@ -11,8 +11,8 @@ use std::{
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
-        "app", "call", "config", "events", "message_crypto", "metrics", "push", "server", "service", "state", "util",
-        "wechat",
+        "app", "call", "config", "events", "message_crypto", "metrics", "push", "server", "service", "state",
+        "telemetry", "util", "wechat",
     ]),
     ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[
@@ -56,7 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("translate", &[
         "accounts", "config", "journal", "pb", "state", "telemetry", "util", "validate", "wechat",
     ]),
-    ("journal", &["activity", "context", "pb", "state", "util"]),
+    ("journal", &["activity", "context", "pb", "state", "telemetry", "util"]),
     ("accounts", &["callers", "config", "context", "metrics", "pb", "state", "util", "wechat"]),
     ("wechat", &["config", "metrics", "telemetry", "util"]),
     ("state", &["config", "pb", "telemetry", "util"]),

@@ -30,6 +30,7 @@ fn text_of<T: std::fmt::Debug>(answer: Result<Response<T>, Status>) -> String {
                 ![
                     "submission_id",
                     "create_time",
+                    "trace_id",
                     "seconds",
                     "nanos",
                     "resubmit_after",

@@ -97,7 +97,7 @@ struct Places {
 impl Sandbox {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let telemetry = Telemetry::start(&self.quiet(environment), &Log::default().level)
+        let telemetry = Telemetry::start(&self.quiet(environment), &Log::default())
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
         let result = self.serve(telemetry.sampler()).await;
         telemetry.flush().await;

@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
@@ -51,6 +51,9 @@ mod write_line;
 /// answer, which has more detail, arrives before the caller's own timer fires, even over a long distance
 /// or on a busy machine.
 const EARLY: Duration = Duration::from_millis(250);
+
+/// The metadata of each answer that names its trace, for callers that report a problem.
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// The budgets that all connections share.
 #[derive(Clone, Debug)]
@@ -391,12 +394,17 @@ where
         });
         call.write_line(failure.as_ref()).await;
         call.end(failure.as_ref());
-        match failure {
+        let trace_id = call.trace.header();
+        let mut response = match failure {
             Some(failure) => failure.into_http(),
             None if kind == Kind::Reflection => shaped(response, call),
             None if streams(call.method.as_str()) => measured(response, call.running),
             None => response,
+        };
+        if kind != Kind::Health {
+            response.headers_mut().extend(trace_id.map(|id| (TRACE_ID, id)));
         }
+        response
     }
 
     /// Returns the service's response, or the reason why the request reaches no service.

@@ -2,41 +2,30 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{
-    io::Write,
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    common::v1::any_value::Value,
-    trace::v1::{Span, span::SpanKind, status::StatusCode},
-};
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Request, transport::Channel};
 use wechat_simulator::MINI_PROGRAM_APP_ID;
 use wechat_store_gateway::pb::{
-    self, account_service_client::AccountServiceClient, card_service_client::CardServiceClient,
-    media_service_client::MediaServiceClient, nearby_service_client::NearbyServiceClient,
-    store_service_client::StoreServiceClient,
+    self, account_service_client::AccountServiceClient, audit_service_client::AuditServiceClient,
+    card_service_client::CardServiceClient, media_service_client::MediaServiceClient,
+    nearby_service_client::NearbyServiceClient, store_service_client::StoreServiceClient,
+    watch_audit_events_request::Start,
 };
 
-use self::forms::forms;
+use self::{
+    forms::forms,
+    process::{Process, connect, free_port, post},
+    receiver::{Receiver, text, with_tls},
+};
 
-#[path = "it/forms.rs"]
+#[path = "../it/forms.rs"]
 mod forms;
-
+mod process;
+mod receiver;
+mod unwilling;
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.45.0";
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
@@ -46,145 +35,8 @@ const CLASSIC_TOKEN: &str = "CANARY-classic-access-token_0123456789";
 const CLASSIC_SECRET: &str = "canary/secret+with=signs&more";
 const PHONE: &str = "13900007788";
 
-/// The variables from which many programs take a proxy. This one ignores them.
-const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
-
-/// Receives spans.
-#[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
-
-#[tonic::async_trait]
-impl TraceService for Receiver {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.lock().expect("no panic").push(request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Receiver {
-    async fn start() -> (Self, SocketAddr) {
-        let receiver = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let service = TraceServiceServer::new(receiver.clone());
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
-        tokio::spawn(
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming),
-        );
-        (receiver, address)
-    }
-
-    /// Returns the schemas of the first export.
-    fn schemas(&self) -> [String; 2] {
-        let requests = self.0.lock().expect("no panic");
-        let resource = &requests[0].resource_spans[0];
-        [resource.schema_url.clone(), resource.scope_spans[0].schema_url.clone()]
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let requests = self.0.lock().expect("no panic");
-        let resources = requests.iter().flat_map(|request| &request.resource_spans);
-        let scopes = resources.flat_map(|resource| &resource.scope_spans);
-        scopes.flat_map(|scope| scope.spans.clone()).collect()
-    }
-}
-
-/// A process that ends with the test.
-struct Process {
-    child: Child,
-    /// The folder of its data.
-    _folder: TempDir,
-    log: std::path::PathBuf,
-}
-
-impl Process {
-    fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let log = folder.join(format!("{name}-{}.log", std::process::id()));
-        let file = std::fs::File::create(&log).expect("a log file");
-        let own = tempfile::tempdir().expect("a folder");
-        let child = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
-            .args(arguments)
-            .current_dir(&own)
-            .env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0")
-            // Nothing listens there, so a process that used the proxy would fail.
-            .envs(PROXIES.map(|name| (name, "http://127.0.0.1:1")))
-            .env("NO_PROXY", "")
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("a second handle"))
-            .stderr(file)
-            .spawn()
-            .expect("our own binary");
-        Self { child, _folder: own, log }
-    }
-
-    /// Ends it like a supervisor, and returns all its output.
-    fn stop(mut self) -> String {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(killed.expect("kill is there").success());
-        let status = self.child.wait().expect("it ends");
-        let output = std::fs::read_to_string(&self.log).expect("its log");
-        assert!(status.success(), "{status}: {output}");
-        output
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Returns a port that is free now, lies below the ports that the system assigns, and is not used
-/// by tests in other processes.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 27_000 + u16::try_from(std::process::id() % 180).expect("small") * 10;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 10;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-async fn connect(port: u16) -> Channel {
-    let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("a URL");
-    for _ in 0..200 {
-        if let Ok(channel) = endpoint.connect().await {
-            return channel;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("no server listens at {port}");
-}
-
-/// Posts to the simulator over a socket.
-fn post(port: u16, path: &str, body: &serde_json::Value) -> String {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the simulator listens");
-    let body = body.to_string();
-    write!(
-        socket,
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: \
-         application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("the simulator reads");
-    std::io::read_to_string(socket).expect("the simulator answers")
-}
-
 fn attribute(span: &Span, key: &str) -> Option<String> {
-    let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => Some(text.clone()),
-        Value::IntValue(number) => Some(number.to_string()),
-        other => panic!("{key} is {other:?}"),
-    }
+    span.attributes.iter().find(|attribute| attribute.key == key).map(text)
 }
 
 fn is_failed(span: &Span) -> bool {
@@ -195,27 +47,83 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn call_is_one_trace_from_caller_to_wechat() {
-    let (receiver, otlp) = Receiver::start().await;
-    let (grpc, wechat) = (free_port(), free_port());
-    let sandbox = Process::start(
-        "traced-sandbox",
-        &[
-            "sandbox",
-            "--grpc",
-            &format!("127.0.0.1:{grpc}"),
-            "--simulator",
-            &format!("127.0.0.1:{wechat}"),
-            "--callback",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-        ],
+/// A sandbox that sends its traces to a receiver.
+struct Sandbox {
+    process: Process,
+    channel: Channel,
+    wechat: u16,
+}
+
+impl Sandbox {
+    async fn start(name: &str, otlp: &str, environment: &[(&str, &str)]) -> Self {
+        let (grpc, wechat) = (free_port(), free_port());
         // By default a sandbox logs only warnings.
-        &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")), ("RUST_LOG", "info")],
-    );
-    let mut cards = CardServiceClient::new(connect(grpc).await);
+        let own = [("OTEL_EXPORTER_OTLP_ENDPOINT", otlp), ("RUST_LOG", "info")];
+        let process = Process::start(
+            name,
+            &[
+                "sandbox",
+                "--grpc",
+                &format!("127.0.0.1:{grpc}"),
+                "--simulator",
+                &format!("127.0.0.1:{wechat}"),
+                "--callback",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ],
+            &[&own, environment].concat(),
+        );
+        Self { process, channel: connect(grpc).await, wechat }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_receiver_gets_one_trace_per_call() {
+    let (receiver, otlp) = Receiver::start().await;
+    let otlp = format!("http://{otlp}");
+    receives_one_trace_per_call("traced-grpc", receiver, &otlp, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_receiver_gets_one_trace_per_call() {
+    let (receiver, otlp) = Receiver::start_http().await;
+    let (otlp, http) = (format!("http://{otlp}"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"));
+    receives_one_trace_per_call("traced-http", receiver, &otlp, &[http]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_with_tls_get_traces() {
+    for (name, protocol, variable) in
+        [("tls-grpc", "h2", "grpc"), ("tls-http", "http/1.1", "http/protobuf")]
+    {
+        let (receiver, plain) = match variable {
+            "grpc" => Receiver::start().await,
+            _ => Receiver::start_http().await,
+        };
+        let (port, ca) = with_tls(plain, protocol.as_bytes()).await;
+        let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{name}-{}.pem", std::process::id()));
+        std::fs::write(&file, ca).expect("a file");
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", variable),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().expect("UTF-8")),
+        ];
+        let otlp = format!("https://localhost:{port}");
+        receives_one_trace_per_call(name, receiver, &otlp, &variables).await;
+    }
+}
+
+/// Makes an untraced and a traced call, and checks what the receiver gets.
+async fn receives_one_trace_per_call(
+    name: &str,
+    receiver: Receiver,
+    otlp: &str,
+    variables: &[(&str, &str)],
+) {
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
+    let sandbox = Sandbox::start(name, otlp, &[variables, &[attributes]].concat()).await;
+    let mut cards = CardServiceClient::new(sandbox.channel);
     let message = || pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
     // Not traced: the caller is not traced, and the share is one hundredth.
     let mut request = Request::new(message());
@@ -226,11 +134,12 @@ async fn call_is_one_trace_from_caller_to_wechat() {
     let mut request = Request::new(message());
     let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
     request.metadata_mut().insert("traceparent", traceparent.parse().expect("ASCII"));
-    cards.get_store_card(request).await.expect_err("there is no such store");
-    let log = sandbox.stop();
+    let failure = cards.get_store_card(request).await.expect_err("there is no such store");
+    assert_eq!(failure.metadata().get("x-trace-id").expect("an id"), TRACE_ID);
+    let log = sandbox.process.stop();
 
     let spans = receiver.spans();
-    let [rpc, http] = &*by_kind(&spans) else { panic!("two spans: {spans:#?}") };
+    let [rpc, http] = &*by_kind(&spans) else { panic!("two spans: {spans:#?}\n{log}") };
     assert_eq!(hex(&rpc.trace_id), TRACE_ID);
     assert_eq!(hex(&http.trace_id), TRACE_ID);
     assert_eq!(hex(&rpc.parent_span_id), PARENT_ID);
@@ -257,9 +166,160 @@ async fn call_is_one_trace_from_caller_to_wechat() {
     assert!(is_failed(http));
     let url = attribute(http, "url.full").expect("a URL");
     assert!(url.ends_with("/card/storewxa/get?access_token=REDACTED"), "{url}");
+    let resource = receiver.resource();
+    let value =
+        |key: &str| resource.iter().find(|(known, _)| known == key).map(|(_, value)| &**value);
+    assert_eq!(value("service.name"), Some("wechat-store-gateway"));
+    assert_eq!(value("service.version"), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(value("service.instance.id").map(str::len), Some(36));
+    assert_eq!(value("deployment.environment.name"), Some("test"));
     for trace_id in [TRACE_ID, &"5".repeat(32)] {
         assert!(log.contains(trace_id), "the log of a failed call names its trace: {log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_links_to_the_trace_of_its_submission() {
+    let (receiver, otlp) = Receiver::start().await;
+    let always = ("OTEL_TRACES_SAMPLER", "always_on");
+    let sandbox = Sandbox::start("linked", &format!("http://{otlp}"), &[always]).await;
+    let mut nearby = NearbyServiceClient::new(sandbox.channel.clone());
+    let added = nearby.add_nearby_poi(new_place()).await.expect("submitted");
+    let trace_id = added.metadata().get("x-trace-id").expect("an id").to_str().expect("ASCII");
+    let trace_id = trace_id.to_owned();
+    let submission = added.into_inner().submission.expect("a submission");
+    assert_eq!(submission.trace_id, trace_id);
+    let decide = format!("/_simulator/audits/{}", submission.audit_id);
+    let answer = post(sandbox.wechat, &decide, &json!({"decision": "approve"}));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let start = Some(Start::Position(pb::WatchPosition::Earliest.into()));
+    let watch = pb::WatchAuditEventsRequest { start, ..Default::default() };
+    let watched = AuditServiceClient::new(sandbox.channel).watch_audit_events(watch).await;
+    let mut watched = watched.expect("a stream").into_inner();
+    let event = loop {
+        let response = tokio::time::timeout(Duration::from_secs(30), watched.message()).await;
+        let response = response.expect("in time").expect("no failure").expect("no end");
+        if let Some(event) = response.event {
+            break event;
+        }
+    };
+    assert_eq!((&event.submission_id, &event.trace_id), (&submission.submission_id, &trace_id));
+    drop(watched);
+    let log = sandbox.process.stop();
+
+    let spans = receiver.spans();
+    let named = |name: &str| {
+        let span = spans.iter().find(|span| span.name == name);
+        span.unwrap_or_else(|| panic!("no {name}: {spans:#?}\n{log}"))
+    };
+    let rpc = named("wechat.store.v1.NearbyService/AddNearbyPoi");
+    let push = named("POST /wechat/callback/{app_id}");
+    assert_eq!(hex(&rpc.trace_id), trace_id);
+    assert!(push.parent_span_id.is_empty() && push.trace_id != rpc.trace_id);
+    let [link] = &*push.links else { panic!("one link: {push:#?}") };
+    assert_eq!((&link.trace_id, &link.span_id), (&rpc.trace_id, &rpc.span_id));
+    for (key, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/wechat/callback/{app_id}"),
+        ("http.response.status_code", "200"),
+        ("url.scheme", "http"),
+        ("wechat_store_gateway.event_id", &*event.event_id),
+    ] {
+        assert_eq!(attribute(push, key).as_deref(), Some(value), "{key}");
+    }
+    assert_eq!(attribute(push, "url.query"), None, "it has the signature");
+}
+
+#[test]
+fn wrong_variable_stops_the_start_with_its_name() {
+    for command in ["serve", "check"] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
+            .arg(command)
+            .env("WECHAT_APP_ID", OFFICIAL_APP_ID)
+            .env("WECHAT_APP_SECRET", OFFICIAL_SECRET)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "gprc")
+            .env("OTEL_TRACES_SAMPLER_ARG", "often")
+            .output()
+            .expect("our own binary");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{command}: {printed}");
+        for variable in ["OTEL_EXPORTER_OTLP_PROTOCOL: ", "OTEL_TRACES_SAMPLER_ARG: "] {
+            let lines = printed.lines().filter(|line| line.starts_with(variable));
+            assert!(lines.count() > 0, "{command}: {variable} in {printed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_log_names_the_trace_of_a_failure() {
+    let grpc = free_port();
+    let settings = format!(
+        r#"
+        [listen]
+        grpc = "127.0.0.1:{grpc}"
+        [log]
+        format = "text"
+        [[accounts]]
+        app_id = "{OFFICIAL_APP_ID}"
+        kind = "official"
+        default = true
+        secret = "{OFFICIAL_SECRET}"
+        "#
+    );
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("text-{}.toml", std::process::id()));
+    std::fs::write(&file, settings).expect("a settings file");
+    let arguments = ["serve", "--config", file.to_str().expect("UTF-8")];
+    let gateway = Process::start("text-log", &arguments, &[("RUST_LOG", "debug,h2=error")]);
+    let mut cards = CardServiceClient::new(connect(grpc).await);
+    let failure = cards.get_store_card(pb::GetStoreCardRequest::default()).await;
+    let failure = failure.expect_err("the id is missing");
+    let trace_id = failure.metadata().get("x-trace-id").expect("an id").to_str().expect("ASCII");
+    let read = AccountServiceClient::new(connect(grpc).await)
+        .list_accounts(pb::ListAccountsRequest::default())
+        .await
+        .expect("accounts");
+    let read = read.metadata().get("x-trace-id").expect("an id").to_str().expect("ASCII");
+    let log = gateway.stop();
+    let line = |text: &str| {
+        let line = log.lines().find(|line| line.contains(text));
+        line.unwrap_or_else(|| panic!("no {text} in {log}"))
+    };
+    for id in [trace_id, read] {
+        assert!(line(id).contains(&format!("trace_id={id}")), "{log}");
+    }
+    let line = line(trace_id);
+    assert!(line.contains(" INFO ") && line.contains("code=\"INVALID_ARGUMENT\""), "{line}");
+    assert!(!log.contains('\u{1b}'), "colors are for terminals");
+}
+
+/// Returns a nearby place to submit.
+fn new_place() -> pb::AddNearbyPoiRequest {
+    let hours = pb::OpeningHours {
+        open: "10:00".to_owned(),
+        close: "21:30".to_owned(),
+        text: String::new(),
+    };
+    let profile = pb::NearbyPoiProfile {
+        name: "巷口小馆".to_owned(),
+        map_poi_id: "2708071440732747189".to_owned(),
+        address: "广东省广州市海珠区新港中路397号".to_owned(),
+        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
+        contact_phone: PHONE.to_owned(),
+        hours: Some(hours),
+        company_name: wechat_simulator::COMPANY.to_owned(),
+        license_number: "156718193518281".to_owned(),
+        service_labels: vec![pb::ServiceLabel {
+            kind: pb::NearbyServiceKind::Delivery.into(),
+            app_id: MINI_PROGRAM_APP_ID.to_owned(),
+            path: "pages/index".to_owned(),
+            description: "满减".to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() }
 }
 
 /// Returns the span of the RPC, then the span of the attempt.
