@@ -157,6 +157,7 @@ fn activity(settings: &Settings) -> anyhow::Result<ActivityLog> {
 
 /// Returns the rooms between the services and the calls. Their background work ends with `stop`.
 fn rooms(
+    callers: Callers,
     calls: Calls,
     state: Arc<dyn State>,
     settings: &Settings,
@@ -169,7 +170,7 @@ fn rooms(
     let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone(), activity);
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
     let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);
-    Rooms { calls, writes, recovery, audits, state }
+    Rooms { callers, calls, writes, recovery, audits, state }
 }
 
 /// Returns all gRPC services.
@@ -255,12 +256,13 @@ impl App {
         let registry = Registry::new(accounts, limits, &client, &state, &clock);
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
         let activity = activity(&settings)?;
-        let rooms = rooms(calls, state, &settings, activity.clone(), &clock, &stop);
+        let callers = Callers::new(&settings, &clock);
+        let rooms =
+            rooms(callers.clone(), calls, state, &settings, activity.clone(), &clock, &stop);
         let receiver =
             Receiver::new(&settings, rooms.audits.clone(), clock.clone(), sampler.clone())?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health, settings.listen.reflection);
-        let callers = Callers::new(&settings, &clock);
         // Otherwise the first callers could be refused.
         callers.loaded().await;
         let shared = Shared { callers: callers.clone(), activity, clock, sampler, metrics };
@@ -393,6 +395,7 @@ impl App {
         background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
         background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
         background.spawn(async move { audits.run().await });
+        background.spawn(self.callers.clone().follow_proofs(stop.clone()));
         for tls in self.encrypted() {
             background.spawn(tls.watch(stop.clone()));
         }

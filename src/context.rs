@@ -16,7 +16,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
-    callers::{Caller, Forbidden},
+    callers::{Caller, Forbidden, Identity},
     config::is_app_id,
     pb::{Access, Addressed},
     telemetry::Trace,
@@ -34,7 +34,7 @@ const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     /// The program that calls.
-    pub caller: Arc<Caller>,
+    pub identity: Identity,
     /// The access that the RPC needs.
     pub access: Access,
     /// The account that the request names. Empty for the default one.
@@ -121,7 +121,7 @@ impl Ending {
 /// request.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrival {
-    pub(crate) caller: Arc<Caller>,
+    pub(crate) identity: Identity,
     pub(crate) peer: Peer,
     pub(crate) ending: Ending,
     pub(crate) held: Arc<Held>,
@@ -139,7 +139,7 @@ impl Context {
     pub(crate) fn split<M: Addressed>(request: Request<M>) -> Result<(Self, M), Unusable> {
         let (metadata, mut extensions, mut message) = request.into_parts();
         let repeated_by_client = metadata.contains_key(PREVIOUS_ATTEMPTS);
-        let Arrival { caller, peer, ending, held, deadline, trace, progress } =
+        let Arrival { identity, peer, ending, held, deadline, trace, progress } =
             extensions.remove::<Arrival>().expect("every call passes the middleware");
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
@@ -153,8 +153,8 @@ impl Context {
             write.validate_only = message.validates_only();
         });
         let access = M::ACCESS;
-        if !app_id.is_empty() && !caller.may(access, &app_id) {
-            return Err(Forbidden::new(&caller, access, Some(app_id)).into());
+        if !app_id.is_empty() && !identity.caller.may(access, &app_id) {
+            return Err(Forbidden::new(&identity.caller, access, Some(app_id)).into());
         }
         let fingerprint = match request_id {
             Some(_) => Sha256::digest(message.encode_to_vec()).into(),
@@ -163,7 +163,7 @@ impl Context {
         let client_reference = check.reference(message.take_client_reference());
         let method = M::METHOD;
         let ctx = Self {
-            caller,
+            identity,
             access,
             app_id,
             method,
@@ -181,11 +181,16 @@ impl Context {
         Ok(check.done((ctx, message))?)
     }
 
+    /// Returns the program that calls.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.identity.caller
+    }
+
     /// Returns the accounts that the call can be about: the one that the request names, or else all to which
     /// the caller has access.
     pub(crate) fn accounts(&self) -> Scope {
         match self.app_id.is_empty() {
-            true => self.caller.accounts(self.access),
+            true => self.caller().accounts(self.access),
             false => Scope::one(self.app_id.clone()),
         }
     }
@@ -193,7 +198,7 @@ impl Context {
     /// Returns the context of a read that serves no single caller, such as one that fills a cache.
     pub(crate) fn internal(deadline: Instant) -> Self {
         Self {
-            caller: Caller::anyone(),
+            identity: Identity::unproven(Caller::anyone()),
             access: Access::Read,
             app_id: String::new(),
             method: "",

@@ -201,16 +201,16 @@ impl Registry {
         let table = self.0.current.load();
         let account = table.named(&ctx.app_id, needed);
         let may = match &account {
-            Ok(account) => ctx.caller.may(ctx.access, account.app_id.as_str()),
+            Ok(account) => ctx.caller().may(ctx.access, account.app_id.as_str()),
             // A caller must not learn from the error which accounts exist.
             Err(_) => match ctx.app_id.is_empty() {
-                true => ctx.caller.may_everywhere(ctx.access),
-                false => ctx.caller.may(ctx.access, &ctx.app_id),
+                true => ctx.caller().may_everywhere(ctx.access),
+                false => ctx.caller().may(ctx.access, &ctx.app_id),
             },
         };
         if !may {
             let app_id = Some(ctx.app_id.clone()).filter(|app_id| !app_id.is_empty());
-            return Err(Forbidden::new(&ctx.caller, ctx.access, app_id).into());
+            return Err(Forbidden::new(ctx.caller(), ctx.access, app_id).into());
         }
         if let Ok(account) = account {
             // It may be a default one.

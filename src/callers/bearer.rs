@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Caller;
@@ -21,11 +20,10 @@ impl Tokens {
         self.0.entry(first(&hash.0)).or_default().push((hash, caller.clone()));
     }
 
-    /// Returns the caller that has a token, or `None` if no caller has it.
-    pub(super) fn find(&self, token: &[u8]) -> Option<&Arc<Caller>> {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        let entry = self.0.get(&first(&hash))?;
-        entry.iter().find(|(known, _)| known.0.ct_eq(&hash).into()).map(|(_, caller)| caller)
+    /// Returns the caller that has the token with this hash, or `None` if no caller has it.
+    pub(super) fn find(&self, hash: &[u8; 32]) -> Option<&Arc<Caller>> {
+        let entry = self.0.get(&first(hash))?;
+        entry.iter().find(|(known, _)| known.0.ct_eq(hash).into()).map(|(_, caller)| caller)
     }
 }
 

@@ -221,7 +221,8 @@ impl KeySet {
 
     /// Returns true if this key is still in the set.
     pub(super) fn contains(&self, key: &Arc<Key>) -> bool {
-        self.0.iter().any(|one| Arc::ptr_eq(one, key))
+        // The pointer first, because it is usually the same.
+        self.0.iter().any(|one| Arc::ptr_eq(one, key) || one == key)
     }
 
     /// Returns the number of keys.

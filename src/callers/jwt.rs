@@ -1,17 +1,18 @@
 //! JSON Web Tokens (RFC 7519), signed by an issuer of the settings.
 //!
-//! Everything that needs no signature is checked first, so that a forged token costs little. A token that
-//! was verified is remembered by its hash, so that its signature is verified once and not for each call.
+//! Everything that needs no signature is checked first, so that a forged token costs little, and the wrong
+//! signatures from one address are limited. A token that was verified is remembered by its hash, so that its
+//! signature is verified once and not for each call.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use moka::{policy::EvictionPolicy, sync::Cache};
 use serde::{Deserialize, Deserializer, de};
-use sha2::{Digest, Sha256};
 
 use super::{
+    failures::Failures,
     jwk::{Algorithm, Key, NoKey},
     jwks::Keys,
 };
@@ -29,8 +30,12 @@ pub(crate) struct Verified {
     pub(crate) issuer: Arc<str>,
     /// The `sub` of the token.
     pub(crate) subject: Arc<str>,
+    /// The `aud` of the token.
+    audiences: Vec<String>,
     /// The `exp` of the token, in seconds since 1970-01-01 UTC.
-    pub(crate) expires: u64,
+    expires: u64,
+    /// The key that signed it.
+    key: Arc<Key>,
 }
 
 /// The reason why a token proves nothing. It contains no part of the token.
@@ -54,6 +59,14 @@ pub(crate) enum Refused {
     /// The keys of the issuer could not be loaded yet.
     #[error("the keys of the issuer are not loaded yet")]
     KeysMissing,
+    /// Too many tokens from the same address had a wrong signature, so this one was not examined.
+    #[error(
+        "too many tokens from this address have a wrong signature; this token was not examined"
+    )]
+    TooManyForged {
+        /// The time until the next one is examined.
+        wait: Duration,
+    },
     /// Another key signed the token, or its content was changed.
     #[error("the signature of the token is wrong")]
     BadSignature,
@@ -74,6 +87,7 @@ pub(crate) struct Issuers {
     issuers: HashMap<Arc<str>, Issuer>,
     clock: Clock,
     remembered: Cache<[u8; 32], Remembered>,
+    failures: Arc<Failures>,
     #[cfg(test)]
     signatures: std::sync::atomic::AtomicUsize,
 }
@@ -88,7 +102,6 @@ struct Issuer {
 #[derive(Clone, Debug)]
 struct Remembered {
     verified: Arc<Verified>,
-    key: Arc<Key>,
     keys: Arc<Keys>,
 }
 
@@ -104,7 +117,12 @@ impl Issuers {
             };
             (name, Issuer { audiences: settings.audiences.clone(), keys })
         });
+        let failures = match old {
+            Some(old) => old.failures.clone(),
+            None => Arc::new(Failures::new(clock)),
+        };
         Self {
+            failures,
             issuers: issuers.collect(),
             clock: clock.clone(),
             remembered: Cache::builder()
@@ -121,17 +139,22 @@ impl Issuers {
         join_all(self.issuers.values().map(|issuer| issuer.keys.loaded())).await;
     }
 
-    /// Returns the identity that a token proves, or the reason why it proves none.
+    /// Returns the identity that a token with this hash proves, or the reason why it proves none. Limits the
+    /// wrong signatures from `address`.
     ///
     /// Waits only if the token is signed with a key that is not known yet.
-    pub(crate) async fn verify(&self, token: &str) -> Result<Arc<Verified>, Refused> {
-        let hash = Sha256::digest(token).into();
+    pub(crate) async fn verify(
+        &self,
+        token: &str,
+        hash: [u8; 32],
+        address: IpAddr,
+    ) -> Result<Arc<Verified>, Refused> {
         if let Some(known) = self.remembered.get(&hash) {
             if is_over(known.verified.expires, self.clock.unix()) {
                 self.remembered.invalidate(&hash);
                 return Err(Refused::Expired);
             }
-            if known.keys.contain(&known.key) {
+            if known.keys.contain(&known.verified.key) {
                 return Ok(known.verified);
             }
             self.remembered.invalidate(&hash);
@@ -148,19 +171,40 @@ impl Issuers {
             NoKey::Unknown if keys.are_missing() => Refused::KeysMissing,
             NoKey::Unknown => Refused::UnknownKey,
         })?;
+        self.failures.check(address).map_err(|wait| Refused::TooManyForged { wait })?;
         #[cfg(test)]
         self.signatures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if !key.has_signed(parts.signed.as_bytes(), &parts.signature) {
+            self.failures.count(address);
             return Err(Refused::BadSignature);
         }
         let verified = Arc::new(Verified {
             issuer: name.clone(),
             subject: claims.sub.into(),
+            audiences: claims.aud,
             expires: claims.exp,
+            key,
         });
-        let known = Remembered { verified: verified.clone(), key, keys: keys.clone() };
+        let known = Remembered { verified: verified.clone(), keys: keys.clone() };
         self.remembered.insert(hash, known);
         Ok(verified)
+    }
+
+    /// Returns the reason why a token that was verified earlier no longer counts.
+    ///
+    /// If the keys of its issuer are not loaded yet, the token counts.
+    pub(crate) fn check(&self, verified: &Verified) -> Result<(), Refused> {
+        let issuer = self.issuers.get(&verified.issuer).ok_or(Refused::UnknownIssuer)?;
+        if !verified.audiences.iter().any(|one| issuer.audiences.contains(one)) {
+            return Err(Refused::WrongAudience);
+        }
+        if is_over(verified.expires, self.clock.unix()) {
+            return Err(Refused::Expired);
+        }
+        match issuer.keys.contain(&verified.key) || issuer.keys.are_missing() {
+            true => Ok(()),
+            false => Err(Refused::UnknownKey),
+        }
     }
 }
 
@@ -298,6 +342,7 @@ mod tests {
 
     use ring::hmac;
     use serde_json::{Value, json};
+    use sha2::{Digest, Sha256};
     use tempfile::TempDir;
 
     use super::*;
@@ -311,6 +356,12 @@ mod tests {
         issuers: Issuers,
         clock: Clock,
         folder: TempDir,
+    }
+
+    /// Verifies a token of which the wrong signatures do not count together.
+    async fn verify(issuers: &Issuers, token: &str) -> Result<Arc<Verified>, Refused> {
+        let address = std::net::Ipv6Addr::from_bits(fastrand::u128(..));
+        issuers.verify(token, Sha256::digest(token).into(), address.into()).await
     }
 
     impl Fixture {
@@ -357,7 +408,7 @@ mod tests {
         }
 
         async fn refusal(&self, token: &str) -> Option<Refused> {
-            self.issuers.verify(token).await.err()
+            verify(&self.issuers, token).await.err()
         }
 
         /// Replaces the keys, and waits until `token` is verified or refused as expected.
@@ -384,7 +435,7 @@ mod tests {
         let fixture = Fixture::new(&signers.each_ref()).await;
         for signer in &signers {
             let token = signer.sign(&fixture.claims());
-            let verified = fixture.issuers.verify(&token).await.expect("valid");
+            let verified = verify(&fixture.issuers, &token).await.expect("valid");
             assert_eq!((&*verified.issuer, &*verified.subject), (ISSUER, SUBJECT));
             assert_eq!(verified.expires, fixture.clock.unix() + 3600);
         }
@@ -647,10 +698,10 @@ mod tests {
         let (clock, old) = (&fixture.clock, &fixture.issuers);
         let same = Issuers::new(&[settings("wechat-store-gateway")], clock, Some(old));
         assert!(Arc::ptr_eq(&same.issuers[ISSUER].keys, &old.issuers[ISSUER].keys));
-        assert!(same.verify(&token).await.is_ok());
+        assert!(verify(&same, &token).await.is_ok());
         let other = Issuers::new(&[settings("another")], clock, Some(old));
-        assert_eq!(other.verify(&token).await, Err(Refused::WrongAudience));
+        assert_eq!(verify(&other, &token).await, Err(Refused::WrongAudience));
         let none = Issuers::new(&[], clock, Some(old));
-        assert_eq!(none.verify(&token).await, Err(Refused::UnknownIssuer));
+        assert_eq!(verify(&none, &token).await, Err(Refused::UnknownIssuer));
     }
 }

@@ -3,30 +3,40 @@
 //! [`Callers::identify`] finds the caller of a request by the proof that comes with it: a bearer token or a
 //! JWT in `authorization`, or the client certificate of its connection. A [`Caller`] has a role for each account,
 //! and [`Caller::may`] decides. The access that an RPC needs is data of the contract
-//! ([`pb::Access`](crate::pb::Access)).
+//! ([`pb::Access`](crate::pb::Access)). A watch lasts as long as its [`Grant`].
 //!
 //! The settings can change while the process runs. The whole table is then replaced, so a call sees either
 //! the old callers or the new ones.
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
 use http::{HeaderMap, HeaderName, header};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::jwks::count_keys;
-use self::{bearer::Tokens, jwt::Issuers, rate::Limiter};
+use self::{
+    bearer::Tokens,
+    grant::Grants,
+    jwt::{Issuers, Verified},
+    rate::Limiter,
+};
+pub(crate) use self::{grant::Grant, jwks::count_keys};
 use crate::{
     config::{self, JwtSubject, Rate, Role, Settings},
     pb::Access,
+    tls::{self, ClientCertificate},
     util::{clock::Clock, id::AppId, scope::Scope},
 };
 
 mod bearer;
+mod failures;
+mod grant;
 mod jwk;
 mod jwks;
 pub(crate) mod jwt;
@@ -49,7 +59,7 @@ pub(crate) struct Caller {
     /// Canceled when the settings no longer have the caller as it is here.
     changed: CancellationToken,
     /// `None` if the caller may call at any rate.
-    limiter: Option<Limiter>,
+    limiter: Option<Arc<Limiter>>,
 }
 
 /// Stands for the gateway itself.
@@ -100,13 +110,8 @@ impl Caller {
 
     /// Counts a call. Fails if the caller calls more often than its limit allows, with the time to wait.
     pub(crate) fn count_call(&self) -> Result<(), TooFast> {
-        let counted = self.limiter.as_ref().map_or(Ok(()), Limiter::check);
+        let counted = self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.check());
         counted.map_err(|wait| TooFast { caller: self.name.clone(), wait })
-    }
-
-    /// Returns a token that is canceled when the settings no longer have the caller as it is here.
-    pub(crate) fn changed(&self) -> &CancellationToken {
-        &self.changed
     }
 }
 
@@ -146,6 +151,42 @@ pub(crate) struct TooFast {
     pub(crate) wait: Duration,
 }
 
+/// A caller, and the proof by which it is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) caller: Arc<Caller>,
+    proof: Proof,
+    /// That of the connection, which must stay good even if it is not the proof.
+    certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// The proof of an identity.
+#[derive(Clone, Debug)]
+enum Proof {
+    /// None is needed.
+    None,
+    /// A bearer token with this hash.
+    Token([u8; 32]),
+    /// A JWT.
+    Jwt(Arc<Verified>),
+    /// The certificate of the connection.
+    Certificate,
+    /// These names in the header of the mesh.
+    Mesh(Vec<String>),
+}
+
+impl Identity {
+    /// Returns the identity of a caller without a proof.
+    pub(crate) fn unproven(caller: Arc<Caller>) -> Self {
+        Self { caller, proof: Proof::None, certificate: None }
+    }
+
+    /// Returns true if no proof can end.
+    fn needs_no_proof(&self) -> bool {
+        matches!(self.proof, Proof::None) && self.certificate.is_none()
+    }
+}
+
 /// The reason why a request has no known caller. No reason contains a part of the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
@@ -170,6 +211,9 @@ pub(crate) enum Refused {
     /// No caller has a name in the header of the mesh.
     #[error("the header of the mesh has no name that belongs to a caller")]
     UnknownMeshIdentity,
+    /// The client certificate of the connection is no longer good.
+    #[error("{0}")]
+    Certificate(#[from] tls::Refused),
     /// The token is a JWT that proves nothing.
     #[error("{0}")]
     Jwt(#[from] jwt::Refused),
@@ -188,6 +232,7 @@ struct Inner {
     clock: Clock,
     /// The header in which a mesh sends the identity of a caller. It is as trusted as the network.
     mesh_header: Option<HeaderName>,
+    grants: Grants,
 }
 
 /// The callers at one time.
@@ -208,7 +253,8 @@ impl Callers {
     pub(crate) fn new(settings: &Settings, clock: &Clock) -> Self {
         let table = ArcSwap::from_pointee(Table::new(settings, clock, None));
         let mesh_header = settings.listen.mesh_header();
-        Self(Arc::new(Inner { table, clock: clock.clone(), mesh_header }))
+        let (clock, grants) = (clock.clone(), Grants::default());
+        Self(Arc::new(Inner { table, clock, mesh_header, grants }))
     }
 
     /// Waits until the first attempt to load the keys of each issuer has ended, which takes seconds at most.
@@ -233,43 +279,63 @@ impl Callers {
         }
     }
 
-    /// Returns the caller of a request. `names` are those of the connection's client certificate, if it
-    /// has one. A bearer token counts before a certificate.
+    /// Returns the identity of a request that came from `address`, on a connection with this client
+    /// certificate. A bearer token counts before a certificate.
     ///
-    /// Fails if there is no proof, or if the proof belongs to no caller.
+    /// Fails if there is no proof, or if the proof belongs to no caller. Fails in any case if the certificate is
+    /// no longer good.
     pub(crate) async fn identify(
         &self,
         headers: &HeaderMap,
-        names: Option<&[String]>,
-    ) -> Result<Arc<Caller>, Refused> {
+        certificate: Option<&Arc<ClientCertificate>>,
+        address: IpAddr,
+    ) -> Result<Identity, Refused> {
+        if let Some(certificate) = certificate {
+            certificate.check(self.0.clock.unix())?;
+        }
+        let identity =
+            |caller, proof| Identity { caller, proof, certificate: certificate.cloned() };
         let table = self.0.table.load();
         if let Some(anyone) = &table.anyone {
-            return Ok(anyone.clone());
+            return Ok(identity(anyone.clone(), Proof::None));
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        match (values.next(), values.next()) {
-            (Some(_), Some(_)) => Err(Refused::Several),
+        let proof = match (values.next(), values.next()) {
+            (Some(_), Some(_)) => return Err(Refused::Several),
             (Some(value), None) => {
                 let token = bearer_token(value.as_bytes())?;
-                if is_jwt(token) {
-                    return Guard::into_inner(table).caller_of_jwt(token).await;
+                let hash = Sha256::digest(token).into();
+                // A bearer token that another system has made may look like a JWT.
+                if let Some(caller) = table.tokens.find(&hash) {
+                    return Ok(identity(caller.clone(), Proof::Token(hash)));
                 }
-                table.tokens.find(token.as_bytes()).cloned().ok_or(Refused::UnknownToken)
+                if !is_jwt(token) {
+                    return Err(Refused::UnknownToken);
+                }
+                let table = Guard::into_inner(table);
+                let verified = table.issuers.verify(token, hash, address).await?;
+                let caller = table.caller_with_subject(&verified)?;
+                return Ok(identity(caller, Proof::Jwt(verified)));
             }
+            (None, _) if certificate.is_some() => Proof::Certificate,
             (None, _) => {
-                let known = |names: &[String]| {
-                    names.iter().find_map(|name| table.certificates.get(name)).cloned()
-                };
-                if let Some(names) = names {
-                    return known(names).ok_or(Refused::UnknownCertificate);
-                }
                 let header = self.0.mesh_header.as_ref();
                 // Each proxy appends, so the last value is from the nearest one.
                 let value = header.and_then(|name| headers.get_all(name).iter().next_back());
-                let value = value.ok_or(Refused::Missing)?;
-                known(&mesh::names(value.as_bytes())).ok_or(Refused::UnknownMeshIdentity)
+                Proof::Mesh(mesh::names(value.ok_or(Refused::Missing)?.as_bytes()))
             }
+        };
+        let caller = table.caller_of(&proof, certificate.map(|certificate| &**certificate))?;
+        Ok(identity(caller, proof))
+    }
+
+    /// Returns an error if the proof of an identity no longer counts.
+    fn check(&self, identity: &Identity) -> Result<(), Refused> {
+        let certificate = identity.certificate.as_deref();
+        if let Some(certificate) = certificate {
+            certificate.check(self.0.clock.unix())?;
         }
+        self.0.table.load().caller_of(&identity.proof, certificate).map(drop)
     }
 }
 
@@ -307,7 +373,11 @@ impl Table {
                     role: caller_settings.role,
                     roles: caller_settings.roles.clone().into_iter().collect(),
                     changed: CancellationToken::new(),
-                    limiter: Limiter::new(rate, clock),
+                    limiter: match earlier.get(caller_settings.name.as_str()) {
+                        // A change of its rights is no reason for a fresh burst.
+                        Some((_, at, caller)) if *at == rate => caller.limiter.clone(),
+                        _ => Limiter::new(rate, clock).map(Arc::new),
+                    },
                 }),
             };
             for hash in &caller_settings.tokens {
@@ -325,9 +395,33 @@ impl Table {
         table
     }
 
-    /// Returns the caller that a JWT proves.
-    async fn caller_of_jwt(&self, token: &str) -> Result<Arc<Caller>, Refused> {
-        let verified = self.issuers.verify(token).await?;
+    /// Returns the caller that has a proof.
+    fn caller_of(
+        &self,
+        proof: &Proof,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Arc<Caller>, Refused> {
+        if let Some(anyone) = &self.anyone {
+            return Ok(anyone.clone());
+        }
+        let named =
+            |names: &[String]| names.iter().find_map(|name| self.certificates.get(name)).cloned();
+        match proof {
+            Proof::None => Err(Refused::Missing),
+            Proof::Token(hash) => self.tokens.find(hash).cloned().ok_or(Refused::UnknownToken),
+            Proof::Jwt(verified) => {
+                self.issuers.check(verified)?;
+                self.caller_with_subject(verified)
+            }
+            Proof::Certificate => certificate
+                .and_then(|certificate| named(certificate.names()))
+                .ok_or(Refused::UnknownCertificate),
+            Proof::Mesh(names) => named(names).ok_or(Refused::UnknownMeshIdentity),
+        }
+    }
+
+    /// Returns the caller that a JWT names.
+    fn caller_with_subject(&self, verified: &Verified) -> Result<Arc<Caller>, Refused> {
         let subjects = self.subjects.get(&*verified.issuer);
         let caller = subjects.and_then(|subjects| subjects.get(&*verified.subject));
         caller.cloned().ok_or(Refused::UnknownSubject)
@@ -362,7 +456,7 @@ fn bearer_token(value: &[u8]) -> Result<&str, Refused> {
     str::from_utf8(token).map_err(|_| Refused::Malformed)
 }
 
-/// Returns true if a token has the form of a JWT: two dots. Bearer tokens have none.
+/// Returns true if a token has the form of a JWT: two dots.
 fn is_jwt(token: &str) -> bool {
     token.bytes().filter(|byte| *byte == b'.').count() == 2
 }

@@ -49,6 +49,8 @@ const MOST_RETRY: Duration = Duration::from_secs(5);
 const OVERLOAD_PAUSE: Duration = Duration::from_secs(1);
 /// The time after which a caller should retry if the state failed.
 const STATE_PAUSE: Duration = Duration::from_secs(1);
+/// The time after which a caller should retry if the keys of its issuer are not loaded.
+const ISSUER_PAUSE: Duration = Duration::from_secs(5);
 /// The most violations of a request that a status lists. More would not fit into trailers.
 const MOST_VIOLATIONS: usize = 20;
 
@@ -228,10 +230,6 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
         Unfit::Stopped => stopped(),
         Unfit::Unidentified(refused) => unidentified(refused),
         Unfit::Forbidden(refusal) => forbidden(refusal),
-        Unfit::Certificate(refused) => {
-            let message = format!("{refused}; connect again with another certificate");
-            Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, message)
-        }
         Unfit::TooFast(TooFast { caller, wait }) => {
             let message = format!(
                 "the caller {caller} has reached its rate of calls; nothing was sent to WeChat"
@@ -246,20 +244,35 @@ fn unfit_to_serve(unfit: Unfit) -> Failure {
 
 /// Returns the failure of a request without a known caller.
 fn unidentified(refused: Refused) -> Failure {
-    let fix_by = match refused {
+    let unknown =
+        |message| Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, message);
+    match refused {
         Refused::UnknownToken
         | Refused::UnknownCertificate
         | Refused::UnknownMeshIdentity
         | Refused::UnknownSubject
-        | Refused::Jwt(jwt::Refused::KeysMissing | jwt::Refused::UnknownIssuer) => FixBy::Operator,
+        | Refused::Jwt(jwt::Refused::UnknownIssuer) => {
+            unknown(refused.to_string()).with("fix_by", FixBy::Operator.as_str())
+        }
+        Refused::Certificate(_) => {
+            unknown(format!("{refused}; connect again with another certificate"))
+        }
+        Refused::Jwt(jwt::Refused::KeysMissing) => {
+            Failure::new(Code::Unavailable, ErrorReason::IssuerUnavailable, refused.to_string())
+                .retry_after(ISSUER_PAUSE)
+        }
+        Refused::Jwt(jwt::Refused::TooManyForged { wait }) => {
+            let message = refused.to_string();
+            Failure::new(Code::ResourceExhausted, ErrorReason::RateExceeded, message)
+                .with("fix_by", FixBy::Caller.as_str())
+                .retry_after(wait.max(LEAST_RETRY))
+        }
         Refused::Malformed
         | Refused::Missing
         | Refused::Several
         | Refused::TooLong
-        | Refused::Jwt(_) => FixBy::Caller,
-    };
-    Failure::new(Code::Unauthenticated, ErrorReason::CallerUnknown, format!("{refused}"))
-        .with("fix_by", fix_by.as_str())
+        | Refused::Jwt(_) => unknown(refused.to_string()).with("fix_by", FixBy::Caller.as_str()),
+    }
 }
 
 /// Returns the failure of a call for which the caller's role is too low.
@@ -368,6 +381,7 @@ impl From<events::Error> for Status {
             events::Error::Expired => cursor(Code::OutOfRange, &error),
             events::Error::Malformed => cursor(Code::InvalidArgument, &error)
                 .violation("cursor", "must be the cursor of an earlier response"),
+            events::Error::ProofEnded(refused) => unidentified(refused),
             events::Error::State(error) => no_state(&error),
             events::Error::Stopped => stopped(),
             events::Error::TooMany { setting, .. } => too_many_watches(&error, setting),

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::{
-    callers::{Forbidden, Refused, TooFast},
-    tls,
-};
+use crate::callers::{Forbidden, Refused, TooFast};
 
 /// The reason why a request reaches no service.
 #[derive(Debug)]
@@ -38,8 +35,6 @@ pub(crate) enum Unfit {
     Unidentified(Refused),
     /// Its caller may not use the RPC for any account.
     Forbidden(Forbidden),
-    /// The client certificate of its connection is refused.
-    Certificate(tls::Refused),
     /// Its caller calls too often.
     TooFast(TooFast),
 }
@@ -59,11 +54,5 @@ impl From<Refused> for Unfit {
 impl From<Forbidden> for Unfit {
     fn from(forbidden: Forbidden) -> Self {
         Self::Forbidden(forbidden)
-    }
-}
-
-impl From<tls::Refused> for Unfit {
-    fn from(refused: tls::Refused) -> Self {
-        Self::Certificate(refused)
     }
 }

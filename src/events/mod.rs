@@ -29,7 +29,7 @@ use self::{
     tail::{Entry, Tail},
 };
 use crate::{
-    callers::Caller,
+    callers::{Grant, Refused},
     config,
     context::Peer,
     journal::SubmissionRecord,
@@ -76,7 +76,7 @@ struct Inner {
 
 /// The reason why a reader cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The events after the cursor are gone, or it belongs to another log.
     #[error("the cursor is invalid or expired; events may have been missed")]
     Expired,
@@ -89,6 +89,9 @@ pub enum Error {
     /// The settings of the caller changed while it watched.
     #[error("the settings of this caller changed; watch again from the last cursor")]
     CallerChanged,
+    /// The proof of the caller's identity ended while it watched.
+    #[error("{0}")]
+    ProofEnded(Refused),
     /// The process is stopping.
     #[error("shutting down")]
     Stopped,
@@ -186,12 +189,12 @@ impl Audits {
         &self,
         start: Start,
         filter: Filter,
-        caller: Arc<Caller>,
+        grant: Grant,
         peer: Peer,
         ending: CancellationToken,
     ) -> Result<Watcher, Error> {
-        let place = self.0.places.take(peer, &caller).await?;
-        let watcher = Watcher::new(self.clone(), start, filter, caller, place, ending);
+        let place = self.0.places.take(peer, grant.caller()).await?;
+        let watcher = Watcher::new(self.clone(), start, filter, grant, place, ending);
         watcher.await
     }
 

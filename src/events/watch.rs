@@ -21,7 +21,7 @@ use super::{
     tail::{Change, Entry, Found, Watched},
 };
 use crate::{
-    callers::Caller,
+    callers::Grant,
     pb::{WatchAuditEventsResponse, WatchPosition},
     state,
     translate::audit::Filter,
@@ -60,7 +60,7 @@ impl Audits {
 /// A watcher.
 pub(crate) struct Watcher {
     audits: Audits,
-    caller: Arc<Caller>,
+    grant: Grant,
     filter: Filter,
     /// The position of the last event that it has examined.
     cursor: Cursor,
@@ -93,7 +93,7 @@ impl Watcher {
         audits: Audits,
         start: Start,
         filter: Filter,
-        caller: Arc<Caller>,
+        grant: Grant,
         place: Place,
         ending: CancellationToken,
     ) -> Result<Self, Error> {
@@ -116,7 +116,7 @@ impl Watcher {
         let checkpoint_at = audits.0.clock.now();
         Ok(Self {
             audits,
-            caller,
+            grant,
             filter,
             cursor,
             ready: ready.into(),
@@ -141,7 +141,7 @@ impl Watcher {
         self.end = match (&next, self.end) {
             (Ok(_), end) => end,
             // The last response is the cursor from which the client can resume.
-            (Err(Error::CallerChanged | Error::Stopped), End::No) => {
+            (Err(Error::CallerChanged | Error::ProofEnded(_) | Error::Stopped), End::No) => {
                 self.end = End::Announced;
                 return Some(Ok(self.checkpoint()));
             }
@@ -156,8 +156,8 @@ impl Watcher {
         }
         loop {
             // A caller that lost its rights gets nothing more, not even what is ready.
-            if self.caller.changed().is_cancelled() {
-                return Err(Error::CallerChanged);
+            if self.grant.ended().is_cancelled() {
+                return Err(self.grant_end());
             }
             let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
@@ -195,7 +195,7 @@ impl Watcher {
                 continue;
             }
             let alarm = self.alarm.get_or_insert_with(|| {
-                alarm(&self.ending, &self.caller, &self.audits.0.clock, self.checkpoint_at)
+                alarm(&self.ending, &self.grant, &self.audits.0.clock, self.checkpoint_at)
             });
             tokio::select! {
                 // The sender lives as long as the log.
@@ -215,11 +215,16 @@ impl Watcher {
     fn end(&self) -> Option<Error> {
         if self.ending.is_cancelled() {
             Some(Error::Stopped)
-        } else if self.caller.changed().is_cancelled() {
-            Some(Error::CallerChanged)
+        } else if self.grant.ended().is_cancelled() {
+            Some(self.grant_end())
         } else {
             None
         }
+    }
+
+    /// Returns the reason why the grant ended.
+    fn grant_end(&self) -> Error {
+        self.grant.refusal().map_or(Error::CallerChanged, Error::ProofEnded)
     }
 
     fn checkpoint(&mut self) -> Watched {
@@ -233,16 +238,16 @@ impl Watcher {
     }
 }
 
-/// Returns a future that ends at a time, when the caller's rights change, or when the watcher must end.
+/// Returns a future that ends at a time, when the grant ends, or when the watcher must end.
 fn alarm(
     ending: &CancellationToken,
-    caller: &Caller,
+    grant: &Grant,
     clock: &Clock,
     at: Instant,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let (ending, changed, clock) = (ending.clone(), caller.changed().clone(), clock.clone());
+    let (ending, ended, clock) = (ending.clone(), grant.ended().clone(), clock.clone());
     Box::pin(async move {
-        let sleep = changed.run_until_cancelled(clock.sleep_until(at));
+        let sleep = ended.run_until_cancelled(clock.sleep_until(at));
         ending.run_until_cancelled(sleep).await;
     })
 }
@@ -294,7 +299,7 @@ mod tests {
                 .watch(
                     start,
                     Filter::default(),
-                    Caller::anyone(),
+                    Grant::internal(),
                     Peer::NONE,
                     CancellationToken::new(),
                 )
@@ -329,7 +334,7 @@ mod tests {
         let filter = Filter::new(Scope::one("wx2".to_owned()), &[]).expect("a filter");
         let start = Start::End(WatchPosition::Earliest);
         let mut watcher = audits
-            .watch(start, filter, Caller::anyone(), Peer::NONE, CancellationToken::new())
+            .watch(start, filter, Grant::internal(), Peer::NONE, CancellationToken::new())
             .await
             .expect("a log");
         let mut places = Vec::new();

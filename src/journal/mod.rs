@@ -150,7 +150,7 @@ impl Journal {
     pub(crate) async fn log_late(&self, ctx: &Context, outcome: LateOutcome) {
         let Some(names) = ctx.progress.names() else { return };
         let entry = Entry {
-            caller: ctx.caller.name().to_owned(),
+            caller: ctx.caller().name().to_owned(),
             method: ctx.method.to_owned(),
             app_id: names.app_id,
             request_id: names.request_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -177,7 +177,7 @@ impl Journal {
         NewWrite {
             // Ids begin with the time, so the newest are neighbors in an index.
             write_id: Uuid::now_v7().to_string(),
-            caller: ctx.caller.name().to_owned(),
+            caller: ctx.caller().name().to_owned(),
             app_id: app_id.clone(),
             method: ctx.method.to_owned(),
             request_id: ctx.request_id.map(|id| id.to_string()),

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::Endless;
 use crate::{
+    callers::Callers,
     context::Context,
     errors::status,
     events::{Audits, Page, Start, Watcher},
@@ -29,6 +30,7 @@ const SUBMISSIONS: &str = "submissions";
 /// Serves the results of reviews.
 #[derive(Clone, Debug)]
 pub(super) struct Audit {
+    pub(super) callers: Callers,
     pub(super) audits: Audits,
 }
 
@@ -44,8 +46,9 @@ impl AuditService for Audit {
         let (ctx, request) = Context::split(request)?;
         let pb::WatchAuditEventsRequest { app_id: _, start: from, kinds } = request;
         let (start, filter) = (start(from)?, Filter::new(ctx.accounts(), &kinds)?);
-        let Context { caller, peer, ending, .. } = ctx;
-        let watcher = self.audits.watch(start, filter, caller, peer, ending.token()).await?;
+        let Context { identity, peer, ending, .. } = ctx;
+        let grant = self.callers.grant(identity);
+        let watcher = self.audits.watch(start, filter, grant, peer, ending.token()).await?;
         let responses = stream::unfold(watcher, |mut watcher: Watcher| async {
             let next = watcher.next().await?;
             Some((next.map_err(Status::from), watcher))

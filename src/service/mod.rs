@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
-use crate::{call::Calls, events::Audits, pb, recovery::Recovery, state::State, writes::Writes};
+use crate::{
+    call::Calls, callers::Callers, events::Audits, pb, recovery::Recovery, state::State,
+    writes::Writes,
+};
 
 mod account;
 mod audit;
@@ -40,6 +43,8 @@ pub(crate) fn longest_request(path: &str, without_picture: usize) -> usize {
 /// The rooms that the services use. Clones are cheap and share everything.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
+    /// The callers of the settings.
+    pub(crate) callers: Callers,
     /// Makes calls to WeChat.
     pub(crate) calls: Calls,
     /// Runs writes.
@@ -53,7 +58,7 @@ pub(crate) struct Rooms {
 }
 
 /// Returns all services.
-pub(crate) fn routes(Rooms { calls, writes, recovery, audits, state }: Rooms) -> Routes {
+pub(crate) fn routes(Rooms { callers, calls, writes, recovery, audits, state }: Rooms) -> Routes {
     use pb::{
         account_service_server::AccountServiceServer, audit_service_server::AuditServiceServer,
         card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
@@ -65,7 +70,7 @@ pub(crate) fn routes(Rooms { calls, writes, recovery, audits, state }: Rooms) ->
     let (calls, writes) = (|| calls.clone(), || writes.clone());
     let account = account::Account { calls: calls(), writes: writes(), audits: audits.clone() };
     Routes::new(AccountServiceServer::new(account))
-        .add_service(AuditServiceServer::new(audit::Audit { audits }))
+        .add_service(AuditServiceServer::new(audit::Audit { callers, audits }))
         .add_service(CardServiceServer::new(card::Card { calls: calls(), writes: writes() }))
         .add_service(MapPoiServiceServer::new(map_poi::MapPoi { calls: calls(), writes: writes() }))
         .add_service(

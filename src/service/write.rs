@@ -76,7 +76,7 @@ impl WriteService for Write {
         ctx.progress.note(|write| known.app_id.as_str().clone_into(&mut write.app_id));
         let before = self.recovery.resolve(&known, executed).await?;
         let before = before.ok_or_else(|| status::write_not_resolvable(&write_id))?;
-        let caller = ctx.caller.name();
+        let caller = ctx.caller().name();
         tracing::info!(write_id, executed, caller, "write resolved by an operator");
         Ok(Response::new(pb::ResolveWriteResponse { write: Some(write(before)) }))
     }
@@ -88,7 +88,7 @@ impl Write {
         let request_id = Some(request_id.to_owned());
         let accounts = ctx.accounts();
         let mut query = WriteQuery { limit: 100, accounts, request_id, ..WriteQuery::default() };
-        let caller = ctx.caller.name();
+        let caller = ctx.caller().name();
         let mut newest = None::<state::Write>;
         loop {
             let page = self.state.writes(query.clone()).await?;

@@ -44,23 +44,14 @@ struct Verdict {
 }
 
 /// Why a certificate that was good in the handshake is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
     /// It has expired.
+    #[error("the client certificate of the connection has expired")]
     Expired,
     /// The client CAs have changed, and none of them signed it.
+    #[error("the gateway no longer trusts the CA of the connection's client certificate")]
     Untrusted,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expired => "the client certificate of the connection has expired",
-            Self::Untrusted => {
-                "the gateway no longer trusts the CA of the connection's client certificate"
-            }
-        })
-    }
 }
 
 impl fmt::Debug for ClientCertificate {

@@ -109,7 +109,7 @@ impl Writes {
 
 /// Names the write of the caller that has `ctx`.
 pub(super) fn name<'a>(write_id: &'a str, account: &'a Account, ctx: &'a Context) -> WriteName<'a> {
-    let Context { caller, request_id, client_reference, trace, .. } = ctx;
-    let (caller, app_id) = (caller.name(), &account.app_id);
+    let Context { request_id, client_reference, trace, .. } = ctx;
+    let (caller, app_id) = (ctx.caller().name(), &account.app_id);
     WriteName { write_id, caller, app_id, request_id: *request_id, client_reference, trace }
 }

@@ -185,6 +185,19 @@ async fn read_with(app: &App, headers: &[(&'static str, &str)]) -> Result<(), St
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bearer_token_may_look_like_a_jwt() {
+    let dotted = "v1.0123456789abcdef.0123456789abcdef";
+    let hash = Sha256::digest(dotted).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let section =
+        format!("[[callers]]\nname = \"dots\"\nrole = \"reader\"\ntokens = [\"{hash}\"]\n");
+    let app = App::with_sections(&section).await;
+    let bearer = format!("Bearer {dotted}");
+    read_with(&app, &[("authorization", &bearer)]).await.expect("known");
+    let other = read_with(&app, &[("authorization", "Bearer v1.0123.4567")]).await;
+    assert_eq!(reason(&other.expect_err("not known")).1, "CALLER_UNKNOWN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn caller_rate_is_limited() {
     let limited = caller("reader", "role = \"reader\"\nrate = 2\nburst = 3");
     let app = App::still_with_sections(&(limited + &caller("other", "role = \"reader\""))).await;

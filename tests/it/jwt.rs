@@ -1,6 +1,7 @@
 //! Callers that prove their identity with a JWT.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -11,13 +12,19 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tonic::{Code, Request, Status};
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
 use wechat_simulator::OFFICIAL_APP_ID;
-use wechat_store_gateway::{pb, pb::card_service_client::CardServiceClient};
+use wechat_store_gateway::pb::{
+    self, card_service_client::CardServiceClient, watch_audit_events_request::Start,
+};
 
 use crate::{
     access,
-    issuer::{KeyServer, Signer, encode, key_set},
+    issuer::{KeyServer, Signer, answer, encode, key_set},
     support::{App, GET_CARD, SET_CARD, is, reason, within},
 };
 
@@ -269,4 +276,116 @@ async fn outage_of_the_issuer_disturbs_no_caller() {
         }
     };
     within(LIMIT, asked).await;
+}
+
+/// Calls from another address of this machine than all other clients.
+async fn from_elsewhere(app: &App) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", app.address)).expect("a URL");
+    let elsewhere = IpAddr::from([127, 0, 0, 2]);
+    endpoint.local_address(Some(elsewhere)).connect().await.expect("it listens")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flood_of_forged_tokens_blocks_only_its_address() {
+    let (signer, forger) = (Signer::p256("a"), Signer::p256("a"));
+    let file = KeyFile::new(&[&signer]);
+    let app = App::still_with_sections(&file.sections()).await;
+    let known = signer.sign(&claims());
+    assert!(is_allowed(&app, &known).await);
+    let forged = |number: usize| forger.sign(&claims_but("jti", json!(number)));
+    for number in 0..100 {
+        assert!(!is_allowed(&app, &forged(number)).await, "{number}");
+    }
+    let too_fast = is(Code::ResourceExhausted, "RATE_EXCEEDED");
+    let status = read(&app, &forged(100)).await;
+    assert_eq!(reason(&status), too_fast);
+    let wait = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let wait = wait.expect("a time to wait");
+    assert!(!wait.is_zero() && wait <= Duration::from_secs(1), "{wait:?}");
+
+    assert!(is_allowed(&app, &known).await, "a verified token is not affected");
+    let new = signer.sign(&claims_but("jti", json!("new")));
+    assert_eq!(reason(&read(&app, &new).await), too_fast, "it could be forged, too");
+    let elsewhere = from_elsewhere(&app).await;
+    let other = signer.sign(&claims_but("jti", json!("other")));
+    let message = pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    let card = CardServiceClient::new(elsewhere).get_store_card(with_token(message, &other)).await;
+    assert_eq!(card.expect_err("no such store").code(), Code::NotFound);
+    app.clock.advance(wait);
+    assert!(is_allowed(&app, &new).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_keys_make_caller_retry() {
+    let signer = Signer::p256("a");
+    let server = KeyServer::start(&[]).await;
+    server.set_answer(answer("503 Service Unavailable", ""));
+    let sections = sections(&format!("{{ url = \"{}\" }}", server.url));
+    let app = App::still_with_sections(&sections).await;
+    let token = signer.sign(&claims());
+    let status = read(&app, &token).await;
+    assert_eq!(reason(&status), is(Code::Unavailable, "ISSUER_UNAVAILABLE"));
+    assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
+    assert_eq!(app.count(GET_CARD), 0);
+    server.set_keys(&[&signer]);
+    app.clock.advance(Duration::from_secs(30));
+    assert!(is_allowed(&app, &token).await);
+}
+
+/// Starts a watch that the token allows.
+async fn watch(app: &App, token: &str) -> Streaming<pb::WatchAuditEventsResponse> {
+    let start = Some(Start::Position(pb::WatchPosition::Latest.into()));
+    let request = with_token(pb::WatchAuditEventsRequest { start, ..Default::default() }, token);
+    app.audits().watch_audit_events(request).await.expect("a watch").into_inner()
+}
+
+/// Waits for the end of a watch, which must come because its proof ended.
+async fn unknown_at_end(app: &App, mut watch: Streaming<pb::WatchAuditEventsResponse>, why: &str) {
+    let end = async {
+        loop {
+            if let Err(status) = watch.message().await {
+                return status;
+            }
+        }
+    };
+    let status = within(LIMIT, app.hurried(end)).await;
+    assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"), "{status:?}");
+    assert!(status.message().contains(why), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_ends_when_its_token_expires() {
+    let signer = Signer::p256("a");
+    let file = KeyFile::new(&[&signer]);
+    let app = App::still_with_sections(&file.sections()).await;
+    let now = app.clock.unix();
+    let short = watch(&app, &signer.sign(&claims_but("exp", json!(now + 3)))).await;
+    let mut long = watch(&app, &signer.sign(&claims())).await;
+    unknown_at_end(&app, short, "has expired").await;
+    // The clocks may differ by a minute.
+    assert!(app.clock.unix() >= now + 63);
+    long.message().await.expect("not disturbed").expect("a checkpoint");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_ends_when_issuer_removes_its_key() {
+    let signers = signers();
+    let [old, _, stays] = &signers;
+    let file = KeyFile::new(&[old, stays]);
+    let app = App::still_with_sections(&file.sections()).await;
+    let leaving = watch(&app, &old.sign(&claims())).await;
+    let mut staying = watch(&app, &stays.sign(&claims())).await;
+    file.set_keys(&[stays]);
+    unknown_at_end(&app, leaving, "key of the token is unknown").await;
+    staying.message().await.expect("not disturbed").expect("a checkpoint");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_ends_when_reload_removes_its_audience() {
+    let signer = Signer::p256("a");
+    let file = KeyFile::new(&[&signer]);
+    let mut app = App::still_with_sections(&file.sections()).await;
+    let open = watch(&app, &signer.sign(&claims())).await;
+    app.reload(|settings| settings.replace("[\"wechat-store-gateway\"]", "[\"another\"]"));
+    unknown_at_end(&app, open, "another audience").await;
 }

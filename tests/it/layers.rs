@@ -32,12 +32,11 @@ const ROOMS: &[(&str, &[&str])] = &[
         "telemetry", "tls", "util",
     ]),
     ("service", &[
-        "accounts", "call", "context", "errors", "events", "pb", "recovery", "state", "translate",
-        "util", "validate", "wechat", "writes",
+        "accounts", "call", "callers", "context", "errors", "events", "pb", "recovery", "state",
+        "translate", "util", "validate", "wechat", "writes",
     ]),
     ("errors", &[
         "accounts", "call", "callers", "context", "events", "journal", "pb", "state", "telemetry",
-        "tls",
         "translate", "util", "validate", "wechat", "writes",
     ]),
     ("writes", &[
@@ -61,7 +60,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wechat", &["config", "metrics", "telemetry", "util"]),
     ("state", &["config", "pb", "telemetry", "util"]),
     ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),
-    ("callers", &["config", "pb", "util"]),
+    ("callers", &["config", "pb", "tls", "util"]),
     ("activity", &["config", "telemetry"]),
     ("metrics", &["telemetry"]),
     ("telemetry", &["config", "util"]),

@@ -29,10 +29,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
-    Code, Status,
+    Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
-use wechat_store_gateway::pb::{self, card_service_client::CardServiceClient};
+use wechat_store_gateway::pb::{
+    self, audit_service_client::AuditServiceClient, card_service_client::CardServiceClient,
+    watch_audit_events_request::Start,
+};
 
 use crate::{
     support::{App, is, reason, within},
@@ -414,6 +417,52 @@ async fn client_ca_rotation_refuses_only_removed_clients() {
         one.expect("no failed call");
     }
     staying.call(app.address).await.expect("a new connection");
+}
+
+/// Starts a watch over a new connection.
+async fn watch(dial: &Dial, to: SocketAddr) -> Streaming<pb::WatchAuditEventsResponse> {
+    let dial = dial.clone();
+    let connect = tower::service_fn(move |_| {
+        let dial = dial.clone();
+        async move { dial.connect(to).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{to}")).expect("a URL");
+    let channel = endpoint.connect_with_connector(connect).await.expect("connected");
+    let start = Some(Start::Position(pb::WatchPosition::Latest.into()));
+    let request = pb::WatchAuditEventsRequest { start, ..Default::default() };
+    let watch = AuditServiceClient::new(channel).watch_audit_events(request).await;
+    watch.expect("a watch").into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_ends_with_its_client_certificate() {
+    let (files, old, new) = (Files::new(), Authority::new(), Authority::new());
+    let both = format!("{}{}", old.pem(), new.pem());
+    // The certificate counts even if every caller may do everything.
+    let app = App::still_with_sections(&files.with_clients(&both, "")).await;
+    let identity = |authority: &Authority, life: Duration| {
+        let mut params = client("spiffe://prod/orders");
+        params.not_after = (app.clock.wall() + life).into();
+        files.dial().with(&authority.issue(params))
+    };
+    let (hour, year) = (Duration::from_secs(3600), Duration::from_secs(365 * 24 * 3600));
+    let expiring = watch(&identity(&new, hour), app.address).await;
+    let leaving = watch(&identity(&old, year), app.address).await;
+    let mut staying = watch(&identity(&new, year), app.address).await;
+    let end = async |mut watch: Streaming<pb::WatchAuditEventsResponse>| {
+        let end = async {
+            while watch.message().await?.is_some() {}
+            Err::<(), _>(Status::ok(""))
+        };
+        let status = within(SOON, app.hurried(end)).await.expect_err("an end");
+        assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"), "{status:?}");
+        status.message().to_owned()
+    };
+    files.write("ca.crt", &new.pem());
+    assert!(end(leaving).await.contains("no longer trusts"));
+    app.clock.advance(hour);
+    assert!(end(expiring).await.contains("has expired"));
+    staying.message().await.expect("not disturbed").expect("a checkpoint");
 }
 
 /// Puts files into a folder as Kubernetes does: two levels of symbolic links, of which the upper one is

@@ -170,7 +170,27 @@ async fn rotated_token_ends_calls_and_watches() {
             }
         }
     });
-    assert_eq!(reason(&end.await), is(Code::Unavailable, "CALLER_CHANGED"));
+    assert_eq!(reason(&end.await), is(Code::Unauthenticated, "CALLER_UNKNOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_caller_keeps_its_spent_rate() {
+    let orders = |role: &str| caller(role, &["first"]) + "rate = 1\nburst = 2\n";
+    let mut app = App::still_with_sections(&orders("reader")).await;
+    let call = async |app: &App| search(&app.channel, OFFICIAL_APP_ID, Some("first")).await;
+    for _ in 0..2 {
+        call(&app).await.expect("within the burst");
+    }
+    let start = Start::Position(WatchPosition::Latest.into());
+    app.clock.advance(Duration::from_secs(1));
+    let watch = WatchAuditEventsRequest { start: Some(start), ..Default::default() };
+    let watch = app.audits().watch_audit_events(with_token(watch, Some("first"))).await;
+    let mut watch = watch.expect("within the rate").into_inner();
+    app.reload(|settings| settings.replace("role = \"reader\"", "role = \"writer\""));
+    // The watch ends when the new settings count.
+    while within(SOON, watch.message()).await.is_ok() {}
+    let status = call(&app).await.expect_err("the burst is spent");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "RATE_EXCEEDED"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     activity::ActivityLog,
-    callers::{Caller, Callers, Forbidden},
+    callers::{Caller, Callers, Forbidden, Identity},
     config::{Limits, Reflection, Settings},
     context::{Arrival, Ending, Peer, Progress},
     errors::{Unfit, status},
@@ -468,16 +468,16 @@ where
         call.progress = progress.clone();
         let clock = self.rules.clock.clone();
         let answer = async {
-            let caller = self.identify(request.headers(), call).await?;
+            let identity = self.identify(request.headers(), call).await?;
             let access = access.unwrap_or(Access::Admin);
-            if !caller.may_somewhere(access) {
-                return Err(Forbidden::new(&caller, access, None).into());
+            if !identity.caller.may_somewhere(access) {
+                return Err(Forbidden::new(&identity.caller, access, None).into());
             }
             let (message, held) = self.message(head, request).await?;
             let (peer, held) = (self.connection.peer, Arc::new(held));
             let ending = self.connection.ending.clone();
             let (trace, progress) = (call.trace.clone(), progress.clone());
-            let arrival = Arrival { caller, peer, ending, deadline, trace, progress, held };
+            let arrival = Arrival { identity, peer, ending, deadline, trace, progress, held };
             request.extensions_mut().insert(arrival);
             Ok(self.call(request, Body::new(Full::new(message))).await)
         };
@@ -491,26 +491,16 @@ where
         }
     }
 
-    /// Returns the caller of a request, records it, and counts the call. Logs a refusal.
-    ///
-    /// Fails in any case if the certificate of the connection is no longer good.
-    async fn identify(
-        &mut self,
-        headers: &HeaderMap,
-        call: &mut Call,
-    ) -> Result<Arc<Caller>, Unfit> {
-        let mut names = None;
-        if let Some(certificate) = &self.connection.certificate {
-            let checked = certificate.check(self.rules.clock.unix());
-            checked.inspect_err(|refused| self.log_refusal(refused))?;
-            names = Some(certificate.names());
-        }
-        let identified = self.rules.callers.identify(headers, names).await;
-        let caller = identified.inspect_err(|refused| self.log_refusal(refused))?;
-        call.identified(&caller);
-        caller.count_call()?;
-        call.admitted(&caller);
-        Ok(caller)
+    /// Returns the identity of a request, records it, and counts the call. Logs a refusal.
+    async fn identify(&mut self, headers: &HeaderMap, call: &mut Call) -> Result<Identity, Unfit> {
+        let Connection { peer, certificate, .. } = &*self.connection;
+        let identified =
+            self.rules.callers.identify(headers, certificate.as_ref(), peer.address).await;
+        let identity = identified.inspect_err(|refused| self.log_refusal(refused))?;
+        call.identified(&identity.caller);
+        identity.caller.count_call()?;
+        call.admitted(&identity.caller);
+        Ok(identity)
     }
 
     fn log_refusal(&self, refused: &dyn Display) {
