@@ -35,7 +35,7 @@ use crate::{
     push::Receiver,
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
-        admin::Admin,
+        admin::{Admin, Probe},
         health::{self, Reporter},
         http1, http2,
         listener::{Listener, Places},
@@ -214,6 +214,7 @@ impl Connections {
 /// The service before it serves: every part is made, and no task runs.
 struct App {
     settings: ArcSwap<Settings>,
+    clock: Clock,
     registry: Registry,
     callers: Callers,
     rooms: Rooms,
@@ -265,12 +266,14 @@ impl App {
         let routes = routes(&rooms, &health, settings.listen.reflection);
         // Otherwise the first callers could be refused.
         callers.loaded().await;
-        let shared = Shared { callers: callers.clone(), activity, clock, sampler, metrics };
+        let shared =
+            Shared { callers: callers.clone(), activity, clock: clock.clone(), sampler, metrics };
         let middleware = Middleware::new(routes, shared, &settings, stop.clone());
         Ok(Self {
             budgets: Budgets::new(&settings.limits),
             connections: Connections::new(&settings.limits),
             settings: ArcSwap::from_pointee(settings),
+            clock,
             registry,
             callers,
             rooms,
@@ -323,7 +326,7 @@ impl App {
     /// Gives new settings to every part whenever there are some. Never ends.
     async fn follow(&self, mut source: Follower) {
         loop {
-            let applied = match source.next().await {
+            let applied = match source.next(&self.settings).await {
                 Ok(settings) => self.update(settings).await,
                 Err(errors) => Err(errors),
             };
@@ -411,7 +414,8 @@ impl App {
         let ended = CancellationToken::new();
         let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
         let (metrics, tls) = (self.metrics.clone(), self.encrypted().collect());
-        let admin = Admin { state, leaving, metrics, tls };
+        let probe = Probe::new(state, self.clock.clone());
+        let admin = Admin { probe, leaving, metrics, tls };
         let listener = Listener::new(socket, "listen.admin", self.connections.admin.clone());
         let listener = listener.with_tls(self.admin_tls.clone());
         tokio::spawn(admin.run(listener, ended.clone()));
@@ -446,7 +450,7 @@ impl App {
         };
         if time::timeout(settings.load().limits.drain(), drained).await.is_err() {
             tracing::warn!(
-                calls = budgets.calls.taken(),
+                calls = budgets.calls(),
                 writes = rooms.writes.running(),
                 background = background.len(),
                 "drain time exceeded; aborted the calls that were still running"

@@ -6,8 +6,14 @@
 // Not notify: Kubernetes replaces a symbolic link two folders up, and a comparison of the contents misses
 // nothing.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io, mem,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::Notify,
@@ -23,6 +29,8 @@ use crate::{
 
 /// The interval at which the content of the file is compared.
 const POLL: Duration = Duration::from_millis(400);
+/// The time after which refused settings are checked again: a file that they name, or a port, can be good then.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// The place that the settings come from.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +66,8 @@ pub(crate) struct Follower {
     silent: bool,
     /// True if they were read after a signal.
     asked: bool,
+    /// The errors of the last settings, and when they were found. Empty if they were used.
+    refused: (Vec<ConfigError>, Instant),
 }
 
 impl Follower {
@@ -66,11 +76,16 @@ impl Follower {
     pub(crate) fn new(source: Source) -> Self {
         let mut ticks = interval(POLL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { source, ticks, last: None, used: None, silent: false, asked: false }
+        let refused = (Vec::new(), Instant::now());
+        Self { source, ticks, last: None, used: None, silent: false, asked: false, refused }
     }
 
-    /// Waits until the settings may have changed, and returns them checked. Returns all errors at once.
-    pub(crate) async fn next(&mut self) -> Result<Settings, Vec<ConfigError>> {
+    /// Waits until the settings may have changed, and returns them checked. Returns all errors at once. After
+    /// errors it returns the same settings again after a while.
+    pub(crate) async fn next(
+        &mut self,
+        running: &ArcSwap<Settings>,
+    ) -> Result<Settings, Vec<ConfigError>> {
         loop {
             let asked = tokio::select! {
                 () = self.source.hangup.notified() => true,
@@ -84,11 +99,14 @@ impl Follower {
             // Another program may be in the middle of writing the file. Then it soon differs again.
             let settled = self.last == now;
             self.last = now;
-            if asked || (settled && self.used != now) {
-                self.silent = self.used.is_none() && !asked;
+            let changed = settled && self.used != now;
+            let (errors, since) = &self.refused;
+            let again = settled && !errors.is_empty() && since.elapsed() >= RETRY;
+            if asked || changed || again {
+                self.silent = !asked && (self.used.is_none() || !changed);
                 self.asked = asked;
                 self.used = now;
-                return self.source.parse(content).await;
+                return self.source.parse(content, running.load_full()).await;
             }
         }
     }
@@ -98,15 +116,19 @@ impl Follower {
         self.source.log_level.change(level);
     }
 
-    /// Logs what became of the last settings, and reports it to systemd.
-    pub(crate) fn report(&self, applied: Result<Changes, Vec<ConfigError>>) {
-        if self.asked {
+    /// Logs what became of the last settings, and reports it to systemd. Errors that were found again are not
+    /// logged again.
+    pub(crate) fn report(&mut self, applied: Result<Changes, Vec<ConfigError>>) {
+        let errors = applied.as_ref().err().cloned().unwrap_or_default();
+        let before = mem::replace(&mut self.refused, (errors, Instant::now())).0;
+        if self.asked || (applied.is_ok() && !before.is_empty()) {
             systemd::ready(match &applied {
                 Ok(_) => "serving",
                 Err(_) => "serving with the old settings; the log has each error of the new ones",
             });
         }
         match applied {
+            Err(errors) if self.silent && errors == before => {}
             Err(errors) => refused(&errors),
             Ok(changes) if !changes.is_empty() => changed(changes),
             Ok(_) if self.silent => {}
@@ -129,10 +151,15 @@ impl Source {
     }
 
     /// Returns the settings of a content. Returns all errors at once.
-    async fn parse(&self, content: Content) -> Result<Settings, Vec<ConfigError>> {
+    async fn parse(
+        &self,
+        content: Content,
+        running: Arc<Settings>,
+    ) -> Result<Settings, Vec<ConfigError>> {
         let text = content.text.map_err(|error| vec![self.unreadable(&error)])?;
         let environment = self.environment.clone();
-        let parsed = spawn_blocking(move || Settings::parse(&text, &environment)).await;
+        let parse = move || Settings::parse_again(&text, &environment, Some(&running));
+        let parsed = spawn_blocking(parse).await;
         parsed.unwrap_or_else(|ended| Err(vec![self.unreadable(&io::Error::other(ended))]))
     }
 

@@ -35,6 +35,7 @@ const LIVE: &[&str] = &[
     "limits.max_deadline_ms",
     "limits.message_kib",
     "limits.metadata_kib",
+    "limits.open_calls",
     "limits.protocol_errors_per_connection",
     "limits.request_memory_mib",
     "limits.request_silence_ms",

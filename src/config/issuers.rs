@@ -79,9 +79,10 @@ struct RawJwks {
     bearer: Option<RawSecret>,
 }
 
-/// Checks all issuers.
+/// Checks all issuers. The key files of `running`, those of a running gateway, are not checked again.
 pub(super) fn check(
     raw: Vec<RawIssuer>,
+    running: &[Issuer],
     callers: &Callers,
     environment: &Environment,
     errors: &mut ConfigErrors,
@@ -101,7 +102,7 @@ pub(super) fn check(
                  service would count here",
             );
         }
-        if let Some(jwks) = check_jwks(jwks, environment, &key("jwks"), errors) {
+        if let Some(jwks) = check_jwks(jwks, running, environment, &key("jwks"), errors) {
             issuers.push(Issuer { issuer, audiences, jwks });
         }
     }
@@ -123,6 +124,7 @@ pub(super) fn check(
 /// Checks the place of the keys. Adds an error if it returns `None`.
 fn check_jwks(
     raw: Option<RawJwks>,
+    running: &[Issuer],
     environment: &Environment,
     key: &str,
     errors: &mut ConfigErrors,
@@ -138,10 +140,14 @@ fn check_jwks(
         if ca.is_some() || bearer.is_some() {
             errors.add(key, "ca and bearer are only for a url; remove them");
         }
-        if let Err(problem) = check_file(&file) {
+        let jwks = Jwks::File { file };
+        if let Jwks::File { file } = &jwks
+            && running.iter().all(|issuer| issuer.jwks != jwks)
+            && let Err(problem) = check_file(file)
+        {
             errors.add(format!("{key}.file"), format!("{}: {problem}", file.display()));
         }
-        return Some(Jwks::File { file });
+        return Some(jwks);
     }
     let url = match Url::parse(&url.unwrap_or_default()) {
         Ok(url) if has_credentials(&url) => {

@@ -41,6 +41,8 @@ pub struct Limits {
     pub admin_connections_per_address: u32,
     /// Maximum number of calls in progress, watches included.
     pub calls: u32,
+    /// Maximum number of health and reflection calls in progress, watches included.
+    pub open_calls: u32,
     /// Maximum number of requests whose message has not arrived completely.
     pub unfinished_requests: u32,
     /// Maximum memory of all requests together, in MiB.
@@ -91,6 +93,7 @@ impl Default for Limits {
             admin_connections: 64,
             admin_connections_per_address: 32,
             calls: 16_384,
+            open_calls: 1_024,
             unfinished_requests: 8_192,
             request_memory_mib: 128,
             request_silence_ms: 10_000,
@@ -152,6 +155,11 @@ impl Limits {
     /// Returns the maximum number of calls in progress.
     pub fn calls(&self) -> usize {
         count(self.calls)
+    }
+
+    /// Returns the maximum number of health and reflection calls in progress.
+    pub fn open_calls(&self) -> usize {
+        count(self.open_calls)
     }
 
     /// Returns the maximum number of incomplete requests.
@@ -276,6 +284,7 @@ pub(super) fn check(limits: Limits, errors: &mut ConfigErrors) -> Limits {
         ("admin_connections", limits.admin_connections, 1..=100_000),
         ("admin_connections_per_address", limits.admin_connections_per_address, 1..=100_000),
         ("calls", limits.calls, 2..=1_000_000),
+        ("open_calls", limits.open_calls, 2..=1_000_000),
         ("unfinished_requests", limits.unfinished_requests, 2..=1_000_000),
         // One connection can use half of it, and a picture has up to 10 MiB.
         ("request_memory_mib", limits.request_memory_mib, 32..=65_536),

@@ -94,7 +94,8 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
+/// Checks the section. The files of `running`, the section of a running gateway, are not checked again.
+pub(super) fn check(listen: Listen, running: Option<&Listen>, errors: &mut ConfigErrors) -> Listen {
     if !listen.grpc.ip().is_loopback() && listen.plaintext.is_none() && listen.tls.is_none() {
         errors.add(
             "listen.grpc",
@@ -102,7 +103,7 @@ pub(super) fn check(listen: Listen, errors: &mut ConfigErrors) -> Listen {
              proxy provides TLS, set listen.plaintext = \"behind-a-mesh\"",
         );
     }
-    check_tls(&listen, errors);
+    check_tls(&listen, running, errors);
     if let Some(name) = &listen.mesh_identity_header {
         let key = "listen.mesh_identity_header";
         let reserved = ["authorization", "content-type", "te", "grpc-timeout"];
@@ -129,24 +130,50 @@ impl Listen {
 }
 
 /// Checks that the address and the callers fit: without a list of callers, only this machine can be allowed
-/// to call.
+/// to call. A mesh or a proxy brings calls of other machines to a loopback address, too.
 pub(super) fn check_exposure(listen: &Listen, callers: &Callers, errors: &mut ConfigErrors) {
-    if !listen.grpc.ip().is_loopback() && matches!(callers, Callers::Loopback) {
+    if matches!(callers, Callers::Loopback) {
+        let exposed = if !listen.grpc.ip().is_loopback() {
+            Some("on a non-loopback address")
+        } else if listen.plaintext.is_some() {
+            Some("behind a mesh or a proxy (listen.plaintext), also on a loopback address")
+        } else {
+            None
+        };
+        if let Some(place) = exposed {
+            errors.add(
+                "callers",
+                format!(
+                    "missing; {place}, anyone who reaches it could change every store; add \
+                     [[callers]] sections, or set callers = \"anyone\" if the network lets only \
+                     trusted programs through"
+                ),
+            );
+        }
+    }
+    if listen.mesh_identity_header.is_some() && !callers.are_known() {
         errors.add(
-            "callers",
-            "missing; on a non-loopback address, anyone who reaches it could change every store; \
-             add [[callers]] sections, or set callers = \"anyone\" if the network lets only \
-             trusted programs through",
+            "listen.mesh_identity_header",
+            "identifies no caller, because without [[callers]] every caller may do everything; add \
+             [[callers]] sections with certificates, or remove the header",
         );
     }
 }
 
-/// Adds every problem of the certificate files.
-fn check_tls(listen: &Listen, errors: &mut ConfigErrors) {
+/// Adds every problem of the certificate files. A running gateway keeps its last good ones, so a wrong file does
+/// not refuse other settings.
+fn check_tls(listen: &Listen, running: Option<&Listen>, errors: &mut ConfigErrors) {
     if listen.tls.is_some() && listen.plaintext.is_some() {
         errors.add("listen.plaintext", "contradicts [listen.tls]; remove one of them");
     }
-    for (section, files) in [("listen.tls", &listen.tls), ("listen.admin_tls", &listen.admin_tls)] {
+    let used = |section: fn(&Listen) -> &Option<Files>| running.and_then(|it| section(it).as_ref());
+    for (section, files, used) in [
+        ("listen.tls", &listen.tls, used(|listen| &listen.tls)),
+        ("listen.admin_tls", &listen.admin_tls, used(|listen| &listen.admin_tls)),
+    ] {
+        if files.as_ref() == used {
+            continue;
+        }
         for Fault { key, message } in
             files.iter().flat_map(|files| tls::check(files, &Clock::system()))
         {

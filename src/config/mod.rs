@@ -106,6 +106,16 @@ impl Settings {
     ///
     /// Returns all errors at once, each with its key.
     pub fn parse(file: &str, environment: &Environment) -> Result<Self, Vec<ConfigError>> {
+        Self::parse_again(file, environment, None)
+    }
+
+    /// Returns the settings as [`parse`](Self::parse) does, for a gateway that runs with other ones. It follows
+    /// its certificate and key files by itself, so these are checked only if a section names others.
+    pub fn parse_again(
+        file: &str,
+        environment: &Environment,
+        running: Option<&Self>,
+    ) -> Result<Self, Vec<ConfigError>> {
         let mut table = file.parse::<Table>().map_err(|error| {
             let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
             vec![ConfigError { key: format!("line {line}"), message: error.message().to_owned() }]
@@ -116,7 +126,11 @@ impl Settings {
             invisible::check(value, name, &mut errors);
         }
 
-        let listen = listen::check(section(&mut table, "listen", &mut errors), &mut errors);
+        let listen = listen::check(
+            section(&mut table, "listen", &mut errors),
+            running.map(|running| &running.listen),
+            &mut errors,
+        );
         let wechat = wechat::check(section(&mut table, "wechat", &mut errors), &mut errors);
         let limits = limits::check(section(&mut table, "limits", &mut errors), &mut errors);
         let state = state::check(section(&mut table, "state", &mut errors), &mut errors);
@@ -129,7 +143,8 @@ impl Settings {
         let callers = read_callers(&mut table, &accounts, &mut errors);
         listen::check_exposure(&listen, &callers, &mut errors);
         let issuers = sections(&mut table, "issuers", &mut errors);
-        let issuers = issuers::check(issuers, &callers, environment, &mut errors);
+        let known = running.map_or(&[][..], |running| &running.issuers);
+        let issuers = issuers::check(issuers, known, &callers, environment, &mut errors);
         for key in table.keys() {
             errors.add_section(
                 key,
@@ -218,6 +233,14 @@ fn apply_overrides(environment: &Environment, table: &mut Table, errors: &mut Co
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let path = path.to_lowercase();
         if path == "callers" {
+            if table.get("callers").is_some_and(|known| known.as_str() != Some(value)) {
+                errors.add(
+                    name,
+                    "contradicts callers in the file, and would discard it; remove this variable, or \
+                     callers in the file",
+                );
+                continue;
+            }
             table.insert(path, Value::String(value.clone()));
             continue;
         }

@@ -130,6 +130,17 @@ fn broken_rule_returns_exactly_its_error() {
             format!("[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n{ACCOUNT}"),
             "callers: missing; on a non-loopback address",
         ),
+        (
+            format!("[listen]\nplaintext = \"behind-a-mesh\"\n{ACCOUNT}"),
+            "callers: missing; behind a mesh or a proxy (listen.plaintext), also on a loopback",
+        ),
+        (
+            format!(
+                "callers = \"anyone\"\n[listen]\nplaintext = \"behind-a-mesh\"\n\
+                 mesh_identity_header = \"l5d-client-id\"\n{ACCOUNT}"
+            ),
+            "listen.mesh_identity_header: identifies no caller",
+        ),
         (format!("callers = \"any\"\n{ACCOUNT}"), "callers: must be \"anyone\""),
         (format!("{ACCOUNT}{CALLER}tokens = [\"12\"]"), "callers[0].tokens[0]: not a SHA-256"),
         (
@@ -327,6 +338,10 @@ fn broken_environment_rule_returns_its_error() {
     }
     let found = errors(ACCOUNT, &[("WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET", "x")]);
     let error = "WECHAT_STORE_GATEWAY__ACCOUNTS__SECRET: cannot override a list";
+    assert!(found.len() == 1 && found[0].starts_with(error), "{found:?}");
+    let callers = format!("{ACCOUNT}{CALLER}certificates = [\"a\"]");
+    let found = errors(&callers, &[("WECHAT_STORE_GATEWAY__CALLERS", "anyone")]);
+    let error = "WECHAT_STORE_GATEWAY__CALLERS: contradicts callers in the file";
     assert!(found.len() == 1 && found[0].starts_with(error), "{found:?}");
 }
 

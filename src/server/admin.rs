@@ -4,7 +4,10 @@
 //! matter. The gRPC health service differs: it reports whether calls are accepted at all, and reads
 //! need no state.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,16 +20,23 @@ use crate::{
     metrics::{self, Provider},
     state::State,
     tls::Tls,
+    util::{
+        clock::Clock,
+        lock,
+        single_flight::{Run, SingleFlight},
+    },
 };
 
 /// A state that takes longer is not ready. This is longer than the state's own limits, whose errors
 /// have more detail.
 const PROBE_LIMIT: Duration = Duration::from_millis(2500);
+/// A probe writes to the state, so all requests within this time share one.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Answers operators.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    pub(crate) state: Arc<dyn State>,
+    pub(crate) probe: Probe,
     /// Canceled when the process begins to stop.
     pub(crate) leaving: CancellationToken,
     pub(crate) metrics: Arc<Provider>,
@@ -83,9 +93,59 @@ impl Admin {
         if self.leaving.is_cancelled() {
             return Err("shutting down".to_owned());
         }
-        match timeout(PROBE_LIMIT, self.state.probe()).await {
-            Ok(probed) => probed.map_err(|error| error.to_string()),
-            Err(_) => Err("the state does not answer".to_owned()),
+        self.probe.result().await
+    }
+}
+
+/// The probe of the state, which all requests share. Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Arc<dyn State>,
+    clock: Clock,
+    last: Mutex<Last>,
+}
+
+/// The last probe. Before the first one there is none.
+#[derive(Debug, Default)]
+struct Last {
+    flight: SingleFlight<Result<(), String>>,
+    run: Option<(Instant, Run<Result<(), String>>)>,
+}
+
+impl Probe {
+    /// Returns a probe of this state that has not run yet.
+    pub(crate) fn new(state: Arc<dyn State>, clock: Clock) -> Self {
+        Self(Arc::new(Inner { state, clock, last: Mutex::default() }))
+    }
+
+    /// Returns the result of a probe that began at most [`PROBE_PAUSE`] ago, or is still running.
+    async fn result(&self) -> Result<(), String> {
+        let run = self.run();
+        run.await
+    }
+
+    fn run(&self) -> Run<Result<(), String>> {
+        let Inner { state, clock, last } = &*self.0;
+        let (now, mut last) = (clock.now(), lock(last));
+        if let Some(run) = last.flight.running() {
+            return run;
         }
+        if let Some((began, run)) = &last.run
+            && now.duration_since(*began) < PROBE_PAUSE
+        {
+            return run.clone();
+        }
+        let state = state.clone();
+        let run = last.flight.start(async move {
+            match timeout(PROBE_LIMIT, state.probe()).await {
+                Ok(probed) => probed.map_err(|error| error.to_string()),
+                Err(_) => Err("the state does not answer".to_owned()),
+            }
+        });
+        last.run = Some((now, run.clone()));
+        run
     }
 }

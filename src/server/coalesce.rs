@@ -44,8 +44,8 @@ const PIECE: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Coalesced<F> {
     pub(super) connection: F,
-    /// The number of its calls, until their answers are sent.
-    pub(super) calls: Arc<Share>,
+    /// Counts its calls, until their answers are sent.
+    pub(super) shares: Arc<Connection>,
     pub(super) gave_way: bool,
 }
 
@@ -53,7 +53,7 @@ impl<F: Future + Unpin> Future for Coalesced<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.gave_way = !self.gave_way && self.calls.own() > 1;
+        self.gave_way = !self.gave_way && self.shares.calls() > 1;
         // One poll of it is enough to be woken after the other tasks, even though it is dropped.
         if self.gave_way && pin!(yield_now()).poll(cx).is_pending() {
             return Poll::Pending;
@@ -85,8 +85,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // The service checks whether the limit is exceeded.
-        let call = self.connection.calls.add(1);
-        let memory = self.connection.memory.clone();
+        let shares = self.connection.shares(request.uri().path());
+        let (call, memory) = (shares.calls.add(1), shares.memory.clone());
         let counted = Some(Counted { _call: call, memory });
         Answering { answer: self.service.call(request), counted, unsent: self.unsent.clone() }
     }
@@ -234,11 +234,11 @@ mod tests {
     /// Returns what ran first, a connection with this many calls or a task that was ready after it.
     async fn first(count: usize) -> &'static str {
         let (sender, mut ran) = tokio::sync::mpsc::unbounded_channel();
-        let under_way = connection().calls.clone();
-        let _calls: Vec<_> = (0..count).map(|_| under_way.add(1)).collect();
+        let shares = self::connection();
+        let _calls: Vec<_> = (0..count).map(|_| shares.shares("").calls.add(1)).collect();
         let other = sender.clone();
         let connection = Box::pin(async move { sender.send("connection").expect("we wait") });
-        let connection = Coalesced { connection, calls: under_way.clone(), gave_way: false };
+        let connection = Coalesced { connection, shares, gave_way: false };
         let connection = tokio::spawn(connection);
         tokio::spawn(async move { other.send("other").expect("we wait") });
         connection.await.expect("no panic");
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn call_is_counted_until_answer_is_sent() {
         let connection = connection();
-        let calls = connection.calls.clone();
+        let calls = connection.shares("").calls.clone();
         let service = tower::service_fn(|_: Request<()>| {
             std::future::ready(Ok(Response::new(Body::new(Full::new(Bytes::from("all"))))))
         });
@@ -297,16 +297,17 @@ mod tests {
     #[tokio::test]
     async fn large_answer_takes_memory_until_read() {
         let connection = connection();
-        let (call, memory) = (connection.calls.add(1), connection.memory.clone());
+        let shares = connection.shares("");
+        let (call, memory) = (shares.calls.add(1), shares.memory.clone());
         let counted = Some(Counted { _call: call, memory });
         let body = Body::new(Full::new(Bytes::from(vec![7; 3 * PIECE])));
         let mut answer = Answer::new(body, counted, Unsent::default(), None);
-        assert_eq!(connection.memory.own(), 0);
+        assert_eq!(shares.memory.own(), 0);
         for _ in 0..3 {
             answer.frame().await.expect("a piece").expect("no error");
-            assert_eq!(connection.memory.own(), 3 * PIECE);
+            assert_eq!(shares.memory.own(), 3 * PIECE);
         }
         assert!(answer.frame().await.is_none());
-        assert_eq!(connection.memory.own(), 0);
+        assert_eq!(shares.memory.own(), 0);
     }
 }

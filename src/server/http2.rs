@@ -21,12 +21,12 @@ use tonic::service::Routes;
 use super::{
     coalesce::{Coalesced, CoalescingService},
     listener::{Accepted, Listener, serve_until},
-    middleware::{Budgets, Middleware},
+    middleware::{Budgets, Connection, Middleware},
     stream::{Opened, Stream, TLS_BEGIN},
     unread,
     unsent::Unsent,
 };
-use crate::{config::Limits, context::Ending, telemetry::may_log, util::budget::Share};
+use crate::{config::Limits, context::Ending, telemetry::may_log};
 
 /// A connection without the preface (RFC 9113, 3.4) ends after this time. hyper would wait without a limit.
 const PREFACE_LIMIT: Duration = Duration::from_secs(5);
@@ -123,7 +123,7 @@ async fn serve_connection(
     let ending = Ending::new(&stop);
     let connection = budgets.connection(peer, certificate, ending.clone());
     let service = middleware.for_connection(connection.clone());
-    let calls = connection.calls.clone();
+    let shares = connection.clone();
     let service = CoalescingService { service, connection, unsent: Unsent::default() };
     let connection = http2::Builder::new(unread::Executor { stop: ending.token() })
         .timer(TokioTimer::new())
@@ -136,7 +136,7 @@ async fn serve_connection(
         .max_send_buf_size(STREAM_BUFFER)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let connection = pin!(connection);
-    let connection = pin!(Coalesced { connection, calls: calls.clone(), gave_way: false });
+    let connection = pin!(Coalesced { connection, shares: shares.clone(), gave_way: false });
     let end = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -146,7 +146,7 @@ async fn serve_connection(
     // If the peer is silent, the connection does not end by itself.
     let limit = async {
         tokio::select! {
-            () = idle(&calls) => {}
+            () = idle(&shares) => {}
             () = rules.overdue(&ending) => {}
         }
     };
@@ -160,11 +160,11 @@ async fn serve_connection(
 }
 
 /// Waits until a connection has had no calls for a while.
-async fn idle(calls: &Share) {
+async fn idle(connection: &Connection) {
     let mut busy = Instant::now();
     while busy.elapsed() < IDLE_LIMIT {
         sleep(IDLE_TICK).await;
-        if calls.own() > 0 {
+        if connection.calls() > 0 {
             busy = Instant::now();
         }
     }

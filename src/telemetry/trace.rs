@@ -63,20 +63,23 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Begins the trace of a call to `method`, such as `wechat.store.v1.CardService/GetStoreCard`. The method
-    /// is `known` if the contract has it.
-    pub fn begin(method: &str, known: bool, headers: &HeaderMap, sampler: &Sampler) -> Self {
-        let started = Instant::now();
-        let parent = if headers.contains_key("traceparent") {
-            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
-        } else {
-            Context::new()
-        };
-        let caller = parent.span().span_context().trace_id();
-        let id =
-            if caller == TraceId::INVALID { TraceId::from(fastrand::u128(1..)) } else { caller };
-        if !sampler.chooses(&parent, id, method) {
-            return Self { id, span: Span::none(), started };
+    /// Begins the trace of a call. It has no span yet.
+    pub fn begin(headers: &HeaderMap) -> Self {
+        let caller = parent(headers).span().span_context().trace_id();
+        match caller == TraceId::INVALID {
+            true => Self::none(),
+            false => Self { id: caller, ..Self::none() },
+        }
+    }
+
+    /// Begins the span of a call to `method`, such as `wechat.store.v1.CardService/GetStoreCard`, if the call
+    /// is sampled. The method is `known` if the contract has it.
+    ///
+    /// The headers can demand it, so this comes after the identification of the caller.
+    pub fn sample(&mut self, method: &str, known: bool, headers: &HeaderMap, sampler: &Sampler) {
+        let parent = parent(headers);
+        if !sampler.chooses(&parent, self.id, method) {
+            return;
         }
         let span = tracing::info_span!(
             target: TRACE,
@@ -94,7 +97,10 @@ impl Trace {
         // This only fails if there is no exporter, and then nothing is sampled.
         let _ = span.set_parent(parent);
         let own = span.context().span().span_context().trace_id();
-        Self { id: if own == TraceId::INVALID { id } else { own }, span, started }
+        if own != TraceId::INVALID {
+            self.id = own;
+        }
+        self.span = span;
     }
 
     /// Returns a trace for work that belongs to no call. It is not sampled.
@@ -183,6 +189,16 @@ pub(crate) fn link(span: &Span, trace_id: &str, span_id: u64) {
     let linked = SpanContext::new(trace_id, span_id, flags, true, TraceState::default());
     if linked.is_valid() {
         span.add_link(linked);
+    }
+}
+
+/// Returns the context of the caller's span. Empty if the caller sends none.
+fn parent(headers: &HeaderMap) -> Context {
+    match headers.contains_key("traceparent") {
+        true => {
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
+        }
+        false => Context::new(),
     }
 }
 

@@ -30,8 +30,7 @@ async fn serving() -> (WeChat, Gateway) {
 /// operators get this reason.
 async fn stopped(wechat: &WeChat, gateway: &Gateway, why: &str) {
     assert_eq!(send(gateway, 2).await.expect("an answer"), (503, String::new()));
-    let (status, text) = gateway.readyz().await.expect("it runs");
-    assert!(status == 503 && text.contains(why), "{status} {text}");
+    gateway.reports(503, why).await;
     let refused = add_store(gateway).await.expect_err("it cannot be remembered");
     assert_eq!(reason(&refused), (Code::Unavailable, "STATE_UNAVAILABLE".to_owned()));
     assert!(wechat.simulator.calls("/wxa/add_store").is_empty(), "it was not sent");

@@ -65,6 +65,7 @@ async fn silent_redis_is_reported_and_survived() {
 
 /// Checks the behavior of a gateway without its Redis.
 async fn refuses(gateway: &Gateway, why: &str) {
+    gateway.reports(503, why).await;
     let began = Instant::now();
     let (status, text) = gateway.readyz().await.expect("it runs");
     let (elapsed, began) = (began.elapsed(), Instant::now());

@@ -347,6 +347,38 @@ async fn reflection_follows_its_setting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_question_of_reflection_counts_as_call() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    let limited = caller("reader", "role = \"reader\"\nrate = 1\nburst = 3");
+    let app = App::still_with_sections(&limited).await;
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut request = Request::new(tokio_stream::iter(vec![question; 10]));
+    let token = MetadataValue::try_from(bearer("reader")).expect("ASCII");
+    request.metadata_mut().insert("authorization", token);
+    let mut client = ServerReflectionClient::new(app.channel.clone());
+    let mut answers = client.server_reflection_info(request).await.expect("a stream").into_inner();
+    let mut count = 0;
+    let end = async {
+        loop {
+            match answers.message().await {
+                Ok(Some(_)) => count += 1,
+                Ok(None) => return Ok(()),
+                Err(status) => return Err(status),
+            }
+        }
+    };
+    let status = within(SOON, end).await.expect_err("too fast");
+    assert_eq!(reason(&status), is(Code::ResourceExhausted, "RATE_EXCEEDED"));
+    assert!(count <= 3, "{count} answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusal_does_not_show_which_accounts_exist() {
     let app = App::with_sections(&callers()).await;
     for (method, _) in rpcs() {

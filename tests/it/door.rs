@@ -16,7 +16,9 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_stream::once;
-use tonic::{Code, Status, body::Body, codec::CompressionEncoding, metadata::MetadataMap};
+use tonic::{
+    Code, Status, body::Body, codec::CompressionEncoding, metadata::MetadataMap, transport::Channel,
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -331,13 +333,13 @@ async fn decompressed_requests_use_bounded_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodiless_requests_leave_room_for_others() {
     let app = App::with_sections(
-        "[limits]\nunfinished_requests = 40\nrequest_silence_ms = 600000\nmax_deadline_ms = 600000\n\
-         default_deadline_ms = 600000",
+        "[limits]\nunfinished_requests = 40\nopen_calls = 40\nrequest_silence_ms = 600000\n\
+         max_deadline_ms = 600000\ndefault_deadline_ms = 600000",
     )
     .await;
     let mut hogs = Vec::new();
-    // One connection may use half of the free capacity, and the next half of the rest.
-    for (path, expected) in [(CARD, 20), (CHECK, 10), (UPLOAD, 5)] {
+    // One connection may use half of the free capacity, and the next half of the rest. Health has its own.
+    for (path, expected) in [(CARD, 20), (CHECK, 20), (UPLOAD, 10), (CHECK, 10)] {
         let raw = Raw::connect(app.address).await;
         let mut calls = (0..100)
             .map(|_| {
@@ -427,9 +429,31 @@ async fn excess_calls_are_refused_but_health_answers() {
     assert_eq!(calls.len(), 4);
     let answer = raw.post(CHECK, &[], whole(prefixed(0, b""))).await;
     assert_eq!(answer.grpc().code(), Code::Ok);
-    // A watch is a call that stays open.
-    let watch = raw.post("/grpc.health.v1.Health/Watch", &[], whole(prefixed(0, b""))).await;
-    assert_eq!(watch.refusal(), is(Code::ResourceExhausted, "OVERLOADED"));
+    let mut health = HealthClient::new(app.channel.clone());
+    health.watch(HealthCheckRequest::default()).await.expect("its own budget");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_methods_take_no_places_of_callers() {
+    let app = App::with_sections("[limits]\ncalls = 4\nopen_calls = 16").await;
+    let (mut open, mut refused) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let endpoint = Channel::from_shared(format!("http://{}", app.address)).expect("a URL");
+        let channel = endpoint.connect().await.expect("it listens");
+        for _ in 0..4 {
+            let mut health = HealthClient::new(channel.clone());
+            match health.watch(HealthCheckRequest::default()).await {
+                Ok(watch) => open.push(watch),
+                Err(status) => refused.push(status),
+            }
+        }
+    }
+    assert!(open.len() > 4, "{}", open.len());
+    let status = refused.first().expect("the budget is small");
+    assert_eq!(reason(status), is(Code::ResourceExhausted, "OVERLOADED"));
+    let info = status.get_details_error_info().expect("checked above");
+    assert_eq!(info.metadata["setting"], "limits.open_calls");
+    assert_eq!(app.read().await.expect_err("no such store").code(), Code::NotFound);
 }
 
 /// Reads until the other side closes the connection.

@@ -164,6 +164,22 @@ async fn admin_port_reports_liveness_and_readiness() {
     app.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_within_a_second_share_one_write() {
+    let app = App::still().await;
+    assert_eq!(app.ask("/readyz").await.0, 200);
+    let lock = app.lock_state();
+    for _ in 0..3 {
+        assert_eq!(app.ask("/readyz").await.0, 200, "the state is not asked again");
+    }
+    app.clock.advance(Duration::from_secs(1));
+    assert_eq!(app.ask("/readyz").await.0, 503);
+    drop(lock);
+    assert_eq!(app.ask("/readyz").await.0, 503);
+    app.clock.advance(Duration::from_secs(1));
+    assert_eq!(app.ask("/readyz").await.0, 200);
+}
+
 #[tokio::test]
 async fn stopping_gateway_is_live_but_not_ready() {
     let app = App::with_sections("[limits]\nlame_duck_ms = 2000").await;

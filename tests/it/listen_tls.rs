@@ -465,6 +465,32 @@ async fn watch_ends_with_its_client_certificate() {
     staying.message().await.expect("not disturbed").expect("a checkpoint");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_certificate_does_not_keep_removed_caller() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let caller = |name: &str| {
+        format!(
+            "[[callers]]\nname = \"{name}\"\nrole = \"reader\"\ncertificates = [\"{name}.internal\"]\n"
+        )
+    };
+    let sections = files.with_clients(&authority.pem(), "") + &caller("leaves") + &caller("stays");
+    let mut app = App::with_sections(&sections).await;
+    let cards = async |name: &str| {
+        let mut params = CertificateParams::new([format!("{name}.internal")]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let dial = files.dial().with(&authority.issue(params));
+        dial.cards(app.address).await.expect("connected")
+    };
+    let (leaves, stays) = (cards("leaves").await, cards("stays").await);
+    leaves.call().await.expect("known");
+    files.write("tls.crt", "no certificate");
+    app.reload(|settings| settings.replace(&caller("leaves"), ""));
+    until(&app, || async { leaves.call().await.is_err() }).await;
+    let status = leaves.call().await.expect_err("removed");
+    assert_eq!(reason(&status), is(Code::Unauthenticated, "CALLER_UNKNOWN"));
+    stays.call().await.expect("not disturbed");
+}
+
 /// Puts files into a folder as Kubernetes does: two levels of symbolic links, of which the upper one is
 /// replaced.
 fn mount(folder: &Path, version: &str, files: &[(&str, String)]) {

@@ -201,6 +201,24 @@ async fn changed_file_applies_without_signal() {
     until(refused_with("ACCOUNT_UNKNOWN"), mini).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_settings_apply_when_missing_file_comes() {
+    let mut app = App::start().await;
+    let secret = app.settings_file().with_file_name("secret");
+    let added = "wx00000000000000ee";
+    let account = format!(
+        "[[accounts]]\napp_id = \"{added}\"\nkind = \"official\"\nsecret = {{ file = {secret:?} }}\n"
+    );
+    app.reload(|settings| format!("{settings}\n{account}"));
+    // By then the file has been read, and the settings were refused.
+    sleep(Duration::from_millis(1_500)).await;
+    let new = async || search(&app.channel, added, None).await;
+    assert!(refused_with("ACCOUNT_UNKNOWN")(&new().await));
+    std::fs::write(&secret, "a-secret").expect("a file");
+    until(|result| !refused_with("ACCOUNT_UNKNOWN")(result), new).await;
+    search(&app.channel, OFFICIAL_APP_ID, None).await.expect("not disturbed");
+}
+
 /// Kubernetes mounts a ConfigMap as a link to a file below a link to a folder, and replaces the latter.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]

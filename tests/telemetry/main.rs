@@ -449,6 +449,12 @@ async fn write_names_its_caller_at_any_level() {
         ],
     );
     let mut cards = CardServiceClient::new(connect(grpc).await);
+    // A client that is no known caller cannot force a span.
+    let mut request = Request::new(pb::SetStoreCardRequest::default());
+    let traceparent = format!("00-{TRACE_ID}-{PARENT_ID}-01");
+    request.metadata_mut().insert("traceparent", traceparent.parse().expect("ASCII"));
+    request.metadata_mut().insert("authorization", "Bearer wrong".parse().expect("ASCII"));
+    cards.set_store_card(request).await.expect_err("not known");
     // The id is wrong, so WeChat is not called.
     let mut request = Request::new(pb::SetStoreCardRequest::default());
     request.metadata_mut().insert("authorization", "Bearer token".parse().expect("ASCII"));

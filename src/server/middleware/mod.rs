@@ -24,6 +24,7 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use self::{
+    questions::Questions,
     request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc},
     write_line::WriteLine,
 };
@@ -44,6 +45,7 @@ use crate::{
     },
 };
 
+mod questions;
 mod request;
 mod write_line;
 
@@ -55,13 +57,25 @@ const EARLY: Duration = Duration::from_millis(250);
 /// The metadata of each answer that names its trace, for callers that report a problem.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// The budgets that all connections share.
+/// The budgets that all connections share. Health and reflection have small ones of their own: a client that
+/// proves nothing can reach them, and must not take the places of callers. So a gateway with many calls still
+/// answers health checks, too.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
-    pub(crate) calls: Arc<Budget>,
+    ours: Pool,
+    open: Pool,
+}
+
+/// The budgets of some services.
+#[derive(Clone, Debug)]
+struct Pool {
+    calls: Arc<Budget>,
     unfinished: Arc<Budget>,
     memory: Arc<Budget>,
 }
+
+/// The memory for each call of the open services, in bytes: its metadata and a short message.
+const OPEN_MEMORY: usize = 32 * 1024;
 
 /// A connection, with its shares of the budgets.
 #[derive(Debug)]
@@ -71,6 +85,13 @@ pub(crate) struct Connection {
     certificate: Option<Arc<ClientCertificate>>,
     /// Ends the answers that do not end by themselves.
     ending: Ending,
+    ours: Shares,
+    open: Shares,
+}
+
+/// A connection's shares of a pool.
+#[derive(Debug)]
+pub(crate) struct Shares {
     /// The calls of which the answer is not sent yet. The server of the connection counts them.
     pub(crate) calls: Arc<Share>,
     unfinished: Arc<Share>,
@@ -78,21 +99,62 @@ pub(crate) struct Connection {
     pub(crate) memory: Arc<Share>,
 }
 
+impl Pool {
+    fn shares(&self) -> Shares {
+        Shares {
+            calls: self.calls.share(),
+            unfinished: self.unfinished.share(),
+            memory: self.memory.share(),
+        }
+    }
+}
+
+impl Connection {
+    /// Returns the shares that a request to this path uses.
+    pub(crate) fn shares(&self, path: &str) -> &Shares {
+        match Kind::of(path) {
+            Kind::Health | Kind::Reflection => &self.open,
+            Kind::Ours | Kind::None => &self.ours,
+        }
+    }
+
+    /// Returns the number of calls of which the answer is not sent yet.
+    pub(crate) fn calls(&self) -> usize {
+        self.ours.calls.own() + self.open.calls.own()
+    }
+}
+
 impl Budgets {
     /// Returns the budgets that the settings allow.
     pub(crate) fn new(limits: &Limits) -> Self {
+        let (open, calls) = ("limits.open_calls", limits.open_calls());
         Self {
-            calls: Budget::new("limits.calls", limits.calls()),
-            unfinished: Budget::new("limits.unfinished_requests", limits.unfinished_requests()),
-            memory: Budget::new("limits.request_memory_mib", limits.request_memory()),
+            ours: Pool {
+                calls: Budget::new("limits.calls", limits.calls()),
+                unfinished: Budget::new("limits.unfinished_requests", limits.unfinished_requests()),
+                memory: Budget::new("limits.request_memory_mib", limits.request_memory()),
+            },
+            open: Pool {
+                calls: Budget::new(open, calls),
+                unfinished: Budget::new(open, calls),
+                memory: Budget::new(open, calls * OPEN_MEMORY),
+            },
         }
     }
 
     /// Changes the limits to those of other settings.
     pub(crate) fn update(&self, limits: &Limits) {
-        self.calls.set_limit(limits.calls());
-        self.unfinished.set_limit(limits.unfinished_requests());
-        self.memory.set_limit(limits.request_memory());
+        self.ours.calls.set_limit(limits.calls());
+        self.ours.unfinished.set_limit(limits.unfinished_requests());
+        self.ours.memory.set_limit(limits.request_memory());
+        self.open.calls.set_limit(limits.open_calls());
+        self.open.unfinished.set_limit(limits.open_calls());
+        self.open.memory.set_limit(limits.open_calls() * OPEN_MEMORY);
+    }
+
+    /// Returns the number of calls in progress.
+    pub(crate) fn calls(&self) -> usize {
+        self.ours.calls.taken() + self.open.calls.taken()
     }
 
     /// Returns a new connection.
@@ -106,9 +168,8 @@ impl Budgets {
             peer,
             certificate,
             ending,
-            calls: self.calls.share(),
-            unfinished: self.unfinished.share(),
-            memory: self.memory.share(),
+            ours: self.ours.shares(),
+            open: self.open.shares(),
         })
     }
 }
@@ -245,26 +306,24 @@ impl Call {
         // A client can invent a name of any length.
         let method = path.trim_start_matches('/').chars().take(LONGEST_NAME).collect::<String>();
         let known = pb::access(path).is_some();
-        let trace = match kind {
-            Kind::Ours | Kind::None => Trace::begin(&method, known, headers, &rules.sampler),
-            Kind::Health | Kind::Reflection => Trace::none(),
-        };
+        let (trace, progress) = (Trace::begin(headers), Progress::default());
         let running = rules.metrics.begin_call(kind.method(path));
-        let progress = Progress::default();
         Self { method, known, trace, running, caller: None, line: None, progress, ends: None }
     }
 
-    /// Records the caller.
-    fn identified(&mut self, caller: &Arc<Caller>) {
-        self.trace.record_caller(caller.name());
-        self.caller = Some(caller.clone());
-    }
-
-    /// Lets a write leave a line. Calls beyond the caller's rate leave none: a flood would fill the disk.
-    fn admitted(&mut self, caller: &Arc<Caller>) {
-        if let Some(line) = &mut self.line {
-            line.admitted(caller);
+    /// Records the caller. Begins the span of the call, unless the call is about this process itself.
+    fn identified(
+        &mut self,
+        kind: Kind,
+        caller: &Arc<Caller>,
+        headers: &HeaderMap,
+        sampler: &Sampler,
+    ) {
+        if matches!(kind, Kind::Ours | Kind::None) {
+            self.trace.sample(&self.method, self.known, headers, sampler);
+            self.trace.record_caller(caller.name());
         }
+        self.caller = Some(caller.clone());
     }
 
     /// Returns a failure with the shape of all failures.
@@ -418,7 +477,7 @@ where
         let head = Head::parse(request, self.rules.longest_metadata)?;
         // A health check must be answered even when the process has the most to do.
         if kind != Kind::Health || request.uri().path().ends_with("/Watch") {
-            self.connection.calls.check()?;
+            self.connection.shares(request.uri().path()).calls.check()?;
         }
         match kind {
             Kind::Ours => self.in_time(head, request, arrived, call).await,
@@ -432,15 +491,22 @@ where
             }
             Kind::Reflection => {
                 if self.rules.reflection != Reflection::Anyone {
-                    self.identify(request.headers(), call).await?;
+                    self.identify(kind, request.headers(), call).await?;
                 }
                 let body = request.body_mut().take();
                 request.extensions_mut().insert(self.connection.ending.clone());
-                let body = self.rules.waits.clone().stream(body, self.connection.clone());
-                Ok(self.call(request, body).await)
+                let questions = Questions::new(call.caller.clone());
+                let body = self.rules.waits.clone().stream(
+                    body,
+                    self.connection.open.unfinished.clone(),
+                    questions.clone(),
+                );
+                let mut response = self.call(request, body).await;
+                response.extensions_mut().insert(questions);
+                Ok(response)
             }
             Kind::None => {
-                self.identify(request.headers(), call).await?;
+                self.identify(kind, request.headers(), call).await?;
                 Ok(self.call(request, Body::empty()).await)
             }
         }
@@ -461,14 +527,14 @@ where
             None | Some(Access::Read) => Progress::default(),
             Some(_) => Progress::of_write(),
         };
-        call.line = WriteLine::new(&self.rules, call, &progress);
         // Some libraries do not send the timeout of a service config.
         let time_of_caller = head.timeout.unwrap_or(self.rules.default_deadline);
         call.ends = arrived.checked_add(time_of_caller);
         call.progress = progress.clone();
         let clock = self.rules.clock.clone();
         let answer = async {
-            let identity = self.identify(request.headers(), call).await?;
+            let identity = self.identify(Kind::Ours, request.headers(), call).await?;
+            call.line = WriteLine::new(&self.rules, call, &progress, &identity.caller);
             let access = access.unwrap_or(Access::Admin);
             if !identity.caller.may_somewhere(access) {
                 return Err(Forbidden::new(&identity.caller, access, None).into());
@@ -492,14 +558,18 @@ where
     }
 
     /// Returns the identity of a request, records it, and counts the call. Logs a refusal.
-    async fn identify(&mut self, headers: &HeaderMap, call: &mut Call) -> Result<Identity, Unfit> {
+    async fn identify(
+        &mut self,
+        kind: Kind,
+        headers: &HeaderMap,
+        call: &mut Call,
+    ) -> Result<Identity, Unfit> {
         let Connection { peer, certificate, .. } = &*self.connection;
         let identified =
             self.rules.callers.identify(headers, certificate.as_ref(), peer.address).await;
         let identity = identified.inspect_err(|refused| self.log_refusal(refused))?;
-        call.identified(&identity.caller);
+        call.identified(kind, &identity.caller, headers, &self.rules.sampler);
         identity.caller.count_call()?;
-        call.admitted(&identity.caller);
         Ok(identity)
     }
 
@@ -518,7 +588,9 @@ where
         request: &mut Request<Option<impl RequestBody>>,
     ) -> Result<(Bytes, Held), Unfit> {
         let limit = service::longest_request(request.uri().path(), self.rules.longest_message);
-        let whole = self.rules.waits.message(head, request.body_mut(), limit, &self.connection);
+        let path = request.uri().path().to_owned();
+        let shares = self.connection.shares(&path);
+        let whole = self.rules.waits.message(head, request.body_mut(), limit, shares);
         let whole = whole.await?;
         // The message is uncompressed from here on.
         request.headers_mut().remove(&GRPC_ENCODING);
@@ -542,22 +614,28 @@ where
 
 /// Returns a stream of which a failure at the end has the shape of all failures.
 fn shaped(response: Response<Body>, mut call: Call) -> Response<Body> {
+    let questions = response.extensions().get::<Questions>().cloned();
     // The answer has begun, and the peer may close the stream.
     call.running.set_code(Code::Cancelled);
     response.map(|body| {
         Body::new(body.map_frame(move |frame| match frame.into_trailers() {
             Err(data) => data,
-            Ok(trailers) => match Status::from_header_map(&trailers) {
-                Some(failure) if failure.code() != Code::Ok => {
-                    let failure = call.shape(failure);
-                    call.end(Some(&failure));
-                    Frame::trailers(failure.into_http::<()>().into_parts().0.headers)
+            Ok(trailers) => {
+                // The service ends its answers without a failure if its questions fail.
+                let refusal = questions.as_ref().and_then(Questions::refusal);
+                let failure = refusal.or_else(|| Status::from_header_map(&trailers));
+                match failure.filter(|failure| failure.code() != Code::Ok) {
+                    Some(failure) => {
+                        let failure = call.shape(failure);
+                        call.end(Some(&failure));
+                        Frame::trailers(failure.into_http::<()>().into_parts().0.headers)
+                    }
+                    None => {
+                        call.running.set_code(Code::Ok);
+                        Frame::trailers(trailers)
+                    }
                 }
-                _ => {
-                    call.running.set_code(Code::Ok);
-                    Frame::trailers(trailers)
-                }
-            },
+            }
         }))
     })
 }

@@ -17,10 +17,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 
-use super::Connection;
+use super::{Questions, Shares};
 use crate::{
     errors::Unfit,
-    util::budget::{Exhausted, Held},
+    util::budget::{Exhausted, Held, Share},
 };
 
 /// The bytes that HTTP/2 adds for each header (RFC 9113, 6.5.2).
@@ -30,7 +30,7 @@ const STOP_SILENCE: Duration = Duration::from_secs(1);
 /// A reflection stream ends if the tool sends no further question within this time.
 const REFLECTION_SILENCE: Duration = Duration::from_secs(300);
 /// The length of the prefix of a message: one byte for its compression, four for its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -175,13 +175,13 @@ impl Waits {
         head: Head,
         from: &mut Option<B>,
         limit: usize,
-        connection: &Connection,
+        shares: &Shares,
     ) -> Result<Whole, Unfit>
     where
         B: RequestBody,
     {
         let Some(body) = from else { return Err(Unfit::Broken) };
-        let mut held = connection.memory.take(head.size)?;
+        let mut held = shares.memory.take(head.size)?;
         let mut unfinished = None;
         let mut message =
             Message { gzip: head.gzip, limit, first: Bytes::new(), all: BytesMut::new() };
@@ -190,7 +190,7 @@ impl Waits {
                 Some(frame) => frame,
                 None => {
                     if unfinished.is_none() {
-                        unfinished = Some(connection.unfinished.take(1)?);
+                        unfinished = Some(shares.unfinished.take(1)?);
                     }
                     self.within(self.silence, body.frame()).await?
                 }
@@ -212,24 +212,37 @@ impl Waits {
         Ok((unpacked, held))
     }
 
-    /// Returns the body of a stream of requests. It fails if the next request takes too long.
-    pub(super) fn stream<B>(self, body: Option<B>, connection: Arc<Connection>) -> Body
+    /// Returns the body of a stream of requests. It fails if the next request takes too long, or if the caller
+    /// asks too often.
+    pub(super) fn stream<B>(
+        self,
+        body: Option<B>,
+        unfinished: Arc<Share>,
+        questions: Questions,
+    ) -> Body
     where
         B: RequestBody,
     {
         let frames = stream::unfold(body.map(|body| (body, self.silence)), move |state| {
-            let (waits, connection) = (self.clone(), connection.clone());
+            let (waits, unfinished) = (self.clone(), unfinished.clone());
+            let questions = questions.clone();
             async move {
                 let (mut body, silence) = state?;
                 let waited = async {
-                    let _unfinished = connection.unfinished.take(1)?;
-                    waits.within(silence, body.frame()).await
+                    let _unfinished = unfinished.take(1)?;
+                    let Some(frame) = waits.within(silence, body.frame()).await? else {
+                        return Ok(None);
+                    };
+                    let frame = frame.map_err(|_| Unfit::Broken)?;
+                    if let Some(data) = frame.data_ref() {
+                        questions.count(data)?;
+                    }
+                    Ok(Some(frame))
                 };
                 match waited.await {
-                    Ok(Some(Ok(frame))) => Some((Ok(frame), Some((body, REFLECTION_SILENCE)))),
-                    Ok(Some(Err(_))) => Some((Err(Unfit::Broken.into()), None)),
+                    Ok(Some(frame)) => Some((Ok(frame), Some((body, REFLECTION_SILENCE)))),
                     Ok(None) => None,
-                    Err(unfit) => Some((Err(unfit.into()), None)),
+                    Err(unfit) => Some((Err(questions.refuse(unfit)), None)),
                 }
             }
         });

@@ -28,13 +28,19 @@ pub(super) struct WriteLine {
     method: String,
     trace_id: String,
     progress: Progress,
-    /// `None` until the caller is known, and after the line is written.
+    /// `None` after the line is written.
     caller: Option<Arc<Caller>>,
 }
 
 impl WriteLine {
-    /// Returns the line of a call that has just arrived, or `None` if the call only reads.
-    pub(super) fn new(rules: &Rules, call: &Call, progress: &Progress) -> Option<Self> {
+    /// Returns the line of a call, or `None` if the call only reads. Calls beyond the caller's rate leave none: a
+    /// flood would fill the disk.
+    pub(super) fn new(
+        rules: &Rules,
+        call: &Call,
+        progress: &Progress,
+        caller: &Arc<Caller>,
+    ) -> Option<Self> {
         let method = call.method.strip_prefix("wechat.store.v1.").unwrap_or(&call.method);
         progress.writes().then(|| Self {
             log: rules.activity.clone(),
@@ -42,13 +48,8 @@ impl WriteLine {
             method: method.to_owned(),
             trace_id: call.trace.id.to_string(),
             progress: progress.clone(),
-            caller: None,
+            caller: Some(caller.clone()),
         })
-    }
-
-    /// Sets the caller.
-    pub(super) fn admitted(&mut self, caller: &Arc<Caller>) {
-        self.caller = Some(caller.clone());
     }
 
     /// Writes the line of a write that is answered now.
