@@ -574,8 +574,9 @@ pub(crate) fn held_back(
     may_repeat: bool,
     time_left: Option<Duration>,
 ) -> Status {
-    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    let too_late = retry.zip(time_left).is_some_and(|(wait, time_left)| wait >= time_left);
+    let pushback = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok());
+    let wait = pushback.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
+    let too_late = wait.zip(time_left).is_some_and(|(wait, time_left)| wait >= time_left);
     if !may_repeat || too_late {
         status.metadata_mut().insert(PUSHBACK, MetadataValue::from_static("-1"));
     }

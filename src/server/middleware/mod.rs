@@ -296,7 +296,8 @@ struct Call {
     caller: Option<Arc<Caller>>,
     /// The line in the activity log, if the call writes.
     line: Option<WriteLine>,
-    progress: Progress,
+    /// `None` until the call is one of the contract.
+    progress: Option<Progress>,
     /// The end of the caller's time. `None` without an end.
     ends: Option<Instant>,
 }
@@ -306,9 +307,9 @@ impl Call {
         // A client can invent a name of any length.
         let method = path.trim_start_matches('/').chars().take(LONGEST_NAME).collect::<String>();
         let known = pb::access(path).is_some();
-        let (trace, progress) = (Trace::begin(headers), Progress::default());
+        let trace = Trace::begin(headers);
         let running = rules.metrics.begin_call(kind.method(path));
-        Self { method, known, trace, running, caller: None, line: None, progress, ends: None }
+        Self { method, known, trace, running, caller: None, line: None, progress: None, ends: None }
     }
 
     /// Records the caller. Begins the span of the call, unless the call is about this process itself.
@@ -449,7 +450,8 @@ where
         let failure = failure(&response).map(|failure| {
             let now = self.rules.clock.now();
             let time_left = call.ends.map(|ends| ends.saturating_duration_since(now));
-            status::held_back(call.shape(failure), call.progress.may_repeat(), time_left)
+            let may_repeat = call.progress.as_ref().is_none_or(Progress::may_repeat);
+            status::held_back(call.shape(failure), may_repeat, time_left)
         });
         call.write_line(failure.as_ref()).await;
         call.end(failure.as_ref());
@@ -530,7 +532,7 @@ where
         // Some libraries do not send the timeout of a service config.
         let time_of_caller = head.timeout.unwrap_or(self.rules.default_deadline);
         call.ends = arrived.checked_add(time_of_caller);
-        call.progress = progress.clone();
+        call.progress = Some(progress.clone());
         let clock = self.rules.clock.clone();
         let answer = async {
             let identity = self.identify(Kind::Ours, request.headers(), call).await?;
