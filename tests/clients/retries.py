@@ -26,14 +26,18 @@ import grpc
 STUBS, BINARY, CONFIG = sys.argv[1:4]
 sys.path.insert(0, STUBS)
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-GATEWAY, WECHAT, ADMIN = "127.0.0.1:28951", "127.0.0.1:28952", "127.0.0.1:28954"
+GATEWAY, WECHAT = "127.0.0.1:28951", "127.0.0.1:28952"
+# Of two gateways that share a Redis.
+PAIR, REDIS = [GATEWAY, "127.0.0.1:28961"], "127.0.0.1:28956"
 ADD, LIST, CLEAR = "/wxa/add_store", "/wxa/get_store_list", "/cgi-bin/clear_quota"
 SECONDS = 60
 # Connections are closed with GOAWAY all the time.
 SETTINGS = f"""
 [listen]
-grpc = "{GATEWAY}"
-admin = "{ADMIN}"
+grpc = "%s"
+admin = "127.0.0.1:0"
+[state]
+url = "%s"
 [wechat]
 hosts = ["http://{WECHAT}"]
 [limits]
@@ -51,12 +55,13 @@ class Python:
 
     name = "grpcio"
 
-    def __init__(self, config):
-        options = [("grpc.enable_retries", 1)]
+    def __init__(self, config, target=GATEWAY):
+        # Otherwise the host's name would be the list of addresses, which is not a name.
+        options = [("grpc.enable_retries", 1), ("grpc.default_authority", "gateway")]
         if config:
             with open(config, encoding="utf-8") as file:
                 options.append(("grpc.service_config", file.read()))
-        self.channel = grpc.insecure_channel(GATEWAY, options=options)
+        self.channel = grpc.insecure_channel(target, options=options)
         self.threads = ThreadPoolExecutor(max_workers=16)
 
     def call(self, rpc, **fields):
@@ -86,8 +91,8 @@ class Node:
 
     name = "grpc-js"
 
-    def __init__(self, config):
-        command = ["node", os.path.join(ROOT, "tests/clients/retries.js"), GATEWAY] + ([config] if config else [])
+    def __init__(self, config, target=GATEWAY):
+        command = ["node", os.path.join(ROOT, "tests/clients/retries.js"), target] + ([config] if config else [])
         environment = {**os.environ, "NODE_PATH": os.path.abspath(sys.argv[4])}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -112,19 +117,41 @@ class Node:
 
 
 class Process:
-    """One of the two servers."""
+    """A server."""
+
+    running = []
 
     def __init__(self, *arguments):
         self.arguments = arguments
         self.start()
+        self.running.append(self)
 
     def start(self):
-        output = open(os.path.join(FOLDER, "log"), "ab")
-        self.process = subprocess.Popen([BINARY, *self.arguments], stdout=output, stderr=output)
+        with open(os.path.join(FOLDER, "log"), "ab") as output:
+            self.process = subprocess.Popen(self.arguments, stdout=output, stderr=output)
 
     def end(self, number):
         self.process.send_signal(number)
         return self.process.wait(SECONDS)
+
+
+class Gateway(Process):
+    """A gateway that serves."""
+
+    def __init__(self, address, state):
+        self.address = address
+        settings = os.path.join(FOLDER, f"settings-{address}-{state[:5]}.toml")
+        with open(settings, "w", encoding="utf-8") as file:
+            file.write(SETTINGS % (address, state))
+        super().__init__(BINARY, "serve", "--config", settings)
+
+    def start(self):
+        super().start()
+        until(self.serves, "it does not start")
+
+    def serves(self):
+        command = [BINARY, "healthcheck", "--address", self.address]
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def simulator(method, path, body=None):
@@ -150,11 +177,6 @@ def until(true, what):
     while not true():
         assert time.monotonic() < end, what
         time.sleep(0.02)
-
-
-def serves():
-    command = [BINARY, "healthcheck", "--address", GATEWAY]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 PLACES = iter(())
@@ -226,8 +248,8 @@ def gateway_is_killed(clients, gateway):
         assert named.result()["recovered"], "the gateway found out that the store was added"
 
 
-def gateway_restarts(clients, gateway):
-    """Restarts the gateway twice while the clients call it."""
+def gateways_restart(what, clients, gateways):
+    """Restarts each gateway twice while the clients call them."""
     simulator("DELETE", "journal")
     stop, ends = threading.Event(), []
 
@@ -238,33 +260,34 @@ def gateway_restarts(clients, gateway):
 
     with ThreadPoolExecutor() as threads:
         loads = [threads.submit(load, client) for client in clients for _ in range(4)]
-        for _ in range(2):
-            goal = len(ends) + 50
-            until(lambda: len(ends) >= goal, f"only {len(ends)} calls")
-            assert gateway.end(signal.SIGTERM) == 0
-            gateway.start()
-            until(serves, "it does not start")
-        goal = len(ends) + 50
-        until(lambda: len(ends) >= goal, f"only {len(ends)} calls")
-        stop.set()
+        try:
+            for gateway in 2 * gateways:
+                progress(ends)
+                assert gateway.end(signal.SIGTERM) == 0
+                gateway.start()
+            progress(ends)
+        finally:
+            stop.set()
         for done in loads:
             done.result(SECONDS)
     failed = [end for end in ends if end[2]["code"] != "OK"]
     assert not failed, f"{len(failed)} of {len(ends)} failed: {failed[:3]}"
     writes = sum(what == "write" for _, what, _ in ends)
     assert sent(ADD) == writes, f"{sent(ADD)} calls at WeChat for {writes} writes"
-    print(f"two restarts: all of {len(ends)} calls are OK, WeChat got each of {writes} writes once")
+    print(f"{what}: all of {len(ends)} calls are OK, WeChat got each of {writes} writes once")
+
+
+def progress(ends):
+    """Waits for fifty further calls."""
+    goal = len(ends) + 50
+    until(lambda: len(ends) >= goal, f"only {len(ends)} calls")
 
 
 def main():
     global PLACES
-    settings = os.path.join(FOLDER, "settings.toml")
-    with open(settings, "w", encoding="utf-8") as file:
-        file.write(f'{SETTINGS}[state]\nurl = "sqlite:{FOLDER}/state.db"\n')
-    wechat = Process("simulate", "--listen", WECHAT)
-    gateway = Process("serve", "--config", settings)
     try:
-        until(serves, "it does not start")
+        Process(BINARY, "simulate", "--listen", WECHAT)
+        gateway = Gateway(GATEWAY, f"sqlite:{FOLDER}/state.db")
         simulator("POST", "settings", {"store_limit": 100_000})
         PLACES = iter(simulator("POST", "map_pois", {"count": 20_000})["map_poi_ids"])
         kinds = [(Python, ("MerchantService/GetMerchantAudit", "/wxa/get_merchant_audit_info", {}))]
@@ -276,16 +299,23 @@ def main():
             wechat_fails(client, plain, throttled)
             plain.close()
         gateway_is_killed(clients, gateway)
-        gateway_restarts(clients, gateway)
-        for client in clients:
+        gateways_restart("two restarts of one gateway", clients, [gateway])
+        gateway.end(signal.SIGTERM)
+
+        host, port = REDIS.split(":")
+        Process("redis-server", "--bind", host, "--port", port, "--save", "", "--dir", FOLDER)
+        pair = [Gateway(address, f"redis://{REDIS}") for address in PAIR]
+        both = [kind(CONFIG, f"ipv4:{','.join(PAIR)}") for kind, _ in kinds]
+        gateways_restart("two restarts of each of two", both, pair)
+        for client in clients + both:
             client.close()
     except BaseException:
         with open(os.path.join(FOLDER, "log"), encoding="utf-8") as log:
             print(*log.readlines()[-20:], file=sys.stderr)
         raise
     finally:
-        gateway.process.kill()
-        wechat.process.kill()
+        for process in Process.running:
+            process.process.kill()
 
 
 if __name__ == "__main__":
