@@ -294,7 +294,8 @@ fn replaced(body: &[u8]) -> Kind {
 fn stable(mut answer: Value) -> Value {
     if let Some(submission) = answer.get_mut("submission").and_then(Value::as_object_mut) {
         submission.retain(|name, _| {
-            !["submissionId", "createTime", "resubmitAfter", "requestId"].contains(&name.as_str())
+            !["submissionId", "createTime", "resubmitAfter", "requestId", "traceId"]
+                .contains(&name.as_str())
         });
     }
     if let Some(fields) = answer.as_object_mut() {
