@@ -23,7 +23,8 @@ const MOBILE: usize = 11;
 /// The digits of a nationwide service number, such as 400-820-8820.
 const SERVICE: usize = 10;
 /// The digits of a landline number (固定电话) with the 0 of its area code.
-const LANDLINE: RangeInclusive<usize> = 10..=12;
+const LANDLINE: RangeInclusive<usize> = 10..=LANDLINE_END;
+const LANDLINE_END: usize = 12;
 
 /// Returns the text with `[phone]` in place of each telephone number. Finds mobile, landline and
 /// service numbers, with or without separating blanks and dashes, with or without +86, and in ASCII
@@ -84,26 +85,28 @@ fn after_prefix(text: &str, start: usize, prefix: &str) -> Option<usize> {
 
 /// Returns the position after a number of valid length that no further digit follows.
 fn after_number(text: &str, start: usize, from: From) -> Option<usize> {
-    let (mut digits, mut ends, mut gap) = (Vec::new(), Vec::new(), 0);
+    // One more than the longest number has. Arrays, because a line of the log has many digits.
+    let (mut digits, mut ends) = ([0; LANDLINE_END + 1], [0; LANDLINE_END + 1]);
+    let (mut count, mut gap) = (0, 0);
     for (at, char) in text[start..].char_indices() {
         match digit(char) {
             Some(digit) => {
-                digits.push(digit);
-                ends.push(start + at + char.len_utf8());
-                gap = 0;
+                (digits[count], ends[count]) = (digit, start + at + char.len_utf8());
+                (count, gap) = (count + 1, 0);
             }
-            None if is_separator(char) && gap < LONGEST_GAP && !digits.is_empty() => gap += 1,
+            None if is_separator(char) && gap < LONGEST_GAP && count > 0 => gap += 1,
             None => break,
         }
-        if digits.len() > *LANDLINE.end() {
+        if count == digits.len() {
             break;
         }
     }
+    let (digits, ends) = (&digits[..count], &ends[..count]);
     let complete = |length: usize| {
         let end = *ends.get(length.checked_sub(1)?)?;
         text[end..].chars().next().and_then(digit).is_none().then_some(end)
     };
-    let lengths = match *digits.as_slice() {
+    let lengths = match *digits {
         [1, 3..=9, ..] => MOBILE..=MOBILE,
         [4 | 8, 0, 0, ..] => SERVICE..=SERVICE,
         [0, 1..=9, ..] if from != From::HereOrAbroad => LANDLINE,
