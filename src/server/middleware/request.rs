@@ -32,6 +32,10 @@ const REFLECTION_SILENCE: Duration = Duration::from_secs(300);
 /// The length of the prefix of a message: one byte for its compression, four for its length.
 pub(super) const PREFIX: usize = 5;
 
+/// While a message arrives, its memory is at most so many times as long as the arrived part. Pages of it that were
+/// not written yet cost nothing.
+const AHEAD: usize = 8;
+
 pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -284,6 +288,7 @@ impl Message {
             if !self.first.is_empty() {
                 self.all.extend_from_slice(&std::mem::take(&mut self.first));
             }
+            self.make_room(frame.len());
             self.all.extend_from_slice(&frame);
         }
         let arrived = if self.first.is_empty() { &self.all[..] } else { &self.first };
@@ -305,6 +310,24 @@ impl Message {
             return Err(Unfit::Malformed("more than one message, or bytes after it"));
         }
         Ok(())
+    }
+
+    /// Makes room for the next frame of this length, and for further ones. A message takes no more memory than its
+    /// prefix states, but that can be wrong, so the room is also limited by what has arrived.
+    fn make_room(&mut self, next: usize) {
+        let Self { all, limit, .. } = self;
+        let needed = all.len() + next;
+        if needed <= all.capacity() {
+            return;
+        }
+        let stated = match all.first_chunk::<PREFIX>() {
+            Some([_, length @ ..]) => PREFIX + (u32::from_be_bytes(*length) as usize).min(*limit),
+            None => needed,
+        };
+        let mut larger =
+            BytesMut::with_capacity(needed.saturating_mul(AHEAD).min(stated).max(needed));
+        larger.extend_from_slice(all);
+        *all = larger;
     }
 
     fn whole(self) -> Result<Bytes, Unfit> {
@@ -431,6 +454,22 @@ mod tests {
         }
         let bytes = whole.iter().map(std::slice::from_ref).collect::<Vec<_>>();
         assert_eq!(message(&bytes).expect("whole"), whole[..]);
+    }
+
+    #[test]
+    fn long_message_takes_memory_as_it_arrives() {
+        let (first, all, limit) = (Bytes::new(), BytesMut::new(), 10 << 20);
+        let mut message = Message { gzip: false, limit, first, all };
+        let length = 1 << 20;
+        let prefix = [0, 0, 0x10, 0, 0];
+        message.push(Bytes::copy_from_slice(&prefix)).expect("a part");
+        for arrived in 1..=64 {
+            message.push(vec![7; 16 << 10].into()).expect("a part");
+            let most = (PREFIX + arrived * (16 << 10)) * AHEAD;
+            assert!(message.all.capacity() <= most, "{arrived}");
+        }
+        assert_eq!(message.all.capacity(), PREFIX + length);
+        assert_eq!(message.whole().expect("whole").len(), PREFIX + length);
     }
 
     #[test]
