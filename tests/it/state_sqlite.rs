@@ -404,17 +404,20 @@ async fn other_sqlite_processes_may_write_and_checkpoint() {
 }
 
 #[tokio::test]
-async fn long_log_is_checkpointed() {
+async fn long_log_is_copied_and_begins_anew() {
     let (file, state) = with_an_event().await;
     let size = || fs::metadata(file.path()).expect("a file").len();
     let before = size();
-    for n in 0..40 {
+    for n in 0..80 {
         let message = vec![0; 1 << 20].into();
         state.append(NewEvent { message, ..event(&n.to_string()) }).await.expect("appended");
     }
-    assert!(size() > before + (16 << 20), "{} bytes", size());
+    assert!(size() > before + (40 << 20), "{} bytes", size());
     let log = fs::metadata(file.folder.path().join("state.db-wal")).expect("a file").len();
-    assert!(log < 24 << 20, "{log} bytes");
+    assert!(log < 36 << 20, "{log} bytes");
+    let last = EventQuery { after: 80, limit: 9, ..EventQuery::default() };
+    let page = state.events(last).await.expect("a page");
+    assert_eq!((page.events.len(), page.at_end), (1, true));
 }
 
 #[tokio::test]

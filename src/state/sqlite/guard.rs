@@ -18,13 +18,20 @@ use std::{
 
 use rusqlite::{Connection, config::DbConfig};
 
-use super::unusable;
+use super::{copier::Copier, unusable};
 use crate::{state::Error, util::lock};
 
 /// The number of pages (16 MB) after which the write-ahead log is copied into the database. A page
 /// that was written several times is copied once. The names of writes are random, so a large file
 /// has many changed pages.
 const CHECKPOINT: u32 = 4000;
+/// If more pages than this are left, another thread copies them.
+const FEW: u32 = 200;
+/// How many times in a row that thread copies what was written meanwhile. SQLite begins the log anew only when all
+/// of it is copied, so the writing thread then copies the rest.
+const COPIES: u32 = 3;
+/// If the log has this many pages, the writing thread waits for that thread.
+const LONGEST: u32 = 2 * CHECKPOINT;
 
 /// The database and the locks that exclude other processes.
 ///
@@ -223,6 +230,10 @@ pub(super) struct Guard {
     last: Option<Snapshot>,
     /// Whether the whole write-ahead log was copied into the database after it lost its place.
     rescued: bool,
+    /// Copies a long log. `None` until there is one.
+    copier: Option<Copier>,
+    /// How many times in a row it has copied.
+    copies: u32,
 }
 
 /// A snapshot of the files.
@@ -261,6 +272,8 @@ impl Guard {
             trust: trust.clone(),
             last: None,
             rescued: false,
+            copier: None,
+            copies: 0,
         };
         guard.last = guard.snapshot().ok();
         Ok(guard)
@@ -302,19 +315,68 @@ impl Guard {
         self.trust.get()
     }
 
-    /// Copies a long write-ahead log into the database.
+    /// Copies a long write-ahead log into the database, most of it in another thread. This returns soon
+    /// unless the log has become very long.
     pub(super) fn checkpoint(&mut self, db: &Connection) {
-        let long = |Snapshot { index, .. }: &Snapshot| {
-            index.frames() >= CHECKPOINT && index.backfilled() < index.frames()
-        };
-        if self.trust.get().is_ok() && self.last.as_ref().is_some_and(long) {
-            // This copies as much as is possible now. A full disk stops it, and the next commit
-            // tries again.
-            if let Err(error) = checkpoint(db, "PASSIVE") {
+        if self.is_copying() && !self.collect(self.length().0 >= LONGEST) {
+            return;
+        }
+        let (frames, left) = self.length();
+        if frames < CHECKPOINT || left == 0 || self.trust.get().is_err() {
+            self.copies = 0;
+            return;
+        }
+        if left > FEW && self.copies < COPIES && self.begin_copy() {
+            self.copies += 1;
+            return;
+        }
+        self.copies = 0;
+        // This copies as much as is possible now. A full disk stops it, and the next commit
+        // tries again.
+        if let Err(error) = checkpoint(db, "PASSIVE") {
+            self.trust.record(&error);
+        }
+        self.last = self.snapshot().ok();
+    }
+
+    /// Ends the thread that copies. Its connection must be closed before the last one, which copies the rest.
+    pub(super) fn stop_copying(&mut self) {
+        self.collect(true);
+        self.copier = None;
+    }
+
+    /// Returns the number of pages in the log, and how many of them were not copied yet, at the last check.
+    fn length(&self) -> (u32, u32) {
+        let length = |Snapshot { index, .. }: &Snapshot| (index.frames(), index.left());
+        self.last.as_ref().map_or((0, 0), length)
+    }
+
+    fn is_copying(&self) -> bool {
+        self.copier.as_ref().is_some_and(Copier::is_copying)
+    }
+
+    /// Begins to copy the log in another thread. Returns false if that is not possible.
+    fn begin_copy(&mut self) -> bool {
+        if self.copier.is_none() {
+            self.copier = Copier::start(&self.files.database).ok();
+        }
+        let begun = self.copier.as_mut().is_some_and(Copier::begin);
+        if !begun {
+            self.copier = None;
+        }
+        begun
+    }
+
+    /// Records the result of the copy if it has ended. With `wait` it waits for the end. Returns true if no copy is in
+    /// progress any more.
+    fn collect(&mut self, wait: bool) -> bool {
+        if let Some(result) = self.copier.as_mut().and_then(|copier| copier.result(wait)) {
+            if let Err(error) = result {
                 self.trust.record(&error);
             }
             self.last = self.snapshot().ok();
         }
+        !self.is_copying()
     }
 
     fn inspect(&mut self, wrote: bool) -> Result<(), Trouble> {
@@ -336,11 +398,13 @@ impl Guard {
         let now = self
             .snapshot_with(&there)
             .map_err(|error| changed(database, &format_args!("cannot be read: {error}")))?;
-        if let Some(last) = &self.last
+        // A copy in progress changes the database at any time.
+        if !self.is_copying()
+            && let Some(last) = &self.last
             && (now.size, now.modified) != (last.size, last.modified)
         {
-            // This process writes to the database only in `checkpoint`. Another process may do the
-            // same.
+            // This process writes to the database only in `checkpoint` and in its thread. Another process may
+            // do the same.
             let by_sqlite = match wrote {
                 true => now.index.progress() != last.index.progress(),
                 false => now.index != last.index,
@@ -376,6 +440,8 @@ impl Guard {
     /// log remains beside a file that replaces it.
     fn rescue(&mut self, db: &Connection) {
         if !self.rescued {
+            // SQLite makes one copy at a time.
+            self.collect(true);
             self.rescued = checkpoint(db, "TRUNCATE").is_ok_and(|complete| complete);
             self.last = self.snapshot().ok();
         }
@@ -392,7 +458,7 @@ impl Guard {
 }
 
 /// Copies the log into the database and returns true if that was all of it.
-fn checkpoint(db: &Connection, mode: &str) -> Result<bool, Error> {
+pub(super) fn checkpoint(db: &Connection, mode: &str) -> Result<bool, Error> {
     let sql = format!("PRAGMA wal_checkpoint({mode})");
     Ok(db.query_row(&sql, [], |row| Ok(row.get::<_, i64>(0)? == 0))?)
 }
@@ -435,6 +501,11 @@ impl Index {
     /// Returns the number of log pages that were copied into the database.
     fn backfilled(&self) -> u32 {
         self.backfilled
+    }
+
+    /// Returns the number of log pages that were not copied yet.
+    fn left(&self) -> u32 {
+        self.frames().saturating_sub(self.backfilled)
     }
 
     /// Returns the size of the database with the whole log.

@@ -4,6 +4,7 @@
 //! functions over a connection in a transaction, one file per concern. Times are milliseconds since
 //! 1970.
 
+mod copier;
 mod event;
 mod guard;
 mod inspect;

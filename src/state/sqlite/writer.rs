@@ -171,9 +171,10 @@ fn work(
             Err(RecvTimeoutError::Timeout) => {
                 // The guard has already logged any problem.
                 let _ = guard.check(db, false);
+                guard.checkpoint(db);
                 continue;
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return guard.stop_copying(),
         };
         if crowd >= CROWD {
             thread::sleep(GATHER_TIME);
