@@ -32,7 +32,7 @@ use tonic::{
     body::Body,
     server::{Grpc, ServerStreamingService, UnaryService},
     service::Routes,
-    transport::Server,
+    transport::{Identity, Server, ServerTlsConfig},
 };
 use tonic_prost::ProstCodec;
 use tower::Service;
@@ -50,6 +50,8 @@ pub const GET_STORE: &str = "/wechat.store.v1.StoreService/GetStore";
 /// The path of this method.
 pub const ADD_STORE: &str = "/wechat.store.v1.StoreService/AddStore";
 /// The path of this method.
+pub const UPLOAD: &str = "/wechat.store.v1.MediaService/UploadTemporaryImage";
+/// The path of this method.
 pub const SET_STORE_CARD: &str = "/wechat.store.v1.CardService/SetStoreCard";
 /// The path of this method.
 pub const LIST_CATEGORIES: &str = "/wechat.store.v1.MerchantService/ListCategories";
@@ -58,8 +60,15 @@ pub const LIST_DISTRICTS: &str = "/wechat.store.v1.MapPoiService/ListDistricts";
 /// The path of this method.
 pub const WATCH: &str = "/wechat.store.v1.AuditService/WatchAuditEvents";
 
-/// Serves a gRPC service under every name, as tonic's own router does.
-async fn serve<S>(listener: TcpListener, service: S) -> anyhow::Result<()>
+/// The largest message of a request.
+const LARGEST: usize = 16 << 20;
+
+/// Serves a gRPC service under every name, as tonic's own router does. With an identity it serves TLS.
+async fn serve<S>(
+    listener: TcpListener,
+    identity: Option<Identity>,
+    service: S,
+) -> anyhow::Result<()>
 where
     S: Service<Request<axum::body::Body>, Response = Response<Body>, Error = Infallible>
         + Clone
@@ -75,14 +84,18 @@ where
             let _ = stream.set_nodelay(true);
         }
     });
-    Ok(Server::builder().add_routes(routes.prepare()).serve_with_incoming(incoming).await?)
+    let mut server = Server::builder();
+    if let Some(identity) = identity {
+        server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
+    }
+    Ok(server.add_routes(routes.prepare()).serve_with_incoming(incoming).await?)
 }
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// (a): returns these bytes for every call.
 pub async fn echo(listener: TcpListener, bytes: Bytes) -> anyhow::Result<()> {
-    serve(listener, Echo { bytes }).await
+    serve(listener, None, Echo { bytes }).await
 }
 
 #[derive(Clone)]
@@ -116,11 +129,12 @@ impl UnaryService<Bytes> for Echo {
 }
 
 /// (b): serves `GetStore`, `AddStore` and `SetStoreCard` with one request each to the upstream. The
-/// authorities in a PEM file are trusted in addition to the system's.
+/// authorities in a PEM file are trusted in addition to the system's. With an identity it serves TLS.
 pub async fn proxy(
     listener: TcpListener,
     upstream: &str,
     authorities: Option<&Path>,
+    identity: Option<Identity>,
 ) -> anyhow::Result<()> {
     // A second installation is refused and harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -130,10 +144,13 @@ pub async fn proxy(
         .tcp_nodelay(true)
         .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&authorities)?)
         .build()?;
-    let url = |path: &str| format!("{upstream}{path}?access_token={}", upstream::token()).into();
+    let url = |path: &str| -> Arc<str> {
+        format!("{upstream}{path}?access_token={}", upstream::token()).into()
+    };
     let (get, add) = (url("/wxa/get_store_info"), url("/wxa/add_store"));
     let set_card = url("/card/storewxa/set");
-    serve(listener, Proxy { client, get, add, set_card }).await
+    let upload = format!("{}&type=image", url("/cgi-bin/media/upload")).into();
+    serve(listener, identity, Proxy { client, get, add, set_card, upload }).await
 }
 
 #[derive(Clone)]
@@ -142,6 +159,7 @@ struct Proxy {
     get: Arc<str>,
     add: Arc<str>,
     set_card: Arc<str>,
+    upload: Arc<str>,
 }
 
 impl Proxy {
@@ -182,6 +200,13 @@ impl Service<Request<axum::body::Body>> for Proxy {
                     let codec =
                         ProstCodec::<pb::SetStoreCardResponse, pb::SetStoreCardRequest>::default();
                     Grpc::new(codec).unary(this, request).await
+                }
+                UPLOAD => {
+                    let codec = ProstCodec::<
+                        pb::UploadTemporaryImageResponse,
+                        pb::UploadTemporaryImageRequest,
+                    >::default();
+                    Grpc::new(codec).max_decoding_message_size(LARGEST).unary(this, request).await
                 }
                 _ => Status::new(tonic::Code::Unimplemented, "").into_http(),
             })
@@ -328,6 +353,50 @@ impl UnaryService<pb::AddStoreRequest> for Proxy {
     }
 }
 
+#[derive(Deserialize)]
+struct Uploaded {
+    media_id: String,
+    created_at: i64,
+}
+
+impl UnaryService<pb::UploadTemporaryImageRequest> for Proxy {
+    type Response = pb::UploadTemporaryImageResponse;
+    type Future =
+        BoxFuture<'static, Result<tonic::Response<pb::UploadTemporaryImageResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<pb::UploadTemporaryImageRequest>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let content = request.into_inner().content;
+            let boundary = "----0123456789abcdef0123456789abcdef";
+            let head = format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"media\"; \
+                 filename=\"picture.png\"; filelength={}\r\nContent-Type: image/png\r\n\r\n",
+                content.len()
+            );
+            let tail = format!("\r\n--{boundary}--\r\n");
+            let length = head.len() + content.len() + tail.len();
+            let parts = [head.into(), content, Bytes::from(tail)].map(Ok::<_, Infallible>);
+            let request = this.client.post(&*this.upload);
+            let request = request
+                .header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"))
+                .header(header::CONTENT_LENGTH, length)
+                .body(reqwest::Body::wrap_stream(futures_util::stream::iter(parts)));
+            let response = request.send().await.map_err(failed)?;
+            let body = response.bytes().await.map_err(failed)?;
+            let Uploaded { media_id, created_at } =
+                serde_json::from_slice(&body).map_err(failed)?;
+            let time = |seconds| Some(Timestamp { seconds, nanos: 0 });
+            Ok(tonic::Response::new(pb::UploadTemporaryImageResponse {
+                media_id,
+                create_time: time(created_at),
+                expire_time: time(created_at + 3 * 86_400),
+                recovered: false,
+            }))
+        })
+    }
+}
+
 #[derive(Serialize)]
 struct SetCard<'a> {
     poi_id: &'a str,
@@ -423,6 +492,7 @@ pub fn rows(file: &Path, group: u64, rows: u64, pause: Duration) -> anyhow::Resu
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.execute_batch(include_str!("../../src/state/sqlite/schema_1.sql"))?;
+    db.execute_batch(include_str!("../../src/state/sqlite/schema_2.sql"))?;
     let mut insert = db.prepare(
         "INSERT INTO writes (write_id, app_id, method, request_id, fingerprint, client_reference,
            state, fence, until, attempts, created, sent, ended, sought)
@@ -487,7 +557,7 @@ pub async fn stream(
     tokio::spawn(
         async move { axum::serve(trigger, Router::new().route("/", post(handler))).await },
     );
-    serve(listener, service).await
+    serve(listener, None, service).await
 }
 
 #[derive(Clone)]

@@ -17,10 +17,17 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tonic::{client::Grpc, transport::Channel};
+use tonic::{
+    client::Grpc,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 use wechat_store_gateway::testing::Raw;
 
-use crate::process::{Core, Placing};
+use crate::{
+    process::{Core, Placing},
+    world,
+};
 
 /// The measurements of a caller. All calls succeeded.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +73,60 @@ pub struct Shape {
     pub connections: usize,
     /// Calls at a time on each.
     pub streams: usize,
+    /// Whether each connection ends after one call.
+    pub once: bool,
+}
+
+impl Shape {
+    /// Returns a shape of connections that make calls for as long as it takes.
+    pub const fn new(connections: usize, streams: usize) -> Self {
+        Self { connections, streams, once: false }
+    }
+
+    /// Returns a shape of connections that make one call each.
+    pub const fn once(connections: usize) -> Self {
+        Self { connections, streams: 1, once: true }
+    }
+
+    /// Returns the most calls of a measurement.
+    pub fn most(self) -> u64 {
+        if self.once { self.connections as u64 } else { u64::MAX }
+    }
+}
+
+/// How callers reach a server.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// The server.
+    pub address: SocketAddr,
+    /// A file with the authority of its certificate. `None` if it has no TLS.
+    pub authority: Option<PathBuf>,
+    /// The bearer token of the callers.
+    pub token: Option<Token>,
+}
+
+impl From<SocketAddr> for Way {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, authority: None, token: None }
+    }
+}
+
+impl Way {
+    fn url(&self) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+/// The value of an `authorization` header.
+#[derive(Clone, Debug)]
+pub struct Token(MetadataValue<Ascii>);
+
+impl Token {
+    /// Returns the header of a bearer token.
+    pub fn bearer(token: &str) -> anyhow::Result<Self> {
+        Ok(Self(format!("Bearer {token}").parse()?))
+    }
 }
 
 /// A gRPC call that h2load makes again and again.
@@ -73,8 +134,8 @@ pub struct Shape {
 pub struct H2load {
     /// The cores of h2load.
     pub placing: Placing,
-    /// The server.
-    pub address: SocketAddr,
+    /// The way to the server.
+    pub way: Way,
     /// The method.
     pub path: &'static str,
     /// A file with the request, framed.
@@ -90,13 +151,15 @@ impl H2load {
     /// But a gRPC error has no message, so the number of received bytes shows whether all calls
     /// were answered.
     pub async fn run(&self, calls: u64) -> anyhow::Result<Seen> {
-        let Shape { connections, streams } = self.shape;
+        let Shape { connections, streams, once: _ } = self.shape;
         let log = self.body.with_extension("log");
         let _ = fs::remove_file(&log);
         let calls = calls.max((connections * streams) as u64);
-        let output = self
-            .placing
-            .command(Core::Others, "h2load".as_ref())
+        let mut command = self.placing.command(Core::Others, "h2load".as_ref());
+        if let Some(Token(value)) = &self.way.token {
+            command.arg(format!("--header=authorization: {}", value.to_str()?));
+        }
+        let output = command
             .args([
                 "--threads=1",
                 "--header=content-type: application/grpc",
@@ -107,7 +170,7 @@ impl H2load {
             .arg(format!("--requests={calls}"))
             .arg(format!("--data={}", self.body.display()))
             .arg(format!("--log-file={}", log.display()))
-            .arg(format!("http://{}{}", self.address, self.path))
+            .arg(format!("{}{}", self.way.url(), self.path))
             .output()
             .await
             .context("h2load")?;
@@ -156,8 +219,13 @@ pub fn framed(message: &[u8]) -> Bytes {
 }
 
 /// Connects to a server that has started to serve, or will.
-pub async fn channel(address: SocketAddr) -> anyhow::Result<Channel> {
-    let endpoint = Channel::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+pub async fn channel(way: impl Into<Way>) -> anyhow::Result<Channel> {
+    let way = way.into();
+    let mut endpoint = Channel::from_shared(way.url())?.tcp_nodelay(true);
+    if let Some(authority) = &way.authority {
+        let authority = Certificate::from_pem(world::read(authority)?);
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(authority))?;
+    }
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         match endpoint.connect().await {
@@ -168,27 +236,54 @@ pub async fn channel(address: SocketAddr) -> anyhow::Result<Channel> {
     }
 }
 
-/// Makes one call.
+/// Makes one call without a token.
 pub async fn call(channel: &Channel, path: &'static str, message: Bytes) -> anyhow::Result<Bytes> {
+    call_as(channel, path, message, None).await
+}
+
+/// Makes one call with a token.
+pub async fn call_as(
+    channel: &Channel,
+    path: &'static str,
+    message: Bytes,
+    token: Option<Token>,
+) -> anyhow::Result<Bytes> {
+    let mut request = tonic::Request::new(message);
+    if let Some(Token(value)) = token {
+        request.metadata_mut().insert("authorization", value);
+    }
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
     grpc.ready().await?;
     let path = http::uri::PathAndQuery::from_static(path);
-    let response = grpc.unary(tonic::Request::new(message), path, Raw).await;
+    let response = grpc.unary(request, path, Raw).await;
     Ok(response.map_err(|status| anyhow::anyhow!("{status:?}"))?.into_inner())
 }
 
 /// Makes this many calls, each with its own message. Fails if one fails.
 pub async fn calls(
-    address: SocketAddr,
+    way: impl Into<Way>,
     path: &'static str,
     shape: Shape,
     calls: u64,
     message: impl Fn(u64) -> Bytes + Send + Sync + 'static,
 ) -> anyhow::Result<Seen> {
+    let way = way.into();
+    let token = way.token.clone();
+    calls_as(way, path, shape, calls, move |number| (message(number), token.clone())).await
+}
+
+/// Makes this many calls, each with its own message and token. Fails if one fails.
+pub async fn calls_as(
+    way: Way,
+    path: &'static str,
+    shape: Shape,
+    calls: u64,
+    message: impl Fn(u64) -> (Bytes, Option<Token>) + Send + Sync + 'static,
+) -> anyhow::Result<Seen> {
     let (next, message) = (Arc::new(AtomicU64::new(0)), Arc::new(message));
     let mut channels = Vec::new();
     for _ in 0..shape.connections {
-        channels.push(channel(address).await?);
+        channels.push(channel(way.clone()).await?);
     }
     let begun = Instant::now();
     let mut callers = Vec::new();
@@ -202,9 +297,9 @@ pub async fn calls(
                     if number >= calls {
                         return anyhow::Ok(took);
                     }
-                    let message = message(number);
+                    let (message, token) = message(number);
                     let begun = Instant::now();
-                    call(&channel, path, message).await?;
+                    call_as(&channel, path, message, token).await?;
                     took.push(micros(begun));
                 }
             }));

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use clap::Subcommand;
 use tokio::net::TcpListener;
+use tonic::transport::Identity;
 
 use crate::{
     floor,
@@ -38,6 +39,12 @@ enum Server {
         /// A file with authorities that are trusted in addition
         #[arg(long)]
         ca: Option<PathBuf>,
+        /// A file with its certificate. Without it there is no TLS
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        /// A file with the key of the certificate
+        #[arg(long, requires = "certificate")]
+        key: Option<PathBuf>,
     },
     /// Appends an event for every request
     Callback {
@@ -83,6 +90,12 @@ enum Server {
         /// The time that it takes for an answer
         #[arg(long, default_value_t = 0)]
         delay_ms: u64,
+        /// Delays only the replies to requests that ask for it
+        #[arg(long)]
+        only_slow: bool,
+        /// Serves HTTP/2 instead of HTTP/1.1, with TLS only
+        #[arg(long, requires = "certificate")]
+        http2: bool,
         /// A file with the table of districts
         #[arg(long)]
         districts: PathBuf,
@@ -105,8 +118,12 @@ impl Serve {
                 let bytes = bytes.as_deref().map_or(Ok(Bytes::new()), read)?;
                 floor::echo(listener, bytes).await
             }
-            Server::Proxy { upstream, ca } => {
-                floor::proxy(listener, &upstream, ca.as_deref()).await
+            Server::Proxy { upstream, ca, certificate, key } => {
+                let identity = certificate.zip(key);
+                let identity = identity.map(|(certificate, key)| {
+                    anyhow::Ok(Identity::from_pem(read(&certificate)?, read(&key)?))
+                });
+                floor::proxy(listener, &upstream, ca.as_deref(), identity.transpose()?).await
             }
             Server::Callback { state } => floor::callback(listener, state).await,
             Server::Fill { state, events } => floor::fill(state, events).await,
@@ -117,10 +134,13 @@ impl Serve {
                 let trigger = TcpListener::bind(trigger).await?;
                 floor::stream(listener, trigger, read(&bytes)?).await
             }
-            Server::Upstream { delay_ms, districts, certificate, key } => {
+            Server::Upstream { delay_ms, only_slow, http2, districts, certificate, key } => {
                 let delay = Duration::from_millis(delay_ms);
-                let tls = certificate.zip(key).map(|(certificate, key)| tls(&certificate, &key));
-                Upstream::new(&read(&districts)?, delay)?.run(listener, tls.transpose()?).await
+                let files = certificate.zip(key);
+                let tls = files.map(|(certificate, key)| tls(&certificate, &key, http2));
+                Upstream::new(&read(&districts)?, delay, only_slow)?
+                    .run(listener, tls.transpose()?)
+                    .await
             }
         }
     }

@@ -1,5 +1,5 @@
 //! A WeChat that answers at once, and always the same, because the simulator would be slower than
-//! the measured servers. It is HTTP/1.1 by hand, with a task per connection, plain or in TLS.
+//! the measured servers. It is HTTP/1.1 by hand, with a task per connection, plain or in TLS, or hyper's HTTP/2.
 
 use std::{
     collections::HashMap,
@@ -13,6 +13,10 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::{Buf, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -29,6 +33,16 @@ use tokio_rustls::TlsAcceptor;
 /// As long as WeChat's tokens.
 pub const TOKEN_LENGTH: usize = 512;
 
+/// The name of HTTP/2 in TLS.
+const HTTP2: &[u8] = b"h2";
+/// The end of a head.
+const END: &[u8] = b"\r\n\r\n";
+
+/// A store whose replies are slow.
+pub const SLOW: &str = "472671858";
+
+const UPLOADED: &str = r#"{"type":"image","media_id":"MEDIA_ID","created_at":1488856741}"#;
+
 /// Returns the token of all accounts.
 pub fn token() -> String {
     "1234567890abcdef".repeat(TOKEN_LENGTH / 16)
@@ -40,6 +54,8 @@ pub struct Upstream {
     answers: HashMap<&'static str, Bytes>,
     unknown: Bytes,
     delay: Duration,
+    /// Whether only the replies to requests with [`SLOW`] in their body are delayed.
+    only_slow: bool,
     counts: Counts,
 }
 
@@ -54,8 +70,8 @@ struct Counts {
 
 impl Upstream {
     /// Returns an upstream with this reply of `/wxa/get_district`, and a pause before each reply
-    /// except tokens.
-    pub fn new(districts: &[u8], delay: Duration) -> anyhow::Result<Self> {
+    /// except tokens, or only before those to requests with [`SLOW`] in their body.
+    pub fn new(districts: &[u8], delay: Duration, only_slow: bool) -> anyhow::Result<Self> {
         let store = example(include_str!("../../tests/documented/store/get_store_info.json"))?;
         let added = example(include_str!("../../tests/documented/store/add_store.json"))?;
         let categories =
@@ -69,6 +85,7 @@ impl Upstream {
             ("/wxa/get_merchant_category", categories),
             ("/wxa/get_district", String::from_utf8(districts.to_vec())?),
             ("/card/storewxa/set", done.to_string()),
+            ("/cgi-bin/media/upload", UPLOADED.to_owned()),
             ("/card/storewxa/get", r#"{"errcode":0,"card_id":"pabcedfg"}"#.to_owned()),
         ];
         let answers = answers.into_iter().map(|(path, body)| (path, answer("200 OK", &body)));
@@ -76,11 +93,12 @@ impl Upstream {
             answers: answers.collect(),
             unknown: answer("404 Not Found", "{}"),
             delay,
+            only_slow,
             counts: Counts::default(),
         })
     }
 
-    /// Serves until the process ends. With an acceptor it serves TLS.
+    /// Serves until the process ends. With an acceptor it serves TLS, and HTTP/2 if the acceptor chose it.
     pub async fn run(self, listener: TcpListener, tls: Option<TlsAcceptor>) -> anyhow::Result<()> {
         let upstream = Arc::new(self);
         loop {
@@ -95,6 +113,9 @@ impl Upstream {
                 let _ = match tls {
                     None => upstream.serve(stream).await,
                     Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2) => {
+                            upstream.clone().serve_http2(stream).await
+                        }
                         Ok(stream) => upstream.serve(stream).await,
                         Err(error) => Err(error),
                     },
@@ -119,6 +140,7 @@ impl Upstream {
                     return Ok(());
                 }
             }
+            let slow = !self.delay.is_zero() && self.is_slow(&path, &buffer[head..head + length]);
             buffer.advance(head + length);
             if path == "/_counts" {
                 stream.write_all(&self.counts()).await?;
@@ -129,13 +151,43 @@ impl Upstream {
             counts.requests.fetch_add(1, Relaxed);
             let now = counts.calls.fetch_add(1, Relaxed) + 1;
             counts.most_calls.fetch_max(now, Relaxed);
-            if !self.delay.is_zero() && path != "/cgi-bin/stable_token" {
+            if slow {
                 tokio::time::sleep(self.delay).await;
             }
             counts.calls.fetch_sub(1, Relaxed);
             stream.write_all(self.answers.get(path.as_str()).unwrap_or(&self.unknown)).await?;
             stream.flush().await?;
         }
+    }
+
+    /// Serves HTTP/2 without delays.
+    async fn serve_http2(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> std::io::Result<()> {
+        let service = service_fn(|request: Request<Incoming>| {
+            let upstream = self.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                request.into_body().collect().await?;
+                upstream.counts.requests.fetch_add(1, Relaxed);
+                let answer = upstream.answers.get(path.as_str()).unwrap_or(&upstream.unknown);
+                let head = answer.windows(4).position(|four| four == END).unwrap_or_default();
+                let body = Full::new(answer.slice(head + END.len()..));
+                let response = Response::builder().header("content-type", "application/json");
+                Ok::<_, anyhow::Error>(response.body(body)?)
+            }
+        });
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+            .map_err(std::io::Error::other)
+    }
+
+    /// Returns whether the reply to a request is delayed. If only some are, their body has a word.
+    fn is_slow(&self, path: &str, body: &[u8]) -> bool {
+        let has = |word: &str| body.windows(word.len()).any(|part| part == word.as_bytes());
+        path != "/cgi-bin/stable_token" && (!self.only_slow || has(SLOW))
     }
 
     fn counts(&self) -> Bytes {
@@ -166,8 +218,8 @@ fn example(text: &str) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&reply)?)
 }
 
-/// Returns TLS with this certificate and its key, which are PEM files.
-pub fn tls(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
+/// Returns TLS with this certificate and its key, which are PEM files. It offers HTTP/2 or HTTP/1.1.
+pub fn tls(certificate: &Path, key: &Path, http2: bool) -> anyhow::Result<TlsAcceptor> {
     let certificates = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| certificate.display().to_string())?;
@@ -176,7 +228,7 @@ pub fn tls(certificate: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(certificates, key)?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![if http2 { HTTP2.to_vec() } else { b"http/1.1".to_vec() }];
     Ok(Arc::new(tls).into())
 }
 

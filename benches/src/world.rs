@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{Read, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -78,6 +79,46 @@ impl Server {
     }
 }
 
+/// The files of a certificate.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its authority.
+    pub authority: PathBuf,
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+fn text(file: &Path) -> String {
+    file.display().to_string()
+}
+
+/// A running Redis.
+#[derive(Debug)]
+pub struct Redis {
+    /// Its process.
+    pub process: Process,
+    socket: PathBuf,
+}
+
+impl Redis {
+    /// Returns its URL for the settings.
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket.display())
+    }
+
+    /// Returns how often it has read from its sockets. Commands that were sent together count once.
+    pub fn reads(&self) -> anyhow::Result<u64> {
+        let mut socket = std::os::unix::net::UnixStream::connect(&self.socket)?;
+        socket.write_all(b"INFO stats\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let line = answer.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+        Ok(line.context("Redis counts no reads")?.trim().parse()?)
+    }
+}
+
 /// Options of a gateway.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -85,15 +126,29 @@ pub struct Setup {
     pub accounts: usize,
     /// A file to start with.
     pub state: Option<PathBuf>,
+    /// The URL of a Redis for its state. Without it the state is in a file.
+    pub redis: Option<String>,
     /// Whether it is the second one, beside an equal one.
     pub twin: bool,
     /// Whether its traces are exported. By default they are not.
     pub traces: bool,
+    /// Whether all calls are traced. By default one of a hundred is.
+    pub all_traced: bool,
+    /// Further sections of its settings.
+    pub more: String,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { accounts: 1, state: None, twin: false, traces: true }
+        Self {
+            accounts: 1,
+            state: None,
+            redis: None,
+            twin: false,
+            traces: true,
+            all_traced: false,
+            more: String::new(),
+        }
     }
 }
 
@@ -134,7 +189,7 @@ impl World {
         sink: &Server,
         setup: Setup,
     ) -> anyhow::Result<Gateway> {
-        let Setup { accounts, state, twin, traces } = setup;
+        let Setup { accounts, state, redis, twin, traces, all_traced, more } = setup;
         let binary = if twin { &self.twin } else { &self.gateway };
         let folder = self.folder(name)?;
         let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
@@ -144,8 +199,8 @@ impl World {
         }
         let mut settings = format!(
             "[listen]\ngrpc = \"{grpc}\"\ncallback = \"{callback}\"\nadmin = \"{admin}\"\n\
-             [state]\nurl = \"sqlite:{}\"\n[wechat]\nhosts = [\"{}\"]\n",
-            file.display(),
+             [state]\nurl = \"{}\"\n[wechat]\nhosts = [\"{}\"]\n",
+            redis.unwrap_or_else(|| format!("sqlite:{}", file.display())),
             upstream.url()
         );
         if let Some(authority) = &upstream.authority {
@@ -166,6 +221,7 @@ impl World {
                 )?;
             }
         }
+        settings.push_str(&more);
         let file = folder.join("settings.toml");
         fs::write(&file, settings)?;
         let syncs = folder.join("syncs");
@@ -177,6 +233,9 @@ impl World {
             .env("SYNCS", &syncs);
         if traces {
             command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", sink.address));
+        }
+        if all_traced {
+            command.env("OTEL_TRACES_SAMPLER", "always_on");
         }
         let process = Process::start(command, folder.join("log"))?;
         Ok(Gateway { process, grpc, callback, syncs })
@@ -203,8 +262,24 @@ impl World {
         self.any_upstream(delay, &[]).await
     }
 
+    /// Starts an upstream with a pause before the replies to requests with [`SLOW`](crate::upstream::SLOW)
+    /// in their body.
+    pub async fn sometimes_slow_upstream(&self, delay: Duration) -> anyhow::Result<Server> {
+        self.any_upstream(delay, &["--only-slow"]).await
+    }
+
     /// Starts an upstream with TLS, and a certificate of an authority that is made for it.
-    pub async fn tls_upstream(&self) -> anyhow::Result<Server> {
+    pub async fn tls_upstream(&self, http2: bool) -> anyhow::Result<Server> {
+        let identity = self.identity()?;
+        let (certificate, key) = (text(&identity.certificate), text(&identity.key));
+        let mut args = vec!["--certificate", &certificate, "--key", &key];
+        args.extend(http2.then_some("--http2"));
+        let upstream = self.any_upstream(Duration::ZERO, &args).await?;
+        Ok(Server { authority: Some(identity.authority), ..upstream })
+    }
+
+    /// Returns a certificate of an authority that is made for it.
+    pub fn identity(&self) -> anyhow::Result<Identity> {
         let [authority, certificate, key] =
             ["authority", "certificate", "key"].map(|name| self.folder.join(name));
         let mut params = CertificateParams::default();
@@ -216,10 +291,7 @@ impl World {
         let its_key = KeyPair::generate()?;
         fs::write(&certificate, params.signed_by(&its_key, &issuer)?.pem())?;
         fs::write(&key, its_key.serialize_pem())?;
-        let files = [&certificate, &key].map(|file| file.display().to_string());
-        let args = ["--certificate", &files[0], "--key", &files[1]];
-        let upstream = self.any_upstream(Duration::ZERO, &args).await?;
-        Ok(Server { authority: Some(authority), ..upstream })
+        Ok(Identity { authority, certificate, key })
     }
 
     async fn any_upstream(&self, delay: Duration, more: &[&str]) -> anyhow::Result<Server> {
@@ -237,6 +309,27 @@ impl World {
         self.floor("sink", Core::Others, &["echo"]).await
     }
 
+    /// Starts a Redis that syncs before it answers.
+    pub async fn redis(&self, name: &str) -> anyhow::Result<Redis> {
+        let folder = self.folder(name)?;
+        let socket = folder.join("socket");
+        let mut command = self.placing.command(Core::Others, "redis-server".as_ref());
+        command
+            .args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .arg("--unixsocket")
+            .arg(&socket)
+            .arg("--dir")
+            .arg(&folder);
+        let mut process = Process::start(command, folder.join("log"))?;
+        let end = Instant::now() + Duration::from_secs(20);
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            process.check()?;
+            anyhow::ensure!(Instant::now() < end, "no Redis at {}", socket.display());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Redis { process, socket })
+    }
+
     /// Starts (a) for a response.
     pub async fn echo(&self, response: &Bytes) -> anyhow::Result<Server> {
         let file = self.folder.join("response");
@@ -247,11 +340,31 @@ impl World {
 
     /// Starts (b).
     pub async fn proxy(&self, upstream: &Server) -> anyhow::Result<Server> {
-        let (url, authority) = (upstream.url(), upstream.authority.as_ref());
-        let authority = authority.map(|file| file.display().to_string());
+        self.any_proxy("proxy", upstream, &[]).await
+    }
+
+    /// Starts (b) with TLS for its callers.
+    pub async fn tls_proxy(
+        &self,
+        upstream: &Server,
+        identity: &Identity,
+    ) -> anyhow::Result<Server> {
+        let args = ["--certificate", &text(&identity.certificate), "--key", &text(&identity.key)];
+        let proxy = self.any_proxy("tls-proxy", upstream, &args).await?;
+        Ok(Server { authority: Some(identity.authority.clone()), ..proxy })
+    }
+
+    async fn any_proxy(
+        &self,
+        name: &str,
+        upstream: &Server,
+        more: &[&str],
+    ) -> anyhow::Result<Server> {
+        let (url, authority) = (upstream.url(), upstream.authority.as_deref().map(text));
         let mut args = vec!["proxy", "--upstream", &url];
         args.extend(authority.iter().flat_map(|file| ["--ca", file]));
-        self.floor("proxy", Core::Server, &args).await
+        args.extend(more);
+        self.floor(name, Core::Server, &args).await
     }
 
     /// Starts a server of another project.

@@ -5,6 +5,7 @@ use std::{future::Future, pin::Pin};
 use crate::{rounds::Report, world::World};
 
 pub mod callbacks;
+pub mod callers;
 pub mod fanout;
 pub mod growth;
 pub mod overload;
@@ -18,6 +19,7 @@ type Run = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = anyhow::Result<R
 /// All cases by name.
 pub const CASES: &[(&str, Run)] = &[
     ("read", |world| Box::pin(reads::proxied(world))),
+    ("callers", |world| Box::pin(callers::callers(world))),
     ("alone", |world| Box::pin(reads::alone(world))),
     ("cached", |world| Box::pin(reads::cached(world))),
     ("tree", |world| Box::pin(reads::tree(world))),

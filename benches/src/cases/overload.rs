@@ -24,7 +24,7 @@ const SLOW: Duration = Duration::from_millis(200);
 /// Each caller waits this long.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Twice as many callers as an account has permits. Each waits for its answer.
-const SATURATION: Shape = Shape { connections: 4, streams: 32 };
+const SATURATION: Shape = Shape::new(4, 32);
 /// Enough connections that none reaches its limit of streams.
 const CONNECTIONS: usize = 32;
 /// Calls start at this interval, many at once.

@@ -19,7 +19,7 @@ use crate::{
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// Calls at a time.
-const CROWD: Shape = Shape { connections: 10, streams: 100 };
+const CROWD: Shape = Shape::new(10, 100);
 /// The upstream takes this long for each of them.
 const SLOW: Duration = Duration::from_millis(200);
 /// A soak measures the memory this many times.
@@ -126,7 +126,7 @@ pub async fn soak(world: &World, calls: u64) -> anyhow::Result<Report> {
     let response = load::call(&channel, GET_STORE, request.encode_to_vec().into()).await?;
     let h2load = H2load {
         placing: world.placing,
-        address: gateway.grpc,
+        way: gateway.grpc.into(),
         path: GET_STORE,
         body: world.request("soak", &request)?,
         response: response.len(),

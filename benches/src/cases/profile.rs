@@ -67,7 +67,7 @@ pub async fn profile(world: &World) -> anyhow::Result<Report> {
     ] {
         let h2load = H2load {
             placing: world.placing,
-            address,
+            way: address.into(),
             path: GET_STORE,
             body: body.clone(),
             response: response.len(),

@@ -1,20 +1,21 @@
 //! Calls that change nothing: forwarded to WeChat, or answered from a table in memory.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
+use nix::unistd::Pid;
 use prost::Message;
 use wechat_store_gateway::pb;
 
 use crate::{
     floor::{GET_STORE, LIST_CATEGORIES, LIST_DISTRICTS},
-    load::{self, H2load, Shape},
+    load::{self, H2load, Shape, Way},
     rounds::{self, Bound, Contender, GATEWAY, Measured, Report, TWIN},
     world::{Gateway, Server, Setup, World},
 };
 
 /// Many calls at a time on few connections, as a service makes them for its users.
-pub const BUSY: Shape = Shape { connections: 4, streams: 16 };
+pub const BUSY: Shape = Shape::new(4, 16);
 
 /// Returns the call that is forwarded.
 pub fn get_store() -> pb::GetStoreRequest {
@@ -55,45 +56,61 @@ async fn compare(
     shape: Shape,
     more: &[(&str, &Server)],
 ) -> anyhow::Result<(Measured, Bytes)> {
-    let body = world.request("call", request)?;
     let message = Bytes::from(request.encode_to_vec());
     let [first, second] = &cast.gateways;
-    let response = ask(first.grpc, path, &message).await?;
+    let response = ask(&first.grpc.into(), path, &message).await?;
     let echo = world.echo(&response).await?;
     let mut servers = vec![
-        (GATEWAY, first.process.pid(), first.grpc),
-        (TWIN, second.process.pid(), second.grpc),
-        ("(a)", echo.process.pid(), echo.address),
+        (GATEWAY, first.process.pid(), first.grpc.into()),
+        (TWIN, second.process.pid(), second.grpc.into()),
+        ("(a)", echo.process.pid(), echo.address.into()),
     ];
-    servers.extend(more.iter().map(|(name, more)| (*name, more.process.pid(), more.address)));
-    let mut lengths = Vec::new();
-    for (name, _, address) in &servers {
-        let answer = ask(*address, path, &message).await?;
-        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else");
-        lengths.push(answer.len());
+    let more = more.iter().map(|(name, more)| (*name, more.process.pid(), more.address.into()));
+    servers.extend(more);
+    compare_all(world, &cast.upstream, path, request, shape, &servers).await
+}
+
+/// Measures the same call to these servers. All must give the same response, which is returned.
+pub async fn compare_all(
+    world: &World,
+    upstream: &Server,
+    path: &'static str,
+    request: &impl Message,
+    shape: Shape,
+    servers: &[(&str, Pid, Way)],
+) -> anyhow::Result<(Measured, Bytes)> {
+    let body = world.request("call", request)?;
+    let message = Bytes::from(request.encode_to_vec());
+    let mut responses = Vec::<Bytes>::new();
+    for (name, _, way) in servers {
+        let response = ask(way, path, &message).await?;
+        let first = responses.first().unwrap_or(&response);
+        anyhow::ensure!(same(path, &response, first), "{name} answers something else");
+        responses.push(response);
     }
-    let others = [cast.upstream.process.pid()];
-    let contender = |((name, pid, address), length): (&(&str, _, SocketAddr), &usize)| {
+    let others = [upstream.process.pid()];
+    let contender = |((name, pid, way), response): (&(&str, Pid, Way), &Bytes)| {
         let load = H2load {
             placing: world.placing,
-            address: *address,
+            way: way.clone(),
             path,
             body: body.clone(),
-            response: *length,
+            response: response.len(),
             shape,
         };
-        Contender::new(name, *pid, &others, move |calls| {
+        let contender = Contender::new(name, *pid, &others, move |calls| {
             let load = load.clone();
             async move { load.run(calls).await }
-        })
+        });
+        contender.at_most(shape.most())
     };
-    let contenders: Vec<_> = servers.iter().zip(&lengths).map(contender).collect();
+    let contenders: Vec<_> = servers.iter().zip(&responses).map(contender).collect();
     let measured = rounds::run(world.rounds, world.seconds, &contenders).await?;
-    for (name, _, address) in &servers {
-        let answer = ask(*address, path, &message).await?;
-        anyhow::ensure!(same(path, &answer, &response), "{name} answers something else afterwards");
+    for ((name, _, way), first) in servers.iter().zip(&responses) {
+        let response = ask(way, path, &message).await?;
+        anyhow::ensure!(same(path, &response, first), "{name} answers something else afterwards");
     }
-    Ok((measured, response))
+    Ok((measured, responses.swap_remove(0)))
 }
 
 /// Returns whether two responses have the same content. Servers write the fields in different
@@ -103,8 +120,9 @@ fn same(path: &str, one: &Bytes, other: &Bytes) -> bool {
     one == other || path == GET_STORE && read(one).is_ok_and(|one| read(other) == Ok(one))
 }
 
-async fn ask(address: SocketAddr, path: &'static str, message: &Bytes) -> anyhow::Result<Bytes> {
-    load::call(&load::channel(address).await?, path, message.clone()).await
+async fn ask(way: &Way, path: &'static str, message: &Bytes) -> anyhow::Result<Bytes> {
+    let channel = load::channel(way.clone()).await?;
+    load::call_as(&channel, path, message.clone(), way.token.clone()).await
 }
 
 /// Measures `GetStore`, forwarded to an upstream without TLS, and to one with it.
@@ -112,8 +130,10 @@ pub async fn proxied(world: &World) -> anyhow::Result<Report> {
     let mut report = Report::new("read: GetStore, passed on");
     let upstream = world.upstream(Duration::ZERO).await?;
     pass_on(world, &mut report, upstream, "plain HTTP/1.1").await?;
-    let upstream = world.tls_upstream().await?;
-    pass_on(world, &mut report, upstream, "HTTP/1.1 in TLS 1.3").await?;
+    for (http2, protocol) in [(false, "HTTP/1.1 in TLS 1.3"), (true, "HTTP/2 in TLS 1.3")] {
+        let upstream = world.tls_upstream(http2).await?;
+        pass_on(world, &mut report, upstream, protocol).await?;
+    }
     Ok(report)
 }
 
@@ -145,7 +165,7 @@ async fn pass_on(
 pub async fn alone(world: &World) -> anyhow::Result<Report> {
     let cast = Cast::start(world).await?;
     let proxy = world.proxy(&cast.upstream).await?;
-    let shape = Shape { connections: 1, streams: 1 };
+    let shape = Shape::new(1, 1);
     let (measured, _) =
         compare(world, &cast, GET_STORE, &get_store(), shape, &[("(b)", &proxy)]).await?;
     let mut report = Report::new("alone: GetStore, passed on, one call at a time");

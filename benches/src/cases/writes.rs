@@ -21,7 +21,8 @@ const VERBS: f64 = 2.0;
 /// A file of raw rows gets this many.
 const ROWS: u64 = 20_000;
 
-fn set_store_card(_: u64) -> Bytes {
+/// WeChat's example.
+pub fn set_store_card(_: u64) -> Bytes {
     let request = pb::SetStoreCardRequest {
         app_id: String::new(),
         request_id: Uuid::new_v4().to_string(),
@@ -57,7 +58,8 @@ pub fn add_store(_: u64) -> Bytes {
     request.encode_to_vec().into()
 }
 
-type Message = fn(u64) -> Bytes;
+/// Returns the request of a call, by its number.
+pub type Message = fn(u64) -> Bytes;
 
 /// Measures writes, each with its own `request_id`.
 pub async fn writes(world: &World) -> anyhow::Result<Report> {
@@ -102,7 +104,7 @@ pub async fn writes(world: &World) -> anyhow::Result<Report> {
             busy.ratio(GATEWAY, "(b)", "calls a second", |sample| sample.rate, Bound::Told),
         ]);
 
-        let one = Shape { connections: 1, streams: 1 };
+        let one = Shape::new(1, 1);
         let (alone, syncs) = measure(world, path, message, one).await?;
         // Between two of its commits, a write waits for WeChat, or its caller for the next write.
         let pause = Spread::of(alone.values("(b)", |sample| sample.p50)).median;
