@@ -12,6 +12,7 @@ pub mod overload;
 pub mod process;
 pub mod profile;
 pub mod reads;
+pub mod uploads;
 pub mod writes;
 
 type Run = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = anyhow::Result<Report>> + 'a>>;
@@ -26,6 +27,7 @@ pub const CASES: &[(&str, Run)] = &[
     ("write", |world| Box::pin(writes::writes(world))),
     ("callback", |world| Box::pin(callbacks::callbacks(world))),
     ("overload", |world| Box::pin(overload::overload(world))),
+    ("uploads", |world| Box::pin(uploads::uploads(world))),
     ("fanout", |world| Box::pin(fanout::fanout(world))),
     ("start", |world| Box::pin(process::start(world))),
     ("memory", |world| Box::pin(process::memory(world))),
