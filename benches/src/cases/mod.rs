@@ -12,6 +12,7 @@ pub mod overload;
 pub mod process;
 pub mod profile;
 pub mod reads;
+pub mod slow;
 pub mod uploads;
 pub mod writes;
 
@@ -27,6 +28,7 @@ pub const CASES: &[(&str, Run)] = &[
     ("write", |world| Box::pin(writes::writes(world))),
     ("callback", |world| Box::pin(callbacks::callbacks(world))),
     ("overload", |world| Box::pin(overload::overload(world))),
+    ("slow", |world| Box::pin(slow::slow(world))),
     ("uploads", |world| Box::pin(uploads::uploads(world))),
     ("fanout", |world| Box::pin(fanout::fanout(world))),
     ("start", |world| Box::pin(process::start(world))),
