@@ -12,6 +12,7 @@ pub mod overload;
 pub mod process;
 pub mod profile;
 pub mod reads;
+pub mod redis;
 pub mod slow;
 pub mod uploads;
 pub mod writes;
@@ -27,6 +28,7 @@ pub const CASES: &[(&str, Run)] = &[
     ("tree", |world| Box::pin(reads::tree(world))),
     ("write", |world| Box::pin(writes::writes(world))),
     ("callback", |world| Box::pin(callbacks::callbacks(world))),
+    ("redis", |world| Box::pin(redis::redis(world))),
     ("overload", |world| Box::pin(overload::overload(world))),
     ("slow", |world| Box::pin(slow::slow(world))),
     ("uploads", |world| Box::pin(uploads::uploads(world))),
