@@ -45,7 +45,7 @@ use crate::{
     service::{self, Rooms},
     state::{self, State},
     systemd,
-    telemetry::Sampler,
+    telemetry::Handles,
     tls::{Protocol, Tls},
     util::clock::Clock,
     wechat::Client,
@@ -110,11 +110,11 @@ pub async fn run(
     source: Source,
     listeners: Listeners,
     clock: Clock,
-    sampler: Sampler,
+    telemetry: Handles,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let state = open(&settings, &clock).await?;
-    run_with_state(state, settings, source, listeners, clock, sampler, shutdown).await
+    run_with_state(state, settings, source, listeners, clock, telemetry, shutdown).await
 }
 
 /// Serves as [`run`] does, with a state that is already open.
@@ -124,10 +124,10 @@ pub async fn run_with_state(
     source: Source,
     listeners: Listeners,
     clock: Clock,
-    sampler: Sampler,
+    telemetry: Handles,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    App::build(state, settings, clock, sampler).await?.serve(source, listeners, shutdown).await
+    App::build(state, settings, clock, telemetry).await?.serve(source, listeners, shutdown).await
 }
 
 /// Opens the state. An error names the key.
@@ -243,15 +243,15 @@ impl App {
         state: Arc<dyn State>,
         settings: Settings,
         clock: Clock,
-        sampler: Sampler,
+        telemetry: Handles,
     ) -> anyhow::Result<Self> {
         let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
         let listen = &settings.listen;
         let tls = open_tls("listen.tls", listen.tls.as_ref(), Protocol::Http2, &clock)?;
         let admin_tls =
             open_tls("listen.admin_tls", listen.admin_tls.as_ref(), Protocol::Http1, &clock)?;
-        let provider = Arc::new(Provider::new(errcode::class)?);
-        let metrics = provider.metrics();
+        let provider = Arc::new(Provider::new(errcode::class, &telemetry.metrics)?);
+        let (metrics, sampler) = (provider.metrics(), telemetry.sampler);
         let client = Client::new(&settings.wechat, &clock, metrics.clone())?;
         let Settings { accounts, limits, .. } = &settings;
         let registry = Registry::new(accounts, limits, &client, &state, &clock);
@@ -320,6 +320,7 @@ impl App {
         }
         self.stop.cancel();
         self.drain(serving).await;
+        self.metrics.end().await;
         Ok(())
     }
 

@@ -14,6 +14,9 @@ use std::{
 
 use tempfile::TempDir;
 
+#[path = "leaks/mod.rs"]
+mod leaks;
+
 /// A time limit far above the duration of any step here.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -933,7 +936,9 @@ fn is_installed(program: &str) -> bool {
 
 /// Runs the binary to its end.
 fn run(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("the binary runs")
+    let output = command(arguments).output().expect("the binary runs");
+    leaks::check(&String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// Returns the binary with an environment that has only one variable.
@@ -1001,17 +1006,21 @@ impl Daemon {
             .spawn()
             .expect("the binary starts");
         let (sender, lines) = std::sync::mpsc::channel();
-        let outputs: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().expect("piped")),
-            Box::new(child.stderr.take().expect("piped")),
+        // The sandbox prints the secrets of its simulator, and logs none.
+        let outputs: [(Box<dyn Read + Send>, bool); 2] = [
+            (Box::new(child.stdout.take().expect("piped")), false),
+            (Box::new(child.stderr.take().expect("piped")), true),
         ];
-        for output in outputs {
+        for (output, is_log) in outputs {
             let sender = sender.clone();
             thread::spawn(move || {
-                BufReader::new(output)
-                    .lines()
-                    .map_while(Result::ok)
-                    .all(|line| sender.send(line).is_ok())
+                let lines = BufReader::new(output).lines().map_while(Result::ok);
+                let check = |line: &String| {
+                    if is_log {
+                        leaks::check(line);
+                    }
+                };
+                lines.inspect(check).all(|line| sender.send(line).is_ok())
             });
         }
         Self { child, _folder: folder, lines }

@@ -14,6 +14,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[path = "leaks/mod.rs"]
+mod leaks;
+
 const OFFICIAL: &str = "wx0000000000000001";
 const ACCOUNT: &str = "
     [[accounts]]
@@ -359,7 +362,9 @@ fn command(arguments: &[&str], folder: &Path) -> Command {
 }
 
 fn run(arguments: &[&str], folder: &Path) -> Output {
-    command(arguments, folder).output().expect("the binary runs")
+    let output = command(arguments, folder).output().expect("the binary runs");
+    leaks::check(&String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// A process that runs until the test ends.
@@ -378,15 +383,21 @@ impl Daemon {
             .spawn()
             .expect("the binary starts");
         let (sender, lines) = std::sync::mpsc::channel();
-        let outputs: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stdout.take().expect("piped")),
-            Box::new(child.stderr.take().expect("piped")),
+        // The sandbox prints the secrets of its simulator, and logs none.
+        let outputs: [(Box<dyn Read + Send>, bool); 2] = [
+            (Box::new(child.stdout.take().expect("piped")), false),
+            (Box::new(child.stderr.take().expect("piped")), true),
         ];
-        for output in outputs {
+        for (output, is_log) in outputs {
             let sender = sender.clone();
             thread::spawn(move || {
-                let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-                lines.all(|line| sender.send(line).is_ok())
+                let lines = BufReader::new(output).lines().map_while(Result::ok);
+                let check = |line: &String| {
+                    if is_log {
+                        leaks::check(line);
+                    }
+                };
+                lines.inspect(check).all(|line| sender.send(line).is_ok())
             });
         }
         Self { child, lines, _folder: folder }

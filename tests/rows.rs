@@ -22,6 +22,9 @@ use wechat_simulator::{
     Simulator,
 };
 
+#[path = "leaks/mod.rs"]
+mod leaks;
+
 const ADD: &str = "StoreService/AddStore";
 const ADD_PATH: &str = "/wxa/add_store";
 const CARD: &str = "CardService/GetStoreCard";
@@ -506,7 +509,8 @@ impl Bench {
         let (sender, receiver) = channel();
         // Nothing reads the lines after the test.
         std::thread::spawn(move || {
-            log.map_while(Result::ok).for_each(|line| drop(sender.send(line)))
+            let lines = log.map_while(Result::ok).inspect(|line| leaks::check(line));
+            lines.for_each(|line| drop(sender.send(line)))
         });
         let grpc = grpc.expect("it logs its address");
         Self { wechat, service, grpc, folder, log: receiver }
@@ -569,6 +573,7 @@ impl Bench {
         let output = child.wait_with_output().expect("it ends");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         let (printed, stderr) = (text(output.stdout), text(output.stderr));
+        leaks::check(&stderr);
         let lines = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Run { code: output.status.code(), lines, printed, stderr }
     }

@@ -7,7 +7,7 @@ use crate::{
     app::{self, Listeners},
     config::{Environment, Limits, Settings},
     live::Source,
-    telemetry::{Sampler, Telemetry},
+    telemetry::{Handles, Telemetry},
     util::clock::Clock,
 };
 
@@ -47,13 +47,13 @@ impl Serve {
             hangup: Arc::default(),
             log_level: telemetry.log_level(),
         };
-        let result = serve(settings, source, telemetry.sampler()).await;
+        let result = serve(settings, source, telemetry.handles()).await;
         telemetry.flush().await;
         result
     }
 }
 
-async fn serve(settings: Settings, source: Source, sampler: Sampler) -> Result<(), Failure> {
+async fn serve(settings: Settings, source: Source, handles: Handles) -> Result<(), Failure> {
     // First, so that a signal during startup is not missed.
     let stop = signal::stop()?;
     let source = Source { hangup: signal::hangup()?, ..source };
@@ -64,7 +64,7 @@ async fn serve(settings: Settings, source: Source, sampler: Sampler) -> Result<(
         stop.await;
         tracing::info!("stopping");
     };
-    app::run(settings, source, listeners, Clock::system(), sampler, stop).await?;
+    app::run(settings, source, listeners, Clock::system(), handles, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::fmt;
 use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::metrics::{self as sdk, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
+use tokio::task::spawn_blocking;
 
 use super::{Classify, Instrument, Kind, Metrics};
-use crate::telemetry;
+use crate::telemetry::{self, FLUSH_LIMIT, MetricExports};
 
 /// The content type of [`Provider::text`].
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -21,15 +22,15 @@ const BOUNDS: [f64; 14] =
 
 /// The metrics of one gateway. It must not be held by what its observers read: they keep that alive.
 pub(crate) struct Provider {
-    /// Ends the exporters when it is dropped.
-    _sdk: SdkMeterProvider,
-    registry: Registry,
+    sdk: SdkMeterProvider,
+    /// `None` if Prometheus may not fetch the metrics.
+    registry: Option<Registry>,
     metrics: Metrics,
 }
 
 impl Provider {
     /// Creates the provider of a gateway.
-    pub(crate) fn new(classify: Classify) -> anyhow::Result<Self> {
+    pub(crate) fn new(classify: Classify, exports: &MetricExports) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let reader = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -38,9 +39,12 @@ impl Provider {
             // It repeats what the scraper adds, and names no place of ours.
             .without_target_info()
             .build()?;
-        let sdk = SdkMeterProvider::builder().with_reader(reader).with_view(limited).build();
+        let builder = SdkMeterProvider::builder().with_view(limited);
+        let builder = if exports.prometheus() { builder.with_reader(reader) } else { builder };
+        let sdk = exports.add_to(builder)?.build();
+        let registry = exports.prometheus().then_some(registry);
         let metrics = Metrics::new(&Maker::new(&sdk), classify);
-        Ok(Self { _sdk: sdk, registry, metrics })
+        Ok(Self { sdk, registry, metrics })
     }
 
     /// Returns the handle that the other rooms get.
@@ -48,9 +52,17 @@ impl Provider {
         self.metrics.clone()
     }
 
-    /// Returns the text of `/metrics`.
-    pub(crate) fn text(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+    /// Returns the text of `/metrics`. `None` if Prometheus may not fetch it.
+    pub(crate) fn text(&self) -> Option<Result<String, prometheus::Error>> {
+        let registry = self.registry.as_ref()?;
+        Some(TextEncoder::new().encode_to_string(&registry.gather()))
+    }
+
+    /// Sends the last metrics. A receiver that does not answer delays the end by three seconds at most.
+    pub(crate) async fn end(&self) {
+        let sdk = self.sdk.clone();
+        // It blocks until the exporter has finished, which needs this runtime. A failure is in the log.
+        let _ = spawn_blocking(move || sdk.shutdown_with_timeout(FLUSH_LIMIT)).await;
     }
 }
 

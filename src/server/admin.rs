@@ -63,11 +63,14 @@ impl Admin {
                 Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
             },
             (&Method::GET | &Method::HEAD, "/metrics") => match self.metrics.text() {
-                Ok(text) => {
+                None => {
+                    (StatusCode::NOT_FOUND, "OTEL_METRICS_EXPORTER has no prometheus\n".to_owned())
+                }
+                Some(Ok(text)) => {
                     content_type = metrics::CONTENT_TYPE;
                     (StatusCode::OK, text)
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     tracing::error!("failed to write the metrics: {error}");
                     (StatusCode::INTERNAL_SERVER_ERROR, "the log has the error\n".to_owned())
                 }

@@ -52,8 +52,8 @@ pub const TRACE: &str = "wechat_store_gateway::trace";
 /// The target of the activity log's lines, which no log level hides.
 pub const ACTIVITY: &str = "activity";
 
-/// The longest wait for the last spans at the end.
-const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// The longest wait for the last export at the end, for traces and for metrics.
+pub(crate) const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// The running telemetry. [`flush`](Self::flush) exports the remaining spans at the end.
 #[derive(Debug)]
@@ -98,19 +98,14 @@ impl Telemetry {
         Ok(Self { provider, sampler, log_level, metrics })
     }
 
-    /// Returns the sampler, which decides whether a call is traced.
-    pub fn sampler(&self) -> Sampler {
-        self.sampler.clone()
+    /// Returns what the gateway needs of the telemetry.
+    pub fn handles(&self) -> Handles {
+        Handles { sampler: self.sampler.clone(), metrics: self.metrics.clone() }
     }
 
     /// Returns the level of the log, to change it.
     pub fn log_level(&self) -> LogLevel {
         self.log_level.clone()
-    }
-
-    /// Returns the way of metrics out of the process.
-    pub fn metric_exports(&self) -> MetricExports {
-        self.metrics.clone()
     }
 
     /// Exports the remaining spans. A receiver that does not answer delays the end by three seconds at most.
@@ -128,6 +123,16 @@ impl Telemetry {
             tracing::warn!(exported = spans.exported(), failed, dropped, "lost spans");
         }
     }
+}
+
+/// What a gateway needs of the telemetry of its process. With the default values, it traces nothing and sends
+/// nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Handles {
+    /// Decides whether a call is traced.
+    pub sampler: Sampler,
+    /// The way of metrics out of the process.
+    pub metrics: MetricExports,
 }
 
 /// Returns what is wrong with the variables of OpenTelemetry.

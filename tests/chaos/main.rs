@@ -15,6 +15,8 @@ mod door;
 #[allow(dead_code, reason = "the rest of it is for tests/durability")]
 #[path = "../durability/gateway.rs"]
 mod gateway;
+#[path = "../leaks/mod.rs"]
+mod leaks;
 #[allow(dead_code, reason = "the rest of it is for tests/durability")]
 #[path = "../durability/redis.rs"]
 mod redis;

@@ -30,6 +30,8 @@ use wechat_store_gateway::pb::{
     store_service_client::StoreServiceClient, watch_audit_events_request::Start,
 };
 
+use crate::leaks;
+
 /// Far more time than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// How long a call may take before it counts as hanging, on a busy machine.
@@ -256,6 +258,9 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
+        if let Ok(log) = fs::read(self.log()) {
+            leaks::check(&String::from_utf8_lossy(&log));
+        }
         if std::thread::panicking() {
             let output = self.output();
             let lines: Vec<_> = output.lines().rev().take(20).collect();

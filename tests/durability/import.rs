@@ -17,7 +17,7 @@ use wechat_simulator::{Settings, Simulator};
 
 use crate::{
     gateway::{Gateway, MOMENT},
-    print_figures, random,
+    leaks, print_figures, random,
 };
 
 const PATH: &str = "/wxa/add_store";
@@ -196,6 +196,7 @@ impl Drop for Client {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        leaks::check(&self.output());
     }
 }
 

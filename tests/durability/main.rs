@@ -14,6 +14,8 @@ mod gateway;
 mod import;
 mod journal;
 mod kill;
+#[path = "../leaks/mod.rs"]
+mod leaks;
 mod loss;
 mod redis;
 mod replicas;

@@ -35,7 +35,7 @@ use wechat_store_gateway::{
 };
 
 use crate::{
-    forms::forms,
+    leaks::forms,
     support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, within},
 };
 

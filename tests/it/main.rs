@@ -3,6 +3,8 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod issuer;
+#[path = "../leaks/mod.rs"]
+mod leaks;
 mod secrets;
 mod support;
 
@@ -20,7 +22,6 @@ mod deadlines;
 mod documented;
 mod door;
 mod endpoints;
-mod forms;
 mod fuzz;
 mod hostile;
 mod hosts;

@@ -1,14 +1,18 @@
-//! Searches every log line of all tests for secrets. `tests/telemetry.rs` does the same with the
-//! most verbose logs of the libraries, which would be too many here.
+//! Searches every log line and every span of all tests for secrets, and checks that the other tests search the
+//! output of the processes that they start. `tests/telemetry` does the same with the most verbose logs of the
+//! libraries, which would be too many here.
 
-use std::io;
+use std::{fs, io, path::Path};
 
 use tokio::{net::TcpListener, sync::OnceCell};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::FmtSpan},
+};
 use wechat_simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
 
 use crate::{
-    forms::forms,
+    leaks::{self, forms},
     support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, take_classic_token},
 };
 
@@ -31,7 +35,9 @@ async fn start() {
     let forms = secrets.iter().flat_map(|secret| forms(secret)).collect::<Vec<_>>();
     let watch = Watch(forms.leak());
     let filter = EnvFilter::new("debug,h2=info,wechat_store_gateway=trace");
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(watch).init();
+    let lines = tracing_subscriber::fmt().json().with_env_filter(filter);
+    // The line about the end of a span has all its fields.
+    lines.with_span_events(FmtSpan::CLOSE).with_writer(watch).init();
 }
 
 /// Returns the tokens that every simulator with the usual seed creates, in order.
@@ -55,6 +61,8 @@ struct Watch(&'static [String]);
 impl io::Write for Watch {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
+        // Other lines are masked only in a process of their own.
+        leaks::check_part(&text, text.contains("wechat_store_gateway::trace"));
         if let Some(secret) = self.0.iter().find(|secret| text.contains(*secret)) {
             // A panic would be caught between here and the test.
             let _ = writeln!(io::stderr(), "the secret {secret} was logged: {text}");
@@ -73,5 +81,58 @@ impl MakeWriter<'_> for Watch {
 
     fn make_writer(&self) -> Self {
         *self
+    }
+}
+
+/// Returns all Rust files below a folder.
+fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+#[test]
+fn output_of_every_started_gateway_is_searched() {
+    // In two parts, because this file starts none.
+    let starts = ["Command::new(env!(\"CARGO_BIN", "_EXE_wechat-store-gateway\"))"].concat();
+    let files = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    let content = |path: &Path| fs::read_to_string(path).expect("UTF-8");
+    let starting = files.iter().filter(|path| content(path).contains(&starts));
+    let starting = starting.collect::<Vec<_>>();
+    assert!(starting.len() >= 7, "{starting:?}");
+    let forgetful = starting.iter().filter(|path| !content(path).contains("leaks::check"));
+    let forgetful = forgetful.collect::<Vec<_>>();
+    assert!(forgetful.is_empty(), "call leaks::check with its standard error: {forgetful:?}");
+}
+
+#[test]
+fn secret_in_an_output_is_found() {
+    let (token, phone) = (format!("{}aZ9", "x-_".repeat(45)), "139-0000-7788".replace('-', ""));
+    for secret in [
+        OFFICIAL_AES_KEY,
+        &token,
+        &phone,
+        "-----BEGIN PRIVATE KEY-----",
+        "canary-official-secret-0123456789",
+        "Y2FuYXJ5LW9mZmljaWFsLXNlY3JldC0wMTIzNDU2Nzg5",
+    ] {
+        let line = format!("{{\"message\":\"手机 {secret}\"}}");
+        assert!(leaks::find(&line, true).is_some(), "{line}");
+    }
+    for other in [
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "0190a1b2-1384-7567-8901-138123456789",
+        "wx0123456789abcdef",
+        "2708071440732747189",
+        "1769833200123",
+        "https://api.weixin.qq.com/wxa/add_store?access_token=REDACTED",
+    ] {
+        assert_eq!(leaks::find(&format!("{{\"field\":\"{other}\"}}"), true), None);
     }
 }

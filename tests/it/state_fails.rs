@@ -29,7 +29,7 @@ use wechat_store_gateway::{
         NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
         SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes, sqlite::Sqlite,
     },
-    telemetry::Sampler,
+    telemetry::Handles,
     testing::{AppId, Clock, PoiId, Secret},
 };
 
@@ -163,7 +163,7 @@ impl Gateway {
             Source::default(),
             listeners,
             clock.clone(),
-            Sampler::default(),
+            Handles::default(),
             std::future::pending(),
         ));
         let channel = Channel::from_shared(format!("http://{address}"));

@@ -45,8 +45,8 @@ use wechat_store_gateway::{
         merchant_service_client::MerchantServiceClient, nearby_service_client::NearbyServiceClient,
         store_service_client::StoreServiceClient, write_service_client::WriteServiceClient,
     },
-    telemetry::Sampler,
-    testing::{Clock, Raw},
+    telemetry::Handles,
+    testing::{Clock, Raw, sample_all},
 };
 
 use crate::secrets;
@@ -224,7 +224,7 @@ impl App {
             source,
             listeners,
             clock.clone(),
-            Sampler::default(),
+            Handles { sampler: sample_all(), ..Handles::default() },
             shutdown,
         ));
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");

@@ -301,10 +301,12 @@ pub(crate) mod process {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::leaks;
 
     pub(crate) struct Process {
         child: Child,
         pub(crate) address: String,
+        log: PathBuf,
         _folder: TempDir,
     }
 
@@ -330,7 +332,8 @@ pub(crate) mod process {
                 .stderr(fs::File::create(&log).expect("a log"))
                 .spawn()
                 .expect("our own binary");
-            let mut process = Self { child, address: String::new(), _folder: folder };
+            let mut process =
+                Self { child, address: String::new(), log: log.clone(), _folder: folder };
             process.address = within(SOON, serving_at(log)).await;
             process
         }
@@ -356,6 +359,7 @@ pub(crate) mod process {
         fn drop(&mut self) {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            leaks::check(&fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
 

@@ -16,13 +16,13 @@ use wechat_store_gateway::pb::{
 };
 
 use self::{
-    forms::forms,
+    leaks::forms,
     process::{Process, connect, free_port, post},
     receiver::{Receiver, text, with_tls},
 };
 
-#[path = "../it/forms.rs"]
-mod forms;
+#[path = "../leaks/mod.rs"]
+mod leaks;
 mod process;
 mod receiver;
 mod unwilling;
@@ -173,6 +173,11 @@ async fn receives_one_trace_per_call(
     assert_eq!(value("service.version"), Some(env!("CARGO_PKG_VERSION")));
     assert_eq!(value("service.instance.id").map(str::len), Some(36));
     assert_eq!(value("deployment.environment.name"), Some("test"));
+    let metrics = receiver.metrics();
+    for name in ["rpc.server.call.duration", "http.client.request.duration", "wechat.calls"] {
+        let expected = ("wechat-store-gateway".to_owned(), name.to_owned());
+        assert!(metrics.contains(&expected), "no {name}: {metrics:?}\n{log}");
+    }
     for trace_id in [TRACE_ID, &"5".repeat(32)] {
         assert!(log.contains(trace_id), "the log of a failed call names its trace: {log}");
     }
@@ -243,6 +248,7 @@ fn wrong_variable_stops_the_start_with_its_name() {
             .output()
             .expect("our own binary");
         let printed = String::from_utf8_lossy(&output.stderr);
+        leaks::check(&printed);
         assert_eq!(output.status.code(), Some(64), "{command}: {printed}");
         for variable in ["OTEL_EXPORTER_OTLP_PROTOCOL: ", "OTEL_TRACES_SAMPLER_ARG: "] {
             let lines = printed.lines().filter(|line| line.starts_with(variable));
@@ -401,7 +407,8 @@ async fn logs_traces_and_answers_contain_no_secret() {
         let span = span.unwrap_or_else(|| panic!("no {key} is {value}"));
         assert_eq!(is_failed(span), failed, "{key} {value}: {span:?}");
     }
-    shown.push(format!("{spans:?}"));
+    leaks::check(&receiver.everything());
+    shown.push(receiver.everything());
     let all = shown.concat();
     assert!(all.contains("access_token=REDACTED"), "the scan sees the traces");
     assert!(all.contains("no access token"), "the scan sees the logs");

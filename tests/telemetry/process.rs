@@ -11,6 +11,8 @@ use std::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
+use crate::leaks;
+
 /// The variables from which many programs take a proxy. This one ignores them.
 const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
@@ -59,6 +61,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The sandbox and the simulator print the secrets of their accounts, but not in their logs.
+        let output = std::fs::read_to_string(&self.log).unwrap_or_default();
+        output.lines().filter(|line| line.starts_with('{')).for_each(leaks::check);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A receiver of traces and metrics, by each form of OTLP.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -100,6 +101,27 @@ impl Receiver {
         let requests = self.traces.lock().expect("no panic");
         let resource = requests[0].resource_spans[0].resource.as_ref().expect("a resource");
         resource.attributes.iter().map(|pair| (pair.key.clone(), text(pair))).collect()
+    }
+
+    /// Returns the names of all metrics, and the service that sent them.
+    pub(crate) fn metrics(&self) -> BTreeSet<(String, String)> {
+        let requests = self.metrics.lock().expect("no panic");
+        let mut names = BTreeSet::new();
+        for resource in requests.iter().flat_map(|request| &request.resource_metrics) {
+            let attributes = &resource.resource.as_ref().expect("a resource").attributes;
+            let service = attributes.iter().find(|pair| pair.key == "service.name");
+            let service = text(service.expect("a name"));
+            for metric in resource.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+                names.insert((service.clone(), metric.name.clone()));
+            }
+        }
+        names
+    }
+
+    /// Returns everything that was received, as text.
+    pub(crate) fn everything(&self) -> String {
+        let traces = self.traces.lock().expect("no panic");
+        format!("{traces:?} {:?}", self.metrics.lock().expect("no panic"))
     }
 
     pub(crate) fn spans(&self) -> Vec<Span> {

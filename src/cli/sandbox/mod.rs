@@ -21,7 +21,7 @@ use crate::{
     app::{self, Listeners},
     config::{Environment, Log, Settings, parse_address},
     live::Source,
-    telemetry::{Sampler, Telemetry},
+    telemetry::{Handles, Telemetry},
     util::clock::Clock,
 };
 
@@ -99,7 +99,7 @@ impl Sandbox {
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
         let telemetry = Telemetry::start(&self.quiet(environment), &Log::default())
             .map_err(|error| Failure::usage(format_args!("environment: {error:#}")))?;
-        let result = self.serve(telemetry.sampler()).await;
+        let result = self.serve(telemetry.handles()).await;
         telemetry.flush().await;
         result
     }
@@ -115,7 +115,7 @@ impl Sandbox {
     }
 
     /// Runs both until the tour ends or a signal arrives.
-    async fn serve(&self, sampler: Sampler) -> Result<(), Failure> {
+    async fn serve(&self, handles: Handles) -> Result<(), Failure> {
         let stop = signal::stop()?;
         let or = |default| if self.tour { ANYWHERE } else { default };
         let wechat = self.simulator.unwrap_or(or(simulate::ADDRESS));
@@ -151,7 +151,7 @@ impl Sandbox {
         let mut result = Ok(());
         let until = async { result = self.attend(places, identities.as_ref(), stop).await };
         tokio::select! {
-            served = app::run(settings, Source::default(), listeners, clock, sampler, until) => served?,
+            served = app::run(settings, Source::default(), listeners, clock, handles, until) => served?,
             // The simulator must run until the service has stopped.
             () = Simulator::new(world).run(wechat, future::pending()) => {}
         }

@@ -1,4 +1,4 @@
-//! All forms in which a secret may appear. `tests/telemetry.rs` uses this too.
+//! All forms in which a secret may appear.
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 
