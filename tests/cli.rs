@@ -4,21 +4,19 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
+use self::daemon::{Daemon, LIMIT, command};
+
+mod daemon;
 #[path = "leaks/mod.rs"]
 mod leaks;
-
-/// A time limit far above the duration of any step here.
-const LIMIT: Duration = Duration::from_secs(30);
 
 const ACCOUNT: &str = "
     [[accounts]]
@@ -396,6 +394,24 @@ fn systemd_is_notified_from_start_to_end() {
     assert_eq!(next_but_life(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=13000000\n");
     assert_eq!(next(), "WATCHDOG=1\n", "while it drains");
     assert_eq!(service.wait(), Some(0));
+}
+
+/// Writes to `/dev/full` fail as on a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn activity_line_goes_to_stderr_if_disk_is_full() {
+    let file = File::new(&format!(
+        "[listen]\ngrpc = \"127.0.0.1:0\"\n[activity]\nlog = \"/dev/full\"\n{ACCOUNT}"
+    ));
+    let service = Daemon::start(&["serve", "--config", file.path()]);
+    let grpc = service.address_after("\"grpc\":\"");
+    let output = run(&["call", "--address", &grpc, "StoreService/DeleteStore", "{}"]);
+    assert!(error(&output).contains("INVALID_REQUEST"), "{}", error(&output));
+    let (line, _) = service.read_until("failed to write into the activity log");
+    assert!(line.contains("/dev/full") && line.contains("ERROR"), "{line}");
+    let (line, _) = service.read_until("\"target\":\"activity\"");
+    assert!(line.contains("\"method\":\"StoreService/DeleteStore\""), "{line}");
+    assert!(line.contains("\"outcome\":\"INVALID_ARGUMENT\""), "{line}");
 }
 
 #[cfg(unix)]
@@ -941,15 +957,6 @@ fn run(arguments: &[&str]) -> Output {
     output
 }
 
-/// Returns the binary with an environment that has only one variable.
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"));
-    command.args(arguments).env_clear().stdin(Stdio::null());
-    // Tests run in parallel, so each needs its own port.
-    command.env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0");
-    command
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
@@ -981,92 +988,5 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// A process that keeps running until the test ends. Its two outputs are read line by line.
-struct Daemon {
-    child: Child,
-    /// Its working directory.
-    _folder: TempDir,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Daemon {
-    fn start(arguments: &[&str]) -> Self {
-        Self::spawn(command(arguments))
-    }
-
-    fn spawn(mut command: Command) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut child = command
-            .current_dir(&folder)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let (sender, lines) = std::sync::mpsc::channel();
-        // The sandbox prints the secrets of its simulator, and logs none.
-        let outputs: [(Box<dyn Read + Send>, bool); 2] = [
-            (Box::new(child.stdout.take().expect("piped")), false),
-            (Box::new(child.stderr.take().expect("piped")), true),
-        ];
-        for (output, is_log) in outputs {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                let lines = BufReader::new(output).lines().map_while(Result::ok);
-                let check = |line: &String| {
-                    if is_log {
-                        leaks::check(line);
-                    }
-                };
-                lines.inspect(check).all(|line| sender.send(line).is_ok())
-            });
-        }
-        Self { child, _folder: folder, lines }
-    }
-
-    /// Reads until a line contains `text`. Returns that line and all lines before it.
-    fn read_until(&self, text: &str) -> (String, Vec<String>) {
-        let mut read = Vec::new();
-        loop {
-            let Ok(line) = self.lines.recv_timeout(LIMIT) else { panic!("no {text} in {read:#?}") };
-            if line.contains(text) {
-                return (line, read);
-            }
-            read.push(line);
-        }
-    }
-
-    /// Returns the address that it prints after `text`.
-    fn address_after(&self, text: &str) -> String {
-        let (line, _) = self.read_until(text);
-        let (_, rest) = line.split_once(text).expect("the text");
-        rest.chars().take_while(|char| matches!(char, '0'..='9' | '.' | ':')).collect()
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
-        assert!(status.success());
-    }
-
-    /// Waits for its end and returns the exit code.
-    fn wait(&mut self) -> Option<i32> {
-        let end = Instant::now() + LIMIT;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().expect("its status") {
-                return status.code();
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the process did not end");
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -4,16 +4,20 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
     thread,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::daemon::{Daemon, command};
+
+mod daemon;
 #[path = "leaks/mod.rs"]
 mod leaks;
 
@@ -251,10 +255,146 @@ fn certificates_are_reported_before_and_after_expiry() {
     let check = find(&report, "", "settings", "listen.tls.certificate");
     assert_eq!(check["result"], "failed");
     assert!(check["found"].as_str().expect("a text").contains("expired"), "{check}");
+    assert_eq!(find(&report, OFFICIAL, "secret", "")["result"], "ok", "it does not depend on it");
     let (report, _) = setup.report(&settings("good.pem"), &[]);
     let check = find(&report, "", "certificate", "listen.tls");
     assert_eq!(check["result"], "ok");
     assert!(check["found"].as_str().expect("a text").contains("4000-01-01"), "{check}");
+}
+
+#[test]
+fn certificate_near_its_expiry_is_a_warning() {
+    let setup = Setup::new();
+    let file = |name: &str| setup.folder.path().join(name);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    #[expect(clippy::disallowed_methods, reason = "the binary has the clock of the machine")]
+    let now = SystemTime::now();
+    let days = |count: u64| Duration::from_secs(count * 24 * 3600);
+    (params.not_before, params.not_after) = ((now - days(60)).into(), (now + days(5)).into());
+    let certificate = params.self_signed(&key).expect("a certificate");
+    fs::write(file("key.pem"), key.serialize_pem()).expect("a file");
+    fs::write(file("near.pem"), certificate.pem()).expect("a file");
+    let (certificate, key) = (file("near.pem"), file("key.pem"));
+    let section = format!("[listen.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    let (report, output) = setup.report(&(section + ACCOUNT), &[]);
+    let check = find(&report, "", "certificate", "listen.tls");
+    assert_eq!(check["result"], "warning");
+    assert!(check["next"].as_str().expect("a text").contains("renew it"), "{check}");
+    assert_eq!(output.status.code(), Some(0), "a warning is not a failure");
+}
+
+#[test]
+fn wrong_settings_leave_the_other_checks() {
+    let setup = Setup::new();
+    let wrong = "
+        [limits]
+        drain_ms = \"long\"
+        [[callers]]
+        name = \"a b\"
+        [[accounts]]
+        app_id = \"wx0000000000000002\"
+        kind = \"shop\"
+        secret = \"mini-secret\"
+        [[accounts]]
+        app_id = \"wx0000000000000003\"
+        kind = \"official\"
+        secret = { env = \"ABSENT\" }
+        callback = { token = { env = \"ABSENT\" }, mode = \"plain\" }
+    ";
+    let (report, output) = setup.report(&format!("{wrong}{ACCOUNT}"), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    for key in [
+        "limits.drain_ms",
+        "callers[0].name",
+        "callers[0].role",
+        "accounts[0].kind",
+        "accounts[1].secret",
+        "accounts[1].callback.token",
+    ] {
+        assert_eq!(find(&report, "", "settings", key)["result"], "failed", "{key}");
+    }
+    for check in ["secret", "kind", "quota"] {
+        assert_eq!(find(&report, OFFICIAL, check, "")["result"], "ok", "{check}");
+    }
+    assert_eq!(find(&report, "", "wechat", "")["result"], "ok");
+    let groups = report["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), 2, "the wrong accounts are left out");
+
+    let output = setup.run("[limits", &[]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn issuer_without_keys_fails() {
+    let setup = Setup::new();
+    let answer = |status: &str, body: &str| {
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+    };
+    let failing = server(move |_| answer("503 Service Unavailable", ""));
+    let empty = server(move |_| answer("200 OK", "{\"keys\":[]}"));
+    for (address, found) in [(failing, "the server answered 503"), (empty, "no usable key")] {
+        let issuer = format!(
+            "[[issuers]]\nissuer = \"https://issuer\"\naudiences = [\"gateway\"]\n\
+             jwks = {{ url = \"http://{address}/jwks\" }}\n"
+        );
+        let (report, output) = setup.report(&(issuer + ACCOUNT), &[]);
+        let check = find(&report, "", "issuer", "https://issuer");
+        assert_eq!(check["result"], "failed");
+        assert!(check["found"].as_str().expect("a text").contains(found), "{check}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+#[test]
+fn state_in_redis_is_checked_for_durability() {
+    let setup = Setup::new();
+    let found = |address: SocketAddr| {
+        let settings = format!("[state]\nurl = \"redis://{address}\"\n{ACCOUNT}");
+        find(&setup.report(&settings, &[]).0, "", "state", "")
+    };
+    let redis = Redis::start(setup.folder.path());
+    let check = found(redis.address);
+    assert_eq!(check["result"], "warning", "it does not sync its file: {check}");
+    assert!(check["next"].as_str().expect("a text").contains("appendonly"), "{check}");
+    let address = redis.address;
+    drop(redis);
+    let check = found(address);
+    assert_eq!(check["result"], "failed", "{check}");
+    assert!(check["found"].as_str().expect("a text").contains("redis://"), "{check}");
+}
+
+/// A `redis-server` that saves nothing.
+struct Redis {
+    address: SocketAddr,
+    process: Child,
+}
+
+impl Redis {
+    fn start(folder: &Path) -> Self {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = free.local_addr().expect("its address");
+        drop(free);
+        let process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--save", "", "--appendonly", "no"])
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        while TcpStream::connect(address).is_err() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        Self { address, process }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[test]
@@ -354,75 +494,8 @@ fn server(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
     address
 }
 
-fn command(arguments: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"));
-    command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
-    command.env("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", "127.0.0.1:0");
-    command
-}
-
 fn run(arguments: &[&str], folder: &Path) -> Output {
-    let output = command(arguments, folder).output().expect("the binary runs");
+    let output = command(arguments).current_dir(folder).output().expect("the binary runs");
     leaks::check(&String::from_utf8_lossy(&output.stderr));
     output
-}
-
-/// A process that runs until the test ends.
-struct Daemon {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-    _folder: TempDir,
-}
-
-impl Daemon {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut child = command(arguments, folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let (sender, lines) = std::sync::mpsc::channel();
-        // The sandbox prints the secrets of its simulator, and logs none.
-        let outputs: [(Box<dyn Read + Send>, bool); 2] = [
-            (Box::new(child.stdout.take().expect("piped")), false),
-            (Box::new(child.stderr.take().expect("piped")), true),
-        ];
-        for (output, is_log) in outputs {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                let lines = BufReader::new(output).lines().map_while(Result::ok);
-                let check = |line: &String| {
-                    if is_log {
-                        leaks::check(line);
-                    }
-                };
-                lines.inspect(check).all(|line| sender.send(line).is_ok())
-            });
-        }
-        Self { child, lines, _folder: folder }
-    }
-
-    /// Returns the address that it prints after `text`.
-    fn address_after(&self, text: &str) -> String {
-        let mut read = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(std::time::Duration::from_secs(30));
-            let line = line.unwrap_or_else(|_| panic!("no {text} in {read:#?}"));
-            if let Some((_, rest)) = line.split_once(text) {
-                return rest
-                    .chars()
-                    .take_while(|char| matches!(char, '0'..='9' | '.' | ':'))
-                    .collect();
-            }
-            read.push(line);
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Failure, print, settings::Source};
 use crate::{
-    config::{Environment, Settings},
+    config::{ConfigError, Environment, Settings},
     doctor::{self, Check, Group, Options, Report, Verdict},
     util::clock::Clock,
 };
@@ -48,9 +48,9 @@ pub struct Doctor {
 impl Doctor {
     /// Runs the command.
     pub async fn run(self, environment: &Environment) -> Result<(), Failure> {
-        let report = match Settings::parse(&self.settings.text()?, environment) {
-            Ok(settings) => self.examine(&settings).await?,
-            Err(errors) => doctor::of_wrong_settings(&errors),
+        let report = match Settings::parse_usable(&self.settings.text()?, environment) {
+            (Some(settings), errors) => self.examine(&settings, &errors).await?,
+            (None, errors) => doctor::of_wrong_settings(&errors),
         };
         match self.json {
             true => print::line(to_json(&report))?,
@@ -62,8 +62,13 @@ impl Doctor {
         }
     }
 
-    async fn examine(&self, settings: &Settings) -> Result<Report, Failure> {
-        if let Some(app_id) = &self.account {
+    async fn examine(
+        &self,
+        settings: &Settings,
+        errors: &[ConfigError],
+    ) -> Result<Report, Failure> {
+        // The section of a known account can be one of those that are wrong.
+        if let (Some(app_id), []) = (&self.account, errors) {
             let is_known = settings.accounts.iter().any(|one| one.app_id.as_str() == app_id);
             if !is_known {
                 let name = self.settings.name();
@@ -77,7 +82,7 @@ impl Doctor {
             callback_url: self.callback_url.clone(),
             classic_token: self.classic_token,
         };
-        Ok(doctor::run(settings, &options, &Clock::system()).await)
+        Ok(doctor::run(settings, errors, &options, &Clock::system()).await)
     }
 }
 

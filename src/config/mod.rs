@@ -42,6 +42,7 @@ mod listen;
 mod log;
 mod secret;
 mod state;
+mod usable;
 mod wechat;
 
 /// The prefix of environment variables that override the file.
@@ -116,10 +117,15 @@ impl Settings {
         environment: &Environment,
         running: Option<&Self>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let mut table = file.parse::<Table>().map_err(|error| {
-            let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
-            vec![ConfigError { key: format!("line {line}"), message: error.message().to_owned() }]
-        })?;
+        Self::from_table(parse_text(file)?, environment, running)
+    }
+
+    /// Returns the settings of a parsed file.
+    fn from_table(
+        mut table: Table,
+        environment: &Environment,
+        running: Option<&Self>,
+    ) -> Result<Self, Vec<ConfigError>> {
         let mut errors = ConfigErrors::default();
         apply_overrides(environment, &mut table, &mut errors);
         for (name, value) in &table {
@@ -172,6 +178,14 @@ impl Settings {
             Err(errors.found)
         }
     }
+}
+
+/// Parses the text of a file. An error names the line.
+fn parse_text(file: &str) -> Result<Table, Vec<ConfigError>> {
+    file.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| file[..span.start].lines().count().max(1));
+        vec![ConfigError { key: format!("line {line}"), message: error.message().to_owned() }]
+    })
 }
 
 /// Collects the errors.

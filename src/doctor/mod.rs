@@ -37,8 +37,13 @@ pub(crate) struct Options {
     pub(crate) classic_token: bool,
 }
 
-/// Returns the report about settings that are right.
-pub(crate) async fn run(settings: &Settings, options: &Options, clock: &Clock) -> Report {
+/// Returns the report about settings. If these are only the usable part of wrong ones, it has the errors, too.
+pub(crate) async fn run(
+    settings: &Settings,
+    errors: &[ConfigError],
+    options: &Options,
+    clock: &Clock,
+) -> Report {
     let is_meant = |account: &&config::Account| {
         options.account.as_deref().is_none_or(|app_id| account.app_id.as_str() == app_id)
     };
@@ -61,19 +66,28 @@ pub(crate) async fn run(settings: &Settings, options: &Options, clock: &Clock) -
         machine::check(settings, clock),
         stream::iter(accounts).buffered(ACCOUNTS).collect::<Vec<_>>()
     );
-    let mut groups = vec![Group { account: None, checks: machine }];
+    let mut checks = match errors {
+        [] => vec![Check::ok("settings", "no errors, and all secrets are readable")],
+        errors => wrong(errors, "correct it; the other checks leave this part of the settings out"),
+    };
+    checks.extend(machine);
+    let mut groups = vec![Group { account: None, checks }];
     groups.extend(accounts);
     Report { groups }
 }
 
-/// Returns the report about settings that are wrong. The other checks need right ones.
+/// Returns the report about settings of which nothing can be used.
 pub(crate) fn of_wrong_settings(errors: &[ConfigError]) -> Report {
     let next = "correct the settings, then run doctor again for the other checks";
+    Report { groups: vec![Group { account: None, checks: wrong(errors, next) }] }
+}
+
+/// Returns a failed check for each error of the settings.
+fn wrong(errors: &[ConfigError], next: &str) -> Vec<Check> {
     let check = |error: &ConfigError| {
         Check::failed("settings", error.message.clone(), next).of(error.key.clone())
     };
-    let checks = errors.iter().map(check).collect();
-    Report { groups: vec![Group { account: None, checks }] }
+    errors.iter().map(check).collect()
 }
 
 /// Returns the check, or a failed one if it took too long.
