@@ -10,8 +10,9 @@ use wechat_store_gateway::pb::{
 };
 
 use crate::{
+    access::{bearer, caller},
     redis::RedisServer,
-    support::{App, is, new_store, reason},
+    support::{App, is, new_map_poi, new_store, reason},
 };
 
 const PLACE: &str = "2708071440732747189";
@@ -121,6 +122,39 @@ async fn sqlite_file_of_version_0_1_answers_repeats() {
     });
     let app = app.await;
     answer_from(&app).await;
+    app.stop().await;
+}
+
+/// Returns a write of a caller whose name the journal has.
+fn create_by(caller: &str, number: u8) -> tonic::Request<pb::CreateMapPoiRequest> {
+    let message = pb::CreateMapPoiRequest { request_id: request_id(number), ..new_map_poi() };
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", bearer(caller).parse().expect("ASCII"));
+    request
+}
+
+#[tokio::test]
+async fn sqlite_file_of_schema_2_answers_each_caller() {
+    let callers = [caller("orders", "role = \"writer\""), caller("stock", "role = \"writer\"")];
+    let app = App::with_sections(&callers.concat()).await;
+    let app = app.restart_after(|file| {
+        fs::copy(stored("schema_2.db"), file).expect("copied");
+    });
+    let app = app.await;
+    let create = async |caller, number| {
+        let answer = app.map_pois().create_map_poi(create_by(caller, number)).await;
+        answer.map(|answer| answer.into_inner().submission.expect("a submission"))
+    };
+    let orders = create("orders", 1).await.expect("it was executed");
+    let stock = create("stock", 1).await.expect("it was executed");
+    assert_eq!((&*orders.caller, &*stock.caller), ("orders", "stock"));
+    assert_ne!(orders.submission_id, stock.submission_id);
+    let lost = create("orders", 2).await.expect_err("WeChat does not show it");
+    assert_eq!(reason(&lost), is(Code::Unknown, "OUTCOME_UNKNOWN"));
+    assert_eq!(app.count("/wxa/create_map_poi"), 0, "nothing was sent");
+    let version: i64 =
+        app.open_state().pragma_query_value(None, "user_version", |row| row.get(0)).expect("one");
+    assert!(version >= 2);
     app.stop().await;
 }
 
