@@ -10,8 +10,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
 use tonic::{
     Code, Request, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -26,6 +33,7 @@ use crate::{
     access,
     issuer::{KeyServer, Signer, answer, encode, key_set},
     support::{App, GET_CARD, SET_CARD, is, reason, within},
+    tls::Authority,
 };
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -388,4 +396,66 @@ async fn watch_ends_when_reload_removes_its_audience() {
     let open = watch(&app, &signer.sign(&claims())).await;
     app.reload(|settings| settings.replace("[\"wechat-store-gateway\"]", "[\"another\"]"));
     unknown_at_end(&app, open, "another audience").await;
+}
+
+/// Puts TLS in front of a server of keys. Returns the URL.
+async fn with_tls(server: &KeyServer, tls: ServerConfig) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (_, upstream) = server.url.split_once("://").expect("a URL");
+    let upstream = upstream.trim_end_matches("/jwks").to_owned();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut socket) = acceptor.accept(socket).await else { continue };
+            let mut plain = TcpStream::connect(&upstream).await.expect("it listens");
+            // Either side may leave first.
+            let _ = copy_bidirectional(&mut socket, &mut plain).await;
+        }
+    });
+    format!("https://{address}/jwks")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_only_from_server_that_ca_signed() {
+    let (signer, ours, other) = (Signer::p256("a"), Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = folder.path().join("ca.pem");
+    for (signed_by, is_trusted) in [(&ours, true), (&other, false)] {
+        let server = KeyServer::start(&[&signer]).await;
+        let url = with_tls(&server, signed_by.server("127.0.0.1", &["http/1.1"])).await;
+        std::fs::write(&ca, ours.pem()).expect("a file");
+        let sections = sections(&format!("{{ url = \"{url}\", ca = {ca:?} }}"));
+        let app = App::still_with_sections(&sections).await;
+        let status = read(&app, &signer.sign(&claims())).await;
+        let expected = match is_trusted {
+            true => is(Code::NotFound, "STORE_NOT_FOUND"),
+            false => is(Code::Unavailable, "ISSUER_UNAVAILABLE"),
+        };
+        assert_eq!(reason(&status), expected);
+        assert_eq!(server.requests().len(), usize::from(is_trusted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_with_unknown_keys_cause_one_fetch() {
+    let signer = Signer::p256("a");
+    let server = KeyServer::start(&[&signer]).await;
+    let sections = sections(&format!("{{ url = \"{}\" }}", server.url));
+    let app = App::still_with_sections(&sections).await;
+    // A call waits for the first fetch.
+    assert!(is_allowed(&app, &signer.sign(&claims())).await);
+    assert_eq!(server.requests().len(), 1);
+    for round in 2..4 {
+        let forged = (0..20).map(|number| {
+            let header = json!({ "alg": "ES256", "kid": format!("unknown {number}") });
+            let token = signer.sign_with(&header, &claims());
+            let app = &app;
+            async move { is_allowed(app, &token).await }
+        });
+        assert!(join_all(forged).await.iter().all(|allowed| !allowed));
+        assert_eq!(server.requests().len(), round);
+        app.clock.advance(Duration::from_secs(30));
+    }
+    assert!(is_allowed(&app, &signer.sign(&claims())).await);
 }

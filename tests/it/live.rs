@@ -18,7 +18,10 @@ use wechat_store_gateway::pb::{
     map_poi_service_client::MapPoiServiceClient, watch_audit_events_request::Start,
 };
 
-use crate::support::{App, SET_CARD, STABLE_TOKEN, is, nearby_profile, reason, within};
+use crate::{
+    overdue_reviews::EAGER,
+    support::{App, SET_CARD, STABLE_TOKEN, is, nearby_profile, new_map_poi, reason, within},
+};
 
 /// Far longer than any change takes.
 const SOON: Duration = Duration::from_secs(30);
@@ -303,6 +306,36 @@ async fn paused_account_sends_nothing_until_resumed() {
     app.reload(|_| good.clone());
     let mini = async || search(&app.channel, MINI_PROGRAM_APP_ID, None).await;
     until(Result::is_ok, mini).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_account_is_neither_polled_nor_recovered() {
+    let mut app = App::with_sections(EAGER).await;
+    app.add_store("2708071440732747189", "1").await;
+    app.wechat.fault(Fault::new("/wxa/create_map_poi", Kind::ResetAfter));
+    let lost = app.map_pois().create_map_poi(new_map_poi()).await;
+    assert_eq!(reason(&lost.expect_err("no reply")).1, "OUTCOME_UNKNOWN");
+    let good = app.settings_text().to_owned();
+    let kind = "kind = \"official\"";
+    app.reload(|_| good.replacen(kind, &format!("paused = true\n{kind}"), 1));
+    let official = async || search(&app.channel, OFFICIAL_APP_ID, None).await;
+    until(refused_with("ACCOUNT_PAUSED"), official).await;
+    // A call that was already on its way can still arrive.
+    sleep(Duration::from_millis(200)).await;
+    let before = app.count("*");
+    for _ in 0..100 {
+        app.clock.advance(Duration::from_secs(5));
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(app.count("*"), before, "nothing was sent");
+    app.reload(|_| good.clone());
+    let asked = async {
+        while app.count("/wxa/get_store_list") == 0 {
+            app.clock.advance(Duration::from_secs(5));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(SOON, asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

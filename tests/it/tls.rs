@@ -56,7 +56,7 @@ impl Authority {
     }
 
     /// Returns the TLS configuration of a server with this name and these protocols.
-    fn server(&self, name: &str, protocols: &[&str]) -> ServerConfig {
+    pub(crate) fn server(&self, name: &str, protocols: &[&str]) -> ServerConfig {
         let params = CertificateParams::new([name.to_owned()]).expect("a name");
         let (certificate, key) = self.issue(params);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
