@@ -94,9 +94,9 @@ VOLUME /var/lib/wechat-store-gateway
 # A number, because Kubernetes' runAsNonRoot cannot check a name.
 USER 65532:65532
 
-# The settings must set listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh". By default the
-# gateway listens on loopback, which other containers cannot reach. The same holds for listen.callback
-# (8080, WeChat's pushes) and listen.admin (9464, probes).
+# The settings must set listen.grpc = "0.0.0.0:50051" and plaintext = "behind-a-mesh", and have [[callers]] or
+# callers = "anyone". By default the gateway listens on loopback, which other containers cannot reach. The same
+# holds for listen.callback (8080, WeChat's pushes) and listen.admin (9464, probes).
 EXPOSE 50051 8080 9464
 
 # Asks 127.0.0.1:50051. The command itself ends after 2 s and reports why, before this timeout.

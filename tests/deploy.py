@@ -7,6 +7,7 @@ HELM may be empty: then the chart is not rendered. It writes the rendered object
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,19 @@ def check_settings(gateway, name, settings, environment):
         assert checked.returncode == 64 and "tls.crt" in checked.stderr, f"{name}: {checked.stderr}"
 
 
+def check_documented_container(gateway):
+    """The gateway accepts the variables of the `docker run` in docs/install.md and in its translations."""
+    docs = DEPLOY.parent / "docs"
+    for guide in sorted(docs.glob("**/install.md")):
+        command = re.search(r"^docker run (?:.*\\\n)*.*", guide.read_text(), re.MULTILINE)[0]
+        environment = {"WECHAT_APP_ID": "wx0123456789abcdef", "WECHAT_APP_SECRET": "secret"}
+        environment |= dict(re.findall(r"-e (\w+)=(\S+)", command))
+        checked = subprocess.run([gateway, "check"], env=environment, capture_output=True, text=True)
+        assert checked.returncode == 0, f"{guide.relative_to(docs)}: {checked.stderr}"
+        assert "-p 127.0.0.1:" in command, "anyone may call, so the port must be open to this host only"
+    print("install.md: the gateway accepts the variables of the container")
+
+
 def make_files(folder):
     """Writes the files that Kubernetes would mount."""
     for name in ("wechat", "tls", "kubernetes.io/serviceaccount"):
@@ -230,6 +244,7 @@ def check_refusals(helm):
 def main():
     gateway, helm, out = sys.argv[1:]
     check_compose()
+    check_documented_container(gateway)
     if not helm:
         return
     linted = subprocess.run([helm, "lint", "--strict", CHART], capture_output=True, text=True)
