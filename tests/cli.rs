@@ -399,7 +399,7 @@ fn systemd_is_notified_from_start_to_end() {
 /// Writes to `/dev/full` fail as on a full disk.
 #[cfg(target_os = "linux")]
 #[test]
-fn activity_line_goes_to_stderr_if_disk_is_full() {
+fn activity_goes_to_stderr_if_disk_is_full() {
     let file = File::new(&format!(
         "[listen]\ngrpc = \"127.0.0.1:0\"\n[activity]\nlog = \"/dev/full\"\n{ACCOUNT}"
     ));
