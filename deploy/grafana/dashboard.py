@@ -6,7 +6,7 @@ A row is a title and its panels. A panel is a title, its kind, its unit and its 
 import json
 
 # $instance chooses processes, $app_id accounts. Both can be several, or all.
-I = 'job="wechat-store-gateway", instance=~"$instance"'
+I = 'job=~"wechat-store-gateway.*", instance=~"$instance"'
 A = f'{I}, wechat_app_id=~"$app_id"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTHS = {"stat": 4, "timeseries": 8, "table": 12}
@@ -68,7 +68,7 @@ ROWS = {
     "Overview": [
         stat("Processes", "none", f"sum(up{{{I}}})", about="Processes that Prometheus can scrape."),
         stat("Processes that are down", "none", f"count(up{{{I}}}) - sum(up{{{I}}})", 1),
-        stat("Alerts", "none", 'count(ALERTS{alertstate="firing", job="wechat-store-gateway"}) or vector(0)', 1),
+        stat("Alerts", "none", 'count(ALERTS{alertstate="firing", job=~"wechat-store-gateway.*"}) or vector(0)', 1),
         stat("Calls", "reqps", f"sum(rate({CALLS}_count{{{UNARY}}}[$__rate_interval]))"),
         stat(
             "Failed calls",
@@ -118,6 +118,77 @@ ROWS = {
         lines("Duration at WeChat, by host", "s", {"{{server_address}}": quantile(0.99, HTTP, "server_address")}),
         lines("Requests that failed below HTTP", "reqps", {"{{error_type}}": rate(f"{HTTP}_count", "error_type", f'{I}, error_type!=""')}),
     ],
+    "Accounts: tokens, quotas, permits": [
+        lines(
+            "Age of the token",
+            "s",
+            {"{{wechat_app_id}}": f"max by (wechat_app_id) (wechat_token_age_seconds{{{A}}})"},
+            about="A token lives two hours. The gateway renews it some five minutes before. The alert TokenMissing fires without one.",
+        ),
+        lines("Refreshes of tokens", "reqps", {"{{wechat_app_id}} {{wechat_result}}": rate("wechat_token_refreshes_total", "wechat_app_id, wechat_result", A)}),
+        lines("Refusals of tokens", "reqps", {"{{wechat_app_id}}": rate("wechat_token_refusals_total", "wechat_app_id", A)}),
+        lines("Quotas that are spent now", "none", {"{{wechat_app_id}}": f"max by (wechat_app_id) (wechat_quota_spent{{{A}}})"}),
+        lines("Calls that were not sent because of a quota", "reqps", {"{{url_template}}": rate("wechat_quota_refusals_total", "url_template")}),
+        lines(
+            "Calls at WeChat and waiting for a permit",
+            "none",
+            {
+                "{{wechat_app_id}} at WeChat": f"sum by (wechat_app_id) (wechat_permit_used{{{A}}})",
+                "{{wechat_app_id}} waiting": f"sum by (wechat_app_id) (wechat_permit_waiting{{{A}}})",
+            },
+            about="limits.account_concurrency is the most for each account and process.",
+        ),
+    ],
+    "Writes and reviews": [
+        stat("Writes with an unknown outcome", "none", f"max(wechat_write_unknown{{{I}}})", 1, about="All processes of one state have the same number."),
+        stat("Open submissions", "none", f"max(wechat_submission_open{{{I}}})"),
+        stat("Overdue submissions", "none", f"max(wechat_submission_overdue{{{I}}})", 1),
+        stat("Oldest open submission", "s", f"time() - min(wechat_submission_oldest_time_seconds{{{I}}} > 0) or vector(0)", 86400, 604800),
+        stat("Failures of the activity log", "none", f"sum(increase(wechat_activity_failures_total{{{I}}}[$__range])) or vector(0)", 1),
+        lines("Steps of the journal", "reqps", {"{{wechat_write_state}}": rate("wechat_journal_writes_total", "wechat_write_state")}),
+        lines("Time that writes wait for their turn, 99 %", "s", {"{{url_template}}": quantile(0.99, "wechat_write_queue_wait_seconds", "url_template")}),
+        lines("Writes with an unknown outcome, open and overdue submissions", "none", {
+            "unknown writes": f"max(wechat_write_unknown{{{I}}})",
+            "open": f"max(wechat_submission_open{{{I}}})",
+            "overdue": f"max(wechat_submission_overdue{{{I}}})",
+        }),
+    ],
+    "Pushes and events": [
+        lines("Pushes by what became of them", "reqps", {"{{wechat_result}}": rate("wechat_pushes_total", "wechat_result")}),
+        lines(
+            "Time since the last push",
+            "s",
+            {"{{wechat_app_id}}": f"time() - max by (wechat_app_id) (wechat_callback_last_time_seconds{{{A}}})"},
+            about="The alert PushesMissing fires if a review is open and no push arrived for a day.",
+        ),
+        lines("From WeChat's own time to the log, 90 %", "s", {"{{wechat_event_origin}}": quantile(0.9, "wechat_event_lag_seconds", "wechat_event_origin")}),
+        lines("From the log to the watchers, 99 %", "s", {"99 %": quantile(0.99, "wechat_event_delivery_lag_seconds", "")}),
+        lines("Events that the slowest watcher has not read", "none", {"{{instance}}": f"wechat_watcher_lag{{{I}}}"}),
+        lines("Open watches", "none", {"{{instance}}": f"wechat_watcher_count{{{I}}}"}),
+    ],
+    "State": [
+        lines("Operations", "reqps", {"{{wechat_state_operation}}": rate("wechat_state_operation_duration_seconds_count", "wechat_state_operation")}),
+        lines("Duration, 90 %", "s", {"{{wechat_state_operation}}": quantile(0.9, "wechat_state_operation_duration_seconds", "wechat_state_operation")}),
+        lines(
+            "Failures",
+            "reqps",
+            {"{{wechat_state_operation}}": rate("wechat_state_operation_duration_seconds_count", "wechat_state_operation", f'{I}, error_type!=""')},
+        ),
+    ],
+    "Process": [
+        lines("Processor time", "percentunit", {"{{instance}} {{cpu_mode}}": rate("process_cpu_time_seconds_total", "instance, cpu_mode")}, about="1 is a whole core."),
+        lines("Memory", "bytes", {"{{instance}}": f"process_memory_usage_bytes{{{I}}}"}),
+        lines("Open files", "none", {"{{instance}}": f"process_unix_file_descriptor_count{{{I}}}"}),
+        lines("Connections", "none", {"{{instance}} {{wechat_listener}}": f"wechat_connection_count{{{I}}}"}),
+        lines("Calls in progress, watches included", "none", {"{{instance}}": f"wechat_rpc_running{{{I}}}"}),
+        lines("Refused requests of callers", "reqps", {"{{wechat_reason}}": rate("wechat_caller_refusals_total", "wechat_reason")}),
+        lines("Found in the cache", "percentunit", {
+            "{{wechat_cache}}": f"{rate('wechat_cache_lookups_total', 'wechat_cache', I + ', wechat_result=' + chr(34) + 'hit' + chr(34))} / {rate('wechat_cache_lookups_total', 'wechat_cache')}"
+        }),
+        lines("Days until a certificate expires", "d", {"{{instance}} {{wechat_listener}}": f"(wechat_certificate_expiry_time_seconds{{{I}}} - time()) / 86400"}),
+        lines("Reloads of the settings", "none", {"{{instance}} {{wechat_result}}": f"sum by (instance, wechat_result) (increase(wechat_settings_reloads_total{{{I}}}[$__rate_interval]))"}),
+        panel("Builds", "table", "none", {"": f"count by (instance, version, commit) (wechat_store_gateway_build_info{{{I}}})"}),
+    ],
 }
 
 
@@ -157,7 +228,8 @@ DASHBOARD = {
     "templating": {
         "list": [
             {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1},
-            variable("instance", "Process", 'label_values(up{job="wechat-store-gateway"}, instance)'),
+            variable("instance", "Process", 'label_values(up{job=~"wechat-store-gateway.*"}, instance)'),
+            variable("app_id", "Account", "label_values(wechat_quota_spent, wechat_app_id)"),
         ]
     },
     "panels": list(panels()),
