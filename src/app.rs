@@ -31,7 +31,8 @@ use crate::{
     events::Audits,
     journal::Journal,
     live::{Follower, Source},
-    metrics::Provider,
+    metrics::{Metrics, Provider},
+    observe::{self, Observed, StateCounts, count_state},
     push::Receiver,
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
@@ -43,7 +44,7 @@ use crate::{
         reflection,
     },
     service::{self, Rooms},
-    state::{self, State},
+    state::{self, Measured, State},
     systemd,
     telemetry::Handles,
     tls::{Protocol, Tls},
@@ -148,8 +149,8 @@ fn open_tls(
 }
 
 /// Opens the activity log. An error names the key and the path.
-fn activity(settings: &Settings) -> anyhow::Result<ActivityLog> {
-    ActivityLog::open(&settings.activity).map_err(|error| {
+fn activity(settings: &Settings, metrics: Metrics) -> anyhow::Result<ActivityLog> {
+    ActivityLog::open(&settings.activity, metrics).map_err(|error| {
         let log = &settings.activity.log;
         anyhow::anyhow!("activity.log: cannot open {log}: {error}")
     })
@@ -165,7 +166,8 @@ fn rooms(
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Rooms {
-    let audits = Audits::new(state.clone(), settings, clock.clone(), stop.clone());
+    let metrics = calls.metrics().clone();
+    let audits = Audits::new(state.clone(), settings, clock.clone(), metrics, stop.clone());
     let (tasks, poll_after) = (TaskTracker::new(), settings.audit.poll_after());
     let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone(), activity);
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
@@ -250,18 +252,26 @@ impl App {
         let tls = open_tls("listen.tls", listen.tls.as_ref(), Protocol::Http2, &clock)?;
         let admin_tls =
             open_tls("listen.admin_tls", listen.admin_tls.as_ref(), Protocol::Http1, &clock)?;
-        let provider = Arc::new(Provider::new(errcode::class, &telemetry.metrics)?);
+        let shown = settings.metrics.accounts();
+        let provider = Arc::new(Provider::new(errcode::class, shown, &telemetry.metrics)?);
         let (metrics, sampler) = (provider.metrics(), telemetry.sampler);
+        let state = Measured::new(state, metrics.clone(), clock.clone());
+        let state: Arc<dyn State> = Arc::new(state);
         let client = Client::new(&settings.wechat, &clock, metrics.clone())?;
         let Settings { accounts, limits, .. } = &settings;
         let registry = Registry::new(accounts, limits, &client, &state, &clock);
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
-        let activity = activity(&settings)?;
+        let activity = activity(&settings, metrics.clone())?;
         let callers = Callers::new(&settings, &clock);
         let rooms =
             rooms(callers.clone(), calls, state, &settings, activity.clone(), &clock, &stop);
-        let receiver =
-            Receiver::new(&settings, rooms.audits.clone(), clock.clone(), sampler.clone())?;
+        let receiver = Receiver::new(
+            &settings,
+            rooms.audits.clone(),
+            clock.clone(),
+            sampler.clone(),
+            metrics.clone(),
+        )?;
         let health = Reporter::new().await;
         let routes = routes(&rooms, &health, settings.listen.reflection);
         // Otherwise the first callers could be refused.
@@ -337,6 +347,8 @@ impl App {
             {
                 source.change_log_level(&self.settings.load().log.level);
             }
+            let result = if applied.is_ok() { "ok" } else { "refused" };
+            self.metrics.metrics().count_reload(result);
             source.report(applied);
         }
     }
@@ -398,11 +410,38 @@ impl App {
         let Rooms { recovery, audits, .. } = rooms.clone();
         background.spawn(poll_reviews(recovery.clone(), settings.audit.clone(), stop.clone()));
         background.spawn(recover_pending(recovery, audits.clone(), stop.clone()));
+        background.spawn(count_state(
+            rooms.state.clone(),
+            audits.clone(),
+            self.clock.clone(),
+            self.observe(),
+            stop.clone(),
+        ));
         background.spawn(async move { audits.run().await });
         background.spawn(self.callers.clone().follow_proofs(stop.clone()));
         for tls in self.encrypted() {
             background.spawn(tls.watch(stop.clone()));
         }
+    }
+
+    /// Lets the metrics read what the parts have. Returns the counts that are made in the background.
+    fn observe(&self) -> StateCounts {
+        let Connections { grpc, callback, admin, .. } = &self.connections;
+        let counts = StateCounts::default();
+        let observed = Observed {
+            registry: self.registry.clone(),
+            audits: self.rooms.audits.clone(),
+            budgets: self.budgets.clone(),
+            places: [
+                ("grpc", grpc.clone()),
+                ("callback", callback.clone()),
+                ("admin", admin.clone()),
+            ],
+            tls: self.encrypted().collect(),
+            clock: self.clock.clone(),
+        };
+        observe::register(&self.metrics, observed, &counts);
+        counts
     }
 
     /// Returns the TLS of all listeners that have any.

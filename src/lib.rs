@@ -48,6 +48,7 @@ mod journal;
 pub mod live;
 mod message_crypto;
 mod metrics;
+mod observe;
 pub mod pb;
 mod push;
 mod recovery;

@@ -6,8 +6,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app, config::Settings, events::Audits, push::Receiver, server::listener::Places, state::State,
-    telemetry::Sampler,
+    app, config::Settings, events::Audits, metrics::Metrics, push::Receiver,
+    server::listener::Places, state::State, telemetry::Sampler,
 };
 pub use crate::{
     service::SERVICES,
@@ -67,8 +67,9 @@ pub fn receive_pushes(
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
-    let audits = Audits::new(state, settings, clock.clone(), stop.clone());
-    let receiver = Receiver::new(settings, audits, clock, Sampler::default())?;
+    let metrics = Metrics::default();
+    let audits = Audits::new(state, settings, clock.clone(), metrics.clone(), stop.clone());
+    let receiver = Receiver::new(settings, audits, clock, Sampler::default(), metrics)?;
     let places = Places::new(settings.limits.callback());
     Ok(app::receive(receiver, socket, places, stop))
 }

@@ -126,6 +126,8 @@ impl Registry {
     /// Replaces the accounts. An account that stays keeps its quotas and its running calls. It keeps its
     /// token, unless the settings of its token changed.
     pub(crate) fn update(&self, settings: &[config::Account], limits: &config::Limits) {
+        let app_ids = settings.iter().map(|account| account.app_id.as_str());
+        self.0.client.metrics().set_accounts(app_ids);
         let before = self.0.current.load();
         let mut table = Table::default();
         for settings in settings {

@@ -129,6 +129,11 @@ impl Quotas {
         spent
     }
 
+    /// Returns the number of quotas that are spent at `now`.
+    pub(crate) fn count(&self, now: u64) -> usize {
+        self.entries(now).len()
+    }
+
     /// Forgets the daily quotas that are spent, after WeChat cleared them. A quota for a minute and a
     /// pause that a server asked for remain.
     pub(crate) fn forget_daily(&self) {

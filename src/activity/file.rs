@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::Entry;
-use crate::telemetry::may_log;
+use crate::{metrics::Metrics, telemetry::may_log};
 
 /// The most lines that wait for the disk.
 const MOST_WAITING: usize = 10_000;
@@ -34,8 +34,9 @@ type Waiting = (Entry, Option<oneshot::Sender<()>>);
 
 impl LogFile {
     /// Opens the file, and creates it if there is none.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let mut appender = Appender { path: path.to_owned(), file: open(path)?, torn: false };
+    pub(super) fn open(path: &Path, metrics: Metrics) -> io::Result<Self> {
+        let (file, path) = (open(path)?, path.to_owned());
+        let mut appender = Appender { path, file, torn: false, metrics };
         let (sender, lines) = mpsc::sync_channel(MOST_WAITING);
         let thread = thread::Builder::new()
             .name("activity".to_owned())
@@ -83,6 +84,7 @@ struct Appender {
     file: File,
     /// Whether the last line may be incomplete.
     torn: bool,
+    metrics: Metrics,
 }
 
 impl Appender {
@@ -92,6 +94,7 @@ impl Appender {
             let batch: Vec<_> = [first].into_iter().chain(lines.try_iter()).take(BATCH).collect();
             if let Err(error) = self.append(&batch) {
                 self.torn = true;
+                self.metrics.count_activity_failure();
                 let path = self.path.display();
                 let text = "failed to write into the activity log; its lines follow here";
                 if let Some(unlogged) = may_log(text, "") {
@@ -161,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let [path, moved] =
             ["activity.jsonl", "activity.jsonl.1"].map(|name| folder.path().join(name));
-        let log = LogFile::open(&path).expect("opened");
+        let log = LogFile::open(&path, Metrics::default()).expect("opened");
         log.write(entry("first")).await;
         fs::rename(&path, &moved).expect("moved");
         log.write(entry("second")).await;
@@ -187,8 +190,12 @@ mod tests {
     fn line_after_incomplete_one_stands_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("activity.jsonl");
-        let mut appender =
-            Appender { path: path.clone(), file: open(&path).expect("opened"), torn: true };
+        let mut appender = Appender {
+            path: path.clone(),
+            file: open(&path).expect("opened"),
+            torn: true,
+            metrics: Metrics::default(),
+        };
         fs::write(&path, "{\"timest").expect("written");
         appender.append(&[(entry("whole"), None)]).expect("written");
         let text = fs::read_to_string(&path).expect("a file");

@@ -17,7 +17,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use self::file::LogFile;
-use crate::{config, telemetry};
+use crate::{config, metrics::Metrics, telemetry};
 
 mod file;
 
@@ -90,10 +90,12 @@ impl Entry {
 
 impl ActivityLog {
     /// Returns the log of the settings. Fails if its file cannot be opened.
-    pub(crate) fn open(settings: &config::Activity) -> io::Result<Self> {
+    pub(crate) fn open(settings: &config::Activity, metrics: Metrics) -> io::Result<Self> {
         Ok(match &settings.log {
             config::ActivityTarget::Stderr => Self::default(),
-            config::ActivityTarget::File(path) => Self(Some(Arc::new(LogFile::open(path)?))),
+            config::ActivityTarget::File(path) => {
+                Self(Some(Arc::new(LogFile::open(path, metrics)?)))
+            }
         })
     }
 

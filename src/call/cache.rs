@@ -14,6 +14,7 @@ use super::{Calls, Error};
 use crate::{
     accounts::Account,
     context::Context,
+    metrics::Metrics,
     util::{clock::Clock, lock, single_flight::SingleFlight},
     wechat::Endpoint,
 };
@@ -32,6 +33,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Caches one value per key.
 pub(super) struct Cached<K, V> {
     entries: moka::sync::Cache<K, Arc<Entry<V>>>,
+    /// The name of the cache in metrics.
+    name: &'static str,
+    metrics: Metrics,
     clock: Clock,
 }
 
@@ -52,9 +56,10 @@ where
     V: Send + Sync + 'static,
 {
     /// Returns an empty cache.
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(name: &'static str, metrics: Metrics, clock: Clock) -> Self {
         // The injected clock counts the age below. moka only drops what is idle.
-        Self { entries: moka::sync::Cache::builder().time_to_idle(IDLE_LIMIT).build(), clock }
+        let entries = moka::sync::Cache::builder().time_to_idle(IDLE_LIMIT).build();
+        Self { entries, name, metrics, clock }
     }
 
     /// Returns the value of `key`. Waits only if there is none yet, and not beyond `deadline`. The fetch
@@ -73,6 +78,7 @@ where
         let run = {
             let mut state = entry.lock();
             let now = self.clock.now();
+            self.metrics.count_cache_lookup(self.name, state.value.is_some());
             match (state.value.clone(), state.flight.running()) {
                 (Some(value), None) if state.fetch_at.is_none_or(|at| now >= at) => {
                     // The fetch continues by itself.
@@ -213,7 +219,7 @@ mod tests {
         fn new(permits: usize) -> Self {
             let clock = Clock::frozen();
             Self {
-                cached: Arc::new(Cached::new(clock.clone())),
+                cached: Arc::new(Cached::new("", Metrics::default(), clock.clone())),
                 clock,
                 fetches: Arc::default(),
                 permits: Arc::new(Semaphore::new(permits)),

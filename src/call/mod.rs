@@ -22,6 +22,7 @@ use crate::{
         token,
     },
     context::{Context, Stage},
+    metrics::Metrics,
     pb,
     state::{self, State},
     util::clock::Clock,
@@ -155,13 +156,18 @@ impl Calls {
     ) -> Self {
         Self(Arc::new(Inner {
             registry,
-            client,
             state,
-            categories: Cached::new(clock.clone()),
-            districts: Cached::new(clock.clone()),
+            categories: Cached::new("categories", client.metrics().clone(), clock.clone()),
+            districts: Cached::new("districts", client.metrics().clone(), clock.clone()),
             queues: KeyedMutex::default(),
+            client,
             clock,
         }))
+    }
+
+    /// Returns the metrics.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.0.client.metrics()
     }
 
     /// Returns the time source.
@@ -235,7 +241,8 @@ impl Calls {
     ) -> Result<E::Reply, Error> {
         let Inner { client, clock, .. } = &*self.0;
         // Fails at once if there is nothing to wait for.
-        account.quotas.check(E::PATH, clock.unix())?;
+        let refused = |_: &Spent| client.metrics().count_quota_refusal(E::PATH);
+        account.quotas.check(E::PATH, clock.unix()).inspect_err(refused)?;
         ctx.progress.reach(Stage::Token);
         let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
         let mut token = match E::NEEDS_TOKEN {
@@ -309,6 +316,7 @@ impl Calls {
     ) -> Result<Permit<'a>, Error> {
         let clock = self.clock();
         let left = sending.as_ref().map(|sending| &sending.left);
+        let waits = (!account.concurrency.has_free()).then(|| clock.now());
         let permit = account.concurrency.acquire(E::PATH, ctx.deadline, clock);
         let permit = match left {
             Some(left) => left.run_until_cancelled(permit).await.ok_or(Error::Deadline)?,
@@ -319,12 +327,16 @@ impl Calls {
             path: E::PATH,
             wait,
         };
+        if let Some(since) = waits {
+            self.0.client.metrics().record_permit_wait(clock.now() - since);
+        }
         let permit = permit.map_err(busy)?;
         if ctx.time_left(clock).is_zero() || left.is_some_and(CancellationToken::is_cancelled) {
             return Err(Error::Deadline);
         }
         if probe.is_none() {
-            *probe = account.quotas.enter(E::PATH, clock.unix())?;
+            let refused = |_: &Spent| self.0.client.metrics().count_quota_refusal(E::PATH);
+            *probe = account.quotas.enter(E::PATH, clock.unix()).inspect_err(refused)?;
         }
         if let Some(sending) = sending {
             sending.before_attempt::<E>().await?;

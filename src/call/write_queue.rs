@@ -91,7 +91,11 @@ impl Calls {
         left: &CancellationToken,
     ) -> Result<QueueTurn, Error> {
         let enter = self.take_turn::<E>(ctx, name, pace);
-        left.run_until_cancelled(enter).await.unwrap_or(Err(Error::Deadline))
+        let began = self.clock().now();
+        let entered = left.run_until_cancelled(enter).await.unwrap_or(Err(Error::Deadline));
+        let wait = self.clock().now() - began;
+        self.0.client.metrics().record_write_queue_wait(E::PATH, wait);
+        entered
     }
 
     async fn take_turn<E: Endpoint>(

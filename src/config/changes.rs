@@ -92,6 +92,7 @@ impl Changes {
         compare("callback", &old.callback, &new.callback, &mut keys);
         compare("audit", &old.audit, &new.audit, &mut keys);
         compare("log", &old.log, &new.log, &mut keys);
+        compare("metrics", &old.metrics, &new.metrics, &mut keys);
         compare("activity", &old.activity, &new.activity, &mut keys);
         // The serialized form hides the passwords of these, so it can be the same.
         for (key, same) in [

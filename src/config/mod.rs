@@ -23,6 +23,7 @@ pub use self::{
     limits::{Connections, Limits},
     listen::{Listen, Reflection, parse_address},
     log::{Log, LogFormat},
+    metrics::Metrics,
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
@@ -40,6 +41,7 @@ mod issuers;
 mod limits;
 mod listen;
 mod log;
+mod metrics;
 mod secret;
 mod state;
 mod usable;
@@ -71,6 +73,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `[log]`
     pub log: Log,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// `[activity]`
     pub activity: Activity,
     /// `[[accounts]]`
@@ -143,6 +147,7 @@ impl Settings {
         let callback = callback::check(section(&mut table, "callback", &mut errors), &mut errors);
         let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
         let log = log::check(section(&mut table, "log", &mut errors), &mut errors);
+        let metrics = metrics::check(section(&mut table, "metrics", &mut errors), &mut errors);
         let activity = activity::check(section(&mut table, "activity", &mut errors), &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
         let accounts = account::check(accounts, environment, &mut errors);
@@ -156,7 +161,7 @@ impl Settings {
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, log, activity, accounts, callers and issuers"
+                     callback, audit, log, metrics, activity, accounts, callers and issuers"
                 ),
             );
         }
@@ -169,6 +174,7 @@ impl Settings {
                 callback,
                 audit,
                 log,
+                metrics,
                 activity,
                 accounts,
                 callers,

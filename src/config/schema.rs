@@ -8,7 +8,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{
-    Audit, Callback, Limits, Listen, Log, account::RawAccount, activity::RawActivity,
+    Audit, Callback, Limits, Listen, Log, Metrics, account::RawAccount, activity::RawActivity,
     callers::RawCaller, issuers::RawIssuer, state::RawState, wechat::RawWeChat,
 };
 
@@ -30,6 +30,8 @@ struct File {
     audit: Option<Audit>,
     /// The lines that the log has.
     log: Option<Log>,
+    /// The series that `/metrics` has.
+    metrics: Option<Metrics>,
     /// Where the lines about writes go.
     activity: Option<RawActivity>,
     /// The WeChat accounts.

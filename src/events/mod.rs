@@ -13,7 +13,10 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -33,6 +36,7 @@ use crate::{
     config,
     context::Peer,
     journal::SubmissionRecord,
+    metrics::Metrics,
     pb::{self, AuditEvent},
     state::{self, Appended, EventQuery, NewEvent, State, SubmissionQuery},
     translate::{self, audit::Filter},
@@ -71,6 +75,9 @@ struct Inner {
     pushed: Mutex<HashSet<AppId>>,
     /// When WeChat last sent a push for each account.
     last_pushes: Mutex<HashMap<AppId, SystemTime>>,
+    /// The positions of the watchers.
+    positions: Mutex<Vec<Weak<AtomicU64>>>,
+    metrics: Metrics,
     stop: CancellationToken,
 }
 
@@ -121,6 +128,7 @@ impl Audits {
         state: Arc<dyn State>,
         settings: &config::Settings,
         clock: Clock,
+        metrics: Metrics,
         stop: CancellationToken,
     ) -> Self {
         let (places, retention) = (Places::new(&settings.limits), settings.state.retention());
@@ -137,6 +145,8 @@ impl Audits {
             catching_up: Semaphore::new(watch::CATCHING_UP),
             pushed: Mutex::default(),
             last_pushes: Mutex::default(),
+            positions: Mutex::default(),
+            metrics,
             stop,
         }))
     }
@@ -173,6 +183,21 @@ impl Audits {
     /// Returns when WeChat last sent a push for the account. `None` if there was none since the start.
     pub(crate) fn last_push(&self, app_id: &AppId) -> Option<SystemTime> {
         lock(&self.0.last_pushes).get(app_id).copied()
+    }
+
+    /// Returns the number of watchers, and how many events the slowest one has not examined.
+    pub(crate) fn watchers(&self) -> (usize, u64) {
+        let newest = self.0.tail.newest_position();
+        let mut positions = lock(&self.0.positions);
+        positions.retain(|position| position.strong_count() > 0);
+        let alive = positions.iter().filter_map(Weak::upgrade);
+        let lags = alive.map(|position| newest.saturating_sub(position.load(Ordering::Relaxed)));
+        (positions.len(), lags.max().unwrap_or_default())
+    }
+
+    /// Returns the age at which an open review is overdue.
+    pub(crate) fn overdue_after(&self) -> Duration {
+        self.0.settings.load().overdue_after()
     }
 
     /// Follows the log for the watchers and deletes expired records, until the process stops.

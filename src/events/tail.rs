@@ -170,6 +170,11 @@ impl Tail {
         *lock(&self.buffer) = Buffer::default();
     }
 
+    /// Returns the newest position that is known. 0 without watchers.
+    pub(super) fn newest_position(&self) -> u64 {
+        self.newest().map_or(0, |newest| newest.at.position)
+    }
+
     fn newest(&self) -> Option<Cursor> {
         lock(&self.buffer).newest()
     }
@@ -228,6 +233,12 @@ impl Audits {
         let newer = if wait { state.newer(newest.at.position).await? } else { None };
         let entries = match newer {
             Some(Segment { after, events }) if TaggedPosition::from(after) == newest.at => {
+                let now = self.0.clock.wall();
+                for event in &events {
+                    let stored = state::from_millis(event.received);
+                    let lag = now.duration_since(stored).unwrap_or_default();
+                    self.0.metrics.record_delivery(lag);
+                }
                 entries(newest.epoch, &events)
             }
             _ => self.after(newest).await?,

@@ -10,7 +10,16 @@
 //! to such a watcher would be lost until its client reads. It therefore reads the state in a task of its
 //! own.
 
-use std::{collections::VecDeque, mem, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    mem,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -25,7 +34,7 @@ use crate::{
     pb::{WatchAuditEventsResponse, WatchPosition},
     state,
     translate::audit::Filter,
-    util::{clock::Clock, codec::Encoded},
+    util::{clock::Clock, codec::Encoded, lock},
 };
 
 /// The most watchers that read the state at a time. The state has more readers than this, so that calls
@@ -64,6 +73,8 @@ pub(crate) struct Watcher {
     filter: Filter,
     /// The position of the last event that it has examined.
     cursor: Cursor,
+    /// Its position, for metrics.
+    position: Arc<AtomicU64>,
     ready: VecDeque<Arc<Entry>>,
     changed: watch::Receiver<Change>,
     breaks: u64,
@@ -114,11 +125,14 @@ impl Watcher {
             }
         };
         let checkpoint_at = audits.0.clock.now();
+        let position = Arc::new(AtomicU64::new(cursor.at.position));
+        lock(&audits.0.positions).push(Arc::downgrade(&position));
         Ok(Self {
             audits,
             grant,
             filter,
             cursor,
+            position,
             ready: ready.into(),
             changed,
             breaks,
@@ -162,6 +176,7 @@ impl Watcher {
             let passed_over = !self.ready.is_empty();
             while let Some(entry) = self.ready.pop_front() {
                 self.cursor.at = entry.at;
+                self.position.store(entry.at.position, Ordering::Relaxed);
                 if entry.lost || self.filter.wants(&entry.app_id, entry.kind) {
                     self.postpone_checkpoint();
                     return Ok(entry.watched.clone());
@@ -285,7 +300,8 @@ mod tests {
         let environment = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = Settings::parse("", &environment.into()).expect("good settings");
-        let audits = Audits::new(state, &settings, clock.clone(), Default::default());
+        let audits =
+            Audits::new(state, &settings, clock.clone(), Default::default(), Default::default());
         (folder, settings, audits)
     }
 

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider};
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, Counter, Histogram, Meter, MeterProvider},
+};
 use opentelemetry_sdk::metrics::{self as sdk, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 use tokio::task::spawn_blocking;
@@ -22,6 +25,7 @@ const BOUNDS: [f64; 14] =
 
 /// The metrics of one gateway. It must not be held by what its observers read: they keep that alive.
 pub(crate) struct Provider {
+    /// Ends the exporters when it is dropped.
     sdk: SdkMeterProvider,
     /// `None` if Prometheus may not fetch the metrics.
     registry: Option<Registry>,
@@ -30,7 +34,13 @@ pub(crate) struct Provider {
 
 impl Provider {
     /// Creates the provider of a gateway.
-    pub(crate) fn new(classify: Classify, exports: &MetricExports) -> anyhow::Result<Self> {
+    ///
+    /// `accounts` is the number of accounts that have series of their own.
+    pub(crate) fn new(
+        classify: Classify,
+        accounts: usize,
+        exports: &MetricExports,
+    ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let reader = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -43,13 +53,48 @@ impl Provider {
         let builder = if exports.prometheus() { builder.with_reader(reader) } else { builder };
         let sdk = exports.add_to(builder)?.build();
         let registry = exports.prometheus().then_some(registry);
-        let metrics = Metrics::new(&Maker::new(&sdk), classify);
+        let metrics = Metrics::new(&Maker::new(&sdk), classify, accounts);
         Ok(Self { sdk, registry, metrics })
     }
 
     /// Returns the handle that the other rooms get.
     pub(crate) fn metrics(&self) -> Metrics {
         self.metrics.clone()
+    }
+
+    /// Lets `read` return the values of an instrument at each scrape. It must not wait for anything.
+    pub(crate) fn observe<V>(
+        &self,
+        instrument: &Instrument,
+        read: impl Fn() -> V + Send + Sync + 'static,
+    ) where
+        V: IntoIterator<Item = (f64, Vec<KeyValue>)>,
+    {
+        let meter = self.sdk.meter_with_scope(telemetry::scope());
+        let observe = move |observer: &dyn AsyncInstrument<f64>| {
+            for (value, attributes) in read() {
+                observer.observe(value, &attributes);
+            }
+        };
+        macro_rules! build {
+            ($builder:ident) => {
+                // The SDK keeps the callback. The instrument itself is only a name.
+                drop(
+                    meter
+                        .$builder(instrument.name)
+                        .with_unit(instrument.unit)
+                        .with_description(instrument.description)
+                        .with_callback(observe)
+                        .build(),
+                )
+            };
+        }
+        match instrument.kind {
+            Kind::Counter => build!(f64_observable_counter),
+            Kind::Gauge => build!(f64_observable_gauge),
+            Kind::UpDownCounter => build!(f64_observable_up_down_counter),
+            Kind::Histogram => debug_assert!(false, "{} is not read", instrument.name),
+        }
     }
 
     /// Returns the text of `/metrics`. `None` if Prometheus may not fetch it.

@@ -24,6 +24,7 @@ use crate::{
     config::{AccountCallback, CallbackMode, SecretSource, Settings},
     events::Audits,
     message_crypto,
+    metrics::Metrics,
     state::{Appended, NewEvent},
     telemetry::{self, Sampler},
     util::clock::Clock,
@@ -54,6 +55,7 @@ struct Inner {
     audits: Audits,
     clock: Clock,
     sampler: Sampler,
+    metrics: Metrics,
     /// Replaced as a whole when the settings change. A push uses the one that it finds on arrival.
     table: ArcSwap<Table>,
 }
@@ -114,9 +116,10 @@ impl Receiver {
         audits: Audits,
         clock: Clock,
         sampler: Sampler,
+        metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let table = ArcSwap::from_pointee(Table::new(settings, None)?);
-        Ok(Self(Arc::new(Inner { audits, clock, sampler, table })))
+        Ok(Self(Arc::new(Inner { audits, clock, sampler, metrics, table })))
     }
 
     /// Returns the accounts of other settings, for [`update`](Self::update). Changes nothing.
@@ -163,6 +166,7 @@ impl Inner {
         answer.unwrap_or_else(|refusal| {
             if head.method != Method::HEAD {
                 refusal.log(account);
+                self.metrics.count_push(refusal.name());
             }
             let mut response = Response::default();
             *response.status_mut() = refusal.status;
@@ -208,8 +212,8 @@ impl Inner {
             let event_id = event.event_id.clone();
             let position = self.store(event).await?;
             trace.stored(&event_id, position, &self.audits).await;
-            if let Err(malformed) = message {
-                account.unreadable(malformed, &event_id);
+            if let Err(malformed) = &message {
+                account.unreadable(*malformed, &event_id);
             }
         }
         // A target with a list of message names does not receive unreadable messages.
@@ -226,6 +230,11 @@ impl Inner {
             }
             None => None,
         };
+        self.metrics.count_push(match (&message, stored) {
+            (Err(_), _) => "unreadable",
+            (Ok(_), true) => "stored",
+            (Ok(_), false) => "ignored",
+        });
         tracing::debug!(app_id = %account.app_id, name, stored, "accepted a push");
         Ok(match reply {
             Some(reply) => respond(reply.content_type, reply.body),
@@ -384,6 +393,20 @@ impl Refusal {
         let cause = format!("{} {reason}", app_id.unwrap_or_default());
         if let Some(unlogged) = telemetry::may_log(text, &cause) {
             tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");
+        }
+    }
+
+    /// Returns the class of the refusal, as metrics name it.
+    fn name(&self) -> &'static str {
+        match self.status {
+            StatusCode::FORBIDDEN => "not_authentic",
+            StatusCode::BAD_GATEWAY => "not_forwarded",
+            StatusCode::METHOD_NOT_ALLOWED => "wrong_method",
+            StatusCode::NOT_FOUND => "unknown_path",
+            StatusCode::PAYLOAD_TOO_LARGE => "too_long",
+            StatusCode::REQUEST_TIMEOUT => "too_slow",
+            StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+            _ => "malformed",
         }
     }
 

@@ -197,6 +197,11 @@ impl Places {
         lock(&self.0).limits = limits;
     }
 
+    /// Returns the number of connections that are open.
+    pub(crate) fn taken(&self) -> usize {
+        lock(&self.0).in_all
+    }
+
     /// Returns a place, or the limit that is reached.
     fn take(places: &Arc<Self>, address: IpAddr) -> Result<Place, Limit> {
         let mut taken = lock(&places.0);

@@ -21,7 +21,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub(crate) use self::submission::{is_decided, is_open};
 use self::write::WRITES_KEPT;
 pub use self::{
     event::{
@@ -33,11 +32,16 @@ pub use self::{
     token::{SharedToken, Tokens},
     write::{Begun, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState, Writes},
 };
+pub(crate) use self::{
+    measured::Measured,
+    submission::{is_decided, is_open},
+};
 use crate::{config, telemetry, util::clock::Clock};
 
 mod event;
 pub(crate) mod gap;
 mod lease;
+mod measured;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;

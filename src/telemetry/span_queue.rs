@@ -24,7 +24,7 @@ use crate::util::lock;
 /// The interval of the log lines about one kind of loss.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What happened to the finished spans. Clones share the numbers.
+/// The numbers of finished spans by their fate. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub struct SpanCounts(Arc<Counts>);
 

@@ -85,7 +85,7 @@ pub(super) struct Queue {
     pub(super) delay: Duration,
 }
 
-/// What OpenTelemetry sends.
+/// A kind of data that OpenTelemetry sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
     Traces,

@@ -192,6 +192,14 @@ impl Tls {
         }
     }
 
+    /// Returns the section of the settings, and when the first certificate of all files expires, in seconds
+    /// since 1970.
+    pub(crate) fn expiry(&self) -> (&'static str, u64) {
+        let current = self.0.current.load();
+        let expiries = current.material.validities.iter().map(|one| one.not_after);
+        (self.0.section, expiries.min().unwrap_or_default())
+    }
+
     fn log_status(&self) {
         let Status { section, names, not_after, first_expiry, last_error: _, reloads, failures } =
             self.status();

@@ -119,6 +119,11 @@ impl Client {
         Ok(Self(Arc::new(Inner { hosts, pools, clock, metrics, servers })))
     }
 
+    /// Returns the metrics, for those that make calls.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     /// Returns the number of hosts.
     pub(crate) fn hosts(&self) -> u32 {
         u32::try_from(self.0.hosts.count()).unwrap_or(u32::MAX)

@@ -17,8 +17,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[
         "accounts", "activity", "call", "callers", "config", "errors", "events", "journal", "live",
-        "metrics", "push", "recovery", "server", "service", "state", "systemd", "telemetry", "tls",
+        "metrics", "observe", "push", "recovery", "server", "service", "state", "systemd", "telemetry", "tls",
         "util", "wechat", "writes",
+    ]),
+    ("observe", &[
+        "accounts", "events", "metrics", "pb", "server", "state", "tls", "util",
     ]),
     ("doctor", &[
         "accounts", "call", "callers", "config", "message_crypto", "metrics", "state", "tls", "util",
@@ -26,7 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ]),
     ("service_config", &["config", "pb", "wechat"]),
     ("live", &["config", "systemd", "telemetry"]),
-    ("push", &["config", "events", "message_crypto", "pb", "state", "telemetry", "util"]),
+    ("push", &["config", "events", "message_crypto", "metrics", "pb", "state", "telemetry", "util"]),
     ("server", &[
         "activity", "callers", "config", "context", "errors", "metrics", "pb", "service", "state",
         "telemetry", "tls", "util",
@@ -47,9 +50,11 @@ const ROOMS: &[(&str, &[&str])] = &[
         "call", "config", "context", "events", "journal", "pb", "state", "translate", "util",
         "wechat",
     ]),
-    ("events", &["callers", "config", "context", "journal", "pb", "state", "translate", "util"]),
+    ("events", &[
+        "callers", "config", "context", "journal", "metrics", "pb", "state", "translate", "util",
+    ]),
     ("call", &[
-        "accounts", "context", "journal", "pb", "state", "translate", "util", "validate",
+        "accounts", "context", "journal", "metrics", "pb", "state", "translate", "util", "validate",
         "wechat",
     ]),
     ("translate", &[
@@ -58,10 +63,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("journal", &["activity", "context", "pb", "state", "telemetry", "util"]),
     ("accounts", &["callers", "config", "context", "metrics", "pb", "state", "util", "wechat"]),
     ("wechat", &["config", "metrics", "telemetry", "util"]),
-    ("state", &["config", "pb", "telemetry", "util"]),
+    ("state", &["config", "metrics", "pb", "telemetry", "util"]),
     ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),
     ("callers", &["config", "pb", "tls", "util"]),
-    ("activity", &["config", "telemetry"]),
+    ("activity", &["config", "metrics", "telemetry"]),
     ("metrics", &["telemetry"]),
     ("telemetry", &["config", "util"]),
     ("config", &["message_crypto", "tls", "util"]),

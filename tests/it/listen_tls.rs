@@ -63,14 +63,14 @@ fn client(name: &str) -> CertificateParams {
 }
 
 /// The files of the gateway.
-struct Files {
+pub(crate) struct Files {
     folder: TempDir,
     /// Signs the gateway's certificates.
     authority: Authority,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files =
             Self { folder: tempfile::tempdir().expect("a folder"), authority: Authority::new() };
         files.renew();
@@ -99,7 +99,7 @@ impl Files {
     }
 
     /// Returns a section of the settings with these files.
-    fn section(&self, name: &str, more: &str) -> String {
+    pub(crate) fn section(&self, name: &str, more: &str) -> String {
         let (certificate, key) = (self.path("tls.crt"), self.path("tls.key"));
         let (certificate, key) = (certificate.display(), key.display());
         format!("[{name}]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n{more}\n")

@@ -2,13 +2,26 @@
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, time::Duration};
 
-use wechat_simulator::faults::Kind;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+use tonic::Streaming;
+use wechat_simulator::{OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::{
     pb::{self, watch_audit_events_request::Start},
     testing::metrics::{INSTRUMENTS, Instrument},
 };
 
-use crate::support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, within};
+use crate::{
+    access::caller,
+    listen_tls::Files,
+    support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, nearby_profile, new_store, within},
+};
+
+const ADD_STORE: &str = "/wxa/add_store";
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -33,6 +46,14 @@ impl Scrape {
         let (status, text) = app.ask("/metrics").await;
         assert_eq!(status, 200);
         Self::parse(&text)
+    }
+
+    /// Waits until a scrape has what `has` looks for. Each scrape takes one of the few connections that an
+    /// address may have, so there is a pause between two.
+    async fn until(app: &App, has: impl Fn(&Self) -> bool) {
+        while !has(&Self::of(app).await) {
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn parse(text: &str) -> Self {
@@ -64,6 +85,13 @@ impl Scrape {
         Self(families)
     }
 
+    /// Adds the families of another gateway that this one does not have.
+    fn add(&mut self, other: Self) {
+        for (name, family) in other.0 {
+            self.0.entry(name).or_insert(family);
+        }
+    }
+
     /// Returns the sum of the series with this name that have these labels.
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let series = self.0.values().flat_map(|family| &family.series);
@@ -85,17 +113,73 @@ fn refusal(errcode: i64) -> Kind {
     Kind::Errcode { errcode, errmsg: None }
 }
 
-/// Makes calls that use every part of the gateway, so that every instrument has a series.
-async fn use_everything(app: &App) {
+/// Makes calls that use every part of the gateway that a plain one has.
+async fn use_everything(app: &mut App, log: TempDir) {
     app.read().await.expect_err("no such store");
     app.write().await.expect_err("no such store");
+    app.wechat.refuse_next(GET_CARD, 40001);
+    app.read().await.expect_err("no such store");
+    let request = pb::ListDistrictsRequest::default();
+    app.map_pois().list_districts(request).await.expect("provinces");
+    let places = app.places(2).await;
+    let place =
+        pb::AddNearbyPoiRequest { profile: Some(nearby_profile(&places[0])), ..Default::default() };
+    app.nearby().add_nearby_poi(place).await.expect("submitted");
+    // Two calls for one permit.
+    app.fault(GET_CARD, Kind::Latency { ms: 100 });
+    let _ = tokio::join!(app.read(), app.read());
+    app.fault(SET_CARD, refusal(45009));
+    app.write().await.expect_err("spent");
+    app.write().await.expect_err("still spent");
+    let mut stream = watch(app).await;
+    let submission = app.add_store("2708071440732747189", "156718193518281").await;
+    app.approve(&submission);
+    while stream.message().await.expect("no end").expect("no error").event.is_none() {}
+    app.add_store(&places[1], "156718193518282").await;
+    // Its next line has no place.
+    log.close().expect("removed");
+    app.write().await.expect_err("still spent");
+    app.reload(str::to_owned);
+    let counted = Scrape::until(app, |scrape| {
+        ["wechat_submission_open", "wechat_settings_reloads_total"]
+            .iter()
+            .all(|name| scrape.sum(name, &[]) >= 1.0)
+    });
+    within(SOON, counted).await;
+}
+
+async fn watch(app: &App) -> Streaming<pb::WatchAuditEventsResponse> {
+    let start = Start::Position(pb::WatchPosition::Latest.into());
+    let request = pb::WatchAuditEventsRequest { start: Some(start), ..Default::default() };
+    app.audits().watch_audit_events(request).await.expect("a stream").into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_instrument_shows_after_use() {
-    let app = App::start().await;
-    use_everything(&app).await;
+    let log = tempfile::tempdir().expect("a folder");
+    let path = log.path().join("activity.jsonl");
+    let sections =
+        format!("[limits]\naccount_concurrency = 1\n[activity]\nlog = \"{}\"\n", path.display());
+    let mut app = App::still_with_sections(&sections).await;
+    let clock = app.clock.clone();
+    let run_fast = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            clock.advance(Duration::from_millis(20));
+        }
+    };
+    tokio::select! {
+        () = use_everything(&mut app, log) => {}
+        () = run_fast => {}
+    }
     let mut scrape = Scrape::of(&app).await;
+    // These need a gateway of their own.
+    let app = App::with_sections(&caller("reader", "role = \"reader\"")).await;
+    app.read().await.expect_err("no caller");
+    scrape.add(Scrape::of(&app).await);
+    let files = Files::new();
+    let app = App::with_sections(&files.section("listen.tls", "")).await;
+    scrape.add(Scrape::of(&app).await);
     for instrument in INSTRUMENTS {
         let name = instrument.prometheus_name();
         let family = scrape.0.remove(&name).unwrap_or_else(|| panic!("{name} is missing"));
@@ -112,6 +196,75 @@ async fn every_instrument_shows_after_use() {
     }
     let names = Vec::from_iter(scrape.0.into_keys());
     assert!(names.is_empty(), "the table has no {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_accounts_have_few_series() {
+    let app_id = |number: usize| format!("wx{:016x}", number + 0xa_0000);
+    let accounts = (0..10_000).map(|number| {
+        format!(
+            "[[accounts]]\napp_id = \"{}\"\nkind = \"official\"\nsecret = \"s\"\n",
+            app_id(number)
+        )
+    });
+    let app = App::with_sections(&accounts.collect::<String>()).await;
+    for number in 0..100 {
+        let app_id = app_id(100 * number);
+        let request = pb::GetStoreCardRequest { app_id, poi_id: "472671857".to_owned() };
+        app.cards().get_store_card(request).await.expect_err("WeChat has no such account");
+    }
+    let scrape = Scrape::of(&app).await;
+    let refreshes =
+        |app_id: &str| scrape.sum("wechat_token_refreshes_total", &[("wechat_app_id", app_id)]);
+    assert_eq!(
+        (refreshes(&app_id(0)), refreshes(&app_id(100)), refreshes("other")),
+        (1.0, 0.0, 99.0)
+    );
+    let permits = &scrape.0["wechat_permit_used"].series;
+    assert_eq!(permits.len(), 51);
+    let lines = scrape.0.values().map(|family| family.series.len()).sum::<usize>();
+    assert!(lines < 800, "{lines} lines");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_beyond_limit_counts_as_other() {
+    let app = App::with_sections("[metrics]\naccounts = 1").await;
+    app.read().await.expect_err("no such store");
+    let scrape = Scrape::of(&app).await;
+    let mut app_ids = scrape.0["wechat_permit_used"]
+        .series
+        .iter()
+        .map(|(_, labels, _)| &*labels["wechat_app_id"])
+        .collect::<Vec<_>>();
+    app_ids.sort_unstable();
+    assert_eq!(app_ids, ["other", OFFICIAL_APP_ID]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_write_is_counted_by_the_journal() {
+    let app = App::still().await;
+    app.fault(ADD_STORE, Kind::ResetBefore);
+    let store = new_store("2708071440732747189", "156718193518281");
+    app.hurried(app.stores().add_store(store)).await.expect_err("lost");
+    let journal = Scrape::of(&app).await;
+    let steps = |step| journal.sum("wechat_journal_writes_total", &[("wechat_write_state", step)]);
+    assert_eq!((steps("sent"), steps("unknown"), steps("finished")), (1.0, 1.0, 0.0));
+    let counted = Scrape::until(&app, |scrape| scrape.sum("wechat_write_unknown", &[]) == 1.0);
+    within(SOON, app.hurried(counted)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_push_is_counted_by_reason() {
+    let app = App::start().await;
+    let mut socket = TcpStream::connect(app.callback).await.expect("it listens");
+    let path = format!("/wechat/callback/{OFFICIAL_APP_ID}?signature=0&timestamp=0&nonce=0");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let scrape = Scrape::of(&app).await;
+    assert_eq!(scrape.sum("wechat_pushes_total", &[("wechat_result", "not_authentic")]), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,18 +289,15 @@ async fn answered_calls_are_measured_by_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_is_measured_when_it_ends() {
     let app = App::start().await;
-    let start = Start::Position(pb::WatchPosition::Latest.into());
-    let request = pb::WatchAuditEventsRequest { start: Some(start), ..Default::default() };
-    let stream = app.audits().watch_audit_events(request).await;
+    let stream = watch(&app).await;
     let watched = [
         ("rpc_method", "wechat.store.v1.AuditService/WatchAuditEvents"),
         ("rpc_status_code", "CANCELLED"),
     ];
-    let count =
-        async || Scrape::of(&app).await.sum("rpc_server_call_duration_seconds_count", &watched);
-    assert_eq!(count().await, 0.0);
-    drop(stream.expect("a stream"));
-    within(SOON, async { while count().await != 1.0 {} }).await;
+    let count = |scrape: &Scrape| scrape.sum("rpc_server_call_duration_seconds_count", &watched);
+    assert_eq!(count(&Scrape::of(&app).await), 0.0);
+    drop(stream);
+    within(SOON, Scrape::until(&app, |scrape| count(scrape) == 1.0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,6 +236,16 @@ impl Failure {
     }
 }
 
+/// Returns the result of a refresh, as metrics name it.
+fn result_name(result: &Result<Arc<Token>, Error>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(Error::BudgetSpent) => "budget_spent",
+        Err(Error::Secret(_)) => "secret_unreadable",
+        Err(Error::Deadline | Error::Refused { .. } | Error::Unavailable { .. }) => "failed",
+    }
+}
+
 /// A token that was refused.
 #[derive(Debug)]
 struct Suspect {
@@ -316,6 +326,7 @@ impl Tokens {
         refusal: wechat::Error,
         deadline: Instant,
     ) -> Result<Arc<Token>, Error> {
+        self.client.metrics().count_token_refusal(self.app_id.as_str());
         let run = {
             let mut state = self.lock();
             let now = self.clock.now();
@@ -392,7 +403,12 @@ impl Tokens {
         }
         state.started += 1;
         let (tokens, number) = (self.clone(), state.started);
-        Ok(state.refreshing.start(async move { tokens.run(number, force).await }))
+        Ok(state.refreshing.start(async move {
+            let (metrics, app_id) = (tokens.client.metrics().clone(), tokens.app_id.clone());
+            let result = tokens.run(number, force).await;
+            metrics.count_token_refresh(app_id.as_str(), result_name(&result));
+            result
+        }))
     }
 
     async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {

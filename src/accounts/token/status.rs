@@ -1,6 +1,6 @@
 //! The state of an account's token for operators, without the token.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Error, Tokens};
 use crate::util::clock::Clock;
@@ -28,6 +28,12 @@ pub(crate) struct TokenFailure {
 }
 
 impl Tokens {
+    /// Returns the age of the token. Returns `None` if there is no valid one.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let token = self.current()?;
+        Some(self.clock.now().duration_since(token.fetched_at))
+    }
+
     /// Returns the state of the token. Fetches nothing.
     pub(crate) fn status(&self) -> TokenStatus {
         let (state, clock) = (self.lock(), &self.clock);

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     activity::ActivityLog,
-    callers::{Caller, Callers, Forbidden, Identity},
+    callers::{Caller, Callers, Forbidden, Identity, TooFast},
     config::{Limits, Reflection, Settings},
     context::{Arrival, Ending, Peer, Progress},
     errors::{Unfit, status},
@@ -539,6 +539,7 @@ where
             call.line = WriteLine::new(&self.rules, call, &progress, &identity.caller);
             let access = access.unwrap_or(Access::Admin);
             if !identity.caller.may_somewhere(access) {
+                self.rules.metrics.count_caller_refusal("role");
                 return Err(Forbidden::new(&identity.caller, access, None).into());
             }
             let (message, held) = self.message(head, request).await?;
@@ -571,11 +572,13 @@ where
             self.rules.callers.identify(headers, certificate.as_ref(), peer.address).await;
         let identity = identified.inspect_err(|refused| self.log_refusal(refused))?;
         call.identified(kind, &identity.caller, headers, &self.rules.sampler);
-        identity.caller.count_call()?;
+        let too_fast = |_: &TooFast| self.rules.metrics.count_caller_refusal("rate");
+        identity.caller.count_call().inspect_err(too_fast)?;
         Ok(identity)
     }
 
     fn log_refusal(&self, refused: &dyn Display) {
+        self.rules.metrics.count_caller_refusal("unknown");
         let address = self.connection.peer.address;
         let text = "refused a caller";
         if let Some(unlogged) = may_log(text, &format!("{address} {refused}")) {
