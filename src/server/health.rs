@@ -3,9 +3,9 @@
 //! tonic-health answers. Its protocol is older than `List`, and it ends a `Watch` of an unknown service.
 //! This module adds both.
 
-use std::{collections::HashMap, pin::Pin};
+use std::{collections::HashMap, pin::Pin, task::Poll};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::{
     ServingStatus,
@@ -73,6 +73,19 @@ pub(crate) async fn answers(routes: Routes) -> bool {
     tokio::spawn(check).await.is_ok_and(|answer| answer.is_ok())
 }
 
+/// Returns a stream that ends with `end`, after everything that is ready by then. `take_until` would end
+/// it first, so a busy process could end a watch without its last status, NOT_SERVING.
+fn until<S: Stream + Unpin>(
+    mut items: S,
+    end: impl Future<Output = ()>,
+) -> impl Stream<Item = S::Item> {
+    let mut end = Box::pin(end);
+    stream::poll_fn(move |context| match items.poll_next_unpin(context) {
+        Poll::Pending => end.poll_unpin(context).map(|()| None),
+        ready => ready,
+    })
+}
+
 fn is_here(service: &str) -> bool {
     names().any(|name| name == service)
 }
@@ -116,10 +129,22 @@ impl Health for Reporter {
         let end = ending.token().cancelled_owned();
         if is_here(&request.get_ref().service) {
             let statuses = self.answers().watch(request).await?.into_inner();
-            return Ok(Response::new(Box::pin(statuses.take_until(end))));
+            return Ok(Response::new(Box::pin(until(statuses, end))));
         }
         let status = health_check_response::ServingStatus::ServiceUnknown.into();
         let unknown = stream::once(std::future::ready(Ok(HealthCheckResponse { status })));
         Ok(Response::new(Box::pin(unknown.chain(stream::pending().take_until(end)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn status_that_is_ready_at_the_end_arrives() {
+        let statuses = stream::iter(["SERVING", "NOT_SERVING"]).chain(stream::pending());
+        let watched = until(statuses, std::future::ready(())).collect::<Vec<_>>().await;
+        assert_eq!(watched, ["SERVING", "NOT_SERVING"]);
     }
 }
