@@ -164,7 +164,7 @@ ROWS = {
         lines("From WeChat's own time to the log, 90 %", "s", {"{{wechat_event_origin}}": quantile(0.9, "wechat_event_lag_seconds", "wechat_event_origin")}),
         lines("From the log to the watchers, 99 %", "s", {"99 %": quantile(0.99, "wechat_event_delivery_lag_seconds", "")}),
         lines("Events that the slowest watcher has not read", "none", {"{{instance}}": f"wechat_watcher_lag{{{I}}}"}),
-        lines("Open watches", "none", {"{{instance}}": f"wechat_watcher_count{{{I}}}"}),
+        lines("Open watches", "none", {"{{instance}}": f"wechat_watchers{{{I}}}"}),
     ],
     "State": [
         lines("Operations", "reqps", {"{{wechat_state_operation}}": rate("wechat_state_operation_duration_seconds_count", "wechat_state_operation")}),
@@ -179,7 +179,7 @@ ROWS = {
         lines("Processor time", "percentunit", {"{{instance}} {{cpu_mode}}": rate("process_cpu_time_seconds_total", "instance, cpu_mode")}, about="1 is a whole core."),
         lines("Memory", "bytes", {"{{instance}}": f"process_memory_usage_bytes{{{I}}}"}),
         lines("Open files", "none", {"{{instance}}": f"process_unix_file_descriptor_count{{{I}}}"}),
-        lines("Connections", "none", {"{{instance}} {{wechat_listener}}": f"wechat_connection_count{{{I}}}"}),
+        lines("Connections", "none", {"{{instance}} {{wechat_listener}}": f"wechat_connections{{{I}}}"}),
         lines("Calls in progress, watches included", "none", {"{{instance}}": f"wechat_rpc_running{{{I}}}"}),
         lines("Refused requests of callers", "reqps", {"{{wechat_reason}}": rate("wechat_caller_refusals_total", "wechat_reason")}),
         lines("Found in the cache", "percentunit", {

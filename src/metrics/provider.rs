@@ -10,15 +10,12 @@ use opentelemetry_sdk::metrics::{self as sdk, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 use tokio::task::spawn_blocking;
 
-use super::{Classify, Instrument, Kind, Metrics};
+use super::{Classify, INSTRUMENTS, Instrument, Kind, Metrics};
 use crate::telemetry::{self, FLUSH_LIMIT, MetricExports};
 
 /// The content type of [`Provider::text`].
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The most series of one instrument. The values of further ones are added to one series, with the
-/// attribute `otel.metric.overflow`.
-const MOST_SERIES: usize = 2_000;
 /// The bounds of all durations, in seconds. The conventions name them for RPC and HTTP.
 const BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -118,8 +115,9 @@ impl fmt::Debug for Provider {
 }
 
 /// Limits the series of an instrument.
-fn limited(_: &sdk::Instrument) -> Option<Stream> {
-    Stream::builder().with_cardinality_limit(MOST_SERIES).build().ok()
+fn limited(instrument: &sdk::Instrument) -> Option<Stream> {
+    let known = INSTRUMENTS.iter().find(|known| known.name == instrument.name())?;
+    Stream::builder().with_cardinality_limit(known.most_series()).build().ok()
 }
 
 /// Makes the instruments of the table.

@@ -9,6 +9,15 @@ use crate::telemetry::conventions::{
     RPC_SYSTEM_NAME, SERVER_ADDRESS, SERVER_PORT, URL_TEMPLATE,
 };
 
+/// The most series of any instrument.
+const MOST_SERIES: usize = 2_000;
+/// The highest value of `metrics.accounts`, and the sum of all other accounts.
+const MOST_ACCOUNTS: usize = 301;
+/// More than there are RPCs, endpoints or operations of the state.
+const MOST_NAMES: usize = 100;
+/// More than any other attribute has values.
+const MOST_VALUES: usize = 32;
+
 /// One instrument.
 #[derive(Debug)]
 pub struct Instrument {
@@ -47,6 +56,19 @@ impl Instrument {
         };
         let end = if self.kind == Kind::Counter { "_total" } else { "" };
         format!("{}{unit}{end}", self.name.replace('.', "_"))
+    }
+
+    /// Returns the most series that it can have. The values of further ones are added to one series, with the
+    /// attribute `otel.metric.overflow`.
+    ///
+    /// The SDK reserves memory for all of them.
+    pub(super) fn most_series(&self) -> usize {
+        let values = |attribute: &&'static str| match *attribute {
+            APP_ID => MOST_ACCOUNTS,
+            RPC_METHOD | URL_TEMPLATE | STATE_OPERATION => MOST_NAMES,
+            _ => MOST_VALUES,
+        };
+        self.attributes.iter().map(values).product::<usize>().min(MOST_SERIES)
     }
 
     /// Returns the type in `/metrics`.
@@ -103,7 +125,7 @@ instruments! {
         "Requests that were refused because of their caller";
     CERTIFICATE_EXPIRY_TIME: Gauge "wechat.certificate.expiry_time" in "s" by [LISTENER],
         "Time at which the first certificate of a listener expires, since 1970";
-    CONNECTION_COUNT: UpDownCounter "wechat.connection.count" in "{connection}" by [LISTENER],
+    CONNECTION_COUNT: UpDownCounter "wechat.connections" in "{connection}" by [LISTENER],
         "Open connections of a listener";
     EVENT_DELIVERY_LAG: Histogram "wechat.event.delivery.lag" in "s" by [],
         "Time between the storage of an event and the moment at which watchers can read it";
@@ -146,7 +168,7 @@ instruments! {
         "Refreshes of access tokens";
     TOKEN_REFUSALS: Counter "wechat.token.refusals" in "{call}" by [APP_ID],
         "Calls that WeChat refused because of their access token";
-    WATCHER_COUNT: UpDownCounter "wechat.watcher.count" in "{watcher}" by [],
+    WATCHER_COUNT: UpDownCounter "wechat.watchers" in "{watcher}" by [],
         "Open watches of events";
     WATCHER_LAG: Gauge "wechat.watcher.lag" in "{event}" by [],
         "Events that the slowest watcher has not read yet";

@@ -125,8 +125,8 @@ async fn use_everything(app: &mut App, log: TempDir) {
     let place =
         pb::AddNearbyPoiRequest { profile: Some(nearby_profile(&places[0])), ..Default::default() };
     app.nearby().add_nearby_poi(place).await.expect("submitted");
-    // Two calls for one permit.
-    app.fault(GET_CARD, Kind::Latency { ms: 100 });
+    // Two calls for one permit. The clock runs fast, so WeChat must be slow.
+    app.fault(GET_CARD, Kind::Latency { ms: 3_000 });
     let _ = tokio::join!(app.read(), app.read());
     app.fault(SET_CARD, refusal(45009));
     app.write().await.expect_err("spent");
