@@ -185,6 +185,18 @@ impl Audits {
         lock(&self.0.last_pushes).get(app_id).copied()
     }
 
+    /// Adds the position of a new watcher, and removes those of ended ones from time to time. Metrics may
+    /// never ask for them.
+    fn remember(&self, position: &Arc<AtomicU64>) {
+        let mut positions = lock(&self.0.positions);
+        if positions.len() == positions.capacity() {
+            positions.retain(|position| position.strong_count() > 0);
+            let alive = positions.len();
+            positions.reserve(alive.max(16));
+        }
+        positions.push(Arc::downgrade(position));
+    }
+
     /// Returns the number of watchers, and how many events the slowest one has not examined.
     pub(crate) fn watchers(&self) -> (usize, u64) {
         let newest = self.0.tail.newest_position();

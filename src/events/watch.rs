@@ -34,7 +34,7 @@ use crate::{
     pb::{WatchAuditEventsResponse, WatchPosition},
     state,
     translate::audit::Filter,
-    util::{clock::Clock, codec::Encoded, lock},
+    util::{clock::Clock, codec::Encoded},
 };
 
 /// The most watchers that read the state at a time. The state has more readers than this, so that calls
@@ -126,7 +126,7 @@ impl Watcher {
         };
         let checkpoint_at = audits.0.clock.now();
         let position = Arc::new(AtomicU64::new(cursor.at.position));
-        lock(&audits.0.positions).push(Arc::downgrade(&position));
+        audits.remember(&position);
         Ok(Self {
             audits,
             grant,
