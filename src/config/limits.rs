@@ -93,7 +93,7 @@ impl Default for Limits {
             admin_connections: 64,
             admin_connections_per_address: 32,
             calls: 16_384,
-            open_calls: 1_024,
+            open_calls: 8_192,
             unfinished_requests: 8_192,
             request_memory_mib: 128,
             request_silence_ms: 10_000,
