@@ -25,6 +25,7 @@ WRONG_VALUES = {
     "replicas=2": "an SQLite file belongs to one process",
     "state.kind=redis": "state.redis.secretName is missing",
     "secret.create=true": "secret.create needs secret.data",
+    "tls.clientCa=true": "tls.clientCa needs tls.secretName",
     "image.tags=1": "additional properties 'tags' not allowed",
     "state.kind=pg": "must be one of 'sqlite', 'redis'",
     "image.digest=sha256:1": "does not match pattern",

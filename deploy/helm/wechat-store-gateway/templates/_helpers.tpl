@@ -53,6 +53,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and (eq .Values.state.kind "redis") (not .Values.state.redis.secretName) -}}
 {{- fail "state.redis.secretName is missing: the Secret with the URL of the Redis" -}}
 {{- end -}}
+{{- if and .Values.tls.clientCa (not .Values.tls.secretName) -}}
+{{- fail "tls.clientCa needs tls.secretName: without TLS no client shows a certificate" -}}
+{{- end -}}
 {{- if and .Values.secret.create (not .Values.secret.data) -}}
 {{- fail "secret.create needs secret.data" -}}
 {{- end -}}
