@@ -216,8 +216,8 @@ def unreachable():
 
 
 def slow():
-    """WeChat needs six seconds."""
-    world = World("slow")
+    """WeChat needs six seconds, and four of twelve callers wait for a permit."""
+    world = World("slow", settings="[limits]\naccount_concurrency = 8")
     world.serve()
     world.control("faults", fault("/wxa/get_store_list", {"latency": {"ms": 6000}}))
     for _ in range(12):
