@@ -20,6 +20,8 @@ pub(crate) struct Budget {
 pub(crate) struct Share {
     of: Arc<Budget>,
     own: AtomicUsize,
+    /// The amount that the connection may take even if nothing is left.
+    guaranteed: usize,
 }
 
 /// A taken amount. Dropping it gives it back.
@@ -47,9 +49,10 @@ impl Budget {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Returns the share of a new connection.
-    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
-        Arc::new(Share { of: self.clone(), own: AtomicUsize::new(0) })
+    /// Returns the share of a new connection, which may take `guaranteed` even if other connections have
+    /// taken everything.
+    pub(crate) fn share(self: &Arc<Self>, guaranteed: usize) -> Arc<Share> {
+        Arc::new(Share { of: self.clone(), own: AtomicUsize::new(0), guaranteed })
     }
 
     /// Returns the amount that all connections have taken.
@@ -80,7 +83,7 @@ impl Share {
     /// Fails if this connection has taken too much.
     pub(crate) fn check(&self) -> Result<(), Exhausted> {
         let free = self.of.limit.load(Ordering::Relaxed).saturating_sub(self.of.taken());
-        match self.own() <= free {
+        match self.own() <= free.max(self.guaranteed) {
             true => Ok(()),
             false => Err(Exhausted { setting: self.of.setting }),
         }
@@ -111,7 +114,7 @@ mod tests {
     #[test]
     fn connection_gets_at_most_half_of_the_rest() {
         let budget = Budget::new("calls", 90);
-        let (first, second, third) = (budget.share(), budget.share(), budget.share());
+        let (first, second, third) = (budget.share(0), budget.share(0), budget.share(0));
         let all =
             |share: &Arc<Share>| std::iter::from_fn(|| share.take(1).ok()).collect::<Vec<_>>();
         let firsts = all(&first);
@@ -125,9 +128,20 @@ mod tests {
     }
 
     #[test]
+    fn guaranteed_amount_is_left_by_others() {
+        let budget = Budget::new("open_calls", 2);
+        let _hog = budget.share(0).add(2);
+        let share = budget.share(1);
+        let held = share.take(1).expect("it is guaranteed");
+        assert!(share.take(1).is_err());
+        drop(held);
+        assert!(share.take(1).is_ok());
+    }
+
+    #[test]
     fn refused_amount_is_not_taken() {
         let budget = Budget::new("request_memory_mib", 10);
-        let share = budget.share();
+        let share = budget.share(0);
         assert_eq!(share.take(6).err(), Some(Exhausted { setting: "request_memory_mib" }));
         let mut held = share.take(2).expect("there is enough");
         assert!(held.grow(3).is_ok());
@@ -139,7 +153,7 @@ mod tests {
     #[test]
     fn added_amount_counts_beyond_the_limit() {
         let budget = Budget::new("calls", 10);
-        let (hog, other) = (budget.share(), budget.share());
+        let (hog, other) = (budget.share(0), budget.share(0));
         let held = hog.add(10);
         assert!(hog.check().is_err());
         assert!(other.take(1).is_err());

@@ -456,6 +456,24 @@ async fn open_methods_take_no_places_of_callers() {
     assert_eq!(app.read().await.expect_err("no such store").code(), Code::NotFound);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_has_places_for_health() {
+    let app = App::with_sections("[limits]\nopen_calls = 2\nrequest_silence_ms = 600000").await;
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let endpoint = Channel::from_shared(format!("http://{}", app.address)).expect("a URL");
+        let channel = endpoint.connect().await.expect("it listens");
+        let mut health = HealthClient::new(channel);
+        open.push(health.watch(HealthCheckRequest::default()).await.expect("a place"));
+        health.check(HealthCheckRequest::default()).await.expect("a place beside it");
+        health.watch(HealthCheckRequest::default()).await.map(drop).expect("a second place");
+    }
+    let raw = Raw::connect(app.address).await;
+    let _hog = raw.0.clone().send_request(request(CHECK, missing_body())).boxed();
+    let answer = raw.post(CHECK, &[], whole(prefixed(0, b""))).await;
+    assert_eq!(answer.grpc().code(), Code::Ok);
+}
+
 /// Reads until the other side closes the connection.
 async fn closed(socket: &mut TcpStream) {
     let mut received = Vec::new();

@@ -76,6 +76,9 @@ struct Pool {
 
 /// The memory for each call of the open services, in bytes: its metadata and a short message.
 const OPEN_MEMORY: usize = 32 * 1024;
+/// The calls of the open services that each connection can always make: the watch of health that the service
+/// config asks for, and a check beside it. The limits on connections bound them.
+const OPEN_GUARANTEED: usize = 2;
 
 /// A connection, with its shares of the budgets.
 #[derive(Debug)]
@@ -100,11 +103,13 @@ pub(crate) struct Shares {
 }
 
 impl Pool {
-    fn shares(&self) -> Shares {
+    /// Returns the shares of a new connection, which can make `guaranteed` short calls even if other
+    /// connections have taken everything.
+    fn shares(&self, guaranteed: usize) -> Shares {
         Shares {
-            calls: self.calls.share(),
-            unfinished: self.unfinished.share(),
-            memory: self.memory.share(),
+            calls: self.calls.share(guaranteed),
+            unfinished: self.unfinished.share(guaranteed),
+            memory: self.memory.share(guaranteed * OPEN_MEMORY),
         }
     }
 }
@@ -168,8 +173,8 @@ impl Budgets {
             peer,
             certificate,
             ending,
-            ours: self.ours.shares(),
-            open: self.open.shares(),
+            ours: self.ours.shares(0),
+            open: self.open.shares(OPEN_GUARANTEED),
         })
     }
 }
