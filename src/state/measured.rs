@@ -45,11 +45,6 @@ impl Measured {
         self.metrics.record_state(operation, result.is_err(), began.elapsed());
         result
     }
-
-    /// Counts the end of a write.
-    fn count_end(&self, outcome: &'static str) {
-        self.metrics.count_journal_write(outcome);
-    }
 }
 
 /// Returns the name of an outcome.
@@ -156,7 +151,7 @@ impl Writes for Measured {
     async fn ended(&self, write_id: &str, fence: u64, outcome: Outcome) -> Result<(), Error> {
         let name = name(&outcome);
         self.timed("ended", self.state.ended(write_id, fence, outcome)).await?;
-        self.count_end(name);
+        self.metrics.count_journal_write(name);
         Ok(())
     }
 
@@ -175,7 +170,7 @@ impl Writes for Measured {
         };
         let before = self.timed("resolve", self.state.resolve(write_id, outcome)).await?;
         if before.is_some() {
-            self.count_end(resolved);
+            self.metrics.count_journal_write(resolved);
         }
         Ok(before)
     }
