@@ -47,7 +47,7 @@ impl Settings {
 /// A section, the number of its element (0 for a section that is no list), and the name of its key.
 type Part<'a> = (&'a str, usize, &'a str);
 
-/// Returns the part that has to be removed if an error is about this key.
+/// Returns the part of the settings that contains a key. If the key has an error, that part is removed.
 fn part_of(key: &str) -> Part<'_> {
     let (section, rest) = key.split_at(key.find(['.', '[']).unwrap_or(key.len()));
     let name = rest.trim_start_matches(['.', '[']);
