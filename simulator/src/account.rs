@@ -76,7 +76,7 @@ fn quota(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let endpoint = super::world::endpoints().find(|endpoint| endpoint.path == path);
     match endpoint.ok_or(Refusal::new(76021))?.bearer {
         // Our choice: these calls are counted elsewhere, so the answer would be wrong.
-        Bearer::NoToken => return Err(Refusal::new(76022)),
+        Bearer::Component | Bearer::NoToken => return Err(Refusal::new(76022)),
         Bearer::Anyone | Bearer::MiniProgram | Bearer::Official => {}
     }
     let quota = &mut world.tenant(&call.app_id)?.quota;

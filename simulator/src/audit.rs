@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{map_poi, merchant, nearby, push, store, world::World};
+use super::{endpoint::Call, map_poi, merchant, nearby, push, store, world::World};
 
 /// An account's administrator must confirm a merchant's application within this time.
 pub(super) const CONFIRMATION: Duration = Duration::from_secs(24 * 3600);
@@ -20,6 +20,9 @@ pub struct Audit {
     pub audit_id: u64,
     /// The account that submitted.
     pub app_id: String,
+    /// The component whose token submitted for the account. It receives the event of the decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
     /// The kind of the submission.
     pub kind: Kind,
     /// The state of the review.
@@ -106,7 +109,7 @@ impl State {
 }
 
 /// Opens a review and returns its id.
-pub(super) fn open(world: &mut World, app_id: &str, kind: Kind, subject: &str) -> u64 {
+pub(super) fn open(world: &mut World, call: &Call, kind: Kind, subject: &str) -> u64 {
     // WeChat's own numbers for map places are much smaller than all others.
     let audit_id = match kind {
         Kind::CreateMapPoi => 42_160 + world.mint.count("base_id"),
@@ -118,7 +121,8 @@ pub(super) fn open(world: &mut World, app_id: &str, kind: Kind, subject: &str) -
     };
     let audit = Audit {
         audit_id,
-        app_id: app_id.to_owned(),
+        app_id: call.app_id.clone(),
+        component: call.component.clone(),
         kind,
         state,
         created: world.clock.unix(),
@@ -243,7 +247,7 @@ mod tests {
     #[test]
     fn open_review_passes_after_delay() {
         let mut world = world(Some(Duration::from_secs(10)));
-        let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
+        let audit_id = open(&mut world, &Call::by("wx1"), Kind::AddStore, "");
         assert_eq!(state_after(&mut world, audit_id, 9), State::Pending);
         assert_eq!(state_after(&mut world, audit_id, 1), State::Approved);
     }
@@ -251,8 +255,8 @@ mod tests {
     #[test]
     fn unconfirmed_application_lapses_after_a_day() {
         let mut world = world(None);
-        let lapsing = open(&mut world, "wx1", Kind::ApplyMerchant, "");
-        let confirmed = open(&mut world, "wx2", Kind::ApplyMerchant, "");
+        let lapsing = open(&mut world, &Call::by("wx1"), Kind::ApplyMerchant, "");
+        let confirmed = open(&mut world, &Call::by("wx2"), Kind::ApplyMerchant, "");
         let decided = decide(&mut world, confirmed, Decision::Confirm, String::new());
         assert_eq!(decided.map(|audit| audit.state), Ok(State::Pending));
         assert_eq!(state_after(&mut world, lapsing, 86_399), State::AwaitingAdmin);
@@ -263,7 +267,7 @@ mod tests {
     #[test]
     fn decided_review_cannot_be_decided_again() {
         let mut world = world(None);
-        let audit_id = open(&mut world, "wx1", Kind::AddStore, "");
+        let audit_id = open(&mut world, &Call::by("wx1"), Kind::AddStore, "");
         let declined = decide(&mut world, audit_id, Decision::Decline, String::new());
         assert!(declined.is_err(), "no administrator is asked about a store");
         assert!(decide(&mut world, audit_id, Decision::Reject, "blurred".to_owned()).is_ok());

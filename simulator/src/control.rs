@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Account, Fault, Simulator,
     audit::{self, Decision},
+    component,
     legacy::LegacyStore,
     merchant::Merchant,
     places,
@@ -43,6 +44,45 @@ const HELP: &[(&str, &str)] = &[
         "{decision: approve|reject|confirm|decline, reason?, push?}: decide a review; with push \
          false the account is not notified",
     ),
+    ("GET /_simulator/components", "the third-party platforms"),
+    (
+        "POST /_simulator/components",
+        "{app_id, secret, token, encoding_aes_key, events_url?, messages_url?, \
+         ticket_interval_seconds?, permission_sets?}: add or change one. $APPID$ in messages_url is \
+         the merchant",
+    ),
+    ("GET /_simulator/components/{app_id}/authorizers", "the merchants that authorized it"),
+    (
+        "POST /_simulator/components/{app_id}/authorizers",
+        "{authorizers: [{app_id, kind, permission_sets}]} or {count, kind, permission_sets}: add \
+         merchants without events, with accounts if there are none",
+    ),
+    (
+        "POST /_simulator/components/{app_id}/authorize",
+        "{app_id, permission_sets}: authorize it for a merchant, or change that, and push the event",
+    ),
+    (
+        "POST /_simulator/components/{app_id}/unauthorize",
+        "{app_id, push?}: take an authorization back; with push false there is no event",
+    ),
+    (
+        "POST /_simulator/components/{app_id}/permissions",
+        "{app_id, permission_sets?, api?}: change them without an event; with api false there are no \
+         tokens for the merchant",
+    ),
+    (
+        "DELETE /_simulator/components/{app_id}/refresh_tokens",
+        "make its refresh tokens invalid; the list of merchants has new ones",
+    ),
+    (
+        "POST /_simulator/components/{app_id}/tickets",
+        "{pushing}: stop or start the tickets. {create_time?}: push a new one now",
+    ),
+    (
+        "POST /_simulator/components/{app_id}/token",
+        "{expired?}: replace its token as another system does; the previous one ends at once, with \
+         40001 or 42001",
+    ),
     ("GET /_simulator/faults", "the faults that have not applied yet"),
     (
         "POST /_simulator/faults",
@@ -71,15 +111,21 @@ const HELP: &[(&str, &str)] = &[
         "{app_id, event: {Event, …}}: push an event now; missing fields that all events have are \
          added. {app_id, text}: push this text now as the whole message, unchanged",
     ),
+    (
+        "POST /_simulator/pushes/{id}/redeliver",
+        "send an earlier push again, in a new envelope; the answer has the id of the new push",
+    ),
     ("POST /_simulator/quota", "{app_id, path, daily_limit}: limit an API"),
     ("GET /_simulator/settings", "the settings"),
     (
         "POST /_simulator/settings",
         "{audit_delay_seconds?, nearby_pause_ms?, store_limit?, nearby_limit?, \
          classic_tokens_a_day?, push_timeout_ms?, push_retries?, push_retry_pause_ms?, \
-         push_delay_ms?, push_shuffle_ms?, push_duplicates?, push_lose_every?}: change settings; a null delay \
-         leaves reviews open, shuffle adds a random delay, duplicates come after an answer, every \
-         n-th push is lost",
+         push_delay_ms?, push_shuffle_ms?, push_duplicates?, push_lose_every?, \
+         pre_auth_code_seconds?, authorization_code_seconds?, rotate_refresh_tokens?, \
+         unauthorized_errcode?}: change settings; a null delay leaves reviews open, shuffle adds a \
+         random delay, duplicates come after an answer, every n-th push is lost, the errcode is that \
+         of a merchant's token after the merchant took the authorization back",
     ),
     ("GET /_simulator/tokens", "today's token calls, by account"),
     ("DELETE /_simulator/tokens", "make every token invalid at once"),
@@ -136,6 +182,10 @@ pub(super) fn act(
         ("POST", "pushes") => push(world, body),
         ("POST", "settings") => set(world, body),
         ("POST", path) if path.starts_with("audits/") => decide(world, &path[7..], body),
+        ("POST", path) if path.starts_with("pushes/") => redeliver(world, &path[7..]),
+        (method, path) if path == "components" || path.starts_with("components/") => {
+            component::control(world, method, path, body)
+        }
         (method, path) => change(world, method, path, body).map(|()| json!({})),
     }
 }
@@ -152,11 +202,7 @@ fn change(world: &mut World, method: &str, path: &str, body: &[u8]) -> Result<()
         ("DELETE", "faults") => world.faults.clear(),
         ("DELETE", "journal") => world.journal.clear(),
         ("DELETE", "tokens") => world.tokens.revoke(),
-        _ => {
-            let text =
-                format!("no {method} /_simulator/{path}; GET /_simulator/ lists the requests");
-            return Err(Problem { status: StatusCode::NOT_FOUND, text });
-        }
+        _ => return Err(Problem::unknown(method, path)),
     }
     Ok(())
 }
@@ -168,18 +214,24 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn bad(text: impl ToString) -> Self {
+    pub(super) fn bad(text: impl ToString) -> Self {
         Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
     }
 
+    /// There is no such request.
+    pub(super) fn unknown(method: &str, path: &str) -> Self {
+        let text = format!("no {method} /_simulator/{path}; GET /_simulator/ lists the requests");
+        Self { status: StatusCode::NOT_FOUND, text }
+    }
+
     /// The request is valid, but not in the present state.
-    const fn conflict(text: String) -> Self {
+    pub(super) const fn conflict(text: String) -> Self {
         Self { status: StatusCode::CONFLICT, text }
     }
 }
 
 /// Returns the body of a request. An error names the field.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut body = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut body).map_err(Problem::bad)
 }
@@ -321,6 +373,12 @@ fn push(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     id.map(|id| json!({ "id": id })).map_err(Problem::conflict)
 }
 
+fn redeliver(world: &mut World, path: &str) -> Result<Value, Problem> {
+    let id = path.strip_suffix("/redeliver").and_then(|id| id.parse().ok());
+    let id = id.ok_or_else(|| Problem::unknown("POST", &format!("pushes/{path}")))?;
+    push::redeliver(world, id).map(|id| json!({ "id": id })).map_err(Problem::conflict)
+}
+
 /// The callback in a control request. Without a URL the account receives no more pushes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -378,6 +436,6 @@ fn set(world: &mut World, body: &[u8]) -> Result<Value, Problem> {
     Ok(json!(world.rules))
 }
 
-const fn yes() -> bool {
+pub(super) const fn yes() -> bool {
     true
 }

@@ -15,6 +15,11 @@ pub(super) struct Endpoint {
     pub(super) body: Body,
     /// Whether the API refuses a call before it has answered the previous one. Only one API does.
     pub(super) serial: bool,
+    /// A third party can call the API if the merchant granted it one of these. An API without any is
+    /// open to all third parties, which is our choice: its document names none.
+    pub(super) permission_sets: &'static [u16],
+    /// The refusal of a third party to which the merchant granted none of them.
+    pub(super) lacking: i64,
     pub(super) run: Run,
 }
 
@@ -24,22 +29,39 @@ type Run = fn(&mut World, &Call) -> Result<Value, Refusal>;
 impl Endpoint {
     /// An API with method GET.
     pub(super) const fn get(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self { method: Method::GET, path, bearer, body: Body::Nothing, serial: false, run }
+        Self::new(Method::GET, path, bearer, Body::Nothing, run)
     }
 
     /// An API that accepts a JSON object by POST.
     pub(super) const fn post(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self { method: Method::POST, path, bearer, body: Body::Json, serial: false, run }
+        Self::new(Method::POST, path, bearer, Body::Json, run)
     }
 
     /// An API that accepts a file by POST.
     pub(super) const fn upload(path: &'static str, bearer: Bearer, run: Run) -> Self {
-        Self { method: Method::POST, path, bearer, body: Body::Form, serial: false, run }
+        Self::new(Method::POST, path, bearer, Body::Form, run)
+    }
+
+    const fn new(method: Method, path: &'static str, bearer: Bearer, body: Body, run: Run) -> Self {
+        let (serial, permission_sets, lacking) = (false, &[], 61007);
+        Self { method, path, bearer, body, serial, permission_sets, lacking, run }
     }
 
     /// The same API with one call at a time and a pause between two calls.
     pub(super) const fn serial(mut self) -> Self {
         self.serial = true;
+        self
+    }
+
+    /// The same API, for which a third party needs one of these permission sets.
+    pub(super) const fn permission_sets(mut self, sets: &'static [u16]) -> Self {
+        self.permission_sets = sets;
+        self
+    }
+
+    /// The same API with this refusal of a third party that lacks the permission.
+    pub(super) const fn lacking(mut self, errcode: i64) -> Self {
+        self.lacking = errcode;
         self
     }
 }
@@ -48,6 +70,8 @@ impl Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bearer {
     Anyone,
+    /// A third-party platform, with its own token.
+    Component,
     MiniProgram,
     /// The call carries the secret in place of a token.
     NoToken,
@@ -65,8 +89,10 @@ pub(super) enum Body {
 /// A call that passed the general checks.
 #[derive(Debug, Default)]
 pub(super) struct Call {
-    /// The account that owns the token. It is empty if the endpoint needs no token.
+    /// The account or the component that owns the token. It is empty if the endpoint needs no token.
     pub(super) app_id: String,
+    /// The component that calls for the account, if the token is that of an authorizer.
+    pub(super) component: Option<String>,
     pub(super) query: BTreeMap<String, String>,
     pub(super) fields: Map<String, Value>,
     pub(super) part: Option<Part>,
@@ -82,6 +108,12 @@ pub(super) struct Part {
 }
 
 impl Call {
+    /// Returns a call of this account without content.
+    #[cfg(test)]
+    pub(super) fn by(app_id: &str) -> Self {
+        Self { app_id: app_id.to_owned(), ..Self::default() }
+    }
+
     /// Returns a text. Fails if it is missing or empty.
     pub(super) fn text(&self, name: &str) -> Result<&str, Refusal> {
         match self.optional_text(name)? {

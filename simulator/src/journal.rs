@@ -87,7 +87,8 @@ impl Journal {
 /// Returns a query without its secrets.
 pub(super) fn redact_query(query: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let redact = |(name, value): (&String, &String)| {
-        let value = if is_secret(name) { "[redacted]" } else { value };
+        // An empty secret is none, and a client that sends one is at fault.
+        let value = if is_secret(name) && !value.is_empty() { "[redacted]" } else { value };
         (name.clone(), value.to_owned())
     };
     query.iter().map(redact).collect()
@@ -112,15 +113,22 @@ pub(super) fn describe_body(bytes: &[u8], part: Option<&Part>) -> Value {
         );
     };
     if let Some(fields) = body.as_object_mut() {
-        for (_, value) in fields.iter_mut().filter(|(name, _)| is_secret(name)) {
+        for (_, value) in
+            fields.iter_mut().filter(|(name, value)| is_secret(name) && !is_empty(value))
+        {
             *value = json!("[redacted]");
         }
     }
     body
 }
 
+/// Tickets and codes of third-party platforms are secrets, too: each can be exchanged for a token.
 fn is_secret(name: &str) -> bool {
-    name.contains("token") || name.contains("secret")
+    ["token", "secret", "ticket", "authorization_code"].iter().any(|part| name.contains(part))
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value == ""
 }
 
 #[cfg(test)]
@@ -131,6 +139,8 @@ mod tests {
     fn secrets_are_redacted() {
         let body = describe_body(br#"{"appid":"wx1","secret":"s"}"#, None);
         assert_eq!(body, json!({ "appid": "wx1", "secret": "[redacted]" }));
+        let empty = describe_body(br#"{"authorizer_refresh_token":""}"#, None);
+        assert_eq!(empty, json!({ "authorizer_refresh_token": "" }));
         let query = [("access_token", "t"), ("type", "image")].map(|(a, b)| (a.into(), b.into()));
         let kept = redact_query(&query.into());
         assert_eq!(kept["access_token"], "[redacted]");

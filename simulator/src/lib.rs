@@ -14,6 +14,8 @@
 //! * `token`, `merchant`, `map_poi`, `store`, `legacy`, `nearby`, `card`, `media` and `account` are
 //!   the families. Each is a table of endpoints and their functions. A function receives the world
 //!   and a checked call, and no HTTP.
+//! * `component` is the family of third-party platforms: their tickets, tokens and authorizations, and
+//!   the page on which a merchant authorizes one.
 //! * `audit` decides reviews. `push` notifies the account, encrypts with `message_crypto`, and
 //!   sends other pushes on request. `faults` and `spoil` make calls fail.
 //!
@@ -27,14 +29,15 @@
 //!   `success` (被动回复), HTTPS addresses, and the order of pushes. An application that lapses causes
 //!   no push. It is not known when WeChat repeats a push that was refused at once. Here that is as
 //!   late as after a timeout.
-//! * Third-party platforms, cloud hosting tokens, address lists (`40164` comes only by a fault),
-//!   TLS, HTTP/2, and speed.
+//! * Cloud hosting tokens, address lists (`40164` and `61004` come only by a fault), TLS, HTTP/2, and
+//!   speed. The daily quotas of third-party platforms.
 //! * Cards: every `card_id` is accepted. Pictures: every address at WeChat's host is accepted.
 //! * Durability: a restart or a reset loses all state.
 
 mod account;
 pub mod audit;
 mod card;
+mod component;
 mod control;
 mod districts;
 mod endpoint;
@@ -76,7 +79,12 @@ use self::{
     push::Push,
     world::World,
 };
-pub use self::{faults::Fault, nearby::COMPANY, push::Callback};
+pub use self::{
+    component::{Authorizer, Component},
+    faults::Fault,
+    nearby::COMPANY,
+    push::Callback,
+};
 
 /// The official account that a simulator has by default.
 pub const OFFICIAL_APP_ID: &str = "wx0000000000000001";
@@ -87,6 +95,11 @@ pub const MINI_PROGRAM_APP_ID: &str = "wx0000000000000002";
 /// The secret of [`MINI_PROGRAM_APP_ID`].
 pub const MINI_PROGRAM_SECRET: &str = "mini-program-secret";
 
+/// The third-party platform of the sandbox and of tests.
+pub const COMPONENT_APP_ID: &str = "wx0000000000000003";
+/// The secret of [`COMPONENT_APP_ID`].
+pub const COMPONENT_SECRET: &str = "component-secret";
+
 /// The token that signs pushes to either account in the sandbox and in tests.
 pub const CALLBACK_TOKEN: &str = "callback-token";
 /// The key that encrypts pushes to [`OFFICIAL_APP_ID`]. As in many real keys, the last character
@@ -95,10 +108,14 @@ pub const OFFICIAL_AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 /// The key that encrypts pushes to [`MINI_PROGRAM_APP_ID`].
 pub const MINI_PROGRAM_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefA";
 
+/// The key that encrypts pushes to [`COMPONENT_APP_ID`].
+pub const COMPONENT_AES_KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFH";
+
 /// The endpoints of every family. A new family adds one line here.
 const FAMILIES: &[&[Endpoint]] = &[
     account::ROUTES,
     card::ROUTES,
+    component::ROUTES,
     legacy::ROUTES,
     map_poi::ROUTES,
     media::ROUTES,
@@ -124,6 +141,8 @@ pub struct Settings {
     pub clock: Clock,
     /// The accounts that exist.
     pub accounts: Vec<Account>,
+    /// The third-party platforms that exist.
+    pub components: Vec<Component>,
     /// The time after which reviews pass without a decision. With `None` they stay open.
     pub audit_delay: Option<Duration>,
 }
@@ -168,6 +187,7 @@ impl Default for Settings {
                 account(OFFICIAL_APP_ID, OFFICIAL_SECRET, AccountKind::Official),
                 account(MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, AccountKind::MiniProgram),
             ],
+            components: Vec::new(),
             audit_delay: None,
         }
     }
@@ -292,7 +312,7 @@ impl Simulator {
 
     /// Returns the locked state. It is consistent even after a panic, because handlers check
     /// everything before they change anything.
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,11 +11,14 @@ use super::{
     world::World,
 };
 
+/// A third party needs one of these permission sets (权限集).
+const SETS: &[u16] = &[8, 9, 10, 13, 37];
+
 /// The endpoints of this family.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::get("/wxa/get_district", Bearer::Anyone, district),
-    Endpoint::post("/wxa/search_map_poi", Bearer::Anyone, search),
-    Endpoint::post("/wxa/create_map_poi", Bearer::Anyone, create),
+    Endpoint::get("/wxa/get_district", Bearer::Anyone, district).permission_sets(SETS),
+    Endpoint::post("/wxa/search_map_poi", Bearer::Anyone, search).permission_sets(SETS),
+    Endpoint::post("/wxa/create_map_poi", Bearer::Anyone, create).permission_sets(SETS),
 ];
 
 /// `GET /wxa/get_district` — 从腾讯地图拉取省市区信息
@@ -73,7 +76,7 @@ fn create(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if let Some(poi_id) = &legacy {
         world.tenant(&call.app_id)?.stores.may_add(poi_id)?;
     }
-    let base_id = audit::open(world, &call.app_id, Kind::CreateMapPoi, &place.branch_name);
+    let base_id = audit::open(world, call, Kind::CreateMapPoi, &place.branch_name);
     world.tenant(&call.app_id)?.requested_places.insert(base_id, Requested { place, legacy });
     Ok(json!({ "error": null, "data": { "base_id": base_id, "rich_id": base_id - 150 } }))
 }

@@ -19,8 +19,10 @@ const MIB: usize = 1024 * KIB;
 
 /// The endpoints of this family.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::upload("/cgi-bin/media/upload", Bearer::Anyone, upload),
-    Endpoint::upload("/cgi-bin/media/uploadimg", Bearer::Anyone, upload_image),
+    Endpoint::upload("/cgi-bin/media/upload", Bearer::Anyone, upload)
+        .permission_sets(&[1, 3, 8, 9, 11, 19, 30, 31, 100]),
+    Endpoint::upload("/cgi-bin/media/uploadimg", Bearer::Anyone, upload_image)
+        .permission_sets(&[1, 8, 9, 11, 18, 37, 100]),
 ];
 
 /// A temporary file.

@@ -24,12 +24,19 @@ const RESERVED: &[&str] = &["微信", "wechat", "weixin", "腾讯"];
 const CHANGES_A_MONTH: usize = 5;
 const DAYS_A_MONTH: u64 = 30;
 
-/// The endpoints of this family.
+/// A third party needs one of these permission sets (权限集).
+const SETS: &[u16] = &[8, 9, 10, 13];
+
+/// The endpoints of this family. A report of apply_merchant without permission has 48001, not 61007.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::get("/wxa/get_merchant_category", Bearer::Anyone, categories),
-    Endpoint::post("/wxa/apply_merchant", Bearer::Official, apply),
-    Endpoint::get("/wxa/get_merchant_audit_info", Bearer::Official, audit_info),
-    Endpoint::post("/wxa/modify_merchant", Bearer::Official, modify),
+    Endpoint::get("/wxa/get_merchant_category", Bearer::Anyone, categories)
+        .permission_sets(&[8, 9, 10, 13, 37]),
+    Endpoint::post("/wxa/apply_merchant", Bearer::Official, apply)
+        .permission_sets(SETS)
+        .lacking(48001),
+    Endpoint::get("/wxa/get_merchant_audit_info", Bearer::Official, audit_info)
+        .permission_sets(SETS),
+    Endpoint::post("/wxa/modify_merchant", Bearer::Official, modify).permission_sets(SETS),
 ];
 
 /// An account's store mini program, or its latest application for one.
@@ -154,7 +161,7 @@ fn apply(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     if exists {
         return Err(Refusal::new(85028));
     }
-    let audit_id = audit::open(world, &call.app_id, Kind::ApplyMerchant, nickname);
+    let audit_id = audit::open(world, call, Kind::ApplyMerchant, nickname);
     let merchant = &mut world.tenant(&call.app_id)?.merchant;
     merchant.applied = Some(Applied { nickname: nickname.to_owned(), intro: intro.to_owned() });
     merchant.audit_id = audit_id;

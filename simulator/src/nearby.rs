@@ -15,14 +15,18 @@ use super::{
 /// The company that owns every mini program here. A place of another company needs documents.
 pub const COMPANY: &str = "深圳市江南茶铺餐饮管理有限公司";
 
+/// A third party needs this permission set (权限集).
+const SETS: &[u16] = &[37];
+
 /// The endpoints of this family. The list is a POST on today's page and was a GET before. Clients
 /// use both.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::post("/wxa/addnearbypoi", Bearer::MiniProgram, add).serial(),
-    Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list),
-    Endpoint::get("/wxa/getnearbypoilist", Bearer::MiniProgram, list),
-    Endpoint::post("/wxa/delnearbypoi", Bearer::MiniProgram, delete),
-    Endpoint::post("/wxa/setnearbypoishowstatus", Bearer::MiniProgram, set_show_status),
+    Endpoint::post("/wxa/addnearbypoi", Bearer::MiniProgram, add).serial().permission_sets(SETS),
+    Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list).permission_sets(SETS),
+    Endpoint::get("/wxa/getnearbypoilist", Bearer::MiniProgram, list).permission_sets(SETS),
+    Endpoint::post("/wxa/delnearbypoi", Bearer::MiniProgram, delete).permission_sets(SETS),
+    Endpoint::post("/wxa/setnearbypoishowstatus", Bearer::MiniProgram, set_show_status)
+        .permission_sets(SETS),
 ];
 
 /// An account's nearby places.
@@ -92,7 +96,7 @@ struct Wanted {
 fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     let wanted = requested(world, call)?;
     refuse_duplicates(world, &call.app_id, &wanted)?;
-    let audit_id = audit::open(world, &call.app_id, Kind::AddNearbyPoi, call.text("store_name")?);
+    let audit_id = audit::open(world, call, Kind::AddNearbyPoi, call.text("store_name")?);
     let Wanted { poi_id, map_poi_id, address, credential } = wanted;
     let new_id = poi_id.unwrap_or_else(|| 112_333_000 + world.mint.count("nearby_poi_id"));
     let pois = &mut world.tenant(&call.app_id)?.nearby.pois;

@@ -18,13 +18,16 @@ use super::{
     world::World,
 };
 
+/// A third party needs one of these permission sets (权限集).
+const SETS: &[u16] = &[8, 9, 10, 13];
+
 /// The endpoints of this family. Those for stores that must migrate are in `legacy`.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::post("/wxa/add_store", Bearer::Official, add),
-    Endpoint::post("/wxa/update_store", Bearer::Official, update),
-    Endpoint::post("/wxa/get_store_info", Bearer::Official, info),
-    Endpoint::post("/wxa/get_store_list", Bearer::Official, list),
-    Endpoint::post("/wxa/del_store", Bearer::Official, delete),
+    Endpoint::post("/wxa/add_store", Bearer::Official, add).permission_sets(SETS),
+    Endpoint::post("/wxa/update_store", Bearer::Official, update).permission_sets(SETS),
+    Endpoint::post("/wxa/get_store_info", Bearer::Official, info).permission_sets(SETS),
+    Endpoint::post("/wxa/get_store_list", Bearer::Official, list).permission_sets(SETS),
+    Endpoint::post("/wxa/del_store", Bearer::Official, delete).permission_sets(SETS),
 ];
 
 /// An account's stores, in the order in which they were added.
@@ -92,7 +95,7 @@ fn add(world: &mut World, call: &Call) -> Result<Value, Refusal> {
     refuse_duplicates(world, &call.app_id, &store)?;
 
     let subject = store.place.branch_name.clone();
-    store.audit_id = audit::open(world, &call.app_id, Kind::AddStore, &subject);
+    store.audit_id = audit::open(world, call, Kind::AddStore, &subject);
     store.migrated = !migrating.is_empty();
     store.poi_id = match migrating {
         "" => (472_600_000 + world.mint.count("poi_id")).to_string(),
@@ -213,7 +216,7 @@ fn show(
         (store.pictures, store.status) = (pictures, 1);
     } else {
         store.status = 2;
-        let audit_id = audit::open(world, &call.app_id, Kind::ModifyStore, poi_id);
+        let audit_id = audit::open(world, call, Kind::ModifyStore, poi_id);
         let store = world.tenant(&call.app_id)?.stores.find(poi_id)?;
         store.awaited = Some(Awaited { pictures, audit_id });
         store.audit_id = audit_id;

@@ -3,6 +3,8 @@
 //! `/cgi-bin/token` makes a new token at every call, and the previous one works for five more
 //! minutes. `/cgi-bin/stable_token` returns the same token as long as it is valid. A refresh of one
 //! never affects the other. All times are the injected clock's.
+//!
+//! The tokens of third-party platforms are kept here, too. `component` hands them out.
 
 use std::{
     collections::HashMap,
@@ -19,9 +21,9 @@ use super::{
 };
 
 /// A token is valid for this time.
-const LIFE: Duration = Duration::from_secs(7200);
+pub(super) const LIFE: Duration = Duration::from_secs(7200);
 /// The previous token still works for this time, and the stable one is renewed this early.
-const GRACE: Duration = Duration::from_secs(300);
+pub(super) const GRACE: Duration = Duration::from_secs(300);
 /// A forced refresh within this time of the last one refreshes nothing.
 const FORCE_PAUSE: Duration = Duration::from_secs(30);
 /// Forced refreshes a day.
@@ -88,6 +90,23 @@ pub(super) struct Moment {
     pub(super) day: u64,
 }
 
+/// The holder of a token: an account or a component, or a component for an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    /// The account, or the component.
+    pub(super) app_id: String,
+    /// The authorization by which a component acts for the account.
+    pub(super) via: Option<Via>,
+}
+
+/// A component, and the authorization that an account gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Via {
+    pub(super) component: String,
+    /// A later authorization of the same account has another number.
+    pub(super) authorization: u64,
+}
+
 /// Every token, and the number of token calls of each account.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
@@ -99,7 +118,7 @@ pub(super) struct Tokens {
 
 #[derive(Debug)]
 struct Grant {
-    app_id: String,
+    holder: Holder,
     expires: Instant,
     /// A replaced token is refused with 40001 after its grace period. One that expired is refused
     /// with 42001.
@@ -113,15 +132,17 @@ struct Usage {
     classic: u64,
     stable: u64,
     forced: u64,
+    /// Tokens that a component received for the account.
+    authorizer: u64,
     last_forced: Option<Instant>,
     minute: Option<(Instant, u64)>,
 }
 
 impl Tokens {
-    /// Returns the account that owns this token. Fails if the token is not valid.
-    pub(super) fn owner(&self, token: &str, now: Instant) -> Result<&str, Refusal> {
+    /// Returns the holder of this token. Fails if the token is not valid.
+    pub(super) fn holder(&self, token: &str, now: Instant) -> Result<&Holder, Refusal> {
         match self.grants.get(token) {
-            Some(grant) if now < grant.expires => Ok(&grant.app_id),
+            Some(grant) if now < grant.expires => Ok(&grant.holder),
             Some(grant) if !grant.replaced => Err(Refusal::new(42001)),
             _ => Err(Refusal::new(40001)),
         }
@@ -129,7 +150,7 @@ impl Tokens {
 
     /// Returns the account for which a token was made, whether it still works or not.
     pub(super) fn made_for(&self, token: &str) -> Option<&str> {
-        self.grants.get(token).map(|grant| grant.app_id.as_str())
+        self.grants.get(token).map(|grant| grant.holder.app_id.as_str())
     }
 
     /// Makes every token invalid, as if another process had refreshed all of them.
@@ -139,16 +160,44 @@ impl Tokens {
         self.stable.clear();
     }
 
-    /// Returns the number of today's calls of each account, and of its valid tokens.
+    /// Makes a token that a component receives: its own, or one for an account. The caller decides how
+    /// long the previous one works.
+    pub(super) fn issue(&mut self, mint: &mut Mint, holder: Holder, moment: Moment) -> String {
+        if holder.via.is_some() {
+            self.usage(&holder.app_id, moment.day).authorizer += 1;
+        }
+        self.grant(mint, holder, moment.now)
+    }
+
+    /// Ends a token at this time, because another one replaced it.
+    pub(super) fn replace(&mut self, token: &str, expires: Instant) {
+        if let Some(grant) = self.grants.get_mut(token) {
+            grant.replace(expires);
+        }
+    }
+
+    /// Ends a token now, as if its time had passed.
+    pub(super) fn expire(&mut self, token: &str, now: Instant) {
+        if let Some(grant) = self.grants.get_mut(token) {
+            (grant.expires, grant.replaced) = (now, false);
+        }
+    }
+
+    /// Returns the number of today's calls of each account, and of its valid own tokens.
     pub(super) fn counts(&self, moment: Moment) -> Value {
+        let mut valid = HashMap::<&str, u64>::new();
+        let current = self.grants.values().filter(|grant| moment.now < grant.expires);
+        for holder in current.map(|grant| &grant.holder).filter(|holder| holder.via.is_none()) {
+            *valid.entry(&holder.app_id).or_default() += 1;
+        }
         let count = |(app_id, usage): (&String, &Usage)| {
-            let valid = |grant: &&Grant| grant.app_id == *app_id && moment.now < grant.expires;
             let today = |count| if usage.day == moment.day { count } else { 0 };
             let counts = json!({
                 "token": today(usage.classic),
                 "stable_token": today(usage.stable),
                 "forced": today(usage.forced),
-                "valid": self.grants.values().filter(valid).count(),
+                "authorizer_token": today(usage.authorizer),
+                "valid": valid.get(app_id.as_str()).copied().unwrap_or(0),
             });
             (app_id.clone(), counts)
         };
@@ -170,7 +219,7 @@ impl Tokens {
         if let Some(previous) = self.classic.get(app_id).and_then(|old| self.grants.get_mut(old)) {
             previous.replace(moment.now + GRACE);
         }
-        let token = self.grant(mint, app_id, moment.now);
+        let token = self.grant(mint, Holder::own(app_id), moment.now);
         self.classic.insert(app_id.to_owned(), token.clone());
         Ok(json!({ "access_token": token, "expires_in": LIFE.as_secs() }))
     }
@@ -199,14 +248,14 @@ impl Tokens {
             // After a forced refresh the old one is invalid.
             previous.replace(if force { now } else { previous.expires });
         }
-        let token = self.grant(mint, app_id, now);
+        let token = self.grant(mint, Holder::own(app_id), now);
         self.stable.insert(app_id.to_owned(), token.clone());
         Ok(json!({ "access_token": token, "expires_in": LIFE.as_secs() }))
     }
 
-    fn grant(&mut self, mint: &mut Mint, app_id: &str, now: Instant) -> String {
+    fn grant(&mut self, mint: &mut Mint, holder: Holder, now: Instant) -> String {
         let token = mint.text("token", LENGTH);
-        let grant = Grant { app_id: app_id.to_owned(), expires: now + LIFE, replaced: false };
+        let grant = Grant { holder, expires: now + LIFE, replaced: false };
         self.grants.insert(token.clone(), grant);
         token
     }
@@ -217,6 +266,13 @@ impl Tokens {
             *usage = Usage { day, last_forced: usage.last_forced, ..Usage::default() };
         }
         usage
+    }
+}
+
+impl Holder {
+    /// Returns the holder of an account's or a component's own token.
+    pub(super) fn own(app_id: &str) -> Self {
+        Self { app_id: app_id.to_owned(), via: None }
     }
 }
 
@@ -287,7 +343,8 @@ mod tests {
         }
 
         fn check(&self, token: &str) -> Result<&str, i64> {
-            self.tokens.owner(token, self.clock.now()).map_err(|refusal| refusal.errcode)
+            let holder = self.tokens.holder(token, self.clock.now());
+            holder.map(|holder| holder.app_id.as_str()).map_err(|refusal| refusal.errcode)
         }
     }
 

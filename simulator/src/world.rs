@@ -15,6 +15,7 @@ use super::{
     Account, AccountKind, FAMILIES, Settings,
     account::Quota,
     audit::{self, Audit},
+    component::{self, ComponentState},
     endpoint::{Bearer, Body, Call, Endpoint, Part},
     error::Refusal,
     faults::{Fault, Faults, Kind},
@@ -28,7 +29,7 @@ use super::{
     push::{Callback, Outbox},
     spoil,
     store::Stores,
-    token::{Moment, Tokens},
+    token::{Holder, Moment, Tokens},
 };
 
 /// The whole state. One lock guards it, so every call sees a consistent world.
@@ -38,6 +39,7 @@ pub(super) struct World {
     pub(super) mint: Mint,
     pub(super) rules: Rules,
     pub(super) accounts: BTreeMap<String, Tenant>,
+    pub(super) components: BTreeMap<String, ComponentState>,
     pub(super) places: Vec<Place>,
     pub(super) audits: BTreeMap<u64, Audit>,
     pub(super) tokens: Tokens,
@@ -81,6 +83,14 @@ pub(super) struct Rules {
     pub(super) push_duplicates: u64,
     /// A push whose id is divisible by this is never sent. 0 loses none.
     pub(super) push_lose_every: u64,
+    /// A pre_auth_code is valid for this time. The document has 1800 in its text and 600 in its sample.
+    pub(super) pre_auth_code_seconds: u64,
+    /// An authorization code is valid for this time.
+    pub(super) authorization_code_seconds: u64,
+    /// Whether each refresh of an authorizer's token also replaces the refresh token.
+    pub(super) rotate_refresh_tokens: bool,
+    /// The refusal of an authorizer's token after the merchant took the authorization back.
+    pub(super) unauthorized_errcode: i64,
 }
 
 /// An account's state at WeChat.
@@ -149,8 +159,13 @@ impl World {
                 push_shuffle: Duration::ZERO,
                 push_duplicates: 0,
                 push_lose_every: 0,
+                pre_auth_code_seconds: 600,
+                authorization_code_seconds: 600,
+                rotate_refresh_tokens: false,
+                unauthorized_errcode: 61003,
             },
             accounts: BTreeMap::new(),
+            components: BTreeMap::new(),
             places: places::places(),
             audits: BTreeMap::new(),
             tokens: Tokens::default(),
@@ -161,6 +176,9 @@ impl World {
         };
         for account in world.settings.accounts.clone() {
             world.add_account(account);
+        }
+        for settings in world.settings.components.clone() {
+            component::add(&mut world, settings);
         }
         world
     }
@@ -242,7 +260,7 @@ impl World {
     }
 
     /// Makes a reply of a verdict, and applies the fault to it.
-    fn reply(&mut self, result: Result<Option<Value>, Refusal>, fault: Option<&Fault>) -> Reply {
+    fn reply(&mut self, result: Result<Option<Reply>, Refusal>, fault: Option<&Fault>) -> Reply {
         let result = match fault.map(|fault| &fault.kind) {
             Some(Kind::Errcode { errcode, errmsg }) => {
                 Err(Refusal { errcode: *errcode, errmsg: errmsg.clone() })
@@ -250,7 +268,7 @@ impl World {
             _ => result,
         };
         let reply = match result {
-            Ok(Some(body)) => Reply::json(&body),
+            Ok(Some(reply)) => reply,
             Ok(None) => Reply::not_found(),
             Err(refusal) => Reply::json(&refusal.body(&self.mint.rid())),
         };
@@ -266,7 +284,10 @@ impl World {
         &mut self,
         request: Incoming,
         turn: &mut Option<String>,
-    ) -> Result<Option<Value>, Refusal> {
+    ) -> Result<Option<Reply>, Refusal> {
+        if let Some(page) = component::page(self, &request) {
+            return Ok(Some(page));
+        }
         let mut endpoints = endpoints().filter(|endpoint| endpoint.path == request.path).peekable();
         let Some(first) = endpoints.peek().copied() else {
             return Ok(None);
@@ -275,8 +296,8 @@ impl World {
         let right_verb = |endpoint: &&Endpoint| endpoint.method == request.method;
         let endpoint = endpoints.find(right_verb).ok_or(wrong_verb)?;
 
-        let app_id = self.identify(endpoint, &request.query)?;
-        if endpoint.bearer != Bearer::NoToken {
+        let Holder { app_id, via } = self.identify(endpoint, &request.query)?;
+        if !matches!(endpoint.bearer, Bearer::Component | Bearer::NoToken) {
             let day = self.moment().day;
             self.tenant(&app_id)?.quota.spend(endpoint.path, day)?;
         }
@@ -289,43 +310,61 @@ impl World {
             self.tenant(&app_id)?.nearby.serial.enter(now, pause)?;
             *turn = Some(app_id.clone());
         }
-        let call = Call { app_id, query: request.query, fields, part: request.part };
-        (endpoint.run)(self, &call).map(Some)
+        let component = via.map(|via| via.component);
+        let call = Call { app_id, component, query: request.query, fields, part: request.part };
+        (endpoint.run)(self, &call).map(|body| Some(Reply::json(&body)))
     }
 
-    /// Returns the account that owns the call's token. A token of the wrong kind of account is
-    /// refused like an invalid token.
+    /// Returns the holder of the call's token. A token of the wrong kind of account is refused like an
+    /// invalid token.
     fn identify(
         &self,
         endpoint: &Endpoint,
         query: &BTreeMap<String, String>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Holder, Refusal> {
         if endpoint.bearer == Bearer::NoToken {
-            return Ok(String::new());
+            return Ok(Holder::own(""));
         }
-        let token = query.get("access_token").filter(|token| !token.is_empty());
-        let app_id = self.tokens.owner(token.ok_or(Refusal::new(41001))?, self.now())?;
+        let given = |name: &str| query.get(name).filter(|token| !token.is_empty());
+        let token = match endpoint.bearer {
+            // Older pages have one name, today's have the other.
+            Bearer::Component => given("component_access_token").or_else(|| given("access_token")),
+            _ => given("access_token"),
+        };
+        let holder = self.tokens.holder(token.ok_or(Refusal::new(41001))?, self.now())?;
+        if self.components.contains_key(&holder.app_id) != (endpoint.bearer == Bearer::Component) {
+            let ours = endpoint.bearer == Bearer::Component;
+            return Err(Refusal::new(if ours { 61014 } else { 61015 }));
+        }
+        self.check_kind(endpoint, &holder.app_id)?;
+        component::check(self, endpoint, holder)?;
+        Ok(holder.clone())
+    }
+
+    fn check_kind(&self, endpoint: &Endpoint, app_id: &str) -> Result<(), Refusal> {
         let kind = self.accounts.get(app_id).map(|tenant| tenant.kind);
         let welcome = match endpoint.bearer {
-            Bearer::Anyone | Bearer::NoToken => kind.is_some(),
+            Bearer::Anyone => kind.is_some(),
+            Bearer::Component | Bearer::NoToken => true,
             Bearer::MiniProgram => kind == Some(AccountKind::MiniProgram),
             Bearer::Official => kind == Some(AccountKind::Official),
         };
-        if welcome { Ok(app_id.to_owned()) } else { Err(Refusal::new(40001)) }
+        if welcome { Ok(()) } else { Err(Refusal::new(40001)) }
     }
 
     fn entry(&self, request: &Incoming) -> Entry {
         let body = journal::describe_body(&request.bytes, request.part.as_ref());
+        let named = |name: &str| body[name].as_str().filter(|app_id| !app_id.is_empty());
         let bearer =
             request.query.get("access_token").and_then(|token| self.tokens.made_for(token));
         let asking = request.query.get("appid").map(String::as_str);
-        let asking = asking.or_else(|| body["appid"].as_str()).unwrap_or_default();
+        let asking = asking.or_else(|| named("appid")).or_else(|| named("component_appid"));
         Entry {
             seq: 0,
             at_unix_ms: self.unix_ms(),
             method: request.method.to_string(),
             path: request.path.clone(),
-            app_id: bearer.unwrap_or(asking).to_owned(),
+            app_id: named("authorizer_appid").or(bearer).or(asking).unwrap_or_default().to_owned(),
             query: journal::redact_query(&request.query),
             body,
             executed: false,

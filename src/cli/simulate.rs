@@ -8,7 +8,8 @@ use std::{
 
 use tokio::net::TcpListener;
 use wechat_simulator::{
-    Callback, Settings, Simulator,
+    CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, COMPONENT_SECRET, Callback, Component,
+    Settings, Simulator,
     push::{Format, Mode},
 };
 
@@ -25,6 +26,8 @@ Examples:
   wechat-store-gateway simulate --listen 127.0.0.1:0 --audit-delay 5
   wechat-store-gateway simulate --callback-url 'http://127.0.0.1:8080/wechat/callback/{app_id}' \\
     --callback-token myToken --callback-mode plain
+  wechat-store-gateway simulate --component-events-url http://127.0.0.1:8080/events \
+    --component-messages-url 'http://127.0.0.1:8080/messages/$APPID$'
 
 The paths under /_simulator/ decide reviews, inject faults and list the calls that WeChat received:
   curl http://127.0.0.1:8090/_simulator/";
@@ -44,6 +47,8 @@ pub struct Simulate {
     audit_delay: Option<Duration>,
     #[command(flatten)]
     pushes: Pushes,
+    #[command(flatten)]
+    platform: Platform,
 }
 
 /// How the simulator pushes the results of reviews.
@@ -63,6 +68,51 @@ struct Pushes {
     callback_mode: Mode,
 }
 
+/// A third-party platform, which WeChat's APIs call a component.
+#[derive(Debug, clap::Args)]
+struct Platform {
+    /// Simulate a third-party platform, and send its tickets and authorization events to this URL
+    #[arg(long, value_name = "URL")]
+    component_events_url: Option<String>,
+    /// Send the events of its merchants to this URL, in which $APPID$ stands for the merchant
+    #[arg(long, value_name = "URL", requires = "component_events_url")]
+    component_messages_url: Option<String>,
+    /// The Token that signs pushes to it
+    #[arg(long, value_name = "TOKEN", default_value = CALLBACK_TOKEN)]
+    component_token: String,
+    /// The EncodingAESKey that encrypts pushes to it
+    #[arg(long, value_name = "KEY", default_value = COMPONENT_AES_KEY)]
+    component_aes_key: String,
+}
+
+impl Platform {
+    fn component(self) -> Result<Option<Component>, Failure> {
+        let Self {
+            component_events_url,
+            component_messages_url,
+            component_token,
+            component_aes_key,
+        } = self;
+        if component_events_url.is_none() {
+            return Ok(None);
+        }
+        let component = Component {
+            events_url: component_events_url,
+            messages_url: component_messages_url,
+            ..Component::new(
+                COMPONENT_APP_ID,
+                COMPONENT_SECRET,
+                &component_token,
+                &component_aes_key,
+            )
+        };
+        component
+            .check()
+            .map_err(|problem| Failure::usage(format_args!("--component: {problem}")))?;
+        Ok(Some(component))
+    }
+}
+
 impl Pushes {
     fn callback(self) -> Result<Option<Callback>, Failure> {
         let Self { callback_url, callback_token, callback_aes_key, callback_mode: mode } = self;
@@ -80,12 +130,13 @@ impl Pushes {
 impl Simulate {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        let Self { listen, seed, audit_delay, pushes } = self;
+        let Self { listen, seed, audit_delay, pushes, platform } = self;
         let mut settings = Settings { seed, audit_delay, ..Settings::default() };
         let callback = pushes.callback()?;
         for account in &mut settings.accounts {
             account.callback.clone_from(&callback);
         }
+        settings.components.extend(platform.component()?);
         let stop = signal::stop()?;
         let listener = bind("--listen", listen).await?;
         let guide = Guide { address: listener.local_addr()?, settings: &settings }.to_string();
@@ -118,6 +169,13 @@ impl fmt::Display for Guide<'_> {
             writeln!(f, "  {}  secret {:<20} {kind}", account.app_id, account.secret)?;
             if let Some(callback) = &account.callback {
                 writeln!(f, "  {:18}  pushes to {}", "", callback.address(&account.app_id))?;
+            }
+        }
+        for component in &settings.components {
+            let (app_id, secret) = (&component.app_id, &component.secret);
+            writeln!(f, "  {app_id}  secret {secret:<20} third-party platform")?;
+            for url in [&component.events_url, &component.messages_url].into_iter().flatten() {
+                writeln!(f, "  {:18}  pushes to {url}", "")?;
             }
         }
         let account = settings.accounts.first();

@@ -11,7 +11,7 @@ use super::{
     Attempt, Callback, Format, message,
     outbox::{Letter, record, stamp, take},
 };
-use crate::{Simulator, audit};
+use crate::{Simulator, audit, component};
 
 /// The outcome of a push that needs no retry.
 pub(super) const TAKEN: &str = "taken";
@@ -27,10 +27,12 @@ pub(crate) async fn run(simulator: Simulator) {
         let next = {
             let world = &mut *simulator.world();
             audit::decide_due(world);
+            component::push_due(world);
             for letter in take(world) {
                 under_way.spawn(send(simulator.clone(), letter));
             }
-            [world.outbox.next(), audit::next_due(world)].into_iter().flatten().min()
+            let due = [world.outbox.next(), audit::next_due(world), component::next_due(world)];
+            due.into_iter().flatten().min()
         };
         let due = async {
             match next {
@@ -91,7 +93,9 @@ async fn send(simulator: Simulator, letter: Letter) {
     };
     let status = answer.as_ref().ok().map(|(status, _)| status.as_u16());
     let outcome = match answer {
-        Ok((StatusCode::OK, body)) if body.is_empty() || body == "success" => TAKEN.to_owned(),
+        Ok((StatusCode::OK, body)) if body == "success" => TAKEN.to_owned(),
+        // A component must answer with this word and nothing else (“必须只返回字符串 success”).
+        Ok((StatusCode::OK, body)) if body.is_empty() && letter.from.is_some() => TAKEN.to_owned(),
         Ok((status, body)) => described(status, &body),
         Err(problem) => problem,
     };
@@ -157,9 +161,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
+        CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, Component, MINI_PROGRAM_APP_ID,
+        OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
         audit::Kind,
         control,
+        endpoint::Call,
         message_crypto::{sign, tests::decrypt},
         push::{Mode, State},
     };
@@ -375,7 +381,8 @@ mod tests {
         set(&simulator, json!({ "audit_delay_seconds": 60 }));
         let idle = || tokio::time::sleep(Duration::from_millis(20));
         idle().await;
-        let audit_id = audit::open(&mut simulator.world(), "wx1", Kind::CreateMapPoi, "");
+        let audit_id =
+            audit::open(&mut simulator.world(), &Call::by("wx1"), Kind::CreateMapPoi, "");
         idle().await;
         simulator.clock().advance(Duration::from_secs(60));
         let approved = || simulator.world().audits[&audit_id].state == audit::State::Approved;
@@ -432,6 +439,63 @@ mod tests {
         let nowhere = json!({ "app_id": OFFICIAL_APP_ID, "url": null });
         simulator.control("POST", "callback", &nowhere).expect("taken away");
         assert!(simulator.push(OFFICIAL_APP_ID, &event).is_err());
+    }
+
+    #[tokio::test]
+    async fn component_opens_events_and_messages() {
+        let server = Server::start(|_, _| taken()).await;
+        let mut component =
+            Component::new(COMPONENT_APP_ID, "secret", CALLBACK_TOKEN, COMPONENT_AES_KEY);
+        component.events_url = Some(format!("http://{}/events?tenant=1", server.address));
+        component.messages_url = Some(format!("http://{}/of?whom=$APPID$", server.address));
+        let key = component.events().and_then(|events| events.key().ok()).expect("a key");
+        let simulator = start(&[]);
+        simulator.add_component(component).expect("good");
+        until("the first ticket", || server.got().len() == 1).await;
+        simulator.authorize(COMPONENT_APP_ID, OFFICIAL_APP_ID, &[13]).expect("known");
+        until("the event", || server.got().len() == 2).await;
+        event(&simulator, OFFICIAL_APP_ID);
+        until("the message", || server.got().len() == 3).await;
+
+        let pushes = simulator.pushes();
+        for (got, push) in server.got().iter().zip(&pushes) {
+            let query = |name: &str| got.query.get(name).map(String::as_str);
+            let sealed = got.body.split("<Encrypt><![CDATA[").nth(1).expect("sealed");
+            let sealed = sealed.split(']').next().expect("an end");
+            assert_eq!(decrypt(&key, sealed, COMPONENT_APP_ID), push.message);
+            let parts = [query("timestamp").expect("a time"), query("nonce").expect("one"), sealed];
+            assert_eq!(Some(sign(CALLBACK_TOKEN, &parts).as_str()), query("msg_signature"));
+            assert_eq!(query("encrypt_type"), Some("aes"));
+            let about_merchant = push.app_id == OFFICIAL_APP_ID;
+            assert_eq!(query("whom"), about_merchant.then_some(OFFICIAL_APP_ID));
+            assert_eq!(query("openid").is_some(), about_merchant);
+            let envelope = format!("<AppId><![CDATA[{COMPONENT_APP_ID}]]></AppId>");
+            assert_eq!(got.body.contains("<ToUserName>"), about_merchant, "{}", got.body);
+            assert_eq!(got.body.contains(&envelope), !about_merchant, "{}", got.body);
+        }
+        let events: Vec<_> = pushes.iter().map(|push| push.event.as_str()).collect();
+        assert_eq!(events, ["component_verify_ticket", "authorized", "test"]);
+    }
+
+    #[tokio::test]
+    async fn ticket_repeats_until_component_answers_success() {
+        let server = Server::start(|before, _| match before {
+            0 => Some((200, String::new())),
+            _ => taken(),
+        })
+        .await;
+        let mut component =
+            Component::new(COMPONENT_APP_ID, "secret", CALLBACK_TOKEN, COMPONENT_AES_KEY);
+        component.events_url = Some(format!("http://{}/", server.address));
+        let simulator = start(&[]);
+        simulator.add_component(component).expect("good");
+        let attempts = || simulator.pushes().first().map_or(0, |push| push.attempts.len());
+        until("the first attempt", || attempts() == 1).await;
+        simulator.clock().advance(Duration::from_secs(5));
+        until("the second attempt", || attempts() == 2).await;
+        let push = simulator.pushes().remove(0);
+        assert_eq!(push.attempts[0].outcome, "answered 200 \"\"");
+        assert_eq!(push.state, State::Delivered);
     }
 
     #[test]

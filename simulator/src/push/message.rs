@@ -42,22 +42,25 @@ fn cdata(text: &str) -> String {
     format!("<![CDATA[{}]]>", text.replace("]]>", "]]]]><![CDATA[>"))
 }
 
-/// Returns the query and the body that are sent.
+/// Returns the query and the body that are sent. A component's pushes are encrypted for the component,
+/// also those about its merchants.
 pub(super) fn envelope(letter: &Letter, callback: &Callback) -> Result<(String, String), String> {
-    let Letter { app_id, to, from, message, stamp, .. } = letter;
+    let Letter { owner, to: (name, to), from, message, stamp, .. } = letter;
     let mut query = signed(callback, stamp);
-    query.append_pair("openid", from);
+    if let Some(from) = from {
+        query.append_pair("openid", from);
+    }
     if callback.mode == Mode::Plain {
         return Ok((query.finish(), message.clone()));
     }
-    let sealed = callback.key()?.encrypt(message.as_bytes(), app_id, stamp.random);
+    let sealed = callback.key()?.encrypt(message.as_bytes(), owner, stamp.random);
     query.append_pair("encrypt_type", "aes");
     let signature = callback.sign(&[&stamp.timestamp, &stamp.nonce, &sealed]);
     query.append_pair("msg_signature", &signature);
     let body = match callback.mode {
         Mode::Compatible => beside(message, &sealed, callback.format),
         _ => {
-            let fields = [("ToUserName", to.clone()), ("Encrypt", sealed)];
+            let fields = [(*name, to.clone()), ("Encrypt", sealed)];
             let fields = fields.map(|(name, text)| (name.to_owned(), Value::String(text)));
             write(&fields, callback.format)
         }
@@ -167,7 +170,7 @@ mod tests {
                 call(world, official, "/wxa/add_store", body)
             }
             // An application needs pictures, and those need files.
-            Kind::ApplyMerchant => return audit::open(world, official, kind, "门店"),
+            Kind::ApplyMerchant => return audit::open(world, &Call::by(official), kind, "门店"),
             Kind::CreateMapPoi => {
                 let body = json!({
                     "name": "hardenzhang", "longitude": "113.32", "latitude": "23.09",

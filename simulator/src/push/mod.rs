@@ -2,6 +2,9 @@
 //!
 //! `message` writes a push, `outbox` keeps it until it is due, and `deliver` sends it. An account
 //! without a callback never receives a push, also not later.
+//!
+//! A third-party platform has two addresses: one for events about authorizations, and one for the
+//! events of its merchants.
 
 mod deliver;
 mod message;
@@ -24,7 +27,8 @@ use crate::message_crypto::{self, Key};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Callback {
-    /// The address, `http://…`. `{app_id}` in it is replaced by the account's id.
+    /// The address, `http://…`. `{app_id}` in it is replaced by the account's id, and so is `$APPID$`,
+    /// which WeChat itself uses for third-party platforms.
     pub url: String,
     /// The token that signs pushes (Token).
     pub token: String,
@@ -70,9 +74,12 @@ pub enum Format {
 pub struct Push {
     /// 1 for the first push since the start or the last reset.
     pub id: u64,
-    /// The account that receives it.
+    /// The account that receives it. For an event about authorizations it is the component.
     pub app_id: String,
-    /// The event's name. It is empty for a text without a known event.
+    /// The component that receives it at its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// The event's name, or its `InfoType`. It is empty for a text without a known event.
     pub event: String,
     /// The review whose end it reports.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +127,7 @@ pub struct Attempt {
 impl Callback {
     /// Returns the address for an account.
     pub fn address(&self, app_id: &str) -> String {
-        self.url.replace("{app_id}", app_id)
+        self.url.replace("{app_id}", app_id).replace("$APPID$", app_id)
     }
 
     /// Checks the callback. Fails with a text that states what is wrong.
@@ -150,7 +157,42 @@ pub(super) fn notify(world: &mut World, audit: &Audit, ending: Ending) {
     let fields = head.into_iter().chain(ending.fields);
     let fields = fields.map(|(name, value)| (name.to_owned(), value)).collect();
     // An account without a callback receives nothing, which is no error.
-    let _ = put_event(world, &audit.app_id, Some(audit.audit_id), fields);
+    if let Ok(to) = recipient(world, &audit.app_id, audit.component.as_deref()) {
+        put_event(world, to, Some(audit.audit_id), fields);
+    }
+}
+
+/// Pushes an event about authorizations to a component, and returns its number. `fields` follow the
+/// three that all of them have.
+pub(super) fn to_component(
+    world: &mut World,
+    component: &str,
+    create_time: Option<u64>,
+    info_type: &str,
+    fields: &[(&str, Value)],
+) -> Result<u64, String> {
+    let state =
+        world.components.get(component).ok_or(format!("there is no component {component}"))?;
+    if state.settings.events_url.is_none() {
+        return Err(format!("component {component} has no events_url"));
+    }
+    let head = [
+        ("AppId", json!(component)),
+        ("CreateTime", json!(create_time.unwrap_or(world.clock.unix()))),
+        ("InfoType", json!(info_type)),
+    ];
+    let fields = head.iter().chain(fields);
+    let fields: Vec<_> = fields.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let to = Recipient { app_id: component.to_owned(), component: Some(component.to_owned()) };
+    let message = message::write(&fields, Format::Xml);
+    Ok(outbox::put(world, to, None, info_type.to_owned(), message))
+}
+
+/// Sends an earlier push again, and returns the number of the new one.
+pub(super) fn redeliver(world: &mut World, id: u64) -> Result<u64, String> {
+    let push = world.outbox.find(id).ok_or(format!("there is no push {id}"))?;
+    let Push { app_id, component, event, audit_id, message, .. } = push.clone();
+    Ok(outbox::put(world, Recipient { app_id, component }, audit_id, event, message))
 }
 
 /// Pushes any event. Missing fields that all events have are added.
@@ -159,28 +201,52 @@ pub(super) fn event(
     app_id: &str,
     fields: Map<String, Value>,
 ) -> Result<u64, String> {
-    put_event(world, app_id, None, fields.into_iter().collect())
+    let to = recipient(world, app_id, None)?;
+    Ok(put_event(world, to, None, fields.into_iter().collect()))
 }
 
 /// Pushes any text.
 pub(super) fn text(world: &mut World, app_id: &str, text: String) -> Result<u64, String> {
-    callback(world, app_id)?;
-    Ok(outbox::put(world, app_id, None, String::new(), text))
+    let to = recipient(world, app_id, None)?;
+    Ok(outbox::put(world, to, None, String::new(), text))
 }
 
-fn callback<'a>(world: &'a World, app_id: &str) -> Result<&'a Callback, String> {
+/// The address of a push.
+#[derive(Clone, Debug)]
+struct Recipient {
+    /// The account, or the component.
+    app_id: String,
+    /// The component that receives it at its address.
+    component: Option<String>,
+}
+
+/// Returns the address for an account's events: that of the component which acted, then the account's
+/// own, then that of any component which the account authorized.
+fn recipient(world: &World, app_id: &str, actor: Option<&str>) -> Result<Recipient, String> {
     let tenant = world.accounts.get(app_id).ok_or(format!("there is no account {app_id}"))?;
-    tenant.callback.as_ref().ok_or(format!("account {app_id} has no callback"))
+    let mut receivers = world.components.iter().filter(|(_, state)| state.receives(app_id));
+    let actor = actor.filter(|actor| receivers.clone().any(|(id, _)| id == actor));
+    let component = match actor {
+        Some(actor) => Some(actor.to_owned()),
+        None if tenant.callback.is_some() => None,
+        None => {
+            let (id, _) = receivers.next().ok_or(format!("account {app_id} has no callback"))?;
+            Some(id.clone())
+        }
+    };
+    Ok(Recipient { app_id: app_id.to_owned(), component })
 }
 
 fn put_event(
     world: &mut World,
-    app_id: &str,
+    to: Recipient,
     audit_id: Option<u64>,
     fields: Vec<(String, Value)>,
-) -> Result<u64, String> {
-    let format = callback(world, app_id)?.format;
-    let tenant = &world.accounts[app_id];
+) -> u64 {
+    let tenant = &world.accounts[&to.app_id];
+    // Messages of a third-party platform are always XML.
+    let own = tenant.callback.as_ref().filter(|_| to.component.is_none());
+    let format = own.map_or(Format::Xml, |callback| callback.format);
     let common = [
         ("ToUserName", json!(tenant.original_id)),
         ("FromUserName", json!(tenant.open_id)),
@@ -194,5 +260,5 @@ fn put_event(
     all.extend(fields);
     let event = all.iter().find(|(name, _)| name == "Event");
     let event = event.and_then(|(_, name)| name.as_str()).unwrap_or_default().to_owned();
-    Ok(outbox::put(world, app_id, audit_id, event, message::write(&all, format)))
+    outbox::put(world, to, audit_id, event, message::write(&all, format))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Attempt, Callback, Push, State, deliver};
+use super::{Attempt, Callback, Push, Recipient, State, deliver};
 use crate::world::World;
 
 /// At most this many pushes to one account are under way at once.
@@ -20,7 +20,7 @@ const LIMIT: usize = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pushes: BTreeMap<u64, Push>,
-    /// The queue of each account, so that a dead server delays no other account.
+    /// The queue of each account and component, so that a dead server delays no other account.
     queues: BTreeMap<String, Queue>,
     /// The number of resets. A sending from before the last reset must not change the world after
     /// it.
@@ -29,7 +29,7 @@ pub(crate) struct Outbox {
     pub(super) wake: Arc<Notify>,
 }
 
-/// The pushes of one account that are not done.
+/// The pushes to one account or component that are not done.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: BTreeSet<(Instant, u64)>,
@@ -43,9 +43,13 @@ pub(super) struct Letter {
     pub(super) era: u64,
     pub(super) push: u64,
     pub(super) app_id: String,
+    /// The account or the component that owns the queue. The push is encrypted for its id.
+    pub(super) owner: String,
     pub(super) callback: Option<Callback>,
-    pub(super) to: String,
-    pub(super) from: String,
+    /// The field of the envelope that names the recipient, and its value.
+    pub(super) to: (&'static str, String),
+    /// The person that the query names. An event about authorizations names none.
+    pub(super) from: Option<String>,
     pub(super) message: String,
     pub(super) stamp: Stamp,
     pub(super) sent: Instant,
@@ -75,6 +79,11 @@ impl Outbox {
         self.pushes.values().cloned().collect()
     }
 
+    /// Returns the push with this number.
+    pub(super) fn find(&self, id: u64) -> Option<&Push> {
+        self.pushes.get(&id)
+    }
+
     /// Returns the moment at which the next push is due.
     pub(super) fn next(&self) -> Option<Instant> {
         let free = self.queues.values().filter(|queue| queue.under_way < AT_ONCE);
@@ -85,16 +94,19 @@ impl Outbox {
 /// Puts a push into the outbox and returns its number.
 pub(super) fn put(
     world: &mut World,
-    app_id: &str,
+    to: Recipient,
     audit_id: Option<u64>,
     event: String,
     message: String,
 ) -> u64 {
     let (id, rules) = (world.mint.count("push"), world.rules.clone());
     let lost = rules.push_lose_every > 0 && id.is_multiple_of(rules.push_lose_every);
+    let Recipient { app_id, component } = to;
+    let owner = component.clone().unwrap_or(app_id.clone());
     let push = Push {
         id,
-        app_id: app_id.to_owned(),
+        app_id,
+        component,
         event,
         audit_id,
         state: if lost { State::Lost } else { State::Waiting },
@@ -111,7 +123,7 @@ pub(super) fn put(
         pushes.pop_first();
     }
     if !lost {
-        queues.entry(app_id.to_owned()).or_default().waiting.insert((due, id));
+        queues.entry(owner).or_default().waiting.insert((due, id));
         world.outbox.wake();
     }
     id
@@ -130,18 +142,33 @@ pub(super) fn take(world: &mut World) -> Vec<Letter> {
             // A push that the outbox has forgotten is not sent.
             if let Some(push) = world.outbox.pushes.get(&push) {
                 queue.under_way += 1;
-                due.push((push.id, push.app_id.clone(), push.message.clone()));
+                due.push(push.clone());
             }
         }
     }
-    let letter = |(push, app_id, message): (_, String, _)| {
-        let stamp = stamp(world);
-        let tenant = world.accounts.get(&app_id)?;
-        let (to, from) = (tenant.original_id.clone(), tenant.open_id.clone());
-        let (era, callback) = (world.outbox.era, tenant.callback.clone());
-        Some(Letter { era, push, app_id, callback, to, from, message, stamp, sent: now })
+    due.into_iter().filter_map(|push| letter(world, push, now)).collect()
+}
+
+/// Returns the next attempt to send a push.
+fn letter(world: &mut World, push: Push, sent: Instant) -> Option<Letter> {
+    let (stamp, era) = (stamp(world), world.outbox.era);
+    let Push { id, app_id, component, message, .. } = push;
+    let owner = component.clone().unwrap_or(app_id.clone());
+    let settings = component.and_then(|id| world.components.get(&id)).map(|state| &state.settings);
+    let (callback, to, from) = match settings {
+        Some(component) if component.app_id == app_id => {
+            (component.events(), ("AppId", app_id.clone()), None)
+        }
+        about_account => {
+            let tenant = world.accounts.get(&app_id)?;
+            let callback = match about_account {
+                Some(component) => component.messages(),
+                None => tenant.callback.clone(),
+            };
+            (callback, ("ToUserName", tenant.original_id.clone()), Some(tenant.open_id.clone()))
+        }
     };
-    due.into_iter().filter_map(letter).collect()
+    Some(Letter { era, push: id, app_id, owner, callback, to, from, message, stamp, sent })
 }
 
 /// Returns new values for the next signature.
@@ -157,7 +184,7 @@ pub(super) fn stamp(world: &mut World) -> Stamp {
 pub(super) fn record(world: &mut World, letter: &Letter, attempt: Attempt) {
     let now = world.now();
     let Outbox { pushes, queues, era, .. } = &mut world.outbox;
-    let Some(queue) = queues.get_mut(&letter.app_id).filter(|_| *era == letter.era) else { return };
+    let Some(queue) = queues.get_mut(&letter.owner).filter(|_| *era == letter.era) else { return };
     queue.under_way -= 1;
     let Some(push) = pushes.get_mut(&letter.push) else { return };
     let taken = attempt.outcome == deliver::TAKEN;
@@ -191,6 +218,7 @@ mod tests {
     use crate::{
         CALLBACK_TOKEN, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, Settings,
         audit::{self, Decision, Kind},
+        endpoint::Call,
         push::{self, Format, Mode},
     };
 
@@ -255,7 +283,7 @@ mod tests {
     fn silent_decision_pushes_nothing() {
         let mut world = world(1);
         let mut rejected = |app_id: &str, silently: bool| {
-            let audit_id = audit::open(&mut world, app_id, Kind::ApplyMerchant, "");
+            let audit_id = audit::open(&mut world, &Call::by(app_id), Kind::ApplyMerchant, "");
             if silently {
                 audit::end(&mut world, audit_id, Decision::Reject, String::new()).expect("open");
             } else {
