@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Account, Fault, Simulator,
     audit::{self, Decision},
-    component,
+    cloud, component,
     legacy::LegacyStore,
     merchant::Merchant,
     places,
@@ -27,9 +27,9 @@ const HELP: &[(&str, &str)] = &[
     ("POST /_simulator/reset", "start over; only the time continues"),
     (
         "POST /_simulator/callback",
-        "{app_id, url, token, encoding_aes_key?, mode?: safe|compatible|plain, format?: xml|json, \
-         verify?}: set the address of an account's pushes. It must echo WeChat's question first, \
-         unless verify is false. {app_id, url: null} stops the pushes",
+        "{app_id, url, token, encoding_aes_key?, mode?: safe|compatible|plain|cloud, \
+         format?: xml|json, verify?}: set the address of an account's pushes. It must echo WeChat's \
+         question first, or in cloud mode accept a probe, unless verify is false. {app_id, url: null} stops the pushes",
     ),
     ("GET /_simulator/clock", "the time, in seconds since 1970"),
     ("POST /_simulator/clock", "{advance_seconds}: move the time forward"),
@@ -43,6 +43,19 @@ const HELP: &[(&str, &str)] = &[
         "POST /_simulator/audits/{audit_id}",
         "{decision: approve|reject|confirm|decline, reason?, push?}: decide a review; with push \
          false the account is not notified",
+    ),
+    ("GET /_simulator/clouds", "the containers in cloud hosting"),
+    (
+        "POST /_simulator/clouds",
+        "{app_id, token_file?, token_interval_seconds?, token_life_seconds?, \
+         first_token_after_seconds?, tokenless?}: add or change one. The file receives each token. \
+         With tokenless, calls without a token are those of this account",
+    ),
+    ("POST /_simulator/clouds/{app_id}/token", "make a new token now"),
+    (
+        "POST /_simulator/clouds/{app_id}/call",
+        "{api, arguments}: call openapi.nearbyPoi.add, getList, delete or setShowStatus as Tencent's \
+         SDK does in the container",
     ),
     ("GET /_simulator/components", "the third-party platforms"),
     (
@@ -183,6 +196,9 @@ pub(super) fn act(
         ("POST", "settings") => set(world, body),
         ("POST", path) if path.starts_with("audits/") => decide(world, &path[7..], body),
         ("POST", path) if path.starts_with("pushes/") => redeliver(world, &path[7..]),
+        (method, path) if path == "clouds" || path.starts_with("clouds/") => {
+            cloud::control(world, method, path, body)
+        }
         (method, path) if path == "components" || path.starts_with("components/") => {
             component::control(world, method, path, body)
         }

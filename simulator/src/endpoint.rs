@@ -20,6 +20,8 @@ pub(super) struct Endpoint {
     pub(super) permission_sets: &'static [u16],
     /// The refusal of a third party to which the merchant granted none of them.
     pub(super) lacking: i64,
+    /// Whether the API is on the allow-list of cloud hosting.
+    pub(super) cloud: bool,
     pub(super) run: Run,
 }
 
@@ -43,8 +45,8 @@ impl Endpoint {
     }
 
     const fn new(method: Method, path: &'static str, bearer: Bearer, body: Body, run: Run) -> Self {
-        let (serial, permission_sets, lacking) = (false, &[], 61007);
-        Self { method, path, bearer, body, serial, permission_sets, lacking, run }
+        let (serial, permission_sets, lacking, cloud) = (false, &[], 61007, false);
+        Self { method, path, bearer, body, serial, permission_sets, lacking, cloud, run }
     }
 
     /// The same API with one call at a time and a pause between two calls.
@@ -56,6 +58,12 @@ impl Endpoint {
     /// The same API, for which a third party needs one of these permission sets.
     pub(super) const fn permission_sets(mut self, sets: &'static [u16]) -> Self {
         self.permission_sets = sets;
+        self
+    }
+
+    /// The same API on the allow-list of cloud hosting.
+    pub(super) const fn cloud(mut self) -> Self {
+        self.cloud = true;
         self
     }
 

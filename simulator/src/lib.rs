@@ -16,6 +16,7 @@
 //!   and a checked call, and no HTTP.
 //! * `component` is the family of third-party platforms: their tickets, tokens and authorizations, and
 //!   the page on which a merchant authorizes one.
+//! * `cloud` has the tokens of cloud hosting, and writes them into a file.
 //! * `audit` decides reviews. `push` notifies the account, encrypts with `message_crypto`, and
 //!   sends other pushes on request. `faults` and `spoil` make calls fail.
 //!
@@ -29,7 +30,7 @@
 //!   `success` (被动回复), HTTPS addresses, and the order of pushes. An application that lapses causes
 //!   no push. It is not known when WeChat repeats a push that was refused at once. Here that is as
 //!   late as after a timeout.
-//! * Cloud hosting tokens, address lists (`40164` and `61004` come only by a fault), TLS, HTTP/2, and
+//! * Address lists (`40164` and `61004` come only by a fault), TLS, HTTP/2, and
 //!   speed. The daily quotas of third-party platforms.
 //! * Cards: every `card_id` is accepted. Pictures: every address at WeChat's host is accepted.
 //! * Durability: a restart or a reset loses all state.
@@ -37,6 +38,7 @@
 mod account;
 pub mod audit;
 mod card;
+mod cloud;
 mod component;
 mod control;
 mod districts;
@@ -80,6 +82,7 @@ use self::{
     world::World,
 };
 pub use self::{
+    cloud::Cloud,
     component::{Authorizer, Component},
     faults::Fault,
     nearby::COMPANY,
@@ -143,6 +146,8 @@ pub struct Settings {
     pub accounts: Vec<Account>,
     /// The third-party platforms that exist.
     pub components: Vec<Component>,
+    /// The containers in cloud hosting that exist. One that cannot be added is left out.
+    pub clouds: Vec<Cloud>,
     /// The time after which reviews pass without a decision. With `None` they stay open.
     pub audit_delay: Option<Duration>,
 }
@@ -188,6 +193,7 @@ impl Default for Settings {
                 account(MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET, AccountKind::MiniProgram),
             ],
             components: Vec::new(),
+            clouds: Vec::new(),
             audit_delay: None,
         }
     }

@@ -21,12 +21,18 @@ const SETS: &[u16] = &[37];
 /// The endpoints of this family. The list is a POST on today's page and was a GET before. Clients
 /// use both.
 pub(super) const ROUTES: &[Endpoint] = &[
-    Endpoint::post("/wxa/addnearbypoi", Bearer::MiniProgram, add).serial().permission_sets(SETS),
-    Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list).permission_sets(SETS),
-    Endpoint::get("/wxa/getnearbypoilist", Bearer::MiniProgram, list).permission_sets(SETS),
-    Endpoint::post("/wxa/delnearbypoi", Bearer::MiniProgram, delete).permission_sets(SETS),
+    Endpoint::post("/wxa/addnearbypoi", Bearer::MiniProgram, add)
+        .serial()
+        .permission_sets(SETS)
+        .cloud(),
+    Endpoint::post("/wxa/getnearbypoilist", Bearer::MiniProgram, list)
+        .permission_sets(SETS)
+        .cloud(),
+    Endpoint::get("/wxa/getnearbypoilist", Bearer::MiniProgram, list).permission_sets(SETS).cloud(),
+    Endpoint::post("/wxa/delnearbypoi", Bearer::MiniProgram, delete).permission_sets(SETS).cloud(),
     Endpoint::post("/wxa/setnearbypoishowstatus", Bearer::MiniProgram, set_show_status)
-        .permission_sets(SETS),
+        .permission_sets(SETS)
+        .cloud(),
 ];
 
 /// An account's nearby places.

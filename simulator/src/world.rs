@@ -15,6 +15,7 @@ use super::{
     Account, AccountKind, FAMILIES, Settings,
     account::Quota,
     audit::{self, Audit},
+    cloud::{self, CloudState},
     component::{self, ComponentState},
     endpoint::{Bearer, Body, Call, Endpoint, Part},
     error::Refusal,
@@ -40,6 +41,7 @@ pub(super) struct World {
     pub(super) rules: Rules,
     pub(super) accounts: BTreeMap<String, Tenant>,
     pub(super) components: BTreeMap<String, ComponentState>,
+    pub(super) clouds: BTreeMap<String, CloudState>,
     pub(super) places: Vec<Place>,
     pub(super) audits: BTreeMap<u64, Audit>,
     pub(super) tokens: Tokens,
@@ -166,6 +168,7 @@ impl World {
             },
             accounts: BTreeMap::new(),
             components: BTreeMap::new(),
+            clouds: BTreeMap::new(),
             places: places::places(),
             audits: BTreeMap::new(),
             tokens: Tokens::default(),
@@ -179,6 +182,10 @@ impl World {
         }
         for settings in world.settings.components.clone() {
             component::add(&mut world, settings);
+        }
+        for settings in world.settings.clouds.clone() {
+            // Its problem is in the list of containers, if it was added at all.
+            let _ = cloud::add(&mut world, settings);
         }
         world
     }
@@ -325,6 +332,10 @@ impl World {
         if endpoint.bearer == Bearer::NoToken {
             return Ok(Holder::own(""));
         }
+        if let Some(app_id) = cloud::identify(self, endpoint, query)? {
+            self.check_kind(endpoint, &app_id)?;
+            return Ok(Holder::own(&app_id));
+        }
         let given = |name: &str| query.get(name).filter(|token| !token.is_empty());
         let token = match endpoint.bearer {
             // Older pages have one name, today's have the other.
@@ -357,6 +368,7 @@ impl World {
         let named = |name: &str| body[name].as_str().filter(|app_id| !app_id.is_empty());
         let bearer =
             request.query.get("access_token").and_then(|token| self.tokens.made_for(token));
+        let bearer = bearer.or_else(|| cloud::made_for(self, &request.query));
         let asking = request.query.get("appid").map(String::as_str);
         let asking = asking.or_else(|| named("appid")).or_else(|| named("component_appid"));
         Entry {

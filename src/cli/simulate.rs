@@ -3,13 +3,14 @@
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
 use tokio::net::TcpListener;
 use wechat_simulator::{
-    CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, COMPONENT_SECRET, Callback, Component,
-    Settings, Simulator,
+    CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, COMPONENT_SECRET, Callback, Cloud,
+    Component, MINI_PROGRAM_APP_ID, Settings, Simulator,
     push::{Format, Mode},
 };
 
@@ -49,18 +50,21 @@ pub struct Simulate {
     pushes: Pushes,
     #[command(flatten)]
     platform: Platform,
+    /// Write the mini program's token of cloud hosting to this file, as WeChat does in a container
+    #[arg(long, value_name = "PATH")]
+    cloud_token_file: Option<PathBuf>,
 }
 
 /// How the simulator pushes the results of reviews.
 #[derive(Debug, clap::Args)]
 struct Pushes {
     /// Send pushes to this URL, such as http://127.0.0.1:8080/wechat/callback/{app_id}
-    #[arg(long, value_name = "URL", requires = "callback_token")]
+    #[arg(long, value_name = "URL")]
     callback_url: Option<String>,
-    /// The Token that signs pushes
+    /// The Token that signs pushes; not needed in cloud mode
     #[arg(long, value_name = "TOKEN", requires = "callback_url")]
     callback_token: Option<String>,
-    /// The EncodingAESKey that encrypts pushes; not needed in plain mode
+    /// The EncodingAESKey that encrypts pushes; not needed in plain and cloud mode
     #[arg(long, value_name = "KEY", requires = "callback_url")]
     callback_aes_key: Option<String>,
     /// How pushes are encrypted
@@ -117,6 +121,9 @@ impl Pushes {
     fn callback(self) -> Result<Option<Callback>, Failure> {
         let Self { callback_url, callback_token, callback_aes_key, callback_mode: mode } = self;
         let Some(url) = callback_url else { return Ok(None) };
+        if callback_token.is_none() && mode != Mode::Cloud {
+            return Err(Failure::usage("--callback-url: --callback-token is required, too"));
+        }
         let token = callback_token.unwrap_or_default();
         let encoding_aes_key = callback_aes_key.unwrap_or_default();
         let callback = Callback { url, token, encoding_aes_key, mode, format: Format::Xml };
@@ -130,13 +137,17 @@ impl Pushes {
 impl Simulate {
     /// Runs the command.
     pub async fn run(self) -> Result<(), Failure> {
-        let Self { listen, seed, audit_delay, pushes, platform } = self;
+        let Self { listen, seed, audit_delay, pushes, platform, cloud_token_file } = self;
         let mut settings = Settings { seed, audit_delay, ..Settings::default() };
         let callback = pushes.callback()?;
         for account in &mut settings.accounts {
             account.callback.clone_from(&callback);
         }
         settings.components.extend(platform.component()?);
+        if let Some(file) = cloud_token_file {
+            let cloud = Cloud { token_file: Some(file), ..Cloud::new(MINI_PROGRAM_APP_ID) };
+            settings.clouds.push(cloud);
+        }
         let stop = signal::stop()?;
         let listener = bind("--listen", listen).await?;
         let guide = Guide { address: listener.local_addr()?, settings: &settings }.to_string();

@@ -17,7 +17,7 @@ use crate::{
 const CODE_LENGTH: usize = 86;
 const REFRESH_TOKEN_LENGTH: usize = 43;
 
-/// What a merchant granted to a component.
+/// The permission that a merchant granted to a component.
 #[derive(Debug)]
 pub(crate) struct Authorization {
     /// Another number than that of an earlier authorization of the same merchant.

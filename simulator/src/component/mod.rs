@@ -32,6 +32,7 @@ pub(super) use self::{
 };
 use super::{
     Account, AccountKind, Simulator,
+    cloud::seconds,
     endpoint::{Bearer, Call, Endpoint},
     error::Refusal,
     push::{self, Callback, Format, Mode},
@@ -355,17 +356,6 @@ const fn ten_minutes() -> Duration {
 /// Returns the sets that cover all APIs here, of official accounts and of mini programs.
 fn usual_sets() -> Vec<u16> {
     vec![1, 3, 8, 9, 10, 11, 13, 18, 19, 30, 31, 37, 100]
-}
-
-/// A duration that is written in whole seconds.
-mod seconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer};
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_secs)
-    }
 }
 
 #[cfg(test)]

@@ -5,18 +5,24 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::{net::TcpStream, task::JoinSet};
 
 use super::{
-    Attempt, Callback, Format, message,
+    Attempt, Callback, Format, Mode, message,
     outbox::{Letter, record, stamp, take},
 };
-use crate::{Simulator, audit, component};
+use crate::{Simulator, audit, cloud, component};
 
 /// The outcome of a push that needs no retry.
 pub(super) const TAKEN: &str = "taken";
 /// The longest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 64 * 1024;
+/// The header by which a container in cloud hosting recognizes WeChat. No document names the value of a
+/// push.
+const SOURCE: (&str, &str) = ("x-wx-source", "wx_push");
+/// The header with which each request to a container brings a token.
+const CLOUD_TOKEN: &str = "x-wx-cloudbase-access-token";
 
 /// Sends each push when it is due. Sendings under way end when this future is dropped.
 pub(crate) async fn run(simulator: Simulator) {
@@ -28,10 +34,16 @@ pub(crate) async fn run(simulator: Simulator) {
             let world = &mut *simulator.world();
             audit::decide_due(world);
             component::push_due(world);
+            cloud::rotate_due(world);
             for letter in take(world) {
                 under_way.spawn(send(simulator.clone(), letter));
             }
-            let due = [world.outbox.next(), audit::next_due(world), component::next_due(world)];
+            let due = [
+                world.outbox.next(),
+                audit::next_due(world),
+                component::next_due(world),
+                cloud::next_due(world),
+            ];
             due.into_iter().flatten().min()
         };
         let due = async {
@@ -49,6 +61,8 @@ pub(crate) async fn run(simulator: Simulator) {
 }
 
 /// Asks an address whether it belongs to the account, as WeChat does before it accepts a callback.
+///
+/// A container in cloud hosting echoes nothing. It must accept a probe.
 pub(crate) async fn verify(
     simulator: &Simulator,
     app_id: &str,
@@ -59,14 +73,25 @@ pub(crate) async fn verify(
         let echo = world.mint.below("echostr", u64::MAX).to_string();
         (stamp(world), echo, world.rules.push_timeout)
     };
-    let query = message::signed(callback, &stamp).append_pair("echostr", &echo).finish();
-    let request = Request::get(address(callback, app_id, &query)?).body(Full::default());
+    let request = if callback.mode == Mode::Cloud {
+        let probe =
+            message::write(&[("action".to_owned(), json!("CheckContainerPath"))], callback.format);
+        Request::post(address(callback, app_id, "")?)
+            .header(header::CONTENT_TYPE, content_type(callback.format))
+            .header(SOURCE.0, SOURCE.1)
+            .body(Full::from(probe))
+    } else {
+        let query = message::signed(callback, &stamp).append_pair("echostr", &echo).finish();
+        Request::get(address(callback, app_id, &query)?).body(Full::default())
+    };
     let request = request.map_err(|error| error.to_string())?;
     let answer = tokio::select! {
         answer = exchange(request) => answer?,
         () = simulator.clock().sleep(limit) => return Err("timeout".to_owned()),
     };
     match answer {
+        (StatusCode::OK, body) if callback.mode == Mode::Cloud && accepts(&body) => Ok(()),
+        (status, body) if callback.mode == Mode::Cloud => Err(described(status, &body)),
         (StatusCode::OK, body) if body == echo => Ok(()),
         (status, body) => Err(format!("{}, and not the echostr {echo}", described(status, &body))),
     }
@@ -75,7 +100,11 @@ pub(crate) async fn verify(
 /// Returns an account's address with a query.
 pub(super) fn address(callback: &Callback, app_id: &str, query: &str) -> Result<Uri, String> {
     let url = callback.address(app_id);
-    let separator = if url.contains('?') { '&' } else { '?' };
+    let separator = match url.contains('?') {
+        _ if query.is_empty() => "",
+        true => "&",
+        false => "?",
+    };
     let uri = format!("{url}{separator}{query}").parse::<Uri>();
     let uri = uri.ok().filter(|uri| uri.scheme_str() == Some("http"));
     uri.ok_or("the url must start with http://".to_owned())
@@ -95,7 +124,7 @@ async fn send(simulator: Simulator, letter: Letter) {
     let outcome = match answer {
         Ok((StatusCode::OK, body)) if body == "success" => TAKEN.to_owned(),
         // A component must answer with this word and nothing else (“必须只返回字符串 success”).
-        Ok((StatusCode::OK, body)) if body.is_empty() && letter.from.is_some() => TAKEN.to_owned(),
+        Ok((StatusCode::OK, body)) if accepts(&body) && letter.from.is_some() => TAKEN.to_owned(),
         Ok((status, body)) => described(status, &body),
         Err(problem) => problem,
     };
@@ -105,16 +134,30 @@ async fn send(simulator: Simulator, letter: Letter) {
 async fn post(letter: &Letter) -> Result<(StatusCode, Bytes), String> {
     let callback = letter.callback.as_ref().ok_or("the account has no callback any more")?;
     let (query, body) = message::envelope(letter, callback)?;
-    let content_type = match callback.format {
-        Format::Json => "application/json",
-        Format::Xml => "text/xml",
-    };
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(address(callback, &letter.app_id, &query)?)
-        .header(header::CONTENT_TYPE, content_type)
-        .body(Full::new(Bytes::from(body)));
+        .header(header::CONTENT_TYPE, content_type(callback.format));
+    if callback.mode == Mode::Cloud {
+        request = request.header(SOURCE.0, SOURCE.1);
+        if let Some(token) = &letter.cloud_token {
+            request = request.header(CLOUD_TOKEN, token);
+        }
+    }
+    let request = request.body(Full::new(Bytes::from(body)));
     exchange(request.map_err(|error| error.to_string())?).await
+}
+
+const fn content_type(format: Format) -> &'static str {
+    match format {
+        Format::Json => "application/json",
+        Format::Xml => "text/xml",
+    }
+}
+
+/// Returns whether an answer accepts a push.
+fn accepts(body: &[u8]) -> bool {
+    body.is_empty() || body == b"success"
 }
 
 /// Sends one request over a connection of its own.

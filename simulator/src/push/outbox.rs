@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{Attempt, Callback, Push, Recipient, State, deliver};
-use crate::world::World;
+use crate::{cloud, world::World};
 
 /// At most this many pushes to one account are under way at once.
 const AT_ONCE: usize = 32;
@@ -51,6 +51,8 @@ pub(super) struct Letter {
     /// The person that the query names. An event about authorizations names none.
     pub(super) from: Option<String>,
     pub(super) message: String,
+    /// The token that a request to a container in cloud hosting brings.
+    pub(super) cloud_token: Option<String>,
     pub(super) stamp: Stamp,
     pub(super) sent: Instant,
 }
@@ -168,7 +170,9 @@ fn letter(world: &mut World, push: Push, sent: Instant) -> Option<Letter> {
             (callback, ("ToUserName", tenant.original_id.clone()), Some(tenant.open_id.clone()))
         }
     };
-    Some(Letter { era, push: id, app_id, owner, callback, to, from, message, stamp, sent })
+    let cloud_token = cloud::token(world, &app_id);
+    let push = id;
+    Some(Letter { era, push, app_id, owner, callback, to, from, message, cloud_token, stamp, sent })
 }
 
 /// Returns new values for the next signature.
