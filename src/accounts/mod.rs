@@ -241,6 +241,7 @@ impl Table {
                 }
                 AccountKinds::MiniProgram => self.default_mini_program.as_ref(),
                 AccountKinds::Official => self.default_official.as_ref(),
+                AccountKinds::Platform => None,
             };
             return default.ok_or(Error::NoDefault { needed });
         }
@@ -251,6 +252,7 @@ impl Table {
             AccountKinds::Any => true,
             AccountKinds::MiniProgram => account.kind == AccountKind::MiniProgram,
             AccountKinds::Official => account.kind == AccountKind::Official,
+            AccountKinds::Platform => false,
         };
         if !serves {
             return Err(Error::WrongKind { app_id: app_id.to_owned(), needed });
@@ -265,6 +267,7 @@ impl fmt::Display for AccountKinds {
             Self::Any => "an official account or a mini program",
             Self::MiniProgram => "a mini program",
             Self::Official => "an official account",
+            Self::Platform => "a third-party platform",
         })
     }
 }

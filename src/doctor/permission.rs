@@ -43,6 +43,7 @@ fn fitting(kind: AccountKind) -> impl Iterator<Item = (&'static str, &'static st
         AccountKinds::Any => true,
         AccountKinds::MiniProgram => kind == AccountKind::MiniProgram,
         AccountKinds::Official => kind == AccountKind::Official,
+        AccountKinds::Platform => false,
     };
     let fitting = FAMILIES.into_iter().filter(move |(_, _, needed)| fits(*needed));
     fitting.map(|(family, path, _)| (family, path))

@@ -340,8 +340,8 @@ fn span<E: Endpoint>(host: &Host, attempt: &Attempt<'_>) -> Span {
         return Span::none();
     }
     let mut url = format!("{}{}", host.base(), E::PATH);
-    if attempt.token.is_some() {
-        let _ = write!(url, "?access_token={REDACTED}");
+    if let Some(token) = attempt.token {
+        let _ = write!(url, "?{}={REDACTED}", token.name().as_str());
     }
     let span = tracing::info_span!(
         target: TRACE,

@@ -90,6 +90,8 @@ pub enum AccountKinds {
     MiniProgram,
     /// Official accounts (公众号) only.
     Official,
+    /// No account: the call is one of a third-party platform (第三方平台) about itself or its accounts.
+    Platform,
 }
 
 /// Whether a call may be repeated after a lost reply.

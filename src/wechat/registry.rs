@@ -9,14 +9,15 @@
 use http::Method;
 
 use super::{
-    AccountKinds, Endpoint, Need, Safety, Verdict, account, card, map_poi, media, merchant, nearby,
-    store, token,
+    AccountKinds, Endpoint, Need, Safety, Verdict, account, card, component, map_poi, media,
+    merchant, nearby, store, token,
 };
 
 /// The endpoints of each family.
-const FAMILIES: [&[Facts]; 8] = [
+const FAMILIES: [&[Facts]; 9] = [
     account::ENDPOINTS,
     card::ENDPOINTS,
+    component::ENDPOINTS,
     map_poi::ENDPOINTS,
     media::ENDPOINTS,
     merchant::ENDPOINTS,

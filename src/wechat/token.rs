@@ -106,10 +106,15 @@ pub(crate) struct TokenReply {
 impl TokenReply {
     /// Returns how long the token lives, or `None` without a token.
     pub(crate) fn life(&self) -> Option<Duration> {
-        let life = Duration::from_secs(u64::try_from(self.expires_in.0?).ok()?);
-        let is_there = !self.access_token.0.trim().is_empty();
-        (!life.is_zero() && is_there).then(|| life.min(LONGEST_LIFE))
+        life(&self.access_token, self.expires_in)
     }
+}
+
+/// Returns how long a token or a code lives. Returns `None` if it is empty, or if its life is unknown.
+pub(super) fn life(value: &Text, expires_in: Seconds) -> Option<Duration> {
+    let life = Duration::from_secs(u64::try_from(expires_in.0?).ok()?);
+    let is_there = !value.0.trim().is_empty();
+    (!life.is_zero() && is_there).then(|| life.min(LONGEST_LIFE))
 }
 
 /// Serializes a secret for WeChat.

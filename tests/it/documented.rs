@@ -142,7 +142,8 @@ pub(crate) fn examples() -> Vec<(String, Example)> {
     let mut examples = Vec::new();
     for family in fs::read_dir(folder).expect("examples") {
         let family = family.expect("a folder");
-        if family.file_name() == "push" {
+        // These have no RPC: `tests/it/callback.rs` and `src/wechat/component.rs` use them.
+        if ["push", "component"].iter().any(|name| family.file_name() == *name) {
             continue;
         }
         for file in fs::read_dir(family.path()).expect("a folder") {
@@ -155,6 +156,17 @@ pub(crate) fn examples() -> Vec<(String, Example)> {
         }
     }
     examples
+}
+
+/// Returns the paths of the calls of third-party platforms that have an example.
+pub(crate) fn component_paths() -> BTreeSet<String> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/documented/component"));
+    let path = |file: fs::DirEntry| {
+        let text = fs::read_to_string(file.path()).expect("readable");
+        let example: Value = serde_json::from_str(&text).expect("JSON");
+        example["path"].as_str().expect("a path").to_owned()
+    };
+    fs::read_dir(folder).expect("examples").map(|file| path(file.expect("a file"))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

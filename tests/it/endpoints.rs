@@ -13,21 +13,22 @@ use wechat_simulator::{
 use wechat_store_gateway::testing::wechat::{AccountKinds, Facts, Safety, endpoints};
 
 use crate::{
-    documented::{Account, AfterLostReply, Example, examples},
+    documented::{Account, AfterLostReply, Example, component_paths, examples},
     support::{App, CLASSIC_TOKEN, STABLE_TOKEN, is, reason},
 };
 
 /// The calls that carry the secret instead of a token, each with its setting.
 const TOKENS: [(&str, &str); 2] = [(CLASSIC_TOKEN, "classic"), (STABLE_TOKEN, "stable")];
 
-/// Returns every endpoint that needs a token, with an example call.
+/// Returns every endpoint that needs the token of an account, with an example call.
 pub(crate) fn calls() -> Vec<(&'static Facts, Example)> {
     let mut by_path = HashMap::new();
     for (_, example) in examples() {
         by_path.entry(example.path.clone()).or_insert(example);
     }
     let is_token = |facts: &Facts| TOKENS.iter().any(|&(path, _)| path == facts.path);
-    let calls = endpoints().filter(|facts| !is_token(facts));
+    let of_account = |facts: &&Facts| facts.account != AccountKinds::Platform && !is_token(facts);
+    let calls = endpoints().filter(of_account);
     let with_example = |facts: &'static Facts| {
         let example = by_path.remove(facts.path);
         (facts, example.unwrap_or_else(|| panic!("tests/documented has no {}", facts.path)))
@@ -45,6 +46,7 @@ fn endpoint_matches_its_document() {
             AccountKinds::Any => Account::Any,
             AccountKinds::MiniProgram => Account::MiniProgram,
             AccountKinds::Official => Account::Official,
+            AccountKinds::Platform => panic!("{name}: belongs into the folder component"),
         };
         let after_lost_reply = match facts.safety {
             Safety::Read | Safety::Repeatable => AfterLostReply::Again,
@@ -55,6 +57,10 @@ fn endpoint_matches_its_document() {
         shown.insert(example.path);
     }
     shown.extend(TOKENS.map(|(path, _)| path.to_owned()));
+    let of_platform = endpoints().filter(|facts| facts.account == AccountKinds::Platform);
+    let of_platform = of_platform.map(|facts| facts.path.to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(of_platform, component_paths());
+    shown.extend(of_platform);
     let paths: BTreeSet<_> = endpoints().map(|facts| facts.path.to_owned()).collect();
     assert_eq!(paths, shown);
     assert_eq!(paths.len(), endpoints().count(), "two endpoints have one path");
