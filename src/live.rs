@@ -180,13 +180,16 @@ fn refused(errors: &[ConfigError]) {
 }
 
 fn changed(changes: Changes) {
-    let Changes { keys, accounts, callers, opens: _ } = changes;
+    let Changes { keys, accounts, platforms, callers, opens: _ } = changes;
     let names = |names: Vec<String>| Some(names.join(" ")).filter(|names| !names.is_empty());
     tracing::info!(
         keys = names(keys),
         accounts_added = names(accounts.added),
         accounts_removed = names(accounts.removed),
         accounts_changed = names(accounts.changed),
+        platforms_added = names(platforms.added),
+        platforms_removed = names(platforms.removed),
+        platforms_changed = names(platforms.changed),
         callers_added = names(callers.added),
         callers_removed = names(callers.removed),
         callers_changed = names(callers.changed),

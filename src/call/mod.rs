@@ -189,12 +189,10 @@ impl Calls {
 
     /// Returns the secret of an account, for a call without a token.
     ///
-    /// Fails if it cannot be read.
+    /// Fails if it cannot be read, or if the settings have none.
     pub(crate) fn secret(&self, account: &Account) -> Result<Secret, Error> {
-        account.settings.secret.read().map_err(|error| {
-            let error = token::SecretUnreadable::from(error).into();
-            Error::Token { app_id: account.app_id.clone(), error }
-        })
+        let secret = token::read_secret(account.settings.secret.as_ref());
+        secret.map_err(|error| Error::Token { app_id: account.app_id.clone(), error: error.into() })
     }
 
     /// Returns true if an account is paused, so that nothing may be sent for it.

@@ -24,10 +24,14 @@ impl Check {
     pub fn run(self, environment: &Environment) -> Result<(), Failure> {
         let settings = self.settings.read(environment)?;
         let text = toml::to_string(&settings).map_err(Failure::new)?;
-        let accounts = print::counted(settings.accounts.len() as u64, "account");
+        let mut parts = print::counted(settings.accounts.len() as u64, "account");
+        if !settings.platforms.is_empty() {
+            let platforms = print::counted(settings.platforms.len() as u64, "platform");
+            parts = format!("{parts}, {platforms}");
+        }
         let name = self.settings.name();
         // A comment, so that the output stays TOML.
-        print::line(format_args!("# {name}: no errors, {accounts}; secrets are hidden"))?;
+        print::line(format_args!("# {name}: no errors, {parts}; secrets are hidden"))?;
         Ok(print::line(text.trim_end())?)
     }
 }

@@ -21,8 +21,8 @@ pub struct Account {
     pub kind: AccountKind,
     /// True if requests without an `app_id` use this account. At most one account per kind.
     pub default: bool,
-    /// The account's AppSecret.
-    pub secret: SecretSource,
+    /// The account's AppSecret. `None` if its tokens need none.
+    pub secret: Option<SecretSource>,
     /// The WeChat endpoint that issues its access tokens.
     pub token: TokenKind,
     /// Allows a forced refresh of a stable token that WeChat keeps refusing. A forced refresh
@@ -89,6 +89,7 @@ pub(super) struct RawAccount {
 /// Checks all accounts. If the file has none, the environment can describe one.
 pub(super) fn check(
     mut raw: Vec<RawAccount>,
+    can_be_empty: bool,
     environment: &Environment,
     errors: &mut ConfigErrors,
 ) -> Vec<Account> {
@@ -96,11 +97,11 @@ pub(super) fn check(
     if raw.is_empty() {
         raw.extend(from_environment(environment, errors));
     }
-    if raw.is_empty() && errors.found.len() == before {
+    if raw.is_empty() && !can_be_empty && errors.found.len() == before {
         errors.add(
             "accounts",
-            "no account is configured; add an [[accounts]] section, or set the environment \
-             variables WECHAT_APP_ID and WECHAT_APP_SECRET",
+            "no account is configured; add an [[accounts]] or a [[platforms]] section, or set the \
+             environment variables WECHAT_APP_ID and WECHAT_APP_SECRET",
         );
     }
     let mut seen = HashSet::new();
@@ -146,7 +147,7 @@ pub(super) fn check(
             app_id: app_id.into(),
             kind,
             default,
-            secret,
+            secret: Some(secret),
             token,
             force_refresh,
             paused,
@@ -158,7 +159,7 @@ pub(super) fn check(
 }
 
 /// Returns the error of an AppID. `seen` has the AppIDs before this one, and gets it if it is new.
-fn app_id_problem(app_id: &str, seen: &mut HashSet<String>) -> Option<String> {
+pub(super) fn app_id_problem(app_id: &str, seen: &mut HashSet<String>) -> Option<String> {
     if app_id.is_empty() {
         Some("missing; set the AppID, such as wx0123456789abcdef".to_owned())
     } else if !is_app_id(app_id) {

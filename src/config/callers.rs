@@ -129,10 +129,10 @@ pub(super) struct RawCaller {
     burst: Option<u32>,
 }
 
-/// Checks all callers.
+/// Checks all callers. `accounts` has all accounts, or is `None` if there can be others.
 pub(super) fn check(
     raw: Vec<RawCaller>,
-    accounts: &[Account],
+    accounts: Option<&[Account]>,
     errors: &mut ConfigErrors,
 ) -> Vec<Caller> {
     let mut proofs = HashSet::new();
@@ -221,15 +221,18 @@ pub(super) fn check(
 
 fn check_roles(
     roles: BTreeMap<String, Role>,
-    accounts: &[Account],
+    accounts: Option<&[Account]>,
     key: &str,
     errors: &mut ConfigErrors,
 ) -> BTreeMap<AppId, Role> {
+    let is_known = |app_id: &str| {
+        accounts.is_none_or(|accounts| accounts.iter().any(|one| one.app_id.as_str() == app_id))
+    };
     let mut checked = BTreeMap::new();
     for (app_id, role) in roles {
         if !is_app_id(&app_id) {
             errors.add(format!("{key}.{app_id}"), "not an AppID");
-        } else if accounts.iter().all(|account| account.app_id.as_str() != app_id) {
+        } else if !is_known(&app_id) {
             errors.add(format!("{key}.{app_id}"), "no [[accounts]] section has this app_id");
         }
         checked.insert(app_id.into(), role);

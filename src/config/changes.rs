@@ -56,6 +56,8 @@ pub struct Changes {
     pub keys: Vec<String>,
     /// The accounts, by `app_id`.
     pub accounts: Differences,
+    /// The platforms, by `app_id`.
+    pub platforms: Differences,
     /// The callers, by name.
     pub callers: Differences,
     /// True if the new settings let every caller in and the old ones did not.
@@ -79,6 +81,10 @@ impl Changes {
         let accounts = |settings: &Settings| {
             let named = settings.accounts.iter();
             named.map(|account| (account.app_id.as_str().to_owned(), account.clone())).collect()
+        };
+        let platforms = |settings: &Settings| {
+            let named = settings.platforms.iter();
+            named.map(|platform| (platform.app_id.as_str().to_owned(), platform.clone())).collect()
         };
         let callers = |settings: &Settings| {
             let named = settings.callers.known().iter();
@@ -112,6 +118,7 @@ impl Changes {
         Self {
             keys,
             accounts: Differences::between(&accounts(old), &accounts(new)),
+            platforms: Differences::between(&platforms(old), &platforms(new)),
             callers: Differences::between(&callers(old), &callers(new)),
             opens: old.callers.are_known() && !new.callers.are_known(),
         }

@@ -24,6 +24,7 @@ pub use self::{
     listen::{Listen, Reflection, parse_address},
     log::{Log, LogFormat},
     metrics::Metrics,
+    platforms::Platform,
     secret::SecretSource,
     state::{State, StateUrl},
     wechat::{CaFile, Proxy, WeChat},
@@ -42,6 +43,7 @@ mod limits;
 mod listen;
 mod log;
 mod metrics;
+mod platforms;
 mod secret;
 mod state;
 mod usable;
@@ -78,7 +80,11 @@ pub struct Settings {
     /// `[activity]`
     pub activity: Activity,
     /// `[[accounts]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<Account>,
+    /// `[[platforms]]`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
     /// `[[callers]]`
     pub callers: Callers,
     /// `[[issuers]]`
@@ -102,9 +108,9 @@ impl fmt::Display for ConfigError {
 }
 
 impl Settings {
-    /// Returns true if an account receives pushes from WeChat.
+    /// Returns true if an account or a platform receives pushes from WeChat.
     pub fn receives_pushes(&self) -> bool {
-        self.accounts.iter().any(|account| account.callback.is_some())
+        !self.platforms.is_empty() || self.accounts.iter().any(|account| account.callback.is_some())
     }
 
     /// Returns the settings from the text of a file (empty for no file) and the environment.
@@ -149,9 +155,14 @@ impl Settings {
         let log = log::check(section(&mut table, "log", &mut errors), &mut errors);
         let metrics = metrics::check(section(&mut table, "metrics", &mut errors), &mut errors);
         let activity = activity::check(section(&mut table, "activity", &mut errors), &mut errors);
+        let platforms = sections(&mut table, "platforms", &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
-        let accounts = account::check(accounts, environment, &mut errors);
-        let callers = read_callers(&mut table, &accounts, &mut errors);
+        let can_be_empty = !platforms.is_empty();
+        let accounts = account::check(accounts, can_be_empty, environment, &mut errors);
+        let platforms = platforms::check(platforms, &accounts, environment, &mut errors);
+        // An account that authorizes a platform later has no section.
+        let known = (!can_be_empty).then_some(&accounts[..]);
+        let callers = read_callers(&mut table, known, &mut errors);
         listen::check_exposure(&listen, &callers, &mut errors);
         let issuers = sections(&mut table, "issuers", &mut errors);
         let known = running.map_or(&[][..], |running| &running.issuers);
@@ -161,7 +172,7 @@ impl Settings {
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, log, metrics, activity, accounts, callers and issuers"
+                     callback, audit, log, metrics, activity, accounts, platforms, callers and issuers"
                 ),
             );
         }
@@ -177,6 +188,7 @@ impl Settings {
                 metrics,
                 activity,
                 accounts,
+                platforms,
                 callers,
                 issuers,
             })
@@ -321,8 +333,13 @@ fn sections<T: DeserializeOwned + Default>(
     }
 }
 
-/// Removes `callers` from the table and returns it checked: a list of sections, or `"anyone"`.
-fn read_callers(table: &mut Table, accounts: &[Account], errors: &mut ConfigErrors) -> Callers {
+/// Removes `callers` from the table and returns it checked: a list of sections, or `"anyone"`. `accounts` has all
+/// accounts, or is `None` if there can be others.
+fn read_callers(
+    table: &mut Table,
+    accounts: Option<&[Account]>,
+    errors: &mut ConfigErrors,
+) -> Callers {
     match table.get("callers") {
         None => Callers::Loopback,
         Some(Value::String(text)) => {

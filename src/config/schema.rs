@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::{
     Audit, Callback, Limits, Listen, Log, Metrics, account::RawAccount, activity::RawActivity,
-    callers::RawCaller, issuers::RawIssuer, state::RawState, wechat::RawWeChat,
+    callers::RawCaller, issuers::RawIssuer, platforms::RawPlatform, state::RawState,
+    wechat::RawWeChat,
 };
 
 /// The settings of wechat-store-gateway.
@@ -36,6 +37,8 @@ struct File {
     activity: Option<RawActivity>,
     /// The WeChat accounts.
     accounts: Option<Vec<RawAccount>>,
+    /// The third-party platforms.
+    platforms: Option<Vec<RawPlatform>>,
     /// The programs that may call.
     callers: Option<RawCallers>,
     /// The issuers of JWTs.

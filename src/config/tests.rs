@@ -29,6 +29,11 @@ fn errors(file: &str, pairs: &[(&str, &str)]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
+fn secret_of(account: &Account) -> String {
+    let secret = account.secret.as_ref().expect("a secret").read();
+    secret.expect("in the environment").expose().to_owned()
+}
+
 #[test]
 fn environment_overrides_file() {
     let environment = environment(&[
@@ -39,7 +44,7 @@ fn environment_overrides_file() {
     let settings = Settings::parse(GOOD, &environment).expect("good settings");
     assert_eq!(settings.listen.grpc.port(), 6001);
     assert_eq!(settings.limits.drain_ms, 7);
-    assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
+    assert_eq!(secret_of(&settings.accounts[0]), "hush");
     assert_eq!(settings.accounts[1].token, TokenKind::Classic);
 }
 
@@ -438,7 +443,7 @@ fn malformed_toml_names_its_line() {
 #[test]
 fn secret_variable_is_read_without_line_break() {
     let settings = Settings::parse(GOOD, &environment(&[("BRAND_A", "hush\n")])).expect("good");
-    assert_eq!(settings.accounts[0].secret.read().expect("in the environment").expose(), "hush");
+    assert_eq!(secret_of(&settings.accounts[0]), "hush");
 }
 
 #[test]
@@ -600,6 +605,8 @@ fn example_file_shows_every_setting_with_its_default() {
         "proxy",
         "ca_file",
         "app_id",
+        "[[platforms]]",
+        "authorization_page",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -97,7 +97,7 @@ async fn fetch_by<E: Endpoint<Reply = TokenReply>>(
 
 /// Returns the checks of an account at WeChat.
 pub(super) async fn check(client: &Client, account: &Account, classic_token: bool) -> Vec<Check> {
-    let secret = match account.secret.read() {
+    let secret = match token::read_secret(account.secret.as_ref()) {
         Ok(secret) => secret,
         Err(error) => {
             let next = "correct accounts.secret: the file must be readable and have the secret";

@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
+use super::{FetchError, Fetched, Source, ask, read_secret};
 use crate::{
     config::SecretSource,
     util::id::AppId,
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Classic {
     pub(super) app_id: AppId,
-    pub(super) secret: SecretSource,
+    pub(super) secret: Option<SecretSource>,
 }
 
 impl Source for Classic {
@@ -33,7 +33,7 @@ impl Source for Classic {
         _force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         async move {
-            let secret = self.secret.read().map_err(SecretUnreadable::from)?;
+            let secret = read_secret(self.secret.as_ref())?;
             let call = ClassicToken { appid: self.app_id.clone(), secret };
             ask(client, call, tries).await
         }

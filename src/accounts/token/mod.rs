@@ -26,7 +26,7 @@ use tracing::Span;
 pub(crate) use self::status::{TokenFailure, TokenStatus};
 use self::{classic::Classic, stable::Stable};
 use crate::{
-    config::{self, TokenKind},
+    config::{self, SecretSource, TokenKind},
     state::{self, Acquired, SharedToken},
     util::{
         clock::Clock,
@@ -133,6 +133,12 @@ pub enum Error {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SecretUnreadable(String);
+
+/// Returns the secret of an account. Fails if it cannot be read, or if the settings have none.
+pub(crate) fn read_secret(source: Option<&SecretSource>) -> Result<Secret, SecretUnreadable> {
+    let missing = || SecretUnreadable("the settings have no secret of this account".to_owned());
+    Ok(source.ok_or_else(missing)?.read()?)
+}
 
 impl From<std::io::Error> for SecretUnreadable {
     fn from(error: std::io::Error) -> Self {
@@ -662,14 +668,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{AccountKind, SecretSource};
+    use crate::config::AccountKind;
 
     fn tokens(clock: &Clock) -> (TempDir, Arc<Tokens>) {
         let settings = config::Account {
             app_id: "wx0000000000000001".to_owned().into(),
             kind: AccountKind::Official,
             default: true,
-            secret: SecretSource::Value("hush".to_owned().into()),
+            secret: Some(SecretSource::Value("hush".to_owned().into())),
             token: TokenKind::Stable,
             paused: false,
             read_only: false,

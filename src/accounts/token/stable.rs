@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{FetchError, Fetched, SecretUnreadable, Source, ask};
+use super::{FetchError, Fetched, Source, ask, read_secret};
 use crate::{
     config::SecretSource,
     util::id::AppId,
@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Stable {
     pub(super) app_id: AppId,
-    pub(super) secret: SecretSource,
+    pub(super) secret: Option<SecretSource>,
 }
 
 impl Source for Stable {
@@ -32,7 +32,7 @@ impl Source for Stable {
         force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         async move {
-            let secret = self.secret.read().map_err(SecretUnreadable::from)?;
+            let secret = read_secret(self.secret.as_ref())?;
             let call = StableToken::new(self.app_id.clone(), secret, force);
             ask(client, call, tries).await
         }
