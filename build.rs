@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         build = build.extern_path(format!("{PACKAGE}.{name}"), encoded);
     }
     build.compile_fds(descriptors)?;
-    journal()?;
+    records()?;
     health(&out)
 }
 
@@ -103,11 +103,13 @@ fn output(command: &mut Command) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-/// Compiles the messages that the journal stores. They are not a part of the contract, and reflection
-/// does not serve them.
-fn journal() -> Result<(), Box<dyn Error>> {
+/// Compiles the records that the state stores. They are not a part of the contract, and reflection does
+/// not serve them.
+fn records() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).open_file("internal/journal/v1/record.proto")?;
+    compiler.include_imports(true);
+    compiler
+        .open_files(["internal/journal/v1/record.proto", "internal/platform/v1/record.proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_client(false)

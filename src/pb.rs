@@ -22,6 +22,11 @@ pub mod health {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/health.bin"));
 }
 
+/// The record of an authorizer that the state stores. No caller sees it.
+pub mod platform {
+    tonic::include_proto!("internal.platform.v1");
+}
+
 /// A request of an RPC, with the fields that surround its content.
 pub trait Addressed: prost::Message {
     /// The RPC, as in `StoreService/AddStore`.

@@ -8,10 +8,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
-    NewSubmission, NewWrite, Origin, Outcome, Segment, SharedToken, State, Submission,
-    SubmissionPage, SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, WriteState,
-    Writes,
+    Acquired, Appended, Authorizer, Begun, Error, EventPage, EventQuery, Events, Leases, Log,
+    NewEvent, NewSubmission, NewWrite, Origin, Outcome, Platforms, Segment, SharedToken, State,
+    Submission, SubmissionPage, SubmissionQuery, Submissions, Ticket, Tokens, Write, WritePage,
+    WriteQuery, WriteState, Writes,
 };
 use crate::{
     metrics::Metrics,
@@ -207,11 +207,74 @@ impl Tokens for Measured {
         self.timed("put_token", self.state.put_token(app_id, before, value, life)).await
     }
 
+    async fn drop_token(&self, app_id: &AppId) -> Result<(), Error> {
+        self.timed("drop_token", self.state.drop_token(app_id)).await
+    }
+
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
         self.timed("spend", self.state.spend(counter, limit, window)).await
     }
 
     async fn refund(&self, counter: &str) -> Result<(), Error> {
         self.timed("refund", self.state.refund(counter)).await
+    }
+}
+
+#[tonic::async_trait]
+impl Platforms for Measured {
+    async fn put_ticket(
+        &self,
+        platform: &AppId,
+        ticket: &Secret,
+        sent_at: u64,
+    ) -> Result<bool, Error> {
+        self.timed("put_ticket", self.state.put_ticket(platform, ticket, sent_at)).await
+    }
+
+    async fn ticket(&self, platform: &AppId) -> Result<Option<Ticket>, Error> {
+        self.timed("ticket", self.state.ticket(platform)).await
+    }
+
+    async fn put_authorizer(&self, authorizer: &Authorizer, only_new: bool) -> Result<bool, Error> {
+        self.timed("put_authorizer", self.state.put_authorizer(authorizer, only_new)).await
+    }
+
+    async fn authorizer(
+        &self,
+        platform: &AppId,
+        app_id: &AppId,
+    ) -> Result<Option<Authorizer>, Error> {
+        self.timed("authorizer", self.state.authorizer(platform, app_id)).await
+    }
+
+    async fn replace_refresh_token(
+        &self,
+        platform: &AppId,
+        app_id: &AppId,
+        before: Option<&Secret>,
+        value: &Secret,
+    ) -> Result<bool, Error> {
+        let replace = self.state.replace_refresh_token(platform, app_id, before, value);
+        self.timed("replace_refresh_token", replace).await
+    }
+
+    async fn describe_authorizer(
+        &self,
+        platform: &AppId,
+        app_id: &AppId,
+        changed_at: u64,
+        record: &[u8],
+    ) -> Result<bool, Error> {
+        let describe = self.state.describe_authorizer(platform, app_id, changed_at, record);
+        self.timed("describe_authorizer", describe).await
+    }
+
+    async fn authorizers(
+        &self,
+        platform: &AppId,
+        after: Option<&AppId>,
+        most: usize,
+    ) -> Result<Vec<Authorizer>, Error> {
+        self.timed("authorizers", self.state.authorizers(platform, after, most)).await
     }
 }

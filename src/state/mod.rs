@@ -1,16 +1,16 @@
 //! The data that outlives a process, or that replicas share: the log of events, submissions, the journal of
-//! writes, leases, and tokens.
+//! writes, leases, tokens, and the authorizers of platforms.
 //!
 //! A [`State`] is the sum of one trait per concern, each in a file of its own with its data types:
-//! [`Events`], [`Submissions`], [`Writes`], [`Leases`], [`Tokens`]. The backends have files of the same
+//! [`Events`], [`Submissions`], [`Writes`], [`Leases`], [`Tokens`], [`Platforms`]. The backends have files of the same
 //! names: [`sqlite`], a file beside one process, and [`redis`], shared by several.
 //!
 //! Each method is one atomic step of this domain, and durable when it returns, unless its comment states
 //! otherwise. There are no transactions across methods and there is no key-value access, so that both
 //! backends can do all of it well. Time is the backend's own, because the clocks of replicas differ.
 //!
-//! Messages are stored encoded: events as types of the contract, writes and submissions as the journal's
-//! own records (`proto/internal/`). Both only grow, so every later version reads what one version wrote.
+//! Messages are stored encoded: events as types of the contract, writes, submissions and authorizers as
+//! records of their own (`proto/internal/`). Both only grow, so every later version reads what one version wrote.
 //! The fields that the methods examine are columns beside the message.
 //!
 //! If the future of a method is dropped, the method may still take effect.
@@ -28,6 +28,7 @@ pub use self::{
         Origin, Segment,
     },
     lease::{Acquired, Leases},
+    platform::{Authorizer, Platforms, Ticket},
     submission::{NewSubmission, Submission, SubmissionPage, SubmissionQuery, Submissions},
     token::{SharedToken, Tokens},
     write::{Begun, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState, Writes},
@@ -42,6 +43,7 @@ mod event;
 pub(crate) mod gap;
 mod lease;
 mod measured;
+mod platform;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
@@ -102,11 +104,12 @@ const ROW_BYTES: usize = 64;
 /// The whole state, as both backends implement it.
 #[tonic::async_trait]
 pub trait State:
-    Events + Submissions + Writes + Leases + Tokens + fmt::Debug + Send + Sync
+    Events + Submissions + Writes + Leases + Tokens + Platforms + fmt::Debug + Send + Sync
 {
     /// Deletes events that were received, and submissions that were decided, more than `age` ago, up to
     /// a limit. The newest event always stays. Deletes finished writes, and claims whose term is over,
-    /// after a day, and never a write whose outcome is unknown. Returns the number of deleted rows.
+    /// after a day, and never a write whose outcome is unknown. Deletes authorizers whose authorization
+    /// ended more than `age` ago, and expired tickets. Returns the number of deleted rows.
     async fn prune(&self, age: Duration) -> Result<u64, Error>;
 
     /// Writes something durably, to check that writing works.

@@ -22,6 +22,9 @@ pub trait Tokens {
         life: Duration,
     ) -> Result<SharedToken, Error>;
 
+    /// Deletes the token of an account, so that no process uses it. Its generation never starts again.
+    async fn drop_token(&self, app_id: &AppId) -> Result<(), Error>;
+
     /// Counts an action that may happen `limit` times within `window`, which begins with the first.
     /// Returns false if the limit is reached.
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error>;

@@ -27,9 +27,10 @@ use wechat_store_gateway::{
     config::{Environment, Settings},
     pb::{AuditEvent, AuditState, SubmissionKind, audit_event::Detail},
     state::{
-        Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
-        NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
-        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes,
+        Acquired, Appended, Authorizer, Begun, Error, EventPage, EventQuery, Events, Leases, Log,
+        NewEvent, NewSubmission, NewWrite, Outcome, Platforms, Segment, SharedToken, State,
+        Submission, SubmissionPage, SubmissionQuery, Submissions, Ticket, Tokens, Write, WritePage,
+        WriteQuery, Writes,
     },
     testing::{self, AppId, Clock, PoiId, Secret},
 };
@@ -1079,10 +1080,55 @@ impl Tokens for List {
     ) -> Result<SharedToken, Error> {
         unimplemented!()
     }
+    async fn drop_token(&self, _: &AppId) -> Result<(), Error> {
+        unimplemented!()
+    }
     async fn spend(&self, _: &str, _: u32, _: Duration) -> Result<bool, Error> {
         unimplemented!()
     }
     async fn refund(&self, _: &str) -> Result<(), Error> {
+        unimplemented!()
+    }
+}
+
+#[tonic::async_trait]
+impl Platforms for List {
+    async fn put_ticket(&self, _: &AppId, _: &Secret, _: u64) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn ticket(&self, _: &AppId) -> Result<Option<Ticket>, Error> {
+        unimplemented!()
+    }
+    async fn put_authorizer(&self, _: &Authorizer, _: bool) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn authorizer(&self, _: &AppId, _: &AppId) -> Result<Option<Authorizer>, Error> {
+        unimplemented!()
+    }
+    async fn replace_refresh_token(
+        &self,
+        _: &AppId,
+        _: &AppId,
+        _: Option<&Secret>,
+        _: &Secret,
+    ) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn describe_authorizer(
+        &self,
+        _: &AppId,
+        _: &AppId,
+        _: u64,
+        _: &[u8],
+    ) -> Result<bool, Error> {
+        unimplemented!()
+    }
+    async fn authorizers(
+        &self,
+        _: &AppId,
+        _: Option<&AppId>,
+        _: usize,
+    ) -> Result<Vec<Authorizer>, Error> {
         unimplemented!()
     }
 }

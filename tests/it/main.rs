@@ -50,6 +50,7 @@ mod service_config;
 mod stalled;
 mod state;
 mod state_fails;
+mod state_platforms;
 mod state_sqlite;
 mod statuses;
 mod store;

@@ -22,8 +22,8 @@ use tokio::{
 use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Error, EventKey, EventQuery, Events, NewEvent, NewSubmission, Origin,
-        Outcome, State, WriteQuery, WriteState, redis::Redis,
+        Acquired, Appended, Authorizer, Error, EventKey, EventQuery, Events, NewEvent,
+        NewSubmission, Origin, Outcome, State, WriteQuery, WriteState, redis::Redis,
     },
     testing::{AppId, Secret},
 };
@@ -31,6 +31,7 @@ use wechat_store_gateway::{
 use crate::{
     damage::{Damage, damage_redis},
     state::{Backend, claim, conformance, finished, write},
+    state_platforms::{self, authorizer},
     support::within,
 };
 
@@ -514,11 +515,17 @@ async fn pruned_data_leaves_no_keys() {
     for (id, outcome) in [("executed", finished("")), ("not executed", Outcome::Released)] {
         assert!(state.resolve(id, outcome).await.is_ok_and(|write| write.is_some()));
     }
+    let ended = Authorizer { authorized: false, ..authorizer("wx1", 1) };
+    assert_eq!(state.put_authorizer(&ended, false).await, Ok(true));
+    state
+        .put_ticket(&ended.platform, &Secret::from("old".to_owned()), 1)
+        .await
+        .expect("Redis runs");
     let shared = Shared { server, state: Some(state.clone()) };
     shared.pass_for_writes(Duration::from_secs(2 * 24 * 60 * 60)).await;
     let server = &shared.server;
     sleep(Duration::from_millis(10)).await;
-    assert_eq!(state.prune(Duration::ZERO).await, Ok(7 + 4 + 3));
+    assert_eq!(state.prune(Duration::ZERO).await, Ok(7 + 4 + 3 + 1));
 
     let keys = server.command("KEYS *").await;
     let mut keys: Vec<_> =
@@ -549,5 +556,48 @@ async fn unknown_write_is_found_without_full_scan() {
         let page = state.writes(query).await.expect("Redis runs");
         assert_eq!((page.writes.len(), page.seen, page.at_end), (1, 1100, true));
         assert_eq!(page.writes[0].number, 1099);
+    }
+}
+
+#[tokio::test]
+async fn damaged_authorizer_is_replaced() {
+    const ROW: &str = "{wechat-store-gateway}:authorizer:wxplatform:wx2";
+    for damage in [
+        "HSET ROW changed_at 9999999999",
+        "HSET ROW changed_at soon",
+        "HSET ROW authorized 0",
+        "HSET ROW refresh_token other",
+        "HSET ROW record other",
+        "HSET ROW revision 1",
+        "HSET ROW sum 00000000",
+        "HDEL ROW record",
+        "HDEL ROW sum",
+        "DEL ROW",
+        "SET ROW text",
+    ] {
+        let server = RedisServer::start(false).await;
+        let state = server.open().await;
+        let command = damage.replace("ROW", ROW);
+        let run = async || drop(server.command(&command).await);
+        state_platforms::damaged_authorizer_is_replaced(&state, run, damage).await;
+    }
+}
+
+#[tokio::test]
+async fn damaged_ticket_is_replaced() {
+    const ROW: &str = "{wechat-store-gateway}:ticket:wxplatform";
+    for damage in [
+        "HSET ROW sent_at 9999999999",
+        "HSET ROW sent_at soon",
+        "HSET ROW value other",
+        "HDEL ROW sum",
+        "DEL ROW",
+        "SET ROW text",
+    ] {
+        let server = RedisServer::start(false).await;
+        let state = server.open().await;
+        let command = damage.replace("ROW", ROW);
+        let run = async || drop(server.command(&command).await);
+        state_platforms::damaged_ticket_is_replaced(&state, run, damage).await;
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::time::sleep;
 use wechat_store_gateway::{
     state::{
-        Acquired, Appended, Begun, Error, NewWrite, Outcome, Sent, State, SubmissionQuery,
-        WriteState,
+        Acquired, Appended, Authorizer, Begun, Error, NewWrite, Outcome, Sent, State,
+        SubmissionQuery, WriteState,
     },
     testing::{AppId, Secret},
 };
@@ -20,7 +20,8 @@ use wechat_store_gateway::{
 use crate::{
     redis::{RedisServer, SOON, event, positions},
     redis_outage::Door,
-    state::{claim, finished, submission, write},
+    state::{app, claim, finished, secret, submission, write},
+    state_platforms::{authorizer, platform, platforms},
     support::within,
 };
 
@@ -284,4 +285,93 @@ async fn new_process_does_not_hide_the_loss() {
     assert_refused(new.begin(write("again", "other"), MINUTE).await);
     let begun = after_quiet_period(async || new.begin(write("w again", "r"), MINUTE).await).await;
     assert!(matches!(begun, Begun::Known(_)), "{begun:?}");
+}
+
+/// Waits until a step returns this.
+async fn becomes<T: PartialEq + std::fmt::Debug>(step: impl AsyncFn() -> T, expected: T) {
+    let wait = async {
+        while step().await != expected {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(SOON, wait).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn emptied_redis_gets_platforms_back() {
+    let server = RedisServer::start(false).await;
+    let (one, other) = (server.open().await, server.open().await);
+    let (ticket, authorizers) = platforms(&one).await;
+    server.command("FLUSHALL").await;
+    // The process that knows them has nothing to do at the time.
+    becomes(async || other.ticket(&platform()).await, Ok(Some(ticket.clone()))).await;
+    becomes(async || other.authorizers(&platform(), None, 9).await, Ok(authorizers)).await;
+    let older = other.put_ticket(&platform(), &secret("older"), ticket.sent_at - 600).await;
+    assert_eq!(older, Ok(false), "WeChat repeats it");
+
+    // A process that has only read the ticket knows it, too.
+    drop(one);
+    server.command("FLUSHALL").await;
+    let new = server.open().await;
+    becomes(async || new.ticket(&platform()).await, Ok(Some(ticket))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_copy_revives_no_ended_authorization() {
+    for first in [0, 1] {
+        let mut server = RedisServer::start(false).await;
+        let processes = [server.open().await, server.open().await];
+        let [one, other] = &processes;
+        let (ticket, _) = platforms(one).await;
+        let wx1 = app("wx1");
+        assert!(server.command("SAVE").await.starts_with("+OK"));
+        let newer = ticket.sent_at + 600;
+        assert_eq!(one.put_ticket(&platform(), &secret("newer"), newer).await, Ok(true));
+        let replace = async |state: &Arc<dyn State>, before: &str, value| {
+            let (before, value) = (secret(before), secret(value));
+            state.replace_refresh_token(&platform(), &wx1, Some(&before), &value).await
+        };
+        // Both processes change it, without a new time.
+        assert_eq!(replace(one, "refresh of wx1", "second").await, Ok(true));
+        assert_eq!(replace(other, "second", "third").await, Ok(true));
+        let again = authorizer("wx2", 20);
+        let ended = Authorizer { authorized: false, ..authorizer("wx3", 20) };
+        for change in [&authorizer("wx3", 10), &again, &ended] {
+            assert_eq!(other.put_authorizer(change, false).await, Ok(true));
+        }
+        server.kill();
+        server.restart().await;
+
+        // Whichever process notices it first.
+        becomes(async || processes[first].probe().await.is_err_and(|it| is_quiet(&it)), true).await;
+        let third = Authorizer { refresh_token: Some(secret("third")), ..authorizer("wx1", 7) };
+        let ended = Authorizer { refresh_token: None, ..ended };
+        let expected = Ok(vec![third, again, ended]);
+        for state in &processes {
+            becomes(async || state.authorizers(&platform(), None, 9).await, expected.clone()).await;
+            let found = state.ticket(&platform()).await.expect("Redis runs").expect("a ticket");
+            assert_eq!((found.value, found.sent_at), (secret("newer"), newer));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_after_loss_outlives_restored_ones() {
+    let server = RedisServer::start(false).await;
+    let (one, other) = (server.open().await, server.open().await);
+    let before = authorizer("wx1", 10);
+    let seen = Authorizer { record: b"seen by the other".into(), ..before.clone() };
+    assert_eq!(one.put_authorizer(&before, false).await, Ok(true));
+    assert_eq!(other.put_authorizer(&seen, false).await, Ok(true));
+    server.command("FLUSHALL").await;
+    // There is less than one change per millisecond.
+    sleep(Duration::from_millis(10)).await;
+    // A new process changes it before the others have noticed the loss, in the same second.
+    let new = server.open().await;
+    let after = Authorizer { record: b"after".into(), ..before };
+    assert_eq!(new.put_authorizer(&after, false).await, Ok(true));
+    for state in [&one, &other] {
+        after_quiet_period(async || state.probe().await).await;
+    }
+    assert_eq!(one.authorizer(&platform(), &app("wx1")).await, Ok(Some(after)));
 }

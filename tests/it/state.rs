@@ -79,7 +79,17 @@ macro_rules! conformance {
             released_lease_has_a_pause
             token_has_generation_and_life
             first_of_two_new_tokens_is_kept
+            dropped_token_keeps_its_generation
             rate_limit_is_counted
+            newest_ticket_is_kept
+            ticket_counts_for_twelve_hours
+            two_platforms_share_nothing
+            latest_authorization_change_counts
+            ended_authorization_stays_ended
+            refresh_token_is_replaced_by_one_caller
+            changed_authorizer_is_not_described
+            authorizers_are_paged_in_order
+            pruning_keeps_present_authorizers
             reopening_keeps_everything
             probe_succeeds
         }
@@ -92,6 +102,8 @@ macro_rules! conformance {
     )+};
 }
 pub(crate) use conformance;
+
+pub(crate) use crate::state_platforms::*;
 
 /// A short and a long time, for cases in which the backend's time matters.
 const SHORT: Duration = Duration::from_millis(200);
@@ -1473,6 +1485,26 @@ pub(crate) async fn first_of_two_new_tokens_is_kept(backend: &mut impl Backend) 
     }
 }
 
+pub(crate) async fn dropped_token_keeps_its_generation(backend: &mut impl Backend) {
+    let state = backend.state();
+    let (one, other) = (app("wx1@wxplatform"), app("wx2@wxplatform"));
+    state.drop_token(&one).await.expect("does nothing");
+    assert_eq!(state.token(&one).await, Ok(None));
+    for name in [&one, &other] {
+        state.put_token(name, 0, &secret("one"), LONG).await.expect("stored");
+    }
+    for generation in 2..4 {
+        state.drop_token(&one).await.expect("dropped");
+        assert_eq!(state.token(&one).await, Ok(None));
+        // Even the same value is a new token.
+        let next = state.put_token(&one, 0, &secret("one"), LONG).await.expect("stored");
+        assert_eq!((&next.value, next.generation), (&secret("one"), generation));
+        assert!(next.age < SHORT, "{next:?}");
+    }
+    let kept = state.token(&other).await.expect("no error").expect("it lives");
+    assert_eq!((kept.value, kept.generation), (secret("one"), 1));
+}
+
 pub(crate) async fn rate_limit_is_counted(backend: &mut impl Backend) {
     let state = backend.state();
     let spend = async |counter| state.spend(counter, 2, SHORT).await.expect("no error");
@@ -1499,6 +1531,7 @@ pub(crate) async fn reopening_keeps_everything(backend: &mut impl Backend) {
     assert_eq!(state.spend("a", 1, LONG).await, Ok(true));
     let write = claim(&state, write("w", "r"), LONG).await;
     assert_eq!(state.sent("w", write, LONG, Bytes::new()).await, Ok(true));
+    let platforms = platforms(&state).await;
     let before = (state.log().await, find(&state, "s").await, all_events(&state).await);
     drop(state);
 
@@ -1513,8 +1546,9 @@ pub(crate) async fn reopening_keeps_everything(backend: &mut impl Backend) {
     let found = state.token(&app("wx1")).await.expect("no error").expect("it lives");
     assert_eq!((found.value, found.generation), (token.value, token.generation));
     assert_eq!(state.spend("a", 1, LONG).await, Ok(false));
+    assert_platforms(&state, platforms).await;
     state.newer(0).await.expect("there is one");
-    assert_eq!(append(&state, event("b")).await, Appended::New(2));
+    assert_eq!(append(&state, event("b")).await, Appended::New(3));
 }
 
 pub(crate) async fn probe_succeeds(backend: &mut impl Backend) {
@@ -1589,11 +1623,11 @@ pub(crate) fn finished(reply: &'static str) -> Outcome {
     Outcome::Finished { reply: reply.into(), submission: None }
 }
 
-fn app(id: &str) -> AppId {
+pub(crate) fn app(id: &str) -> AppId {
     id.to_owned().into()
 }
 
-fn secret(value: &str) -> Secret {
+pub(crate) fn secret(value: &str) -> Secret {
     value.to_owned().into()
 }
 
@@ -1610,7 +1644,7 @@ fn fence(acquired: &Acquired) -> Option<u64> {
     }
 }
 
-async fn append(state: &Arc<dyn State>, event: NewEvent) -> Appended {
+pub(crate) async fn append(state: &Arc<dyn State>, event: NewEvent) -> Appended {
     state.append(event).await.expect("appended")
 }
 
@@ -1651,7 +1685,7 @@ async fn assert_stands(state: &Arc<dyn State>, id: &str, stands: AuditState, eve
     assert_eq!(found.decided == 0, event_id.is_empty(), "{id}");
 }
 
-async fn all_events(state: &Arc<dyn State>) -> Vec<Event> {
+pub(crate) async fn all_events(state: &Arc<dyn State>) -> Vec<Event> {
     let all = EventQuery { limit: usize::MAX, ..EventQuery::default() };
     let page = state.events(all).await.expect("a page");
     assert!(page.at_end);
@@ -1659,7 +1693,7 @@ async fn all_events(state: &Arc<dyn State>) -> Vec<Event> {
 }
 
 /// Prunes until nothing is left to prune.
-async fn prune(state: &Arc<dyn State>, age: Duration) -> u64 {
+pub(crate) async fn prune(state: &Arc<dyn State>, age: Duration) -> u64 {
     let mut all = 0;
     loop {
         match state.prune(age).await.expect("pruned") {

@@ -25,9 +25,10 @@ use wechat_store_gateway::{
         watch_audit_events_request::Start, write_service_client::WriteServiceClient,
     },
     state::{
-        Acquired, Appended, Begun, Error, EventPage, EventQuery, Events, Leases, Log, NewEvent,
-        NewSubmission, NewWrite, Outcome, Segment, SharedToken, State, Submission, SubmissionPage,
-        SubmissionQuery, Submissions, Tokens, Write, WritePage, WriteQuery, Writes, sqlite::Sqlite,
+        Acquired, Appended, Authorizer, Begun, Error, EventPage, EventQuery, Events, Leases, Log,
+        NewEvent, NewSubmission, NewWrite, Outcome, Platforms, Segment, SharedToken, State,
+        Submission, SubmissionPage, SubmissionQuery, Submissions, Ticket, Tokens, Write, WritePage,
+        WriteQuery, Writes, sqlite::Sqlite,
     },
     telemetry::Handles,
     testing::{AppId, Clock, PoiId, Secret},
@@ -104,8 +105,23 @@ verbs! { Leases:
 verbs! { Tokens:
     token(app_id: &AppId) -> Option<SharedToken>;
     put_token(app_id: &AppId, before: u64, value: &Secret, life: Duration) -> SharedToken;
+    drop_token(app_id: &AppId) -> ();
     spend(counter: &str, limit: u32, window: Duration) -> bool;
     refund(counter: &str) -> ();
+}
+
+verbs! { Platforms:
+    put_ticket(platform: &AppId, ticket: &Secret, sent_at: u64) -> bool;
+    ticket(platform: &AppId) -> Option<Ticket>;
+    put_authorizer(authorizer: &Authorizer, only_new: bool) -> bool;
+    authorizer(platform: &AppId, app_id: &AppId) -> Option<Authorizer>;
+    replace_refresh_token(
+        platform: &AppId, app_id: &AppId, before: Option<&Secret>, value: &Secret
+    ) -> bool;
+    describe_authorizer(
+        platform: &AppId, app_id: &AppId, changed_at: u64, record: &[u8]
+    ) -> bool;
+    authorizers(platform: &AppId, after: Option<&AppId>, most: usize) -> Vec<Authorizer>;
 }
 
 verbs! { State:

@@ -1,17 +1,27 @@
 //! The state of an earlier version, opened by this one. `tests/stored` describes its contents.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
+use prost::Message;
+use prost_types::Timestamp;
 use serde_json::json;
 use tonic::Code;
 use wechat_simulator::OFFICIAL_APP_ID;
-use wechat_store_gateway::pb::{
-    self, AuditState, SubmissionKind, WriteResolution, WriteState, get_write_request::Lookup,
+use wechat_store_gateway::{
+    pb::{
+        self, AuditState, SubmissionKind, WriteResolution, WriteState,
+        get_write_request::Lookup,
+        platform::{AuthorizerRecord, Kind},
+    },
+    state::{Authorizer, State, Ticket, sqlite::Sqlite},
+    testing::Clock,
 };
 
 use crate::{
     access::{bearer, caller},
     redis::RedisServer,
+    state::secret,
+    state_platforms::{assert_platforms, authorizer, platform, platforms},
     support::{App, is, new_map_poi, new_store, reason},
 };
 
@@ -154,7 +164,7 @@ async fn sqlite_file_of_schema_2_answers_each_caller() {
     assert_eq!(app.count("/wxa/create_map_poi"), 0, "nothing was sent");
     let version: i64 =
         app.open_state().pragma_query_value(None, "user_version", |row| row.get(0)).expect("one");
-    assert!(version >= 2);
+    assert_eq!(version, 3);
     app.stop().await;
 }
 
@@ -167,4 +177,67 @@ async fn redis_of_version_0_1_answers_repeats() {
     let app = app.restart().await;
     answer_from(&app).await;
     app.stop().await;
+}
+
+/// Returns the stored authorizers.
+fn authorizers() -> Vec<Authorizer> {
+    let described = AuthorizerRecord {
+        permission_sets: vec![1, 18, 30],
+        described: true,
+        kind: Kind::MiniProgram.into(),
+        nick_name: "花店".to_owned(),
+        principal_name: "广州花店有限公司".to_owned(),
+        describe_time: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+    };
+    let ended = Authorizer {
+        authorized: false,
+        refresh_token: None,
+        record: AuthorizerRecord::default().encode_to_vec(),
+        ..authorizer("wx2", 1_700_000_001)
+    };
+    let record = described.encode_to_vec();
+    vec![Authorizer { record, ..authorizer("wx1", 1_700_000_000) }, ended]
+}
+
+async fn assert_authorizers(state: &dyn State) {
+    let found = state.authorizers(&platform(), None, 9).await.expect("no error");
+    let expected = authorizers();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.into_iter().zip(expected) {
+        let record = |it: &Authorizer| AuthorizerRecord::decode(&*it.record).expect("a record");
+        assert_eq!(record(&found), record(&expected));
+        assert_eq!(found, Authorizer { record: found.record.clone(), ..expected });
+    }
+}
+
+/// Opens a copy of a stored file, and returns its folder, too.
+fn copied(file: &str) -> (tempfile::TempDir, Arc<dyn State>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    fs::copy(stored(file), &path).expect("copied");
+    (folder, Arc::new(Sqlite::open(&path, Clock::system()).expect("a state")))
+}
+
+#[tokio::test]
+async fn sqlite_file_of_schema_3_has_its_authorizers() {
+    let (_folder, state) = copied("schema_3.db");
+    let ticket = Ticket { value: secret("ticket"), sent_at: 4_102_444_800 };
+    assert_eq!(state.ticket(&platform()).await, Ok(Some(ticket)));
+    assert_authorizers(&*state).await;
+}
+
+#[tokio::test]
+async fn redis_has_its_stored_authorizers() {
+    let server = RedisServer::start_with(&stored("authorizers.rdb")).await;
+    assert_authorizers(&*server.open().await).await;
+}
+
+#[tokio::test]
+async fn sqlite_file_of_schema_2_accepts_authorizers() {
+    let (folder, state) = copied("schema_2.db");
+    let put = platforms(&state).await;
+    assert_platforms(&state, put.clone()).await;
+    drop(state);
+    let state = Sqlite::open(&folder.path().join("state.db"), Clock::system());
+    assert_platforms(&(Arc::new(state.expect("a state")) as Arc<dyn State>), put).await;
 }

@@ -3,6 +3,9 @@
 //! A sent write and a held lease are known both to Redis and to the process that owns them. If
 //! Redis loses them, the process restores them before another process can begin the same write or
 //! get the same lease.
+//!
+//! Tickets and authorizers of platforms are known to the processes that stored or read them last. WeChat
+//! sends the next ticket after minutes, and does not repeat what became of an authorization.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,22 +14,34 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::state::{NewWrite, Outcome};
+use crate::{
+    state::{Authorizer, NewWrite, Outcome, Ticket, platform::TICKET_LIFE},
+    util::id::AppId,
+};
 
 /// The number of recently ended writes that are restored, too, because a replica that takes over
 /// may lack them.
 const MOST_ENDED: usize = 1000;
-/// How long a process checks that its ended writes are still stored.
+/// The number of recently changed authorizers that are restored.
+const MOST_CHANGED: usize = 1000;
+/// How long a changed authorizer is restored. Later, this process may lack a change by another one.
+const CHANGED: Duration = Duration::from_secs(60 * 60);
+/// How long a process checks that its ended writes and changed authorizers are still stored.
 const FRESH: Duration = Duration::from_secs(60);
 /// If a write has not ended this long after its deadline, this process will never receive its end.
 const GIVEN_UP: Duration = Duration::from_secs(600);
 
-/// The unfinished work of this process, and the writes that ended last.
+/// The unfinished work of this process, the writes that ended last, and the newest data of platforms.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Backup {
     writes: HashMap<String, WriteBackup>,
     ended: VecDeque<(Instant, String)>,
     leases: HashMap<String, LeaseBackup>,
+    /// The newest ticket of each platform, and when this process got it.
+    tickets: HashMap<AppId, (Instant, Ticket)>,
+    authorizers: HashMap<(AppId, AppId), AuthorizerBackup>,
+    /// The authorizers with their revisions, in the order of their changes.
+    changed: VecDeque<((AppId, AppId), u64)>,
 }
 
 /// A write that this process claimed.
@@ -55,6 +70,14 @@ pub(super) struct LeaseBackup {
     pub(super) fence: u64,
     pub(super) held: bool,
     pub(super) until: Instant,
+}
+
+/// An authorizer as this process changed it.
+#[derive(Clone, Debug)]
+pub(super) struct AuthorizerBackup {
+    pub(super) authorizer: Authorizer,
+    pub(super) revision: u64,
+    pub(super) at: Instant,
 }
 
 impl Backup {
@@ -112,16 +135,62 @@ impl Backup {
         }
     }
 
+    /// Records the ticket of a platform, unless a later one is known.
+    pub(super) fn ticketed(&mut self, platform: &AppId, ticket: &Ticket) {
+        let known = self.tickets.get(platform);
+        if known.is_none_or(|(_, known)| known.sent_at <= ticket.sent_at) {
+            // One that is read again is as old as before.
+            let at = known.filter(|(_, known)| known == ticket).map(|(at, _)| *at);
+            let at = at.unwrap_or_else(Instant::now);
+            self.tickets.insert(platform.clone(), (at, ticket.clone()));
+        }
+    }
+
+    /// Records that an authorizer was changed.
+    pub(super) fn changed(&mut self, authorizer: &Authorizer, revision: u64) {
+        let key = (authorizer.platform.clone(), authorizer.app_id.clone());
+        if self.authorizers.get(&key).is_some_and(|known| known.revision >= revision) {
+            return;
+        }
+        let (authorizer, at) = (authorizer.clone(), Instant::now());
+        self.authorizers.insert(key.clone(), AuthorizerBackup { authorizer, revision, at });
+        self.changed.push_back((key, revision));
+        while self.changed.len() > MOST_CHANGED {
+            self.forget_oldest_change();
+        }
+    }
+
+    fn forget_oldest_change(&mut self) {
+        let Some((key, revision)) = self.changed.pop_front() else { return };
+        if self.authorizers.get(&key).is_some_and(|known| known.revision == revision) {
+            self.authorizers.remove(&key);
+        }
+    }
+
     /// Marks all claims as belonging to a state that is lost.
     pub(super) fn void_all(&mut self) {
         self.writes.values_mut().for_each(|write| write.void = true);
     }
 
-    /// Returns the work to restore: the sent writes, and the leases with their ends.
-    pub(super) fn all(&self) -> (Vec<&WriteBackup>, Vec<(&String, &LeaseBackup)>) {
+    /// Returns the writes to restore: the sent ones.
+    pub(super) fn writes(&self) -> impl Iterator<Item = &WriteBackup> {
+        self.writes.values().filter(|write| write.sent.is_some())
+    }
+
+    /// Returns the leases to restore.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (&String, &LeaseBackup)> {
         let now = Instant::now();
-        let sent = self.writes.values().filter(|write| write.sent.is_some());
-        (sent.collect(), self.leases.iter().filter(|(_, lease)| lease.until > now).collect())
+        self.leases.iter().filter(move |(_, lease)| lease.until > now)
+    }
+
+    /// Returns the tickets to restore, with their platforms.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = (&AppId, &Ticket)> {
+        self.tickets.iter().map(|(platform, (_, ticket))| (platform, ticket))
+    }
+
+    /// Returns the authorizers to restore.
+    pub(super) fn authorizers(&self) -> impl Iterator<Item = &AuthorizerBackup> {
+        self.authorizers.values().filter(|known| known.at.elapsed() < CHANGED)
     }
 
     /// Drops entries that are not needed any more.
@@ -129,13 +198,22 @@ impl Backup {
         let now = Instant::now();
         self.leases.retain(|_, lease| lease.until > now);
         self.writes.retain(|_, write| write.is_of_use());
+        self.tickets.retain(|_, (at, _)| at.elapsed() < TICKET_LIFE);
+        let is_old = |known: &AuthorizerBackup| known.at.elapsed() >= CHANGED;
+        while let Some((oldest, _)) = self.changed.front()
+            && self.authorizers.get(oldest).is_none_or(is_old)
+        {
+            self.forget_oldest_change();
+        }
     }
 
-    /// Returns true if there is unfinished work, or was a moment ago.
+    /// Returns true if there is unfinished work, or was a moment ago, or if there is a ticket.
     pub(super) fn has_unfinished(&self) -> bool {
         let now = Instant::now();
         self.ended.back().is_some_and(|(at, _)| now.duration_since(*at) < FRESH)
             || self.leases.values().any(|lease| lease.until > now)
+            || !self.tickets.is_empty()
+            || self.authorizers.values().any(|known| known.at.elapsed() < FRESH)
             || self.writes.values().any(|write| write.outcome.is_none() && write.is_of_use())
     }
 }
@@ -177,7 +255,7 @@ mod tests {
         backup.claimed("claimed".to_owned(), 1, write("claimed", None));
         backup.claimed("released".to_owned(), 1, write("released", Some(minute)));
         backup.ended("released", Outcome::Released);
-        assert_eq!(backup.all().0.len(), MOST_ENDED);
+        assert_eq!(backup.writes().count(), MOST_ENDED);
         backup.void_all();
         assert!(backup.is_void("claimed") && !backup.is_void("new"));
         let mut backup = Backup::default();
@@ -192,8 +270,45 @@ mod tests {
         let mut backup = Backup::default();
         backup.leased("a", 1, true, Duration::MAX);
         backup.leased("b", 1, true, Duration::from_nanos(1));
-        assert_eq!(backup.all().1.len(), 1);
+        assert_eq!(backup.leases().count(), 1);
         backup.leased("a", 1, false, Duration::ZERO);
         assert!(!backup.has_unfinished());
+    }
+
+    #[test]
+    fn newest_ticket_is_restored() {
+        let platform = AppId::from("wxp".to_owned());
+        let ticket = |sent_at| Ticket { value: format!("sent at {sent_at}").into(), sent_at };
+        let mut backup = Backup::default();
+        for sent_at in [2, 1, 3, 2] {
+            backup.ticketed(&platform, &ticket(sent_at));
+        }
+        assert_eq!(backup.tickets().collect::<Vec<_>>(), [(&platform, &ticket(3))]);
+        backup.tidy();
+        assert!(backup.has_unfinished(), "it is checked as long as it counts");
+    }
+
+    #[test]
+    fn last_changes_of_authorizers_are_restored() {
+        let authorizer = |number: usize| Authorizer {
+            platform: "wxp".to_owned().into(),
+            app_id: format!("wx{number}").into(),
+            changed_at: 1,
+            authorized: true,
+            refresh_token: None,
+            record: Vec::new(),
+        };
+        let mut backup = Backup::default();
+        for number in 0..MOST_CHANGED + 10 {
+            backup.changed(&authorizer(number), 5);
+            // The answers to two changes can arrive in the other order.
+            backup.changed(&authorizer(0), 7 + number as u64);
+            backup.changed(&authorizer(0), 6);
+        }
+        assert_eq!(backup.authorizers().count(), MOST_CHANGED / 2 + 1);
+        let first = backup.authorizers().find(|known| known.authorizer == authorizer(0));
+        assert_eq!(first.map(|known| known.revision), Some(7 + MOST_CHANGED as u64 + 9));
+        backup.tidy();
+        assert_eq!(backup.authorizers().count(), MOST_CHANGED / 2 + 1, "they are young");
     }
 }

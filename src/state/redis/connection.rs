@@ -201,6 +201,26 @@ impl Connection {
         call: &Call,
         note: impl FnOnce(&mut Backup, &T),
     ) -> Result<T, Error> {
+        self.run_and_back_up(call, note).await?.map_err(|Gone| lost())
+    }
+
+    /// Runs a script like [`Connection::run`], and records its result, to restore it after a loss.
+    pub(super) async fn run_backed_up<T: FromRedisValue>(
+        &self,
+        call: &Call,
+        note: impl Fn(&mut Backup, &T),
+    ) -> Result<T, Error> {
+        match self.run_and_back_up(call, &note).await? {
+            Ok(answer) => Ok(answer),
+            Err(Gone) => self.run_and_back_up(call, note).await?.map_err(|Gone| lost()),
+        }
+    }
+
+    async fn run_and_back_up<T: FromRedisValue>(
+        &self,
+        call: &Call,
+        note: impl FnOnce(&mut Backup, &T),
+    ) -> Result<Result<T, Gone>, Error> {
         let note = |known: &mut Known, answer: &_| {
             note(&mut known.backup, answer);
             if !known.is_checked && known.backup.has_unfinished() {
@@ -208,7 +228,7 @@ impl Connection {
                 tokio::spawn(check_regularly(Arc::downgrade(&self.0)));
             }
         };
-        self.run_and_note(call, note).await?.map_err(|Gone| lost())
+        self.run_and_note(call, note).await
     }
 
     async fn run_and_note<T: FromRedisValue>(
@@ -351,13 +371,12 @@ impl Connection {
             "new" | "joined" | "behind" => left.is_some(),
             _ => return Err(damaged("word")),
         };
-        let (writes, leases) = backup.all();
         if is_lost {
-            for call in restore::calls(&self, &writes, &leases) {
+            for call in restore::calls(&self, &backup) {
                 // If the state is lost again, the whole agreement starts again.
                 (_, era) = self.run_in(era, &call).await?.map_err(|Gone| lost())?;
             }
-            log_loss(&what, left, steps, writes.len());
+            log_loss(&what, left, steps, backup.writes().count());
         }
         let mut known = self.lock();
         if is_lost {
@@ -376,7 +395,7 @@ impl Connection {
     }
 }
 
-/// Checks the state regularly while this process has unfinished work.
+/// Checks the state regularly while this process has something to restore.
 async fn check_regularly(connection: Weak<Inner>) {
     loop {
         sleep(CHECK_INTERVAL).await;

@@ -9,6 +9,7 @@ mod event;
 mod failure;
 mod lease;
 mod link;
+mod platform;
 mod restore;
 mod submission;
 mod token;

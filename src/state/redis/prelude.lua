@@ -11,8 +11,8 @@
 -- of a write, and `settled` is the time at which a submission was decided.
 
 local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HMGET = true, TIME = true,
-  XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYSCORE = true,
-  ZREVRANGE = true, ZSCORE = true }
+  XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYLEX = true,
+  ZRANGEBYSCORE = true, ZREVRANGE = true, ZSCORE = true }
 local wrote = false -- true if this script has changed anything
 
 local function call(command, ...)
@@ -67,6 +67,9 @@ local LAST_WRITE = key('writes', 'last')
 local UNFINISHED = key('writes', 'unfinished')  -- the unfinished ones
 local CLAIMS = key('writes', 'claims')          -- the unsent ones by the end of their terms
 local FINISHED = key('writes', 'finished')      -- the finished ones by the time of their end
+
+-- The authorizers whose authorization ended, as platform:account, by the time of its end in seconds.
+local UNAUTHORIZED = key('unauthorized')
 
 -- Returns the time in milliseconds since 1970.
 local function now()
@@ -473,6 +476,100 @@ local function end_write(id, outcome, reply, time)
   else
     call('HSET', write_key(id), 'state', 'unknown')
     call('ZREM', CLAIMS, id)
+  end
+end
+
+local function ticket_key(platform)
+  return key('ticket', platform)
+end
+
+-- Returns the checksum of the ticket of a platform. A wrong time would hide every later ticket.
+local function ticket_sum(platform, value, sent_at)
+  return redis.sha1hex(table.concat({ platform, sent_at, value }, ',')):sub(1, 8)
+end
+
+-- Returns the ticket of a platform and when WeChat sent it, in seconds. A damaged one counts as absent, because
+-- the next one comes soon.
+local function ticket_of(platform)
+  local value, sent_at, sum = unpack(read('HMGET', ticket_key(platform), 'value', 'sent_at', 'sum'))
+  if value and tonumber(sent_at or '') and sum == ticket_sum(platform, value, sent_at) then
+    return value, sent_at
+  end
+end
+
+local function authorizer_key(platform, app_id)
+  return key('authorizer', platform, app_id)
+end
+
+-- The key of the authorizers of a platform, which Redis orders by their ids.
+local function authorizers_key(platform)
+  return key('authorizers', platform)
+end
+
+-- The fields of an authorizer, apart from its checksum `sum`. `authorized` is 0 or 1, and `refresh_token` is
+-- empty if there is none. `revision` counts its changes.
+local AUTHORIZER_FIELDS = { 'changed_at', 'authorized', 'refresh_token', 'record', 'revision' }
+
+-- Returns the checksum of an authorizer. A wrong time would hide every later change.
+local function authorizer_sum(authorizer)
+  local parts = { authorizer.platform, authorizer.app_id }
+  for i, name in ipairs(AUTHORIZER_FIELDS) do
+    parts[i + 2] = #authorizer[name] .. ':' .. authorizer[name]
+  end
+  return redis.sha1hex(table.concat(parts, ',')):sub(1, 8)
+end
+
+-- Returns whether all fields of an authorizer have the right form.
+local function is_whole_authorizer(authorizer)
+  for _, name in ipairs(AUTHORIZER_FIELDS) do
+    if not authorizer[name] then
+      return false
+    end
+  end
+  return tonumber(authorizer.changed_at) and tonumber(authorizer.revision)
+    and authorizer.sum == authorizer_sum(authorizer)
+end
+
+-- Returns an authorizer, or nil if there is none. If its row is damaged or lost, it is not `whole`.
+local function authorizer_at(platform, app_id)
+  local authorizer = named(read('HGETALL', authorizer_key(platform, app_id)))
+  if not next(authorizer) and not call('ZSCORE', authorizers_key(platform), app_id) then
+    return nil
+  end
+  authorizer.platform, authorizer.app_id = platform, app_id
+  authorizer.whole = is_whole_authorizer(authorizer)
+  return authorizer
+end
+
+-- Returns an authorizer in the order that platform.rs expects.
+local function authorizer_row(authorizer)
+  return authorizer.whole and { authorizer.platform, authorizer.app_id, authorizer.changed_at,
+    authorizer.authorized, authorizer.refresh_token, authorizer.record, authorizer.revision } or {}
+end
+
+-- Returns the revision after that of `old`, which may be nil. There is less than one change per millisecond, so the
+-- revision of a new authorizer is higher than every earlier one.
+local function next_revision(old)
+  local last = old and old.whole and tonumber(old.revision) or now()
+  return string.format('%.0f', math.max(last, BASE) + 1)
+end
+
+-- Stores an authorizer.
+local function store_authorizer(authorizer)
+  local platform, app_id = authorizer.platform, authorizer.app_id
+  local at = authorizer_key(platform, app_id)
+  call('DEL', at) -- it may be damaged
+  local fields = { 'sum', authorizer_sum(authorizer) }
+  for _, name in ipairs(AUTHORIZER_FIELDS) do
+    fields[#fields + 1], fields[#fields + 2] = name, authorizer[name]
+  end
+  call('HSET', at, unpack(fields))
+  call('ZADD', authorizers_key(platform), 0, app_id)
+  local member = platform .. ':' .. app_id
+  if authorizer.authorized == '1' then
+    call('ZREM', UNAUTHORIZED, member)
+  else
+    call('ZADD', UNAUTHORIZED, authorizer.changed_at, member)
   end
 end
 

@@ -1,5 +1,6 @@
 -- Deletes events and submissions that are older than ARGV[1] milliseconds, and finished writes and
--- abandoned claims that are older than ARGV[2] milliseconds. The number per run is bounded.
+-- abandoned claims that are older than ARGV[2] milliseconds. Deletes authorizers whose authorization ended
+-- ARGV[1] milliseconds ago. The number per run is bounded.
 local time = now()
 local before = time - tonumber(ARGV[1])
 local SCAN = 500 -- the most of each
@@ -69,4 +70,13 @@ for _, set in ipairs({ FINISHED, CLAIMS }) do
     writes = writes + 1
   end
 end
-return events + #old + writes
+
+-- Authorizers are deleted from the one whose authorization ended first.
+local ended = call('ZRANGEBYSCORE', UNAUTHORIZED, '-inf', '(' .. math.floor(before / 1000), 'LIMIT', 0, SCAN)
+for _, member in ipairs(ended) do
+  local platform, app_id = member:match('^(.-):(.*)$')
+  call('DEL', authorizer_key(platform, app_id))
+  call('ZREM', authorizers_key(platform), app_id)
+  call('ZREM', UNAUTHORIZED, member)
+end
+return events + #old + writes + #ended

@@ -1,26 +1,27 @@
-//! Restores the unfinished work of this process after a loss: its sent writes and its leases.
+//! Restores what this process knows after a loss: its sent writes, its leases, and the last tickets and
+//! authorizers.
 
 use std::{sync::LazyLock, time::Instant};
 
 use ::redis::Script;
 
 use super::{
-    backup::{LeaseBackup, SentBackup, WriteBackup},
+    backup::{Backup, SentBackup, WriteBackup},
     connection::{Call, Connection, lua, millis},
-    lease, submission, write,
+    lease, platform, submission, write,
 };
 use crate::state::{Outcome, sum::stored_form};
 
 static RESTORE: LazyLock<Script> = lua!("restore.lua");
 
 /// Returns the calls that restore all of it.
-pub(super) fn calls(
-    redis: &Connection,
-    writes: &[&WriteBackup],
-    leases: &[(&String, &LeaseBackup)],
-) -> Vec<Call> {
-    let leases = leases.iter().map(|(name, backup)| lease::restore(redis, name, backup));
-    leases.chain(writes.iter().filter_map(|backup| call(redis, backup))).collect()
+pub(super) fn calls(redis: &Connection, backup: &Backup) -> Vec<Call> {
+    let leases = backup.leases().map(|(name, backup)| lease::restore(redis, name, backup));
+    let writes = backup.writes().filter_map(|backup| call(redis, backup));
+    let tickets = backup.tickets();
+    let tickets = tickets.map(|(platform, ticket)| platform::put_ticket(redis, platform, ticket));
+    let authorizers = backup.authorizers().map(|backup| platform::restore(redis, backup));
+    leases.chain(writes).chain(tickets).chain(authorizers).collect()
 }
 
 fn call(redis: &Connection, backup: &WriteBackup) -> Option<Call> {

@@ -14,6 +14,7 @@ use crate::{
 };
 
 static TOKEN: LazyLock<Script> = lua!("token.lua");
+static DROP: LazyLock<Script> = lua!("drop_token.lua");
 static SPEND: LazyLock<Script> = lua!("spend.lua");
 static REFUND: LazyLock<Script> = lua!("refund.lua");
 
@@ -39,6 +40,11 @@ impl Tokens for Redis {
         let call = &mut redis.call(&TOKEN);
         call.arg(app_id.as_str()).arg(before).arg(value.expose()).arg(millis(life));
         redis.run(call).await.map(parse_row)
+    }
+
+    async fn drop_token(&self, app_id: &AppId) -> Result<(), Error> {
+        let redis = &self.connection;
+        redis.run(redis.call(&DROP).arg(app_id.as_str())).await
     }
 
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {

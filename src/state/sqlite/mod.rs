@@ -9,6 +9,7 @@ mod event;
 mod guard;
 mod inspect;
 mod lease;
+mod platform;
 mod reader;
 mod recent;
 mod schema;
@@ -159,9 +160,11 @@ impl State for Sqlite {
         writer
             .write(move |db, now| {
                 let before = now.saturating_sub(millis(age));
-                let events = event::prune(db, before, PRUNE)?;
-                let submissions = submission::prune(db, before, PRUNE - events)?;
-                Ok(events + submissions + write::prune(db, now, PRUNE - events - submissions)?)
+                let mut gone = event::prune(db, before, PRUNE)?;
+                gone += submission::prune(db, before, PRUNE - gone)?;
+                gone += write::prune(db, now, PRUNE - gone)?;
+                gone += platform::prune(db, now, before, PRUNE - gone)?;
+                Ok(gone)
             })
             .await
     }

@@ -8,7 +8,8 @@ use crate::state::Error;
 
 /// The steps from each version to the next. The version of a file is its `user_version`. Steps must
 /// only be appended.
-const STEPS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const STEPS: [&str; 3] =
+    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// The page cache of the writing connection, in kilobytes. SQLite's default of 2,000 is too small:
 /// the names of a day's writes are random, so each would be read from the file again.

@@ -28,6 +28,11 @@ impl Tokens for Sqlite {
         self.writer().await?.write(move |db, now| put(db, now, &app_id, before, &value, life)).await
     }
 
+    async fn drop_token(&self, app_id: &AppId) -> Result<(), Error> {
+        let app_id = app_id.clone();
+        self.writer().await?.write(move |db, now| drop_token(db, now, &app_id)).await
+    }
+
     async fn spend(&self, counter: &str, limit: u32, window: Duration) -> Result<bool, Error> {
         let counter = counter.to_owned();
         self.writer().await?.write(move |db, now| spend(db, now, &counter, limit, window)).await
@@ -96,6 +101,23 @@ fn put(
     };
     let age = Duration::from_millis(now.saturating_sub(since));
     Ok(SharedToken { value: value.clone(), generation, life, age })
+}
+
+/// Deletes a token, but not its row, which holds the generation.
+fn drop_token(db: &Connection, now: u64, app_id: &AppId) -> Result<(), Error> {
+    let dropped = db
+        .prepare_cached("UPDATE tokens SET value = '', since = 0, until = 0 WHERE app_id = ?1")?
+        .execute([app_id.as_str()]);
+    match dropped.map_err(Error::from) {
+        Err(Error::Unreadable(why)) => {
+            log_skipped("a token", &why);
+            // As above, this generation is higher than every earlier one.
+            db.prepare_cached("REPLACE INTO tokens VALUES (?1, '', ?2, 0, 0)")?
+                .execute(params![app_id.as_str(), now])?;
+        }
+        dropped => drop(dropped?),
+    }
+    Ok(())
 }
 
 fn spend(
