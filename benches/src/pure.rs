@@ -1,10 +1,12 @@
-//! The parts of a call that neither wait nor read a clock, so that their instructions can be
-//! counted. `benches/instructions` counts them.
+//! The parts of a call that do not wait, so that their instructions can be counted.
+//! `benches/instructions` counts them.
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use anyhow::Context as _;
+use nix::unistd::Pid;
 use prost::Message;
+use prost_types::FileDescriptorSet;
 use tonic::Status;
 use wechat_simulator::message_crypto as sender;
 use wechat_store_gateway::{
@@ -12,21 +14,24 @@ use wechat_store_gateway::{
     testing::{
         Secret, call,
         message_crypto::{self, Key},
+        metrics::Recorder,
         push::message,
         wechat::{
-            Endpoint, Errcode, Error,
+            Endpoint, Errcode, Error, endpoints,
             store::{AddStore, GetStoreInfo, GetStoreInfoReply},
         },
     },
 };
 
-use crate::cases::writes::add_store;
+use crate::{cases::writes::add_store, floor::GET_STORE, process, world::app_id};
 
 const APP_ID: &str = "wx0000000000000001";
+/// The accounts of the gateway whose metrics are recorded.
+const ACCOUNTS: usize = 10_000;
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
-/// Runs the part with this name this many times.
-pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
+/// Runs the part with this name this many times, and returns the processor time that it took.
+pub fn run(case: &str, times: u32) -> anyhow::Result<Duration> {
     let mut run: Box<dyn FnMut() -> anyhow::Result<()>> = match case {
         // The request as it arrives, to WeChat's JSON.
         "add_store" => {
@@ -85,12 +90,43 @@ pub fn run(case: &str, times: u32) -> anyhow::Result<()> {
             black_box(Status::from(black_box(error)));
             Ok(())
         }),
+        // What the metrics record for a read that is passed on.
+        "metrics" => {
+            let recorder = recorder()?;
+            Box::new(move || {
+                recorder.record(black_box(GET_STORE), black_box(GetStoreInfo::PATH));
+                Ok(())
+            })
+        }
         other => anyhow::bail!("no case {other}"),
     };
+    let before = process::cpu(Pid::this())?;
     for _ in 0..times {
         run()?;
     }
-    Ok(())
+    Ok(Duration::from_nanos(process::cpu(Pid::this())? - before))
+}
+
+/// Returns the metrics of a gateway that has many accounts, and that has made every call.
+fn recorder() -> anyhow::Result<Recorder> {
+    let recorder = Recorder::new(&Vec::from_iter((0..ACCOUNTS).map(app_id)))?;
+    let files = FileDescriptorSet::decode(pb::DESCRIPTORS)?.file;
+    for endpoint in endpoints() {
+        recorder.record(GET_STORE, endpoint.path);
+    }
+    for file in &files {
+        for service in &file.service {
+            for method in &service.method {
+                let rpc = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                recorder.record(&rpc, GetStoreInfo::PATH);
+            }
+        }
+    }
+    let text = recorder.text()?;
+    for name in ["rpc_server_call_duration", "http_client_request_duration", "wechat_calls"] {
+        anyhow::ensure!(text.contains(name), "the metrics have no {name}");
+    }
+    Ok(recorder)
 }
 
 /// WeChat's example.

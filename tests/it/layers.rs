@@ -11,8 +11,8 @@ use std::{
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
-        "app", "call", "config", "events", "message_crypto", "metrics", "push", "server", "service", "state",
-        "telemetry", "util", "wechat",
+        "app", "call", "config", "errors", "events", "message_crypto", "metrics", "pb", "push", "server", "service",
+        "state", "telemetry", "util", "wechat",
     ]),
     ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[

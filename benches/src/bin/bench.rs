@@ -32,7 +32,8 @@ enum Command {
     Run(Arguments),
     /// Runs one of these servers
     Serve(Serve),
-    /// Runs a pure part of a call many times, so that its instructions can be counted
+    /// Runs a part of a call many times, so that its instructions can be counted, and prints the
+    /// nanoseconds of processor time that one of them took
     Pure {
         /// The part
         case: String,
@@ -100,7 +101,11 @@ fn main() -> anyhow::Result<()> {
         Command::Serve(serve) => {
             Builder::new_multi_thread().enable_all().build()?.block_on(serve.run())
         }
-        Command::Pure { case, times } => pure::run(&case, times),
+        Command::Pure { case, times } => {
+            let took = pure::run(&case, times)?;
+            println!("{:.0}", took.as_nanos() as f64 / f64::from(times));
+            Ok(())
+        }
     }
 }
 

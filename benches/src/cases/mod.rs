@@ -23,6 +23,7 @@ type Run = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = anyhow::Result<R
 pub const CASES: &[(&str, Run)] = &[
     ("read", |world| Box::pin(reads::proxied(world))),
     ("callers", |world| Box::pin(callers::callers(world))),
+    ("metrics", |world| Box::pin(process::metrics(world))),
     ("alone", |world| Box::pin(reads::alone(world))),
     ("cached", |world| Box::pin(reads::cached(world))),
     ("tree", |world| Box::pin(reads::tree(world))),

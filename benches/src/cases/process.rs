@@ -22,6 +22,8 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const CROWD: Shape = Shape::new(10, 100);
 /// The upstream takes this long for each of them.
 const SLOW: Duration = Duration::from_millis(200);
+/// The metrics of so many calls are recorded.
+const RECORDED: &str = "2000000";
 /// A soak measures the memory this many times.
 const LOOKS: u64 = 20;
 
@@ -113,6 +115,24 @@ pub async fn memory(world: &World) -> anyhow::Result<Report> {
         claim("most calls at WeChat at a time", &[at_wechat as f64], &[], Bound::AtMost(128.0)),
         claim("most connections, those for tokens too", &[connections as f64], &[], Bound::Told),
     ]);
+    Ok(report)
+}
+
+/// Measures what the metrics record for a proxied read, in a process that does nothing else.
+pub async fn metrics(world: &World) -> anyhow::Result<Report> {
+    let mut took = [const { Vec::new() }; 2];
+    for _ in 0..world.rounds {
+        for took in &mut took {
+            let mut command = world.placing.command(Core::Server, &world.floor);
+            let output = command.args(["pure", "metrics", RECORDED]).output().await?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            took.push(said.trim().parse::<f64>().with_context(|| said.clone().into_owned())?);
+        }
+    }
+    let [first, again] = took;
+    let noise = Vec::from_iter(first.iter().zip(&again).map(|(one, other)| other - one));
+    let mut report = Report::new("metrics: what a GetStore records, with 10,000 accounts");
+    report.claims(&[claim("ns a call", &first, &noise, Bound::AtMost(1000.0))]);
     Ok(report)
 }
 
