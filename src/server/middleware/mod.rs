@@ -13,11 +13,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
@@ -25,7 +24,7 @@ use tower::Service;
 
 use self::{
     questions::Questions,
-    request::{GRPC_ENCODING, Head, RequestBody, Waits, not_grpc},
+    request::{GRPC_ENCODING, Head, RequestBody, Waits, Whole, not_grpc},
     write_line::WriteLine,
 };
 use crate::{
@@ -40,7 +39,7 @@ use crate::{
     telemetry::{Sampler, Trace, may_log},
     tls::ClientCertificate,
     util::{
-        budget::{Budget, Held, Share},
+        budget::{Budget, Share},
         clock::Clock,
     },
 };
@@ -494,7 +493,7 @@ where
                 let message = timeout(silence, self.message(head, request)).await;
                 let (message, _held) = message.map_err(|_| Unfit::Silent(silence))??;
                 request.extensions_mut().insert(self.connection.ending.clone());
-                Ok(self.call(request, Body::new(Full::new(message))).await)
+                Ok(self.call(request, message).await)
             }
             Kind::Reflection => {
                 if self.rules.reflection != Reflection::Anyone {
@@ -553,7 +552,7 @@ where
             let (trace, progress) = (call.trace.clone(), progress.clone());
             let arrival = Arrival { identity, peer, ending, deadline, trace, progress, held };
             request.extensions_mut().insert(arrival);
-            Ok(self.call(request, Body::new(Full::new(message))).await)
+            Ok(self.call(request, message).await)
         };
         tokio::select! {
             // The answer is polled first, so that a ready answer is never thrown away.
@@ -596,7 +595,7 @@ where
         &mut self,
         head: Head,
         request: &mut Request<Option<impl RequestBody>>,
-    ) -> Result<(Bytes, Held), Unfit> {
+    ) -> Result<Whole, Unfit> {
         let limit = service::longest_request(request.uri().path(), self.rules.longest_message);
         let path = request.uri().path().to_owned();
         let shares = self.connection.shares(&path);

@@ -5,7 +5,7 @@
 
 // Not tonic's parser of grpc-timeout: it is private.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{convert::Infallible, io::Read, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
@@ -160,8 +160,8 @@ fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// A complete message, uncompressed and with its prefix, and the memory that it takes.
-pub(super) type Whole = (Bytes, Held);
+/// A complete message as a body, uncompressed and with its prefix, and the memory that it takes.
+pub(super) type Whole = (Body, Held);
 
 /// The limits on the wait for the rest of a request.
 #[derive(Clone, Debug)]
@@ -187,8 +187,7 @@ impl Waits {
         let Some(body) = from else { return Err(Unfit::Broken) };
         let mut held = shares.memory.take(head.size)?;
         let mut unfinished = None;
-        let mut message =
-            Message { gzip: head.gzip, limit, first: Bytes::new(), all: BytesMut::new() };
+        let mut message = Message::new(head.gzip, limit);
         loop {
             let frame = match body.frame().now_or_never() {
                 Some(frame) => frame,
@@ -207,13 +206,14 @@ impl Waits {
             }
         }
         *from = None;
+        let is_packed = message.prefix().is_some_and(|[compressed, ..]| *compressed != 0);
         let whole = message.whole()?;
-        if whole[0] == 0 {
-            return Ok((whole, held));
+        if !is_packed {
+            return Ok((joined(whole), held));
         }
-        let unpacked = unpacked(&whole[PREFIX..], limit)?;
+        let unpacked = unpacked(&whole.concat()[PREFIX..], limit)?;
         held.grow(unpacked.len())?;
-        Ok((unpacked, held))
+        Ok((joined(vec![unpacked]), held))
     }
 
     /// Returns the body of a stream of requests. It fails if the next request takes too long, or if the caller
@@ -269,33 +269,50 @@ impl Waits {
     }
 }
 
+/// Returns a body with these pieces.
+fn joined(pieces: Vec<Bytes>) -> Body {
+    match <[Bytes; 1]>::try_from(pieces) {
+        Ok([whole]) => Body::new(Full::new(whole)),
+        Err(pieces) => {
+            let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+            Body::new(StreamBody::new(stream::iter(frames)))
+        }
+    }
+}
+
 /// A message of which the frames are arriving.
 struct Message {
     gzip: bool,
     limit: usize,
+    /// The bytes that have arrived, with the prefix.
+    arrived: usize,
     /// The first frame. Most messages have no other.
     first: Bytes,
     /// All frames, if there are several. They are copied, because a frame can keep many times its own
-    /// length in memory.
-    all: BytesMut,
+    /// length in memory. The prefix is a piece by itself: tonic makes room for a message when it has read
+    /// only the prefix, and would otherwise copy the message once more.
+    pieces: Vec<Bytes>,
+    /// The piece that is being filled.
+    last: BytesMut,
 }
 
 impl Message {
+    fn new(gzip: bool, limit: usize) -> Self {
+        let (first, pieces, last) = (Bytes::new(), Vec::new(), BytesMut::new());
+        Self { gzip, limit, arrived: 0, first, pieces, last }
+    }
+
     fn push(&mut self, frame: Bytes) -> Result<(), Unfit> {
-        if self.first.is_empty() && self.all.is_empty() {
+        let is_first = self.arrived == 0;
+        self.arrived += frame.len();
+        if is_first {
             self.first = frame;
         } else {
-            if !self.first.is_empty() {
-                self.all.extend_from_slice(&std::mem::take(&mut self.first));
-            }
-            self.make_room(frame.len());
-            self.all.extend_from_slice(&frame);
+            let first = std::mem::take(&mut self.first);
+            self.copy(&first);
+            self.copy(&frame);
         }
-        let arrived = if self.first.is_empty() { &self.all[..] } else { &self.first };
-        let Some((&[compressed, ref length @ ..], rest)) = arrived.split_first_chunk::<PREFIX>()
-        else {
-            return Ok(());
-        };
+        let Some(&[compressed, ref length @ ..]) = self.prefix() else { return Ok(()) };
         match compressed {
             0 => {}
             1 if self.gzip => {}
@@ -306,42 +323,62 @@ impl Message {
         if length > self.limit {
             return Err(Unfit::Long { size: Some(length), limit: self.limit });
         }
-        if rest.len() > length {
+        if self.arrived - PREFIX > length {
             return Err(Unfit::Malformed("more than one message, or bytes after it"));
         }
         Ok(())
     }
 
-    /// Makes room for the next frame of this length, and for further ones. A message takes no more memory than its
-    /// prefix states, but that can be wrong, so the room is also limited by what has arrived.
-    fn make_room(&mut self, next: usize) {
-        let Self { all, limit, .. } = self;
-        let needed = all.len() + next;
-        if needed <= all.capacity() {
-            return;
-        }
-        let stated = match all.first_chunk::<PREFIX>() {
-            Some([_, length @ ..]) => PREFIX + (u32::from_be_bytes(*length) as usize).min(*limit),
-            None => needed,
-        };
-        let mut larger =
-            BytesMut::with_capacity(needed.saturating_mul(AHEAD).min(stated).max(needed));
-        larger.extend_from_slice(all);
-        *all = larger;
+    /// Returns the prefix, if all of it has arrived.
+    fn prefix(&self) -> Option<&[u8; PREFIX]> {
+        let begin = if self.first.is_empty() { self.pieces.first() } else { Some(&self.first) };
+        begin.map_or(&self.last[..], |begin| &begin[..]).first_chunk()
     }
 
-    fn whole(self) -> Result<Bytes, Unfit> {
-        let Self { first, all, .. } = self;
-        let whole = if first.is_empty() { all.freeze() } else { first };
-        match whole.split_first_chunk::<PREFIX>() {
-            Some(([_, length @ ..], rest))
-                if u32::from_be_bytes(*length) as usize == rest.len() =>
-            {
-                Ok(whole)
+    /// Copies a frame into the pieces.
+    fn copy(&mut self, mut frame: &[u8]) {
+        while !frame.is_empty() {
+            let room = self.last.capacity() - self.last.len();
+            if room == 0 {
+                self.begin_piece(frame.len());
+                continue;
             }
-            None if whole.is_empty() => Err(Unfit::Malformed("no message")),
-            _ => Err(Unfit::Broken),
+            let (now, later) = frame.split_at(room.min(frame.len()));
+            self.last.extend_from_slice(now);
+            frame = later;
         }
+    }
+
+    /// Begins a piece with room for the next bytes, and for further ones. A message takes no more memory than its
+    /// prefix states, but that can be wrong, so the room is also limited by what has arrived.
+    fn begin_piece(&mut self, next: usize) {
+        if !self.last.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.last).freeze());
+        }
+        let copied = self.pieces.iter().map(Bytes::len).sum::<usize>();
+        let room = match self.prefix() {
+            None => PREFIX,
+            Some([_, length @ ..]) => {
+                let stated = PREFIX + (u32::from_be_bytes(*length) as usize).min(self.limit);
+                let needed = copied + next;
+                needed.saturating_mul(AHEAD).min(stated).max(needed) - copied
+            }
+        };
+        self.last = BytesMut::with_capacity(room);
+    }
+
+    /// Returns the pieces of the message, if it is complete.
+    fn whole(self) -> Result<Vec<Bytes>, Unfit> {
+        if self.arrived == 0 {
+            return Err(Unfit::Malformed("no message"));
+        }
+        let Some([_, length @ ..]) = self.prefix() else { return Err(Unfit::Broken) };
+        if u32::from_be_bytes(*length) as usize != self.arrived - PREFIX {
+            return Err(Unfit::Broken);
+        }
+        let Self { first, mut pieces, last, .. } = self;
+        pieces.extend([first, last.freeze()].into_iter().filter(|piece| !piece.is_empty()));
+        Ok(pieces)
     }
 }
 
@@ -438,9 +475,8 @@ mod tests {
         }
     }
 
-    fn message(frames: &[&[u8]]) -> Result<Bytes, Unfit> {
-        let (first, all) = (Bytes::new(), BytesMut::new());
-        let mut message = Message { gzip: false, limit: 9, first, all };
+    fn message(frames: &[&[u8]]) -> Result<Vec<Bytes>, Unfit> {
+        let mut message = Message::new(false, 9);
         frames.iter().try_for_each(|frame| message.push(Bytes::copy_from_slice(frame)))?;
         message.whole()
     }
@@ -450,26 +486,38 @@ mod tests {
         let whole = b"\0\0\0\0\x03abc";
         for at in 0..whole.len() {
             let (begin, end) = whole.split_at(at);
-            assert_eq!(message(&[begin, b"", end]).expect("whole"), whole[..], "{at}");
+            assert_eq!(message(&[begin, b"", end]).expect("whole").concat(), whole[..], "{at}");
         }
         let bytes = whole.iter().map(std::slice::from_ref).collect::<Vec<_>>();
-        assert_eq!(message(&bytes).expect("whole"), whole[..]);
+        assert_eq!(message(&bytes).expect("whole").concat(), whole[..]);
+    }
+
+    #[test]
+    fn prefix_of_several_frames_is_piece_by_itself() {
+        let pieces = message(&[b"\0\0\0\0\x03a", b"bc"]).expect("whole");
+        assert_eq!(pieces, [&b"\0\0\0\0\x03"[..], b"abc"]);
+        let pieces = message(&[b"\0\0\0\0\x03abc"]).expect("whole");
+        assert_eq!(pieces, [&b"\0\0\0\0\x03abc"[..]]);
     }
 
     #[test]
     fn long_message_takes_memory_as_it_arrives() {
-        let (first, all, limit) = (Bytes::new(), BytesMut::new(), 10 << 20);
-        let mut message = Message { gzip: false, limit, first, all };
+        let mut message = Message::new(false, 10 << 20);
         let length = 1 << 20;
         let prefix = [0, 0, 0x10, 0, 0];
         message.push(Bytes::copy_from_slice(&prefix)).expect("a part");
+        let taken = |message: &Message| {
+            message.pieces.iter().map(Bytes::len).sum::<usize>() + message.last.capacity()
+        };
         for arrived in 1..=64 {
             message.push(vec![7; 16 << 10].into()).expect("a part");
             let most = (PREFIX + arrived * (16 << 10)) * AHEAD;
-            assert!(message.all.capacity() <= most, "{arrived}");
+            assert!(taken(&message) <= most, "{arrived}");
         }
-        assert_eq!(message.all.capacity(), PREFIX + length);
-        assert_eq!(message.whole().expect("whole").len(), PREFIX + length);
+        assert_eq!(taken(&message), PREFIX + length);
+        let pieces = message.whole().expect("whole");
+        assert!(pieces.len() < 8, "{} pieces", pieces.len());
+        assert_eq!(pieces.concat().len(), PREFIX + length);
     }
 
     #[test]
