@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks pushes against an implementation that is not ours: wechatpy signs and seals what the gateway
-takes, and verifies and opens what the simulator sends.
+takes, and verifies and opens what the simulator sends. It is also the third-party platform of the
+simulator's merchants.
 
     pushes.py STUBS GATEWAY CALLBACK SIMULATOR LISTEN
 
@@ -24,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 import xmltodict
 from wechatpy import parse_message
+from wechatpy.component import WeChatComponent
 from wechatpy.crypto import WeChatCrypto
 from wechatpy.exceptions import InvalidAppIdException, InvalidSignatureException
 from wechatpy.utils import WeChatSigner, check_signature
@@ -417,7 +419,101 @@ def wechatpy_opens_what_the_simulator_pushes():
         assert (inside["Event"], inside["reason"]) == ("add_store_audit_info", REASON), inside
         count += 1
     server.shutdown()
+    server.server_close()
     return count
+
+
+class Platform(WeChatComponent):
+    """A third-party platform, whose WeChat is the simulator."""
+
+    API_BASE_URL = f"{SIMULATOR}/cgi-bin"
+
+    def next(self):
+        """The next event about authorizations."""
+        where, query, body, content_type = Server.next()
+        assert (where, content_type) == ("events", "text/xml"), where
+        assert query.keys() == {"signature", "timestamp", "nonce", "encrypt_type", "msg_signature"}, query
+        check_signature("platform-token", query["signature"], query["timestamp"], query["nonce"])
+        assert dict(xmltodict.parse(body)["xml"]).keys() == {"AppId", "Encrypt"}, body
+        return self.parse_message(body, query["msg_signature"], query["timestamp"], query["nonce"])
+
+
+class Stay(urllib.request.HTTPRedirectHandler):
+    """Does not follow redirects."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+def authorized(platform, app_id, sets):
+    """Confirms on the page as a merchant does. Returns the address that the browser goes to."""
+    link = {
+        "component_appid": platform.component_appid,
+        "pre_auth_code": platform.create_preauthcode()["pre_auth_code"],
+        "redirect_uri": f"http://127.0.0.1:{LISTEN}/back",
+    }
+    page = f"{SIMULATOR}/cgi-bin/componentloginpage"
+    status, text = http(f"{page}?{urllib.parse.urlencode(link)}")
+    assert status == 200 and f'value="{app_id}"' in text, text
+    ticked = {**link, "app_id": app_id, "permission_set": sets}
+    form = urllib.parse.urlencode(ticked, doseq=True).encode()
+    try:
+        urllib.request.build_opener(Stay).open(urllib.request.Request(page, form), timeout=20)
+        raise AssertionError("no redirect")
+    except urllib.error.HTTPError as error:
+        assert error.code == 302, error.read()
+        return urllib.parse.urlsplit(error.headers["location"])
+
+
+def wechatpy_is_a_platform():
+    server = ThreadingHTTPServer(("127.0.0.1", int(LISTEN)), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    component, merchant = "wx00000000000000c1", "wx0000000000000001"
+    platform = Platform(component, "platform-secret", "platform-token", NEW)
+    settings = {"app_id": component, "secret": "platform-secret", "token": "platform-token"}
+    settings |= {"encoding_aes_key": NEW, "events_url": f"http://127.0.0.1:{LISTEN}/events"}
+    simulator("components", settings | {"messages_url": f"http://127.0.0.1:{LISTEN}/of/$APPID$"})
+    assert platform.next().type == "component_verify_ticket"
+
+    back = authorized(platform, merchant, [13, 37])
+    event = platform.next()
+    assert (event.type, event.authorizer_appid) == ("authorized", merchant)
+    assert urllib.parse.parse_qs(back.query)["auth_code"] == [event.authorization_code]
+    granted = event.query_auth_result["authorization_info"]
+    assert [each["funcscope_category"]["id"] for each in granted["func_info"]] == [13, 37]
+    listed = platform.get_authorizer_list()
+    assert (listed["total_count"], len(listed["list"])) == (1, 1), listed
+    assert listed["list"][0]["refresh_token"] == granted["authorizer_refresh_token"]
+    info = platform.get_authorizer_info(merchant)
+    assert info["authorizer_info"]["user_name"].startswith("gh_"), info
+    refreshed = platform.refresh_authorizer_token(merchant, granted["authorizer_refresh_token"])
+
+    place = {
+        "name": "巷口小馆", "longitude": "113.32", "latitude": "23.09", "province": "广东省",
+        "city": "广州市", "district": "海珠区", "address": "新港中路397号", "category": "美食:中餐厅",
+        "telephone": "020-1", "photo": "http://mmbiz.qpic.cn/a/0", "license": "http://mmbiz.qpic.cn/a/0",
+        "introduct": "-", "districtid": "440105",
+    }
+    query = urllib.parse.urlencode({"access_token": refreshed["authorizer_access_token"]})
+    body = json.dumps(place, ensure_ascii=False).encode()
+    status, text = http(f"{SIMULATOR}/wxa/create_map_poi?{query}", body)
+    audit_id = json.loads(text)["data"]["base_id"]
+    simulator(f"audits/{audit_id}", {"decision": "reject", "reason": REASON})
+    where, query, body, _ = Server.next()
+    assert where == f"of/{merchant}" and query["openid"], where
+    proof = query["msg_signature"], query["timestamp"], query["nonce"]
+    inside = dict(xmltodict.parse(platform.crypto.decrypt_message(body, *proof))["xml"])
+    assert (inside["audit_id"], inside["sh_remark"]) == (str(audit_id), REASON), inside
+
+    authorized(platform, merchant, [13])
+    event = platform.next()
+    assert (event.type, event.authorizer_appid) == ("updateauthorized", merchant)
+    assert len(event.query_auth_result["authorization_info"]["func_info"]) == 1
+    simulator(f"components/{component}/unauthorize", {"app_id": merchant})
+    event = platform.next()
+    assert (event.type, event.authorizer_appid) == ("unauthorized", merchant)
+    server.shutdown()
+    return platform.get_authorizer_list()["total_count"]
 
 
 def main():
@@ -425,9 +521,11 @@ def main():
     refused = gateway_refuses_the_rest()
     kept = gateway_keeps_what_it_cannot_read()
     opened = wechatpy_opens_what_the_simulator_pushes()
+    assert wechatpy_is_a_platform() == 0, "the merchant left"
     print(
         f"wechatpy made {taken} pushes that were taken, {refused} that were refused and {kept} that "
-        f"were kept unread, and opened {opened} of the simulator's: plain, compatible and safe, XML and JSON"
+        f"were kept unread, and opened {opened} of the simulator's: plain, compatible and safe, XML and JSON; "
+        "and it was a third-party platform from its first ticket to the end of its merchant's authorization"
     )
 
 

@@ -204,7 +204,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, Component, MINI_PROGRAM_APP_ID,
+        CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, Cloud, Component, MINI_PROGRAM_APP_ID,
         OFFICIAL_AES_KEY, OFFICIAL_APP_ID, Settings,
         audit::Kind,
         control,
@@ -217,6 +217,7 @@ mod tests {
     #[derive(Clone, Debug)]
     struct Got {
         query: BTreeMap<String, String>,
+        headers: http::HeaderMap,
         body: String,
     }
 
@@ -259,8 +260,9 @@ mod tests {
         ) -> Result<Response<Full<Bytes>>, Infallible> {
             let query = request.uri().query().unwrap_or_default().to_owned();
             let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let headers = request.headers().clone();
             let body = request.into_body().collect().await.expect("a body").to_bytes();
-            let got = Got { query, body: String::from_utf8_lossy(&body).into_owned() };
+            let got = Got { query, headers, body: String::from_utf8_lossy(&body).into_owned() };
             let answer = {
                 let mut all = self.got.lock().expect("whole");
                 all.push(got.clone());
@@ -518,6 +520,37 @@ mod tests {
         }
         let events: Vec<_> = pushes.iter().map(|push| push.event.as_str()).collect();
         assert_eq!(events, ["component_verify_ticket", "authorized", "test"]);
+    }
+
+    #[tokio::test]
+    async fn container_receives_unsigned_pushes_after_probe() {
+        let server = Server::start(|_, _| taken()).await;
+        let refusing = Server::start(|_, _| Some((200, "ok".to_owned()))).await;
+        let simulator = start(&[]);
+        simulator.add_cloud(Cloud::new(MINI_PROGRAM_APP_ID)).expect("an account");
+        let post = async |server: &Server| {
+            let body = json!({
+                "app_id": MINI_PROGRAM_APP_ID, "url": format!("http://{}/push", server.address),
+                "mode": "cloud", "format": "json",
+            });
+            let (body, query) = (body.to_string(), BTreeMap::new());
+            let body = body.as_bytes();
+            control::answer(&simulator, &Method::POST, "/callback", &query, body).await.status
+        };
+        assert_eq!(post(&refusing).await, 409);
+        assert_eq!(post(&server).await, 200);
+        event(&simulator, MINI_PROGRAM_APP_ID);
+        until("it is delivered", || simulator.pushes()[0].state == State::Delivered).await;
+
+        let got = server.got();
+        assert_eq!(got[0].body, r#"{"action":"CheckContainerPath"}"#);
+        assert_eq!(got[1].body, simulator.pushes()[0].message);
+        for got in &got {
+            assert!(got.query.is_empty(), "{:?}", got.query);
+            assert!(got.headers.contains_key("x-wx-source"));
+        }
+        let token = simulator.cloud_token(MINI_PROGRAM_APP_ID).expect("a token");
+        assert_eq!(got[1].headers["x-wx-cloudbase-access-token"], token);
     }
 
     #[tokio::test]
