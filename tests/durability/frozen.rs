@@ -7,12 +7,13 @@ use std::{
 
 use tokio::time::sleep;
 use tonic::{Code, Request};
-use wechat_simulator::{COMPANY, Fault, MINI_PROGRAM_APP_ID, faults::Kind};
+use wechat_simulator::{Fault, faults::Kind};
 use wechat_store_gateway::pb::{self, nearby_service_client::NearbyServiceClient};
 
 use crate::{
-    gateway::{Gateway, LONG, MOMENT, new_store, reason},
+    gateway::{Gateway, LONG, MOMENT, reason},
     redis::Redis,
+    samples::nearby_profile,
     sender::WeChat,
 };
 
@@ -72,24 +73,9 @@ fn nearby(gateway: &Gateway) -> NearbyServiceClient<tonic::transport::Channel> {
 
 /// Returns one of two nearby places to submit.
 fn place(number: &str, time_left: Duration) -> Request<pb::AddNearbyPoiRequest> {
-    let store = new_store();
     let profile = pb::NearbyPoiProfile {
-        name: "巷口小馆".to_owned(),
-        map_poi_id: store.map_poi_id,
-        address: "广东省广州市海珠区新港中路397号".to_owned(),
-        picture_urls: store.picture_urls,
-        contact_phone: store.contact_phone,
-        hours: store.hours,
-        company_name: COMPANY.to_owned(),
         license_number: format!("15671819351828{number}"),
-        service_labels: vec![pb::ServiceLabel {
-            kind: pb::NearbyServiceKind::Delivery.into(),
-            app_id: MINI_PROGRAM_APP_ID.to_owned(),
-            path: "pages/index".to_owned(),
-            description: "满减".to_owned(),
-            ..Default::default()
-        }],
-        ..Default::default()
+        ..nearby_profile("2708071440732747189")
     };
     let request = pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() };
     let mut request = Request::new(request);

@@ -20,6 +20,8 @@ mod loss;
 mod redis;
 mod replicas;
 mod restart;
+#[path = "../samples/mod.rs"]
+mod samples;
 mod sender;
 mod watcher;
 

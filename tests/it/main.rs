@@ -5,6 +5,8 @@
 mod issuer;
 #[path = "../leaks/mod.rs"]
 mod leaks;
+#[path = "../samples/mod.rs"]
+mod samples;
 mod secrets;
 mod support;
 

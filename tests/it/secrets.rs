@@ -2,18 +2,27 @@
 //! output of the processes that they start. `tests/telemetry` does the same with the most verbose logs of the
 //! libraries, which would be too many here.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, process::Command};
 
-use tokio::{net::TcpListener, sync::OnceCell};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::OnceCell,
+};
+use tonic::Request;
 use tracing_subscriber::{
     EnvFilter,
     fmt::{MakeWriter, format::FmtSpan},
 };
 use wechat_simulator::{self, MINI_PROGRAM_SECRET, OFFICIAL_SECRET, Simulator};
+use wechat_store_gateway::pb;
 
 use crate::{
+    access::{bearer, caller},
     leaks::{self, forms},
-    support::{CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, take_classic_token},
+    support::{
+        App, CALLBACK_TOKEN, MINI_PROGRAM_AES_KEY, OFFICIAL_AES_KEY, ask, take_classic_token,
+    },
 };
 
 /// A number that WeChat quotes in an `errmsg`. No other test uses it.
@@ -135,4 +144,59 @@ fn secret_in_an_output_is_found() {
     ] {
         assert_eq!(leaks::find(&format!("{{\"field\":\"{other}\"}}"), true), None);
     }
+}
+
+/// Runs an ignored test in a process of its own, which the search must end. Returns what the search printed.
+fn ended_by_search(test: &str) -> String {
+    let program = std::env::current_exe().expect("this program");
+    let arguments = ["--exact", test, "--ignored", "--nocapture"];
+    let output = Command::new(program).args(arguments).output().expect("this program");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    // A failed test has a code. The search sends a signal.
+    assert_eq!(output.status.code(), None, "{printed}");
+    printed
+}
+
+/// A secret that the next two tests put where the gateway writes it.
+const CANARY: &str = "canary-official-secret-0123456789";
+
+#[test]
+fn secret_in_a_log_line_ends_the_test() {
+    let printed = ended_by_search("secrets::gateway_logs_a_secret");
+    assert!(
+        printed.contains("a gateway wrote a secret: ") && printed.contains(CANARY),
+        "{printed}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "the search ends its process; secret_in_a_log_line_ends_the_test runs it"]
+async fn gateway_logs_a_secret() {
+    // The line of a failed call has the name of its caller.
+    let app = App::with_sections(&caller(CANARY, "role = \"reader\"")).await;
+    let mut request = Request::new(pb::GetStoreCardRequest::default());
+    request.metadata_mut().insert("authorization", bearer(CANARY).parse().expect("ASCII"));
+    app.cards().get_store_card(request).await.expect_err("no id");
+}
+
+#[test]
+fn secret_in_the_metrics_ends_the_test() {
+    let printed = ended_by_search("secrets::metrics_have_a_secret");
+    assert!(printed.contains("wechat_a_total{") && printed.contains(CANARY), "{printed}");
+}
+
+#[tokio::test]
+#[ignore = "the search ends its process; secret_in_the_metrics_ends_the_test runs it"]
+async fn metrics_have_a_secret() {
+    // A gateway has no label that a test can choose.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a scrape");
+        let mut request = [0; 1024];
+        let _ = socket.read(&mut request).await.expect("a request");
+        let text = format!("HTTP/1.1 200 OK\r\n\r\nwechat_a_total{{b=\"{CANARY}\"}} 1\n");
+        socket.write_all(text.as_bytes()).await.expect("it reads");
+    });
+    ask(address, "/metrics").await;
 }

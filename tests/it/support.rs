@@ -49,7 +49,8 @@ use wechat_store_gateway::{
     testing::{Clock, Raw, sample_all},
 };
 
-use crate::secrets;
+pub(crate) use crate::samples::{hours, nearby_profile};
+use crate::{leaks, secrets};
 
 /// A gateway with a simulated WeChat behind it and a client connection in front.
 pub(crate) struct App {
@@ -335,14 +336,7 @@ impl App {
 
     /// Sends a request to the admin port and returns the status and the text.
     pub(crate) async fn ask(&self, path: &str) -> (u16, String) {
-        let mut socket = TcpStream::connect(self.admin).await.expect("the gateway listens");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.expect("it reads");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.expect("it answers");
-        let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
-        let (_, text) = answer.split_once("\r\n\r\n").expect("a body");
-        (status, text.to_owned())
+        ask(self.admin, path).await
     }
 
     /// Announces a stop to the gateway, like SIGTERM.
@@ -536,6 +530,21 @@ impl App {
     }
 }
 
+/// Sends a request to an admin port and returns the status and the text.
+pub(crate) async fn ask(admin: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(admin).await.expect("the gateway listens");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("it answers");
+    let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
+    let (_, text) = answer.split_once("\r\n\r\n").expect("a body");
+    // Without the values of metrics, which could be like a mobile number.
+    let series = text.lines().map(|line| line.rsplit_once(' ').map_or(line, |(series, _)| series));
+    series.for_each(leaks::check);
+    (status, text.to_owned())
+}
+
 /// A bare connection.
 #[derive(Clone)]
 pub(crate) struct Timeless(http2::SendRequest<Body>);
@@ -646,32 +655,6 @@ pub(crate) fn new_map_poi() -> pb::CreateMapPoiRequest {
         introduction: "家常菜".to_owned(),
         ..Default::default()
     }
-}
-
-/// Returns a nearby place.
-pub(crate) fn nearby_profile(map_poi_id: &str) -> pb::NearbyPoiProfile {
-    pb::NearbyPoiProfile {
-        name: "巷口小馆".to_owned(),
-        map_poi_id: map_poi_id.to_owned(),
-        address: "广东省广州市海珠区新港中路397号".to_owned(),
-        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
-        contact_phone: "020-89190388".to_owned(),
-        hours: Some(hours("10:00", "21:30")),
-        company_name: wechat_simulator::COMPANY.to_owned(),
-        license_number: "156718193518281".to_owned(),
-        service_labels: vec![pb::ServiceLabel {
-            kind: pb::NearbyServiceKind::Delivery.into(),
-            app_id: MINI_PROGRAM_APP_ID.to_owned(),
-            path: "pages/index".to_owned(),
-            description: "满减".to_owned(),
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
-pub(crate) fn hours(open: &str, close: &str) -> pb::OpeningHours {
-    pb::OpeningHours { open: open.to_owned(), close: close.to_owned(), text: String::new() }
 }
 
 /// Returns a picture of one red pixel.

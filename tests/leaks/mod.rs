@@ -1,6 +1,6 @@
-//! Finds secrets in what a gateway writes. All tests use it: `tests/it` for the log lines and the spans of its own
-//! process, the others for the standard error of the processes that they start. `tests/it/secrets.rs` checks that no
-//! file forgets it.
+//! Finds secrets in what a gateway writes. All tests use it: `tests/it` for the log lines, the spans and the metrics of
+//! its own process, the others for the standard error of the processes that they start. `tests/it/secrets.rs` checks
+//! that no file forgets it, and that the search ends a test whose gateway writes a secret.
 
 use std::io::Write;
 

@@ -17,14 +17,17 @@ use wechat_store_gateway::pb::{
 
 use self::{
     leaks::forms,
-    process::{Process, connect, free_port, post},
+    process::{Process, connect, free_port, get, post},
     receiver::{Receiver, text, with_tls},
+    samples::nearby_profile,
 };
 
 #[path = "../leaks/mod.rs"]
 mod leaks;
 mod process;
 mod receiver;
+#[path = "../samples/mod.rs"]
+mod samples;
 mod unwilling;
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.45.0";
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -273,11 +276,7 @@ async fn text_log_names_the_trace_of_a_failure() {
         secret = "{OFFICIAL_SECRET}"
         "#
     );
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("text-{}.toml", std::process::id()));
-    std::fs::write(&file, settings).expect("a settings file");
-    let arguments = ["serve", "--config", file.to_str().expect("UTF-8")];
-    let gateway = Process::start("text-log", &arguments, &[("RUST_LOG", "debug,h2=error")]);
+    let gateway = Process::serve("text-log", &settings, &[("RUST_LOG", "debug,h2=error")]);
     let mut cards = CardServiceClient::new(connect(grpc).await);
     let failure = cards.get_store_card(pb::GetStoreCardRequest::default()).await;
     let failure = failure.expect_err("the id is missing");
@@ -302,29 +301,8 @@ async fn text_log_names_the_trace_of_a_failure() {
 
 /// Returns a nearby place to submit.
 fn new_place() -> pb::AddNearbyPoiRequest {
-    let hours = pb::OpeningHours {
-        open: "10:00".to_owned(),
-        close: "21:30".to_owned(),
-        text: String::new(),
-    };
-    let profile = pb::NearbyPoiProfile {
-        name: "巷口小馆".to_owned(),
-        map_poi_id: "2708071440732747189".to_owned(),
-        address: "广东省广州市海珠区新港中路397号".to_owned(),
-        picture_urls: vec!["http://mmbiz.qpic.cn/mmbiz_png/first/0".to_owned()],
-        contact_phone: PHONE.to_owned(),
-        hours: Some(hours),
-        company_name: wechat_simulator::COMPANY.to_owned(),
-        license_number: "156718193518281".to_owned(),
-        service_labels: vec![pb::ServiceLabel {
-            kind: pb::NearbyServiceKind::Delivery.into(),
-            app_id: MINI_PROGRAM_APP_ID.to_owned(),
-            path: "pages/index".to_owned(),
-            description: "满减".to_owned(),
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
+    let place = nearby_profile("2708071440732747189");
+    let profile = pb::NearbyPoiProfile { contact_phone: PHONE.to_owned(), ..place };
     pb::AddNearbyPoiRequest { profile: Some(profile), ..Default::default() }
 }
 
@@ -338,7 +316,7 @@ fn by_kind(spans: &[Span]) -> Vec<Span> {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_traces_and_answers_contain_no_secret() {
     let (receiver, otlp) = Receiver::start().await;
-    let (grpc, wechat) = (free_port(), free_port());
+    let (grpc, wechat, admin) = (free_port(), free_port(), free_port());
     let simulator = Process::start(
         "scanned-simulate",
         &["simulate", "--listen", &format!("127.0.0.1:{wechat}")],
@@ -363,15 +341,13 @@ async fn logs_traces_and_answers_contain_no_secret() {
         token = "classic"
         "#
     );
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("scanned-{}.toml", std::process::id()));
-    std::fs::write(&file, settings).expect("a settings file");
-    let gateway = Process::start(
+    let gateway = Process::serve(
         "scanned-serve",
-        &["serve", "--config", file.to_str().expect("UTF-8")],
+        &settings,
         &[
             ("RUST_LOG", "trace"),
             ("OFFICIAL", OFFICIAL_SECRET),
+            ("WECHAT_STORE_GATEWAY__LISTEN__ADMIN", &format!("127.0.0.1:{admin}")),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")),
             ("OTEL_TRACES_SAMPLER", "always_on"),
         ],
@@ -392,6 +368,13 @@ async fn logs_traces_and_answers_contain_no_secret() {
     let token: serde_json::Value = serde_json::from_str(body).expect("JSON");
     let token = token["access_token"].as_str().expect("a token").to_owned();
 
+    let metrics = get(admin, "/metrics");
+    // Without the values, which could be like a mobile number.
+    metrics
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .for_each(|(name, _)| leaks::check(name));
+    shown.push(metrics);
     shown.push(gateway.stop());
     shown.push(simulator.stop());
     let spans = receiver.spans();
@@ -412,6 +395,7 @@ async fn logs_traces_and_answers_contain_no_secret() {
     let all = shown.concat();
     assert!(all.contains("access_token=REDACTED"), "the scan sees the traces");
     assert!(all.contains("no access token"), "the scan sees the logs");
+    assert!(all.contains("wechat_calls_total{"), "the scan sees the metrics");
     for secret in [OFFICIAL_SECRET, CLASSIC_SECRET, CLASSIC_TOKEN, &token, PHONE] {
         for form in forms(secret) {
             if let Some(at) = all.find(&form) {
@@ -443,12 +427,9 @@ async fn write_names_its_caller_at_any_level() {
         tokens = ["{hash}"]
         "#
     );
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("named-{}.toml", std::process::id()));
-    std::fs::write(&file, settings).expect("a settings file");
-    let gateway = Process::start(
+    let gateway = Process::serve(
         "named-serve",
-        &["serve", "--config", file.to_str().expect("UTF-8")],
+        &settings,
         &[
             ("RUST_LOG", "error,activity=off"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{otlp}")),

@@ -25,6 +25,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Starts a gateway with these settings.
+    pub(crate) fn serve(name: &str, settings: &str, environment: &[(&str, &str)]) -> Self {
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let file = folder.join(format!("{name}-{}.toml", std::process::id()));
+        std::fs::write(&file, settings).expect("a settings file");
+        Self::start(name, &["serve", "--config", file.to_str().expect("UTF-8")], environment)
+    }
+
     pub(crate) fn start(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
         let log = folder.join(format!("{name}-{}.log", std::process::id()));
@@ -89,6 +97,14 @@ pub(crate) async fn connect(port: u16) -> Channel {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("no server listens at {port}");
+}
+
+/// Returns the answer of the admin port to a path.
+pub(crate) fn get(port: u16, path: &str) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the gateway listens");
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .expect("the gateway reads");
+    std::io::read_to_string(socket).expect("the gateway answers")
 }
 
 /// Posts to the simulator over a socket.
