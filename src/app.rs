@@ -36,7 +36,7 @@ use crate::{
     push::Receiver,
     recovery::{Recovery, poll_reviews, recover_pending},
     server::{
-        admin::{Admin, Probe},
+        admin::{Admin, Exposition, Probe},
         health::{self, Reporter},
         http1, http2,
         listener::{Listener, Places},
@@ -453,7 +453,8 @@ impl App {
     fn start_admin(&self, socket: TcpListener) -> DropGuard {
         let ended = CancellationToken::new();
         let (state, leaving) = (self.rooms.state.clone(), self.leaving.clone());
-        let (metrics, tls) = (self.metrics.clone(), self.encrypted().collect());
+        let tls = self.encrypted().collect();
+        let metrics = Exposition::new(self.metrics.clone(), self.clock.clone());
         let probe = Probe::new(state, self.clock.clone());
         let admin = Admin { probe, leaving, metrics, tls };
         let listener = Listener::new(socket, "listen.admin", self.connections.admin.clone());

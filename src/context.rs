@@ -277,6 +277,8 @@ struct Noted {
     stage: AtomicU8,
     /// True if the client must not send the call again by itself.
     once: AtomicBool,
+    /// True if the call repeats a write whose outcome stayed unknown.
+    repeats_unknown: AtomicBool,
     /// `None` for a read, which the activity log does not have.
     write: Option<Box<Mutex<WriteNames>>>,
 }
@@ -328,6 +330,16 @@ impl Progress {
     /// Returns true if the client may send the call again by itself.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.0.once.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the call repeats a write whose outcome stays unknown.
+    pub(crate) fn repeat_unknown(&self) {
+        self.0.repeats_unknown.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if the call repeats a write whose outcome stays unknown.
+    pub(crate) fn repeats_unknown(&self) -> bool {
+        self.0.repeats_unknown.load(Ordering::Relaxed)
     }
 
     /// Notes names of a write. Does nothing for a read.

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     accounts::{Account, Registry},
     events::Audits,
+    journal::SubmissionRecord,
     metrics::{Instrument, Metrics, Provider, attribute, process, table},
     pb::AuditState,
     server::{listener::Places, middleware::Budgets},
     state::{self, State, SubmissionQuery, WriteQuery, WriteState, is_open},
     tls::Tls,
-    util::{build_info, clock::Clock, lock, scope::Scope},
+    util::{build_info, clock::Clock, id::AppId, lock, scope::Scope},
 };
 
 /// The shortest pause between two counts of what is in the state.
@@ -43,13 +44,13 @@ pub(crate) struct Observed {
 }
 
 /// The numbers of unfinished work in the state.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Counts {
     unknown: usize,
     open: usize,
     overdue: usize,
-    /// In milliseconds since 1970. 0 if no submission is open.
-    oldest: u64,
+    /// The time of the oldest open submission of each account, in milliseconds since 1970.
+    oldest: HashMap<AppId, u64>,
     /// When they were counted. `None` before the first count.
     at: Option<SystemTime>,
 }
@@ -64,6 +65,10 @@ pub(crate) fn register(provider: &Provider, observed: Observed, counts: &StateCo
     accounts(provider, &registry, &audits, &clock);
     process(provider);
     state(provider, counts);
+    let metrics = provider.metrics();
+    provider.observe(&table::STATE_OPERATION_AGE, move || {
+        [(metrics.oldest_operation().as_secs_f64(), Vec::new())]
+    });
     provider.observe(&table::CALLS_RUNNING, move || [plain(budgets.calls())]);
     provider.observe(&table::CONNECTION_COUNT, move || {
         let places = places.iter();
@@ -139,6 +144,11 @@ fn accounts(provider: &Provider, registry: &Registry, audits: &Audits, clock: &C
         Box::new(|account| account.tokens.age().map(|age| age.as_secs_f64())),
     );
     each(
+        &table::TOKENS_MISSING,
+        Fold::Sum,
+        Box::new(|account| Some(f64::from(u8::from(account.tokens.is_missing())))),
+    );
+    each(
         &table::QUOTA_SPENT,
         Fold::Sum,
         Box::new(move |account| Some(account.quotas.count(now.unix()) as f64)),
@@ -157,7 +167,10 @@ fn accounts(provider: &Provider, registry: &Registry, audits: &Audits, clock: &C
     each(
         &table::CALLBACK_LAST_TIME,
         Fold::Smallest,
-        Box::new(move |account| audits.last_push(&account.app_id).map(seconds)),
+        Box::new(move |account| {
+            account.settings.callback.as_ref()?;
+            Some(audits.last_push(&account.app_id).map_or(0.0, seconds))
+        }),
     );
 }
 
@@ -168,10 +181,20 @@ fn by_account(
     fold: Fold,
     value: impl Fn(&Account) -> Option<f64>,
 ) -> Vec<(f64, Vec<KeyValue>)> {
-    let mut values = HashMap::<KeyValue, f64>::new();
-    for account in registry.all(&Scope::All) {
-        let Some(value) = value(&account) else { continue };
-        let known = values.entry(metrics.account(account.app_id.as_str()));
+    let accounts = registry.all(&Scope::All);
+    let values = accounts.iter().filter_map(|account| Some((&account.app_id, value(account)?)));
+    folded(values, metrics, fold)
+}
+
+/// Returns the values of the first accounts, and one for all others together.
+fn folded<'a>(
+    values: impl Iterator<Item = (&'a AppId, f64)>,
+    metrics: &Metrics,
+    fold: Fold,
+) -> Vec<(f64, Vec<KeyValue>)> {
+    let mut folded = HashMap::<KeyValue, f64>::new();
+    for (app_id, value) in values {
+        let known = folded.entry(metrics.account(app_id.as_str()));
         known
             .and_modify(|known| {
                 *known = match fold {
@@ -182,7 +205,7 @@ fn by_account(
             })
             .or_insert(value);
     }
-    values.into_iter().map(|(account, value)| (value, vec![account])).collect()
+    folded.into_iter().map(|(account, value)| (value, vec![account])).collect()
 }
 
 fn seconds(time: SystemTime) -> f64 {
@@ -190,20 +213,24 @@ fn seconds(time: SystemTime) -> f64 {
 }
 
 fn state(provider: &Provider, counts: &StateCounts) {
-    let each = |instrument: &Instrument, value: fn(Counts) -> Option<f64>| {
+    let each = |instrument: &Instrument, value: fn(&Counts) -> Option<f64>| {
         let counts = counts.clone();
         provider.observe(instrument, move || {
-            let counts = *lock(&counts.0);
-            counts.at.and_then(|_| value(counts)).map(|value| (value, Vec::new()))
+            let counts = lock(&counts.0);
+            counts.at.and_then(|_| value(&counts)).map(|value| (value, Vec::new()))
         });
     };
     each(&table::WRITES_UNKNOWN, |counts| Some(counts.unknown as f64));
     each(&table::SUBMISSIONS_OPEN, |counts| Some(counts.open as f64));
     each(&table::SUBMISSIONS_OVERDUE, |counts| Some(counts.overdue as f64));
-    each(&table::SUBMISSION_OLDEST_TIME, |counts| {
-        (counts.oldest > 0).then_some(counts.oldest as f64 / 1_000.0)
-    });
     each(&table::STATE_COUNT_TIME, |counts| counts.at.map(seconds));
+    let (counts, metrics) = (counts.clone(), provider.metrics());
+    provider.observe(&table::SUBMISSION_OLDEST_TIME, move || {
+        let counts = lock(&counts.0);
+        let oldest = counts.oldest.iter();
+        let oldest = oldest.map(|(app_id, created)| (app_id, *created as f64 / 1_000.0));
+        folded(oldest, &metrics, Fold::Smallest)
+    });
 }
 
 /// Counts what is in the state, again and again until `stop`.
@@ -254,9 +281,11 @@ async fn count(
             counts.open += 1;
             let is_overdue = wall.duration_since(created).is_ok_and(|age| age >= overdue_after);
             counts.overdue += usize::from(is_overdue);
-            if counts.oldest == 0 || submission.created < counts.oldest {
-                counts.oldest = submission.created;
-            }
+            // A damaged record has no account. Other lines name it.
+            let Ok(record) = SubmissionRecord::parse(&submission.message) else { continue };
+            let oldest = counts.oldest.entry(record.submission.app_id.into());
+            let oldest = oldest.or_insert(submission.created);
+            *oldest = submission.created.min(*oldest);
         }
         if page.at_end {
             return Ok(counts);

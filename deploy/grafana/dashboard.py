@@ -61,7 +61,7 @@ def quantile(part, metric, by, where=I):
 CALLS = "rpc_server_call_duration_seconds"
 # Without streams, whose duration is their client's choice.
 UNARY = f'{I}, rpc_method!~".*/Watch.*|grpc[.].*"'
-FAULT = 'rpc_status_code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS"'
+FAULT = 'rpc_status_code=~"UNKNOWN|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|DATA_LOSS", wechat_caused_by!="caller"'
 HTTP = "http_client_request_duration_seconds"
 
 ROWS = {
@@ -76,7 +76,7 @@ ROWS = {
             f"sum(rate({CALLS}_count{{{UNARY}, {FAULT}}}[$__rate_interval])) / sum(rate({CALLS}_count{{{UNARY}}}[$__rate_interval])) or vector(0)",
             0.02,
             0.1,
-            about="Calls that failed with a code that the caller did not cause.",
+            about="Calls that failed because of the gateway or WeChat, not of the caller.",
         ),
         stat("99 % of calls are faster", "s", quantile(0.99, CALLS, "", UNARY), 2, 5),
     ],
@@ -125,6 +125,7 @@ ROWS = {
             {"{{wechat_app_id}}": f"max by (wechat_app_id) (wechat_token_age_seconds{{{A}}})"},
             about="A token lives two hours. The gateway renews it some five minutes before. The alert TokenMissing fires without one.",
         ),
+        lines("Accounts without a token", "none", {"{{wechat_app_id}}": f"max by (wechat_app_id) (wechat_token_missing{{{A}}})"}),
         lines("Refreshes of tokens", "reqps", {"{{wechat_app_id}} {{wechat_result}}": rate("wechat_token_refreshes_total", "wechat_app_id, wechat_result", A)}),
         lines("Refusals of tokens", "reqps", {"{{wechat_app_id}}": rate("wechat_token_refusals_total", "wechat_app_id", A)}),
         lines("Quotas that are spent now", "none", {"{{wechat_app_id}}": f"max by (wechat_app_id) (wechat_quota_spent{{{A}}})"}),
@@ -158,7 +159,7 @@ ROWS = {
         lines(
             "Time since the last push",
             "s",
-            {"{{wechat_app_id}}": f"time() - max by (wechat_app_id) (wechat_callback_last_time_seconds{{{A}}})"},
+            {"{{wechat_app_id}}": f"time() - max by (wechat_app_id) (wechat_callback_last_time_seconds{{{A}}} > 0)"},
             about="The alert PushesMissing fires if a review is open and no push arrived for a day.",
         ),
         lines("From WeChat's own time to the log, 90 %", "s", {"{{wechat_event_origin}}": quantile(0.9, "wechat_event_lag_seconds", "wechat_event_origin")}),
@@ -169,6 +170,7 @@ ROWS = {
     "State": [
         lines("Operations", "reqps", {"{{wechat_state_operation}}": rate("wechat_state_operation_duration_seconds_count", "wechat_state_operation")}),
         lines("Duration, 90 %", "s", {"{{wechat_state_operation}}": quantile(0.9, "wechat_state_operation_duration_seconds", "wechat_state_operation")}),
+        lines("Oldest operation that still runs", "s", {"{{instance}}": f"wechat_state_operation_age_seconds{{{I}}}"}),
         lines(
             "Failures",
             "reqps",

@@ -4,6 +4,8 @@
 pub(crate) const APP_ID: &str = "wechat.app_id";
 /// The cache.
 pub(crate) const CACHE: &str = "wechat.cache";
+/// The party that caused a failure of which the code alone does not show it. Only `caller` is a value.
+pub(crate) const CAUSED_BY: &str = "wechat.caused_by";
 /// The commit that was built.
 pub(crate) const COMMIT: &str = "commit";
 /// The mode in which a process used the processor: `user` or `system`.

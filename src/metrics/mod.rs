@@ -8,9 +8,9 @@
 // One provider per gateway and no global one: tests run many gateways in one process.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -27,11 +27,13 @@ pub(crate) use self::{
     rpc::Running,
     wechat::{Exchange, Outcome, Server},
 };
+use crate::util::lock;
 
 pub(crate) mod attribute;
 pub(crate) mod process;
 mod provider;
 mod rpc;
+mod state;
 pub(crate) mod table;
 mod wechat;
 
@@ -51,6 +53,9 @@ struct Recorders {
     most_accounts: usize,
     /// These accounts.
     accounts: ArcSwap<HashMap<String, KeyValue>>,
+    /// All accounts that have had series of their own. Counters keep these until the process ends, so their
+    /// number has a limit, too.
+    ever: Mutex<HashSet<String>>,
     activity_failures: Counter<u64>,
     cache_lookups: Counter<u64>,
     caller_refusals: Counter<u64>,
@@ -64,6 +69,7 @@ struct Recorders {
     rpc_duration: Histogram<f64>,
     settings_reloads: Counter<u64>,
     state_duration: Histogram<f64>,
+    state_running: state::Running,
     token_refreshes: Counter<u64>,
     token_refusals: Counter<u64>,
     wechat_calls: Counter<u64>,
@@ -76,6 +82,7 @@ impl Metrics {
             classify,
             most_accounts,
             accounts: ArcSwap::default(),
+            ever: Mutex::default(),
             activity_failures: maker.counter(&table::ACTIVITY_FAILURES),
             cache_lookups: maker.counter(&table::CACHE_LOOKUPS),
             caller_refusals: maker.counter(&table::CALLER_REFUSALS),
@@ -89,6 +96,7 @@ impl Metrics {
             rpc_duration: maker.histogram(&table::RPC_SERVER_CALL_DURATION),
             settings_reloads: maker.counter(&table::SETTINGS_RELOADS),
             state_duration: maker.histogram(&table::STATE_OPERATION_DURATION),
+            state_running: state::Running::default(),
             token_refreshes: maker.counter(&table::TOKEN_REFRESHES),
             token_refusals: maker.counter(&table::TOKEN_REFUSALS),
             wechat_calls: maker.counter(&table::WECHAT_CALLS),
@@ -96,9 +104,16 @@ impl Metrics {
         }))
     }
 
-    /// Sets the accounts of the settings, in their order. The first ones get series of their own.
+    /// Sets the accounts of the settings, in their order. The first ones get series of their own, as long as the
+    /// instruments have room for them.
     pub(crate) fn set_accounts<'a>(&self, app_ids: impl Iterator<Item = &'a str>) {
-        let first = app_ids.take(self.0.most_accounts);
+        let mut ever = lock(&self.0.ever);
+        let first = app_ids.take(self.0.most_accounts).filter(|app_id| {
+            if ever.len() < table::MOST_NAMED_ACCOUNTS {
+                ever.insert((*app_id).to_owned());
+            }
+            ever.contains(*app_id)
+        });
         let named = |app_id: &str| KeyValue::new(attribute::APP_ID, Arc::<str>::from(app_id));
         let accounts = first.map(|app_id| (app_id.to_owned(), named(app_id))).collect();
         self.0.accounts.store(Arc::new(accounts));
@@ -168,15 +183,6 @@ impl Metrics {
         self.0.settings_reloads.add(1, &[KeyValue::new(attribute::RESULT, result)]);
     }
 
-    /// Records one step of the state.
-    pub(crate) fn record_state(&self, operation: &'static str, failed: bool, duration: Duration) {
-        let operation = KeyValue::new(attribute::STATE_OPERATION, operation);
-        let error = KeyValue::new(crate::telemetry::conventions::ERROR_TYPE, "state");
-        let attributes = [operation, error];
-        let attributes = if failed { &attributes[..] } else { &attributes[..1] };
-        self.0.state_duration.record(duration.as_secs_f64(), attributes);
-    }
-
     /// Counts a refresh of an account's token.
     pub(crate) fn count_token_refresh(&self, app_id: &str, result: &'static str) {
         let attributes = [self.account(app_id), KeyValue::new(attribute::RESULT, result)];
@@ -204,5 +210,27 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_of_many_reloads_keep_within_limit() {
+        let metrics = Metrics::new(&Maker::none(), |_, _| "refused", 300);
+        let app_id = |number: usize| format!("wx{number:016x}");
+        let reload = |first: usize| {
+            let app_ids = Vec::from_iter((first..first + 200).map(app_id));
+            metrics.set_accounts(app_ids.iter().map(String::as_str));
+        };
+        let has_series = |number| metrics.account(&app_id(number)).value.as_str() != OTHER_ACCOUNTS;
+        reload(0);
+        reload(200);
+        assert!(has_series(299) && !has_series(300));
+        assert!(!has_series(0), "it is removed");
+        reload(0);
+        assert!(has_series(0) && has_series(199), "they had series before");
     }
 }

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::{self as sdk, SdkMeterProvider, Stream};
 use prometheus::{Registry, TextEncoder};
 use tokio::task::spawn_blocking;
 
-use super::{Classify, INSTRUMENTS, Instrument, Kind, Metrics};
+use super::{Classify, INSTRUMENTS, Instrument, Kind, Metrics, attribute::RESULT, table};
 use crate::telemetry::{self, FLUSH_LIMIT, MetricExports};
 
 /// The content type of [`Provider::text`].
@@ -51,7 +51,17 @@ impl Provider {
         let sdk = exports.add_to(builder)?.build();
         let registry = exports.prometheus().then_some(registry);
         let metrics = Metrics::new(&Maker::new(&sdk), classify, accounts);
-        Ok(Self { sdk, registry, metrics })
+        let provider = Self { sdk, registry, metrics };
+        let spans = exports.spans().clone();
+        provider.observe(&table::SPANS, move || {
+            let counts = [
+                ("exported", spans.exported()),
+                ("failed", spans.failed()),
+                ("dropped", spans.dropped()),
+            ];
+            counts.map(|(result, count)| (count as f64, vec![KeyValue::new(RESULT, result)]))
+        });
+        Ok(provider)
     }
 
     /// Returns the handle that the other rooms get.

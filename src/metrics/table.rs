@@ -1,8 +1,8 @@
 //! All instruments as data. Tests, `docs/metrics.md` and the checks of `/metrics` read this table.
 
 use super::attribute::{
-    APP_ID, CACHE, COMMIT, CPU_MODE, LISTENER, ORIGIN, REASON, RESULT, STATE_OPERATION, VERSION,
-    WRITE_STATE,
+    APP_ID, CACHE, CAUSED_BY, COMMIT, CPU_MODE, LISTENER, ORIGIN, REASON, RESULT, STATE_OPERATION,
+    VERSION, WRITE_STATE,
 };
 use crate::telemetry::conventions::{
     ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, RPC_METHOD, RPC_STATUS_CODE,
@@ -11,8 +11,11 @@ use crate::telemetry::conventions::{
 
 /// The most series of any instrument.
 const MOST_SERIES: usize = 2_000;
-/// The highest value of `metrics.accounts`, and the sum of all other accounts.
-const MOST_ACCOUNTS: usize = 301;
+/// The most accounts that can have series of their own in the life of a process. It is the highest value of
+/// `metrics.accounts`.
+pub(super) const MOST_NAMED_ACCOUNTS: usize = 300;
+/// These, and the sum of all other accounts.
+const MOST_ACCOUNTS: usize = MOST_NAMED_ACCOUNTS + 1;
 /// More than there are RPCs, endpoints or operations of the state.
 const MOST_NAMES: usize = 100;
 /// More than any other attribute has values.
@@ -113,7 +116,7 @@ instruments! {
         in "{file_descriptor}" by [],
         "Open file descriptors of the process";
     RPC_SERVER_CALL_DURATION: Histogram "rpc.server.call.duration" in "s"
-        by [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS_CODE, ERROR_TYPE],
+        by [RPC_SYSTEM_NAME, RPC_METHOD, RPC_STATUS_CODE, ERROR_TYPE, CAUSED_BY],
         "Duration of the calls that the gateway answered";
     ACTIVITY_FAILURES: Counter "wechat.activity.failures" in "{failure}" by [],
         "Failures to write into the file of the activity log";
@@ -152,18 +155,24 @@ instruments! {
     STATE_OPERATION_DURATION: Histogram "wechat.state.operation.duration" in "s"
         by [STATE_OPERATION, ERROR_TYPE],
         "Duration of the operations of the state";
+    STATE_OPERATION_AGE: Gauge "wechat.state.operation.age" in "s" by [],
+        "Age of the oldest operation of the state that still runs. 0 if none runs";
     STATE_COUNT_TIME: Gauge "wechat.state.count_time" in "s" by [],
         "Time at which unknown writes and submissions were last counted, since 1970";
-    SUBMISSION_OLDEST_TIME: Gauge "wechat.submission.oldest_time" in "s" by [],
-        "Time at which the oldest open submission was made, since 1970";
+    SUBMISSION_OLDEST_TIME: Gauge "wechat.submission.oldest_time" in "s" by [APP_ID],
+        "Time at which the oldest open submission of an account was made, since 1970";
     SUBMISSIONS_OPEN: UpDownCounter "wechat.submission.open" in "{submission}" by [],
         "Submissions that WeChat has not decided";
     SUBMISSIONS_OVERDUE: UpDownCounter "wechat.submission.overdue" in "{submission}" by [],
         "Open submissions that are older than audit.overdue_after_hours";
     CALLBACK_LAST_TIME: Gauge "wechat.callback.last_time" in "s" by [APP_ID],
-        "Time of WeChat's last push for an account, since 1970";
+        "Time of WeChat's last push for an account with a callback, since 1970. 0 if none came since the start";
+    SPANS: Counter "wechat.telemetry.spans" in "{span}" by [RESULT],
+        "Finished spans of the traces that were exported, failed or dropped";
     TOKEN_AGE: Gauge "wechat.token.age" in "s" by [APP_ID],
         "Age of the access token that is in use";
+    TOKENS_MISSING: UpDownCounter "wechat.token.missing" in "{account}" by [APP_ID],
+        "Accounts without a valid access token whose last refresh failed, at most 15 minutes ago";
     TOKEN_REFRESHES: Counter "wechat.token.refreshes" in "{refresh}" by [APP_ID, RESULT],
         "Refreshes of access tokens";
     TOKEN_REFUSALS: Counter "wechat.token.refusals" in "{call}" by [APP_ID],

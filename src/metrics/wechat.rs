@@ -51,6 +51,15 @@ pub(crate) struct Exchange<'a> {
     pub(crate) duration: Duration,
 }
 
+/// The statuses that servers and proxies usually send. A server could send any other.
+const USUAL: [u16; 18] =
+    [200, 301, 302, 304, 307, 400, 401, 403, 404, 405, 408, 412, 413, 429, 500, 502, 503, 504];
+
+/// Returns a status as metrics name it. One that is not usual counts as the first of its class.
+fn bounded(status: u16) -> u16 {
+    if USUAL.contains(&status) { status } else { status / 100 * 100 }
+}
+
 impl Metrics {
     /// Records a request to WeChat, and the call that it carried.
     pub(crate) fn record_exchange(&self, exchange: &Exchange<'_>) {
@@ -66,10 +75,10 @@ impl Metrics {
         let method = KeyValue::new(HTTP_REQUEST_METHOD, name(exchange.method));
         let duration = &self.0.http_duration;
         let (address, port) = (address.clone(), port.clone());
-        let status = exchange.status.map(i64::from);
-        let status = status.map(|status| KeyValue::new(HTTP_RESPONSE_STATUS_CODE, status));
+        let code = exchange.status.map(bounded);
+        let status = code.map(|code| KeyValue::new(HTTP_RESPONSE_STATUS_CODE, i64::from(code)));
         let failed = |kind: Value| KeyValue::new(ERROR_TYPE, kind);
-        match (exchange.status, exchange.outcome, status) {
+        match (code, exchange.outcome, status) {
             (Some(code), _, Some(status)) if code >= 400 => {
                 let failed = failed(Value::String(code.to_string().into()));
                 duration.record(seconds, &[method, address, port, path, status, failed]);

@@ -1,9 +1,6 @@
 //! A state that measures its operations, counts the steps of writes, and notices how late events come.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -40,9 +37,9 @@ impl Measured {
         operation: &'static str,
         step: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let began = Instant::now();
+        let operation = self.metrics.begin_operation(operation);
         let result = step.await;
-        self.metrics.record_state(operation, result.is_err(), began.elapsed());
+        operation.end(result.is_err());
         result
     }
 }

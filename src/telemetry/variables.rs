@@ -28,6 +28,9 @@ const METRIC_INTERVAL: Duration = Duration::from_secs(60);
 /// The defaults of the specification for the spans that wait for their export.
 const QUEUE: Queue = Queue { size: 2048, batch: 512, delay: Duration::from_secs(5) };
 
+/// The most spans that can wait. The SDK reserves memory for all of them.
+const LONGEST_QUEUE: usize = 1_000_000;
+
 /// The checked variables.
 #[derive(Debug)]
 pub(super) struct Variables {
@@ -389,8 +392,8 @@ impl<'a> Reader<'a> {
         let size = self.parsed("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE.size, must);
         let batch = self.parsed("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", QUEUE.batch.min(size), must);
         let delay = self.milliseconds("OTEL_BSP_SCHEDULE_DELAY", QUEUE.delay);
-        if size == 0 {
-            self.wrong("OTEL_BSP_MAX_QUEUE_SIZE", "must be at least 1");
+        if !(1..=LONGEST_QUEUE).contains(&size) {
+            self.wrong("OTEL_BSP_MAX_QUEUE_SIZE", format_args!("must be 1 to {LONGEST_QUEUE}"));
         } else if !(1..=size).contains(&batch) {
             self.wrong(
                 "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -528,6 +531,8 @@ mod tests {
             ("OTEL_SDK_DISABLED", "yes"),
             ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "1000001"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "18446744073709551615"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049"),
             ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
         ] {

@@ -15,6 +15,7 @@ pub(crate) mod keyed_mutex;
 pub mod lenient;
 pub(crate) mod raw_codec;
 pub(crate) mod scope;
+pub(crate) mod shared_run;
 pub(crate) mod single_flight;
 
 // Not parking_lot: this function is the only part of it that the gateway would use.

@@ -195,6 +195,7 @@ impl Writes {
             // The journal would not recognize a repeat.
             ctx.progress.forbid_repeat();
             if ctx.repeated_by_client {
+                ctx.progress.repeat_unknown();
                 return Err(Error::RepeatedByClient { path: E::PATH });
             }
         }
@@ -216,6 +217,7 @@ impl Writes {
                 }
                 Claimed::Finished { write_id, reply: None } => {
                     let (path, cause, retry) = (E::PATH, None, None);
+                    ctx.progress.repeat_unknown();
                     return Err(Error::OutcomeUnknown { path, write_id, cause, retry });
                 }
                 Claimed::Unknown(unknown) => {
@@ -224,6 +226,7 @@ impl Writes {
                         Decision::Known => {}
                         Decision::Unknown { retry } => {
                             let (path, write_id, cause) = (E::PATH, unknown.write_id, None);
+                            ctx.progress.repeat_unknown();
                             return Err(Error::OutcomeUnknown { path, write_id, cause, retry });
                         }
                     }

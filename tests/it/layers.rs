@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "util", "wechat", "writes",
     ]),
     ("observe", &[
-        "accounts", "events", "metrics", "pb", "server", "state", "tls", "util",
+        "accounts", "events", "journal", "metrics", "pb", "server", "state", "tls", "util",
     ]),
     ("doctor", &[
         "accounts", "call", "callers", "config", "message_crypto", "metrics", "state", "tls", "util",
@@ -67,7 +67,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("context", &["callers", "config", "pb", "telemetry", "util", "validate"]),
     ("callers", &["config", "pb", "tls", "util"]),
     ("activity", &["config", "metrics", "telemetry"]),
-    ("metrics", &["telemetry"]),
+    ("metrics", &["telemetry", "util"]),
     ("telemetry", &["config", "util"]),
     ("config", &["message_crypto", "tls", "util"]),
     ("tls", &["util"]),

@@ -1,7 +1,14 @@
 //! What `/metrics` shows after calls, failures and pushes.
 
-use std::{collections::BTreeMap, fmt::Write, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 use tonic::Streaming;
-use wechat_simulator::{OFFICIAL_APP_ID, faults::Kind};
+use wechat_simulator::{Fault, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::{
     pb::{self, watch_audit_events_request::Start},
     testing::metrics::{INSTRUMENTS, Instrument},
@@ -18,7 +25,10 @@ use wechat_store_gateway::{
 use crate::{
     access::caller,
     listen_tls::Files,
-    support::{App, GET_CARD, SET_CARD, STABLE_TOKEN, nearby_profile, new_store, within},
+    support::{
+        App, CALLBACK_TOKEN, GET_CARD, MINI_PROGRAM_AES_KEY, SET_CARD, STABLE_TOKEN,
+        nearby_profile, new_store, with_deadline, within,
+    },
 };
 
 const ADD_STORE: &str = "/wxa/add_store";
@@ -39,10 +49,17 @@ struct Family {
 
 /// The parsed text of `/metrics`.
 #[derive(Debug)]
-struct Scrape(BTreeMap<String, Family>);
+pub(crate) struct Scrape(BTreeMap<String, Family>);
 
 impl Scrape {
+    /// Returns a new scrape. The gateway renders its metrics once a second at most, so the clock is advanced.
     async fn of(app: &App) -> Self {
+        app.clock.advance(Duration::from_secs(1));
+        Self::latest(app).await
+    }
+
+    /// Returns a scrape that can be a second old.
+    async fn latest(app: &App) -> Self {
         let (status, text) = app.ask("/metrics").await;
         assert_eq!(status, 200);
         Self::parse(&text)
@@ -51,12 +68,12 @@ impl Scrape {
     /// Waits until a scrape has what `has` looks for. Each scrape takes one of the few connections that an
     /// address may have, so there is a pause between two.
     async fn until(app: &App, has: impl Fn(&Self) -> bool) {
-        while !has(&Self::of(app).await) {
+        while !has(&Self::latest(app).await) {
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut families = BTreeMap::<String, Family>::new();
         for line in text.lines() {
             let words = Vec::from_iter(line.splitn(4, ' '));
@@ -93,7 +110,7 @@ impl Scrape {
     }
 
     /// Returns the sum of the series with this name that have these labels.
-    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let series = self.0.values().flat_map(|family| &family.series);
         let has = |all: &Labels| {
             labels.iter().all(|(label, value)| all.get(*label).is_some_and(|has| has == value))
@@ -286,6 +303,111 @@ async fn answered_calls_are_measured_by_code() {
     assert_eq!(scrape.sum("rpc_server_call_duration_seconds_count", &failed), 1.0);
 }
 
+/// The name of a write.
+const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
+
+/// Returns how many calls ended with a code, and how many of them failed because of their caller.
+async fn caused_by_caller(app: &App, code: &str) -> (f64, f64) {
+    let scrape = Scrape::of(app).await;
+    let count = |labels: &[_]| scrape.sum("rpc_server_call_duration_seconds_count", labels);
+    let code = ("rpc_status_code", code);
+    (count(&[code]), count(&[code, ("wechat_caused_by", "caller")]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_deadline_is_a_callers_failure() {
+    let app = App::with_sections("[limits]\ndefault_deadline_ms = 300").await;
+    app.fault(GET_CARD, Kind::Hold);
+    let request = || pb::GetStoreCardRequest { poi_id: "1".to_owned(), ..Default::default() };
+    app.cards().get_store_card(request()).await.expect_err("held");
+    assert_eq!(caused_by_caller(&app, "DEADLINE_EXCEEDED").await, (1.0, 0.0));
+    let hasty = with_deadline(request(), Duration::from_millis(500));
+    app.cards().get_store_card(hasty).await.expect_err("held");
+    assert_eq!(caused_by_caller(&app, "DEADLINE_EXCEEDED").await, (2.0, 1.0));
+    let patient = with_deadline(request(), Duration::from_secs(2));
+    app.cards().get_store_card(patient).await.expect_err("held");
+    assert_eq!(caused_by_caller(&app, "DEADLINE_EXCEEDED").await, (3.0, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_unknown_write_is_a_callers_failure() {
+    let app = App::start().await;
+    app.fault(ADD_STORE, Kind::ResetAfter);
+    app.fault("/wxa/get_store_list", Kind::Html502);
+    let store = new_store("2708071440732747189", "156718193518281");
+    let request = pb::AddStoreRequest { request_id: NAME.to_owned(), ..store };
+    app.stores().add_store(request.clone()).await.expect_err("lost");
+    assert_eq!(caused_by_caller(&app, "UNKNOWN").await, (1.0, 0.0));
+    app.stores().add_store(request).await.expect_err("still unknown");
+    assert_eq!(caused_by_caller(&app, "UNKNOWN").await, (2.0, 1.0));
+}
+
+/// Returns the numbers of missing tokens of the official account and of all accounts beyond the limit.
+async fn missing_tokens(app: &App) -> (f64, f64) {
+    let scrape = Scrape::of(app).await;
+    let of = |app_id| scrape.sum("wechat_token_missing", &[("wechat_app_id", app_id)]);
+    (of(OFFICIAL_APP_ID), of("other"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_never_arrives_is_missing() {
+    for (accounts, expected) in [(50, (1.0, 0.0)), (0, (0.0, 1.0))] {
+        let app = App::still_with_sections(&format!("[metrics]\naccounts = {accounts}")).await;
+        // Among the accounts beyond the limit, one has a token.
+        let profile = pb::ListNearbyPoisRequest::default();
+        app.nearby().list_nearby_pois(profile).await.expect("none yet");
+        assert_eq!(missing_tokens(&app).await, (0.0, 0.0));
+        app.fault(STABLE_TOKEN, refusal(40125));
+        app.read().await.expect_err("no token");
+        assert_eq!(missing_tokens(&app).await, expected);
+        // A failure of long ago does not count, because no call needs a token.
+        app.clock.advance(Duration::from_secs(15 * 60));
+        assert_eq!(missing_tokens(&app).await, (0.0, 0.0));
+        app.read().await.expect_err("no token");
+        assert_eq!(missing_tokens(&app).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_token_is_not_missing() {
+    let app = App::still().await;
+    app.wechat.refuse_next(STABLE_TOKEN, 40125);
+    app.read().await.expect_err("no token");
+    app.clock.advance(Duration::from_secs(61));
+    app.read().await.expect_err("no such store");
+    assert_eq!(missing_tokens(&app).await, (0.0, 0.0));
+    // It ends after two hours, and no call needs another one.
+    app.clock.advance(Duration::from_secs(3 * 3600));
+    assert_eq!(missing_tokens(&app).await, (0.0, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_accounts_with_callback_have_push_time() {
+    let mut app = App::start().await;
+    let callback =
+        format!("{{ token = \"{CALLBACK_TOKEN}\", aes_key = \"{MINI_PROGRAM_AES_KEY}\" }}");
+    app.change_settings(&format!("callback = {callback}"), "");
+    let app = app.restart().await;
+    let scrape = Scrape::of(&app).await;
+    let series = &scrape.0["wechat_callback_last_time_seconds"].series;
+    let series = Vec::from_iter(series.iter().map(|(_, labels, time)| (labels, *time)));
+    let labels = Labels::from([("wechat_app_id".to_owned(), OFFICIAL_APP_ID.to_owned())]);
+    assert_eq!(series, [(&labels, 0.0)], "{MINI_PROGRAM_APP_ID} has no callback");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oldest_submission_is_that_of_its_account() {
+    let app = App::start().await;
+    app.add_store(&app.places(1).await[0], "156718193518281").await;
+    let app = app.restart().await;
+    let name = "wechat_submission_oldest_time_seconds";
+    let counted = Scrape::until(&app, |scrape| scrape.sum(name, &[]) > 0.0);
+    within(SOON, counted).await;
+    let scrape = Scrape::of(&app).await;
+    let oldest = |app_id| scrape.sum(name, &[("wechat_app_id", app_id)]);
+    assert!(oldest(OFFICIAL_APP_ID) > 1e9 && oldest(MINI_PROGRAM_APP_ID) == 0.0, "{scrape:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_is_measured_when_it_ends() {
     let app = App::start().await;
@@ -329,6 +451,39 @@ async fn calls_to_wechat_are_counted_by_class() {
     // For HTTP, WeChat's refusal is a success.
     assert_eq!(requests(&refused), 1.0);
     assert!(requests(&[("url_template", GET_CARD), ("error_type", "lost")]) >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_scrapes_share_one_rendering() {
+    let app = App::still().await;
+    let texts = join_all((0..20).map(|_| app.ask("/metrics"))).await;
+    // The processor time and the connections of another rendering would differ.
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    app.read().await.expect_err("no such store");
+    let reads = [("rpc_method", "wechat.store.v1.CardService/GetStoreCard")];
+    let count = |scrape: Scrape| scrape.sum("rpc_server_call_duration_seconds_count", &reads);
+    app.clock.advance(Duration::from_millis(999));
+    assert_eq!(count(Scrape::latest(&app).await), 0.0, "it is not rendered again");
+    app.clock.advance(Duration::from_millis(1));
+    assert_eq!(count(Scrape::latest(&app).await), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unusual_http_status_counts_as_its_class() {
+    let app = App::start().await;
+    for code in [418, 451, 599, 404] {
+        app.wechat.fault(Fault::new(GET_CARD, Kind::Status { code, body: String::new() }));
+        app.read().await.expect_err("no reply");
+    }
+    let scrape = Scrape::of(&app).await;
+    let series = &scrape.0["http_client_request_duration_seconds"].series;
+    let statuses = series.iter().filter_map(|(_, labels, _)| {
+        let status = labels.get("http_response_status_code")?;
+        Some((&**status, labels.get("error_type").map(|error| &**error)))
+    });
+    let statuses = Vec::from_iter(BTreeSet::from_iter(statuses));
+    let failed = |status| (status, Some(status));
+    assert_eq!(statuses, [("200", None), failed("400"), failed("404"), failed("500")]);
 }
 
 /// Returns the table of `docs/metrics.md`.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,7 +35,10 @@ use wechat_store_gateway::{
     testing::{AppId, Clock, PoiId, Secret},
 };
 
-use crate::support::{is, nearby_profile, new_store, reason};
+use crate::{
+    metrics::Scrape,
+    support::{ask, is, nearby_profile, new_store, reason, with_deadline},
+};
 
 /// A request id that is not in the journal.
 const NAME: &str = "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d";
@@ -45,13 +49,19 @@ struct Failing {
     inner: Sqlite,
     /// The operation and its error.
     fails: Mutex<Option<(&'static str, Error)>>,
+    /// The operation that never ends.
+    hangs: Mutex<Option<&'static str>>,
     /// The operations that were used.
     used: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Failing {
-    fn reach(&self, verb: &'static str) -> Result<(), Error> {
+    async fn reach(&self, verb: &'static str) -> Result<(), Error> {
         self.used.lock().expect("no panic").insert(verb);
+        let hangs = *self.hangs.lock().expect("no panic") == Some(verb);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         match &*self.fails.lock().expect("no panic") {
             Some((fails, error)) if *fails == verb => Err(error.clone()),
             _ => Ok(()),
@@ -65,7 +75,7 @@ macro_rules! verbs {
         #[tonic::async_trait]
         impl $trait for Failing {$(
             async fn $verb(&self, $($name: $type),*) -> Result<$answer, Error> {
-                self.reach(stringify!($verb))?;
+                self.reach(stringify!($verb)).await?;
                 self.inner.$verb($($name),*).await
             }
         )+}
@@ -133,6 +143,7 @@ verbs! { State:
 struct Gateway {
     state: Arc<Failing>,
     channel: Channel,
+    admin: SocketAddr,
     clock: Clock,
     _folder: TempDir,
 }
@@ -169,10 +180,11 @@ impl Gateway {
         let settings = Settings::parse(&text, &Environment::new()).expect("good settings");
         let folder = tempfile::tempdir().expect("a folder");
         let inner = Sqlite::open(&folder.path().join("state.db"), clock.clone()).expect("a state");
-        let (fails, used) = (Mutex::default(), Mutex::default());
-        let state = Arc::new(Failing { inner, fails, used });
+        let (fails, hangs, used) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let state = Arc::new(Failing { inner, fails, hangs, used });
         let listeners = Listeners::bind(&settings).await.expect("free ports");
         let address = listeners.grpc.local_addr().expect("bound");
+        let admin = listeners.admin.local_addr().expect("bound");
         tokio::spawn(app::run_with_state(
             state.clone(),
             settings,
@@ -184,7 +196,7 @@ impl Gateway {
         ));
         let channel = Channel::from_shared(format!("http://{address}"));
         let channel = channel.expect("a URL").connect().await.expect("the gateway listens");
-        Self { state, channel, clock, _folder: folder }
+        Self { state, channel, admin, clock, _folder: folder }
     }
 
     /// Calls an RPC that uses the state. All work of earlier calls has ended by then.
@@ -346,4 +358,29 @@ async fn failing_state_is_state_unavailable_for_every_verb() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_operation_has_age_and_is_recorded() {
+    let gateway = Gateway::start().await;
+    *gateway.state.hangs.lock().expect("no panic") = Some("submissions");
+    let scrape = async || {
+        let (status, text) = ask(gateway.admin, "/metrics").await;
+        assert_eq!(status, 200);
+        Scrape::parse(&text)
+    };
+    let request = pb::ListSubmissionsRequest::default();
+    let mut audits = AuditServiceClient::new(gateway.channel.clone());
+    let request = with_deadline(request, Duration::from_secs(3));
+    let (answer, aged) = tokio::join!(audits.list_submissions(request), async {
+        while scrape().await.sum("wechat_state_operation_age_seconds", &[]) < 0.1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    });
+    assert_eq!(answer.expect_err("hung").code(), Code::DeadlineExceeded);
+    assert!(aged);
+    let abandoned = [("wechat_state_operation", "submissions"), ("error_type", "abandoned")];
+    let count = scrape().await.sum("wechat_state_operation_duration_seconds_count", &abandoned);
+    assert!(count >= 1.0, "{count}");
 }

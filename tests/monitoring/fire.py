@@ -6,7 +6,7 @@
 It starts one gateway with a simulated WeChat for each fault, a healthy one beside them, and a Prometheus that scrapes
 all of them. Prometheus uses deploy/prometheus/rules.yaml, with one change: a minute is two seconds, in `for` and in
 the ranges of expressions. Each second has a scrape and an evaluation. Thresholds are unchanged. What must be old was made by
-an earlier process whose clock was set back with libfaketime.
+an earlier process whose clock was set back with libfaketime. Some worlds have a fault that no alert should report.
 
 At the end, each world's folder has the text of /metrics in metrics.txt.
 """
@@ -35,6 +35,19 @@ DASHBOARD = DEPLOY / "grafana/wechat-store-gateway.json"
 NEARBY = json.loads((DEPLOY.parent / "tests/documented/nearby/addnearbypoi.json").read_text(encoding="utf-8"))["request"]
 KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 OFFICIAL, MINI_PROGRAM = "wx0000000000000001", "wx0000000000000002"
+EARLIER = {"LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "FAKETIME": "-8d", "DONT_FAKE_MONOTONIC": "1"}
+# A disk that does not end a sync while the file HANG exists.
+HANGING_DISK = r"""
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void hang(void) {
+    while (access(getenv("HANG"), F_OK) == 0) usleep(50000);
+}
+int fsync(int file) { hang(); return syscall(SYS_fsync, file); }
+int fdatasync(int file) { hang(); return syscall(SYS_fdatasync, file); }
+"""
 PROMETHEUS = 28960
 # Below those that the system hands out itself, and beside those of the step `clients`.
 FIRST_PORT = 28961
@@ -77,7 +90,7 @@ class World:
 
     number = 0
 
-    def __init__(self, name, settings="", secret="official-secret", audit=None, listen=""):
+    def __init__(self, name, settings="", secret="official-secret", audit=None, listen="", pushed=True):
         self.name = name
         base = FIRST_PORT + 4 * World.number
         World.number += 1
@@ -85,7 +98,7 @@ class World:
         self.folder = FOLDER / name
         self.folder.mkdir(parents=True)
         self.settings = self.folder / "settings.toml"
-        callback = f'{{ token = "callback-token", aes_key = "{KEY}" }}'
+        callback = f'callback = {{ token = "callback-token", aes_key = "{KEY}" }}' if pushed else ""
         self.settings.write_text(
             f"""
 [listen]
@@ -103,13 +116,13 @@ app_id = "{OFFICIAL}"
 kind = "official"
 default = true
 secret = "{secret}"
-callback = {callback}
+{callback}
 [[accounts]]
 app_id = "{MINI_PROGRAM}"
 kind = "mini_program"
 default = true
 secret = "mini-program-secret"
-callback = {callback}
+{callback}
 """
         )
         self.log = open(self.folder / "log", "w")
@@ -144,11 +157,15 @@ callback = {callback}
 
         threading.Thread(target=repeat, daemon=True).start()
 
-    def read(self, method="StoreService/ListStores", pause=0.1):
-        """Calls a method with an empty request until the end of the test."""
+    def method(self, name):
+        """Returns a function that calls a method."""
         channel = grpc.insecure_channel(self.grpc)
-        call = channel.unary_unary(f"/wechat.store.v1.{method}", lambda sent: sent, lambda received: received)
-        self.again(lambda _: call(b"", timeout=30), pause)
+        return channel.unary_unary(f"/wechat.store.v1.{name}", lambda sent: sent, lambda received: received)
+
+    def read(self, method="StoreService/ListStores", pause=0.1, timeout=30):
+        """Calls a method with an empty request until the end of the test."""
+        call = self.method(method)
+        self.again(lambda _: call(b"", timeout=timeout), pause)
         return self
 
     def event(self, number, **fields):
@@ -227,10 +244,10 @@ def slow():
 
 
 def secret():
-    """The secret is wrong."""
-    world = World("secret", secret="another-secret")
+    """The secret is wrong. No account has series of its own, and the other one has a token."""
+    world = World("secret", secret="another-secret", settings="[metrics]\naccounts = 0")
     world.serve()
-    return world.read()
+    return world.read().read("NearbyService/ListNearbyPois")
 
 
 def whitelist():
@@ -255,8 +272,7 @@ def quota():
 def old():
     """A write has had an unknown outcome, and a review has been open, for eight days. No push came."""
     world = World("old", settings="[audit]\npoll_after_hours = 0")
-    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-    world.serve(LD_PRELOAD=library, FAKETIME="-8d", DONT_FAKE_MONOTONIC="1")
+    world.serve(**EARLIER)
     assert world.call("MapPoiService/CreateMapPoi", **place(1)) == 0, "the review begins"
     world.control("faults", {"path": "/wxa/create_map_poi", "kind": "reset_after"})
     # UNKNOWN
@@ -264,6 +280,84 @@ def old():
     end(world.gateway)
     world.serve()
     return world.read()
+
+
+def polled():
+    """A review has been open for eight days, and no account has a callback."""
+    world = World("polled", settings="[audit]\npoll_after_hours = 0", pushed=False)
+    world.serve(**EARLIER)
+    assert world.call("MapPoiService/CreateMapPoi", **place(1)) == 0, "the review begins"
+    end(world.gateway)
+    world.serve()
+    return world.read()
+
+
+def recovered():
+    """WeChat failed to give a token for a while. Then it gave one, and no call followed."""
+    world = World("recovered")
+    world.serve()
+    world.control("faults", fault("/cgi-bin/stable_token", "html502") | {"times": 3})
+    assert world.call("StoreService/ListStores") != 0, "there is no token"
+    until("a token", lambda: world.call("StoreService/ListStores") == 0)
+    return world
+
+
+def impatient():
+    """Callers give calls less time than WeChat needs, and repeat a write whose outcome is unknown."""
+    world = World("impatient")
+    world.serve()
+    write = {**place(1), "requestId": "0d5f1c3a-5f0e-4d7e-9c55-0a3f5f1c2b6d"}
+    world.control("faults", {"path": "/wxa/create_map_poi", "kind": "reset_after"})
+    # UNKNOWN. WeChat caused this one, and the caller the others.
+    assert world.call("MapPoiService/CreateMapPoi", **place(2)) == 66, "the outcome is unknown"
+    world.control("faults", {"path": "/wxa/create_map_poi", "kind": "reset_after"})
+    assert world.call("MapPoiService/CreateMapPoi", **write) == 66, "the outcome is unknown"
+    world.again(lambda _: world.call("MapPoiService/CreateMapPoi", **write), 0.5)
+    world.control("faults", fault("/wxa/get_store_list", {"latency": {"ms": 700}}))
+    return world.read(timeout=0.4)
+
+
+def moved():
+    """The file of the state is away for a moment now and then, and each time one call fails."""
+    world = World("moved")
+    world.serve()
+    call, file = world.method("AuditService/ListSubmissions"), world.folder / "state.db"
+
+    def fails():
+        try:
+            call(b"", timeout=5)
+        except grpc.RpcError:
+            return True
+        return False
+
+    def back():
+        return (world.folder / "log").read_text().count("the state file is in place again")
+
+    def move(_):
+        before = back()
+        file.rename(world.folder / "moved.db")
+        until("a failure", fails)
+        (world.folder / "moved.db").rename(file)
+        until("a state", lambda: back() > before)
+        # So that one failure is a small part of the calls.
+        for _ in range(30):
+            call(b"", timeout=5)
+
+    world.again(move, 5)
+    return world
+
+
+def hung():
+    """The disk does not end a sync."""
+    world = World("hung")
+    library, file = world.folder / "hang.so", world.folder / "hang"
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-o", library, "-"], input=HANGING_DISK, text=True, check=True)
+    world.serve(LD_PRELOAD=str(library), HANG=str(file))
+    world.read()
+    file.touch()
+    # It has no answer before the end of the test.
+    threading.Thread(target=world.event, args=(1,), daemon=True).start()
+    return world
 
 
 def state():
@@ -377,7 +471,12 @@ WORLDS = {
     refused: ["TokenRefused", "CallsFail"],
     quota: ["QuotaSpent"],
     old: ["WriteUnknown", "ReviewsOverdue", "PushesMissing"],
+    polled: ["ReviewsOverdue"],
+    recovered: [],
+    impatient: ["WriteUnknown"],
+    moved: [],
     state: ["StateFailing", "CallsFail"],
+    hung: ["StateFailing", "StateSlow?", "PushesRefused?", "CallsFail?"],
     locked: ["StateSlow", "StateFailing?", "PushesRefused?", "EventsLate?"],
     forged: ["PushesRefused"],
     # These write much, so a busy disk shows here first.
@@ -424,7 +523,7 @@ def query(path):
 def firing():
     """Returns the alerts that fire now, as pairs of world and alert."""
     alerts = (alert for alert in query("alerts")["alerts"] if alert["state"] == "firing")
-    return {(alert["labels"]["job"].removeprefix(JOB), alert["labels"]["alertname"]) for alert in alerts}
+    return {(alert["labels"].get("job", "").removeprefix(JOB), alert["labels"]["alertname"]) for alert in alerts}
 
 
 def without_data():
@@ -448,6 +547,8 @@ def main():
     left = names - {alert for _, alert in expected}
     assert not left, f"no world makes these alerts fire: {', '.join(sorted(left))}"
     prometheus(worlds)
+    # Prometheus begins to scrape after some seconds, and the two minutes of GatewayDown are four seconds here.
+    until("the first scrapes", lambda: query("query?query=up")["result"] and ("", "GatewayDown") not in firing())
     started, seen = time.monotonic(), set()
     while not expected <= seen and time.monotonic() < started + LIMIT:
         time.sleep(0.5)

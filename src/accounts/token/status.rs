@@ -5,6 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Error, Tokens};
 use crate::util::clock::Clock;
 
+/// An account whose last refresh failed longer ago has no calls that need a token.
+const FAILURE_LIFE: Duration = Duration::from_secs(15 * 60);
+
 /// The state of an account's token in this process.
 #[derive(Debug)]
 pub(crate) struct TokenStatus {
@@ -32,6 +35,17 @@ impl Tokens {
     pub(crate) fn age(&self) -> Option<Duration> {
         let token = self.current()?;
         Some(self.clock.now().duration_since(token.fetched_at))
+    }
+
+    /// Returns true if there is no valid token, and the last refresh failed a short time ago.
+    pub(crate) fn is_missing(&self) -> bool {
+        if self.current().is_some() {
+            return false;
+        }
+        let (now, state) = (self.clock.now(), self.lock());
+        // A success removes the failure, but not the last failure.
+        let failed_at = state.failure.as_ref().and(state.last_failure.as_ref());
+        failed_at.is_some_and(|(_, at)| now.duration_since(*at) < FAILURE_LIFE)
     }
 
     /// Returns the state of the token. Fetches nothing.
