@@ -145,6 +145,7 @@ impl Inner {
         let (head, body) = request.into_parts();
         let table = self.table.load_full();
         let account = table.account(head.uri.path());
+        let mut trace = PushTrace::none();
         let answer = match (account, &head.method) {
             (None, _) => {
                 Err(Refusal::new(StatusCode::NOT_FOUND, "no account has this callback path"))
@@ -153,7 +154,7 @@ impl Inner {
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
             (Some(account), &Method::GET) => self.echo(&table, account, &head),
             (Some(account), &Method::POST) => {
-                let trace = PushTrace::begin(&account.app_id, &head, &self.sampler);
+                trace = PushTrace::begin(&account.app_id, &head, &self.sampler);
                 let answer = self.receive(&table, account, &head, body, &trace).await;
                 trace.end(answer.as_ref().map_or_else(|refusal| refusal.status, Response::status));
                 answer
@@ -165,7 +166,7 @@ impl Inner {
         };
         answer.unwrap_or_else(|refusal| {
             if head.method != Method::HEAD {
-                refusal.log(account);
+                refusal.log(account, &trace);
                 self.metrics.count_push(refusal.name());
             }
             let mut response = Response::default();
@@ -213,7 +214,7 @@ impl Inner {
             let position = self.store(event).await?;
             trace.stored(&event_id, position, &self.audits).await;
             if let Err(malformed) = &message {
-                account.unreadable(*malformed, &event_id);
+                account.unreadable(*malformed, &event_id, trace);
             }
         }
         // A target with a list of message names does not receive unreadable messages.
@@ -224,6 +225,7 @@ impl Inner {
                     query: head.uri.query().unwrap_or_default().to_owned(),
                     content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
                     body,
+                    trace_id: trace.id(),
                 };
                 let targets = callback.forward_to.iter().filter(|target| target.wants(name));
                 relay.pass_on(&push, targets).await?
@@ -235,7 +237,8 @@ impl Inner {
             (Ok(_), true) => "stored",
             (Ok(_), false) => "ignored",
         });
-        tracing::debug!(app_id = %account.app_id, name, stored, "accepted a push");
+        let (app_id, trace_id) = (&account.app_id, trace.id());
+        tracing::debug!(%app_id, %trace_id, name, stored, "accepted a push");
         Ok(match reply {
             Some(reply) => respond(reply.content_type, reply.body),
             None => respond(None, Bytes::from_static(b"success")),
@@ -306,11 +309,11 @@ impl Inner {
 
 impl Account {
     /// Logs that an unreadable push was kept.
-    fn unreadable(&self, malformed: Malformed, event_id: &str) {
-        let Self { app_id, .. } = self;
+    fn unreadable(&self, malformed: Malformed, event_id: &str, trace: &PushTrace) {
+        let (Self { app_id, .. }, trace_id) = (self, trace.id());
         let text = "kept an unreadable push unchanged";
         if let Some(unlogged) = telemetry::may_log(text, &format!("{app_id} {malformed}")) {
-            tracing::warn!(%app_id, event_id, reason = %malformed, unlogged, "{text}");
+            tracing::warn!(%app_id, %trace_id, event_id, reason = %malformed, unlogged, "{text}");
         }
     }
 
@@ -386,13 +389,14 @@ struct Refusal {
 impl Refusal {
     /// Logs the refusal, unless many of its kind were logged recently, because anyone can send such
     /// requests.
-    fn log(&self, account: Option<&Account>) {
-        let Self { status, reason } = self;
+    fn log(&self, account: Option<&Account>, trace: &PushTrace) {
+        let (Self { status, reason }, trace_id) = (self, trace.id());
         let app_id = account.map(|account| account.app_id.as_str());
         let text = "refused a push";
         let cause = format!("{} {reason}", app_id.unwrap_or_default());
         if let Some(unlogged) = telemetry::may_log(text, &cause) {
-            tracing::warn!(app_id, status = status.as_u16(), reason, unlogged, "{text}");
+            let status = status.as_u16();
+            tracing::warn!(app_id, %trace_id, status, reason, unlogged, "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ use ::http::{HeaderValue, header};
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use opentelemetry::TraceId;
 
 use crate::{
     config::ForwardTo,
@@ -27,6 +28,8 @@ pub(super) struct Push {
     pub(super) query: String,
     pub(super) content_type: Option<HeaderValue>,
     pub(super) body: Bytes,
+    /// For the log.
+    pub(super) trace_id: TraceId,
 }
 
 /// A target's answer for WeChat.
@@ -99,7 +102,8 @@ impl Relay {
             if body.len() + chunk.len() > REPLY_LIMIT {
                 // The target accepted the push, so a reply that is too long is no reason to send it
                 // again.
-                tracing::warn!("the reply of a relay target is too long to pass back");
+                let trace_id = push.trace_id;
+                tracing::warn!(%trace_id, "the reply of a relay target is too long to pass back");
                 return Ok(Reply { content_type: None, body: Bytes::new() });
             }
             body.extend_from_slice(&chunk);

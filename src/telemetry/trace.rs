@@ -96,11 +96,13 @@ impl Trace {
         );
         // This only fails if there is no exporter, and then nothing is sampled.
         let _ = span.set_parent(parent);
-        let own = span.context().span().span_context().trace_id();
-        if own != TraceId::INVALID {
-            self.id = own;
-        }
-        self.span = span;
+        *self = Self { id: id_of(&span).unwrap_or(self.id), span, started: self.started };
+    }
+
+    /// Returns the trace of work that has begun with this span. It has an id even if the span is disabled.
+    pub(crate) fn of(span: Span) -> Self {
+        let trace = Self::none();
+        Self { id: id_of(&span).unwrap_or(trace.id), span, ..trace }
     }
 
     /// Returns a trace for work that belongs to no call. It is not sampled.
@@ -180,6 +182,12 @@ impl Trace {
             _ => log!(info),
         }
     }
+}
+
+/// Returns the trace id of a span. `None` if the span is not traced.
+fn id_of(span: &Span) -> Option<TraceId> {
+    let id = span.context().span().span_context().trace_id();
+    (id != TraceId::INVALID).then_some(id)
 }
 
 /// Links a span to the span of an earlier call. Does nothing if either is not traced.

@@ -190,7 +190,8 @@ async fn receives_one_trace_per_call(
 async fn push_links_to_the_trace_of_its_submission() {
     let (receiver, otlp) = Receiver::start().await;
     let always = ("OTEL_TRACES_SAMPLER", "always_on");
-    let sandbox = Sandbox::start("linked", &format!("http://{otlp}"), &[always]).await;
+    let lines = ("RUST_LOG", "info,wechat_store_gateway::push=debug");
+    let sandbox = Sandbox::start("linked", &format!("http://{otlp}"), &[always, lines]).await;
     let mut nearby = NearbyServiceClient::new(sandbox.channel.clone());
     let added = nearby.add_nearby_poi(new_place()).await.expect("submitted");
     let trace_id = added.metadata().get("x-trace-id").expect("an id").to_str().expect("ASCII");
@@ -236,6 +237,9 @@ async fn push_links_to_the_trace_of_its_submission() {
         assert_eq!(attribute(push, key).as_deref(), Some(value), "{key}");
     }
     assert_eq!(attribute(push, "url.query"), None, "it has the signature");
+    let line = log.lines().find(|line| line.contains("accepted a push")).expect("a line");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["trace_id"], hex(&push.trace_id), "{line}");
 }
 
 #[test]
