@@ -144,6 +144,9 @@ impl Context {
         let mut check = Check::default();
         let app_id = check.name("app_id", message.take_app_id());
         let request_id = check.uuid("request_id", &message.take_request_id());
+        if request_id.is_some() {
+            progress.allow_repeat();
+        }
         progress.note(|write| {
             // Another text could be anything, even a telephone number.
             if is_app_id(&app_id) {
@@ -297,9 +300,12 @@ pub(crate) struct WriteNames {
 }
 
 impl Progress {
-    /// Returns the progress of a write that has just arrived.
-    pub(crate) fn of_write() -> Self {
-        Self(Arc::new(Noted { write: Some(Box::default()), ..Noted::default() }))
+    /// Returns the progress of a write that has just arrived. If the write must be executed only `once`, the client
+    /// must not repeat it until its `request_id` is known. The gateway could not tell such a repeat from one of a
+    /// write that was sent, and would refuse it.
+    pub(crate) fn of_write(once: bool) -> Self {
+        let (once, write) = (AtomicBool::new(once), Some(Box::default()));
+        Self(Arc::new(Noted { once, write, ..Noted::default() }))
     }
 
     /// Returns true if the call writes.
@@ -325,6 +331,11 @@ impl Progress {
     /// Notes that the client must not send the call again by itself.
     pub(crate) fn forbid_repeat(&self) {
         self.0.once.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the journal recognizes a repeat of the call.
+    fn allow_repeat(&self) {
+        self.0.once.store(false, Ordering::Relaxed);
     }
 
     /// Returns true if the client may send the call again by itself.

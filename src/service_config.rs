@@ -158,6 +158,12 @@ pub(crate) fn json() -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&config)?)
 }
 
+/// Returns true if WeChat must not execute the write at this path twice. A repeat then needs a `request_id`.
+pub(crate) fn is_sent_once(path: &str) -> bool {
+    let method = path.strip_prefix("/wechat.store.v1.");
+    WRITES.iter().any(|(name, safety)| Some(*name) == method && matches!(safety, Safety::Once(_)))
+}
+
 /// Returns every RPC of the contract.
 fn rpcs() -> anyhow::Result<impl Iterator<Item = MethodDescriptor>> {
     let pool = DescriptorPool::decode(pb::DESCRIPTORS)?;

@@ -32,7 +32,8 @@ use wechat_store_gateway::pb::{
 use crate::{
     access,
     issuer::{KeyServer, Signer, answer, encode, key_set},
-    support::{App, GET_CARD, SET_CARD, is, reason, within},
+    service_config::pushback,
+    support::{App, GET_CARD, SET_CARD, is, new_store, reason, within},
     tls::Authority,
 };
 
@@ -335,6 +336,12 @@ async fn missing_keys_make_caller_retry() {
     assert_eq!(reason(&status), is(Code::Unavailable, "ISSUER_UNAVAILABLE"));
     assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
     assert_eq!(app.count(GET_CARD), 0);
+    assert_ne!(pushback(&status), Some("-1"), "a library may repeat a read");
+    // The gateway does not know yet whether this one has a request_id, so it could not recognize the repeat.
+    let store = with_token(new_store("2708071440732747189", "0001"), &token);
+    let status = app.stores().add_store(store).await.expect_err("no keys");
+    assert_eq!(reason(&status), is(Code::Unavailable, "ISSUER_UNAVAILABLE"));
+    assert_eq!(pushback(&status), Some("-1"));
     server.set_keys(&[&signer]);
     app.clock.advance(Duration::from_secs(30));
     assert!(is_allowed(&app, &token).await);

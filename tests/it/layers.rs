@@ -27,17 +27,17 @@ const ROOMS: &[(&str, &[&str])] = &[
         "accounts", "call", "callers", "config", "message_crypto", "metrics", "state", "tls", "util",
         "wechat",
     ]),
-    ("service_config", &["config", "pb", "wechat"]),
     ("live", &["config", "systemd", "telemetry"]),
     ("push", &["config", "events", "message_crypto", "metrics", "pb", "state", "telemetry", "util"]),
     ("server", &[
-        "activity", "callers", "config", "context", "errors", "metrics", "pb", "service", "state",
-        "telemetry", "tls", "util",
+        "activity", "callers", "config", "context", "errors", "metrics", "pb", "service",
+        "service_config", "state", "telemetry", "tls", "util",
     ]),
     ("service", &[
         "accounts", "call", "callers", "context", "errors", "events", "pb", "recovery", "state",
         "translate", "util", "validate", "wechat", "writes",
     ]),
+    ("service_config", &["config", "pb", "wechat"]),
     ("errors", &[
         "accounts", "call", "callers", "context", "events", "journal", "pb", "state", "telemetry",
         "translate", "util", "validate", "wechat", "writes",

@@ -11,7 +11,7 @@ use wechat_store_gateway::pb;
 
 use crate::{
     documented::{AfterLostReply, examples},
-    support::{App, GET_CARD, is, new_store, reason, with_deadline},
+    support::{App, GET_CARD, is, new_map_poi, new_store, reason, with_deadline},
 };
 
 const ADD_STORE: &str = "/wxa/add_store";
@@ -81,7 +81,7 @@ fn again<T>(message: T) -> Request<T> {
     request
 }
 
-fn pushback(status: &Status) -> Option<&str> {
+pub(crate) fn pushback(status: &Status) -> Option<&str> {
     status.metadata().get("grpc-retry-pushback-ms").map(|value| value.to_str().expect("ASCII"))
 }
 
@@ -120,6 +120,21 @@ async fn library_leaves_nameless_write_to_caller() {
         assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
         assert_eq!(pushback(&status), expected);
     }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn library_leaves_early_nameless_failure_to_caller() {
+    let app = App::start().await;
+    app.fault("/wxa/get_district", Kind::Html502);
+    for (request_id, expected) in [(NAME, None), ("", Some("-1"))] {
+        let request_id = request_id.to_owned();
+        let request = pb::CreateMapPoiRequest { request_id, ..new_map_poi() };
+        let status = app.map_pois().create_map_poi(request).await.expect_err("no districts");
+        assert_eq!(reason(&status), is(Code::Unavailable, "WECHAT_UNREACHABLE"));
+        assert_eq!(pushback(&status), expected);
+    }
+    assert_eq!(app.count("/wxa/create_map_poi"), 0);
     app.stop().await;
 }
 

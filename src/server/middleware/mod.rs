@@ -35,7 +35,7 @@ use crate::{
     errors::{Unfit, status},
     metrics::{Metrics, Running},
     pb::{self, Access},
-    service,
+    service, service_config,
     telemetry::{Sampler, Trace, may_log},
     tls::ClientCertificate,
     util::{
@@ -567,7 +567,7 @@ where
         let access = pb::access(request.uri().path());
         let progress = match access {
             None | Some(Access::Read) => Progress::default(),
-            Some(_) => Progress::of_write(),
+            Some(_) => Progress::of_write(service_config::is_sent_once(request.uri().path())),
         };
         // Some libraries do not send the timeout of a service config.
         let time_of_caller = head.timeout.unwrap_or(self.rules.default_deadline);
