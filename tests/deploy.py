@@ -26,6 +26,16 @@ WRONG_VALUES = {
     "state.kind=redis": "state.redis.secretName is missing",
     "secret.create=true": "secret.create needs secret.data",
     "tls.clientCa=true": "tls.clientCa needs tls.secretName",
+    "tls.admin=true": "tls.admin needs tls.secretName",
+    # The default settings have callers = "anyone".
+    "networkPolicy.enabled=false": 'callers = "anyone" needs networkPolicy.enabled=true',
+    "service.type=LoadBalancer": 'callers = "anyone" needs service.type=ClusterIP',
+    "service.type=NodePort": 'callers = "anyone" needs service.type=ClusterIP',
+    "env[0].name=WECHAT_STORE_GATEWAY__CALLERS,env[0].value=anyone,settings=a = 1,networkPolicy.enabled=false": "networkPolicy.enabled=true",
+    "settings=[listen.admin_tls]": "set tls.secretName and tls.admin",
+    "settings=[listen.tls]": "set tls.secretName and tls.admin",
+    "settings=listen.admin_tls.key = 'a'": "set tls.secretName and tls.admin",
+    "env[0].name=WECHAT_STORE_GATEWAY__LISTEN__ADMIN_TLS__KEY,env[0].value=a": "set tls.secretName and tls.admin",
     "image.tags=1": "additional properties 'tags' not allowed",
     "state.kind=pg": "must be one of 'sqlite', 'redis'",
     "image.digest=sha256:1": "does not match pattern",
@@ -220,6 +230,35 @@ def make_files(folder):
     (folder / "kubernetes.io/serviceaccount/token").write_text("token")
 
 
+def check_listen(helm):
+    """A change of `tls` makes new pods, and the probes follow the admin port. Other settings make no new pods."""
+    def pod(*options):
+        options = [part for option in options for part in ("--set", option)]
+        return objects(render(helm, *options))["Deployment", "wechat-store-gateway"]["spec"]["template"]
+
+    def sums(*options):
+        return pod("tls.secretName=tls", *options)["metadata"]["annotations"]["checksum/listen"]
+
+    assert len({sums(), sums("tls.clientCa=true"), sums("tls.admin=true")}) == 3
+    assert sums() == sums("settings=a = 1")
+    assert "annotations" not in pod()["metadata"]
+    for options, scheme in [((), None), (("tls.secretName=tls",), None), (("tls.secretName=tls", "tls.admin=true"), "HTTPS")]:
+        container = pod(*options)["spec"]["containers"][0]
+        probes = [container[f"{name}Probe"].get("httpGet") for name in ("startup", "readiness", "liveness")]
+        assert {probe.get("scheme") for probe in probes if probe} == {scheme}, probes
+    # Named callers prove who they are, so they may come from anywhere.
+    render(helm, "--set", "settings=a = 1,service.type=LoadBalancer,networkPolicy.enabled=false")
+    print("chart: new pods for a change of tls, and probes that follow it")
+
+
+def check_admin_port(rendered):
+    """Only pods that are named can reach the admin port."""
+    policy = next(one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "NetworkPolicy")
+    rules = [rule for rule in policy["spec"]["ingress"] if {"port": "admin"} in rule["ports"]]
+    for peer in [peer for rule in rules for peer in rule["from"]]:
+        assert peer.get("podSelector") and all(peer.values()), f"every pod reaches the admin port: {peer}"
+
+
 def check_monitoring(rendered):
     """The operator's objects have the rules of deploy/prometheus, and select the Service with the admin port."""
     found = {one["kind"]: one for one in yaml.safe_load_all(rendered) if one and "coreos.com" in one["apiVersion"]}
@@ -252,12 +291,14 @@ def main():
     assert linted.returncode == 0, linted.stdout + linted.stderr
     check_kubernetes(helm)
     check_refusals(helm)
+    check_listen(helm)
     os.makedirs(out, exist_ok=True)
     for values in [None, *sorted((CHART / "ci").glob("*.yaml"))]:
         name = values.stem if values else "default"
         rendered = render(helm, *(["--values", str(values)] if values else []))
         check_selectors(rendered)
         check_pod(gateway, name, rendered)
+        check_admin_port(rendered)
         if name == "everything":
             check_monitoring(rendered)
         Path(out, f"{name}.yaml").write_text(rendered)

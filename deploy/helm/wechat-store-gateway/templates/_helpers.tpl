@@ -45,6 +45,40 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if or .Values.autoscaling.enabled (gt (int .Values.replicas) 1) -}}yes{{- end -}}
 {{- end -}}
 
+{{/* The names of the variables in `env`, each on a line. */}}
+{{- define "variables" -}}
+{{- range .Values.env }}
+{{ .name }}={{ .value }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether no caller proves its identity. Not fromToml: Helm 3 lacks it before 3.17. */}}
+{{- define "servesAnyone" -}}
+{{- if or (regexMatch `(?m)^\s*["']?callers["']?\s*=\s*["']anyone["']` .Values.settings) (regexMatch `(?mi)^WECHAT_STORE_GATEWAY__CALLERS=` (include "variables" .)) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Whether the settings encrypt a port beside the chart. */}}
+{{- define "hasOwnTls" -}}
+{{- if or (regexMatch `(?m)^\s*\[\s*listen\s*\.\s*(admin_)?tls\s*\]` .Values.settings) (regexMatch `(?m)^\s*(listen\s*\.\s*)?(admin_)?tls(\s*\.\s*\w+)?\s*=` .Values.settings) (regexMatch `(?mi)^WECHAT_STORE_GATEWAY__LISTEN__(ADMIN_)?TLS__` (include "variables" .)) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The part of the settings that follows from `tls`. It is read at the start of the process. */}}
+{{- define "listen" -}}
+{{- if .Values.tls.secretName -}}
+[listen.tls]
+certificate = "/run/secrets/tls/tls.crt"
+key = "/run/secrets/tls/tls.key"
+{{- if .Values.tls.clientCa }}
+client_ca = "/run/secrets/tls/ca.crt"
+{{- end }}
+{{- if .Values.tls.admin }}
+[listen.admin_tls]
+certificate = "/run/secrets/tls/tls.crt"
+key = "/run/secrets/tls/tls.key"
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Fails for values that only together are wrong. */}}
 {{- define "check" -}}
 {{- if and (include "isSeveral" .) (ne .Values.state.kind "redis") -}}
@@ -56,16 +90,38 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and .Values.tls.clientCa (not .Values.tls.secretName) -}}
 {{- fail "tls.clientCa needs tls.secretName: without TLS no client shows a certificate" -}}
 {{- end -}}
+{{- if and .Values.tls.admin (not .Values.tls.secretName) -}}
+{{- fail "tls.admin needs tls.secretName: the Secret with the certificate" -}}
+{{- end -}}
+{{- if include "hasOwnTls" . -}}
+{{- fail "the settings have TLS of their own, which the probes and the Service do not know: set tls.secretName and tls.admin instead of listen.tls and listen.admin_tls" -}}
+{{- end -}}
+{{- if include "servesAnyone" . -}}
+{{- if not .Values.networkPolicy.enabled -}}
+{{- fail "callers = \"anyone\" needs networkPolicy.enabled=true: otherwise every pod of the cluster may do everything. Or name each program in [[callers]]" -}}
+{{- end -}}
+{{- if ne .Values.service.type "ClusterIP" -}}
+{{- fail (printf "callers = \"anyone\" needs service.type=ClusterIP: a %s lets everyone who reaches it do everything. Name each program in [[callers]]" .Values.service.type) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.secret.create (not .Values.secret.data) -}}
 {{- fail "secret.create needs secret.data" -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "probe" -}}
-{{- if .Values.tls.secretName -}}
+{{- define "livez" -}}
 httpGet:
   path: /livez
   port: admin
+  {{- if .Values.tls.admin }}
+  # The kubelet does not check the certificate.
+  scheme: HTTPS
+  {{- end }}
+{{- end -}}
+
+{{- define "probe" -}}
+{{- if .Values.tls.secretName -}}
+{{ include "livez" . }}
 {{- else -}}
 grpc:
   port: 50051
