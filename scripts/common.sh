@@ -27,6 +27,11 @@ has() {
 # It works for seconds, so its own compilation should be short.
 has_deb() { has cargo-deb 3.8.0 --debug; }
 
+# buf comes from npm.
+has_buf() {
+  command -v npm >/dev/null && npm install --silent --no-audit --no-fund --prefix "$tools/buf" @bufbuild/buf@1.75.0
+}
+
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {
