@@ -22,7 +22,7 @@ use tokio_util::{
 use tonic::service::Routes;
 
 use crate::{
-    accounts::Registry,
+    accounts::{Registry, Services},
     activity::ActivityLog,
     call::Calls,
     callers::Callers,
@@ -258,8 +258,10 @@ impl App {
         let state = Measured::new(state, metrics.clone(), clock.clone());
         let state: Arc<dyn State> = Arc::new(state);
         let client = Client::new(&settings.wechat, &clock, metrics.clone())?;
-        let Settings { accounts, limits, .. } = &settings;
-        let registry = Registry::new(accounts, limits, &client, &state, &clock);
+        let Settings { accounts, platforms, limits, .. } = &settings;
+        let services =
+            Services { client: client.clone(), state: state.clone(), clock: clock.clone() };
+        let registry = Registry::new(accounts, platforms, limits, services);
         let calls = Calls::new(registry.clone(), client, state.clone(), clock.clone());
         let activity = activity(&settings, metrics.clone())?;
         let callers = Callers::new(&settings, &clock);
@@ -268,6 +270,7 @@ impl App {
         let receiver = Receiver::new(
             &settings,
             rooms.audits.clone(),
+            registry.platforms().clone(),
             clock.clone(),
             sampler.clone(),
             metrics.clone(),
@@ -375,7 +378,7 @@ impl App {
         let socket = socket.transpose().map_err(|error| vec![error])?;
 
         self.callers.update(&settings);
-        self.registry.update(&settings.accounts, &settings.limits);
+        self.registry.update(&settings.accounts, &settings.platforms, &settings.limits);
         self.rooms.audits.update(&settings);
         self.middleware.update(&settings.limits);
         self.budgets.update(&settings.limits);
@@ -419,6 +422,7 @@ impl App {
         ));
         background.spawn(async move { audits.run().await });
         background.spawn(self.callers.clone().follow_proofs(stop.clone()));
+        background.spawn(self.registry.platforms().clone().follow(stop.clone()));
         for tls in self.encrypted() {
             background.spawn(tls.watch(stop.clone()));
         }

@@ -6,8 +6,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app, config::Settings, events::Audits, metrics::Metrics, push::Receiver,
-    server::listener::Places, state::State, telemetry::Sampler,
+    accounts::{Services, platform::Platforms},
+    app,
+    config::Settings,
+    events::Audits,
+    metrics::Metrics,
+    push::Receiver,
+    server::listener::Places,
+    state::State,
+    telemetry::Sampler,
+    wechat::Client,
 };
 pub use crate::{
     service::SERVICES,
@@ -120,8 +128,11 @@ pub fn receive_pushes(
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
     let metrics = Metrics::default();
+    let client = Client::new(&settings.wechat, &clock, metrics.clone())?;
+    let services = Services { client, state: state.clone(), clock: clock.clone() };
+    let platforms = Platforms::new(&settings.platforms, &settings.limits, services);
     let audits = Audits::new(state, settings, clock.clone(), metrics.clone(), stop.clone());
-    let receiver = Receiver::new(settings, audits, clock, Sampler::default(), metrics)?;
+    let receiver = Receiver::new(settings, audits, platforms, clock, Sampler::default(), metrics)?;
     let places = Places::new(settings.limits.callback());
     Ok(app::receive(receiver, socket, places, stop))
 }

@@ -1,21 +1,25 @@
-//! The configured WeChat accounts, with their tokens, quotas and concurrency limits.
+//! The WeChat accounts that the gateway acts for, with their tokens, quotas and concurrency limits.
+//!
+//! Most are in the settings. The others authorized a third-party platform of the settings: see [`platform`].
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 
+use self::platform::{Authorization, Platforms};
 use crate::{
     callers::Forbidden,
-    config::{self, AccountKind},
+    config::{self, AccountKind, SecretSource},
     context::Context,
     pb::Access,
-    state::State,
+    state::{self, State},
     util::clock::Clock,
     util::{id::AppId, scope::Scope},
-    wechat::{AccountKinds, Client},
+    wechat::{AccountKinds, Client, Endpoint},
 };
 
 pub(crate) mod concurrency;
+pub(crate) mod platform;
 pub(crate) mod quota;
 mod reply_times;
 pub(crate) mod token;
@@ -25,19 +29,37 @@ pub(crate) mod token;
 pub(crate) struct Account {
     /// The id of the account.
     pub app_id: AppId,
-    /// Whether it is an official account or a mini program.
-    pub kind: AccountKind,
+    /// Whether it is an official account or a mini program. `None` if WeChat has not stated it yet for an
+    /// account that authorized a platform.
+    pub kind: Option<AccountKind>,
     /// The access tokens of the account.
     pub tokens: Arc<token::Tokens>,
     /// The quotas of the account that are spent.
     pub quotas: Arc<quota::Quotas>,
     /// The limit on concurrent calls of the account.
     pub concurrency: Arc<concurrency::Limit>,
-    /// The settings of the account.
-    pub settings: config::Account,
+    /// The place from which the gateway knows the account.
+    pub origin: Origin,
 }
 
-/// All configured accounts. Clones are cheap and share everything.
+/// The place from which the gateway knows an account.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// The account authorized a platform.
+    Platform(Authorization),
+    /// The settings name the account.
+    Settings(Box<config::Account>),
+}
+
+/// The parts of the service that fetch tokens and keep them.
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    pub(crate) client: Client,
+    pub(crate) state: Arc<dyn State>,
+    pub(crate) clock: Clock,
+}
+
+/// All accounts. Clones are cheap and share everything.
 ///
 /// The settings can change while the process runs. All accounts are then replaced together, so a call
 /// sees either the old ones or the new ones. A call keeps the account with which it began.
@@ -47,12 +69,11 @@ pub(crate) struct Registry(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     current: ArcSwap<Table>,
-    client: Client,
-    state: Arc<dyn State>,
-    clock: Clock,
+    platforms: Platforms,
+    services: Services,
 }
 
-/// The accounts at one time.
+/// The accounts of the settings at one time.
 #[derive(Debug, Default)]
 struct Table {
     accounts: HashMap<AppId, Arc<Account>>,
@@ -86,11 +107,39 @@ pub enum Error {
         /// The id of the account.
         app_id: AppId,
     },
-    /// The account is not configured.
-    #[error("{app_id:?} is not in the settings")]
+    /// The account did not give the platform a permission set that the call needs.
+    #[error(
+        "{app_id} gave the platform {platform} none of the permission sets {} that {path} needs",
+        list(sets)
+    )]
+    NotGranted {
+        /// The id of the account.
+        app_id: AppId,
+        /// The platform that the account authorized.
+        platform: AppId,
+        /// The call.
+        path: &'static str,
+        /// The permission sets, one of which is enough.
+        sets: &'static [u8],
+    },
+    /// The state failed, so it is unknown whether the account authorized a platform.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The account withdrew its authorization.
+    #[error("{app_id} no longer authorizes the platform {platform}")]
+    Unauthorized {
+        /// The id of the account.
+        app_id: AppId,
+        /// The platform that the account had authorized.
+        platform: AppId,
+    },
+    /// The account is not configured, and it authorized no platform.
+    #[error("{app_id:?} is not in the settings{}", or_authorizer(*has_platforms))]
     Unknown {
         /// The id of the request.
         app_id: String,
+        /// Whether the settings have a platform.
+        has_platforms: bool,
     },
     /// The account cannot make this call.
     #[error("{app_id} is not {needed}")]
@@ -108,32 +157,101 @@ impl From<Forbidden> for Error {
     }
 }
 
+/// Returns numbers as text.
+fn list(sets: &[u8]) -> String {
+    sets.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn or_authorizer(has_platforms: bool) -> &'static str {
+    if has_platforms { ", and it authorized none of the platforms there" } else { "" }
+}
+
+impl Account {
+    /// Returns true if no call may be made for the account.
+    pub(crate) fn is_paused(&self) -> bool {
+        match &self.origin {
+            Origin::Platform(authorization) => authorization.paused,
+            Origin::Settings(settings) => settings.paused,
+        }
+    }
+
+    /// Returns true if only calls that change nothing may be made for the account.
+    pub(crate) fn is_read_only(&self) -> bool {
+        match &self.origin {
+            Origin::Platform(authorization) => authorization.read_only,
+            Origin::Settings(settings) => settings.read_only,
+        }
+    }
+
+    /// Returns the platform that the account authorized. `None` if the settings name the account.
+    pub(crate) fn platform(&self) -> Option<&AppId> {
+        match &self.origin {
+            Origin::Platform(authorization) => Some(&authorization.platform),
+            Origin::Settings(_) => None,
+        }
+    }
+
+    /// Returns the account's own secret. `None` if the gateway does not have it.
+    pub(crate) fn secret(&self) -> Option<&SecretSource> {
+        match &self.origin {
+            Origin::Platform(_) => None,
+            Origin::Settings(settings) => settings.secret.as_ref(),
+        }
+    }
+
+    /// Fails if the account authorized a platform and did not give it a permission set that the call needs.
+    pub(crate) fn check_grant<E: Endpoint>(&self) -> Result<(), Error> {
+        let Origin::Platform(authorization) = &self.origin else { return Ok(()) };
+        let Some(granted) = &authorization.permission_sets else { return Ok(()) };
+        let sets = E::PERMISSION_SETS;
+        if sets.is_empty() || sets.iter().any(|set| granted.contains(set)) {
+            return Ok(());
+        }
+        let platform = authorization.platform.clone();
+        Err(Error::NotGranted { app_id: self.app_id.clone(), platform, path: E::PATH, sets })
+    }
+}
+
 impl Registry {
     /// Creates the accounts from the settings. Sends nothing to WeChat yet.
     pub(crate) fn new(
         settings: &[config::Account],
+        platforms: &[config::Platform],
         limits: &config::Limits,
-        client: &Client,
-        state: &Arc<dyn State>,
-        clock: &Clock,
+        services: Services,
     ) -> Self {
-        let (client, state, clock) = (client.clone(), state.clone(), clock.clone());
-        let registry = Self(Arc::new(Inner { current: ArcSwap::default(), client, state, clock }));
-        registry.update(settings, limits);
+        let platforms = Platforms::new(platforms, limits, services.clone());
+        let registry = Self(Arc::new(Inner { current: ArcSwap::default(), platforms, services }));
+        registry.update_accounts(settings, limits);
         registry
+    }
+
+    /// Returns the platforms of the settings, and the accounts that authorized them.
+    pub(crate) fn platforms(&self) -> &Platforms {
+        &self.0.platforms
     }
 
     /// Replaces the accounts. An account that stays keeps its quotas and its running calls. It keeps its
     /// token, unless the settings of its token changed.
-    pub(crate) fn update(&self, settings: &[config::Account], limits: &config::Limits) {
+    pub(crate) fn update(
+        &self,
+        settings: &[config::Account],
+        platforms: &[config::Platform],
+        limits: &config::Limits,
+    ) {
+        self.0.platforms.update(platforms, limits);
+        self.update_accounts(settings, limits);
+    }
+
+    fn update_accounts(&self, settings: &[config::Account], limits: &config::Limits) {
         let app_ids = settings.iter().map(|account| account.app_id.as_str());
-        self.0.client.metrics().set_accounts(app_ids);
+        self.0.services.client.metrics().set_accounts(app_ids);
         let before = self.0.current.load();
         let mut table = Table::default();
         for settings in settings {
             let known = before.accounts.get(&settings.app_id);
             let account = match known {
-                Some(account) if account.settings == *settings => account.clone(),
+                Some(account) if account.is_of(settings) => account.clone(),
                 _ => Arc::new(self.account(settings, known.map(|known| &**known), limits)),
             };
             account.concurrency.resize(limits.account_concurrency());
@@ -155,53 +273,69 @@ impl Registry {
         before: Option<&Account>,
         limits: &config::Limits,
     ) -> Account {
-        let Inner { client, state, clock, .. } = &*self.0;
         let of_token = |settings: &config::Account| {
             (settings.secret.clone(), settings.token, settings.force_refresh)
         };
-        let kept = before.filter(|before| of_token(&before.settings) == of_token(settings));
-        let tokens = kept.map(|before| before.tokens.clone()).unwrap_or_else(|| {
-            token::Tokens::new(settings, client.clone(), state.clone(), clock.clone())
+        let kept = before.filter(|before| match &before.origin {
+            Origin::Platform(_) => false,
+            Origin::Settings(before) => of_token(before) == of_token(settings),
         });
+        let tokens = kept.map_or_else(
+            || token::Tokens::of_account(settings, &self.0.services),
+            |before| before.tokens.clone(),
+        );
         let limit = || Arc::new(concurrency::Limit::new(limits.account_concurrency()));
         Account {
             app_id: settings.app_id.clone(),
-            kind: settings.kind,
+            kind: Some(settings.kind),
             tokens,
             quotas: before.map(|before| before.quotas.clone()).unwrap_or_default(),
             concurrency: before.map_or_else(limit, |before| before.concurrency.clone()),
-            settings: settings.clone(),
+            origin: Origin::Settings(Box::new(settings.clone())),
         }
     }
 
     /// Returns the account of a call that needs WeChat. [`find`](Self::find) describes which one that is.
     ///
-    /// Also fails if the account is paused, or if it is read-only and the call can change something.
-    pub(crate) fn serve(&self, ctx: &Context, needed: AccountKinds) -> Result<Arc<Account>, Error> {
-        let account = self.find(ctx, needed)?;
-        let app_id = || account.app_id.clone();
-        match &account.settings {
-            settings if settings.paused => Err(Error::Paused { app_id: app_id() }),
-            settings if settings.read_only && ctx.access != Access::Read => {
-                Err(Error::ReadOnly { app_id: app_id() })
-            }
-            _ => Ok(account),
+    /// Also fails if the account is paused, if it is read-only and the call can change something, or if it
+    /// did not give its platform the permission for the call.
+    pub(crate) async fn serve<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
+        let account = self.find(ctx, E::ACCOUNT).await?;
+        if account.is_paused() {
+            return Err(Error::Paused { app_id: account.app_id.clone() });
         }
+        if account.is_read_only() && ctx.access != Access::Read {
+            return Err(Error::ReadOnly { app_id: account.app_id.clone() });
+        }
+        if let Err(refused) = account.check_grant::<E>() {
+            self.0.platforms.describe_again(&account);
+            return Err(refused);
+        }
+        Ok(account)
     }
 
     /// Returns true if the account is paused.
-    pub(crate) fn is_paused(&self, app_id: &str) -> bool {
-        let table = self.0.current.load();
-        table.accounts.get(app_id).is_some_and(|account| account.settings.paused)
+    pub(crate) async fn is_paused(&self, app_id: &str) -> bool {
+        let known = self.0.current.load().accounts.get(app_id).cloned();
+        match known {
+            Some(account) => account.is_paused(),
+            None => {
+                let found = self.0.platforms.account(app_id).await;
+                found.is_ok_and(|account| account.is_some_and(|account| account.is_paused()))
+            }
+        }
     }
 
     /// Returns the account that a request names. An empty id means the default account of the kind
     /// that the call needs. If both kinds can serve the call, the official account is preferred.
     ///
     /// Fails if there is no such account, if it is of the wrong kind, or if the caller may not use it.
-    pub(crate) fn find(&self, ctx: &Context, needed: AccountKinds) -> Result<Arc<Account>, Error> {
-        let table = self.0.current.load();
-        let account = table.named(&ctx.app_id, needed);
+    pub(crate) async fn find(
+        &self,
+        ctx: &Context,
+        needed: AccountKinds,
+    ) -> Result<Arc<Account>, Error> {
+        let account = self.0.current.load().named(&ctx.app_id, needed);
         let may = match &account {
             Ok(account) => ctx.caller().may(ctx.access, account.app_id.as_str()),
             // A caller must not learn from the error which accounts exist.
@@ -214,14 +348,29 @@ impl Registry {
             let app_id = Some(ctx.app_id.clone()).filter(|app_id| !app_id.is_empty());
             return Err(Forbidden::new(ctx.caller(), ctx.access, app_id).into());
         }
-        if let Ok(account) = account {
-            // It may be a default one.
-            ctx.progress.note(|write| account.app_id.as_str().clone_into(&mut write.app_id));
-        }
-        account.cloned()
+        let account = match account {
+            Err(Error::Unknown { app_id, .. }) => self.authorizer(app_id, needed).await?,
+            account => account?,
+        };
+        // It may be a default one.
+        ctx.progress.note(|write| account.app_id.as_str().clone_into(&mut write.app_id));
+        Ok(account)
     }
 
-    /// Returns the accounts of a scope, ordered by their ids.
+    /// Returns an account that authorized a platform.
+    async fn authorizer(
+        &self,
+        app_id: String,
+        needed: AccountKinds,
+    ) -> Result<Arc<Account>, Error> {
+        let platforms = &self.0.platforms;
+        match platforms.account(&app_id).await? {
+            Some(account) => account.checked(needed),
+            None => Err(Error::Unknown { app_id, has_platforms: !platforms.are_none() }),
+        }
+    }
+
+    /// Returns the accounts of the settings that are in a scope, ordered by their ids.
     pub(crate) fn all(&self, scope: &Scope) -> Vec<Arc<Account>> {
         let table = self.0.current.load();
         let accounts = table.accounts.values();
@@ -232,8 +381,29 @@ impl Registry {
     }
 }
 
+impl Account {
+    fn is_of(&self, settings: &config::Account) -> bool {
+        matches!(&self.origin, Origin::Settings(own) if **own == *settings)
+    }
+
+    /// Returns the account. Fails if it is of another kind than the call needs. A kind that is unknown fits:
+    /// WeChat then decides.
+    fn checked(self: Arc<Self>, needed: AccountKinds) -> Result<Arc<Self>, Error> {
+        let fits = match (needed, self.kind) {
+            (AccountKinds::Platform, _) => false,
+            (AccountKinds::Any, _) | (_, None) => true,
+            (AccountKinds::MiniProgram, Some(kind)) => kind == AccountKind::MiniProgram,
+            (AccountKinds::Official, Some(kind)) => kind == AccountKind::Official,
+        };
+        match fits {
+            true => Ok(self),
+            false => Err(Error::WrongKind { app_id: self.app_id.to_string(), needed }),
+        }
+    }
+}
+
 impl Table {
-    fn named(&self, app_id: &str, needed: AccountKinds) -> Result<&Arc<Account>, Error> {
+    fn named(&self, app_id: &str, needed: AccountKinds) -> Result<Arc<Account>, Error> {
         if app_id.is_empty() {
             let default = match needed {
                 AccountKinds::Any => {
@@ -243,21 +413,12 @@ impl Table {
                 AccountKinds::Official => self.default_official.as_ref(),
                 AccountKinds::Platform => None,
             };
-            return default.ok_or(Error::NoDefault { needed });
+            return default.cloned().ok_or(Error::NoDefault { needed });
         }
-        let Some(account) = self.accounts.get(app_id) else {
-            return Err(Error::Unknown { app_id: app_id.to_owned() });
-        };
-        let serves = match needed {
-            AccountKinds::Any => true,
-            AccountKinds::MiniProgram => account.kind == AccountKind::MiniProgram,
-            AccountKinds::Official => account.kind == AccountKind::Official,
-            AccountKinds::Platform => false,
-        };
-        if !serves {
-            return Err(Error::WrongKind { app_id: app_id.to_owned(), needed });
+        match self.accounts.get(app_id) {
+            Some(account) => account.clone().checked(needed),
+            None => Err(Error::Unknown { app_id: app_id.to_owned(), has_platforms: false }),
         }
-        Ok(account)
     }
 }
 
@@ -280,8 +441,8 @@ mod tests {
         state,
     };
 
-    #[test]
-    fn official_default_account_is_preferred() {
+    #[tokio::test]
+    async fn official_default_account_is_preferred() {
         let account = |app_id, kind, default| {
             format!(
                 "[[accounts]]\napp_id = \"{app_id}\"\nkind = \"{kind}\"\ndefault = {default}\n\
@@ -302,17 +463,17 @@ mod tests {
             let client = Client::new(&settings.wechat, &clock, crate::metrics::Metrics::default())
                 .expect("a client");
             let (_folder, state) = state::temporary(&clock);
-            let registry =
-                Registry::new(&settings.accounts, &settings.limits, &client, &state, &clock);
+            let services = Services { client, state, clock: clock.clone() };
+            let registry = Registry::new(&settings.accounts, &[], &settings.limits, services);
             let ctx = Context::internal(clock.now());
-            let found = registry.find(&ctx, AccountKinds::Any).ok();
+            let found = registry.find(&ctx, AccountKinds::Any).await.ok();
             let found = found.map(|account| account.app_id.clone());
             assert_eq!(found.as_ref().map(AppId::as_str), expected);
             for (needed, is_default) in [
                 (AccountKinds::Official, official_default),
                 (AccountKinds::MiniProgram, mini_default),
             ] {
-                assert_eq!(registry.find(&ctx, needed).is_ok(), is_default, "{needed}");
+                assert_eq!(registry.find(&ctx, needed).await.is_ok(), is_default, "{needed}");
             }
         }
     }

@@ -65,7 +65,7 @@ impl Calls {
         ctx: &Context,
         answer: impl Fn(&Districts) -> Result<T, DistrictError>,
     ) -> Result<T, DistrictError> {
-        let account = self.account::<GetDistrict>(ctx)?;
+        let account = self.account::<GetDistrict>(ctx).await?;
         let fetch = || {
             let (calls, account) = (self.clone(), account.clone());
             async move {

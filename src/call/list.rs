@@ -319,7 +319,7 @@ impl Calls {
         ctx: &Context,
         WantedRows { size, token }: WantedRows,
     ) -> Result<Page<L>, PageError> {
-        let account = self.account::<L>(ctx)?;
+        let account = self.account::<L>(ctx).await?;
         let cursor = Cursor::parse(&token, scope::<L>(&account))?;
         let fetch = |begin, limit| self.window::<L>(&account, ctx, begin, limit);
         page(cursor, size, fetch).await.map_err(|failed| match failed {
@@ -335,7 +335,7 @@ impl Calls {
         ctx: &Context,
         take: impl FnMut(L::Row) + Send,
     ) -> Result<Extent, Error> {
-        let account = self.account::<L>(ctx)?;
+        let account = self.account::<L>(ctx).await?;
         let fetch = |begin, limit| self.window::<L>(&account, ctx, begin, limit);
         all(Cursor::start(scope::<L>(&account)), fetch, take).await
     }

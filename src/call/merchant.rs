@@ -16,7 +16,7 @@ impl Calls {
         &self,
         ctx: &Context,
     ) -> Result<Arc<Encoded<pb::ListCategoriesResponse>>, Error> {
-        let account = self.account::<GetMerchantCategory>(ctx)?;
+        let account = self.account::<GetMerchantCategory>(ctx).await?;
         let key = account.app_id.clone();
         let fetch = || {
             let (calls, account) = (self.clone(), account.clone());

@@ -18,6 +18,7 @@ use crate::{
     accounts::{
         self, Account, Registry,
         concurrency::{Busy, Permit},
+        platform::Platforms,
         quota::{Probe, Spent},
         token,
     },
@@ -95,6 +96,8 @@ pub enum Error {
     Token {
         /// The account.
         app_id: AppId,
+        /// The platform that the account authorized. `None` if the settings name the account.
+        platform: Option<AppId>,
         /// Why.
         error: token::Error,
     },
@@ -178,29 +181,35 @@ impl Calls {
     /// Returns the account that a request names for the call `E`, or the default one for it.
     ///
     /// Every call gets its account here and passes it on.
-    pub(crate) fn account<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
-        Ok(self.0.registry.serve(ctx, E::ACCOUNT)?)
+    pub(crate) async fn account<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
+        Ok(self.0.registry.serve::<E>(ctx).await?)
     }
 
     /// Returns the account that a request names, or the default one.
-    pub(crate) fn any_account(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
-        Ok(self.0.registry.find(ctx, AccountKinds::Any)?)
+    pub(crate) async fn any_account(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
+        Ok(self.0.registry.find(ctx, AccountKinds::Any).await?)
     }
 
     /// Returns the secret of an account, for a call without a token.
     ///
     /// Fails if it cannot be read, or if the settings have none.
     pub(crate) fn secret(&self, account: &Account) -> Result<Secret, Error> {
-        let secret = token::read_secret(account.settings.secret.as_ref());
-        secret.map_err(|error| Error::Token { app_id: account.app_id.clone(), error: error.into() })
+        let secret = token::read_secret(account.secret());
+        secret.map_err(|error| no_token(account, error.into()))
     }
 
     /// Returns true if an account is paused, so that nothing may be sent for it.
-    pub(crate) fn is_paused(&self, app_id: &str) -> bool {
-        self.0.registry.is_paused(app_id)
+    pub(crate) async fn is_paused(&self, app_id: &str) -> bool {
+        self.0.registry.is_paused(app_id).await
     }
 
-    /// Returns the accounts of a scope, ordered by their ids.
+    /// Returns the platforms of the settings, and the accounts that authorized them.
+    #[expect(dead_code, reason = "the service of platforms calls it")]
+    pub(crate) fn platforms(&self) -> &Platforms {
+        self.0.registry.platforms()
+    }
+
+    /// Returns the accounts of the settings that are in a scope, ordered by their ids.
     pub(crate) fn accounts(&self, scope: &Scope) -> Vec<Arc<Account>> {
         self.0.registry.all(scope)
     }
@@ -216,7 +225,7 @@ impl Calls {
         ctx: &Context,
         call: E,
     ) -> Result<E::Reply, Error> {
-        let account = self.account::<E>(ctx)?;
+        let account = self.account::<E>(ctx).await?;
         self.attempts(&account, ctx, &call, None).await
     }
 
@@ -242,7 +251,7 @@ impl Calls {
         let refused = |_: &Spent| client.metrics().count_quota_refusal(E::PATH);
         account.quotas.check(E::PATH, clock.unix()).inspect_err(refused)?;
         ctx.progress.reach(Stage::Token);
-        let no_token = |error| Error::Token { app_id: account.app_id.clone(), error };
+        let no_token = |error| no_token(account, error);
         let mut token = match E::NEEDS_TOKEN {
             true => Some(account.tokens.get(ctx.deadline).await.map_err(no_token)?),
             false => None,
@@ -343,12 +352,17 @@ impl Calls {
     }
 }
 
+fn no_token(account: &Account, error: token::Error) -> Error {
+    let (app_id, platform) = (account.app_id.clone(), account.platform().cloned());
+    Error::Token { app_id, platform, error }
+}
+
 fn given_up<E: Endpoint>(account: &Account, error: wechat::Error) -> Error {
     match error {
         // After renewals: our trouble with the token, not the caller's with the call.
         wechat::Error::Refused { code, .. } if E::NEEDS_TOKEN && code.refuses_token() => {
             let error = token::Error::Refused { path: E::PATH, refusal: error };
-            Error::Token { app_id: account.app_id.clone(), error }
+            no_token(account, error)
         }
         error => Error::WeChat { path: E::PATH, safety: E::SAFETY, error },
     }

@@ -89,7 +89,8 @@ async fn fetch_by<E: Endpoint<Reply = TokenReply>>(
     let reply = send(client, None, &call).await.map_err(|error| {
         let (path, retry_after) = (E::PATH, Duration::ZERO);
         let refusal = token::Error::Unavailable { path, error: error.clone(), retry_after };
-        let status = call::Error::Token { app_id: app_id.clone(), error: refusal }.into();
+        let status =
+            call::Error::Token { app_id: app_id.clone(), platform: None, error: refusal }.into();
         Trouble { path, error, status }
     })?;
     Ok(AccessToken::from(Secret::from(reply.access_token.0)))

@@ -316,7 +316,9 @@ impl From<Error> for Status {
             }
             Error::State(error) => no_state(&error),
             Error::Stopped => stopped(),
-            Error::Token { app_id, error } => of_account(no_token(error), &app_id),
+            Error::Token { app_id, platform, error } => {
+                of_account(no_token(error), &app_id, platform.as_ref())
+            }
             Error::WeChat { path, safety, error } => wechat(path, safety, error),
         }
         .into()
@@ -395,6 +397,7 @@ fn fix_by(code: Code, reason: ErrorReason) -> FixBy {
     match reason {
         ErrorReason::OutcomeUnknown | ErrorReason::TokenBudgetSpent => return FixBy::Operator,
         ErrorReason::UnknownErrcode => return FixBy::Developer,
+        ErrorReason::ApiNotPermitted | ErrorReason::AuthorizationLost => return FixBy::Merchant,
         _ => {}
     }
     match code {
@@ -626,7 +629,24 @@ fn account(error: accounts::Error) -> Failure {
             Failure::new(Code::FailedPrecondition, ErrorReason::AccountReadOnly, rule)
                 .with("app_id", app_id)
         }
-        accounts::Error::Unknown { app_id } => {
+        accounts::Error::NotGranted { app_id, platform, path, sets } => {
+            let numbers: Vec<_> = sets.iter().map(u8::to_string).collect();
+            let mut failure =
+                Failure::new(Code::FailedPrecondition, ErrorReason::ApiNotPermitted, rule);
+            not_granted(&mut failure, path, sets);
+            failure
+                .with("app_id", app_id)
+                .with("path", path)
+                .with("permission_sets", numbers.join(","))
+                .with("platform_app_id", platform)
+        }
+        accounts::Error::State(error) => no_state(&error),
+        accounts::Error::Unauthorized { app_id, platform } => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AuthorizationLost, rule)
+                .with("app_id", app_id)
+                .with("platform_app_id", platform)
+        }
+        accounts::Error::Unknown { app_id, .. } => {
             invalid(ErrorReason::AccountUnknown).with("app_id", clipped(&app_id))
         }
         accounts::Error::WrongKind { app_id, .. } => {
@@ -636,7 +656,20 @@ fn account(error: accounts::Error) -> Failure {
 }
 
 /// Adds the account that has no token, and the setting, here or at WeChat, that should be changed.
-fn of_account(failure: Failure, app_id: &AppId) -> Failure {
+fn of_account(failure: Failure, app_id: &AppId, platform: Option<&AppId>) -> Failure {
+    let failure = failure.with("app_id", app_id.as_str());
+    let Some(platform) = platform else { return of_settings(failure, app_id) };
+    let setting = match failure.reason {
+        ErrorReason::AppIdInvalid | ErrorReason::ComponentInvalid => "platforms.app_id",
+        ErrorReason::AppSecretFrozen | ErrorReason::AppSecretInvalid => "platforms.secret",
+        ErrorReason::IpNotAllowed => "ip_whitelist",
+        _ => return failure.with("platform_app_id", platform.as_str()),
+    };
+    to_change(failure, setting, platform).with("platform_app_id", platform.as_str())
+}
+
+/// Adds the setting of an account that should be changed.
+fn of_settings(failure: Failure, app_id: &AppId) -> Failure {
     let errcode = failure.metadata.get("errcode").map(String::as_str);
     let setting = match (failure.reason, errcode) {
         (ErrorReason::AppIdInvalid, _) => "accounts.app_id",
@@ -646,14 +679,19 @@ fn of_account(failure: Failure, app_id: &AppId) -> Failure {
         (ErrorReason::TokenRefused, Some("40001")) => "accounts.kind, accounts.token",
         // Another program that fetches classic tokens invalidates the gateway's token.
         (ErrorReason::TokenRefused, _) => "accounts.token",
-        _ => return failure.with("app_id", app_id.as_str()),
+        _ => return failure,
     };
+    to_change(failure, setting, app_id)
+}
+
+/// Adds a setting of an account or platform that should be changed.
+fn to_change(failure: Failure, setting: &'static str, owner: &AppId) -> Failure {
     let whose = match setting {
-        "ip_whitelist" => format!("; check the IP whitelist of {app_id} at WeChat"),
-        setting => format!("; check {setting} of {app_id} in the settings"),
+        "ip_whitelist" => format!("; check the IP whitelist of {owner} at WeChat"),
+        setting => format!("; check {setting} of {owner} in the settings"),
     };
     let message = failure.message.clone() + &whose;
-    Failure { message, ..failure }.with("app_id", app_id.as_str()).with("setting", setting)
+    Failure { message, ..failure }.with("setting", setting)
 }
 
 /// Returns the reason with which a call without a token fails.
@@ -668,6 +706,15 @@ fn no_token(error: token::Error) -> Failure {
             Failure::new(Code::ResourceExhausted, ErrorReason::TokenBudgetSpent, message)
         }
         token::Error::Deadline => deadline("before a token came", Stage::Token),
+        token::Error::NotAuthorized | token::Error::NoRefreshToken => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::AuthorizationLost, message)
+        }
+        token::Error::NoTicket { retry_after } => {
+            Failure::new(Code::Unavailable, ErrorReason::ComponentTicketInvalid, message)
+                .retry_after(retry_after)
+        }
+        token::Error::Platform(error) => no_token(*error),
+        token::Error::State(error) => no_state(&error),
         token::Error::Refused { path, refusal } => match refusal {
             wechat::Error::Refused { code, message } => refused(path, code, &message),
             _ => Failure::new(Code::Unavailable, ErrorReason::TokenRefused, message)
@@ -750,6 +797,12 @@ fn proxy_refused(path: &'static str, message: String) -> Failure {
     failure
 }
 
+/// Adds the permission sets, one of which the account must grant for a call.
+fn not_granted(failure: &mut Failure, path: &str, sets: &[u8]) {
+    let what = format!("one of the permission sets {sets:?} must be granted");
+    failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
+}
+
 /// Returns the failure of a call that WeChat refused with a number.
 fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     if code.0 == 0 {
@@ -772,8 +825,7 @@ fn refused(path: &'static str, code: Errcode, errmsg: &str) -> Failure {
     failure.details.set_localized_message("zh-CN", row.zh);
     let sets = wechat::permission_sets(path);
     if row.reason == ErrorReason::ApiNotPermitted && !sets.is_empty() {
-        let what = format!("one of the permission sets {sets:?} must be granted");
-        failure.details.add_precondition_failure_violation("PERMISSION_SET", path, what);
+        not_granted(&mut failure, path, sets);
     } else if row.status == Code::FailedPrecondition {
         let kind = row.reason.as_str_name().trim_start_matches("ERROR_REASON_");
         failure.details.add_precondition_failure_violation(kind, path, row.en);
@@ -887,7 +939,11 @@ mod tests {
             (unavailable(-1), "WECHAT_BUSY", None),
             (unavailable(45011), "MINUTE_QUOTA_SPENT", None),
         ] {
-            let status = Status::from(Error::Token { app_id: "wx1".to_owned().into(), error });
+            let status = Status::from(Error::Token {
+                app_id: "wx1".to_owned().into(),
+                platform: None,
+                error,
+            });
             let info = status.get_details_error_info().expect("every status has an ErrorInfo");
             assert_eq!((&*info.reason, &*info.metadata["app_id"]), (reason, "wx1"));
             assert_eq!(info.metadata.get("setting").map(String::as_str), setting, "{reason}");
@@ -943,7 +999,7 @@ mod tests {
         let unavailable = |error| {
             let retry_after = Duration::from_secs(7);
             let error = token::Error::Unavailable { path: "/cgi-bin/token", error, retry_after };
-            Status::from(Error::Token { app_id: "wx1".to_owned().into(), error })
+            Status::from(Error::Token { app_id: "wx1".to_owned().into(), platform: None, error })
         };
         let refused = wechat::Error::Refused { code: Errcode(40164), message: String::new() };
         for (status, seconds) in [
@@ -992,7 +1048,8 @@ mod tests {
 
     /// Returns every failure that the gateway makes itself, without an errcode of WeChat.
     fn our_own_failures() -> Vec<Status> {
-        let token = |error| Error::Token { app_id: "wx1".to_owned().into(), error }.into();
+        let token =
+            |error| Error::Token { app_id: "wx1".to_owned().into(), platform: None, error }.into();
         let unavailable = |error| {
             let (path, retry_after) = ("/cgi-bin/token", Duration::from_secs(1));
             token(token::Error::Unavailable { path, error, retry_after })
@@ -1011,7 +1068,23 @@ mod tests {
             BadPicture::Size("").into(),
             BadPicture::Incomplete("").into(),
             Error::Account(accounts::Error::NoDefault { needed }).into(),
-            Error::Account(accounts::Error::Unknown { app_id: app_id() }).into(),
+            Error::Account(accounts::Error::Unknown { app_id: app_id(), has_platforms: false })
+                .into(),
+            Error::Account(accounts::Error::NotGranted {
+                app_id: app_id().into(),
+                platform: app_id().into(),
+                path: "/wxa/add_store",
+                sets: &[8, 9],
+            })
+            .into(),
+            Error::Account(accounts::Error::Unauthorized {
+                app_id: app_id().into(),
+                platform: app_id().into(),
+            })
+            .into(),
+            token(token::Error::NotAuthorized),
+            token(token::Error::NoRefreshToken),
+            token(token::Error::NoTicket { retry_after: Duration::from_secs(1) }),
             Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
             Error::Account(accounts::Error::Paused { app_id: app_id().into() }).into(),
             Error::Account(accounts::Error::ReadOnly { app_id: app_id().into() }).into(),

@@ -95,11 +95,16 @@ fn event(
         wechat_status: review.status,
         audit_id: review.audit_id,
         reason: review.reason,
-        event_time: Some(Timestamp { seconds: event_time.cast_signed(), nanos: 0 }),
+        event_time: Some(timestamp(event_time)),
         detail: review.detail,
         ..original
     };
     NewEvent::from_event(key, event, Origin::Pushed)
+}
+
+/// Returns a time in seconds after 1970 as the contract has it.
+pub(super) fn timestamp(seconds: u64) -> Timestamp {
+    Timestamp { seconds: seconds.min(LAST_SECOND).cast_signed(), nanos: 0 }
 }
 
 /// The parts of a review's result. Empty for other events.

@@ -21,6 +21,7 @@ use self::{
     trace::PushTrace,
 };
 use crate::{
+    accounts::platform::Platforms,
     config::{AccountCallback, CallbackMode, SecretSource, Settings},
     events::Audits,
     message_crypto,
@@ -31,14 +32,13 @@ use crate::{
     util::id::{AppId, Secret},
 };
 
+mod authorization;
 pub mod envelope;
 pub mod event;
 pub mod message;
 mod relay;
 mod trace;
 
-/// The first parts of a path. The account's id follows. Ids are in lower case.
-const PATH: [&str; 2] = ["wechat", "callback"];
 /// Many times the longest message that WeChat documents, in bytes.
 const BODY_LIMIT: usize = 256 * 1024;
 /// The limit for receiving the body. WeChat waits five seconds in total.
@@ -53,6 +53,7 @@ pub(crate) struct Receiver(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     audits: Audits,
+    platforms: Platforms,
     clock: Clock,
     sampler: Sampler,
     metrics: Metrics,
@@ -60,17 +61,18 @@ struct Inner {
     table: ArcSwap<Table>,
 }
 
-/// The accounts that receive pushes, and how, at one time.
+/// The accounts and platforms that receive pushes, and how, at one time.
 #[derive(Debug)]
 pub(crate) struct Table {
     accounts: HashMap<AppId, Account>,
+    platforms: HashMap<AppId, Account>,
     /// The largest accepted difference between a push's timestamp and the current time.
     window: Option<Duration>,
     /// Set if any account relays pushes.
     relay: Option<Relay>,
 }
 
-/// An account that receives pushes.
+/// An account or platform that receives pushes.
 #[derive(Debug)]
 struct Account {
     app_id: AppId,
@@ -82,28 +84,102 @@ impl Table {
     ///
     /// Fails if a key or token cannot be read.
     fn new(settings: &Settings, relay: Option<Relay>) -> anyhow::Result<Self> {
-        let mut accounts = HashMap::new();
-        for account in &settings.accounts {
-            let Some(callback) = account.callback.clone() else { continue };
-            let app_id = account.app_id.clone();
-            let account = Account { app_id: app_id.clone(), callback };
-            account.check().with_context(|| format!("callback of {app_id}"))?;
-            accounts.insert(app_id, account);
-        }
+        let accounts = settings.accounts.iter();
+        let accounts =
+            accounts.filter_map(|account| Some((&account.app_id, account.callback.clone()?)));
+        let platforms = settings.platforms.iter();
+        let platforms = platforms.map(|platform| (&platform.app_id, platform.callback()));
+        let (accounts, platforms) = (receiving(accounts)?, receiving(platforms)?);
         let window = settings.callback.timestamp_window();
-        let passes_on = accounts.values().any(|account| !account.callback.forward_to.is_empty());
+        let mut all = accounts.values().chain(platforms.values());
+        let passes_on = all.any(|account| !account.callback.forward_to.is_empty());
         let relay = passes_on.then(|| relay.map_or_else(Relay::new, Ok)).transpose()?;
-        Ok(Self { accounts, window, relay })
+        Ok(Self { accounts, platforms, window, relay })
     }
 
-    /// Returns the account of a path. Proxies and people add slashes and write ids in capitals.
-    fn account(&self, path: &str) -> Option<&Account> {
-        let mut parts = path.split('/').filter(|part| !part.is_empty());
-        for expected in PATH {
-            parts.next().filter(|part| part.eq_ignore_ascii_case(expected))?;
+    /// Returns the meaning of a path. Proxies and people add slashes and write ids in capitals.
+    fn route(&self, path: &str) -> Option<Route<'_>> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let parts: Vec<_> = parts.take(6).map(str::to_ascii_lowercase).collect();
+        let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        match parts[..] {
+            ["wechat", "callback", app_id] => self.accounts.get(app_id).map(Route::Account),
+            ["wechat", "platform", platform, "events"] => {
+                self.platforms.get(platform).map(Route::Authorizations)
+            }
+            ["wechat", "platform", platform, "messages", app_id] => {
+                let app_id = AppId::from(app_id.to_owned());
+                self.platforms.get(platform).map(|platform| Route::Messages { platform, app_id })
+            }
+            _ => None,
         }
-        let app_id = AppId::from(parts.next()?.to_ascii_lowercase());
-        self.accounts.get(&app_id).filter(|_| parts.next().is_none())
+    }
+}
+
+/// Returns those that receive pushes. Fails if a key or token cannot be read.
+fn receiving<'a>(
+    callbacks: impl Iterator<Item = (&'a AppId, AccountCallback)>,
+) -> anyhow::Result<HashMap<AppId, Account>> {
+    let mut receiving = HashMap::new();
+    for (app_id, callback) in callbacks {
+        let account = Account { app_id: app_id.clone(), callback };
+        account.check().with_context(|| format!("callback of {app_id}"))?;
+        receiving.insert(app_id.clone(), account);
+    }
+    Ok(receiving)
+}
+
+/// The meaning of a path.
+#[derive(Debug)]
+enum Route<'a> {
+    /// The messages of an account of the settings.
+    Account(&'a Account),
+    /// The tickets and authorizations of a platform.
+    Authorizations(&'a Account),
+    /// The messages of an authorizer, sealed with the key of its platform.
+    Messages {
+        /// The platform.
+        platform: &'a Account,
+        /// The authorizer.
+        app_id: AppId,
+    },
+}
+
+impl Route<'_> {
+    /// Returns the account or platform that has the key.
+    fn account(&self) -> &Account {
+        match self {
+            Self::Account(account) | Self::Authorizations(account) => account,
+            Self::Messages { platform, .. } => platform,
+        }
+    }
+
+    /// Returns the account or platform that a message is about.
+    fn app_id(&self) -> &AppId {
+        match self {
+            Self::Account(account) | Self::Authorizations(account) => &account.app_id,
+            Self::Messages { app_id, .. } => app_id,
+        }
+    }
+
+    /// Returns the name of the span of a push.
+    fn span_name(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "POST /wechat/callback/{app_id}",
+            Self::Authorizations(_) => "POST /wechat/platform/{platform}/events",
+            Self::Messages { .. } => "POST /wechat/platform/{platform}/messages/{app_id}",
+        }
+    }
+
+    /// Returns the path in its usual form.
+    fn path(&self) -> String {
+        match self {
+            Self::Account(account) => format!("/wechat/callback/{}", account.app_id),
+            Self::Authorizations(account) => format!("/wechat/platform/{}/events", account.app_id),
+            Self::Messages { platform, app_id } => {
+                format!("/wechat/platform/{}/messages/{app_id}", platform.app_id)
+            }
+        }
     }
 }
 
@@ -114,12 +190,13 @@ impl Receiver {
     pub(crate) fn new(
         settings: &Settings,
         audits: Audits,
+        platforms: Platforms,
         clock: Clock,
         sampler: Sampler,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let table = ArcSwap::from_pointee(Table::new(settings, None)?);
-        Ok(Self(Arc::new(Inner { audits, clock, sampler, metrics, table })))
+        Ok(Self(Arc::new(Inner { audits, platforms, clock, sampler, metrics, table })))
     }
 
     /// Returns the accounts of other settings, for [`update`](Self::update). Changes nothing.
@@ -144,18 +221,18 @@ impl Inner {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let table = self.table.load_full();
-        let account = table.account(head.uri.path());
+        let route = table.route(head.uri.path());
         let mut trace = PushTrace::none();
-        let answer = match (account, &head.method) {
+        let answer = match (&route, &head.method) {
             (None, _) => {
                 Err(Refusal::new(StatusCode::NOT_FOUND, "no account has this callback path"))
             }
             // Monitors and load balancers send HEAD to check that the port answers.
             (Some(_), &Method::HEAD) => Ok(respond(None, Bytes::new())),
-            (Some(account), &Method::GET) => self.echo(&table, account, &head),
-            (Some(account), &Method::POST) => {
-                trace = PushTrace::begin(&account.app_id, &head, &self.sampler);
-                let answer = self.receive(&table, account, &head, body, &trace).await;
+            (Some(route), &Method::GET) => self.echo(&table, route.account(), &head),
+            (Some(route), &Method::POST) => {
+                trace = PushTrace::begin(route, &head, &self.sampler);
+                let answer = self.receive(&table, route, &head, body, &trace).await;
                 trace.end(answer.as_ref().map_or_else(|refusal| refusal.status, Response::status));
                 answer
             }
@@ -166,7 +243,7 @@ impl Inner {
         };
         answer.unwrap_or_else(|refusal| {
             if head.method != Method::HEAD {
-                refusal.log(account, &trace);
+                refusal.log(route.as_ref(), &trace);
                 self.metrics.count_push(refusal.name());
             }
             let mut response = Response::default();
@@ -189,24 +266,33 @@ impl Inner {
     async fn receive(
         &self,
         table: &Table,
-        account: &Account,
+        route: &Route<'_>,
         head: &Parts,
         body: Incoming,
         trace: &PushTrace,
     ) -> Answer {
+        let account = route.account();
         let body = read_body(body).await?;
         let plain = self.decrypted(table, account, &Query::new(head), &body)?;
-        self.audits.note_push(&account.app_id);
+        let app_id = route.app_id();
+        self.audits.note_push(app_id);
         let (callback, now) = (&account.callback, self.clock.unix());
         let message = message::parse(&plain);
         let event = match &message {
-            Ok(message) => event::from_message(&account.app_id, message, &callback.keep, now),
+            Ok(message) if matches!(route, Route::Authorizations(_)) => {
+                self.apply(app_id, message).await?
+            }
+            // WeChat repeats it, and the next ticket or the list of authorizers replaces it.
+            Err(malformed) if matches!(route, Route::Authorizations(_)) => {
+                return Err((*malformed).into());
+            }
+            Ok(message) => event::from_message(app_id, message, &callback.keep, now),
             // In plain mode, the signature does not cover the body, so the body may not be
             // WeChat's.
             Err(malformed) if callback.mode == CallbackMode::Plain => {
                 return Err((*malformed).into());
             }
-            Err(_) => Some(event::unreadable(&account.app_id, &plain, now)),
+            Err(_) => Some(event::unreadable(app_id, &plain, now)),
         };
         let stored = event.is_some();
         if let Some(event) = event {
@@ -214,7 +300,7 @@ impl Inner {
             let position = self.store(event).await?;
             trace.stored(&event_id, position, &self.audits).await;
             if let Err(malformed) = &message {
-                account.unreadable(*malformed, &event_id, trace);
+                unreadable(app_id, *malformed, &event_id, trace);
             }
         }
         // A target with a list of message names does not receive unreadable messages.
@@ -237,12 +323,29 @@ impl Inner {
             (Ok(_), true) => "stored",
             (Ok(_), false) => "ignored",
         });
-        let (app_id, trace_id) = (&account.app_id, trace.id());
+        let trace_id = trace.id();
         tracing::debug!(%app_id, %trace_id, name, stored, "accepted a push");
         Ok(match reply {
             Some(reply) => respond(reply.content_type, reply.body),
             None => respond(None, Bytes::from_static(b"success")),
         })
+    }
+
+    /// Stores the ticket or authorization that a message brings. Returns the event for the log.
+    async fn apply(
+        &self,
+        platform: &AppId,
+        message: &Message,
+    ) -> Result<Option<NewEvent>, Refusal> {
+        let Some(change) = authorization::change(platform, message, self.clock.unix())? else {
+            return Ok(None);
+        };
+        let event = authorization::event(platform, message.name(), &change);
+        match timeout(APPEND_TIME, self.platforms.apply(platform, change)).await {
+            Ok(Ok(())) => Ok(event),
+            Ok(Err(error)) => Err(Refusal::unavailable(error.to_string())),
+            Err(_) => Err(Refusal::unavailable("storing the authorization took too long")),
+        }
     }
 
     /// Returns the decrypted message of an authentic push. The encryption mode comes from the
@@ -308,15 +411,6 @@ impl Inner {
 }
 
 impl Account {
-    /// Logs that an unreadable push was kept.
-    fn unreadable(&self, malformed: Malformed, event_id: &str, trace: &PushTrace) {
-        let (Self { app_id, .. }, trace_id) = (self, trace.id());
-        let text = "kept an unreadable push unchanged";
-        if let Some(unlogged) = telemetry::may_log(text, &format!("{app_id} {malformed}")) {
-            tracing::warn!(%app_id, %trace_id, event_id, reason = %malformed, unlogged, "{text}");
-        }
-    }
-
     fn check(&self) -> anyhow::Result<()> {
         self.callback.token.read().context("token")?;
         self.keys().try_for_each(|key| key.map(drop))
@@ -348,6 +442,15 @@ impl Account {
             }
         }
         Err(Refusal::forbidden("the message is encrypted with an unknown key"))
+    }
+}
+
+/// Logs that an unreadable push was kept.
+fn unreadable(app_id: &AppId, malformed: Malformed, event_id: &str, trace: &PushTrace) {
+    let trace_id = trace.id();
+    let text = "kept an unreadable push unchanged";
+    if let Some(unlogged) = telemetry::may_log(text, &format!("{app_id} {malformed}")) {
+        tracing::warn!(%app_id, %trace_id, event_id, reason = %malformed, unlogged, "{text}");
     }
 }
 
@@ -389,9 +492,10 @@ struct Refusal {
 impl Refusal {
     /// Logs the refusal, unless many of its kind were logged recently, because anyone can send such
     /// requests.
-    fn log(&self, account: Option<&Account>, trace: &PushTrace) {
+    fn log(&self, route: Option<&Route<'_>>, trace: &PushTrace) {
         let (Self { status, reason }, trace_id) = (self, trace.id());
-        let app_id = account.map(|account| account.app_id.as_str());
+        // The one that has the key: anyone can write any account into the path of a platform.
+        let app_id = route.map(|route| route.account().app_id.as_str());
         let text = "refused a push";
         let cause = format!("{} {reason}", app_id.unwrap_or_default());
         if let Some(unlogged) = telemetry::may_log(text, &cause) {
@@ -420,6 +524,10 @@ impl Refusal {
 
     fn forbidden(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, reason)
+    }
+
+    fn malformed(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason)
     }
 
     fn unavailable(reason: impl Into<String>) -> Self {

@@ -10,6 +10,7 @@ use opentelemetry::TraceId;
 use tokio::time::timeout;
 use tracing::field::Empty;
 
+use super::Route;
 use crate::{
     events::Audits,
     telemetry::{
@@ -19,11 +20,8 @@ use crate::{
             NETWORK_PROTOCOL_VERSION, URL_PATH, URL_SCHEME,
         },
     },
-    util::id::AppId,
 };
 
-/// The path of pushes, without the value in it.
-const ROUTE: &str = "/wechat/callback/{app_id}";
 /// The limit for finding the submission. WeChat waits five seconds in total.
 const LINK_TIME: Duration = Duration::from_millis(200);
 /// The event that a push became.
@@ -45,9 +43,9 @@ impl PushTrace {
         self.0.id
     }
 
-    /// Begins the span of a push to a known account.
-    pub(super) fn begin(app_id: &AppId, head: &Parts, sampler: &Sampler) -> Self {
-        let name = "POST /wechat/callback/{app_id}";
+    /// Begins the span of a push to a known address.
+    pub(super) fn begin(route: &Route<'_>, head: &Parts, sampler: &Sampler) -> Self {
+        let name = route.span_name();
         if !sampler.chooses_root(name) {
             return Self::none();
         }
@@ -60,8 +58,8 @@ impl PushTrace {
             otel.kind = "server",
             otel.status_code = Empty,
             { HTTP_REQUEST_METHOD } = head.method.as_str(),
-            { HTTP_ROUTE } = ROUTE,
-            { URL_PATH } = format!("/wechat/callback/{app_id}"),
+            { HTTP_ROUTE } = name.trim_start_matches("POST "),
+            { URL_PATH } = route.path(),
             // A proxy in front of the gateway ends TLS.
             { URL_SCHEME } = "http",
             { NETWORK_PROTOCOL_VERSION } = if head.version == Version::HTTP_10 { "1.0" } else { "1.1" },

@@ -61,8 +61,10 @@ impl Recovery {
         asked.retain(|write_id, _| still.contains(&**write_id));
         let (now, wall) = (self.0.calls.clock().now(), self.0.calls.clock().wall());
         let mut due = HashMap::<_, Vec<_>>::new();
-        let paused = |write: &Write| self.0.calls.is_paused(write.app_id.as_str());
-        for write in unknown.into_iter().filter(|write| !paused(write)) {
+        for write in unknown {
+            if self.0.calls.is_paused(write.app_id.as_str()).await {
+                continue;
+            }
             // An event may be about what is reviewed.
             let has_event = || pushed.contains(&write.app_id) && is_reviewed(&write);
             let before = asked.get(&write.write_id).copied();

@@ -126,7 +126,7 @@ impl<'a> Round<'a> {
         let overdue_after = self.settings.overdue_after();
         let SubmissionRecord { submission, expected_effect, span_id: _ } =
             SubmissionRecord::from_state(stored, clock.wall(), overdue_after)?;
-        if self.recovery.0.calls.is_paused(&submission.app_id) {
+        if self.recovery.0.calls.is_paused(&submission.app_id).await {
             return Ok(());
         }
         let mut ctx = Context::internal(clock.now() + TIME_LIMIT);

@@ -44,7 +44,7 @@ impl AccountService for Account {
         request: Request<pb::GetAccountRequest>,
     ) -> Result<Response<pb::GetAccountResponse>, Status> {
         let (ctx, pb::GetAccountRequest { app_id: _ }) = Context::split(request)?;
-        let account = self.calls.any_account(&ctx)?;
+        let account = self.calls.any_account(&ctx).await?;
         let backlog = self.audits.backlog(&account.app_id).await;
         let backlog = backlog.inspect_err(|error| {
             // The state of the token matters most when other parts fail.
@@ -70,7 +70,7 @@ impl AccountService for Account {
     ) -> Result<Response<pb::ClearQuotaResponse>, Status> {
         let (mut ctx, request) = Context::split(request)?;
         let pb::ClearQuotaRequest { app_id: _, request_id: _, use_secret } = request;
-        let account = self.calls.any_account(&ctx)?;
+        let account = self.calls.any_account(&ctx).await?;
         // The call names the account, so its token must be of the same one.
         ctx.app_id = account.app_id.to_string();
         let appid = account.app_id.clone();

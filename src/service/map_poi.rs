@@ -59,7 +59,7 @@ impl MapPoiService for MapPoi {
         let validate_only = request.validate_only;
         let call = self.calls.in_district(&ctx, CreateMapPoi::try_from(request)?).await?;
         if validate_only {
-            self.calls.account::<CreateMapPoi>(&ctx)?;
+            self.calls.account::<CreateMapPoi>(&ctx).await?;
             return Ok(Response::new(Default::default()));
         }
         let answer = |_, submission| pb::CreateMapPoiResponse {

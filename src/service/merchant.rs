@@ -37,7 +37,7 @@ impl MerchantService for Merchant {
         let validate_only = request.validate_only;
         let call = ApplyMerchant::try_from(request)?;
         if validate_only {
-            self.calls.account::<ApplyMerchant>(&ctx)?;
+            self.calls.account::<ApplyMerchant>(&ctx).await?;
             return Ok(Response::new(Default::default()));
         }
         let answer = |_, submission| pb::ApplyMerchantResponse {

@@ -32,7 +32,7 @@ impl NearbyService for Nearby {
         let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
         if validate_only {
-            self.calls.account::<AddNearbyPoi>(&ctx)?;
+            self.calls.account::<AddNearbyPoi>(&ctx).await?;
             return Ok(Response::new(Default::default()));
         }
         Ok(Response::new(self.writes.submit(&ctx, call, added).await?))
@@ -46,7 +46,7 @@ impl NearbyService for Nearby {
         let validate_only = request.validate_only;
         let call = AddNearbyPoi::try_from(request)?;
         if validate_only {
-            self.calls.account::<AddNearbyPoi>(&ctx)?;
+            self.calls.account::<AddNearbyPoi>(&ctx).await?;
             return Ok(Response::new(Default::default()));
         }
         Ok(Response::new(self.writes.submit(&ctx, call, replaced).await?))

@@ -28,7 +28,7 @@ impl StoreService for Store {
         let validate_only = request.validate_only;
         let call = AddStore::try_from(request)?;
         if validate_only {
-            self.calls.account::<AddStore>(&ctx)?;
+            self.calls.account::<AddStore>(&ctx).await?;
             return Ok(Response::new(Default::default()));
         }
         let answer =

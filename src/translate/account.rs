@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     accounts::{
-        Account,
+        Account, Origin,
         quota::Spent,
         token::{self, TokenFailure, TokenStatus},
     },
@@ -72,37 +72,53 @@ pub(crate) fn account(
     reason: fn(&token::Error) -> ErrorReason,
     now: u64,
 ) -> pb::Account {
-    let Account { app_id, kind, tokens, quotas, concurrency, settings } = account;
-    let kind = match kind {
-        AccountKind::MiniProgram => pb::AccountKind::MiniProgram,
-        AccountKind::Official => pb::AccountKind::Official,
+    let Account { app_id, kind, tokens, quotas, concurrency, origin } = account;
+    let kind = kind.map_or(pb::AccountKind::Unspecified, wire_kind);
+    let (default_of_kind, receives_pushes, token_kind) = match origin {
+        // All messages of authorizers come to one address of the platform.
+        Origin::Platform(_) => (false, true, pb::TokenKind::Authorizer),
+        Origin::Settings(settings) => {
+            (settings.default, settings.callback.is_some(), wire_token_kind(settings.token))
+        }
     };
     pb::Account {
         app_id: app_id.to_string(),
         kind: kind.into(),
-        default_of_kind: settings.default,
-        receives_pushes: settings.callback.is_some(),
+        default_of_kind,
+        receives_pushes,
         last_push_time: last_push.map(Into::into),
-        token: Some(token(settings.token, tokens.status(), reason)),
+        token: Some(token(token_kind, tokens.status(), reason)),
         spent_quotas: quotas.spent(now).into_iter().map(Into::into).collect(),
         wechat_host: wechat_host.to_owned(),
         running_call_count: count(concurrency.running()),
         waiting_call_count: count(concurrency.waiting()),
-        paused: settings.paused,
-        read_only: settings.read_only,
+        paused: account.is_paused(),
+        read_only: account.is_read_only(),
+        platform_app_id: account.platform().map(AppId::to_string).unwrap_or_default(),
+    }
+}
+
+fn wire_token_kind(kind: TokenKind) -> pb::TokenKind {
+    match kind {
+        TokenKind::Classic => pb::TokenKind::Classic,
+        TokenKind::Stable => pb::TokenKind::Stable,
+    }
+}
+
+/// Returns the kind of an account for callers.
+pub(super) fn wire_kind(kind: AccountKind) -> pb::AccountKind {
+    match kind {
+        AccountKind::MiniProgram => pb::AccountKind::MiniProgram,
+        AccountKind::Official => pb::AccountKind::Official,
     }
 }
 
 fn token(
-    kind: TokenKind,
+    kind: pb::TokenKind,
     status: TokenStatus,
     reason: fn(&token::Error) -> ErrorReason,
 ) -> pb::AccountToken {
     let TokenStatus { generation, times, last_failure } = status;
-    let kind = match kind {
-        TokenKind::Classic => pb::TokenKind::Classic,
-        TokenKind::Stable => pb::TokenKind::Stable,
-    };
     let (fetched, expires) = times.unzip();
     pb::AccountToken {
         kind: kind.into(),
@@ -118,12 +134,7 @@ fn token_failure(
     TokenFailure { error, time, retry }: TokenFailure,
     reason: fn(&token::Error) -> ErrorReason,
 ) -> pb::TokenFailure {
-    let refusal = match &error {
-        token::Error::Refused { refusal: error, .. } | token::Error::Unavailable { error, .. } => {
-            Some(error)
-        }
-        token::Error::BudgetSpent | token::Error::Deadline | token::Error::Secret(_) => None,
-    };
+    let refusal = refusal(&error);
     let (code, errmsg) = match refusal {
         Some(wechat::Error::Refused { code, message }) => (Some(code.0), message.as_str()),
         _ => (None, ""),
@@ -138,6 +149,23 @@ fn token_failure(
         wechat_errmsg: masked(errmsg).into_owned(),
         wechat_rid: wechat::rid(errmsg).unwrap_or_default().to_owned(),
         refused_ip: refused_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+    }
+}
+
+/// Returns the error of WeChat behind the failure.
+fn refusal(error: &token::Error) -> Option<&wechat::Error> {
+    match error {
+        token::Error::Refused { refusal: error, .. } | token::Error::Unavailable { error, .. } => {
+            Some(error)
+        }
+        token::Error::Platform(error) => refusal(error),
+        token::Error::BudgetSpent
+        | token::Error::Deadline
+        | token::Error::NoRefreshToken
+        | token::Error::NoTicket { .. }
+        | token::Error::NotAuthorized
+        | token::Error::Secret(_)
+        | token::Error::State(_) => None,
     }
 }
 

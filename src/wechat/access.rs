@@ -31,7 +31,6 @@ pub(crate) enum TokenName {
     #[cfg_attr(not(test), expect(dead_code, reason = "no source of tokens reads it yet"))]
     CloudbaseAccessToken,
     /// `component_access_token`: the token of a third-party platform (第三方平台).
-    #[cfg_attr(not(test), expect(dead_code, reason = "no source of tokens fetches it yet"))]
     ComponentAccessToken,
 }
 

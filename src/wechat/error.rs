@@ -16,6 +16,15 @@ impl Errcode {
     /// The per-minute quota of this API is used up.
     pub const MINUTE_QUOTA: Self = Self(45011);
 
+    /// The refresh token of an authorizer is invalid.
+    pub(crate) const REFRESH_TOKEN_INVALID: Self = Self(61023);
+    /// The ticket of a platform has expired.
+    pub(crate) const TICKET_EXPIRED: Self = Self(61005);
+    /// The ticket of a platform is invalid.
+    pub(crate) const TICKET_INVALID: Self = Self(61006);
+    /// The ticket of a platform is invalid, too.
+    pub(crate) const TICKET_REFUSED: Self = Self(40091);
+
     /// The address of the gateway is not in the account's IP whitelist.
     pub const IP_NOT_ALLOWED: Self = Self(40164);
 

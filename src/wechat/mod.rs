@@ -32,7 +32,6 @@ mod tolerant;
 
 pub(crate) mod account;
 pub(crate) mod card;
-#[cfg_attr(not(test), expect(dead_code, reason = "no room makes these calls yet"))]
 pub(crate) mod component;
 pub(crate) mod map_poi;
 pub(crate) mod media;
@@ -41,9 +40,7 @@ pub(crate) mod nearby;
 pub(crate) mod store;
 pub(crate) mod token;
 
-pub(crate) use access::AccessToken;
-#[expect(unused_imports, reason = "no source of tokens has another name yet")]
-pub(crate) use access::TokenName;
+pub(crate) use access::{AccessToken, TokenName};
 pub(crate) use client::{Attempt, Client, Tries};
 pub use endpoint::{AccountKinds, Endpoint, Need, Safety, Verdict};
 pub(crate) use endpoint::{Payload, Proof};

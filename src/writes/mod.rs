@@ -125,7 +125,7 @@ impl Writes {
         call: E,
         answer: impl FnOnce(E::Reply) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let account = self.0.calls.account::<E>(ctx)?;
+        let account = self.0.calls.account::<E>(ctx).await?;
         self.detached(ctx, |writes, ctx, left| async move {
             let record = |_: &str| call.record();
             let mut sending = match writes.begin::<E, R>(&account, &ctx, left, Some(record)).await?
@@ -307,7 +307,7 @@ fn outcome<T>(result: &Result<T, Error>) -> LateOutcome {
 mod tests {
     use super::*;
     use crate::{
-        accounts::Registry,
+        accounts::{Registry, Services},
         config::{Limits, WeChat},
         wechat::Client,
     };
@@ -318,7 +318,9 @@ mod tests {
         let client = Client::new(&WeChat::default(), &clock, crate::metrics::Metrics::default())
             .expect("a client");
         let (_folder, state) = state::temporary(&clock);
-        let registry = Registry::new(&[], &Limits::default(), &client, &state, &clock);
+        let services =
+            Services { client: client.clone(), state: state.clone(), clock: clock.clone() };
+        let registry = Registry::new(&[], &[], &Limits::default(), services);
         let calls = Calls::new(registry, client, state.clone(), clock.clone());
         let tasks = TaskTracker::new();
         let journal = Journal::new(state.clone(), None, clock, tasks.clone(), Default::default());

@@ -46,7 +46,7 @@ impl Writes {
         ctx: &Context,
         change: Change,
     ) -> Result<pb::UpdateStoreResponse, Error> {
-        let account = self.0.calls.account::<UpdateStore>(ctx)?;
+        let account = self.0.calls.account::<UpdateStore>(ctx).await?;
         self.detached(ctx, |writes, ctx, left| async move {
             // The whole update is known only after the store was read.
             let record = None::<fn(&str) -> WriteRecord>;
@@ -123,7 +123,7 @@ impl Writes {
         ctx: &Context,
         change: Change,
     ) -> Result<pb::UpdateStoreResponse, Error> {
-        let account = self.0.calls.account::<UpdateStore>(ctx)?;
+        let account = self.0.calls.account::<UpdateStore>(ctx).await?;
         // This is in no task of its own, so it ends when the caller leaves.
         let left = CancellationToken::new();
         let call = self.completed(&account, ctx, change, &left).await?;

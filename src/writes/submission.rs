@@ -26,7 +26,7 @@ impl Writes {
         E::Reply: Default,
         R: Recovered + 'static,
     {
-        let account = self.0.calls.account::<E>(ctx)?;
+        let account = self.0.calls.account::<E>(ctx).await?;
         let now = self.clock().wall();
         self.detached(ctx, |writes, ctx, left| async move {
             let record = |write_id: &str| {

@@ -11,8 +11,8 @@ use std::{
 #[rustfmt::skip]
 const ROOMS: &[(&str, &[&str])] = &[
     ("testing", &[
-        "app", "call", "config", "errors", "events", "message_crypto", "metrics", "pb", "push", "server", "service",
-        "state", "telemetry", "util", "wechat",
+        "accounts", "app", "call", "config", "errors", "events", "message_crypto", "metrics", "pb", "push", "server",
+        "service", "state", "telemetry", "util", "wechat",
     ]),
     ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
     ("app", &[
@@ -28,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "wechat",
     ]),
     ("live", &["config", "systemd", "telemetry"]),
-    ("push", &["config", "events", "message_crypto", "metrics", "pb", "state", "telemetry", "util"]),
+    ("push", &["accounts", "config", "events", "message_crypto", "metrics", "pb", "state", "telemetry", "util"]),
     ("server", &[
         "activity", "callers", "config", "context", "errors", "metrics", "pb", "service",
         "service_config", "state", "telemetry", "tls", "util",

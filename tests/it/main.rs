@@ -42,6 +42,7 @@ mod metrics;
 mod nearby;
 mod odd;
 mod overdue_reviews;
+mod platform;
 mod quota;
 mod recovery;
 mod redis;

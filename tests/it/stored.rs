@@ -188,6 +188,7 @@ fn authorizers() -> Vec<Authorizer> {
         nick_name: "花店".to_owned(),
         principal_name: "广州花店有限公司".to_owned(),
         describe_time: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+        authorization_code: String::new(),
     };
     let ended = Authorizer {
         authorized: false,

@@ -339,6 +339,22 @@ impl App {
         ask(self.admin, path).await
     }
 
+    /// Posts a body to the address for pushes, and returns the status and the text.
+    pub(crate) async fn post_push(&self, path: &str, body: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.callback).await.expect("the gateway listens");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: gateway\r\ncontent-type: text/xml\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("it answers");
+        let status = answer.split(' ').nth(1).expect("a status").parse().expect("a number");
+        let (_, text) = answer.split_once("\r\n\r\n").expect("a body");
+        (status, text.to_owned())
+    }
+
     /// Announces a stop to the gateway, like SIGTERM.
     pub(crate) fn announce_stop(&self) {
         self.stop.cancel();

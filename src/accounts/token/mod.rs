@@ -1,4 +1,4 @@
-//! Access tokens of the accounts.
+//! Access tokens of the accounts, and of platforms.
 //!
 //! - Each account has at most one refresh at a time, in a task of its own. Callers wait for it, and
 //!   a caller that leaves does not stop it.
@@ -25,6 +25,7 @@ use tracing::Span;
 
 pub(crate) use self::status::{TokenFailure, TokenStatus};
 use self::{classic::Classic, stable::Stable};
+use super::{Services, platform::refuses_ticket};
 use crate::{
     config::{self, SecretSource, TokenKind},
     state::{self, Acquired, SharedToken},
@@ -34,7 +35,10 @@ use crate::{
         lock,
         single_flight::{Run, SingleFlight},
     },
-    wechat::{self, AccessToken, Attempt, Client, Endpoint, Errcode, Tries, token::TokenReply},
+    wechat::{
+        self, AccessToken, Attempt, Client, Endpoint, Errcode, TokenName, Tries,
+        component::ComponentTokenReply, token::TokenReply,
+    },
 };
 
 mod classic;
@@ -100,6 +104,24 @@ pub(crate) struct Token {
 /// The reason why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
+    /// The account withdrew its authorization of the platform.
+    #[error("the account does not authorize the platform any more")]
+    NotAuthorized,
+    /// WeChat has no refresh token for the account, so it must authorize the platform again.
+    #[error("WeChat has no refresh token for the account")]
+    NoRefreshToken,
+    /// No ticket of the last twelve hours is there. WeChat pushes one every ten minutes.
+    #[error("WeChat has pushed no ticket to the platform in the last 12 hours")]
+    NoTicket {
+        /// The time until the next attempt.
+        retry_after: Duration,
+    },
+    /// The platform of the account has no token of its own.
+    #[error("the platform has no token: {0}")]
+    Platform(Box<Error>),
+    /// The state has what a token is fetched with, and it failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
     /// Today's budget of tokens is spent.
     #[error("today's budget of {DAILY_BUDGET} tokens is used up")]
     BudgetSpent,
@@ -147,11 +169,16 @@ impl From<std::io::Error> for SecretUnreadable {
 }
 
 /// A source of tokens.
-trait Source: fmt::Debug + Send + Sync {
+pub(super) trait Source: fmt::Debug + Send + Sync {
     fn path(&self) -> &'static str;
 
     /// Returns true if `force` has an effect.
     fn can_force(&self) -> bool;
+
+    /// Returns the name that the token has in the query of a call.
+    fn token_name(&self) -> TokenName {
+        TokenName::AccessToken
+    }
 
     fn fetch<'a>(
         &'a self,
@@ -162,7 +189,7 @@ trait Source: fmt::Debug + Send + Sync {
 }
 
 /// Sends one request to a token endpoint.
-async fn ask<E: Endpoint<Reply = TokenReply>>(
+pub(super) async fn ask<E: Endpoint<Reply: Into<Fetched>>>(
     client: &Client,
     call: E,
     tries: &mut Tries,
@@ -174,17 +201,38 @@ async fn ask<E: Endpoint<Reply = TokenReply>>(
     Ok(client.send(&call, attempt).await?.into())
 }
 
-struct Fetched {
-    value: Secret,
-    life: Duration,
+/// A token of a source, and how long it lives.
+pub(super) struct Fetched {
+    pub(super) value: Secret,
+    pub(super) life: Duration,
 }
 
+/// The reason why a source returned no token.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
+pub(super) enum FetchError {
+    #[error("no token of the platform came in time")]
+    Deadline,
+    #[error("the account does not authorize the platform any more")]
+    NotAuthorized,
+    #[error("WeChat has no refresh token for the account")]
+    NoRefreshToken,
+    #[error("WeChat has pushed no ticket")]
+    NoTicket,
+    #[error(transparent)]
+    Platform(Box<Error>),
     #[error(transparent)]
     Secret(#[from] SecretUnreadable),
     #[error(transparent)]
+    State(#[from] state::Error),
+    #[error(transparent)]
     WeChat(#[from] wechat::Error),
+}
+
+impl From<ComponentTokenReply> for Fetched {
+    fn from(reply: ComponentTokenReply) -> Self {
+        let life = reply.life().unwrap_or_default();
+        Self { value: reply.component_access_token.0.into(), life }
+    }
 }
 
 impl From<TokenReply> for Fetched {
@@ -194,10 +242,13 @@ impl From<TokenReply> for Fetched {
     }
 }
 
-/// The token of one account.
+/// The token of one account or platform.
 #[derive(Debug)]
 pub(crate) struct Tokens {
+    /// The account or platform, as the log and metrics name it.
     app_id: AppId,
+    /// The name in the state.
+    name: AppId,
     source: Box<dyn Source>,
     force_allowed: bool,
     client: Client,
@@ -232,10 +283,20 @@ struct Failure {
 }
 
 impl Failure {
+    /// Returns true if a new ticket may end the failure.
+    fn is_about_ticket(&self) -> bool {
+        match &self.error {
+            Error::NoTicket { .. } => true,
+            Error::Unavailable { error, .. } => refuses_ticket(error),
+            _ => false,
+        }
+    }
+
     /// Returns the error, with the time that is left until the next attempt.
     fn error_at(&self, now: Instant) -> Error {
         let mut error = self.error.clone();
-        if let Error::Unavailable { retry_after, .. } = &mut error {
+        if let Error::NoTicket { retry_after } | Error::Unavailable { retry_after, .. } = &mut error
+        {
             *retry_after = self.retry_at - now;
         }
         error
@@ -247,8 +308,16 @@ fn result_name(result: &Result<Arc<Token>, Error>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(Error::BudgetSpent) => "budget_spent",
+        Err(Error::NoTicket { .. }) => "no_ticket",
+        Err(Error::NotAuthorized | Error::NoRefreshToken) => "not_authorized",
         Err(Error::Secret(_)) => "secret_unreadable",
-        Err(Error::Deadline | Error::Refused { .. } | Error::Unavailable { .. }) => "failed",
+        Err(
+            Error::Deadline
+            | Error::Platform(_)
+            | Error::Refused { .. }
+            | Error::State(_)
+            | Error::Unavailable { .. },
+        ) => "failed",
     }
 }
 
@@ -262,25 +331,35 @@ struct Suspect {
 }
 
 impl Tokens {
-    pub(super) fn new(
-        settings: &config::Account,
-        client: Client,
-        shared: Arc<dyn state::State>,
-        clock: Clock,
-    ) -> Arc<Self> {
+    /// Returns the tokens of an account of the settings.
+    pub(super) fn of_account(settings: &config::Account, services: &Services) -> Arc<Self> {
         let (app_id, secret) = (settings.app_id.clone(), settings.secret.clone());
         let source: Box<dyn Source> = match settings.token {
             TokenKind::Classic => Box::new(Classic { app_id, secret }),
             TokenKind::Stable => Box::new(Stable { app_id, secret }),
         };
+        let (app_id, force) = (settings.app_id.clone(), settings.force_refresh);
+        Self::new(app_id.clone(), app_id, source, force, services)
+    }
+
+    /// Returns the tokens of a source. The state has them under `name`.
+    pub(super) fn new(
+        app_id: AppId,
+        name: AppId,
+        source: Box<dyn Source>,
+        force_allowed: bool,
+        services: &Services,
+    ) -> Arc<Self> {
+        let Services { client, state, clock } = services.clone();
         Arc::new(Self {
-            app_id: settings.app_id.clone(),
+            app_id,
+            name,
             source,
-            force_allowed: settings.force_refresh,
+            force_allowed,
             client,
             clock,
             latest: Mutex::default(),
-            shared,
+            shared: state,
             state: Mutex::default(),
         })
     }
@@ -305,6 +384,21 @@ impl Tokens {
             }
         };
         self.wait(run, deadline).await
+    }
+
+    /// Forgets the token. A call that has it keeps it.
+    pub(super) fn clear(&self) {
+        let mut state = self.lock();
+        *self.latest() = None;
+        state.failure = None;
+    }
+
+    /// Ends the pause after a failure, because what was missing has arrived.
+    pub(super) fn try_again(&self) {
+        let mut state = self.lock();
+        if state.failure.as_ref().is_some_and(Failure::is_about_ticket) {
+            state.failure = None;
+        }
     }
 
     /// Returns true if there is a valid token, so that a call would not wait for one.
@@ -420,7 +514,7 @@ impl Tokens {
     async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
         let force = wants_force && self.may_force().await;
         loop {
-            let shared = self.shared.token(&self.app_id).await.ok().flatten();
+            let shared = self.shared.token(&self.name).await.ok().flatten();
             if let Some(token) = shared.as_ref().and_then(|shared| self.adopt(number, shared)) {
                 return Ok(token);
             }
@@ -471,7 +565,7 @@ impl Tokens {
         lease: Option<u64>,
         before: u64,
     ) -> Option<Result<Arc<Token>, Error>> {
-        let budget = format!("tokens/{}", self.app_id);
+        let budget = format!("tokens/{}", self.name);
         if let Ok(false) = self.shared.spend(&budget, DAILY_BUDGET, DAY).await {
             return Some(Err(self.store_failure(Error::BudgetSpent, 1, HUMAN_PAUSE)));
         }
@@ -482,7 +576,7 @@ impl Tokens {
                 Ok(fetched) => {
                     let Fetched { value, life } = &fetched;
                     let life = life.saturating_sub(self.clock.now() - sent_at);
-                    let put = self.shared.put_token(&self.app_id, before, value, life).await;
+                    let put = self.shared.put_token(&self.name, before, value, life).await;
                     return Some(Ok(match put {
                         Ok(shared) if shared.value != *value => self
                             .adopt(number, &shared)
@@ -511,7 +605,7 @@ impl Tokens {
     /// Returns true if a forced refresh is allowed now. It must be rare over all replicas.
     async fn may_force(&self) -> bool {
         let spend = async |what: &str, limit, window| {
-            let counter = format!("{what}/{}", self.app_id);
+            let counter = format!("{what}/{}", self.name);
             self.shared.spend(&counter, limit, window).await.is_ok_and(|left| left)
         };
         spend("force", 1, FORCE_PAUSE).await && spend("forces", FORCE_BUDGET, DAY).await
@@ -535,7 +629,7 @@ impl Tokens {
     }
 
     fn lease(&self) -> String {
-        format!("token/{}", self.app_id)
+        format!("token/{}", self.name)
     }
 
     fn store(&self, number: u64, fetched: Fetched, sent_at: Instant) -> Arc<Token> {
@@ -563,7 +657,7 @@ impl Tokens {
         let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
         let expires_at = sent_at + fetched.life;
         let token = Arc::new(Token {
-            access: fetched.value.into(),
+            access: AccessToken::new(fetched.value, self.source.token_name()),
             generation: state.generation,
             // WeChat returned the same token, so its age does not change.
             fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
@@ -588,7 +682,13 @@ impl Tokens {
         let pause = pause.max(asked_pause(&error).min(LONGEST_ASKED_PAUSE));
         let path = self.source.path();
         let error = match error {
+            FetchError::Deadline => Error::Deadline,
+            FetchError::NotAuthorized => Error::NotAuthorized,
+            FetchError::NoRefreshToken => Error::NoRefreshToken,
+            FetchError::NoTicket => Error::NoTicket { retry_after: pause },
+            FetchError::Platform(error) => Error::Platform(error),
             FetchError::Secret(error) => Error::Secret(error),
+            FetchError::State(error) => Error::State(error),
             FetchError::WeChat(error) => Error::Unavailable { path, error, retry_after: pause },
         };
         self.store_failure(error, in_a_row, pause)
@@ -638,8 +738,14 @@ impl Tokens {
 /// Returns true if the failure may pass without a person's help.
 fn is_transient(error: &FetchError) -> bool {
     match error {
-        FetchError::Secret(_) => false,
-        FetchError::WeChat(wechat::Error::Refused { code, .. }) => *code == Errcode::BUSY,
+        FetchError::NoRefreshToken | FetchError::NotAuthorized | FetchError::Secret(_) => false,
+        FetchError::Deadline
+        | FetchError::NoTicket
+        | FetchError::Platform(_)
+        | FetchError::State(_) => true,
+        FetchError::WeChat(error @ wechat::Error::Refused { code, .. }) => {
+            *code == Errcode::BUSY || refuses_ticket(error)
+        }
         FetchError::WeChat(wechat::Error::ProxyRefused) => false,
         FetchError::WeChat(_) => true,
     }
@@ -647,14 +753,15 @@ fn is_transient(error: &FetchError) -> bool {
 
 /// Returns true if another attempt in the same refresh may help.
 fn repeats_soon(error: &FetchError) -> bool {
-    is_transient(error) && asked_pause(error).is_zero()
+    let is_of_call = matches!(error, FetchError::WeChat(error) if !refuses_ticket(error));
+    is_of_call && is_transient(error) && asked_pause(error).is_zero()
 }
 
 /// Returns the pause that the server's `Retry-After` asks for.
 fn asked_pause(error: &FetchError) -> Duration {
     match error {
-        FetchError::Secret(_) => Duration::ZERO,
         FetchError::WeChat(error) => error.retry_after().unwrap_or_default(),
+        _ => Duration::ZERO,
     }
 }
 
@@ -686,7 +793,8 @@ mod tests {
             Client::new(&config::WeChat::default(), clock, crate::metrics::Metrics::default())
                 .expect("a client");
         let (folder, shared) = state::temporary(clock);
-        (folder, Tokens::new(&settings, client, shared, clock.clone()))
+        let services = Services { client, state: shared, clock: clock.clone() };
+        (folder, Tokens::of_account(&settings, &services))
     }
 
     fn fetched(value: &str, life: u64) -> Fetched {

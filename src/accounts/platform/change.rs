@@ -1,0 +1,173 @@
+//! Stores the pushes about a platform: tickets and authorizations.
+//!
+//! A change is stored before WeChat gets its confirmation. The newest one counts by WeChat's own time, so a
+//! push that comes twice or late does no harm. The questions to WeChat after an authorization follow in the
+//! background. If the process ends before, the next one continues, because the code is stored.
+
+use std::sync::Arc;
+
+use super::{Inner, Platform, token_name};
+use crate::{
+    pb::platform::AuthorizerRecord,
+    state::{self, Authorizer},
+    util::id::{AppId, Secret},
+    wechat::component::QueryAuth,
+};
+
+/// A push about a platform. Each has the time at which WeChat sent it, in seconds after 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// An account authorized the platform, or changed what it grants.
+    Authorized {
+        /// The account.
+        app_id: AppId,
+        /// The code that WeChat exchanges once for a refresh token.
+        code: Option<Secret>,
+        /// The time.
+        sent_at: u64,
+    },
+    /// A new ticket.
+    Ticket {
+        /// The ticket.
+        ticket: Secret,
+        /// The time.
+        sent_at: u64,
+    },
+    /// An account withdrew its authorization.
+    Unauthorized {
+        /// The account.
+        app_id: AppId,
+        /// The time.
+        sent_at: u64,
+    },
+}
+
+impl Inner {
+    /// Stores a change. It is durable when this returns.
+    pub(super) async fn apply(
+        self: &Arc<Self>,
+        platform: &AppId,
+        change: Change,
+    ) -> Result<(), state::Error> {
+        // The settings no longer have the platform.
+        let Some(platform) = self.directory.get(platform) else { return Ok(()) };
+        match change {
+            Change::Ticket { ticket, sent_at } => {
+                self.directory
+                    .services
+                    .state
+                    .put_ticket(&platform.app_id, &ticket, sent_at)
+                    .await?;
+                platform.tokens.try_again();
+                platform.has_ticket.notify_waiters();
+                Ok(())
+            }
+            Change::Authorized { app_id, code, sent_at } => {
+                self.authorized(platform, app_id, code, sent_at).await
+            }
+            Change::Unauthorized { app_id, sent_at } => {
+                self.unauthorized(&platform, app_id, sent_at).await
+            }
+        }
+    }
+
+    async fn authorized(
+        self: &Arc<Self>,
+        platform: Arc<Platform>,
+        app_id: AppId,
+        code: Option<Secret>,
+        sent_at: u64,
+    ) -> Result<(), state::Error> {
+        let state = &self.directory.services.state;
+        let known = state.authorizer(&platform.app_id, &app_id).await?;
+        // The same push again, or another change in the same second. The stored row stays until WeChat states
+        // the present one.
+        let is_same = |known: &Authorizer| known.authorized && known.changed_at == sent_at;
+        let refresh_token = known.filter(is_same).and_then(|known| known.refresh_token);
+        if refresh_token.is_none() {
+            let code = code.as_ref().map_or("", Secret::expose).to_owned();
+            let record = AuthorizerRecord { authorization_code: code, ..Default::default() };
+            let authorizer = platform.new_authorizer(&app_id, sent_at, None, record);
+            if !state.put_authorizer(&authorizer, false).await? {
+                return Ok(());
+            }
+        }
+        self.authorizers.changed(&app_id);
+        tracing::info!(%app_id, platform = %platform.app_id, "an account authorized the platform");
+        let inner = self.clone();
+        tokio::spawn(async move {
+            if let Some(code) = code {
+                platform.exchange(&app_id, code, refresh_token.as_ref()).await;
+            }
+            platform.describe(&app_id, sent_at).await;
+            inner.authorizers.changed(&app_id);
+        });
+        Ok(())
+    }
+
+    async fn unauthorized(
+        &self,
+        platform: &Platform,
+        app_id: AppId,
+        sent_at: u64,
+    ) -> Result<(), state::Error> {
+        let state = &self.directory.services.state;
+        let authorizer = Authorizer {
+            authorized: false,
+            ..platform.new_authorizer(&app_id, sent_at, None, Default::default())
+        };
+        if !state.put_authorizer(&authorizer, false).await? {
+            return Ok(());
+        }
+        state.drop_token(&token_name(&platform.app_id, &app_id)).await?;
+        self.authorizers.drop_token(&app_id);
+        tracing::info!(
+            %app_id,
+            platform = %platform.app_id,
+            "an account withdrew its authorization of the platform"
+        );
+        Ok(())
+    }
+}
+
+impl Platform {
+    /// Exchanges the code of an authorization for a refresh token and a first token, and stores both, the
+    /// refresh token first, in place of `before`. WeChat accepts a code once. A failure is logged: WeChat also
+    /// returns the refresh token when it is asked about the account, unless the code was never exchanged.
+    pub(super) async fn exchange(&self, app_id: &AppId, code: Secret, before: Option<&Secret>) {
+        let call = QueryAuth { component_appid: self.app_id.clone(), authorization_code: code };
+        let sent_at = self.services.clock.now();
+        let reply = match self.ask(&call, self.background_deadline()).await {
+            Ok(reply) => reply.authorization_info,
+            Err(error) => {
+                tracing::warn!(
+                    %app_id,
+                    platform = %self.app_id,
+                    "failed to exchange the code of an authorization: {error}"
+                );
+                return;
+            }
+        };
+        if reply.authorizer_appid != *app_id {
+            tracing::warn!(
+                %app_id,
+                platform = %self.app_id,
+                "WeChat exchanged the code of an authorization for another account"
+            );
+            return;
+        }
+        // Without the permission for any call, there are no tokens.
+        let Some(refresh_token) = reply.refresh_token() else { return };
+        let state = &self.services.state;
+        let stored =
+            state.replace_refresh_token(&self.app_id, app_id, before, &refresh_token).await;
+        if let (Ok(true), Some((token, life))) = (stored, reply.access_token()) {
+            let life = life.saturating_sub(self.services.clock.now() - sent_at);
+            let name = token_name(&self.app_id, app_id);
+            let before = state.token(&name).await.ok().flatten();
+            let before = before.map_or(0, |token| token.generation);
+            // If this fails, the first call fetches a token.
+            let _ = state.put_token(&name, before, &token, life).await;
+        }
+    }
+}
