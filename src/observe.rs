@@ -168,7 +168,7 @@ fn accounts(provider: &Provider, registry: &Registry, audits: &Audits, clock: &C
         &table::CALLBACK_LAST_TIME,
         Fold::Smallest,
         Box::new(move |account| {
-            account.settings.callback.as_ref()?;
+            account.receives_pushes().then_some(())?;
             Some(audits.last_push(&account.app_id).map_or(0.0, seconds))
         }),
     );

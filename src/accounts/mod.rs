@@ -183,6 +183,15 @@ impl Account {
         }
     }
 
+    /// Returns true if the gateway receives WeChat's pushes for the account.
+    pub(crate) fn receives_pushes(&self) -> bool {
+        match &self.origin {
+            // All messages about authorizers come to one address of their platform.
+            Origin::Platform(_) => true,
+            Origin::Settings(settings) => settings.callback.is_some(),
+        }
+    }
+
     /// Returns the platform that the account authorized. `None` if the settings name the account.
     pub(crate) fn platform(&self) -> Option<&AppId> {
         match &self.origin {

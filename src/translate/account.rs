@@ -74,18 +74,15 @@ pub(crate) fn account(
 ) -> pb::Account {
     let Account { app_id, kind, tokens, quotas, concurrency, origin } = account;
     let kind = kind.map_or(pb::AccountKind::Unspecified, wire_kind);
-    let (default_of_kind, receives_pushes, token_kind) = match origin {
-        // All messages of authorizers come to one address of the platform.
-        Origin::Platform(_) => (false, true, pb::TokenKind::Authorizer),
-        Origin::Settings(settings) => {
-            (settings.default, settings.callback.is_some(), wire_token_kind(settings.token))
-        }
+    let (default_of_kind, token_kind) = match origin {
+        Origin::Platform(_) => (false, pb::TokenKind::Authorizer),
+        Origin::Settings(settings) => (settings.default, wire_token_kind(settings.token)),
     };
     pb::Account {
         app_id: app_id.to_string(),
         kind: kind.into(),
         default_of_kind,
-        receives_pushes,
+        receives_pushes: account.receives_pushes(),
         last_push_time: last_push.map(Into::into),
         token: Some(token(token_kind, tokens.status(), reason)),
         spent_quotas: quotas.spent(now).into_iter().map(Into::into).collect(),
