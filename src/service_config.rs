@@ -16,6 +16,7 @@ use crate::{
         Endpoint, Proof, Safety,
         account::ClearQuota,
         card::SetCard,
+        component::{CreatePreauthCode, StartPushTicket},
         map_poi::CreateMapPoi,
         media::{UploadImg, UploadTemporary},
         merchant::{ApplyMerchant, ModifyMerchant},
@@ -30,6 +31,7 @@ const WRITES: &[(&str, Safety)] = &[
     (pb::AddStoreRequest::METHOD, AddStore::SAFETY),
     (pb::ApplyMerchantRequest::METHOD, ApplyMerchant::SAFETY),
     (pb::ClearQuotaRequest::METHOD, ClearQuota::SAFETY),
+    (pb::CreateAuthorizationLinkRequest::METHOD, CreatePreauthCode::SAFETY),
     (pb::CreateMapPoiRequest::METHOD, CreateMapPoi::SAFETY),
     (pb::DeleteLegacyStoreRequest::METHOD, DelPoi::SAFETY),
     (pb::DeleteNearbyPoiRequest::METHOD, DelNearbyPoi::SAFETY),
@@ -37,6 +39,7 @@ const WRITES: &[(&str, Safety)] = &[
     (pb::ReplaceNearbyPoiRequest::METHOD, AddNearbyPoi::SAFETY),
     (pb::SetNearbyPoiVisibilityRequest::METHOD, SetNearbyPoiShowStatus::SAFETY),
     (pb::SetStoreCardRequest::METHOD, SetCard::SAFETY),
+    (pb::StartTicketPushRequest::METHOD, StartPushTicket::SAFETY),
     (pb::UpdateMerchantRequest::METHOD, ModifyMerchant::SAFETY),
     (pb::UpdateStoreRequest::METHOD, UpdateStore::SAFETY),
     (pb::UploadImageRequest::METHOD, UploadImg::SAFETY),
@@ -251,9 +254,10 @@ mod tests {
     }
 
     #[test]
-    fn rpcs_that_nothing_proves_are_sent_once() {
+    fn rpcs_of_operators_are_sent_once() {
         let once = rpcs().expect("the contract").filter(|rpc| use_of(rpc) == Use::SendOnce);
         let names = once.map(|rpc| rpc.name().to_owned()).collect::<Vec<_>>();
-        assert_eq!(names, ["ClearQuota", "ResolveWrite"]);
+        let expected = ["ClearQuota", "CreateAuthorizationLink", "StartTicketPush", "ResolveWrite"];
+        assert_eq!(names, expected);
     }
 }

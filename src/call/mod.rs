@@ -204,7 +204,6 @@ impl Calls {
     }
 
     /// Returns the platforms of the settings, and the accounts that authorized them.
-    #[expect(dead_code, reason = "the service of platforms calls it")]
     pub(crate) fn platforms(&self) -> &Platforms {
         self.0.registry.platforms()
     }

@@ -17,7 +17,7 @@ use super::{
     errcode::{self, FixBy},
 };
 use crate::{
-    accounts::{self, quota::Spent, token},
+    accounts::{self, platform, quota::Spent, token},
     call::{DistrictError, Error, PageError},
     callers::{Forbidden, Refused, TooFast, jwt},
     context::{Stage, Unusable},
@@ -323,6 +323,39 @@ impl From<Error> for Status {
         }
         .into()
     }
+}
+
+impl From<platform::Error> for Status {
+    fn from(error: platform::Error) -> Self {
+        of_platform(error, "app_id")
+    }
+}
+
+/// Returns the status of a failure of a platform. `field` is the field of the request that names it.
+pub(crate) fn of_platform(error: platform::Error, field: &str) -> Status {
+    let rule = error.to_string();
+    let unknown = || {
+        let rule = clipped(&rule);
+        Failure::new(
+            Code::InvalidArgument,
+            ErrorReason::PlatformUnknown,
+            format!("{field}: {rule}"),
+        )
+        .violation(field, rule)
+    };
+    match error {
+        platform::Error::Deadline => deadline("before the call was sent", Stage::Token),
+        platform::Error::NoDefault { .. } => unknown(),
+        platform::Error::Secret(error) => no_token(token::Error::Secret(error)),
+        platform::Error::State(error) => no_state(&error),
+        platform::Error::Token { platform, error } => {
+            of_account(no_token(error), &platform, Some(&platform))
+        }
+        platform::Error::Unknown { app_id } => unknown().with("platform_app_id", clipped(&app_id)),
+        // A call of a platform leaves no outcome that a caller must check.
+        platform::Error::WeChat { path, error } => wechat(path, Safety::Read, error),
+    }
+    .into()
 }
 
 impl From<PageError> for Status {
@@ -1082,6 +1115,8 @@ mod tests {
                 platform: app_id().into(),
             })
             .into(),
+            platform::Error::NoDefault { count: 2 }.into(),
+            platform::Error::Unknown { app_id: app_id() }.into(),
             token(token::Error::NotAuthorized),
             token(token::Error::NoRefreshToken),
             token(token::Error::NoTicket { retry_after: Duration::from_secs(1) }),

@@ -1,4 +1,4 @@
-//! `AccountService`: the accounts of the settings, for operators.
+//! `AccountService`: the accounts and the third-party platforms, for operators.
 
 use tonic::{Request, Response, Status};
 
@@ -17,7 +17,7 @@ use crate::{
     writes::Writes,
 };
 
-/// Serves the accounts of the settings.
+/// Serves the accounts and the platforms.
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) calls: Calls,
@@ -87,6 +87,41 @@ impl AccountService for Account {
             None => self.writes.write(&ctx, ClearQuota { appid }, cleared).await?,
         };
         Ok(Response::new(response))
+    }
+
+    async fn create_authorization_link(
+        &self,
+        request: Request<pb::CreateAuthorizationLinkRequest>,
+    ) -> Result<Response<pb::CreateAuthorizationLinkResponse>, Status> {
+        self.create_link(request).await
+    }
+
+    async fn list_authorizers(
+        &self,
+        request: Request<pb::ListAuthorizersRequest>,
+    ) -> Result<Response<pb::ListAuthorizersResponse>, Status> {
+        self.authorizers(request).await
+    }
+
+    async fn get_authorizer(
+        &self,
+        request: Request<pb::GetAuthorizerRequest>,
+    ) -> Result<Response<pb::GetAuthorizerResponse>, Status> {
+        self.authorizer(request).await
+    }
+
+    async fn list_platforms(
+        &self,
+        request: Request<pb::ListPlatformsRequest>,
+    ) -> Result<Response<pb::ListPlatformsResponse>, Status> {
+        self.platforms(request).await
+    }
+
+    async fn start_ticket_push(
+        &self,
+        request: Request<pb::StartTicketPushRequest>,
+    ) -> Result<Response<pb::StartTicketPushResponse>, Status> {
+        self.start_tickets(request).await
     }
 }
 

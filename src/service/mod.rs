@@ -19,6 +19,7 @@ mod map_poi;
 mod media;
 mod merchant;
 mod nearby;
+mod platform;
 mod store;
 mod write;
 

@@ -110,7 +110,8 @@ pub(super) fn wire_kind(kind: AccountKind) -> pb::AccountKind {
     }
 }
 
-fn token(
+/// Returns the state of a token for callers. `reason` returns the reason with which calls without one fail.
+pub(super) fn token(
     kind: pb::TokenKind,
     status: TokenStatus,
     reason: fn(&token::Error) -> ErrorReason,

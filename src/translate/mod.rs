@@ -21,6 +21,7 @@ pub(crate) mod merchant;
 pub(crate) mod nearby;
 pub(crate) mod page;
 mod picture;
+pub(crate) mod platform;
 pub(crate) mod store;
 pub(crate) mod write;
 mod write_call;

@@ -103,6 +103,19 @@ pub(crate) fn parse_page_token(list: &str, token: &str) -> Result<u64, Foreign> 
     if of == list { after.parse().map_err(|_| Foreign) } else { Err(Foreign) }
 }
 
+/// Returns a `page_token` of a list that is ordered by text. It names the row before the page.
+pub(super) fn text_page_token(list: &str, after: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{list}/{after}"))
+}
+
+/// Parses a `page_token` that is not empty.
+pub(super) fn parse_text_page_token(list: &str, token: &str) -> Result<String, Foreign> {
+    let text = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| Foreign)?;
+    let text = String::from_utf8(text).map_err(|_| Foreign)?;
+    let after = text.strip_prefix(list).and_then(|rest| rest.strip_prefix('/'));
+    after.map(str::to_owned).ok_or(Foreign)
+}
+
 impl Check {
     /// Checks the page size of one of the gateway's own lists.
     pub(super) fn rows(&mut self, page_size: i32) -> usize {

@@ -302,6 +302,19 @@ def accounts():
     assert backlog.open_submission_count > 0 and backlog.oldest_submission_id
 
 
+def platforms():
+    """This gateway has no platform."""
+    assert not call("AccountService/ListPlatforms").platforms
+    for rpc, reason, fields in [
+        ("CreateAuthorizationLink", "PLATFORM_UNKNOWN", {"redirect_uri": "https://shop.example.com"}),
+        ("GetAuthorizer", "ACCOUNT_UNKNOWN", {"app_id": "wx00000000000000d1"}),
+        ("ListAuthorizers", "PLATFORM_UNKNOWN", {}),
+        ("StartTicketPush", "PLATFORM_UNKNOWN", {}),
+    ]:
+        refused(f"AccountService/{rpc}", reason, **fields)
+        called.add(f"AccountService/{rpc}")
+
+
 def documented():
     """Lets WeChat answer with its own examples, and compares the responses with those in the examples."""
     # The gateway keeps these two tables for a day, so it does not call WeChat again.
@@ -333,6 +346,7 @@ def main():
     nearby(made, picture)
     audits()
     accounts()
+    platforms()
     documented()
     wrong = refused("StoreService/GetStore", "INVALID_REQUEST")
     assert wrong.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -106,7 +106,10 @@ fn requests_have_app_id_and_writes_request_id() {
     for service in files().iter().flat_map(FileDescriptor::services) {
         for method in service.methods() {
             let reads = ["Get", "List", "Search", "Resolve", "Watch"];
-            let reads = reads.iter().any(|verb| method.name().starts_with(verb));
+            // These write neither for an account nor into the journal. A repeat has no further effect.
+            let of_platforms = ["CreateAuthorizationLink", "StartTicketPush"];
+            let reads = reads.iter().any(|verb| method.name().starts_with(verb))
+                || of_platforms.contains(&method.name());
             let number = |message: &MessageDescriptor, name: &str| {
                 message.get_field_by_name(name).map(|field| field.number())
             };
@@ -162,8 +165,10 @@ fn resource_fields_are_output_only() {
             "AccountBacklog",
             "AccountToken",
             "AuditEvent",
+            "Authorizer",
             "LegacyStore",
             "NearbyPoi",
+            "Platform",
             "SpentQuota",
             "Store",
             "Submission",

@@ -14,11 +14,16 @@ use wechat_store_gateway::pb;
 
 use crate::{contract::rpcs, support::App};
 
-/// RPCs without an example. The district table is too long, pushes report reviews, and the others
-/// make the call of an RPC with an example.
-const WITHOUT: [&str; 12] = [
+/// RPCs without an example. The district table is too long, pushes report reviews, those of platforms have theirs
+/// in the folder `component`, and the others make the call of an RPC with an example.
+const WITHOUT: [&str; 17] = [
     "AccountService/ListAccounts",
     "AccountService/GetAccount",
+    "AccountService/CreateAuthorizationLink",
+    "AccountService/ListAuthorizers",
+    "AccountService/GetAuthorizer",
+    "AccountService/ListPlatforms",
+    "AccountService/StartTicketPush",
     "AuditService/WatchAuditEvents",
     "AuditService/ListAuditEvents",
     "AuditService/GetSubmission",

@@ -66,6 +66,14 @@ fn requests() -> BTreeMap<String, Value> {
     for (rpc, request) in [
         ("AccountService/ListAccounts", json!({})),
         ("AccountService/GetAccount", json!({})),
+        (
+            "AccountService/CreateAuthorizationLink",
+            json!({"redirectUri": "https://shop.example.com/welcome"}),
+        ),
+        ("AccountService/ListAuthorizers", json!({})),
+        ("AccountService/GetAuthorizer", json!({"appId": OFFICIAL_APP_ID})),
+        ("AccountService/ListPlatforms", json!({})),
+        ("AccountService/StartTicketPush", json!({})),
         ("AuditService/WatchAuditEvents", json!({})),
         ("AuditService/ListAuditEvents", json!({})),
         ("AuditService/GetSubmission", json!({"submissionId": ID})),

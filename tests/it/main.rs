@@ -14,6 +14,7 @@ mod access;
 mod account;
 mod activity;
 mod audit;
+mod authorizers;
 mod callback;
 mod callers;
 mod card;

@@ -12,14 +12,14 @@ use wechat_store_gateway::pb;
 
 use crate::support::{App, is, nearby_profile, new_store, reason, within};
 
-const PLATFORM: &str = "wx00000000000000c1";
-const OTHER_PLATFORM: &str = "wx00000000000000c2";
+pub(crate) const PLATFORM: &str = "wx00000000000000c1";
+pub(crate) const OTHER_PLATFORM: &str = "wx00000000000000c2";
 const SECRET: &str = "the secret of the platform";
 const TOKEN: &str = "PLATFORMTOKEN";
-const AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
-const OTHER_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefg";
-const MERCHANT: &str = "wx00000000000000d1";
-const SECOND_MERCHANT: &str = "wx00000000000000d2";
+pub(crate) const AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+pub(crate) const OTHER_AES_KEY: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefg";
+pub(crate) const MERCHANT: &str = "wx00000000000000d1";
+pub(crate) const SECOND_MERCHANT: &str = "wx00000000000000d2";
 
 const COMPONENT_TOKEN: &str = "/cgi-bin/component/api_component_token";
 const AUTHORIZER_TOKEN: &str = "/cgi-bin/component/api_authorizer_token";
@@ -31,9 +31,9 @@ const ADD_NEARBY: &str = "/wxa/addnearbypoi";
 const LIST_NEARBY: &str = "/wxa/getnearbypoilist";
 const LONG: Duration = Duration::from_secs(30);
 /// Stores of mini programs, and nearby places.
-const ALL_SETS: &[u16] = &[8, 9, 10, 13, 18, 30, 37];
+pub(crate) const ALL_SETS: &[u16] = &[8, 9, 10, 13, 18, 30, 37];
 
-fn section(app_id: &str, key: &str) -> String {
+pub(crate) fn section(app_id: &str, key: &str) -> String {
     format!(
         "[[platforms]]\napp_id = \"{app_id}\"\nsecret = \"{SECRET}\"\ntoken = \"{TOKEN}\"\n\
          aes_key = \"{key}\"\n"
@@ -41,7 +41,7 @@ fn section(app_id: &str, key: &str) -> String {
 }
 
 /// Adds a platform at WeChat that pushes to the gateway.
-fn connect(app: &App, app_id: &str, key: &str) {
+pub(crate) fn connect(app: &App, app_id: &str, key: &str) {
     let base = format!("http://{}/wechat/platform/{app_id}", app.callback);
     let component = Component {
         events_url: Some(format!("{base}/events")),
@@ -52,13 +52,13 @@ fn connect(app: &App, app_id: &str, key: &str) {
 }
 
 /// Adds an account at WeChat that the gateway does not have.
-fn add_account(app: &App, app_id: &str) {
+pub(crate) fn add_account(app: &App, app_id: &str) {
     let account = json!({ "app_id": app_id, "secret": "unknown to all", "kind": "mini_program" });
     app.wechat.control("POST", "accounts", &account).expect("a new account");
 }
 
 /// Starts a gateway with one platform, and waits for its first ticket.
-async fn start() -> App {
+pub(crate) async fn start() -> App {
     let app = App::with_sections(&section(PLATFORM, AES_KEY)).await;
     connect(&app, PLATFORM, AES_KEY);
     has_ticket(&app).await;
@@ -67,7 +67,7 @@ async fn start() -> App {
 }
 
 /// Waits until the gateway confirmed a ticket.
-async fn has_ticket(app: &App) {
+pub(crate) async fn has_ticket(app: &App) {
     until(|| async { confirmed(app, "component_verify_ticket") > 0 }).await;
 }
 
@@ -78,7 +78,7 @@ fn confirmed(app: &App, name: &str) -> usize {
 }
 
 /// Waits for a condition.
-async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
     let wait = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -97,7 +97,7 @@ async fn is_served(app: &App, app_id: &str) {
     until(|| async { list_nearby(app, app_id).await.is_ok() }).await;
 }
 
-async fn authorized(app: &App, sets: &[u16]) {
+pub(crate) async fn authorized(app: &App, sets: &[u16]) {
     app.wechat.authorize(PLATFORM, MERCHANT, sets).expect("authorized");
     is_served(app, MERCHANT).await;
 }

@@ -27,8 +27,8 @@ pub(crate) enum Form {
 /// The wishes about a link.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    /// The page that WeChat opens after the authorization.
-    pub(crate) redirect_uri: Url,
+    /// The address of the page that WeChat opens after the authorization.
+    pub(crate) redirect_uri: String,
     /// WeChat's number for the kinds of accounts that may authorize: 1 official accounts, 2 mini programs, 3
     /// both.
     pub(crate) auth_type: u8,
@@ -71,7 +71,7 @@ impl Platform {
             query
                 .append_pair("component_appid", self.app_id.as_str())
                 .append_pair("pre_auth_code", code)
-                .append_pair("redirect_uri", redirect_uri.as_str())
+                .append_pair("redirect_uri", redirect_uri)
                 .append_pair("auth_type", &auth_type.to_string());
             if let Some(app_id) = app_id {
                 query.append_pair("biz_appid", app_id.as_str());

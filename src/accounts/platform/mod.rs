@@ -20,10 +20,14 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 
-pub(crate) use self::{authorizers::Authorization, change::Change};
 use self::{
     authorizers::Authorizers,
     source::{AuthorizerSource, PlatformSource},
+};
+pub(crate) use self::{
+    authorizers::{Authorization, record},
+    change::Change,
+    link::{Form, Link},
 };
 use super::{Account, Services, token};
 use crate::{
@@ -36,7 +40,6 @@ use crate::{
 mod ask;
 mod authorizers;
 mod change;
-#[expect(dead_code, reason = "the service of platforms calls it")]
 mod link;
 mod list;
 mod source;
@@ -88,8 +91,8 @@ pub(crate) enum Error {
     /// The call would have come too late.
     #[error("the deadline passed before the call was sent")]
     Deadline,
-    /// The settings have several platforms, and the request names none.
-    #[error("the settings have {count} platforms, so the request must name one")]
+    /// The request names no platform, and the settings do not have exactly one.
+    #[error("{}", no_default(*count))]
     NoDefault {
         /// The number of platforms.
         count: usize,
@@ -122,6 +125,13 @@ pub(crate) enum Error {
         /// The error.
         error: wechat::Error,
     },
+}
+
+fn no_default(count: usize) -> String {
+    match count {
+        0 => "the settings have no platform".to_owned(),
+        _ => format!("the settings have {count} platforms, so the request must name one"),
+    }
 }
 
 impl Platforms {
@@ -164,13 +174,12 @@ impl Platforms {
 
     /// Returns the platform of this id. Empty: the only platform of the settings.
     ///
-    /// Fails if there is no such platform, or if there are several and the id is empty.
-    #[expect(dead_code, reason = "the service of platforms calls it")]
+    /// Fails if there is no such platform, or if the id is empty and there is not exactly one.
     pub(crate) fn named(&self, app_id: &str) -> Result<Arc<Platform>, Error> {
         let current = self.0.directory.current.load();
         match (app_id, &current[..]) {
             ("", [only]) => Ok(only.clone()),
-            ("", several) if several.len() > 1 => Err(Error::NoDefault { count: several.len() }),
+            ("", several) => Err(Error::NoDefault { count: several.len() }),
             _ => {
                 let named = current.iter().find(|platform| platform.app_id.as_str() == app_id);
                 named.cloned().ok_or_else(|| Error::Unknown { app_id: app_id.to_owned() })
@@ -199,7 +208,6 @@ impl Platforms {
     }
 
     /// Returns an authorizer of a platform. `None` if the account never authorized it.
-    #[expect(dead_code, reason = "the service of platforms calls it")]
     pub(crate) async fn authorizer(
         &self,
         platform: &Platform,
@@ -210,7 +218,6 @@ impl Platforms {
 
     /// Returns authorizers of a platform, ordered by their ids. Those that withdrew their authorization are
     /// among them.
-    #[expect(dead_code, reason = "the service of platforms calls it")]
     pub(crate) async fn authorizers(
         &self,
         platform: &Platform,
