@@ -397,6 +397,98 @@ impl Drop for Redis {
     }
 }
 
+const PLATFORM: &str = "wx00000000000000c1";
+const PLATFORM_SECRET: &str = "platform-secret";
+const AES_KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+
+fn platform_section() -> String {
+    format!(
+        "[[platforms]]\napp_id = \"{PLATFORM}\"\nsecret = \"{PLATFORM_SECRET}\"\n\
+         token = \"platform-token\"\naes_key = \"{AES_KEY}\"\n"
+    )
+}
+
+/// Returns a check of the platform. An empty subject stands for any.
+fn of_platform(report: &Value, check: &str, subject: &str) -> Value {
+    let groups = report["groups"].as_array().expect("groups");
+    let group = groups.iter().find(|group| group["platform"] == PLATFORM).expect("the platform");
+    let checks = group["checks"].as_array().expect("checks");
+    let is_it =
+        |one: &&Value| one["check"] == check && (subject.is_empty() || one["subject"] == subject);
+    checks.iter().find(is_it).unwrap_or_else(|| panic!("no {check} in {report:#}")).clone()
+}
+
+#[test]
+fn platform_without_ticket_names_its_address() {
+    let setup = Setup::new();
+    let (report, output) = setup.report(&platform_section(), &["--account", PLATFORM]);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    let ticket = of_platform(&report, "ticket", "");
+    assert_eq!(ticket["result"], "failed");
+    let address = format!("/wechat/platform/{PLATFORM}/events");
+    assert!(ticket["next"].as_str().expect("a text").contains(&address), "{ticket}");
+    assert_eq!(of_platform(&report, "token", "")["result"], "skipped");
+    assert_eq!(of_platform(&report, "keys", "")["result"], "ok");
+    let nearby = of_platform(&report, "permission", "37");
+    assert!(nearby["found"].as_str().expect("a text").contains("/wxa/addnearbypoi"), "{nearby}");
+    let output = setup.run(&platform_section(), &[]);
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(printed.contains(&format!("\nplatform {PLATFORM}\n  ok       keys: ")), "{printed}");
+    assert!(!printed.contains(PLATFORM_SECRET), "{printed}");
+}
+
+#[test]
+fn platform_of_running_gateway_is_checked_with_its_token() {
+    let setup = Setup::new();
+    let state = setup.folder.path().join("state.db");
+    let settings = format!(
+        "listen.grpc = \"127.0.0.1:0\"\nlisten.callback = \"127.0.0.1:0\"\n\
+         state.url = \"sqlite:{}\"\n{}",
+        state.display(),
+        platform_section()
+    );
+    let file = setup.folder.path().join("serve.toml");
+    fs::write(&file, setup.settings(&settings)).expect("a file");
+    let gateway = Daemon::start(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    let (listening, _) = gateway.read_until("\"callback\":\"");
+    let after = |key: &str| {
+        let (_, rest) = listening.split_once(key).expect("an address");
+        rest.split('"').next().unwrap_or_default().to_owned()
+    };
+    let (callback, grpc) = (after("\"callback\":\""), after("\"grpc\":\""));
+    let component = json!({
+        "app_id": PLATFORM,
+        "secret": PLATFORM_SECRET,
+        "token": "platform-token",
+        "encoding_aes_key": AES_KEY,
+        "events_url": format!("http://{callback}/wechat/platform/{PLATFORM}/events"),
+    });
+    let answer = setup.control("POST", "components", &component.to_string());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let checked = || setup.report(&settings, &[]).0;
+    let begun = SystemTime::now();
+    let report = loop {
+        let report = checked();
+        if of_platform(&report, "ticket", "")["result"] == "ok" {
+            break report;
+        }
+        assert!(begun.elapsed().expect("a clock") < daemon::LIMIT, "{report:#}");
+    };
+    // No gateway has a token, so doctor fetched one.
+    let token = "/cgi-bin/component/api_component_token";
+    let fetched = |paths: Vec<String>| paths.iter().filter(|path| *path == token).count();
+    assert_eq!(of_platform(&report, "token", "")["result"], "ok", "{report:#}");
+    let link = r#"{"redirect_uri": "https://shop.example.com"}"#;
+    let made = run(
+        &["call", "--address", &grpc, "AccountService/CreateAuthorizationLink", link],
+        setup.folder.path(),
+    );
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let before = fetched(setup.paths());
+    assert_eq!(of_platform(&checked(), "token", "")["result"], "ok");
+    assert_eq!(fetched(setup.paths()), before, "the gateway keeps its token");
+}
+
 #[test]
 fn unknown_account_is_wrong_usage() {
     let setup = Setup::new();

@@ -31,7 +31,7 @@ const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
 pub struct Doctor {
     #[command(flatten)]
     settings: Source,
-    /// Check only this account [default: all]
+    /// Check only this account or platform [default: all]
     #[arg(long, value_name = "APP_ID")]
     account: Option<String>,
     /// The public URL of the callback; {app_id} stands for the account [default: listen.callback]
@@ -69,11 +69,12 @@ impl Doctor {
     ) -> Result<Report, Failure> {
         // The section of a known account can be one of those that are wrong.
         if let (Some(app_id), []) = (&self.account, errors) {
-            let is_known = settings.accounts.iter().any(|one| one.app_id.as_str() == app_id);
-            if !is_known {
+            let accounts = settings.accounts.iter().map(|one| &one.app_id);
+            let platforms = settings.platforms.iter().map(|one| &one.app_id);
+            if !accounts.chain(platforms).any(|one| one.as_str() == app_id) {
                 let name = self.settings.name();
                 return Err(Failure::usage(format_args!(
-                    "--account: {name} has no account {app_id:?}"
+                    "--account: {name} has no account or platform {app_id:?}"
                 )));
             }
         }
@@ -98,9 +99,13 @@ fn to_json(report: &Report) -> String {
 
 fn to_text(report: &Report) -> String {
     let mut text = String::new();
-    for Group { account, checks } in &report.groups {
+    for Group { account, platform, checks } in &report.groups {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "{}", account.as_deref().unwrap_or("gateway"));
+        let _ = match (account, platform) {
+            (Some(account), _) => writeln!(text, "{account}"),
+            (None, Some(platform)) => writeln!(text, "platform {platform}"),
+            (None, None) => writeln!(text, "gateway"),
+        };
         for check in checks {
             write_check(&mut text, check);
         }

@@ -57,7 +57,8 @@ pub(super) async fn read<E: Endpoint>(
     })
 }
 
-async fn send<E: Endpoint>(
+/// Sends one call once.
+pub(super) async fn send<E: Endpoint>(
     client: &Client,
     token: Option<&AccessToken>,
     call: &E,

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 pub(crate) use self::report::{Check, Group, Report, Verdict};
 use crate::{
-    config::{self, ConfigError, Settings},
-    util::clock::Clock,
+    config::{ConfigError, Settings},
+    util::{clock::Clock, id::AppId},
     wechat::Client,
 };
 
@@ -19,17 +19,18 @@ mod account;
 mod callback;
 mod machine;
 mod permission;
+mod platform;
 mod report;
 
 /// The time limit of one check. It is longer than the limits of the calls in it.
 const LIMIT: Duration = Duration::from_secs(20);
-/// The number of accounts that are checked at the same time.
+/// The number of accounts or platforms that are checked at the same time.
 const ACCOUNTS: usize = 4;
 
 /// What the operator allows and names.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// Only this account.
+    /// Only this account or platform.
     pub(crate) account: Option<String>,
     /// The public address of the callback. `{app_id}` stands for the account.
     pub(crate) callback_url: Option<String>,
@@ -44,12 +45,12 @@ pub(crate) async fn run(
     options: &Options,
     clock: &Clock,
 ) -> Report {
-    let is_meant = |account: &&config::Account| {
-        options.account.as_deref().is_none_or(|app_id| account.app_id.as_str() == app_id)
-    };
+    let is_meant =
+        |app_id: &AppId| options.account.as_deref().is_none_or(|meant| app_id.as_str() == meant);
     let client = Client::new(&settings.wechat, clock, crate::metrics::Metrics::default())
         .map_err(|error| format!("{error:#}"));
-    let accounts = settings.accounts.iter().filter(is_meant).map(|account| {
+    let accounts = settings.accounts.iter().filter(|account| is_meant(&account.app_id));
+    let accounts = accounts.map(|account| {
         let client = client.as_ref();
         async move {
             let mut checks = match client {
@@ -59,11 +60,23 @@ pub(crate) async fn run(
                 }
             };
             checks.push(callback::check(settings, account, options, clock).await);
-            Group { account: Some(account.app_id.as_str().to_owned()), checks }
+            Group { account: Some(account.app_id.to_string()), platform: None, checks }
         }
     });
-    let (machine, accounts) = tokio::join!(
+    let platforms = settings.platforms.iter().filter(|platform| is_meant(&platform.app_id));
+    let platforms = platforms.map(|platform| {
+        let client = client.as_ref();
+        async move {
+            let checks = match client {
+                Ok(client) => platform::check(settings, client, platform, clock).await,
+                Err(error) => vec![Check::failed("token", error, "check [wechat] in the settings")],
+            };
+            Group { account: None, platform: Some(platform.app_id.to_string()), checks }
+        }
+    });
+    let (machine, platforms, accounts) = tokio::join!(
         machine::check(settings, clock),
+        stream::iter(platforms).buffered(ACCOUNTS).collect::<Vec<_>>(),
         stream::iter(accounts).buffered(ACCOUNTS).collect::<Vec<_>>()
     );
     let mut checks = match errors {
@@ -71,7 +84,8 @@ pub(crate) async fn run(
         errors => wrong(errors, "correct it; the other checks leave this part of the settings out"),
     };
     checks.extend(machine);
-    let mut groups = vec![Group { account: None, checks }];
+    let mut groups = vec![Group { account: None, platform: None, checks }];
+    groups.extend(platforms);
     groups.extend(accounts);
     Report { groups }
 }
@@ -79,7 +93,8 @@ pub(crate) async fn run(
 /// Returns the report about settings of which nothing can be used.
 pub(crate) fn of_wrong_settings(errors: &[ConfigError]) -> Report {
     let next = "correct the settings, then run doctor again for the other checks";
-    Report { groups: vec![Group { account: None, checks: wrong(errors, next) }] }
+    let checks = wrong(errors, next);
+    Report { groups: vec![Group { account: None, platform: None, checks }] }
 }
 
 /// Returns a failed check for each error of the settings.

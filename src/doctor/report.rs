@@ -5,15 +5,18 @@ use serde::Serialize;
 /// The results of all checks.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// The gateway itself first, then each account.
+    /// The gateway itself first, then each platform and each account.
     pub(crate) groups: Vec<Group>,
 }
 
-/// The checks of one account, or of the gateway itself.
+/// The checks of one account or platform, or of the gateway itself.
 #[derive(Debug, Serialize)]
 pub(crate) struct Group {
-    /// The account. `None` for the gateway itself.
+    /// The account. `None` for a platform and for the gateway itself.
     pub(crate) account: Option<String>,
+    /// The platform.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) platform: Option<String>,
     pub(crate) checks: Vec<Check>,
 }
 

@@ -37,7 +37,13 @@ pub(crate) use self::{
     measured::Measured,
     submission::{is_decided, is_open},
 };
-use crate::{config, telemetry, util::clock::Clock};
+use crate::{
+    config, telemetry,
+    util::{
+        clock::Clock,
+        id::{AppId, Secret},
+    },
+};
 
 mod event;
 pub(crate) mod gap;
@@ -91,6 +97,40 @@ pub async fn inspect(url: &config::StateUrl) -> Result<Inspection, Error> {
             let path = path.clone();
             let inspected = tokio::task::spawn_blocking(move || sqlite::inspect(&path)).await;
             inspected.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())))
+        }
+    }
+}
+
+/// The secrets of a platform that a state has.
+#[derive(Debug, Default)]
+pub struct Peeked {
+    /// The newest ticket, whatever its age.
+    pub ticket: Option<Ticket>,
+    /// The access token, if it has not expired.
+    pub token: Option<Secret>,
+}
+
+/// Returns the secrets of a platform without opening or changing the state. A gateway that runs is not
+/// disturbed. Returns none if there is no state yet.
+///
+/// Fails if it cannot be read.
+pub async fn peek(
+    url: &config::StateUrl,
+    platform: &AppId,
+    clock: &Clock,
+) -> Result<Peeked, Error> {
+    match url {
+        #[cfg(feature = "redis")]
+        config::StateUrl::Redis(url) => redis::peek(url, platform).await,
+        #[cfg(not(feature = "redis"))]
+        config::StateUrl::Redis(_) => {
+            Err(Error::Unusable("this build has no Redis support".to_owned()))
+        }
+        config::StateUrl::Sqlite(path) => {
+            let (path, platform, clock) = (path.clone(), platform.clone(), clock.clone());
+            let read = move || sqlite::peek(&path, &platform, &clock);
+            let read = tokio::task::spawn_blocking(read).await;
+            read.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())))
         }
     }
 }

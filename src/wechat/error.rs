@@ -27,6 +27,8 @@ impl Errcode {
 
     /// The address of the gateway is not in the account's IP whitelist.
     pub const IP_NOT_ALLOWED: Self = Self(40164);
+    /// The address of the gateway is not in the platform's IP whitelist.
+    const PLATFORM_IP_NOT_ALLOWED: Self = Self(61004);
 
     /// Returns true if WeChat refuses the access token itself, before it executes anything.
     pub fn refuses_token(self) -> bool {
@@ -115,9 +117,16 @@ impl Error {
     }
 
     /// Returns the address that WeChat names in its refusal of an address, as in `invalid ip 203.0.113.7
-    /// ipv6 ::ffff:203.0.113.7, not in whitelist`.
+    /// ipv6 ::ffff:203.0.113.7, not in whitelist`, or for a platform `access clientip is not registered
+    /// requestIP: 203.0.113.7`.
     pub(crate) fn refused_ip(&self) -> Option<IpAddr> {
-        let Self::Refused { code: Errcode::IP_NOT_ALLOWED, message } = self else { return None };
+        let Self::Refused {
+            code: Errcode::IP_NOT_ALLOWED | Errcode::PLATFORM_IP_NOT_ALLOWED,
+            message,
+        } = self
+        else {
+            return None;
+        };
         let words = message.split(|c: char| c.is_whitespace() || c == ',');
         words.filter_map(|word| word.parse().ok()).next().map(|ip: IpAddr| ip.to_canonical())
     }
@@ -152,6 +161,8 @@ mod tests {
         let only_ipv6 = "invalid ip  ipv6 2001:db8::7, not in whitelist";
         assert_eq!(named(40164, only_ipv6).as_deref(), Some("2001:db8::7"));
         assert_eq!(named(40164, "not in whitelist"), None);
+        let of_platform = "access clientip is not registered requestIP: 203.0.113.7 rid: 61-2-3";
+        assert_eq!(named(61004, of_platform).as_deref(), Some("203.0.113.7"));
         assert_eq!(named(40001, usual), None);
     }
 }

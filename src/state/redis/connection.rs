@@ -28,8 +28,8 @@ use super::{
 };
 use crate::{
     pb::SubmissionKind,
-    state::{Error, Inspection},
-    util::{lock, single_flight::SingleFlight},
+    state::{Error, Inspection, Peeked, Ticket},
+    util::{id::AppId, lock, single_flight::SingleFlight},
 };
 
 /// The prefix of all keys. Its braces make it a hash tag, so a cluster keeps all keys in one slot.
@@ -469,18 +469,48 @@ pub(super) fn millis(span: Duration) -> u64 {
 ///
 /// Fails if it cannot be reached.
 pub(in crate::state) async fn inspect(url: &str) -> Result<Inspection, Error> {
+    let warning = warning(configuration(plain(url).await?).await.as_ref());
+    Ok(Inspection { found: "reachable".to_owned(), warning })
+}
+
+/// Returns the secrets of a platform, without joining the processes that share the state.
+pub(in crate::state) async fn peek(url: &str, platform: &AppId) -> Result<Peeked, Error> {
+    type Row = (Option<String>, Option<u64>);
+    let mut connection = plain(url).await?;
+    let fields = |kind: &str, time: &str| {
+        let mut read = cmd("HMGET");
+        read.arg(format!("{PREFIX}{kind}:{platform}")).arg("value").arg(time);
+        read
+    };
+    let read = async {
+        let ticket: Row = fields("ticket", "sent_at").query_async(&mut connection).await?;
+        let token: Row = fields("token", "over").query_async(&mut connection).await?;
+        let (now, _): (u64, u64) = cmd("TIME").query_async(&mut connection).await?;
+        let ticket = ticket.0.zip(ticket.1);
+        let token = token.0.zip(token.1).filter(|(_, over)| *over > now * 1000);
+        Ok::<_, ::redis::RedisError>(Peeked {
+            ticket: ticket.map(|(value, sent_at)| Ticket { value: value.into(), sent_at }),
+            token: token.map(|(value, _)| value.into()),
+        })
+    };
+    match timeout(TIMEOUT, read).await {
+        Ok(read) => read.map_err(|error| Failure::of(&error).error),
+        Err(_) => Err(Failure::late().error),
+    }
+}
+
+/// Returns a connection that knows nothing of the stored data.
+async fn plain(url: &str) -> Result<MultiplexedConnection, Error> {
     let connect = async {
         let client = ::redis::Client::open(url)?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         cmd("PING").query_async::<()>(&mut connection).await?;
         Ok::<_, ::redis::RedisError>(connection)
     };
-    let connection = match timeout(TIMEOUT, connect).await {
-        Ok(connected) => connected.map_err(|error| Failure::of(&error).error)?,
-        Err(_) => return Err(Failure::late().error),
-    };
-    let warning = warning(configuration(connection).await.as_ref());
-    Ok(Inspection { found: "reachable".to_owned(), warning })
+    match timeout(TIMEOUT, connect).await {
+        Ok(connected) => connected.map_err(|error| Failure::of(&error).error),
+        Err(_) => Err(Failure::late().error),
+    }
 }
 
 /// Returns the durability settings of Redis, or `None` if it does not reveal them.

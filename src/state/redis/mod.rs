@@ -18,7 +18,7 @@ mod write;
 use std::time::Duration;
 
 use self::connection::Connection;
-pub(super) use self::connection::inspect;
+pub(super) use self::connection::{inspect, peek};
 use crate::state::{Error, State};
 
 /// The state in Redis.

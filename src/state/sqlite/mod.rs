@@ -30,12 +30,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi, types::ValueRef};
 use tokio::{sync::OnceCell, task};
 
-pub(super) use self::inspect::inspect;
 use self::{
     guard::{Files, Guard, Trust},
     reader::Readers,
     writer::Writer,
 };
+pub(super) use self::{inspect::inspect, platform::peek};
 use crate::{
     state::{Error, State, log_skipped, sum},
     util::{clock::Clock, lock},

@@ -1,12 +1,19 @@
 //! Tickets of platforms, and their authorizers. A checksum in each row covers all of it, because a wrong time
 //! would hide every later change.
 
-use rusqlite::{Connection, Row, params};
+use std::{fs, path::Path};
 
-use super::{Sqlite, millis, now, storable};
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use super::{Sqlite, connect, millis, now, storable, token};
 use crate::{
-    state::{Authorizer, Error, Platforms, Ticket, log_skipped, platform::TICKET_LIFE, sum},
-    util::id::{AppId, Secret},
+    state::{
+        Authorizer, Error, Peeked, Platforms, Ticket, log_skipped, platform::TICKET_LIFE, sum,
+    },
+    util::{
+        clock::Clock,
+        id::{AppId, Secret},
+    },
 };
 
 /// The columns that [`parse_row`] needs.
@@ -85,6 +92,24 @@ impl Platforms for Sqlite {
         let (platform, after) = (platform.clone(), after.cloned().unwrap_or_default());
         self.readers().await?.read(move |db| page(db, &platform, &after, most)).await
     }
+}
+
+/// Returns the secrets of a platform from a file that another process may use.
+pub(in crate::state) fn peek(
+    path: &Path,
+    platform: &AppId,
+    clock: &Clock,
+) -> Result<Peeked, Error> {
+    let Ok(database) = fs::canonicalize(path) else { return Ok(Peeked::default()) };
+    let db = connect(&database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('tickets', 'tokens')";
+    let tables: u32 = db.query_row(tables, [], |row| row.get(0))?;
+    if tables < 2 {
+        // An older version wrote the file.
+        return Ok(Peeked::default());
+    }
+    let token = token::living(&db, now(clock), platform)?.map(|token| token.value);
+    Ok(Peeked { ticket: stored_ticket(&db, platform)?, token })
 }
 
 /// Returns the earliest time of a ticket that counts, in seconds.

@@ -45,7 +45,11 @@ impl Tokens for Sqlite {
 }
 
 /// Returns the token of an account, unless it has expired.
-fn living(db: &Connection, now: u64, app_id: &AppId) -> Result<Option<SharedToken>, Error> {
+pub(super) fn living(
+    db: &Connection,
+    now: u64,
+    app_id: &AppId,
+) -> Result<Option<SharedToken>, Error> {
     let token = db
         .prepare_cached(
             "SELECT value, generation, until - ?2, max(?2 - since, 0) FROM tokens
