@@ -80,7 +80,7 @@ fn from<T>(caller: &str, message: T) -> Request<T> {
 #[tokio::test(flavor = "multi_thread")]
 async fn merchant_authorizes_through_the_link() {
     let app = start().await;
-    let before = SystemTime::now();
+    let before = app.clock.wall();
     let made = accounts(&app).create_authorization_link(link_request()).await.expect("a link");
     let made = made.into_inner();
     let expires = SystemTime::try_from(made.expire_time.expect("a time")).expect("a time");
