@@ -438,7 +438,7 @@ fn platform_without_ticket_names_its_address() {
 }
 
 #[test]
-fn platform_of_running_gateway_is_checked_with_its_token() {
+fn running_platform_is_checked_with_its_token() {
     let setup = Setup::new();
     let state = setup.folder.path().join("state.db");
     let settings = format!(
