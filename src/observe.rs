@@ -13,7 +13,7 @@ use opentelemetry::KeyValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accounts::{Account, Registry},
+    accounts::{Account, Registry, token::Tokens},
     events::Audits,
     journal::SubmissionRecord,
     metrics::{Instrument, Metrics, Provider, attribute, process, table},
@@ -138,16 +138,7 @@ fn accounts(provider: &Provider, registry: &Registry, audits: &Audits, clock: &C
         provider.observe(instrument, move || by_account(&registry, &metrics, fold, &value));
     };
     let now = clock.clone();
-    each(
-        &table::TOKEN_AGE,
-        Fold::Largest,
-        Box::new(|account| account.tokens.age().map(|age| age.as_secs_f64())),
-    );
-    each(
-        &table::TOKENS_MISSING,
-        Fold::Sum,
-        Box::new(|account| Some(f64::from(u8::from(account.tokens.is_missing())))),
-    );
+    tokens(provider, registry);
     each(
         &table::QUOTA_SPENT,
         Fold::Sum,
@@ -172,6 +163,22 @@ fn accounts(provider: &Provider, registry: &Registry, audits: &Audits, clock: &C
             Some(audits.last_push(&account.app_id).map_or(0.0, seconds))
         }),
     );
+}
+
+/// Observes the tokens of accounts and of platforms.
+fn tokens(provider: &Provider, registry: &Registry) {
+    let each = |instrument: &Instrument, fold: Fold, value: fn(&Tokens) -> Option<f64>| {
+        let (registry, metrics) = (registry.clone(), provider.metrics());
+        provider.observe(instrument, move || {
+            let holders = registry.token_holders();
+            let values = holders.iter().filter_map(|(id, tokens)| Some((id, value(tokens)?)));
+            folded(values, &metrics, fold)
+        });
+    };
+    each(&table::TOKEN_AGE, Fold::Largest, |tokens| tokens.age().map(|age| age.as_secs_f64()));
+    each(&table::TOKENS_MISSING, Fold::Sum, |tokens| {
+        Some(f64::from(u8::from(tokens.is_missing())))
+    });
 }
 
 /// Returns the values of the first accounts, and one for all others together.

@@ -252,8 +252,18 @@ impl Registry {
         self.update_accounts(settings, limits);
     }
 
+    /// Returns the accounts of the settings and the platforms, with their tokens.
+    pub(crate) fn token_holders(&self) -> Vec<(AppId, Arc<token::Tokens>)> {
+        let platforms = self.0.platforms.all();
+        let platforms = platforms.iter().map(|it| (it.app_id.clone(), it.tokens.clone()));
+        let accounts = self.all(&Scope::All).into_iter();
+        accounts.map(|it| (it.app_id.clone(), it.tokens.clone())).chain(platforms).collect()
+    }
+
     fn update_accounts(&self, settings: &[config::Account], limits: &config::Limits) {
+        let platforms = self.0.platforms.all();
         let app_ids = settings.iter().map(|account| account.app_id.as_str());
+        let app_ids = app_ids.chain(platforms.iter().map(|platform| platform.app_id.as_str()));
         self.0.services.client.metrics().set_accounts(app_ids);
         let before = self.0.current.load();
         let mut table = Table::default();

@@ -170,9 +170,9 @@ instruments! {
     SPANS: Counter "wechat.telemetry.spans" in "{span}" by [RESULT],
         "Finished spans of the traces that were exported, failed or dropped";
     TOKEN_AGE: Gauge "wechat.token.age" in "s" by [APP_ID],
-        "Age of the access token that is in use";
+        "Age of the access token of an account or platform";
     TOKENS_MISSING: UpDownCounter "wechat.token.missing" in "{account}" by [APP_ID],
-        "Accounts without a valid access token whose last refresh failed, at most 15 minutes ago";
+        "Accounts and platforms without a valid access token whose last refresh failed, at most 15 minutes ago";
     TOKEN_REFRESHES: Counter "wechat.token.refreshes" in "{refresh}" by [APP_ID, RESULT],
         "Refreshes of access tokens";
     TOKEN_REFUSALS: Counter "wechat.token.refusals" in "{call}" by [APP_ID],
