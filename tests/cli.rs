@@ -485,16 +485,17 @@ fn second_signal_ends_the_process_at_once() {
     assert_eq!(service.wait(), Some(130));
 }
 
-#[test]
-fn tour_with_json_prints_every_step() {
-    let output = run(&["sandbox", "--tour", "--json"]);
+/// Runs a tour, and returns its steps. Checks the form of each.
+fn tour_steps(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let output = run(arguments);
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{printed}{}", error(&output));
+    assert_eq!(error(&output), "", "no log line is between the steps");
     let values = serde_json::Deserializer::from_str(&printed).into_iter::<serde_json::Value>();
-    let values: Vec<_> = values.collect::<Result<_, _>>().expect("JSON");
-    let (last, steps) = values.split_last().expect("steps");
-    assert_eq!(*last, serde_json::json!({ "tour": "complete", "steps": steps.len() }));
-    for step in steps {
+    let mut steps: Vec<_> = values.collect::<Result<_, _>>().expect("JSON");
+    let last = steps.pop().expect("steps");
+    assert_eq!(last, serde_json::json!({ "tour": "complete", "steps": steps.len() }));
+    for step in &steps {
         let keys: Vec<_> = step.as_object().expect("an object").keys().collect();
         let answer = if step.get("error").is_some() { "error" } else { "response" };
         let mut expected = ["step", "call", "request", answer];
@@ -505,11 +506,54 @@ fn tour_with_json_prints_every_step() {
         assert!(call.contains("Service/") || call.starts_with("POST http://"), "{call}");
         assert!(step["request"].is_object() && step[answer].is_object(), "{step:#}");
     }
+    steps
+}
+
+#[test]
+fn tour_with_json_prints_every_step() {
+    let steps = tour_steps(&["sandbox", "--tour", "--json"]);
     let errors: Vec<_> = steps.iter().filter_map(|step| step.get("error")).collect();
     let [refusal] = errors[..] else { panic!("one error: {errors:#?}") };
     assert_eq!(refusal["code"], "ALREADY_EXISTS");
     assert!(refusal["message"].is_string() && refusal["details"].is_array(), "{refusal:#}");
-    assert_eq!(error(&output), "", "no log line is between the steps");
+}
+
+#[test]
+fn platform_tour_follows_merchants_to_withdrawal() {
+    let steps = tour_steps(&["sandbox", "--tour", "platform", "--json"]);
+    let at = |pointer: &str| -> Vec<_> {
+        let texts = steps.iter().filter_map(|step| step.pointer(pointer)?.as_str());
+        texts.map(str::to_owned).collect()
+    };
+    let refusals = at("/error/details/0/reason");
+    assert_eq!(refusals, ["ACCOUNT_UNKNOWN", "API_NOT_PERMITTED", "AUTHORIZATION_LOST"]);
+    let events = [
+        "authorized",
+        "add_nearby_poi_audit_info",
+        "authorized",
+        "add_store_audit_info",
+        "updateauthorized",
+        "unauthorized",
+    ];
+    assert_eq!(at("/response/event/wechatEvent"), events);
+    let [first, second] = ["wx0000000000000004", "wx0000000000000005"];
+    assert_eq!(at("/response/event/appId"), [first, first, second, second, first, first]);
+    assert_eq!(at("/response/submission/appId"), [first, second]);
+
+    let story = run(&["sandbox", "--tour", "platform"]);
+    assert_eq!(story.status.code(), Some(0), "{}", error(&story));
+    let story = text(&story.stdout);
+    assert!(story.contains("metadata.permission_sets: 37"), "{story}");
+    assert!(story.lines().all(|line| line.chars().count() <= 140), "{story}");
+    // No secret code is in the text.
+    assert!(!story.contains("auth_code="), "{story}");
+}
+
+#[test]
+fn platform_tour_refuses_secure() {
+    let output = run(&["sandbox", "--secure", "--tour", "platform"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(error(&output).contains("leave out --secure"), "{}", error(&output));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The text that the sandbox prints: its addresses and commands to try. A test runs all commands.
 
-use wechat_simulator::{MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
+use wechat_simulator::{COMPONENT_APP_ID, MINI_PROGRAM_APP_ID, OFFICIAL_APP_ID};
 
-use super::{GRPC, Places, identities::Identities};
+use super::{GRPC, MERCHANT_APP_ID, Places, SECOND_MERCHANT_APP_ID, identities::Identities};
 use crate::cli::program;
 
 /// A request that adds a store.
@@ -24,6 +24,9 @@ pub(super) fn text(Places { grpc, simulator, callback, admin }: Places) -> Strin
   operators   http://{admin}/readyz
   accounts    {OFFICIAL_APP_ID}  official account, default for stores, cards, maps and pictures
               {MINI_PROGRAM_APP_ID}  mini program, default for nearby places
+  platform    {COMPONENT_APP_ID}  third-party platform, default of the calls about platforms
+  merchants   {MERCHANT_APP_ID}  mini program, can authorize the platform
+              {SECOND_MERCHANT_APP_ID}  official account, the same
   log         only warnings; RUST_LOG=info {program} sandbox also logs each failed call with its trace id
 
 List and describe the methods:
@@ -40,6 +43,9 @@ Find a place, add a store there, approve its review as WeChat would, list the st
 
 See the accounts as an operator does:
   {call} AccountService/ListAccounts
+
+Get a link to open in a browser. There, a merchant authorizes the platform (sandbox --tour platform shows it):
+  {call} AccountService/CreateAuthorizationLink '{{"redirect_uri": "https://provider.example/done"}}'
 
 Use grpcurl:
   grpcurl -plaintext {grpc} list

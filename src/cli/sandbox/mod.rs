@@ -7,12 +7,16 @@ use std::{
 };
 
 use wechat_simulator::{
-    AccountKind, CALLBACK_TOKEN, Callback, MINI_PROGRAM_AES_KEY, MINI_PROGRAM_APP_ID,
-    MINI_PROGRAM_SECRET, OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
+    Account, AccountKind, CALLBACK_TOKEN, COMPONENT_AES_KEY, COMPONENT_APP_ID, COMPONENT_SECRET,
+    Callback, Component, MINI_PROGRAM_AES_KEY, MINI_PROGRAM_APP_ID, MINI_PROGRAM_SECRET,
+    OFFICIAL_AES_KEY, OFFICIAL_APP_ID, OFFICIAL_SECRET, Simulator,
     push::{Format, Mode},
 };
 
-use self::identities::Identities;
+use self::{
+    identities::Identities,
+    tour::{Chosen, Tour},
+};
 use super::{
     Failure, print, signal,
     simulate::{self, bind},
@@ -27,6 +31,8 @@ use crate::{
 
 mod guide;
 mod identities;
+mod page;
+mod platform;
 mod steps;
 mod story;
 mod tour;
@@ -37,16 +43,21 @@ const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051)
 const CALLBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// The default address for operators, the same as in the settings.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// A mini program that is not in the settings, and that can authorize the platform.
+const MERCHANT_APP_ID: &str = "wx0000000000000004";
+/// An official account, the same.
+const SECOND_MERCHANT_APP_ID: &str = "wx0000000000000005";
 /// Any free port on loopback.
 const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 const EXAMPLES: &str = "\
-Runs until Ctrl-C with an official account and a mini program. Nothing is stored. Only warnings are
-logged: RUST_LOG=info also logs each failed call with its trace id.
+Runs until Ctrl-C with an official account, a mini program and a third-party platform. Nothing is
+stored. Only warnings are logged: RUST_LOG=info also logs each failed call with its trace id.
 
 Examples:
   wechat-store-gateway sandbox --tour          watch a store being added and reviewed, in a second
   wechat-store-gateway sandbox --tour --json   the same with all requests and responses
+  wechat-store-gateway sandbox --tour platform watch a merchant authorize a third-party platform
   wechat-store-gateway sandbox                 keep it running, with commands to try
   wechat-store-gateway sandbox --secure --tour watch callers with different roles, with TLS
   wechat-store-gateway sandbox --secure        keep that running, with commands to try";
@@ -55,10 +66,10 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Sandbox {
-    /// Add a store, follow its review, explain each step, and exit with 0 only if each step returned
-    /// the expected response
-    #[arg(long)]
-    tour: bool,
+    /// Run a story with an explanation of each step, and exit with 0 only if each step returned the
+    /// expected response
+    #[arg(long, value_name = "STORY", num_args = 0..=1, default_missing_value = "store")]
+    tour: Option<Tour>,
     /// Serve with TLS, and only known callers: a reader, a writer and an admin with a token each, and one
     /// with a client certificate. The certificate authority and all files are new at each start
     #[arg(long)]
@@ -105,10 +116,11 @@ impl Sandbox {
     }
 
     /// Returns the environment with a log level that hides the lines about start, stop and failed calls,
-    /// unless the user set one. They would interrupt the text or the JSON. The secure tour also hides
-    /// warnings, because its refused calls are a part of it.
+    /// unless the user set one. They would interrupt the text or the JSON. A tour with refused calls of which
+    /// the gateway warns also hides warnings.
     fn quiet(&self, environment: &Environment) -> Environment {
-        let level = if self.secure && self.tour { "error" } else { "warn,h2=error" };
+        let refused = self.tour.is_some_and(|tour| self.secure || tour == Tour::Platform);
+        let level = if refused { "error" } else { "warn,h2=error" };
         let mut environment = environment.clone();
         environment.entry("RUST_LOG".to_owned()).or_insert_with(|| level.to_owned());
         environment
@@ -116,8 +128,11 @@ impl Sandbox {
 
     /// Runs both until the tour ends or a signal arrives.
     async fn serve(&self, handles: Handles) -> Result<(), Failure> {
+        if self.secure && self.tour == Some(Tour::Platform) {
+            return Err(Failure::usage("--tour platform: has no callers; leave out --secure"));
+        }
         let stop = signal::stop()?;
-        let or = |default| if self.tour { ANYWHERE } else { default };
+        let or = |default| if self.tour.is_some() { ANYWHERE } else { default };
         let wechat = self.simulator.unwrap_or(or(simulate::ADDRESS));
         let wechat = bind("--simulator", wechat).await?;
         let grpc = bind("--grpc", self.grpc.unwrap_or(or(GRPC))).await?;
@@ -131,14 +146,11 @@ impl Sandbox {
         };
         // One clock, so that a user who advances the simulator's clock also advances the service's.
         let clock = Clock::system();
-        let mut world = wechat_simulator::Settings {
+        let world = wechat_simulator::Settings {
             seed: self.seed,
             clock: clock.clone(),
-            ..Default::default()
+            ..world(places.callback)
         };
-        for account in &mut world.accounts {
-            account.callback = Some(pushes(account.kind, places.callback));
-        }
         // The folder is deleted with this value, so nothing is stored.
         let folder = tempfile::Builder::new().prefix("wechat-sandbox-").tempdir()?;
         let state = folder.path().join("state.db");
@@ -165,9 +177,10 @@ impl Sandbox {
         identities: Option<&Identities>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Failure> {
-        if self.tour {
+        if let Some(tour) = self.tour {
+            let chosen = Chosen { tour, json: self.json };
             tokio::select! {
-                result = tour::run(places, identities, self.json) => result,
+                result = tour::run(places, identities, chosen) => result,
                 () = stop => Err(Failure::new("a signal interrupted the tour")),
             }
         } else {
@@ -180,6 +193,30 @@ impl Sandbox {
             Ok(())
         }
     }
+}
+
+/// Returns the accounts and the platform of WeChat. The service does not have
+/// the merchants.
+fn world(service: SocketAddr) -> wechat_simulator::Settings {
+    let mut world = wechat_simulator::Settings::default();
+    for account in &mut world.accounts {
+        account.callback = Some(pushes(account.kind, service));
+    }
+    let merchant = |app_id: &str, kind| Account {
+        app_id: app_id.to_owned(),
+        secret: "merchant-secret".to_owned(),
+        kind,
+        callback: None,
+    };
+    world.accounts.push(merchant(MERCHANT_APP_ID, AccountKind::MiniProgram));
+    world.accounts.push(merchant(SECOND_MERCHANT_APP_ID, AccountKind::Official));
+    let address = format!("http://{service}/wechat/platform/{COMPONENT_APP_ID}");
+    world.components.push(Component {
+        events_url: Some(format!("{address}/events")),
+        messages_url: Some(format!("{address}/messages/$APPID$")),
+        ..Component::new(COMPONENT_APP_ID, COMPONENT_SECRET, CALLBACK_TOKEN, COMPONENT_AES_KEY)
+    });
+    world
 }
 
 /// Returns the push settings of a simulated account. The two accounts cover both formats and two
@@ -198,7 +235,7 @@ fn pushes(kind: AccountKind, service: SocketAddr) -> Callback {
     }
 }
 
-/// Returns the settings of a service for the simulator's two accounts. `secure` are the keys of
+/// Returns the settings of a service for the simulator's two accounts and its platform. `secure` are the keys of
 /// `[listen.tls]` and the callers.
 fn settings(
     grpc: SocketAddr,
@@ -246,6 +283,13 @@ fn settings(
         token = "{CALLBACK_TOKEN}"
         aes_key = "{MINI_PROGRAM_AES_KEY}"
         mode = "compatible"
+
+        [[platforms]]
+        app_id = "{COMPONENT_APP_ID}"
+        secret = "{COMPONENT_SECRET}"
+        token = "{CALLBACK_TOKEN}"
+        aes_key = "{COMPONENT_AES_KEY}"
+        authorization_page = "http://{simulator}"
         "#,
         state = state.display(),
         activity = state.with_file_name("activity.jsonl").display(),
@@ -281,6 +325,7 @@ mod tests {
             let settings = settings.expect(grpc);
             assert_eq!(settings.accounts.len(), 2);
             assert!(settings.accounts.iter().all(|account| account.callback.is_some()));
+            assert_eq!(settings.platforms.len(), 1);
             assert!(!settings.wechat.hosts[0].contains("0.0.0.0:"));
         }
     }

@@ -379,7 +379,7 @@ fn resume_watch() -> Vec<Step> {
 }
 
 /// Approves a review, as WeChat's reviewers do after some days.
-fn approve(name: &'static str) -> Step {
+pub(super) fn approve(name: &'static str) -> Step {
     let decision: Value = json!({ "decision": "approve" });
     Step::control(name, "/_simulator/audits/$audit_id", decision)
         .expect("/state", json!("approved"))

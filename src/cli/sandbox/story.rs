@@ -27,37 +27,54 @@ const LINE_WIDTH: usize = 96;
 /// Longer values are cut.
 const VALUE_WIDTH: usize = 48;
 
-/// What to do after the tour, the environment variables, and the command.
-const NEXT: [(&str, &str, &str); 5] = [
-    ("Keep a sandbox running, with commands to copy:", "", "sandbox"),
-    ("List the methods of the running sandbox:", "", "call --list"),
-    ("Read the manual of a method there:", "", "call --describe StoreService/AddStore"),
-    ("Print this tour with all requests and responses:", "", "sandbox --tour --json"),
-    (
-        "Check the example of all settings, and then a copy of it with your own account:",
-        "BRAND_A_SECRET=secret ",
-        "check --config settings.example.toml",
-    ),
-];
-const SECURE_NEXT: [(&str, &str, &str); 3] = [
-    ("Keep such a sandbox running, with commands to copy:", "", "sandbox --secure"),
-    ("Make a token for your own caller:", "", "token new"),
-    ("Print this tour with all requests and responses:", "", "sandbox --secure --tour --json"),
-];
-
-/// Returns the text before the first step.
-pub(super) fn introduction(secure: bool) -> String {
-    let text = match secure {
-        false => {
-            "A tour of the gateway with a simulated WeChat. It needs no account and no network."
-        }
-        true => {
-            "A tour of callers and roles, with a simulated WeChat. The gateway serves with TLS, and with \
-             certificates\nand tokens that are new at each start."
-        }
-    };
-    text.to_owned()
+/// The texts before and after the steps of a tour.
+#[derive(Debug)]
+pub(super) struct Story {
+    /// The text before the first step.
+    pub(super) introduction: &'static str,
+    /// What to do after the tour, the environment variables, and the command.
+    next: &'static [(&'static str, &'static str, &'static str)],
 }
+
+/// The tour of a store.
+pub(super) const STORE: Story = Story {
+    introduction: "A tour of the gateway with a simulated WeChat. It needs no account and no network.",
+    next: &[
+        ("Keep a sandbox running, with commands to copy:", "", "sandbox"),
+        ("List the methods of the running sandbox:", "", "call --list"),
+        ("Read the manual of a method there:", "", "call --describe StoreService/AddStore"),
+        ("Print this tour with all requests and responses:", "", "sandbox --tour --json"),
+        (
+            "Check the example of all settings, and then a copy of it with your own account:",
+            "BRAND_A_SECRET=secret ",
+            "check --config settings.example.toml",
+        ),
+    ],
+};
+/// The tour of callers and roles.
+pub(super) const SECURE: Story = Story {
+    introduction: "A tour of callers and roles, with a simulated WeChat. The gateway serves with TLS, and with \
+                   certificates\nand tokens that are new at each start.",
+    next: &[
+        ("Keep such a sandbox running, with commands to copy:", "", "sandbox --secure"),
+        ("Make a token for your own caller:", "", "token new"),
+        ("Print this tour with all requests and responses:", "", "sandbox --secure --tour --json"),
+    ],
+};
+/// The tour of a third-party platform.
+pub(super) const PLATFORM: Story = Story {
+    introduction: "A tour of a third-party platform, with a simulated WeChat. A merchant authorizes the platform, \
+                   and the\ngateway acts for the merchant without a line in its settings.",
+    next: &[
+        ("Keep a sandbox with this platform running, with commands to copy:", "", "sandbox"),
+        ("Print this tour with all requests and responses:", "", "sandbox --tour platform --json"),
+        (
+            "Read the manual of the first method:",
+            "",
+            "call --describe AccountService/ListPlatforms",
+        ),
+    ],
+};
 
 /// Returns the heading of a chapter.
 pub(super) fn heading(title: &str) -> String {
@@ -88,18 +105,19 @@ pub(super) fn step(number: usize, step: &Step, report: &Report<'_>, took: Durati
     format!("{number:>2}. {:<SENTENCE_WIDTH$}{took}\n{line}", step.name)
 }
 
-/// Returns the text after the last step.
-pub(super) fn conclusion(steps: usize, took: Duration, secure: bool) -> String {
-    let program = program();
-    let done =
-        format!("All {steps} steps returned what they should, in {:.1} s.", took.as_secs_f64());
-    let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "Next steps"));
-    let next: &[_] = if secure { &SECURE_NEXT } else { &NEXT };
-    for (about, variables, command) in next {
-        let command = paint(CODE, format_args!("{variables}{program} {command}"));
-        text.push_str(&format!("\n  {about}\n    {command}"));
+impl Story {
+    /// Returns the text after the last step.
+    pub(super) fn conclusion(&self, steps: usize, took: Duration) -> String {
+        let program = program();
+        let done =
+            format!("All {steps} steps returned what they should, in {:.1} s.", took.as_secs_f64());
+        let mut text = format!("\n{}\n\n{}", paint(GOOD, done), paint(TITLE, "Next steps"));
+        for (about, variables, command) in self.next {
+            let command = paint(CODE, format_args!("{variables}{program} {command}"));
+            text.push_str(&format!("\n  {about}\n    {command}"));
+        }
+        text
     }
-    text
 }
 
 /// Returns the fields at these JSON pointers, with their names.
@@ -131,6 +149,9 @@ fn value_text(value: &Value) -> String {
         Value::Array(items) if items.iter().all(Value::is_string) => {
             items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
         }
+        Value::Array(items) if items.iter().all(Value::is_number) => {
+            items.iter().map(Value::to_string).collect::<Vec<_>>().join(" ")
+        }
         Value::Array(items) => format!("{} items", items.len()),
         other => other.to_string(),
     };
@@ -151,12 +172,13 @@ mod tests {
     fn fields_have_names_and_short_values() {
         let json = json!({
             "stores": [{ "name": "X" }, {}], "names": ["广东", "海珠区"], "long": "x".repeat(60),
-            "hours": { "open": "10:00" },
+            "sets": [8, 37], "hours": { "open": "10:00" },
         });
         let text =
             |pointers: &[&str]| anstream::adapter::strip_str(&fields(pointers, &json)).to_string();
         assert_eq!(text(&["/stores/0/name", "/stores"]), "stores[0].name: X, stores: 2 items");
         assert_eq!(text(&["/names", "/missing"]), "names: 广东 海珠区, missing: none");
+        assert_eq!(text(&["/sets"]), "sets: 8 37");
         assert_eq!(text(&["/hours"]), "hours: {\"open\":\"10:00\"}");
         assert_eq!(text(&["/long"]), format!("long: {}…", "x".repeat(VALUE_WIDTH - 1)));
     }

@@ -19,7 +19,7 @@ use tonic::Request;
 use super::{
     Places,
     identities::{self, Identities},
-    steps, story,
+    page, platform, steps, story,
 };
 use crate::cli::{
     Failure,
@@ -31,6 +31,25 @@ use crate::cli::{
 
 /// The time limit of a step. Each step takes milliseconds, or it has failed.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
+/// The time between two attempts of a step that waits.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The story of a tour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Tour {
+    /// A store is added, reviewed and changed
+    Store,
+    /// A merchant authorizes a third-party platform, and later withdraws the authorization
+    Platform,
+}
+
+/// The story and its form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen {
+    pub(super) tour: Tour,
+    /// True if a program reads the output.
+    pub(super) json: bool,
+}
 
 /// Several steps with a common purpose.
 #[derive(Debug)]
@@ -55,6 +74,8 @@ pub(super) struct Step {
     expected: Vec<(&'static str, Expected)>,
     kept: Vec<(&'static str, &'static str)>,
     refused: bool,
+    /// True if the step waits for something that happens in the background.
+    waits: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +86,8 @@ enum Way {
     Watch(&'static str),
     /// A path of the simulator's control interface.
     Control(&'static str),
+    /// A page of the simulator with a form, by its link.
+    Page(&'static str),
 }
 
 #[derive(Debug)]
@@ -93,6 +116,17 @@ impl Step {
     /// Does something in the simulator that people do at WeChat in real life.
     pub(super) fn control(name: &'static str, path: &'static str, request: Value) -> Self {
         Self::new(name, Way::Control(path), request)
+    }
+
+    /// Opens a page of the simulator and sends its form, as people do in a browser.
+    pub(super) fn page(name: &'static str, link: &'static str, fields: Value) -> Self {
+        Self::new(name, Way::Page(link), fields)
+    }
+
+    /// Repeats the call until the response is the expected one, because it depends on a push.
+    pub(super) const fn wait(mut self) -> Self {
+        self.waits = true;
+        self
     }
 
     /// Expects this value at a JSON pointer of the response.
@@ -142,6 +176,16 @@ impl Step {
             expected: Vec::new(),
             kept: Vec::new(),
             refused: false,
+            waits: false,
+        }
+    }
+
+    /// Checks whether this is a response or an error, and its values.
+    fn check_answer(&self, answer: &Answer, memory: &mut Memory) -> Result<(), String> {
+        match (answer, self.refused) {
+            (Answer::Error(_), false) => Err("expected a response, not an error".to_owned()),
+            (Answer::Response(_), true) => Err("expected an error, not a response".to_owned()),
+            _ => self.check(&answer.json(), memory),
         }
     }
 
@@ -226,6 +270,16 @@ enum Answer {
     Response(Json),
 }
 
+impl Answer {
+    /// Returns the response or the error as JSON.
+    fn json(&self) -> Value {
+        match self {
+            Self::Error(error) => serde_json::to_value(error).unwrap_or_default(),
+            Self::Response(response) => serde_json::to_value(response).unwrap_or_default(),
+        }
+    }
+}
+
 /// JSON, or a message, whose JSON keeps the order of the fields.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -247,10 +301,7 @@ impl Report<'_> {
 
     /// Returns the response or the error as JSON.
     pub(super) fn answer_json(&self) -> Value {
-        match &self.answer {
-            Answer::Error(error) => serde_json::to_value(error).unwrap_or_default(),
-            Answer::Response(response) => serde_json::to_value(response).unwrap_or_default(),
-        }
+        self.answer.json()
     }
 }
 
@@ -259,14 +310,18 @@ impl Report<'_> {
 pub(super) async fn run(
     places: Places,
     identities: Option<&Identities>,
-    json: bool,
+    Chosen { tour, json }: Chosen,
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let clients = clients(places.grpc, identities).await?;
     let mut runner = Runner { clients, simulator: places.simulator, memory: Memory::default() };
-    let chapters = if identities.is_some() { steps::secure() } else { steps::all() };
+    let (about, chapters) = match (tour, identities) {
+        (Tour::Platform, _) => (&story::PLATFORM, platform::steps()),
+        (Tour::Store, Some(_)) => (&story::SECURE, steps::secure()),
+        (Tour::Store, None) => (&story::STORE, steps::all()),
+    };
     if !json {
-        print_story(story::introduction(identities.is_some()));
+        print_story(about.introduction.to_owned());
     }
     let mut number = 0;
     for chapter in &chapters {
@@ -285,7 +340,7 @@ pub(super) async fn run(
     if json {
         let _ = print::line(json!({ "tour": "complete", "steps": number }));
     } else {
-        print_story(story::conclusion(number, began.elapsed(), identities.is_some()));
+        print_story(about.conclusion(number, began.elapsed()));
     }
     Ok(())
 }
@@ -319,39 +374,47 @@ struct Runner {
 }
 
 impl Runner {
-    /// Runs one step, prints it, and checks its response.
+    /// Runs one step, prints it, and checks its response. A step that waits is printed with its last attempt.
     async fn run(&mut self, step: &Step, number: usize, json: bool) -> anyhow::Result<()> {
         let request = self.memory.fill(&step.request);
         let began = Instant::now();
+        let (report, checked) = loop {
+            let report = self.attempt(step, &request).await?;
+            let checked = step.check_answer(&report.answer, &mut self.memory);
+            if checked.is_ok() || !step.waits || began.elapsed() >= STEP_LIMIT {
+                break (report, checked);
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        if json {
+            print_json(&report);
+        } else {
+            print_story(story::step(number, step, &report, began.elapsed()));
+        }
+        checked.map_err(anyhow::Error::msg)
+    }
+
+    /// Runs one step once.
+    async fn attempt<'a>(&self, step: &'a Step, request: &Value) -> anyhow::Result<Report<'a>> {
         let (call, request, answer) = match step.way {
             Way::Call(method) | Way::Watch(method) => {
-                let (request, answer) = self.call(step, method, &request).await?;
+                let (request, answer) = self.call(step, method, request).await?;
                 (method.to_owned(), Json::Message(request), answer)
             }
             Way::Control(path) => {
                 let path = self.memory.fill_text(path);
-                let answer = control(self.simulator, &path, &request).await?;
+                let answer = control(self.simulator, &path, request).await?;
                 let answer = Answer::Response(Json::Value(answer));
-                (format!("POST http://{}{path}", self.simulator), Json::Value(request), answer)
+                let call = format!("POST http://{}{path}", self.simulator);
+                (call, Json::Value(request.clone()), answer)
+            }
+            Way::Page(link) => {
+                let link = self.memory.fill_text(link).parse()?;
+                let page::Sent { call, answer } = page::send_form(&link, request).await?;
+                (call, Json::Value(request.clone()), Answer::Response(Json::Value(answer)))
             }
         };
-        let took = began.elapsed();
-        let report = Report { step: step.name, caller: step.caller, call, request, answer };
-        if json {
-            print_json(&report);
-        } else {
-            print_story(story::step(number, step, &report, took));
-        }
-        match report.answer {
-            Answer::Error(_) if !step.refused => {
-                anyhow::bail!("expected a response, not an error")
-            }
-            Answer::Response(_) if step.refused => {
-                anyhow::bail!("expected an error, not a response")
-            }
-            _ => {}
-        }
-        step.check(&report.answer_json(), &mut self.memory).map_err(anyhow::Error::msg)
+        Ok(Report { step: step.name, caller: step.caller, call, request, answer })
     }
 
     /// Calls the service.
@@ -387,17 +450,25 @@ impl Runner {
 
 /// Sends a request to the simulator's control interface and returns the response.
 async fn control(simulator: SocketAddr, path: &str, request: &Value) -> anyhow::Result<Value> {
-    let socket = TcpStream::connect(simulator).await?;
-    let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    tokio::spawn(connection);
     let request = http::Request::post(path)
         .header(http::header::HOST, simulator.to_string())
         .body(Full::new(Bytes::from(request.to_string())))?;
-    let answer = http.send_request(request).await?;
-    let status = answer.status();
-    let answer = answer.into_body().collect().await?.to_bytes();
+    let (head, answer) = send(simulator, request).await?.into_parts();
+    let status = head.status;
     anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&answer));
     Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Sends an HTTP request on a connection of its own, and returns the whole response.
+pub(super) async fn send(
+    server: SocketAddr,
+    request: http::Request<Full<Bytes>>,
+) -> anyhow::Result<http::Response<Bytes>> {
+    let socket = TcpStream::connect(server).await?;
+    let (mut http, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    tokio::spawn(connection);
+    let (head, body) = http.send_request(request).await?.into_parts();
+    Ok(http::Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
 /// Prints a step as JSON. The tour does not depend on a reader, so it continues if printing fails.
@@ -462,7 +533,7 @@ mod tests {
     #[test]
     fn every_step_matches_the_contract() {
         let types = DescriptorPool::decode(pb::DESCRIPTORS).expect("the contract");
-        let chapters = steps::all().into_iter().chain(steps::secure());
+        let chapters = steps::all().into_iter().chain(steps::secure()).chain(platform::steps());
         for step in chapters.flat_map(|chapter| chapter.steps) {
             let (Way::Call(name) | Way::Watch(name)) = step.way else { continue };
             let (service, method) = name.split_once('/').expect(name);
