@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::{
-    AccountKind, Authorizer, Component, MINI_PROGRAM_APP_ID, faults::Kind, push::State,
+    AccountKind, Authorizer, Component, Fault, MINI_PROGRAM_APP_ID, faults::Kind, push::State,
 };
 use wechat_store_gateway::pb;
 
@@ -345,6 +345,21 @@ async fn component_token_of_other_system_is_renewed_once() {
         until(|| async { tokens().any(|call| call.errcode == Some(0)) }).await;
         assert_eq!(app.count(COMPONENT_TOKEN), before + 1, "expired: {expired}");
     }
+}
+
+/// The platform's token was just fetched, and a machine of WeChat does not have it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_platform_token_stops_merchant_for_second() {
+    let app = start().await;
+    authorized(&app, ALL_SETS).await;
+    app.clock.advance(Duration::from_secs(7_201));
+    let refused = Kind::Errcode { errcode: 40001, errmsg: None };
+    app.wechat.fault(Fault { times: 3, ..Fault::new(AUTHORIZER_TOKEN, refused) });
+    let status = within(LONG, app.hurried(list_nearby(&app, MERCHANT))).await;
+    let status = status.expect_err("no token");
+    assert_eq!(reason(&status), is(Code::Unavailable, "TOKEN_REFUSED"));
+    app.clock.advance(Duration::from_secs(2));
+    list_nearby(&app, MERCHANT).await.expect("the next attempt has a token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

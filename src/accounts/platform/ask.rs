@@ -85,7 +85,8 @@ impl Platform {
     }
 }
 
-fn refuses_token(error: &wechat::Error) -> bool {
+/// Returns true if WeChat refuses the platform's own token.
+pub(super) fn refuses_token(error: &wechat::Error) -> bool {
     matches!(error, wechat::Error::Refused { code, .. } if code.refuses_token())
 }
 

@@ -8,8 +8,9 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    super::token::{FetchError, Fetched, SecretUnreadable, Source, ask},
+    super::token::{self, FetchError, Fetched, SecretUnreadable, Source, ask},
     Directory, Error, Platform,
+    ask::refuses_token,
     authorizers::left_code,
     list,
 };
@@ -248,6 +249,10 @@ impl From<Error> for FetchError {
     fn from(error: Error) -> Self {
         match error {
             Error::Token { error, .. } => Self::Platform(Box::new(error)),
+            // It is the platform's token that WeChat refuses. The next attempt has a newer one.
+            Error::WeChat { path, error } if refuses_token(&error) => {
+                Self::Platform(Box::new(token::Error::Refused { path, refusal: error }))
+            }
             Error::WeChat { error, .. } => Self::WeChat(error),
             Error::State(error) => Self::State(error),
             Error::Secret(error) => Self::Secret(error),
