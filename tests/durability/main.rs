@@ -3,7 +3,8 @@
 //!
 //! `cargo test --test durability -- --nocapture` prints figures, including the random seed. A build
 //! with `DURABILITY_SEED=…` in the environment repeats the same choices, and with
-//! `DURABILITY_ROWS=…` an import has this many rows.
+//! `DURABILITY_ROWS=…` an import has this many rows. With `CHAOS_SECONDS=…` the gateway of a platform is killed for
+//! this time.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -17,6 +18,7 @@ mod kill;
 #[path = "../leaks/mod.rs"]
 mod leaks;
 mod loss;
+mod platforms;
 mod redis;
 mod replicas;
 mod restart;
