@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 use wechat_simulator::{Component, Fault, faults::Kind, push::State};
 use wechat_store_gateway::pb::{self, nearby_service_client::NearbyServiceClient};
 
@@ -39,6 +40,11 @@ const PLATFORM_REFUSED: [Option<i64>; 2] = [Some(40001), Some(42001)];
 const EXPIRY: Duration = Duration::from_secs(7_300);
 /// Longer than WeChat accepts a refresh token that it replaced.
 const GRACE: Duration = Duration::from_secs(301);
+/// The merchants of two gateways, and the lives of their tokens.
+const SHARED: usize = 24;
+const LIVES: usize = 2;
+/// A gateway notices within this time what another one stored.
+const FOLLOWING: Duration = Duration::from_secs(5);
 /// The merchants at the start.
 const MERCHANTS: u64 = 6;
 /// How long the kills go on, unless `CHAOS_SECONDS` has another time.
@@ -53,6 +59,80 @@ async fn merchants_survive_kills_with_sqlite() {
 async fn merchants_survive_kills_with_redis() {
     let redis = Redis::start(true).await;
     survive("platforms, redis", &redis.url()).await;
+}
+
+/// WeChat pushes to one gateway, and callers use both.
+#[tokio::test]
+async fn two_gateways_share_platform() {
+    let redis = Redis::start(true).await;
+    let wechat = WeChat::start().await;
+    let rules = json!({ "rotate_refresh_tokens": true });
+    wechat.simulator.control("POST", "settings", &rules).expect("set");
+    let (url, section) = (redis.url(), section());
+    let start = async || {
+        let mut gateway = Gateway::with(wechat.address, &url, &section);
+        gateway.spawn();
+        gateway.serves().await;
+        gateway
+    };
+    let (one, other) = tokio::join!(start(), start());
+    connect(&wechat, &one).await;
+    let merchants: Vec<_> = (0..SHARED).map(|number| new_merchant(&wechat, number)).collect();
+    is_confirmed(&wechat, "authorized", merchants.len()).await;
+    join_all(merchants.iter().map(|merchant| is_served(&other, merchant))).await;
+    join_all(merchants.iter().map(|merchant| is_served(&one, merchant))).await;
+
+    let fetched = || {
+        let calls = wechat.simulator.calls(AUTHORIZER_TOKEN).into_iter();
+        calls.filter(|call| call.errcode == Some(0)).count()
+    };
+    let mut refreshes = Vec::new();
+    for _ in 0..LIVES {
+        let before = fetched();
+        wechat.simulator.clock().advance(EXPIRY);
+        let both = merchants
+            .iter()
+            .flat_map(|merchant| [is_served(&one, merchant), is_served(&other, merchant)]);
+        join_all(both).await;
+        refreshes.push(fetched() - before);
+    }
+
+    let merchant = &merchants[0];
+    wechat.simulator.unauthorize(PLATFORM, merchant).expect("withdrawn");
+    is_confirmed(&wechat, "unauthorized", 1).await;
+    let withdrawn = Instant::now();
+    is_refused(&one, &wechat, merchant, Duration::ZERO).await;
+    is_refused(&other, &wechat, merchant, FOLLOWING + PROMPT).await;
+    print_figures(&format!(
+        "{SHARED} merchants at 2 gateways: {refreshes:?} tokens in the next lives, a withdrawal followed \
+         after {:.1?}",
+        withdrawn.elapsed()
+    ));
+    assert_eq!(refreshes, [SHARED; LIVES]);
+}
+
+/// Waits until a gateway serves a merchant.
+async fn is_served(gateway: &Gateway, merchant: &str) {
+    let (mut nearby, end) = (NearbyServiceClient::new(gateway.channel()), Instant::now() + LONG);
+    while let Err(status) = list(&mut nearby, merchant).await {
+        assert!(Instant::now() < end, "{merchant} is not served: {status}");
+        sleep(MOMENT).await;
+    }
+}
+
+/// Waits until a gateway itself refuses a merchant that withdrew its authorization, without a call at WeChat.
+async fn is_refused(gateway: &Gateway, wechat: &WeChat, merchant: &str, within: Duration) {
+    let (mut nearby, end) = (NearbyServiceClient::new(gateway.channel()), Instant::now() + within);
+    let lost = (Code::FailedPrecondition, "AUTHORIZATION_LOST".to_owned());
+    loop {
+        let before = wechat.simulator.calls(LIST_NEARBY).len();
+        let status = list(&mut nearby, merchant).await.expect_err("withdrawn");
+        if reason(&status) == lost && wechat.simulator.calls(LIST_NEARBY).len() == before {
+            return;
+        }
+        assert!(Instant::now() < end, "not refused: {status}");
+        sleep(MOMENT).await;
+    }
 }
 
 /// Kills the gateway in each life of the tokens. Then compares what WeChat received with what a gateway needs.
