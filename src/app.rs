@@ -172,7 +172,8 @@ fn rooms(
     let journal = Journal::new(state.clone(), poll_after, clock.clone(), tasks.clone(), activity);
     let recovery = Recovery::new(calls.clone(), journal.clone(), state.clone());
     let writes = Writes::new(calls.clone(), journal, recovery.clone(), tasks);
-    Rooms { callers, calls, writes, recovery, audits, state }
+    let gives_tokens = settings.token_service.enabled;
+    Rooms { callers, calls, writes, recovery, audits, state, gives_tokens }
 }
 
 /// Returns all gRPC services.

@@ -11,6 +11,17 @@
 tonic::include_proto!("wechat.store.v1");
 include!(concat!(env!("OUT_DIR"), "/servers/wechat.store.v1.rs"));
 
+/// Hides the token.
+impl std::fmt::Debug for GetAccessTokenResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { access_token: _, expire_time, generation } = self;
+        f.debug_struct("GetAccessTokenResponse")
+            .field("expire_time", expire_time)
+            .field("generation", generation)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The compiled `proto/` with its comments and options, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -22,6 +22,7 @@ use crate::{
         merchant::{ApplyMerchant, ModifyMerchant},
         nearby::{AddNearbyPoi, DelNearbyPoi, SetNearbyPoiShowStatus},
         store::{AddStore, DelPoi, DelStore, UpdateStore},
+        token::StableToken,
     },
 };
 
@@ -36,6 +37,8 @@ const WRITES: &[(&str, Safety)] = &[
     (pb::DeleteLegacyStoreRequest::METHOD, DelPoi::SAFETY),
     (pb::DeleteNearbyPoiRequest::METHOD, DelNearbyPoi::SAFETY),
     (pb::DeleteStoreRequest::METHOD, DelStore::SAFETY),
+    // It needs the role of a write, and only fetches a token.
+    (pb::GetAccessTokenRequest::METHOD, StableToken::SAFETY),
     (pb::ReplaceNearbyPoiRequest::METHOD, AddNearbyPoi::SAFETY),
     (pb::SetNearbyPoiVisibilityRequest::METHOD, SetNearbyPoiShowStatus::SAFETY),
     (pb::SetStoreCardRequest::METHOD, SetCard::SAFETY),
@@ -189,6 +192,8 @@ fn use_of(rpc: &MethodDescriptor) -> Use {
         // The journal recognizes a repeat by its request_id. Without one, a repeat is harmless, or the
         // gateway refuses it.
         (Some(Access::Write), Some(_)) => Use::Repeat,
+        // It only fetches a token.
+        _ if method == pb::GetAccessTokenRequest::METHOD => Use::Repeat,
         // It is for operators, or the table lacks it.
         _ => Use::SendOnce,
     }

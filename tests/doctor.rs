@@ -22,6 +22,7 @@ mod daemon;
 mod leaks;
 
 const OFFICIAL: &str = "wx0000000000000001";
+const MINI_PROGRAM: &str = "wx0000000000000002";
 const ACCOUNT: &str = "
     [[accounts]]
     app_id = \"wx0000000000000001\"
@@ -167,6 +168,81 @@ fn callback_must_know_the_token() {
     // The state of the gateway that runs is named, and the gateway goes on.
     let url = format!("http://{address}/no/{{app_id}}");
     let (report, _) = setup.report(&gateway(&address, "callback-token"), &["--callback-url", &url]);
+    let check = find(&report, OFFICIAL, "callback", "");
+    assert!(check["found"].as_str().expect("a text").contains("HTTP 404"), "{check}");
+}
+
+#[test]
+fn container_is_checked_without_a_secret() {
+    let setup = Setup::new();
+    let file = setup.folder.path().join("cloudbase_access_token");
+    let account = |token: &str| {
+        format!(
+            "[[accounts]]\napp_id = \"{MINI_PROGRAM}\"\nkind = \"mini_program\"\ntoken = {token}\n"
+        )
+    };
+    let in_container = account(&format!("{{ cloudbase = \"{}\" }}", file.display()));
+    let (report, output) = setup.report(&in_container, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let token = find(&report, MINI_PROGRAM, "token", "");
+    assert_eq!(token["result"], "failed");
+    assert!(token["found"].as_str().expect("a text").contains("does not exist"), "{token}");
+
+    let cloud = json!({ "app_id": MINI_PROGRAM, "token_file": file, "tokenless": true });
+    let answer = setup.control("POST", "clouds", &cloud.to_string());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for settings in [in_container, account("\"open_interface\"")] {
+        let (report, output) = setup.report(&settings, &[]);
+        assert_eq!(output.status.code(), Some(0), "{report:#}");
+        for (check, subject, result) in [
+            ("token", "", "ok"),
+            ("permission", "nearby", "ok"),
+            ("ip_whitelist", "", "skipped"),
+            ("quota", "", "skipped"),
+        ] {
+            let found = find(&report, MINI_PROGRAM, check, subject);
+            assert_eq!(found["result"], result, "{check} {subject}: {found}");
+        }
+    }
+    assert!(!setup.paths().iter().any(|path| path.ends_with("token")), "{:?}", setup.paths());
+}
+
+#[test]
+fn token_of_another_program_is_checked() {
+    let setup = Setup::new();
+    let file = setup.folder.path().join("token");
+    let token = format!("token = {{ file = \"{}\" }}", file.display());
+    let account = ACCOUNT.replace("secret = \"official-secret\"", &token);
+    fs::write(&file, "outdated-token").expect("a file");
+    let (report, output) = setup.report(&account, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(find(&report, OFFICIAL, "token", "")["result"], "ok", "the file has one");
+    assert_eq!(find(&report, OFFICIAL, "kind", "")["result"], "failed", "WeChat refuses it");
+    assert!(!report.to_string().contains("outdated-token"), "{report}");
+
+    fs::write(&file, setup.classic_token()).expect("a file");
+    let (report, output) = setup.report(&account, &[]);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(find(&report, OFFICIAL, "permission", "store")["result"], "ok");
+}
+
+#[test]
+fn callback_in_cloud_hosting_is_probed() {
+    let setup = Setup::new();
+    let gateway = |listen: &str| {
+        let callback = "callback = { mode = \"cloud\", public_route_closed = true }\n";
+        format!("[listen]\ngrpc = \"127.0.0.1:0\"\ncallback = \"{listen}\"\n{ACCOUNT}{callback}")
+    };
+    let file = setup.folder.path().join("gateway.toml");
+    fs::write(&file, setup.settings(&gateway("127.0.0.1:0"))).expect("a file");
+    let running = Daemon::start(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    let address = running.address_after("\"callback\":\"");
+    let (report, _) = setup.report(&gateway(&address), &[]);
+    let check = find(&report, OFFICIAL, "callback", "");
+    assert_eq!(check["result"], "ok", "{report:#}");
+    assert!(check["found"].as_str().expect("a text").contains("public route"), "{check}");
+    let url = format!("http://{address}/no/{{app_id}}");
+    let (report, _) = setup.report(&gateway(&address), &["--callback-url", &url]);
     let check = find(&report, OFFICIAL, "callback", "");
     assert!(check["found"].as_str().expect("a text").contains("HTTP 404"), "{check}");
 }
@@ -543,6 +619,19 @@ impl Setup {
         let calls = journal.as_array().or_else(|| journal["calls"].as_array()).expect("a list");
         let path = |call: &Value| call["path"].as_str().expect("a path").to_owned();
         calls.iter().map(path).collect()
+    }
+
+    /// Takes a classic token of the official account.
+    fn classic_token(&self) -> String {
+        let mut stream = TcpStream::connect(self.wechat).expect("connected");
+        let query = "grant_type=client_credential&appid=wx0000000000000001&secret=official-secret";
+        let head = "HTTP/1.1\r\nhost: wechat\r\nconnection: close";
+        write!(stream, "GET /cgi-bin/token?{query} {head}\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let reply: Value = serde_json::from_str(body).expect("JSON");
+        reply["access_token"].as_str().expect("a token").to_owned()
     }
 
     fn control(&self, method: &str, path: &str, body: &str) -> String {

@@ -16,6 +16,15 @@ import jsonschema
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((ROOT / "settings.schema.json").read_text())
 ACCOUNT = '[[accounts]]\napp_id = "wx0123456789abcdef"\nkind = "official"\nsecret = "s"\n'
+IN_CLOUD = '[[accounts]]\napp_id = "wx0123456789abcdef"\nkind = "mini_program"\n'
+TOKENS = [
+    '"cloudbase"',
+    '"open_interface"',
+    '{ cloudbase = "/token" }',
+    '{ file = "/token", field = "/data/token" }',
+    '{ url = "https://tokens/wx", header = "X-Key: key" }',
+    '{ redis_key = "wx", url = "redis://redis:6379/0" }',
+]
 CALLER = '[[callers]]\nname = "orders"\nrole = "reader"\n'
 TOKEN = f'tokens = ["{"0" * 64}"]\n'
 
@@ -24,12 +33,15 @@ GOOD = [
     'callers = "anyone"\n' + ACCOUNT,
     ACCOUNT + CALLER + TOKEN,
     ACCOUNT + 'callback = { token = "token", mode = "plain" }\n',
+    *(IN_CLOUD + f"token = {token}\n" for token in TOKENS),
+    IN_CLOUD + 'token = "cloudbase"\ncallback = { mode = "cloud", public_route_closed = true }\n',
+    ACCOUNT + "[token_service]\nenabled = true\n",
     ACCOUNT + "[audit]\npoll_after_hours = 1\n",
     ACCOUNT + '[log]\nlevel = "warn,h2=debug"\n',
 ]
 WRONG = [
     "[extra]\n" + ACCOUNT,
-    *(f"[{name}]\nextra = 1\n{ACCOUNT}" for name in "listen wechat limits state callback audit log activity".split()),
+    *(f"[{name}]\nextra = 1\n{ACCOUNT}" for name in "listen wechat limits state callback audit log activity token_service".split()),
     "[listen]\ngrpc = 1\n" + ACCOUNT,
     '[listen]\nreflection = "all"\n' + ACCOUNT,
     '[listen]\nplaintext = "yes"\n' + ACCOUNT,
@@ -53,6 +65,11 @@ WRONG = [
     ACCOUNT.replace('"s"', "5"),
     ACCOUNT.replace('"s"', '{ path = "/secret" }'),
     ACCOUNT + 'token = "new"\n',
+    IN_CLOUD + 'token = "stable"\n',
+    IN_CLOUD + 'token = { path = "/token" }\n',
+    IN_CLOUD + "token = { file = 1 }\n",
+    IN_CLOUD + 'token = "cloudbase"\ncallback = { mode = "cloud" }\n',
+    ACCOUNT + '[token_service]\nenabled = "yes"\n',
     ACCOUNT + "extra = 1\n",
     ACCOUNT + 'callback = { mode = "plain" }\n',
     ACCOUNT + 'callback = { token = "token", mode = "open" }\n',

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use self::platform::{Authorization, Platforms};
 use crate::{
     callers::Forbidden,
-    config::{self, AccountKind, SecretSource},
+    config::{self, AccountKind, SecretSource, TokenKind},
     context::Context,
     pb::Access,
     state::{self, State},
@@ -32,8 +32,8 @@ pub(crate) struct Account {
     /// Whether it is an official account or a mini program. `None` if WeChat has not stated it yet for an
     /// account that authorized a platform.
     pub kind: Option<AccountKind>,
-    /// The access tokens of the account.
-    pub tokens: Arc<token::Tokens>,
+    /// The access tokens of the account. `None` if WeChat identifies its calls without one.
+    pub tokens: Option<Arc<token::Tokens>>,
     /// The quotas of the account that are spent.
     pub quotas: Arc<quota::Quotas>,
     /// The limit on concurrent calls of the account.
@@ -133,6 +133,27 @@ pub enum Error {
         /// The platform that the account had authorized.
         platform: AppId,
     },
+    /// The account has no token that works outside its container.
+    #[error("{app_id} has token = {token:?}, which works only inside its container")]
+    TokenStays {
+        /// The id of the account.
+        app_id: AppId,
+        /// The name of its token in the settings.
+        token: &'static str,
+    },
+    /// WeChat does not allow the call from cloud hosting, and the account can call only from there.
+    #[error(
+        "{app_id} has token = {token:?}, and WeChat does not allow {path} from cloud hosting; it needs an account \
+         whose token comes from a secret"
+    )]
+    NotOfCloud {
+        /// The id of the account.
+        app_id: AppId,
+        /// The name of its token in the settings.
+        token: &'static str,
+        /// The call.
+        path: &'static str,
+    },
     /// The account is not configured, and it authorized no platform.
     #[error("{app_id:?} is not in the settings{}", or_authorizer(*has_platforms))]
     Unknown {
@@ -219,6 +240,52 @@ impl Account {
         let platform = authorization.platform.clone();
         Err(Error::NotGranted { app_id: self.app_id.clone(), platform, path: E::PATH, sets })
     }
+
+    /// Fails if WeChat does not allow the call from cloud hosting, and the account can call only from there.
+    pub(crate) fn check_cloud<E: Endpoint>(&self) -> Result<(), Error> {
+        match self.cloud_token().filter(|_| !E::CLOUD) {
+            None => Ok(()),
+            Some(token) => {
+                Err(Error::NotOfCloud { app_id: self.app_id.clone(), token, path: E::PATH })
+            }
+        }
+    }
+
+    /// Returns the name of its token in the settings, if the account can call only from cloud hosting.
+    fn cloud_token(&self) -> Option<&'static str> {
+        let Origin::Settings(settings) = &self.origin else { return None };
+        match &settings.token {
+            TokenKind::Cloudbase(_) => Some("cloudbase"),
+            TokenKind::OpenInterface => Some("open_interface"),
+            TokenKind::Classic | TokenKind::External(_) | TokenKind::Stable => None,
+        }
+    }
+
+    /// Fails if the account is paused, or if it is read-only and something with this access can change
+    /// something.
+    fn check_use(&self, access: Access) -> Result<(), Error> {
+        if self.is_paused() {
+            return Err(Error::Paused { app_id: self.app_id.clone() });
+        }
+        if self.is_read_only() && access != Access::Read {
+            return Err(Error::ReadOnly { app_id: self.app_id.clone() });
+        }
+        Ok(())
+    }
+
+    /// Returns the tokens for another program of the operator, which can do everything with them.
+    ///
+    /// Fails if the account is paused or read-only, or if its tokens work only inside its container.
+    pub(crate) fn given_tokens(&self) -> Result<&Arc<token::Tokens>, Error> {
+        self.check_use(Access::Admin)?;
+        match (&self.tokens, self.cloud_token()) {
+            (Some(tokens), None) => Ok(tokens),
+            (_, token) => {
+                let token = token.unwrap_or_default();
+                Err(Error::TokenStays { app_id: self.app_id.clone(), token })
+            }
+        }
+    }
 }
 
 impl Registry {
@@ -257,7 +324,8 @@ impl Registry {
         let platforms = self.0.platforms.all();
         let platforms = platforms.iter().map(|it| (it.app_id.clone(), it.tokens.clone()));
         let accounts = self.all(&Scope::All).into_iter();
-        accounts.map(|it| (it.app_id.clone(), it.tokens.clone())).chain(platforms).collect()
+        let accounts = accounts.filter_map(|it| Some((it.app_id.clone(), it.tokens.clone()?)));
+        accounts.chain(platforms).collect()
     }
 
     fn update_accounts(&self, settings: &[config::Account], limits: &config::Limits) {
@@ -293,7 +361,7 @@ impl Registry {
         limits: &config::Limits,
     ) -> Account {
         let of_token = |settings: &config::Account| {
-            (settings.secret.clone(), settings.token, settings.force_refresh)
+            (settings.secret.clone(), settings.token.clone(), settings.force_refresh)
         };
         let kept = before.filter(|before| match &before.origin {
             Origin::Platform(_) => false,
@@ -316,16 +384,12 @@ impl Registry {
 
     /// Returns the account of a call that needs WeChat. [`find`](Self::find) describes which one that is.
     ///
-    /// Also fails if the account is paused, if it is read-only and the call can change something, or if it
-    /// did not give its platform the permission for the call.
+    /// Also fails if the account is paused, if it is read-only and the call can change something, if it
+    /// did not give its platform the permission for the call, or if the call is not allowed from its cloud.
     pub(crate) async fn serve<E: Endpoint>(&self, ctx: &Context) -> Result<Arc<Account>, Error> {
         let account = self.find(ctx, E::ACCOUNT).await?;
-        if account.is_paused() {
-            return Err(Error::Paused { app_id: account.app_id.clone() });
-        }
-        if account.is_read_only() && ctx.access != Access::Read {
-            return Err(Error::ReadOnly { app_id: account.app_id.clone() });
-        }
+        account.check_use(ctx.access)?;
+        account.check_cloud::<E>()?;
         if let Err(refused) = account.check_grant::<E>() {
             self.0.platforms.describe_again(&account);
             return Err(refused);

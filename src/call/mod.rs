@@ -190,12 +190,31 @@ impl Calls {
         Ok(self.0.registry.find(ctx, AccountKinds::Any).await?)
     }
 
-    /// Returns the secret of an account, for a call without a token.
+    /// Returns the secret of an account, for the call `E` without a token.
     ///
-    /// Fails if it cannot be read, or if the settings have none.
-    pub(crate) fn secret(&self, account: &Account) -> Result<Secret, Error> {
+    /// Fails if it cannot be read, if the settings have none, or if the call is not allowed from the cloud of
+    /// the account.
+    pub(crate) fn secret<E: Endpoint>(&self, account: &Account) -> Result<Secret, Error> {
+        account.check_cloud::<E>()?;
         let secret = token::read_secret(account.secret());
         secret.map_err(|error| no_token(account, error.into()))
+    }
+
+    /// Returns a token of an account for another program of the operator. It lives for `least_life` if WeChat has
+    /// one that does.
+    ///
+    /// Fails if the account is paused or read-only, if its tokens work only inside its container, or if no token
+    /// arrives in time.
+    pub(crate) async fn access_token(
+        &self,
+        ctx: &Context,
+        account: &Account,
+        least_life: Duration,
+    ) -> Result<token::GivenToken, Error> {
+        let tokens = account.given_tokens()?;
+        ctx.progress.reach(Stage::Token);
+        let given = tokens.give(least_life, ctx.deadline).await;
+        given.map_err(|error| no_token(account, error))
     }
 
     /// Returns true if an account is paused, so that nothing may be sent for it.
@@ -231,7 +250,7 @@ impl Calls {
     /// Returns whether a call could be sent at once, as far as is known.
     pub(crate) fn is_ready<E: Endpoint>(&self, account: &Account) -> bool {
         E::PACE.is_none()
-            && (!E::NEEDS_TOKEN || account.tokens.is_current())
+            && tokens::<E>(account).is_none_or(|tokens| tokens.is_current())
             && account.concurrency.has_free()
             && account.quotas.check(E::PATH, self.clock().unix()).is_ok()
     }
@@ -251,9 +270,10 @@ impl Calls {
         account.quotas.check(E::PATH, clock.unix()).inspect_err(refused)?;
         ctx.progress.reach(Stage::Token);
         let no_token = |error| no_token(account, error);
-        let mut token = match E::NEEDS_TOKEN {
-            true => Some(account.tokens.get(ctx.deadline).await.map_err(no_token)?),
-            false => None,
+        let tokens = tokens::<E>(account);
+        let mut token = match tokens {
+            Some(tokens) => Some(tokens.get(ctx.deadline).await.map_err(no_token)?),
+            None => None,
         };
         let mut tries = Tries::default();
         let (mut probe, mut failed) = (None, None);
@@ -269,7 +289,7 @@ impl Calls {
                     return Err(failed.map_or(error, |failed| given_up::<E>(account, failed)));
                 }
             };
-            token = token.map(|token| account.tokens.newest(token));
+            token = token.zip(tokens).map(|(token, tokens)| tokens.newest(token));
             let attempt = Attempt {
                 token: token.as_ref().map(|token| &token.access),
                 // The deadline does not shorten this. A read is dropped at its deadline, and a write
@@ -299,9 +319,10 @@ impl Calls {
                     clock.sleep(wait).await;
                 }
                 Decision::RenewToken(wait) => {
-                    let Some(refused) = &token else { return Err(given_up::<E>(account, error)) };
+                    let (Some(refused), Some(tokens)) = (&token, tokens) else {
+                        return Err(given_up::<E>(account, error));
+                    };
                     ctx.progress.reach(Stage::Token);
-                    let tokens = &account.tokens;
                     let next = tokens.refused(refused, E::PATH, error, ctx.deadline).await;
                     let next = next.map_err(no_token)?;
                     let same = next.generation == refused.generation;
@@ -349,6 +370,11 @@ impl Calls {
         }
         Ok(permit)
     }
+}
+
+/// Returns the tokens of a call. Returns `None` if the call, or the account, has none.
+fn tokens<E: Endpoint>(account: &Account) -> Option<&Arc<token::Tokens>> {
+    account.tokens.as_ref().filter(|_| E::NEEDS_TOKEN)
 }
 
 fn no_token(account: &Account, error: token::Error) -> Error {

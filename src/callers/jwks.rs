@@ -21,8 +21,7 @@ use crate::{
     config::{CaFile, Issuer, Jwks, SecretSource},
     util::{
         clock::Clock,
-        http::{self, failure_kind},
-        lock,
+        http, lock,
         single_flight::{Run, SingleFlight},
     },
 };
@@ -285,17 +284,7 @@ async fn fetch(
     if let Some(bearer) = bearer {
         request = request.bearer_auth(bearer.expose());
     }
-    // The URL could contain a secret.
-    let failed = |error| anyhow::anyhow!("the server {}", failure_kind(&error));
-    let mut response = request.send().await.map_err(failed)?;
-    let status = response.status();
-    anyhow::ensure!(status.is_success(), "the server answered {}", status.as_u16());
-    let mut text = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        anyhow::ensure!(text.len() + chunk.len() <= SET_LIMIT, "{TOO_LONG}");
-        text.extend_from_slice(&chunk);
-    }
-    Ok(text)
+    http::read(request, SET_LIMIT).await.map_err(|failed| anyhow::anyhow!("the server {failed}"))
 }
 
 #[cfg(test)]

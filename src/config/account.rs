@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountCallback, ConfigErrors, Environment, SecretSource,
+    AccountCallback, ConfigErrors, Environment, SecretSource, TokenKind,
     callback::{self, CallbackMode, RawAccountCallback},
     invisible,
     secret::{RawSecret, resolve},
+    token::{self, RawToken},
 };
 use crate::util::id::AppId;
 
@@ -23,7 +24,7 @@ pub struct Account {
     pub default: bool,
     /// The account's AppSecret. `None` if its tokens need none.
     pub secret: Option<SecretSource>,
-    /// The WeChat endpoint that issues its access tokens.
+    /// The source of its access tokens.
     pub token: TokenKind,
     /// Allows a forced refresh of a stable token that WeChat keeps refusing. A forced refresh
     /// invalidates the token of every system that shares the account.
@@ -47,23 +48,15 @@ pub enum AccountKind {
     Official,
 }
 
-/// The WeChat endpoint that issues access tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum TokenKind {
-    /// `GET /cgi-bin/token`: every call invalidates the previous token.
-    Classic,
-    /// `POST /cgi-bin/stable_token`: returns the same token to every system that shares the account.
-    #[default]
-    Stable,
-}
-
 /// An account as it stands in the file.
 #[derive(Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, schemars(extend("required" = ["app_id", "kind", "secret"])))]
+#[cfg_attr(test, schemars(extend(
+    "required" = ["app_id", "kind"],
+    "if" = { "properties": { "token": { "enum": ["classic", "stable"] } } },
+    "then" = { "required": ["secret"] },
+)))]
 pub(super) struct RawAccount {
     /// The AppID: `wx` and 16 characters.
     #[cfg_attr(test, schemars(extend("pattern" = "^wx[0-9a-f]{16}$")))]
@@ -72,10 +65,10 @@ pub(super) struct RawAccount {
     kind: Option<AccountKind>,
     /// Requests without an `app_id` use this account. At most one account of each kind.
     default: bool,
-    /// The AppSecret.
+    /// The AppSecret. Only the tokens "stable" and "classic" need it.
     secret: Option<RawSecret>,
-    /// The WeChat endpoint that issues access tokens.
-    token: TokenKind,
+    /// The source of the access tokens. "stable" if it is not set.
+    token: Option<RawToken>,
     /// Allows a forced refresh of a stable token that WeChat keeps refusing.
     force_refresh: bool,
     /// Refuses every call that needs WeChat. Pushes are still received.
@@ -123,11 +116,16 @@ pub(super) fn check(
         if let Some(problem) = app_id_problem(&app_id, &mut seen) {
             errors.add(key("app_id"), problem);
         }
-        let secret = resolve(secret, environment, &key("secret"), errors);
+        // A wrong one was removed, and has its error.
+        let token = match errors.has(&key("token")) {
+            true => None,
+            false => token::check(token, kind, environment, &key("token"), errors),
+        };
+        let secret = check_secret(secret, token.as_ref(), environment, &key("secret"), errors);
         if kind.is_none() {
             errors.add(key("kind"), "missing; set \"official\" or \"mini_program\"");
         }
-        if force_refresh && token != TokenKind::Stable {
+        if force_refresh && token.as_ref().is_some_and(|token| *token != TokenKind::Stable) {
             errors.add(key("force_refresh"), "has no effect here; it requires token = \"stable\"");
         }
         let callback = callback.and_then(|callback| {
@@ -142,12 +140,12 @@ pub(super) fn check(
             );
         }
         default_kinds.extend(default.then_some(kind));
-        let Some(secret) = secret else { continue };
+        let (Some(secret), Some(token)) = (secret, token) else { continue };
         accounts.push(Account {
             app_id: app_id.into(),
             kind,
             default,
-            secret: Some(secret),
+            secret,
             token,
             force_refresh,
             paused,
@@ -156,6 +154,29 @@ pub(super) fn check(
         });
     }
     accounts
+}
+
+/// Checks the secret of an account. Adds an error if it returns `None`.
+fn check_secret(
+    raw: Option<RawSecret>,
+    token: Option<&TokenKind>,
+    environment: &Environment,
+    key: &str,
+    errors: &mut ConfigErrors,
+) -> Option<Option<SecretSource>> {
+    match (raw, token) {
+        (None, Some(token)) if !token.needs_secret() => Some(None),
+        // The error is about the token.
+        (None, None) => None,
+        (Some(_), Some(token)) if token.is_of_cloud() => {
+            errors.add(
+                key,
+                "has no use with this token; remove it, because WeChat identifies the container",
+            );
+            None
+        }
+        (raw, _) => resolve(raw, environment, key, errors).map(Some),
+    }
 }
 
 /// Returns the error of an AppID. `seen` has the AppIDs before this one, and gets it if it is new.

@@ -39,14 +39,17 @@ impl Callback {
 /// The `callback` of one of `[[accounts]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AccountCallback {
-    /// The Token that WeChat signs pushes with.
-    pub token: SecretSource,
-    /// The EncodingAESKey that WeChat encrypts pushes with. `None` in plain mode.
+    /// The Token that WeChat signs pushes with. `None` in cloud mode.
+    pub token: Option<SecretSource>,
+    /// The EncodingAESKey that WeChat encrypts pushes with. `None` in plain and in cloud mode.
     pub aes_key: Option<SecretSource>,
     /// The previous EncodingAESKey, which WeChat can still use for a while after a change.
     pub previous_aes_key: Option<SecretSource>,
     /// How WeChat encrypts pushes.
     pub mode: CallbackMode,
+    /// True if only WeChat's network reaches the gateway. Cloud mode needs it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub public_route_closed: bool,
     /// The names of further events to keep in the log, in addition to events about reviews.
     pub keep: Vec<String>,
     /// The other systems that receive the pushes, unchanged.
@@ -58,6 +61,8 @@ pub struct AccountCallback {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackMode {
+    /// 云托管: neither signature nor encryption. WeChat sends the pushes inside its own network.
+    Cloud,
     /// 兼容模式: plain and encrypted content side by side. The gateway reads only the encrypted part.
     Compatible,
     /// 明文模式: no encryption. Only the query of the URL is signed.
@@ -105,16 +110,22 @@ pub(super) fn without_secrets<S: Serializer>(url: &Url, serializer: S) -> Result
 #[derive(Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, schemars(extend("required" = ["token"])))]
+#[cfg_attr(test, schemars(extend(
+    "if" = { "properties": { "mode": { "const": "cloud" } }, "required": ["mode"] },
+    "then" = { "required": ["public_route_closed"] },
+    "else" = { "required": ["token"] },
+)))]
 pub(super) struct RawAccountCallback {
-    /// The Token from WeChat's backend: 3 to 32 letters and digits.
+    /// The Token from WeChat's backend: 3 to 32 letters and digits. Not needed in cloud mode.
     pub(super) token: Option<RawSecret>,
-    /// The EncodingAESKey from WeChat's backend. Not needed in plain mode.
+    /// The EncodingAESKey from WeChat's backend. Not needed in plain and in cloud mode.
     pub(super) aes_key: Option<RawSecret>,
     /// The previous EncodingAESKey, which WeChat can still use for a while after a change.
     pub(super) previous_aes_key: Option<RawSecret>,
     /// How WeChat encrypts pushes.
     pub(super) mode: CallbackMode,
+    /// Only WeChat's network reaches the gateway. Only for cloud mode, which needs it.
+    pub(super) public_route_closed: bool,
     /// The names of further events to keep in the log.
     pub(super) keep: Vec<String>,
     /// Other systems that receive the pushes, unchanged.
@@ -143,8 +154,43 @@ pub(super) fn check_account(
     parent: &str,
     errors: &mut ConfigErrors,
 ) -> Option<AccountCallback> {
-    let RawAccountCallback { token, aes_key, previous_aes_key, mode, keep, forward_to } = raw;
+    let RawAccountCallback {
+        token,
+        aes_key,
+        previous_aes_key,
+        mode,
+        public_route_closed,
+        keep,
+        forward_to,
+    } = raw;
     let key = |name: &str| format!("{parent}.{name}");
+    let is_cloud = mode == CallbackMode::Cloud;
+    let secrets = [
+        ("token", token.is_some()),
+        ("aes_key", aes_key.is_some()),
+        ("previous_aes_key", previous_aes_key.is_some()),
+    ];
+    for (name, _) in secrets.into_iter().filter(|(_, is_set)| is_cloud && *is_set) {
+        errors.add(
+            key(name),
+            "has no use with mode = \"cloud\", because WeChat neither signs nor encrypts these pushes; \
+             remove it",
+        );
+    }
+    if is_cloud && !public_route_closed {
+        errors.add(
+            key("public_route_closed"),
+            "must be true with mode = \"cloud\"; these pushes have no signature, so everyone who reaches \
+             listen.callback could send them; close the public route (公网访问) of the service in the \
+             console of cloud hosting, and then set this key",
+        );
+    }
+    if !is_cloud && public_route_closed {
+        errors.add(
+            key("public_route_closed"),
+            "is only for mode = \"cloud\"; remove it, because pushes in other modes are signed",
+        );
+    }
     let mut check_aes_key = |raw: Option<RawSecret>, name: &str| {
         let source = resolve(Some(raw?), environment, &key(name), errors)?;
         // A source that cannot be read is already among the errors.
@@ -155,14 +201,17 @@ pub(super) fn check_account(
     };
     let aes_key = check_aes_key(aes_key, "aes_key");
     let previous_aes_key = check_aes_key(previous_aes_key, "previous_aes_key");
-    if mode != CallbackMode::Plain && aes_key.is_none() {
+    if !is_cloud && mode != CallbackMode::Plain && aes_key.is_none() {
         errors.add(
             key("aes_key"),
             "missing; set the EncodingAESKey from WeChat, or mode = \"plain\" if pushes are not \
              encrypted",
         );
     }
-    let token = resolve(token, environment, &key("token"), errors);
+    let token = match is_cloud {
+        true => None,
+        false => resolve(token, environment, &key("token"), errors),
+    };
     // A source that cannot be read is already among the errors.
     if let Some(Ok(text)) = token.as_ref().map(SecretSource::read)
         && !is_token(text.expose())
@@ -182,11 +231,15 @@ pub(super) fn check_account(
             ),
         }
     }
+    if token.is_none() && !is_cloud {
+        return None;
+    }
     Some(AccountCallback {
-        token: token?,
+        token,
         aes_key,
         previous_aes_key,
         mode,
+        public_route_closed,
         keep,
         forward_to: targets,
     })

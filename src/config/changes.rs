@@ -100,6 +100,7 @@ impl Changes {
         compare("log", &old.log, &new.log, &mut keys);
         compare("metrics", &old.metrics, &new.metrics, &mut keys);
         compare("activity", &old.activity, &new.activity, &mut keys);
+        compare("token_service", &old.token_service, &new.token_service, &mut keys);
         // The serialized form hides the passwords of these, so it can be the same.
         for (key, same) in [
             ("wechat.proxy", old.wechat.proxy == new.wechat.proxy),

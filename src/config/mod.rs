@@ -11,9 +11,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-pub(crate) use self::account::is_app_id;
+pub(crate) use self::{account::is_app_id, token::parse_header};
 pub use self::{
-    account::{Account, AccountKind, TokenKind},
+    account::{Account, AccountKind},
     activity::{Activity, ActivityTarget},
     audit::Audit,
     callback::{AccountCallback, Callback, CallbackMode, ForwardTo},
@@ -27,6 +27,8 @@ pub use self::{
     platforms::Platform,
     secret::SecretSource,
     state::{State, StateUrl},
+    token::{ExternalToken, TokenKind, TokenUrl},
+    token_service::TokenService,
     wechat::{CaFile, Proxy, WeChat},
 };
 pub use crate::tls::{ClientCertificates, Files as TlsFiles};
@@ -46,6 +48,8 @@ mod metrics;
 mod platforms;
 mod secret;
 mod state;
+mod token;
+mod token_service;
 mod usable;
 mod wechat;
 
@@ -79,6 +83,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// `[activity]`
     pub activity: Activity,
+    /// `[token_service]`
+    pub token_service: TokenService,
     /// `[[accounts]]`
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<Account>,
@@ -155,11 +161,13 @@ impl Settings {
         let log = log::check(section(&mut table, "log", &mut errors), &mut errors);
         let metrics = metrics::check(section(&mut table, "metrics", &mut errors), &mut errors);
         let activity = activity::check(section(&mut table, "activity", &mut errors), &mut errors);
+        let token_service = section(&mut table, "token_service", &mut errors);
         let platforms = sections(&mut table, "platforms", &mut errors);
         let accounts = sections(&mut table, "accounts", &mut errors);
         let can_be_empty = !platforms.is_empty();
         let accounts = account::check(accounts, can_be_empty, environment, &mut errors);
         let platforms = platforms::check(platforms, &accounts, environment, &mut errors);
+        wechat::check_plain(&wechat, &accounts, &platforms, &mut errors);
         // An account that authorizes a platform later has no section.
         let known = (!can_be_empty).then_some(&accounts[..]);
         let callers = read_callers(&mut table, known, &mut errors);
@@ -172,7 +180,8 @@ impl Settings {
                 key,
                 format!(
                     "unknown section {key}; the sections are listen, wechat, limits, state, \
-                     callback, audit, log, metrics, activity, accounts, platforms, callers and issuers"
+                     callback, audit, log, metrics, activity, token_service, accounts, platforms, \
+                     callers and issuers"
                 ),
             );
         }
@@ -187,6 +196,7 @@ impl Settings {
                 log,
                 metrics,
                 activity,
+                token_service,
                 accounts,
                 platforms,
                 callers,
@@ -225,6 +235,11 @@ impl ConfigErrors {
         if self.found.iter().all(|error| error.key != key) {
             self.found.push(ConfigError { key, message: message.into() });
         }
+    }
+
+    /// Returns true if the key has an error.
+    fn has(&self, key: &str) -> bool {
+        self.found.iter().any(|error| error.key == key)
     }
 
     /// Adds an error of a whole section. If environment variables set keys of it, the error names the

@@ -49,10 +49,11 @@ impl Platform {
     /// Returns how its pushes are received, as for an account. WeChat always encrypts them.
     pub fn callback(&self) -> AccountCallback {
         AccountCallback {
-            token: self.token.clone(),
+            token: Some(self.token.clone()),
             aes_key: Some(self.aes_key.clone()),
             previous_aes_key: self.previous_aes_key.clone(),
             mode: CallbackMode::Safe,
+            public_route_closed: false,
             keep: self.keep.clone(),
             forward_to: self.forward_to.clone(),
         }
@@ -121,9 +122,14 @@ pub(super) fn check(
         if aes_key.is_none() {
             errors.add(key("aes_key"), "missing; set the EncodingAESKey from the platform's page");
         }
-        let mode = CallbackMode::Safe;
-        let callback =
-            RawAccountCallback { token, aes_key, previous_aes_key, mode, keep, forward_to };
+        let callback = RawAccountCallback {
+            token,
+            aes_key,
+            previous_aes_key,
+            keep,
+            forward_to,
+            ..RawAccountCallback::default()
+        };
         let callback = callback::check_account(callback, environment, &parent, errors);
         let page = authorization_page.as_deref().unwrap_or(AUTHORIZATION_PAGE);
         let page = parse_origin(page);
@@ -137,9 +143,8 @@ pub(super) fn check(
         else {
             continue;
         };
-        let AccountCallback { token, aes_key, previous_aes_key, mode: _, keep, forward_to } =
-            callback;
-        let Some(aes_key) = aes_key else { continue };
+        let AccountCallback { token, aes_key, previous_aes_key, keep, forward_to, .. } = callback;
+        let (Some(token), Some(aes_key)) = (token, aes_key) else { continue };
         platforms.push(Platform {
             app_id: app_id.into(),
             secret,
@@ -201,7 +206,8 @@ mod tests {
         assert_eq!(platform.authorization_page.as_str(), "https://mp.weixin.qq.com/");
         let callback = platform.callback();
         assert_eq!(callback.mode, CallbackMode::Safe);
-        assert_eq!(callback.token.read().expect("a token").expose(), "push-token");
+        let token = callback.token.expect("a token").read();
+        assert_eq!(token.expect("readable").expose(), "push-token");
         assert_eq!(callback.aes_key.expect("a key").read().expect("readable").expose(), KEY);
         let printed = toml::to_string(&settings).expect("settings print");
         for secret in ["hush", "push-token", KEY] {

@@ -8,9 +8,9 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{
-    Audit, Callback, Limits, Listen, Log, Metrics, account::RawAccount, activity::RawActivity,
-    callers::RawCaller, issuers::RawIssuer, platforms::RawPlatform, state::RawState,
-    wechat::RawWeChat,
+    Audit, Callback, Limits, Listen, Log, Metrics, TokenService, account::RawAccount,
+    activity::RawActivity, callers::RawCaller, issuers::RawIssuer, platforms::RawPlatform,
+    state::RawState, wechat::RawWeChat,
 };
 
 /// The settings of wechat-store-gateway.
@@ -35,6 +35,8 @@ struct File {
     metrics: Option<Metrics>,
     /// Where the lines about writes go.
     activity: Option<RawActivity>,
+    /// Whether other programs can get the access tokens.
+    token_service: Option<TokenService>,
     /// The WeChat accounts.
     accounts: Option<Vec<RawAccount>>,
     /// The third-party platforms.

@@ -49,6 +49,29 @@ fn environment_overrides_file() {
 }
 
 #[test]
+fn token_sources_need_no_secret_and_print_none() {
+    for (token, printed) in [
+        ("\"cloudbase\"", "cloudbase = \"/.tencentcloudbase/wx/cloudbase_access_token\""),
+        ("{ cloudbase = \"/a\" }", "cloudbase = \"/a\""),
+        ("\"open_interface\"", "token = \"open_interface\""),
+        ("{ file = \"/a\", field = \"t\" }", "file = \"/a\"\nfield = \"t\""),
+        ("{ url = \"https://a/t?k=hush\", header = \"X-Key: hush\" }", "https://a/t [hidden]"),
+        ("{ url = \"http://127.0.0.1:1/t\" }", "http://127.0.0.1:1/t"),
+        ("{ redis_key = \"k\", url = \"redis://:hush@a\" }", "redis_key = \"k\""),
+    ] {
+        let file = with_token(token).replace("\"official\"", "\"mini_program\"");
+        let settings = Settings::parse(&file, &Environment::new());
+        let settings = settings.unwrap_or_else(|errors| panic!("{token}: {errors:?}"));
+        assert!(settings.accounts[0].secret.is_none());
+        let text = toml::to_string(&settings).expect("settings print");
+        assert!(text.contains(printed), "{token}: {text}");
+        assert!(!text.contains("hush") && !format!("{settings:?}").contains("hush"), "{token}");
+    }
+    let plain = format!("[wechat]\nhosts = [\"http://api.weixin.qq.com\"]\n{}", in_cloud(""));
+    Settings::parse(&plain, &Environment::new()).expect("no token can be exposed");
+}
+
+#[test]
 fn two_variables_make_one_default_account() {
     let variables = [("WECHAT_APP_ID", "wx0123456789abcdef"), ("WECHAT_APP_SECRET", "hush")];
     let settings = Settings::parse("", &environment(&variables)).expect("enough");
@@ -119,6 +142,19 @@ fn all_errors_are_returned_with_their_keys() {
 
 const ACCOUNT: &str =
     "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"\n";
+
+/// Returns an account in cloud hosting with further keys.
+fn in_cloud(more: &str) -> String {
+    format!(
+        "[[accounts]]\napp_id = \"wx0000000000000002\"\nkind = \"mini_program\"\n\
+         token = \"open_interface\"\n{more}\n"
+    )
+}
+
+/// Returns an account with these tokens and no secret.
+fn with_token(token: &str) -> String {
+    ACCOUNT.replace("secret = \"s\"", &format!("token = {token}"))
+}
 
 const CALLER: &str = "[[callers]]\nname = \"a\"\nrole = \"reader\"\n";
 
@@ -213,6 +249,70 @@ fn broken_rule_returns_exactly_its_error() {
             "wechat.hosts[0]: plain HTTP would expose access tokens",
         ),
         (format!("[wechat]\nhosts = [\"ftp://a\"]\n{ACCOUNT}"), "wechat.hosts[0]: the scheme"),
+        (
+            format!("[wechat]\nhosts = [\"http://api.weixin.qq.com\"]\n{ACCOUNT}{}", in_cloud("")),
+            "wechat.hosts[0]: plain HTTP would expose access tokens",
+        ),
+        (in_cloud("secret = \"s\""), "accounts[0].secret: has no use with this token"),
+        (in_cloud("").replace("mini_program", "official"), "accounts[0].token: needs kind"),
+        (in_cloud("force_refresh = true"), "accounts[0].force_refresh: has no effect here"),
+        (
+            in_cloud("callback = { mode = \"cloud\" }"),
+            "accounts[0].callback.public_route_closed: must be true",
+        ),
+        (
+            in_cloud(
+                "callback = { mode = \"cloud\", public_route_closed = true, token = \"abc\" }",
+            ),
+            "accounts[0].callback.token: has no use with mode = \"cloud\"",
+        ),
+        (
+            in_cloud(
+                "callback = { mode = \"plain\", public_route_closed = true, token = \"abc\" }",
+            ),
+            "accounts[0].callback.public_route_closed: is only for mode",
+        ),
+        (
+            with_token("{ cloudbase = \"a\" }").replace("official", "mini_program"),
+            "accounts[0].token.cloudbase: must be an absolute path",
+        ),
+        (with_token("{ file = \"a\" }"), "accounts[0].token.file: must be an absolute path"),
+        (with_token("\"new\""), "accounts[0].token: must be \"stable\""),
+        (with_token("{ path = \"/a\" }"), "accounts[0].token: must be \"stable\""),
+        (with_token("{ field = \"a\" }"), "accounts[0].token: must name one place"),
+        (with_token("{ redis_key = \"a\" }"), "accounts[0].token: must name one place"),
+        (
+            with_token("{ file = \"/a\", url = \"https://a\" }"),
+            "accounts[0].token: must name one place",
+        ),
+        (
+            with_token("{ file = \"/a\", header = \"a: b\" }"),
+            "accounts[0].token: header and ca are only for the url",
+        ),
+        (with_token("{ file = \"/a\", field = \"\" }"), "accounts[0].token.field: must be"),
+        (with_token("{ url = \"http://a/t\" }"), "accounts[0].token.url: must begin with https"),
+        (with_token("{ url = \"ftp://a/t\" }"), "accounts[0].token.url: must begin with https"),
+        (with_token("{ url = \"a\" }"), "accounts[0].token.url: not a URL"),
+        (
+            with_token("{ url = \"https://name:word@a/t\" }"),
+            "accounts[0].token.url: must have no user name",
+        ),
+        (
+            with_token("{ url = \"https://a/t\", header = \"word\" }"),
+            "accounts[0].token.header: not a header",
+        ),
+        (
+            with_token("{ url = \"https://a/t\", ca = \"/no/such\" }"),
+            "accounts[0].token.ca: /no/such: ",
+        ),
+        (
+            with_token("{ redis_key = \"\", url = \"redis://a\" }"),
+            "accounts[0].token.redis_key: empty",
+        ),
+        (
+            with_token("{ redis_key = \"a\", url = \"https://a\" }"),
+            "accounts[0].token.url: not the URL of a Redis",
+        ),
         (
             format!("[limits]\ndefault_deadline_ms = 0\n{ACCOUNT}"),
             "limits.default_deadline_ms: must be between 1 and",

@@ -9,7 +9,11 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::ConfigErrors;
+use super::{Account, ConfigErrors, Platform, TokenKind};
+
+/// The error of a host without TLS.
+const PLAIN: &str = "plain HTTP would expose access tokens; use https, set wechat.allow_http = true, or give \
+                     every account token = \"open_interface\"";
 
 /// `[wechat]`
 #[derive(Clone, Debug, Serialize)]
@@ -187,12 +191,32 @@ fn host(text: &str, allow_http: bool) -> Result<Url, String> {
     }
     match url.scheme() {
         "https" => Ok(url),
-        "http" if allow_http || is_loopback(&url) => Ok(url),
-        "http" => {
-            Err("plain HTTP would expose access tokens; use https, or set wechat.allow_http = true"
-                .to_owned())
-        }
+        "http" if allow_http || is_loopback(&url) || is_open_interface(&url) => Ok(url),
+        "http" => Err(PLAIN.to_owned()),
         _ => Err("the scheme must be https or http".to_owned()),
+    }
+}
+
+/// Returns true for the host that WeChat's network in cloud hosting intercepts (开放接口服务).
+fn is_open_interface(url: &Url) -> bool {
+    url.scheme() == "http" && url.host_str() == Some("api.weixin.qq.com")
+}
+
+/// Checks that plain HTTP to WeChat itself can expose no token: all accounts must be without one.
+pub(super) fn check_plain(
+    wechat: &WeChat,
+    accounts: &[Account],
+    platforms: &[Platform],
+    errors: &mut ConfigErrors,
+) {
+    let tokenless = accounts.iter().all(|account| account.token == TokenKind::OpenInterface);
+    if wechat.allow_http || (tokenless && platforms.is_empty()) {
+        return;
+    }
+    for (index, host) in wechat.hosts.iter().enumerate() {
+        if Url::parse(host).is_ok_and(|url| is_open_interface(&url)) {
+            errors.add(format!("wechat.hosts[{index}]"), PLAIN);
+        }
     }
 }
 

@@ -11,7 +11,10 @@ use crate::{
     accounts::token,
     call,
     config::{Account, AccountKind, TokenKind},
-    util::id::{AppId, Secret},
+    util::{
+        clock::Clock,
+        id::{AppId, Secret},
+    },
     wechat::{
         self, AccessToken, Attempt, Client, Endpoint, Errcode, Tries,
         account::GetQuota,
@@ -46,11 +49,11 @@ impl Trouble {
 /// Sends one call that only reads.
 pub(super) async fn read<E: Endpoint>(
     client: &Client,
-    token: &AccessToken,
+    token: Option<&AccessToken>,
     call: &E,
 ) -> Result<E::Reply, Trouble> {
     debug_assert_eq!(E::SAFETY, wechat::Safety::Read, "doctor only reads");
-    send(client, Some(token), call).await.map_err(|error| {
+    send(client, token, call).await.map_err(|error| {
         let (path, safety) = (E::PATH, E::SAFETY);
         let status = call::Error::WeChat { path, safety, error: error.clone() }.into();
         Trouble { path, error, status }
@@ -73,12 +76,10 @@ pub(super) async fn send<E: Endpoint>(
 async fn fetch(client: &Client, account: &Account, secret: Secret) -> Result<AccessToken, Trouble> {
     let app_id = account.app_id.clone();
     match account.token {
-        TokenKind::Stable => {
-            fetch_by(client, &app_id, StableToken::new(app_id.clone(), secret, false)).await
-        }
         TokenKind::Classic => {
             fetch_by(client, &app_id, ClassicToken { appid: app_id.clone(), secret }).await
         }
+        _ => fetch_by(client, &app_id, StableToken::new(app_id.clone(), secret, false)).await,
     }
 }
 
@@ -98,7 +99,23 @@ async fn fetch_by<E: Endpoint<Reply = TokenReply>>(
 }
 
 /// Returns the checks of an account at WeChat.
-pub(super) async fn check(client: &Client, account: &Account, classic_token: bool) -> Vec<Check> {
+pub(super) async fn check(
+    client: &Client,
+    account: &Account,
+    classic_token: bool,
+    clock: &Clock,
+) -> Vec<Check> {
+    if account.token.is_of_cloud() {
+        return check_cloud(client, account, clock).await;
+    }
+    match token::read_external(&account.token, clock).await {
+        Some(Ok(token)) => {
+            let found = Check::ok("token", "the place in the settings has an access token");
+            return check_with(client, account, &token, found).await;
+        }
+        Some(Err(missing)) => return without_token(no_token(&missing), None, account),
+        None => {}
+    }
     let secret = match token::read_secret(account.secret.as_ref()) {
         Ok(secret) => secret,
         Err(error) => {
@@ -122,18 +139,53 @@ pub(super) async fn check(client: &Client, account: &Account, classic_token: boo
             return without_token(secret, whitelist, account);
         }
     };
-    let probes = permission::check(client, &token, account.kind).await;
+    check_with(client, account, &token, Check::ok("secret", "WeChat gave an access token")).await
+}
+
+/// Returns the checks of an account whose calls have no token of its own, but WeChat's cloud hosting. Only one
+/// family can be called from there.
+async fn check_cloud(client: &Client, account: &Account, clock: &Clock) -> Vec<Check> {
+    let (token, found) = match token::read_external(&account.token, clock).await {
+        Some(Ok(token)) => (Some(token), "the container's file has an access token"),
+        Some(Err(missing)) => return without_token(no_token(&missing), None, account),
+        None => (None, "calls have no token; WeChat identifies the container by its network"),
+    };
+    let probes = permission::check(client, token.as_ref(), account).await;
+    let mut checks = vec![Check::ok("token", found)];
+    checks.extend(probes.into_iter().map(|(check, _)| check));
+    let found = "not checked: WeChat does not allow this from cloud hosting";
+    checks.extend(["ip_whitelist", "kind", "quota"].map(|check| Check::skipped(check, found)));
+    checks
+}
+
+/// Returns the failed check of a place without a token.
+fn no_token(missing: &token::Missing) -> Check {
+    Check::failed(
+        "token",
+        missing.to_string(),
+        "correct accounts.token, or the program that writes there",
+    )
+}
+
+/// Returns the checks that need a token. `found` is that of the token itself.
+async fn check_with(
+    client: &Client,
+    account: &Account,
+    token: &AccessToken,
+    found: Check,
+) -> Vec<Check> {
+    let probes = permission::check(client, Some(token), account).await;
     let refusals = probes.iter().filter_map(|(_, trouble)| trouble.as_ref());
     let refusals = Vec::from_iter(refusals);
     let address = refusals.iter().find_map(|trouble| whitelist(account, trouble));
     let mut checks = vec![
-        Check::ok("secret", "WeChat gave an access token"),
+        found,
         address.unwrap_or_else(|| Check::ok("ip_whitelist", "WeChat accepts this address")),
         kind(account, &refusals),
     ];
     let quota = match quota_refused(&refusals) {
         Some(check) => check,
-        None => quota(client, &token, account.kind).await,
+        None => quota(client, token, account).await,
     };
     checks.extend(probes.into_iter().map(|(check, _)| check));
     checks.push(quota);
@@ -146,7 +198,7 @@ fn without_token(secret: Check, whitelist: Option<Check>, account: &Account) -> 
     let skipped = |check| Check::skipped(check, found);
     let whitelist = whitelist.unwrap_or_else(|| skipped("ip_whitelist"));
     let mut checks = vec![secret, whitelist, skipped("kind")];
-    let families = permission::families(account.kind);
+    let families = permission::families(account);
     checks.extend(families.map(|family| skipped("permission").of(family)));
     checks.push(skipped("quota"));
     checks
@@ -216,10 +268,11 @@ fn quota_refused(refusals: &[&Trouble]) -> Option<Check> {
 }
 
 /// Reads WeChat's counts of today's calls to one path per family.
-async fn quota(client: &Client, token: &AccessToken, kind: AccountKind) -> Check {
+async fn quota(client: &Client, token: &AccessToken, account: &Account) -> Check {
     let mut counts = Vec::new();
-    for path in permission::paths(kind) {
-        let Ok(reply) = read(client, token, &GetQuota { cgi_path: path.to_owned() }).await else {
+    for path in permission::paths(account) {
+        let Ok(reply) = read(client, Some(token), &GetQuota { cgi_path: path.to_owned() }).await
+        else {
             continue;
         };
         let (limit, used) = (reply.quota.daily_limit.0, reply.quota.used.0);

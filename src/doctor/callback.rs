@@ -3,11 +3,11 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use reqwest::{StatusCode, Url};
+use reqwest::{StatusCode, Url, header};
 
 use super::{Check, Options, limited};
 use crate::{
-    config::{Account, Settings},
+    config::{Account, SecretSource, Settings},
     message_crypto,
     util::{
         clock::Clock,
@@ -32,7 +32,7 @@ pub(super) async fn check(
     let Some(callback) = &account.callback else {
         return Check::ok(CHECK, "the settings have no callback for this account");
     };
-    let token = match callback.token.read() {
+    let token = match callback.token.as_ref().map(SecretSource::read).transpose() {
         Ok(token) => token,
         Err(error) => return Check::failed(CHECK, error.to_string(), "correct callback.token"),
     };
@@ -40,7 +40,13 @@ pub(super) async fn check(
         Ok(url) => url,
         Err(check) => return *check,
     };
-    let asked = async { ask(&url, &token, clock).await.unwrap_or_else(|check| *check) };
+    let asked = async {
+        let asked = match &token {
+            Some(token) => ask(&url, token, clock).await,
+            None => probe(&url).await,
+        };
+        asked.unwrap_or_else(|check| *check)
+    };
     limited(CHECK, asked).await
 }
 
@@ -69,14 +75,47 @@ fn url(settings: &Settings, account: &Account, given: Option<&str>) -> Result<Ur
     })
 }
 
+/// Returns the client, or the check if there can be none.
+fn client() -> Result<reqwest::Client, Box<Check>> {
+    let client = http::tls(None).and_then(|tls| {
+        Ok(http::client().timeout(ANSWER_LIMIT).tls_backend_preconfigured(tls).build()?)
+    });
+    client.map_err(|error| {
+        Check::failed(CHECK, format!("{error:#}"), "install the system's CAs").into()
+    })
+}
+
+/// Returns the URL without what could be secret.
+fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+/// Returns the failed check if there was no answer.
+fn unreachable(shown: &str, error: &reqwest::Error) -> Check {
+    let found = format!("{shown} {}", failure_kind(error));
+    let next = "start the gateway, and check the proxy and the firewall before listen.callback";
+    Check::failed(CHECK, found, next)
+}
+
+/// Sends the question of cloud hosting, which has no signature.
+async fn probe(url: &Url) -> Result<Check, Box<Check>> {
+    let shown = shown(url);
+    let request = client()?
+        .post(url.clone())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(r#"{"action":"CheckContainerPath"}"#);
+    let response = request.send().await.map_err(|error| unreachable(&shown, &error))?;
+    let found = "answers the question of cloud hosting; whether the public route is closed cannot be seen from here";
+    Ok(match response.status() {
+        StatusCode::OK => Check::ok(CHECK, format!("{shown} {found}")),
+        status => refused(&shown, status),
+    })
+}
+
 /// Sends WeChat's question twice: with the right signature, and with a wrong one.
 async fn ask(url: &Url, token: &Secret, clock: &Clock) -> Result<Check, Box<Check>> {
-    let shown = format!("{}{}", url.origin().ascii_serialization(), url.path());
-    let client = http::tls(None)
-        .and_then(|tls| {
-            Ok(http::client().timeout(ANSWER_LIMIT).tls_backend_preconfigured(tls).build()?)
-        })
-        .map_err(|error| Check::failed(CHECK, format!("{error:#}"), "install the system's CAs"))?;
+    let shown = shown(url);
+    let client = client()?;
     let (timestamp, nonce) = (clock.unix().to_string(), format!("{:016x}", fastrand::u64(..)));
     let echo = format!("{:016x}", fastrand::u64(..));
     let right = message_crypto::signature(token, &[&timestamp, &nonce]);
@@ -102,11 +141,7 @@ async fn ask(url: &Url, token: &Secret, clock: &Clock) -> Result<Check, Box<Chec
         }
         Ok::<_, reqwest::Error>((status, body))
     };
-    let (status, body) = answer(&right).await.map_err(|error| {
-        let found = format!("{shown} {}", failure_kind(&error));
-        let next = "start the gateway, and check the proxy and the firewall before listen.callback";
-        Check::failed(CHECK, found, next)
-    })?;
+    let (status, body) = answer(&right).await.map_err(|error| unreachable(&shown, &error))?;
     if status != StatusCode::OK || body != echo.as_bytes() {
         return Err(refused(&shown, status).into());
     }

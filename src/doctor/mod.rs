@@ -54,7 +54,7 @@ pub(crate) async fn run(
         let client = client.as_ref();
         async move {
             let mut checks = match client {
-                Ok(client) => account::check(client, account, options.classic_token).await,
+                Ok(client) => account::check(client, account, options.classic_token, clock).await,
                 Err(error) => {
                     vec![Check::failed("secret", error, "check [wechat] in the settings")]
                 }

@@ -8,7 +8,7 @@ use super::{
     account::{Trouble, read},
 };
 use crate::{
-    config::AccountKind,
+    config::{Account, AccountKind},
     util::id::PoiId,
     wechat::{
         AccessToken, AccountKinds, Client, Endpoint, card::GetCard, merchant::GetMerchantCategory,
@@ -20,43 +20,59 @@ const CHECK: &str = "permission";
 /// No account has this store. The card API still shows whether the account may call it.
 const NO_STORE: &str = "1";
 
-/// Every family, the path of its read, and the accounts that can use it.
-const FAMILIES: [(&str, &str, AccountKinds); 4] = [
-    ("merchant", GetMerchantCategory::PATH, GetMerchantCategory::ACCOUNT),
-    ("store", GetStoreList::PATH, GetStoreList::ACCOUNT),
-    ("card", GetCard::PATH, GetCard::ACCOUNT),
-    ("nearby", GetNearbyPoiList::PATH, GetNearbyPoiList::ACCOUNT),
+/// Every family with its read.
+const FAMILIES: [Family; 4] = [
+    Family::of::<GetMerchantCategory>("merchant"),
+    Family::of::<GetStoreList>("store"),
+    Family::of::<GetCard>("card"),
+    Family::of::<GetNearbyPoiList>("nearby"),
 ];
 
-/// Returns the families that a kind of account can use.
-pub(super) fn families(kind: AccountKind) -> impl Iterator<Item = &'static str> {
-    fitting(kind).map(|(family, _)| family)
+/// The facts of a family's read.
+struct Family {
+    name: &'static str,
+    path: &'static str,
+    /// The accounts that can use it.
+    needed: AccountKinds,
+    /// Whether cloud hosting can use it.
+    cloud: bool,
+}
+
+impl Family {
+    const fn of<E: Endpoint>(name: &'static str) -> Self {
+        Self { name, path: E::PATH, needed: E::ACCOUNT, cloud: E::CLOUD }
+    }
+
+    /// Returns true if an account can use it.
+    fn fits(&self, account: &Account) -> bool {
+        let is_of_kind = match self.needed {
+            AccountKinds::Any => true,
+            AccountKinds::MiniProgram => account.kind == AccountKind::MiniProgram,
+            AccountKinds::Official => account.kind == AccountKind::Official,
+            AccountKinds::Platform => false,
+        };
+        is_of_kind && (self.cloud || !account.token.is_of_cloud())
+    }
+}
+
+/// Returns the families that an account can use.
+pub(super) fn families(account: &Account) -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().filter(|family| family.fits(account)).map(|family| family.name)
 }
 
 /// Returns the paths of their reads.
-pub(super) fn paths(kind: AccountKind) -> impl Iterator<Item = &'static str> {
-    fitting(kind).map(|(_, path)| path)
-}
-
-fn fitting(kind: AccountKind) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let fits = move |needed| match needed {
-        AccountKinds::Any => true,
-        AccountKinds::MiniProgram => kind == AccountKind::MiniProgram,
-        AccountKinds::Official => kind == AccountKind::Official,
-        AccountKinds::Platform => false,
-    };
-    let fitting = FAMILIES.into_iter().filter(move |(_, _, needed)| fits(*needed));
-    fitting.map(|(family, path, _)| (family, path))
+pub(super) fn paths(account: &Account) -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().filter(|family| family.fits(account)).map(|family| family.path)
 }
 
 /// Returns a check per family, with WeChat's refusal if there was one.
 pub(super) async fn check(
     client: &Client,
-    token: &AccessToken,
-    kind: AccountKind,
+    token: Option<&AccessToken>,
+    account: &Account,
 ) -> Vec<(Check, Option<Trouble>)> {
     let mut checks = Vec::new();
-    for family in families(kind) {
+    for family in families(account) {
         let trouble = match family {
             "merchant" => refusal(client, token, &GetMerchantCategory {}).await,
             "store" => refusal(client, token, &GetStoreList { offset: 0, limit: 1 }).await,
@@ -70,7 +86,11 @@ pub(super) async fn check(
     checks
 }
 
-async fn refusal<E: Endpoint>(client: &Client, token: &AccessToken, call: &E) -> Option<Trouble> {
+async fn refusal<E: Endpoint>(
+    client: &Client,
+    token: Option<&AccessToken>,
+    call: &E,
+) -> Option<Trouble> {
     read(client, token, call).await.err()
 }
 

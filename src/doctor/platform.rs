@@ -123,7 +123,7 @@ async fn token(
     };
     let token = AccessToken::new(token, TokenName::ComponentAccessToken);
     let call = GetAuthorizerList { component_appid: platform.app_id.clone(), offset: 0, count: 1 };
-    match read(client, &token, &call).await {
+    match read(client, Some(&token), &call).await {
         Ok(reply) => {
             let count = reply.total_count.0.unwrap_or_default();
             Check::ok("token", format!("WeChat accepts it, and lists {count} authorizers"))

@@ -565,6 +565,16 @@ fn write_in_progress(write_id: &str, rest: Duration) -> Failure {
         .retry_after(rest.clamp(LEAST_RETRY, MOST_RETRY))
 }
 
+/// Returns the status of a call for a token while the settings allow none.
+pub(crate) fn token_service_off() -> Status {
+    let message =
+        "this gateway gives out no access tokens; an operator can set token_service.enabled = true";
+    Failure::new(Code::Unimplemented, ErrorReason::MethodUnknown, message)
+        .with("fix_by", FixBy::Operator.as_str())
+        .with("setting", "token_service.enabled")
+        .into()
+}
+
 /// Returns the status of a request for a write that the gateway does not have.
 pub(crate) fn write_not_found(name: &str) -> Status {
     let message = format!("the gateway has no write {name}");
@@ -673,7 +683,18 @@ fn account(error: accounts::Error) -> Failure {
                 .with("permission_sets", numbers.join(","))
                 .with("platform_app_id", platform)
         }
+        accounts::Error::NotOfCloud { app_id, path, .. } => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::CloudCallNotAllowed, rule)
+                .with("app_id", app_id)
+                .with("path", path)
+                .with("setting", "accounts.token")
+        }
         accounts::Error::State(error) => no_state(&error),
+        accounts::Error::TokenStays { app_id, .. } => {
+            Failure::new(Code::FailedPrecondition, ErrorReason::CloudCallNotAllowed, rule)
+                .with("app_id", app_id)
+                .with("setting", "accounts.token")
+        }
         accounts::Error::Unauthorized { app_id, platform } => {
             Failure::new(Code::FailedPrecondition, ErrorReason::AuthorizationLost, rule)
                 .with("app_id", app_id)
@@ -708,6 +729,8 @@ fn of_settings(failure: Failure, app_id: &AppId) -> Failure {
         (ErrorReason::AppIdInvalid, _) => "accounts.app_id",
         (ErrorReason::AppSecretFrozen | ErrorReason::AppSecretInvalid, _) => "accounts.secret",
         (ErrorReason::IpNotAllowed, _) => "ip_whitelist",
+        // Only a place of the settings has an operator who can put a token there.
+        (ErrorReason::TokenUnavailable, _) if is_operators(&failure) => "accounts.token",
         // WeChat refuses a token of another kind of account as a wrong one.
         (ErrorReason::TokenRefused, Some("40001")) => "accounts.kind, accounts.token",
         // Another program that fetches classic tokens invalidates the gateway's token.
@@ -715,6 +738,11 @@ fn of_settings(failure: Failure, app_id: &AppId) -> Failure {
         _ => return failure,
     };
     to_change(failure, setting, app_id)
+}
+
+/// Returns true if the operator can fix the failure.
+fn is_operators(failure: &Failure) -> bool {
+    failure.metadata.get("fix_by").is_some_and(|fix_by| fix_by == FixBy::Operator.as_str())
 }
 
 /// Adds a setting of an account or platform that should be changed.
@@ -741,6 +769,11 @@ fn no_token(error: token::Error) -> Failure {
         token::Error::Deadline => deadline("before a token came", Stage::Token),
         token::Error::NotAuthorized | token::Error::NoRefreshToken => {
             Failure::new(Code::FailedPrecondition, ErrorReason::AuthorizationLost, message)
+        }
+        token::Error::Missing { retry_after, .. } => {
+            Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, message)
+                .with("fix_by", FixBy::Operator.as_str())
+                .retry_after(retry_after)
         }
         token::Error::NoTicket { retry_after } => {
             Failure::new(Code::Unavailable, ErrorReason::ComponentTicketInvalid, message)

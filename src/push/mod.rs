@@ -274,6 +274,11 @@ impl Inner {
         let account = route.account();
         let body = read_body(body).await?;
         let plain = self.decrypted(table, account, &Query::new(head), &body)?;
+        if account.callback.mode == CallbackMode::Cloud && is_probe(&plain) {
+            tracing::debug!(app_id = %account.app_id, "answered a probe of the path");
+            self.metrics.count_push("ignored");
+            return Ok(respond(None, Bytes::from_static(b"success")));
+        }
         let app_id = route.app_id();
         self.audits.note_push(app_id);
         let (callback, now) = (&account.callback, self.clock.unix());
@@ -287,9 +292,11 @@ impl Inner {
                 return Err((*malformed).into());
             }
             Ok(message) => event::from_message(app_id, message, &callback.keep, now),
-            // In plain mode, the signature does not cover the body, so the body may not be
-            // WeChat's.
-            Err(malformed) if callback.mode == CallbackMode::Plain => {
+            // In plain mode, the signature does not cover the body, and in cloud mode there is none. So
+            // the body may not be WeChat's.
+            Err(malformed)
+                if matches!(callback.mode, CallbackMode::Cloud | CallbackMode::Plain) =>
+            {
                 return Err((*malformed).into());
             }
             Err(_) => Some(event::unreadable(app_id, &plain, now)),
@@ -358,19 +365,22 @@ impl Inner {
         query: &Query,
         body: &Bytes,
     ) -> Result<Bytes, Refusal> {
-        let token = account.token()?;
+        let unencrypted = |mode: &str| match envelope::parse(body) {
+            Ok(_) => Err(Refusal::forbidden(format!(
+                "the message is encrypted, but callback.mode is {mode:?}"
+            ))),
+            Err(_) => Ok(body.clone()),
+        };
         match account.callback.mode {
+            // The settings state that only WeChat's network reaches this port.
+            CallbackMode::Cloud => unencrypted("cloud"),
             CallbackMode::Plain => {
-                self.verify(table, &token, query, "signature", None)?;
-                if envelope::parse(body).is_ok() {
-                    return Err(Refusal::forbidden(
-                        "the message is encrypted, but callback.mode is \"plain\"",
-                    ));
-                }
-                Ok(body.clone())
+                self.verify(table, &account.token()?, query, "signature", None)?;
+                unencrypted("plain")
             }
             CallbackMode::Compatible | CallbackMode::Safe => {
                 let ciphertext = envelope::parse(body)?;
+                let token = account.token()?;
                 self.verify(table, &token, query, "msg_signature", Some(&ciphertext))?;
                 account.decrypt(&ciphertext)
             }
@@ -412,15 +422,19 @@ impl Inner {
 
 impl Account {
     fn check(&self) -> anyhow::Result<()> {
-        self.callback.token.read().context("token")?;
+        self.callback.token.as_ref().map(SecretSource::read).transpose().context("token")?;
         self.keys().try_for_each(|key| key.map(drop))
     }
 
     /// Returns the token. Its source is read for each push, so that it can be changed while the
     /// gateway runs. The same applies to the keys.
     fn token(&self) -> Result<Secret, Refusal> {
+        let Some(token) = &self.callback.token else {
+            let reason = "callback.mode is \"cloud\", in which WeChat verifies no signature";
+            return Err(Refusal::forbidden(reason));
+        };
         let unreadable = |error| Refusal::unavailable(format!("the token cannot be read: {error}"));
-        self.callback.token.read().map_err(unreadable)
+        token.read().map_err(unreadable)
     }
 
     /// Returns the key and the previous one. Each is read only when it is needed.
@@ -443,6 +457,12 @@ impl Account {
         }
         Err(Refusal::forbidden("the message is encrypted with an unknown key"))
     }
+}
+
+/// Returns true for the question of cloud hosting whether something answers at this path. An administrator's
+/// change of the path causes it.
+fn is_probe(plain: &[u8]) -> bool {
+    message::parse(plain).is_ok_and(|message| message.field("action") == "CheckContainerPath")
 }
 
 /// Logs that an unreadable push was kept.

@@ -74,7 +74,8 @@ impl AccountService for Account {
         // The call names the account, so its token must be of the same one.
         ctx.app_id = account.app_id.to_string();
         let appid = account.app_id.clone();
-        let secret = use_secret.then(|| self.calls.secret(&account)).transpose()?;
+        let secret =
+            use_secret.then(|| self.calls.secret::<ClearQuotaBySecret>(&account)).transpose()?;
         let cleared = move |done: Done| {
             account.quotas.forget_daily();
             done.into()

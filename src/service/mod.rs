@@ -21,6 +21,7 @@ mod merchant;
 mod nearby;
 mod platform;
 mod store;
+mod token;
 mod write;
 
 /// The longest request of a service of another package, such as the health service, in bytes. Clients that
@@ -56,16 +57,20 @@ pub(crate) struct Rooms {
     pub(crate) audits: Audits,
     /// The journal, among others.
     pub(crate) state: Arc<dyn State>,
+    /// Whether the tokens of the accounts are given out.
+    pub(crate) gives_tokens: bool,
 }
 
 /// Returns all services.
-pub(crate) fn routes(Rooms { callers, calls, writes, recovery, audits, state }: Rooms) -> Routes {
+pub(crate) fn routes(
+    Rooms { callers, calls, writes, recovery, audits, state, gives_tokens }: Rooms,
+) -> Routes {
     use pb::{
         account_service_server::AccountServiceServer, audit_service_server::AuditServiceServer,
         card_service_server::CardServiceServer, map_poi_service_server::MapPoiServiceServer,
         media_service_server::MediaServiceServer, merchant_service_server::MerchantServiceServer,
         nearby_service_server::NearbyServiceServer, store_service_server::StoreServiceServer,
-        write_service_server::WriteServiceServer,
+        token_service_server::TokenServiceServer, write_service_server::WriteServiceServer,
     };
 
     let (calls, writes) = (|| calls.clone(), || writes.clone());
@@ -84,6 +89,10 @@ pub(crate) fn routes(Rooms { callers, calls, writes, recovery, audits, state }: 
         }))
         .add_service(NearbyServiceServer::new(nearby::Nearby { calls: calls(), writes: writes() }))
         .add_service(StoreServiceServer::new(store::Store { calls: calls(), writes: writes() }))
+        .add_service(TokenServiceServer::new(token::Token {
+            calls: calls(),
+            enabled: gives_tokens,
+        }))
         .add_service(WriteServiceServer::new(write::Write { recovery, state }))
 }
 
@@ -101,5 +110,6 @@ pub const SERVICES: &[&str] = &[
     pb::merchant_service_server::SERVICE_NAME,
     pb::nearby_service_server::SERVICE_NAME,
     pb::store_service_server::SERVICE_NAME,
+    pb::token_service_server::SERVICE_NAME,
     pb::write_service_server::SERVICE_NAME,
 ];

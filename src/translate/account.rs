@@ -76,7 +76,7 @@ pub(crate) fn account(
     let kind = kind.map_or(pb::AccountKind::Unspecified, wire_kind);
     let (default_of_kind, token_kind) = match origin {
         Origin::Platform(_) => (false, pb::TokenKind::Authorizer),
-        Origin::Settings(settings) => (settings.default, wire_token_kind(settings.token)),
+        Origin::Settings(settings) => (settings.default, wire_token_kind(&settings.token)),
     };
     pb::Account {
         app_id: app_id.to_string(),
@@ -84,7 +84,7 @@ pub(crate) fn account(
         default_of_kind,
         receives_pushes: account.receives_pushes(),
         last_push_time: last_push.map(Into::into),
-        token: Some(token(token_kind, tokens.status(), reason)),
+        token: Some(token(token_kind, tokens.as_ref().map(|tokens| tokens.status()), reason)),
         spent_quotas: quotas.spent(now).into_iter().map(Into::into).collect(),
         wechat_host: wechat_host.to_owned(),
         running_call_count: count(concurrency.running()),
@@ -95,8 +95,11 @@ pub(crate) fn account(
     }
 }
 
-fn wire_token_kind(kind: TokenKind) -> pb::TokenKind {
+fn wire_token_kind(kind: &TokenKind) -> pb::TokenKind {
     match kind {
+        TokenKind::Cloudbase(_) => pb::TokenKind::Cloudbase,
+        TokenKind::External(_) => pb::TokenKind::External,
+        TokenKind::OpenInterface => pb::TokenKind::OpenInterface,
         TokenKind::Classic => pb::TokenKind::Classic,
         TokenKind::Stable => pb::TokenKind::Stable,
     }
@@ -113,17 +116,17 @@ pub(super) fn wire_kind(kind: AccountKind) -> pb::AccountKind {
 /// Returns the state of a token for callers. `reason` returns the reason with which calls without one fail.
 pub(super) fn token(
     kind: pb::TokenKind,
-    status: TokenStatus,
+    status: Option<TokenStatus>,
     reason: fn(&token::Error) -> ErrorReason,
 ) -> pb::AccountToken {
-    let TokenStatus { generation, times, last_failure } = status;
+    let TokenStatus { generation, times, last_failure } = status.unwrap_or_default();
     let (fetched, expires) = times.unzip();
     pb::AccountToken {
         kind: kind.into(),
         present: fetched.is_some(),
         generation: generation.try_into().unwrap_or(i64::MAX),
         fetch_time: fetched.map(Into::into),
-        expire_time: expires.map(Into::into),
+        expire_time: expires.flatten().map(Into::into),
         last_failure: last_failure.map(|failure| token_failure(failure, reason)),
     }
 }
@@ -159,6 +162,7 @@ fn refusal(error: &token::Error) -> Option<&wechat::Error> {
         token::Error::Platform(error) => refusal(error),
         token::Error::BudgetSpent
         | token::Error::Deadline
+        | token::Error::Missing { .. }
         | token::Error::NoRefreshToken
         | token::Error::NoTicket { .. }
         | token::Error::NotAuthorized

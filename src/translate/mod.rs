@@ -23,6 +23,7 @@ pub(crate) mod page;
 mod picture;
 pub(crate) mod platform;
 pub(crate) mod store;
+pub(crate) mod token;
 pub(crate) mod write;
 mod write_call;
 

@@ -205,7 +205,7 @@ pub(crate) fn platform(
         app_id: platform.app_id.to_string(),
         ticket_time: ticket.map(|ticket| time(ticket.sent_at)),
         last_push_time: last_push.map(Into::into),
-        token: Some(token(pb::TokenKind::Platform, platform.tokens.status(), reason)),
+        token: Some(token(pb::TokenKind::Platform, Some(platform.tokens.status()), reason)),
         paused: platform.settings.paused,
         read_only: platform.settings.read_only,
     }

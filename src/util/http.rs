@@ -51,3 +51,27 @@ pub(crate) fn failure_kind(error: &reqwest::Error) -> &'static str {
         "broke the connection"
     }
 }
+
+/// Sends a request and returns the body of a success. The error names neither the URL nor the body, because both
+/// could contain a secret.
+///
+/// Fails if the server cannot be reached, answers with another status, or sends more than `longest` bytes.
+pub(crate) async fn read(
+    request: reqwest::RequestBuilder,
+    longest: usize,
+) -> anyhow::Result<Vec<u8>> {
+    let failed = |error| anyhow::anyhow!("{}", failure_kind(&error));
+    let mut response = request.send().await.map_err(failed)?;
+    let status = response.status();
+    anyhow::ensure!(status.is_success(), "answered {}", status.as_u16());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        anyhow::ensure!(
+            body.len() + chunk.len() <= longest,
+            "sent more than {} KiB",
+            longest / 1024
+        );
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

@@ -28,7 +28,6 @@ pub(crate) enum TokenName {
     /// `access_token`: the token of an account.
     AccessToken,
     /// `cloudbase_access_token`: the token of a container in WeChat's cloud hosting (微信云托管).
-    #[cfg_attr(not(test), expect(dead_code, reason = "no source of tokens reads it yet"))]
     CloudbaseAccessToken,
     /// `component_access_token`: the token of a third-party platform (第三方平台).
     ComponentAccessToken,

@@ -28,6 +28,9 @@ pub trait Endpoint: Listed + Serialize + Send + Sync + 'static {
     /// The permission sets (权限集) by WeChat's numbers. A third-party platform needs one of them, and
     /// 48001 and 61007 mean that it has none. Empty if WeChat's page names none.
     const PERMISSION_SETS: &'static [u8];
+    /// Whether WeChat allows the call from cloud hosting (云调用), with the token of a container or without
+    /// one.
+    const CLOUD: bool = false;
     /// How the reply states success.
     const VERDICT: Verdict = Verdict::Errcode;
     /// The parts that a reply must have in addition to the verdict, as the documents promise. A

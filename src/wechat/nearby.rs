@@ -114,6 +114,7 @@ impl Endpoint for AddNearbyPoi {
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::ListedNearbyPoi);
     const PERMISSION_SETS: &'static [u8] = &[37];
+    const CLOUD: bool = true;
     // 使用时间隔1s进行串行调用
     const PACE: Option<Duration> = Some(Duration::from_secs(1));
     const WHOLE: &'static [Need] = &[Need::Id("data.audit_id")];
@@ -199,6 +200,7 @@ impl Endpoint for GetNearbyPoiList {
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Read;
     const PERMISSION_SETS: &'static [u8] = &[37];
+    const CLOUD: bool = true;
     // A thousand places, each with an address and a reason.
     const MAX_REPLY: usize = 4 << 20;
     const WHOLE: &'static [Need] = &[Need::List("data.data.poi_list")];
@@ -226,6 +228,7 @@ impl Endpoint for DelNearbyPoi {
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Once(Proof::Gone);
     const PERMISSION_SETS: &'static [u8] = &[37];
+    const CLOUD: bool = true;
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }
@@ -247,6 +250,7 @@ impl Endpoint for SetNearbyPoiShowStatus {
     const ACCOUNT: AccountKinds = AccountKinds::MiniProgram;
     const SAFETY: Safety = Safety::Repeatable;
     const PERMISSION_SETS: &'static [u8] = &[37];
+    const CLOUD: bool = true;
     const WHOLE: &'static [Need] = &[];
     type Reply = Done;
 }

@@ -56,6 +56,8 @@ pub struct Facts {
     pub safety: Safety,
     /// [`Endpoint::PERMISSION_SETS`].
     pub permission_sets: &'static [u8],
+    /// [`Endpoint::CLOUD`].
+    pub cloud: bool,
     /// [`Endpoint::VERDICT`].
     pub verdict: Verdict,
     /// [`Endpoint::WHOLE`].
@@ -73,6 +75,7 @@ impl Facts {
             account: E::ACCOUNT,
             safety: E::SAFETY,
             permission_sets: E::PERMISSION_SETS,
+            cloud: E::CLOUD,
             verdict: E::VERDICT,
             whole: E::WHOLE,
             salvaged: E::SALVAGED,

@@ -74,6 +74,16 @@ impl Gateway {
     }
 
     async fn with_key(callback: &str, key: &str) -> Self {
+        Self::with_section(&format!("token = \"{CALLBACK_TOKEN}\"\naes_key = {key}\n{callback}"))
+            .await
+    }
+
+    /// Starts a receiver inside cloud hosting.
+    async fn in_cloud() -> Self {
+        Self::with_section("mode = \"cloud\"\npublic_route_closed = true").await
+    }
+
+    async fn with_section(callback: &str) -> Self {
         let settings = format!(
             r#"
             [[accounts]]
@@ -85,8 +95,6 @@ impl Gateway {
             kind = "official"
             secret = "secret"
             [accounts.callback]
-            token = "{CALLBACK_TOKEN}"
-            aes_key = {key}
             {callback}
             "#
         );
@@ -258,6 +266,78 @@ impl Push {
         request.extend(&self.body);
         request
     }
+}
+
+#[tokio::test]
+async fn cloud_push_needs_no_signature() {
+    let gateway = Gateway::in_cloud().await;
+    let post = |body: &str| unsigned(OFFICIAL_APP_ID, body);
+    // WeChat repeats a push that it believes lost. The form is part of its key, so XML is another event.
+    for body in [FAILED, FAILED_JSON, FAILED_JSON] {
+        let answer = gateway.send(post(body)).await;
+        assert!(answer.is_success(), "{answer:?}");
+    }
+    let events = gateway.events();
+    assert_eq!(events.len(), 2);
+    for event in events {
+        assert_eq!((event.audit_id.as_str(), event.state()), ("416620525", AuditState::Rejected));
+        assert_eq!(event.event_time.expect("a time").seconds, 1_488_856_741);
+    }
+    assert!(gateway.send(post(TEXT)).await.is_success());
+    assert_eq!(gateway.events().len(), 2, "a message of a person is not kept");
+
+    for (body, status) in [("", 400), ("{", 400), ("not a message", 400)] {
+        assert_eq!(gateway.send(post(body)).await.status, status, "{body}");
+    }
+    let encrypted = format!("{{\"ToUserName\":\"gh\",\"Encrypt\":\"{}\"}}", "A".repeat(64));
+    assert_eq!(gateway.send(post(&encrypted)).await.status, 403);
+    let other = unsigned(MINI_PROGRAM_APP_ID, FAILED_JSON);
+    assert_eq!(gateway.send(other).await.status, 404, "this account has no callback");
+}
+
+#[tokio::test]
+async fn probe_of_cloud_hosting_is_answered() {
+    let keep = "keep = [\"CheckContainerPath\"]";
+    let section = format!("mode = \"cloud\"\npublic_route_closed = true\n{keep}");
+    let gateway = Gateway::with_section(&section).await;
+    for probe in [
+        r#"{"action":"CheckContainerPath"}"#,
+        "<xml><action><![CDATA[CheckContainerPath]]></action></xml>",
+        "<xml><action>CheckContainerPath</action></xml>",
+    ] {
+        let answer = gateway.send(unsigned(OFFICIAL_APP_ID, probe)).await;
+        assert!(answer.is_success(), "{probe}: {answer:?}");
+    }
+    assert!(gateway.events().is_empty());
+    let path = format!("/wechat/callback/{OFFICIAL_APP_ID}");
+    let ask =
+        |method: &str| format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert_eq!(gateway.send(ask("HEAD")).await.status, 200);
+    assert_eq!(gateway.send(ask("GET")).await.status, 403, "nothing verifies an address here");
+}
+
+#[tokio::test]
+async fn unsigned_push_is_refused_in_every_other_mode() {
+    for callback in [SAFE, "mode = \"compatible\"", "mode = \"plain\""] {
+        let gateway = Gateway::start(callback).await;
+        for body in [FAILED_JSON, r#"{"action":"CheckContainerPath"}"#] {
+            let mut request = unsigned(OFFICIAL_APP_ID, body);
+            let header = "x-wx-source: wx_push\r\n";
+            request.insert_str(request.find("content-type").expect("one"), header);
+            let answer = gateway.send(request).await;
+            assert!([400, 403].contains(&answer.status), "{callback}: {answer:?}");
+        }
+        assert!(gateway.events().is_empty());
+    }
+}
+
+/// Returns a push as cloud hosting sends it.
+fn unsigned(app_id: &str, body: &str) -> String {
+    format!(
+        "POST /wechat/callback/{app_id} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{contract::rpcs, support::App};
 
 /// RPCs without an example. The district table is too long, pushes report reviews, those of platforms have theirs
 /// in the folder `component`, and the others make the call of an RPC with an example.
-const WITHOUT: [&str; 17] = [
+const WITHOUT: [&str; 18] = [
     "AccountService/ListAccounts",
     "AccountService/GetAccount",
     "AccountService/CreateAuthorizationLink",
@@ -31,6 +31,7 @@ const WITHOUT: [&str; 17] = [
     "MapPoiService/ResolveDistrict",
     "NearbyService/ReplaceNearbyPoi",
     "StoreService/GetUpgradeProgress",
+    "TokenService/GetAccessToken",
     "WriteService/GetWrite",
     "WriteService/ListWrites",
     "WriteService/ResolveWrite",

@@ -81,6 +81,7 @@ fn requests() -> BTreeMap<String, Value> {
         ("MapPoiService/ResolveDistrict", json!({"names": ["广东", "海珠"]})),
         ("NearbyService/ReplaceNearbyPoi", json!({"nearbyPoiId": "112333", "profile": profile})),
         ("StoreService/GetUpgradeProgress", json!({})),
+        ("TokenService/GetAccessToken", json!({})),
         ("WriteService/GetWrite", json!({"writeId": ID})),
         ("WriteService/ListWrites", json!({})),
         (

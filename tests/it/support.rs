@@ -302,6 +302,13 @@ impl App {
         self.settings = self.settings.replace(from, to);
     }
 
+    /// Starts a gateway with a still clock, whose account with this secret has another `token` instead.
+    pub(crate) async fn still_with_token(secret: &str, token: &str) -> Self {
+        let mut app = Self::still().await;
+        app.change_settings(&format!("secret = \"{secret}\""), &format!("token = {token}"));
+        app.restart().await
+    }
+
     /// Sets the URL of the state for the next gateway that [`App::restart`] starts.
     pub(crate) fn set_state_url(&mut self, url: &str) {
         let before = self.settings.find("url = \"sqlite:").expect("a URL") + "url = \"".len();

@@ -112,7 +112,7 @@ impl Authorizers {
     /// Forgets the token of an account.
     pub(super) fn drop_token(&self, app_id: &AppId) {
         if let Some(entry) = self.entries.get(app_id) {
-            entry.account.tokens.clear();
+            entry.account.tokens.iter().for_each(|tokens| tokens.clear());
         }
         self.changed(app_id);
     }
@@ -230,7 +230,7 @@ impl Authorizers {
             app_id: authorizer.app_id.clone(),
             kind: kind(&record),
             tokens: before.map_or_else(
-                || self.directory.tokens(&authorizer.platform, &authorizer.app_id),
+                || Some(self.directory.tokens(&authorizer.platform, &authorizer.app_id)),
                 |before| before.tokens.clone(),
             ),
             quotas: before.map(|before| before.quotas.clone()).unwrap_or_default(),

@@ -13,6 +13,8 @@
 //!   itself.
 //! - Every account has a daily budget, which replicas share, and a failure is kept for a while, so
 //!   that nothing loops.
+//! - A token that another program fetched is only read, by each process for itself. It has no budget and no
+//!   lease. See [`external`].
 
 use std::{
     fmt,
@@ -23,8 +25,9 @@ use std::{
 use futures_util::future::BoxFuture;
 use tracing::Span;
 
-pub(crate) use self::status::{TokenFailure, TokenStatus};
-use self::{classic::Classic, stable::Stable};
+pub(crate) use self::external::Missing;
+pub(crate) use self::status::{GivenToken, TokenFailure, TokenStatus};
+use self::{classic::Classic, external::External, stable::Stable};
 use super::{Services, platform::refuses_ticket};
 use crate::{
     config::{self, SecretSource, TokenKind},
@@ -42,6 +45,7 @@ use crate::{
 };
 
 mod classic;
+mod external;
 mod stable;
 mod status;
 
@@ -54,6 +58,10 @@ const RENEW_JITTER: Duration = Duration::from_secs(60);
 const PROPAGATION_TIME: Duration = Duration::from_secs(3);
 /// The pause after a fetch that returned the refused token again.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
+/// The first pause after a place of the operator's own had the refused token again. Each further time doubles
+/// it up to [`LONGEST_REREAD_PAUSE`].
+const REREAD_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(60);
 /// If two endpoints refuse the token within this time, the fault is not that of one endpoint.
 const CORROBORATION: Duration = Duration::from_secs(60);
 /// WeChat ignores forced refreshes that follow faster, and allows 20 a day.
@@ -76,6 +84,10 @@ const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 /// The number of attempts in one refresh while WeChat is busy or unreachable.
 const ATTEMPTS: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The life of a token whose end is unknown.
+const ENDLESS: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A token that is about to expire is read again no faster than this.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long other replicas wait for this one if it freezes or crashes during a fetch. A running
 /// fetch renews the lease.
@@ -99,6 +111,8 @@ pub(crate) struct Token {
     fetched_at: Instant,
     renew_at: Instant,
     expires_at: Instant,
+    /// False if the end of its life is unknown.
+    has_end: bool,
 }
 
 /// The reason why there is no token.
@@ -107,6 +121,14 @@ pub enum Error {
     /// The account withdrew its authorization of the platform.
     #[error("the account does not authorize the platform any more")]
     NotAuthorized,
+    /// The place of the settings from which the token is read has none.
+    #[error("{problem}")]
+    Missing {
+        /// The problem.
+        problem: Missing,
+        /// The time until the next attempt.
+        retry_after: Duration,
+    },
     /// WeChat has no refresh token for the account, so it must authorize the platform again.
     #[error("WeChat has no refresh token for the account")]
     NoRefreshToken,
@@ -162,6 +184,17 @@ pub(crate) fn read_secret(source: Option<&SecretSource>) -> Result<Secret, Secre
     Ok(source.ok_or_else(missing)?.read()?)
 }
 
+/// Reads the token of an account once, without keeping it. Returns `None` if the gateway fetches the account's
+/// tokens, or if it has none.
+pub(crate) async fn read_external(
+    kind: &TokenKind,
+    clock: &Clock,
+) -> Option<Result<AccessToken, Missing>> {
+    let source = External::new(kind, clock)?;
+    let name = source.token_name();
+    Some(source.read().await.map(|fetched| AccessToken::new(fetched.value, name)))
+}
+
 impl From<std::io::Error> for SecretUnreadable {
     fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
@@ -178,6 +211,21 @@ pub(super) trait Source: fmt::Debug + Send + Sync {
     /// Returns the name that the token has in the query of a call.
     fn token_name(&self) -> TokenName {
         TokenName::AccessToken
+    }
+
+    /// Returns true if another program fetches the tokens, and the gateway only reads them.
+    fn is_external(&self) -> bool {
+        false
+    }
+
+    /// Returns the time after which a token with this life is read again. `None` if its end decides.
+    fn interval(&self, _life: Duration) -> Option<Duration> {
+        None
+    }
+
+    /// Returns true if a read takes no time, so that a call waits for it.
+    fn is_quick(&self) -> bool {
+        false
     }
 
     fn fetch<'a>(
@@ -218,6 +266,8 @@ pub(super) enum FetchError {
     NoRefreshToken,
     #[error("WeChat has pushed no ticket")]
     NoTicket,
+    #[error(transparent)]
+    Missing(#[from] Missing),
     #[error(transparent)]
     Platform(Box<Error>),
     #[error(transparent)]
@@ -272,6 +322,8 @@ struct TokenState {
     last_failure: Option<(Error, Instant)>,
     suspect: Option<Suspect>,
     forced_at: Option<Instant>,
+    /// When a token that was about to expire was last renewed for another program.
+    renewed_early_at: Option<Instant>,
 }
 
 /// The last refresh failed. Until `retry_at`, its error is returned.
@@ -295,7 +347,9 @@ impl Failure {
     /// Returns the error, with the time that is left until the next attempt.
     fn error_at(&self, now: Instant) -> Error {
         let mut error = self.error.clone();
-        if let Error::NoTicket { retry_after } | Error::Unavailable { retry_after, .. } = &mut error
+        if let Error::Missing { retry_after, .. }
+        | Error::NoTicket { retry_after }
+        | Error::Unavailable { retry_after, .. } = &mut error
         {
             *retry_after = self.retry_at - now;
         }
@@ -308,6 +362,7 @@ fn result_name(result: &Result<Arc<Token>, Error>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(Error::BudgetSpent) => "budget_spent",
+        Err(Error::Missing { .. }) => "missing",
         Err(Error::NoTicket { .. }) => "no_ticket",
         Err(Error::NotAuthorized | Error::NoRefreshToken) => "not_authorized",
         Err(Error::Secret(_)) => "secret_unreadable",
@@ -322,24 +377,30 @@ fn result_name(result: &Result<Arc<Token>, Error>) -> &'static str {
 }
 
 /// A token that was refused.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Suspect {
     generation: u64,
     refused_by: Vec<(&'static str, Instant)>,
-    /// Set after WeChat returned the same token again. The next fetch must wait until then.
+    /// True while a refusal causes a fetch.
+    asking: bool,
+    /// The number of fetches that returned the same token again.
+    same: u32,
+    /// Set after such a fetch. The next one must wait until then.
     ask_again_at: Option<Instant>,
 }
 
 impl Tokens {
-    /// Returns the tokens of an account of the settings.
-    pub(super) fn of_account(settings: &config::Account, services: &Services) -> Arc<Self> {
+    /// Returns the tokens of an account of the settings. Returns `None` if its calls have no token.
+    pub(super) fn of_account(settings: &config::Account, services: &Services) -> Option<Arc<Self>> {
         let (app_id, secret) = (settings.app_id.clone(), settings.secret.clone());
-        let source: Box<dyn Source> = match settings.token {
+        let source: Box<dyn Source> = match &settings.token {
             TokenKind::Classic => Box::new(Classic { app_id, secret }),
             TokenKind::Stable => Box::new(Stable { app_id, secret }),
+            TokenKind::OpenInterface => return None,
+            external => Box::new(External::new(external, &services.clock)?),
         };
         let (app_id, force) = (settings.app_id.clone(), settings.force_refresh);
-        Self::new(app_id.clone(), app_id, source, force, services)
+        Some(Self::new(app_id.clone(), app_id, source, force, services))
     }
 
     /// Returns the tokens of a source. The state has them under `name`.
@@ -370,11 +431,17 @@ impl Tokens {
     pub(crate) async fn get(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Token>, Error> {
         let now = self.clock.now();
         if let Some(token) = self.current_at(now) {
-            if now >= token.renew_at {
-                // The old token is still valid, so no caller waits, and a failure does no harm yet.
-                let _ = self.refresh(&mut self.lock(), false);
+            if now < token.renew_at {
+                return Ok(token);
             }
-            return Ok(token);
+            let run = self.refresh(&mut self.lock(), false);
+            // The old token is still valid, so no caller waits for WeChat, and a failure does no harm yet.
+            return match run {
+                Ok(run) if self.source.is_quick() => {
+                    Ok(self.wait(run, deadline).await.unwrap_or(token))
+                }
+                _ => Ok(token),
+            };
         }
         let run = {
             let mut state = self.lock();
@@ -384,6 +451,25 @@ impl Tokens {
             }
         };
         self.wait(run, deadline).await
+    }
+
+    /// Returns the next token, or this one if there is no other yet. WeChat is not asked faster than every half
+    /// minute, because it has the next one only in the last minutes of this one.
+    async fn renewed(self: &Arc<Self>, token: Arc<Token>, deadline: Instant) -> Arc<Token> {
+        let run = {
+            let (mut state, now) = (self.lock(), self.clock.now());
+            match state.renewed_early_at {
+                Some(at) if now < at + SUSPECT_PAUSE => state.refreshing.running(),
+                _ => {
+                    state.renewed_early_at = Some(now);
+                    self.refresh(&mut state, false).ok()
+                }
+            }
+        };
+        match run {
+            Some(run) => self.wait(run, deadline).await.unwrap_or(token),
+            None => self.newest(token),
+        }
     }
 
     /// Forgets the token. A call that has it keeps it.
@@ -436,6 +522,7 @@ impl Tokens {
                     .into_iter()
                     .flatten()
                     .any(|at| now.duration_since(at) < PROPAGATION_TIME);
+                let propagating = propagating && !self.source.is_external();
                 if current.generation != token.generation || propagating {
                     return Ok(current);
                 }
@@ -463,8 +550,7 @@ impl Tokens {
     ) -> Option<bool> {
         if state.suspect.as_ref().is_none_or(|suspect| suspect.generation != token.generation) {
             let generation = token.generation;
-            state.suspect =
-                Some(Suspect { generation, refused_by: Vec::new(), ask_again_at: None });
+            state.suspect = Some(Suspect { generation, ..Suspect::default() });
         }
         let suspect = state.suspect.as_mut()?;
         suspect
@@ -472,6 +558,7 @@ impl Tokens {
             .retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
         suspect.refused_by.push((path, now));
         if suspect.ask_again_at.is_none_or(|at| now >= at) {
+            suspect.asking = true;
             return Some(false);
         }
         // WeChat returned the refused token again. A forced refresh makes a new one, but ends the
@@ -481,6 +568,7 @@ impl Tokens {
         let rested = state.forced_at.is_none_or(|at| now.duration_since(at) >= FORCE_PAUSE);
         let force = self.force_allowed && self.source.can_force() && corroborated && rested;
         if force {
+            suspect.asking = true;
             state.forced_at = Some(now);
         }
         force.then_some(true)
@@ -504,14 +592,42 @@ impl Tokens {
         state.started += 1;
         let (tokens, number) = (self.clone(), state.started);
         Ok(state.refreshing.start(async move {
-            let (metrics, app_id) = (tokens.client.metrics().clone(), tokens.app_id.clone());
-            let result = tokens.run(number, force).await;
-            metrics.count_token_refresh(app_id.as_str(), result_name(&result));
-            result
+            if tokens.source.is_external() {
+                tokens.read(number).await
+            } else {
+                tokens.run(number, force).await
+            }
         }))
     }
 
+    fn count(&self, result: &Result<Arc<Token>, Error>) {
+        self.client.metrics().count_token_refresh(self.app_id.as_str(), result_name(result));
+    }
+
+    /// Reads the token of another program.
+    async fn read(self: Arc<Self>, number: u64) -> Result<Arc<Token>, Error> {
+        let before = self.lock().generation;
+        let mut tries = Tries::default();
+        let read_at = self.clock.now();
+        let result = match self.source.fetch(&self.client, &mut tries, false).await {
+            Ok(fetched) => Ok(self.store(number, fetched, read_at)),
+            Err(error) => Err(self.fail(error)),
+        };
+        // A file is read each second. Only what is new counts.
+        if result.as_ref().map_or(true, |token| token.generation != before) {
+            self.count(&result);
+        }
+        result
+    }
+
+    /// Fetches a token, or takes that of another replica.
     async fn run(self: Arc<Self>, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
+        let result = self.shared_or_fetched(number, wants_force).await;
+        self.count(&result);
+        result
+    }
+
+    async fn shared_or_fetched(&self, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
         let force = wants_force && self.may_force().await;
         loop {
             let shared = self.shared.token(&self.name).await.ok().flatten();
@@ -646,26 +762,54 @@ impl Tokens {
         if !same {
             state.generation += 1;
             state.suspect = None;
-        } else if let Some(suspect) = &mut state.suspect {
-            suspect.ask_again_at = Some(self.clock.now() + SUSPECT_PAUSE);
-            tracing::warn!(
-                app_id = %self.app_id,
-                "WeChat refused the access token and returned the same one again"
-            );
+        } else if let Some(suspect) = state.suspect.as_mut().filter(|suspect| suspect.asking) {
+            suspect.asking = false;
+            suspect.same += 1;
+            suspect.ask_again_at = Some(self.clock.now() + self.suspect_pause(suspect.same));
+            if self.source.is_external() {
+                tracing::warn!(
+                    app_id = %self.app_id,
+                    "WeChat refused the access token, and its place has no other"
+                );
+            } else {
+                tracing::warn!(
+                    app_id = %self.app_id,
+                    "WeChat refused the access token and returned the same one again"
+                );
+            }
         }
-        let ahead = RENEW_AHEAD.min(fetched.life / 2);
-        let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
         let expires_at = sent_at + fetched.life;
         let token = Arc::new(Token {
             access: AccessToken::new(fetched.value, self.source.token_name()),
             generation: state.generation,
             // WeChat returned the same token, so its age does not change.
             fetched_at: current.filter(|_| same).map_or(sent_at, |current| current.fetched_at),
-            renew_at: expires_at - ahead + jitter,
+            renew_at: self.renew_at(sent_at, fetched.life),
             expires_at,
+            has_end: fetched.life < ENDLESS,
         });
         *self.latest() = Some(token.clone());
         token
+    }
+
+    /// Returns when a token must be fetched or read again.
+    fn renew_at(&self, sent_at: Instant, life: Duration) -> Instant {
+        let ahead = RENEW_AHEAD.min(life / 2);
+        let jitter = RENEW_JITTER.min(ahead).mul_f64(fastrand::f64());
+        let by_life = sent_at + life - ahead + jitter;
+        match self.source.interval(life) {
+            Some(interval) => by_life.min(sent_at + interval),
+            None if self.source.is_external() => by_life.max(sent_at + LEAST_INTERVAL),
+            None => by_life,
+        }
+    }
+
+    /// Returns the pause after so many fetches that returned the refused token again.
+    fn suspect_pause(&self, same: u32) -> Duration {
+        match self.source.is_external() {
+            true => (REREAD_PAUSE * 2_u32.pow(same.clamp(1, 6) - 1)).min(LONGEST_REREAD_PAUSE),
+            false => SUSPECT_PAUSE,
+        }
     }
 
     fn fail(&self, error: FetchError) -> Error {
@@ -674,6 +818,8 @@ impl Tokens {
         let pause = if is_minute_quota(&error) {
             let into = self.clock.unix() % MINUTE.as_secs();
             MINUTE - Duration::from_secs(into)
+        } else if self.source.is_quick() {
+            FIRST_PAUSE
         } else if is_transient {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
         } else {
@@ -686,6 +832,7 @@ impl Tokens {
             FetchError::NotAuthorized => Error::NotAuthorized,
             FetchError::NoRefreshToken => Error::NoRefreshToken,
             FetchError::NoTicket => Error::NoTicket { retry_after: pause },
+            FetchError::Missing(problem) => Error::Missing { problem, retry_after: pause },
             FetchError::Platform(error) => Error::Platform(error),
             FetchError::Secret(error) => Error::Secret(error),
             FetchError::State(error) => Error::State(error),
@@ -696,11 +843,14 @@ impl Tokens {
 
     /// Stores the error, which is returned until the pause is over.
     fn store_failure(&self, error: Error, in_a_row: u32, pause: Duration) -> Error {
-        tracing::warn!(
-            app_id = %self.app_id,
-            retry_after_s = pause.as_secs(),
-            "paused requests for an access token: {error}"
-        );
+        // A file is read each second.
+        if !self.source.is_quick() || in_a_row.is_power_of_two() {
+            tracing::warn!(
+                app_id = %self.app_id,
+                retry_after_s = pause.as_secs(),
+                "paused requests for an access token: {error}"
+            );
+        }
         let (now, mut state) = (self.clock.now(), self.lock());
         state.failure = Some(Failure { error: error.clone(), in_a_row, retry_at: now + pause });
         state.last_failure = Some((error.clone(), now));
@@ -740,6 +890,7 @@ fn is_transient(error: &FetchError) -> bool {
     match error {
         FetchError::NoRefreshToken | FetchError::NotAuthorized | FetchError::Secret(_) => false,
         FetchError::Deadline
+        | FetchError::Missing(_)
         | FetchError::NoTicket
         | FetchError::Platform(_)
         | FetchError::State(_) => true,
@@ -794,7 +945,7 @@ mod tests {
                 .expect("a client");
         let (folder, shared) = state::temporary(clock);
         let services = Services { client, state: shared, clock: clock.clone() };
-        (folder, Tokens::of_account(&settings, &services))
+        (folder, Tokens::of_account(&settings, &services).expect("tokens"))
     }
 
     fn fetched(value: &str, life: u64) -> Fetched {

@@ -1,20 +1,23 @@
 //! The state of an account's token for operators, without the token.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use super::{Error, Tokens};
-use crate::util::clock::Clock;
+use crate::util::{clock::Clock, id::Secret};
 
 /// An account whose last refresh failed longer ago has no calls that need a token.
 const FAILURE_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// The state of an account's token in this process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TokenStatus {
     /// The number of changes of the token since the start.
     pub generation: u64,
-    /// When the token was fetched and when it expires. `None` if there is no valid token.
-    pub times: Option<(SystemTime, SystemTime)>,
+    /// When the token was fetched, and when it expires if that is known. `None` if there is no valid token.
+    pub times: Option<(SystemTime, Option<SystemTime>)>,
     /// The last failure since the start.
     pub last_failure: Option<TokenFailure>,
 }
@@ -30,7 +33,40 @@ pub(crate) struct TokenFailure {
     pub retry: Option<SystemTime>,
 }
 
+/// A token for another program of the operator.
+#[derive(Debug)]
+pub(crate) struct GivenToken {
+    /// The token itself.
+    pub value: Secret,
+    /// When it expires. `None` if that is unknown.
+    pub end: Option<SystemTime>,
+    /// The number of changes of the token since the start.
+    pub generation: u64,
+}
+
 impl Tokens {
+    /// Returns the current token for another program. If it expires within `least_life`, asks for the next one
+    /// first, and returns the old one if there is no other yet.
+    ///
+    /// Fails if no token arrives until `deadline`.
+    pub(crate) async fn give(
+        self: &Arc<Self>,
+        least_life: Duration,
+        deadline: Instant,
+    ) -> Result<GivenToken, Error> {
+        let token = self.get(deadline).await?;
+        let token = match token.expires_at.saturating_duration_since(self.clock.now()) < least_life
+        {
+            true => self.renewed(token, deadline).await,
+            false => token,
+        };
+        Ok(GivenToken {
+            value: token.access.value().clone(),
+            end: token.has_end.then(|| wall(token.expires_at, &self.clock)),
+            generation: token.generation,
+        })
+    }
+
     /// Returns the age of the token. Returns `None` if there is no valid one.
     pub(crate) fn age(&self) -> Option<Duration> {
         let token = self.current()?;
@@ -55,8 +91,10 @@ impl Tokens {
         let retry = state.failure.as_ref().map(|failure| wall(failure.retry_at, clock));
         TokenStatus {
             generation: state.generation,
-            times: token
-                .map(|token| (wall(token.fetched_at, clock), wall(token.expires_at, clock))),
+            times: token.map(|token| {
+                let end = token.has_end.then(|| wall(token.expires_at, clock));
+                (wall(token.fetched_at, clock), end)
+            }),
             last_failure: state.last_failure.clone().map(|(error, at)| TokenFailure {
                 error,
                 time: wall(at, clock),

@@ -7,6 +7,7 @@ mod backup;
 mod connection;
 mod event;
 mod failure;
+mod foreign;
 mod lease;
 mod link;
 mod platform;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use self::connection::Connection;
 pub(super) use self::connection::{inspect, peek};
+pub(crate) use self::foreign::foreign_value;
 use crate::state::{Error, State};
 
 /// The state in Redis.
