@@ -82,7 +82,7 @@ struct Table {
 }
 
 /// The reason why no account can serve a call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The request names no account, and there is no default account of a suitable kind.
     #[error("the settings name no default account that is {needed}")]
@@ -122,6 +122,16 @@ pub enum Error {
         /// The permission sets, one of which is enough.
         sets: &'static [u8],
     },
+    /// Too many accounts were looked up at WeChat within a minute, so it is unknown whether this one authorized a
+    /// platform.
+    #[error("too many unknown accounts were looked up at WeChat; try {app_id} again in a minute")]
+    Lookups {
+        /// The id of the account.
+        app_id: AppId,
+    },
+    /// WeChat could not be asked whether the account authorized a platform.
+    #[error("failed to ask WeChat about the account: {0}")]
+    Platform(Box<platform::Error>),
     /// The state failed, so it is unknown whether the account authorized a platform.
     #[error(transparent)]
     State(#[from] state::Error),

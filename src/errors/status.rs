@@ -333,6 +333,10 @@ impl From<platform::Error> for Status {
 
 /// Returns the status of a failure of a platform. `field` is the field of the request that names it.
 pub(crate) fn of_platform(error: platform::Error, field: &str) -> Status {
+    failed_platform(error, field).into()
+}
+
+fn failed_platform(error: platform::Error, field: &str) -> Failure {
     let rule = error.to_string();
     let unknown = || {
         let rule = clipped(&rule);
@@ -355,7 +359,6 @@ pub(crate) fn of_platform(error: platform::Error, field: &str) -> Status {
         // A call of a platform leaves no outcome that a caller must check.
         platform::Error::WeChat { path, error } => wechat(path, Safety::Read, error),
     }
-    .into()
 }
 
 impl From<PageError> for Status {
@@ -689,6 +692,12 @@ fn account(error: accounts::Error) -> Failure {
                 .with("path", path)
                 .with("setting", "accounts.token")
         }
+        accounts::Error::Lookups { app_id } => {
+            Failure::new(Code::Unavailable, ErrorReason::TokenUnavailable, rule)
+                .with("app_id", app_id)
+                .retry_after(Duration::from_secs(60))
+        }
+        accounts::Error::Platform(error) => failed_platform(*error, "app_id"),
         accounts::Error::State(error) => no_state(&error),
         accounts::Error::TokenStays { app_id, .. } => {
             Failure::new(Code::FailedPrecondition, ErrorReason::CloudCallNotAllowed, rule)
@@ -1149,6 +1158,7 @@ mod tests {
             })
             .into(),
             platform::Error::NoDefault { count: 2 }.into(),
+            Error::Account(accounts::Error::Lookups { app_id: app_id().into() }).into(),
             platform::Error::Unknown { app_id: app_id() }.into(),
             token(token::Error::NotAuthorized),
             token(token::Error::NoRefreshToken),

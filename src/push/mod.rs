@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     accounts::platform::Platforms,
-    config::{AccountCallback, CallbackMode, SecretSource, Settings},
+    config::{AccountCallback, CallbackMode, SecretSource, Settings, is_app_id},
     events::Audits,
     message_crypto,
     metrics::Metrics,
@@ -107,7 +107,7 @@ impl Table {
             ["wechat", "platform", platform, "events"] => {
                 self.platforms.get(platform).map(Route::Authorizations)
             }
-            ["wechat", "platform", platform, "messages", app_id] => {
+            ["wechat", "platform", platform, "messages", app_id] if is_app_id(app_id) => {
                 let app_id = AppId::from(app_id.to_owned());
                 self.platforms.get(platform).map(|platform| Route::Messages { platform, app_id })
             }

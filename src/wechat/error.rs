@@ -16,6 +16,14 @@ impl Errcode {
     /// The per-minute quota of this API is used up.
     pub const MINUTE_QUOTA: Self = Self(45011);
 
+    /// WeChat has no account with this id.
+    pub(crate) const APP_ID_INVALID: Self = Self(40013);
+    /// The code of an authorization has expired.
+    pub(crate) const CODE_EXPIRED: Self = Self(61010);
+    /// The code of an authorization is invalid, or was used before.
+    pub(crate) const CODE_INVALID: Self = Self(61009);
+    /// The account does not authorize the platform.
+    pub(crate) const NOT_AUTHORIZED: Self = Self(61003);
     /// The refresh token of an authorizer is invalid.
     pub(crate) const REFRESH_TOKEN_INVALID: Self = Self(61023);
     /// The ticket of a platform has expired.

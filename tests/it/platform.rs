@@ -326,6 +326,12 @@ async fn withdrawal_without_push_asks_merchant() {
     assert_eq!(reason(&status), is(Code::FailedPrecondition, "AUTHORIZATION_LOST"));
     let info = status.get_details_error_info().expect("details");
     assert_eq!(info.metadata["errcode"], "61003");
+    // The gateway stores what WeChat stated, and asks no more.
+    let refused = app.count(AUTHORIZER_TOKEN);
+    app.clock.advance(Duration::from_secs(10));
+    let status = list_nearby(&app, MERCHANT).await.expect_err("withdrawn");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "AUTHORIZATION_LOST"));
+    assert_eq!(app.count(AUTHORIZER_TOKEN), refused);
     let searched = app.wechat.calls(AUTHORIZER_LIST);
     assert!(searched.len() <= 1, "no search beside the daily reading: {searched:#?}");
 }
@@ -432,6 +438,56 @@ async fn stores_of_merchants_are_written_and_read() {
     let calls: Vec<Value> =
         app.wechat.calls(ADD_NEARBY).into_iter().map(|call| call.body).collect();
     assert!(calls.is_empty(), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_authorizer_is_replaced_from_wechat() {
+    let app = start().await;
+    authorized(&app, ALL_SETS).await;
+    let damage = "UPDATE authorizers SET changed_at = changed_at + 1";
+    app.open_state().execute(damage, []).expect("a row");
+    let app = app.restart().await;
+    connect(&app, PLATFORM, AES_KEY);
+    list_nearby(&app, MERCHANT).await.expect("WeChat has the account");
+    // A new authorization replaces a damaged row, too.
+    app.open_state().execute(damage, []).expect("a row");
+    app.clock.advance(Duration::from_secs(10));
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
+    until(|| async { confirmed(&app, "updateauthorized") == 1 }).await;
+    list_nearby(&app, MERCHANT).await.expect("served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_authorization_ends_pause_after_failure() {
+    let app = App::still_with_sections(&section(PLATFORM, AES_KEY)).await;
+    connect(&app, PLATFORM, AES_KEY);
+    has_ticket(&app).await;
+    add_account(&app, MERCHANT);
+    authorized(&app, ALL_SETS).await;
+    let silent = json!({ "app_id": MERCHANT, "push": false });
+    let path = format!("components/{PLATFORM}/unauthorize");
+    app.wechat.control("POST", &path, &silent).expect("withdrawn");
+    app.clock.advance(Duration::from_secs(7_201));
+    let status = list_nearby(&app, MERCHANT).await.expect_err("withdrawn");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "AUTHORIZATION_LOST"));
+    // The clock stands still, so no pause ends by itself.
+    authorized(&app, ALL_SETS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_look_up_is_not_a_missing_authorization() {
+    let app = start().await;
+    let merchant = Authorizer {
+        app_id: SECOND_MERCHANT.to_owned(),
+        kind: AccountKind::MiniProgram,
+        permission_sets: ALL_SETS.to_vec(),
+    };
+    app.wechat.add_authorizers(PLATFORM, [merchant]).expect("added");
+    app.fault(AUTHORIZER_INFO, Kind::Errcode { errcode: -1, errmsg: None });
+    let status = list_nearby(&app, SECOND_MERCHANT).await.expect_err("WeChat is busy");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    app.wechat.control("DELETE", "faults", &Value::Null).expect("no faults");
+    list_nearby(&app, SECOND_MERCHANT).await.expect("found");
 }
 
 /// WeChat's own sample for platforms: a message to an authorizer, sealed with the key of the platform.

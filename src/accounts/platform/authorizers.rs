@@ -1,9 +1,8 @@
 //! The authorizers that are in use, in memory. All others are only in the state.
 
 use std::{
-    collections::HashSet,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -20,9 +19,11 @@ use crate::{
     util::{
         id::{AppId, Secret},
         keyed_mutex::KeyedMutex,
-        lock,
     },
-    wechat::component::{GetAuthorizerInfo, GetAuthorizerInfoReply},
+    wechat::{
+        self, Endpoint, Errcode,
+        component::{GetAuthorizerInfo, GetAuthorizerInfoReply},
+    },
 };
 
 /// How long an account is used before the state is asked whether another replica changed it.
@@ -35,6 +36,7 @@ const DESCRIBED_LATELY: Duration = Duration::from_secs(600);
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 /// The most look-ups of unknown accounts of one platform within a minute, over all replicas.
 const MOST_LOOKUPS: u32 = 30;
+const MINUTE: Duration = Duration::from_secs(60);
 /// The accounts that were not found are forgotten above this number.
 const MOST_UNKNOWN: u64 = 10_000;
 
@@ -63,8 +65,8 @@ pub(super) struct Authorizers {
     /// Counts the changes of the settings. An entry from before one is not fresh.
     epoch: AtomicU64,
     concurrency: AtomicUsize,
-    /// The authorizers about which WeChat is being asked.
-    describing: Arc<Mutex<HashSet<AppId>>>,
+    /// The authorizers about which WeChat was asked lately.
+    asked: moka::sync::Cache<AppId, ()>,
 }
 
 /// An authorizer in memory.
@@ -90,7 +92,7 @@ impl Authorizers {
             reading: KeyedMutex::default(),
             epoch: AtomicU64::default(),
             concurrency: AtomicUsize::new(concurrency),
-            describing: Arc::default(),
+            asked: moka::sync::Cache::builder().time_to_live(DESCRIBED_LATELY).build(),
         }
     }
 
@@ -134,11 +136,14 @@ impl Authorizers {
             return entry.account().map(Some);
         }
         let found = match self.read(&app_id).await {
-            Ok(None) => self.discovered(&app_id).await?,
-            Ok(found) => found,
+            Ok(Some(found)) if found.1.authorized => Some(found),
+            Ok(found) => self.discovered(&app_id, found).await?,
             // The copy in memory was true a moment ago, and WeChat refuses a call that is not granted any more.
             Err(error) => match known {
-                Some(entry) => return entry.account().map(Some),
+                Some(entry) => {
+                    self.entries.insert(app_id, Arc::new(self.kept(&entry)));
+                    return entry.account().map(Some);
+                }
                 None => return Err(error.into()),
             },
         };
@@ -169,10 +174,7 @@ impl Authorizers {
     ) -> Result<Option<(Arc<Platform>, Authorizer)>, state::Error> {
         let mut found = None::<(Arc<Platform>, Authorizer)>;
         for platform in self.directory.current.load_full().iter() {
-            let state = &self.directory.services.state;
-            let Some(authorizer) = state.authorizer(&platform.app_id, app_id).await? else {
-                continue;
-            };
+            let Some(authorizer) = platform.stored(app_id).await? else { continue };
             let order = |authorizer: &Authorizer| (authorizer.authorized, authorizer.changed_at);
             if found.as_ref().is_none_or(|(_, best)| order(best) <= order(&authorizer)) {
                 found = Some((platform.clone(), authorizer));
@@ -181,35 +183,55 @@ impl Authorizers {
         Ok(found)
     }
 
-    /// Looks an account up at WeChat that the state does not have, because the state or the push about it may
-    /// be lost. Rarely, because callers choose the id.
+    /// Looks an account up at WeChat that the state does not have, or that withdrew its authorization according
+    /// to the state, because the state or the push about it may be lost. Rarely, because callers choose the id.
+    ///
+    /// Fails if WeChat could not be asked. Then it is not known whether the account authorized a platform.
     async fn discovered(
         &self,
         app_id: &AppId,
-    ) -> Result<Option<(Arc<Platform>, Authorizer)>, state::Error> {
+        known: Option<(Arc<Platform>, Authorizer)>,
+    ) -> Result<Option<(Arc<Platform>, Authorizer)>, accounts::Error> {
         if self.unknown.contains_key(app_id) || !config::is_app_id(app_id.as_str()) {
-            return Ok(None);
+            return Ok(known);
         }
         let state = &self.directory.services.state;
         for platform in self.directory.current.load_full().iter() {
-            let counter = format!("lookups/{}", platform.app_id);
-            if platform.settings.paused
-                || state.ticket(&platform.app_id).await?.is_none()
-                || !state.spend(&counter, MOST_LOOKUPS, Duration::from_secs(60)).await?
-            {
+            if platform.settings.paused {
                 continue;
             }
-            let Ok(reply) = platform.info(app_id).await else { continue };
+            let counter = format!("lookups/{}", platform.app_id);
+            if !state.spend(&counter, MOST_LOOKUPS, MINUTE).await? {
+                return Err(accounts::Error::Lookups { app_id: app_id.clone() });
+            }
+            let reply = match platform.info(app_id).await {
+                Ok(reply) => reply,
+                Err(Error::WeChat { error, .. }) if is_not_authorized(&error) => continue,
+                Err(error) => return Err(accounts::Error::Platform(Box::new(error))),
+            };
+            let ended = known.as_ref().filter(|(of, _)| of.app_id == platform.app_id);
+            let changed_at = ended.map_or(0, |(_, ended)| ended.changed_at);
             let record = record_of(&reply, self.directory.services.clock.wall());
             let refresh_token = reply.authorization_info.refresh_token();
-            let authorizer = platform.new_authorizer(app_id, 0, refresh_token, record);
-            state.put_authorizer(&authorizer, true).await?;
+            let authorizer = platform.new_authorizer(app_id, changed_at, refresh_token, record);
+            state.put_authorizer(&authorizer, ended.is_none()).await?;
             tracing::info!(%app_id, platform = %platform.app_id, "found an authorizer at WeChat");
             // Another replica may have found it first.
-            return self.read(app_id).await;
+            return Ok(self.read(app_id).await?);
         }
         self.unknown.insert(app_id.clone(), self.directory.services.clock.now());
-        Ok(None)
+        Ok(known)
+    }
+
+    /// Returns the entry for use while the state fails.
+    fn kept(&self, entry: &Entry) -> Entry {
+        Entry {
+            authorizer: entry.authorizer.clone(),
+            account: entry.account.clone(),
+            read_at: self.directory.services.clock.now(),
+            epoch: self.epoch.load(Ordering::Acquire),
+            changed: AtomicBool::new(false),
+        }
     }
 
     /// Returns the entry of an authorizer. It keeps tokens, quotas and running calls of the one before.
@@ -224,7 +246,16 @@ impl Authorizers {
             read_only: platform.settings.read_only,
         };
         let same = |before: &&Entry| before.authorizer.platform == authorizer.platform;
-        let before = before.filter(same).map(|before| &before.account);
+        let before = before.filter(same);
+        let changes = |before: &&Entry| {
+            let before = &before.authorizer;
+            (before.authorized, before.changed_at) != (authorizer.authorized, authorizer.changed_at)
+        };
+        if let Some(before) = before.filter(changes) {
+            // Neither its token nor its failure belongs to this authorization.
+            before.account.tokens.iter().for_each(|tokens| tokens.clear());
+        }
+        let before = before.map(|before| &before.account);
         let concurrency = self.concurrency.load(Ordering::Relaxed);
         let account = Account {
             app_id: authorizer.app_id.clone(),
@@ -260,14 +291,14 @@ impl Authorizers {
     fn describe(&self, app_id: AppId) {
         let Some(entry) = self.entries.get(&app_id) else { return };
         let Some(platform) = self.directory.get(&entry.authorizer.platform) else { return };
-        if !lock(&self.describing).insert(app_id.clone()) {
+        // Failures are not repeated sooner either.
+        if platform.settings.paused || self.asked.contains_key(&app_id) {
             return;
         }
-        let describing = self.describing.clone();
+        self.asked.insert(app_id.clone(), ());
         tokio::spawn(async move {
             platform.describe(&app_id, entry.authorizer.changed_at).await;
             entry.changed.store(true, Ordering::Release);
-            lock(&describing).remove(&app_id);
         });
     }
 }
@@ -291,7 +322,13 @@ impl Platform {
             component_appid: self.app_id.clone(),
             authorizer_appid: app_id.clone(),
         };
-        self.ask(&call, self.background_deadline()).await
+        let reply = self.ask(&call, self.background_deadline()).await?;
+        if reply.authorization_info.authorizer_appid != *app_id {
+            let cause = "it is about another account".to_owned();
+            let error = wechat::Error::Unreadable { cause };
+            return Err(Error::WeChat { path: GetAuthorizerInfo::PATH, error });
+        }
+        Ok(reply)
     }
 
     /// Asks WeChat for the grants and the kind of an account, and stores them. Also stores the refresh
@@ -305,7 +342,7 @@ impl Platform {
                 state.replace_refresh_token(&self.app_id, app_id, None, &value).await?;
             }
             let mut record = record_of(&reply, self.services.clock.wall());
-            let known = state.authorizer(&self.app_id, app_id).await?;
+            let known = self.stored(app_id).await?;
             if let Some(known) = known.filter(|known| known.refresh_token.is_none()) {
                 record.authorization_code = self::record(&known).authorization_code;
             }
@@ -358,6 +395,12 @@ fn record_of(reply: &GetAuthorizerInfoReply, now: SystemTime) -> AuthorizerRecor
         describe_time: Some(now.into()),
         authorization_code: String::new(),
     }
+}
+
+/// Returns true if WeChat states that the account does not authorize the platform.
+pub(super) fn is_not_authorized(error: &wechat::Error) -> bool {
+    let wechat::Error::Refused { code, .. } = error else { return false };
+    [Errcode::NOT_AUTHORIZED, Errcode::APP_ID_INVALID].contains(code)
 }
 
 /// Returns the code of an authorization that was not exchanged yet.

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use super::{Inner, Platform, token_name};
+use prost::Message;
+
+use super::{Error, Inner, Platform, authorizers::record, token_name};
 use crate::{
     pb::platform::AuthorizerRecord,
     state::{self, Authorizer},
     util::id::{AppId, Secret},
-    wechat::component::QueryAuth,
+    wechat::{self, Errcode, component::QueryAuth},
 };
 
 /// A push about a platform. Each has the time at which WeChat sent it, in seconds after 1970.
@@ -59,7 +61,7 @@ impl Inner {
                     .put_ticket(&platform.app_id, &ticket, sent_at)
                     .await?;
                 platform.tokens.try_again();
-                platform.has_ticket.notify_waiters();
+                self.directory.has_ticket.notify_one();
                 Ok(())
             }
             Change::Authorized { app_id, code, sent_at } => {
@@ -79,7 +81,7 @@ impl Inner {
         sent_at: u64,
     ) -> Result<(), state::Error> {
         let state = &self.directory.services.state;
-        let known = state.authorizer(&platform.app_id, &app_id).await?;
+        let known = platform.stored(&app_id).await?;
         // The same push again, or another change in the same second. The stored row stays until WeChat states
         // the present one.
         let is_same = |known: &Authorizer| known.authorized && known.changed_at == sent_at;
@@ -145,6 +147,9 @@ impl Platform {
                     platform = %self.app_id,
                     "failed to exchange the code of an authorization: {error}"
                 );
+                if matches!(&error, Error::WeChat { error, .. } if is_final(error)) {
+                    self.drop_code(app_id).await;
+                }
                 return;
             }
         };
@@ -157,7 +162,9 @@ impl Platform {
             return;
         }
         // Without the permission for any call, there are no tokens.
-        let Some(refresh_token) = reply.refresh_token() else { return };
+        let Some(refresh_token) = reply.refresh_token() else {
+            return self.drop_code(app_id).await;
+        };
         let state = &self.services.state;
         let stored =
             state.replace_refresh_token(&self.app_id, app_id, before, &refresh_token).await;
@@ -170,4 +177,19 @@ impl Platform {
             let _ = state.put_token(&name, before, &token, life).await;
         }
     }
+
+    /// Forgets the code of an authorization, because WeChat never accepts it again. If this fails, WeChat refuses
+    /// the code once more.
+    async fn drop_code(&self, app_id: &AppId) {
+        let Ok(Some(known)) = self.stored(app_id).await else { return };
+        let record = AuthorizerRecord { authorization_code: String::new(), ..record(&known) };
+        let (state, record) = (&self.services.state, record.encode_to_vec());
+        let _ = state.describe_authorizer(&self.app_id, app_id, known.changed_at, &record).await;
+    }
+}
+
+/// Returns true if WeChat refuses the code itself, and not the call.
+fn is_final(error: &wechat::Error) -> bool {
+    let wechat::Error::Refused { code, .. } = error else { return false };
+    [Errcode::CODE_INVALID, Errcode::CODE_EXPIRED].contains(code)
 }

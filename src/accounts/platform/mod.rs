@@ -67,6 +67,8 @@ struct Inner {
 struct Directory {
     services: Services,
     current: ArcSwap<Vec<Arc<Platform>>>,
+    /// Notified when a ticket of any platform arrives.
+    has_ticket: Notify,
 }
 
 /// One platform.
@@ -81,13 +83,11 @@ pub(crate) struct Platform {
     services: Services,
     /// Limits its concurrent calls.
     calls: Arc<Semaphore>,
-    /// Notified when a ticket arrives.
-    has_ticket: Arc<Notify>,
 }
 
 /// The reason why a platform cannot do something.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// The call would have come too late.
     #[error("the deadline passed before the call was sent")]
     Deadline,
@@ -141,7 +141,11 @@ impl Platforms {
         limits: &config::Limits,
         services: Services,
     ) -> Self {
-        let directory = Arc::new(Directory { services, current: ArcSwap::default() });
+        let directory = Arc::new(Directory {
+            services,
+            current: ArcSwap::default(),
+            has_ticket: Notify::new(),
+        });
         let authorizers = Authorizers::new(directory.clone(), limits.account_concurrency());
         let platforms = Self(Arc::new(Inner { directory, authorizers }));
         platforms.update(settings, limits);
@@ -252,15 +256,23 @@ impl Platform {
             },
             |before| before.tokens.clone(),
         );
-        let new = || (Arc::new(Semaphore::new(CONCURRENT_CALLS)), Arc::default());
-        let (calls, has_ticket) =
-            before.map_or_else(new, |before| (before.calls.clone(), before.has_ticket.clone()));
-        Self { app_id, tokens, settings: settings.clone(), services, calls, has_ticket }
+        let new = || Arc::new(Semaphore::new(CONCURRENT_CALLS));
+        let calls = before.map_or_else(new, |before| before.calls.clone());
+        Self { app_id, tokens, settings: settings.clone(), services, calls }
     }
 
     /// Returns the newest ticket. `None` if there is none that WeChat accepts.
     pub(crate) async fn ticket(&self) -> Result<Option<Ticket>, Error> {
         Ok(self.services.state.ticket(&self.app_id).await?)
+    }
+
+    /// Returns an authorizer as the state has it. A damaged row counts as absent, so that WeChat's answer
+    /// replaces it.
+    async fn stored(&self, app_id: &AppId) -> Result<Option<Authorizer>, state::Error> {
+        match self.services.state.authorizer(&self.app_id, app_id).await {
+            Err(state::Error::Unreadable(_)) => Ok(None),
+            found => found,
+        }
     }
 
     /// Returns the time by which a call in the background must end.

@@ -11,7 +11,7 @@ use super::{
     super::token::{self, FetchError, Fetched, SecretUnreadable, Source, ask},
     Directory, Error, Platform,
     ask::refuses_token,
-    authorizers::left_code,
+    authorizers::{is_not_authorized, left_code},
     list,
 };
 use crate::{
@@ -135,12 +135,16 @@ impl AuthorizerSource {
             platform.exchange(&self.app_id, code, None).await;
             authorizer = self.authorizer().await?;
         }
-        let (refresh_token, is_fresh) = match authorizer.refresh_token {
-            Some(refresh_token) => (refresh_token, false),
+        let (refresh_token, is_fresh) = match &authorizer.refresh_token {
+            Some(refresh_token) => (refresh_token.clone(), false),
             None => (self.recovered(&platform, None).await?, true),
         };
         let refused = match self.refresh(&platform, &refresh_token, tries).await {
             Err(FetchError::WeChat(error)) if refuses_refresh_token(&error) => error,
+            Err(FetchError::WeChat(error)) if is_not_authorized(&error) => {
+                self.end(authorizer.changed_at).await?;
+                return Err(error.into());
+            }
             fetched => return fetched,
         };
         let newer = self.authorizer().await?.refresh_token;
@@ -155,6 +159,21 @@ impl AuthorizerSource {
             },
         };
         self.refresh(&platform, &next, tries).await
+    }
+
+    /// Stores that the account withdrew its authorization, because WeChat states it and the push was lost. A change
+    /// since `changed_at` stays.
+    async fn end(&self, changed_at: u64) -> Result<(), FetchError> {
+        let ended = Authorizer {
+            platform: self.platform.clone(),
+            app_id: self.app_id.clone(),
+            changed_at,
+            authorized: false,
+            refresh_token: None,
+            record: Vec::new(),
+        };
+        self.directory.services.state.put_authorizer(&ended, false).await?;
+        Ok(())
     }
 
     /// Returns the authorizer as the state has it. Fails if it is not authorized.

@@ -700,7 +700,9 @@ impl Tokens {
                         _ => self.store(number, fetched, sent_at),
                     }));
                 }
-                Err(error) if tries.count() < ATTEMPTS && repeats_soon(&error) && !force => {
+                Err(error)
+                    if (1..ATTEMPTS).contains(&tries.count()) && repeats_soon(&error) && !force =>
+                {
                     self.clock.sleep(Duration::from_millis(200) * tries.count()).await;
                     if let Some(fence) = lease
                         && let Ok(false) = self.shared.renew(&self.lease(), fence, LEASE).await
@@ -819,6 +821,9 @@ impl Tokens {
             let into = self.clock.unix() % MINUTE.as_secs();
             MINUTE - Duration::from_secs(into)
         } else if self.source.is_quick() {
+            FIRST_PAUSE
+        } else if matches!(error, FetchError::Platform(_)) {
+            // The platform has a pause of its own.
             FIRST_PAUSE
         } else if is_transient {
             (FIRST_PAUSE * 2_u32.pow(in_a_row.min(6) - 1)).min(LONGEST_PAUSE)
