@@ -215,8 +215,8 @@ fn verdict(status: &Status) -> Verdict {
         // A repeat makes the service check WeChat again. It does not execute the write again.
         OUTCOME_UNKNOWN => {
             return match pushback(status) {
-                Some(Ok(wait)) => Verdict::Retry(Some(wait)),
-                _ => Verdict::Unknown,
+                Some(wait) => Verdict::Retry(Some(wait)),
+                None => Verdict::Unknown,
             };
         }
         // The service states a retry time for a daily quota too, because it checks now and then
@@ -227,11 +227,7 @@ fn verdict(status: &Status) -> Verdict {
         }
         _ => {}
     }
-    let wait = match pushback(status) {
-        Some(Err(Never)) => return Verdict::Final,
-        Some(Ok(wait)) => Some(wait),
-        None => None,
-    };
+    let wait = pushback(status);
     match code {
         Code::Unavailable | Code::DeadlineExceeded => Verdict::Retry(wait),
         Code::Unauthenticated => Verdict::CallerUnknown,
@@ -247,22 +243,17 @@ fn verdict(status: &Status) -> Verdict {
     }
 }
 
-/// The service asks for no retry.
-struct Never;
-
 /// Returns the retry time that the service states, in either of the two usual ways.
-fn pushback(status: &Status) -> Option<Result<Duration, Never>> {
+///
+/// A negative pushback has no meaning for a row: it is about a call that ends too soon, or that has no
+/// `request_id`. A row has more time, and its `request_id` makes a repeat safe.
+fn pushback(status: &Status) -> Option<Duration> {
     let pushback = status.metadata().get("grpc-retry-pushback-ms");
-    let millis = pushback.map(|text| text.to_str().ok().and_then(|text| text.parse().ok()));
-    let stated = match millis {
-        Some(Some(millis)) => Some(Duration::from_millis(millis)),
-        // A negative pushback is about this call, which would end before the retry. A row has more time.
-        Some(None) | None => status.get_details_retry_info().and_then(|info| info.retry_delay),
-    };
-    match stated {
-        Some(wait) => Some(Ok(wait.max(LEAST_PAUSE))),
-        None => pushback.map(|_| Err(Never)),
-    }
+    let millis = pushback.and_then(|text| text.to_str().ok()?.parse().ok());
+    let stated = millis.map(Duration::from_millis);
+    let stated =
+        stated.or_else(|| status.get_details_retry_info().and_then(|info| info.retry_delay));
+    stated.map(|wait| wait.max(LEAST_PAUSE))
 }
 
 /// Returns the end of the refusals, if the service states it.
@@ -329,7 +320,9 @@ mod tests {
             (Unavailable, "WECHAT_BUSY", Some(0), None, Verdict::Retry(Some(LEAST_PAUSE))),
             (Unavailable, "WECHAT_BUSY", None, Some("0"), Verdict::Retry(Some(LEAST_PAUSE))),
             (Aborted, "DELETION_FAILED", None, None, Verdict::Final),
-            (Unavailable, "WECHAT_BUSY", None, Some("-1"), Verdict::Final),
+            (Unavailable, "WECHAT_BUSY", None, Some("-1"), Verdict::Retry(None)),
+            (Unauthenticated, "CALLER_UNKNOWN", None, Some("-1"), Verdict::CallerUnknown),
+            (Aborted, "DELETION_FAILED", None, Some("-1"), Verdict::Final),
             (Unavailable, "WECHAT_BUSY", Some(1000), Some("-1"), second()),
             (
                 ResourceExhausted,
