@@ -82,6 +82,21 @@ fn documented_rows_show_call_and_retry() {
     }
 }
 
+#[test]
+fn documented_permission_sets_are_those_of_calls() {
+    let text = include_str!("../../docs/calls.md");
+    let (_, table) = text.split_once("## Permission sets").expect("the heading");
+    let table = table.split("\n#").next().unwrap_or_default();
+    let shown: BTreeSet<_> = table.lines().filter(|line| line.starts_with("| `/")).collect();
+    let with_sets = endpoints().filter(|facts| !facts.permission_sets.is_empty());
+    let rows = with_sets.map(|facts| {
+        let sets: Vec<_> = facts.permission_sets.iter().map(ToString::to_string).collect();
+        format!("| `{}` | {} |", facts.path, sets.join(", "))
+    });
+    let rows: BTreeSet<_> = rows.collect();
+    assert_eq!(shown, rows.iter().map(String::as_str).collect());
+}
+
 /// Lets three calls fail, and returns the number of attempts and the result.
 async fn attempts(example: &Example, failure: Kind) -> (usize, Option<(Code, String)>) {
     let app = App::start().await;
