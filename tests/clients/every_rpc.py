@@ -303,16 +303,17 @@ def accounts():
 
 
 def platforms():
-    """This gateway has no platform."""
-    assert not call("AccountService/ListPlatforms").platforms
-    for rpc, reason, fields in [
-        ("CreateAuthorizationLink", "PLATFORM_UNKNOWN", {"redirect_uri": "https://shop.example.com"}),
-        ("GetAuthorizer", "ACCOUNT_UNKNOWN", {"app_id": "wx00000000000000d1"}),
-        ("ListAuthorizers", "PLATFORM_UNKNOWN", {}),
-        ("StartTicketPush", "PLATFORM_UNKNOWN", {}),
-    ]:
-        refused(f"AccountService/{rpc}", reason, **fields)
-        called.add(f"AccountService/{rpc}")
+    """The sandbox has one platform, and no account has authorized it yet."""
+    (platform,) = call("AccountService/ListPlatforms").platforms
+    call("AccountService/StartTicketPush", app_id=platform.app_id)
+    link = call("AccountService/CreateAuthorizationLink", redirect_uri="https://shop.example.com")
+    assert platform.app_id in link.url and link.HasField("expire_time")
+    assert not call("AccountService/ListAuthorizers").authorizers
+    refused("AccountService/GetAuthorizer", "ACCOUNT_UNKNOWN", app_id="wx00000000000000d1")
+    called.add("AccountService/GetAuthorizer")
+    # An operator must allow it first.
+    refused("TokenService/GetAccessToken", "METHOD_UNKNOWN", app_id=OFFICIAL)
+    called.add("TokenService/GetAccessToken")
 
 
 def documented():
