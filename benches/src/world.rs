@@ -403,7 +403,8 @@ pub fn free_port() -> anyhow::Result<SocketAddr> {
     anyhow::bail!("no port is free")
 }
 
-async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()> {
+/// Waits until a process accepts connections at an address.
+pub async fn ready(address: SocketAddr, process: &mut Process) -> anyhow::Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(address).await.is_err() {
         process.check()?;

@@ -9,6 +9,7 @@ pub mod callers;
 pub mod fanout;
 pub mod growth;
 pub mod overload;
+pub mod platforms;
 pub mod process;
 pub mod profile;
 pub mod reads;
@@ -38,4 +39,5 @@ pub const CASES: &[(&str, Run)] = &[
     ("memory", |world| Box::pin(process::memory(world))),
     ("accounts", |world| Box::pin(growth::accounts(world))),
     ("events", |world| Box::pin(growth::events(world))),
+    ("platforms", |world| Box::pin(platforms::platforms(world))),
 ];
