@@ -36,6 +36,19 @@ pub mod health {
 /// The record of an authorizer that the state stores. No caller sees it.
 pub mod platform {
     tonic::include_proto!("internal.platform.v1");
+
+    /// Hides the code of the authorization.
+    impl std::fmt::Debug for AuthorizerRecord {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let Self { permission_sets, described, kind, describe_time, .. } = self;
+            f.debug_struct("AuthorizerRecord")
+                .field("permission_sets", permission_sets)
+                .field("described", described)
+                .field("kind", kind)
+                .field("describe_time", describe_time)
+                .finish_non_exhaustive()
+        }
+    }
 }
 
 /// A request of an RPC, with the fields that surround its content.

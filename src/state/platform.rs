@@ -1,6 +1,6 @@
 //! Third-party platforms: their tickets, and the accounts that authorized them.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use super::Error;
 use crate::util::id::{AppId, Secret};
@@ -82,7 +82,7 @@ pub struct Ticket {
 }
 
 /// An account that authorized a platform.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Authorizer {
     /// The platform.
     pub platform: AppId,
@@ -96,6 +96,20 @@ pub struct Authorizer {
     pub refresh_token: Option<Secret>,
     /// An encoded [`AuthorizerRecord`](crate::pb::platform::AuthorizerRecord).
     pub record: Vec<u8>,
+}
+
+/// Hides the record, which can have a secret code.
+impl fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { platform, app_id, changed_at, authorized, refresh_token, record: _ } = self;
+        f.debug_struct("Authorizer")
+            .field("platform", platform)
+            .field("app_id", app_id)
+            .field("changed_at", changed_at)
+            .field("authorized", authorized)
+            .field("refresh_token", refresh_token)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Authorizer {

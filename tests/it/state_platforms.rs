@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
+    pb::platform::AuthorizerRecord,
     state::{Authorizer, Error, State, Ticket},
     testing::{AppId, Secret},
 };
@@ -129,6 +130,11 @@ pub(crate) async fn latest_authorization_change_counts(backend: &mut impl Backen
     }
     let hidden = format!("{:?}", find(&state, "wx").await);
     assert!(hidden.contains("[redacted]") && !hidden.contains("refresh of"), "{hidden}");
+    // The record can have a code: neither its bytes nor its text may be shown.
+    assert!(!hidden.contains(&format!("{}", b's')), "{hidden}");
+    let record =
+        AuthorizerRecord { authorization_code: "hush".to_owned(), ..AuthorizerRecord::default() };
+    assert!(!format!("{record:?}").contains("hush"), "{record:?}");
     let empty = Authorizer { refresh_token: Some(secret("")), ..authorizer("wx", 8) };
     assert_eq!(state.put_authorizer(&empty, false).await, Ok(true));
     assert_eq!(find(&state, "wx").await, Authorizer { refresh_token: None, ..empty });

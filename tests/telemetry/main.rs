@@ -141,7 +141,9 @@ async fn receives_one_trace_per_call(
     assert_eq!(failure.metadata().get("x-trace-id").expect("an id"), TRACE_ID);
     let log = sandbox.process.stop();
 
-    let spans = receiver.spans();
+    let mut spans = receiver.spans();
+    // The simulator pushes a ticket at the start, and one push in a hundred is traced.
+    spans.retain(|span| span.name != "POST /wechat/platform/{platform}/events");
     let [rpc, http] = &*by_kind(&spans) else { panic!("two spans: {spans:#?}\n{log}") };
     assert_eq!(hex(&rpc.trace_id), TRACE_ID);
     assert_eq!(hex(&http.trace_id), TRACE_ID);
