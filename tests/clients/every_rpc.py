@@ -303,12 +303,19 @@ def accounts():
 
 
 def platforms():
-    """The sandbox has one platform, and no account has authorized it yet."""
-    (platform,) = call("AccountService/ListPlatforms").platforms
-    call("AccountService/StartTicketPush", app_id=platform.app_id)
-    link = call("AccountService/CreateAuthorizationLink", redirect_uri="https://shop.example.com")
-    assert platform.app_id in link.url and link.HasField("expire_time")
-    assert not call("AccountService/ListAuthorizers").authorizers
+    """The sandbox has one platform, which no account has authorized yet. The other gateway has none."""
+    link = {"redirect_uri": "https://shop.example.com"}
+    found = call("AccountService/ListPlatforms").platforms
+    if found:
+        (platform,) = found
+        call("AccountService/StartTicketPush", app_id=platform.app_id)
+        made = call("AccountService/CreateAuthorizationLink", **link)
+        assert platform.app_id in made.url and made.HasField("expire_time")
+        assert not call("AccountService/ListAuthorizers").authorizers
+    else:
+        for rpc, fields in [("StartTicketPush", {}), ("CreateAuthorizationLink", link), ("ListAuthorizers", {})]:
+            refused(f"AccountService/{rpc}", "PLATFORM_UNKNOWN", **fields)
+            called.add(f"AccountService/{rpc}")
     refused("AccountService/GetAuthorizer", "ACCOUNT_UNKNOWN", app_id="wx00000000000000d1")
     called.add("AccountService/GetAuthorizer")
     # An operator must allow it first.
