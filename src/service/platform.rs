@@ -100,7 +100,7 @@ impl Account {
 
     /// Returns the platform that a request names, or the only one of the settings.
     ///
-    /// Fails if there is no such platform, or if the caller's role for it is too low.
+    /// Fails if the settings do not have the platform, or if the caller's role for it is too low.
     fn platform_of(&self, ctx: &Context) -> Result<Arc<Platform>, Status> {
         let platform = self.calls.platforms().named(&ctx.app_id);
         let may = match &platform {

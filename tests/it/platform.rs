@@ -105,7 +105,9 @@ pub(crate) async fn authorized(app: &App, sets: &[u16]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn merchant_is_served_from_authorization_to_withdrawal() {
     let app = start().await;
-    let status = list_nearby(&app, MERCHANT).await.expect_err("nobody authorized");
+    let status = list_nearby(&app, MERCHANT)
+        .await
+        .expect_err("the merchant has not authorized the platform");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
     authorized(&app, ALL_SETS).await;
 

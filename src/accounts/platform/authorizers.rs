@@ -60,7 +60,7 @@ pub(super) struct Authorizers {
     // The injected clock counts what is fresh. moka only drops what is idle.
     entries: moka::sync::Cache<AppId, Arc<Entry>>,
     /// The accounts that no platform knows.
-    unknown: moka::sync::Cache<AppId, Instant>,
+    unknown: moka::sync::Cache<AppId, ()>,
     reading: KeyedMutex<AppId>,
     /// Counts the changes of the settings. An entry from before one is not fresh.
     epoch: AtomicU64,
@@ -219,7 +219,7 @@ impl Authorizers {
             // Another replica may have found it first.
             return Ok(self.read(app_id).await?);
         }
-        self.unknown.insert(app_id.clone(), self.directory.services.clock.now());
+        self.unknown.insert(app_id.clone(), ());
         Ok(known)
     }
 
