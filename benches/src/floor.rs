@@ -136,8 +136,6 @@ pub async fn proxy(
     authorities: Option<&Path>,
     identity: Option<Identity>,
 ) -> anyhow::Result<()> {
-    // A second installation is refused and harmless.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let authorities = authorities.map_or(Ok(Bytes::new()), world::read)?;
     let client = reqwest::Client::builder()
         .no_proxy()

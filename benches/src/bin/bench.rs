@@ -93,6 +93,8 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    // This is the first installation, so none is refused. Every reqwest client needs one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match Line::parse().command {
         Command::Run(arguments) => {
             Builder::new_current_thread().enable_all().build()?.block_on(run(arguments))
