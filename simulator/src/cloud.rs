@@ -32,6 +32,8 @@ use super::{
 /// The content of the file before the first token.
 const PLACEHOLDER: &str = "default-tcb-wx-access-token";
 const LENGTH: usize = 136;
+/// The name of the file in a container.
+const FILE_NAME: &str = "cloudbase_access_token";
 
 /// The calls of Tencent's SDK, and their APIs.
 const CALLS: &[(&str, &str)] = &[
@@ -289,6 +291,17 @@ fn camel(name: &str) -> String {
     camel
 }
 
+/// Checks the name of the file in a control request. The file is overwritten, and a page in a browser can send the
+/// request, too.
+fn check_name(cloud: &Cloud) -> Result<(), String> {
+    match &cloud.token_file {
+        Some(file) if file.file_name().is_none_or(|name| name != FILE_NAME) => {
+            Err(format!("the name of token_file must be {FILE_NAME}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Executes a control request whose path starts with `clouds`.
 pub(super) fn control(
     world: &mut World,
@@ -300,7 +313,9 @@ pub(super) fn control(
     match (method, parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) {
         ("GET", "", "") => Ok(clouds(world)),
         ("POST", "", "") => {
-            add(world, parse(body)?).map_err(Problem::bad)?;
+            let cloud: Cloud = parse(body)?;
+            check_name(&cloud).map_err(Problem::bad)?;
+            add(world, cloud).map_err(Problem::bad)?;
             Ok(json!({}))
         }
         ("POST", app_id, "token") if !app_id.is_empty() => {
@@ -488,6 +503,18 @@ mod tests {
         let lost = Cloud { token_file: Some(file.join("none")), ..cloud };
         let problem = simulator.add_cloud(lost).expect_err("no folder");
         assert!(problem.contains("none"), "{problem}");
+    }
+
+    #[test]
+    fn control_request_overwrites_no_other_file() {
+        let simulator = desk();
+        let file = std::env::temp_dir().join(format!("cloud-notes-{}", std::process::id()));
+        for file in [file.clone(), "/".into(), "..".into()] {
+            let cloud = json!({ "app_id": MINI_PROGRAM_APP_ID, "token_file": file });
+            let refused = simulator.control("POST", "clouds", &cloud).expect_err("another name");
+            assert!(format!("{refused:?}").contains(FILE_NAME), "{refused:?}");
+        }
+        assert!(!file.exists());
     }
 
     #[test]
