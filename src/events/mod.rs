@@ -7,11 +7,12 @@
 //! * `frame` makes the response to watchers out of a stored event.
 //! * `cursor` is the position of a watcher. It shows if the log is another one, or lost its end.
 //! * `large` keeps every large event in memory once.
+//! * `last_push` is the time of the last push of each account.
 //! * `places` counts the watchers.
 //! * `backlog` counts the open work of an account.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     mem,
     sync::{
         Arc, Mutex, Weak,
@@ -28,6 +29,7 @@ pub(crate) use self::watch::{Start, Watcher};
 use self::{
     cursor::{Cursor, TaggedPosition},
     large::Shared,
+    last_push::LastPushes,
     places::Places,
     tail::{Entry, Tail},
 };
@@ -47,6 +49,7 @@ mod backlog;
 mod cursor;
 mod frame;
 mod large;
+mod last_push;
 mod places;
 mod tail;
 mod watch;
@@ -73,8 +76,7 @@ struct Inner {
     /// Limits the watchers that read the state.
     catching_up: Semaphore,
     pushed: Mutex<HashSet<AppId>>,
-    /// When WeChat last sent a push for each account.
-    last_pushes: Mutex<HashMap<AppId, SystemTime>>,
+    last_pushes: LastPushes,
     /// The positions of the watchers.
     positions: Mutex<Vec<Weak<AtomicU64>>>,
     metrics: Metrics,
@@ -144,7 +146,7 @@ impl Audits {
             places,
             catching_up: Semaphore::new(watch::CATCHING_UP),
             pushed: Mutex::default(),
-            last_pushes: Mutex::default(),
+            last_pushes: LastPushes::default(),
             positions: Mutex::default(),
             metrics,
             stop,
@@ -175,14 +177,20 @@ impl Audits {
         mem::take(&mut lock(&self.0.pushed))
     }
 
-    /// Remembers in this process that WeChat sent a push for the account now, for operators.
+    /// Notes in this process that WeChat sent a push for an account or platform of the settings now, for operators.
     pub(crate) fn note_push(&self, app_id: &AppId) {
-        lock(&self.0.last_pushes).insert(app_id.clone(), self.0.clock.wall());
+        self.0.last_pushes.note(app_id, self.0.clock.wall());
     }
 
-    /// Returns when WeChat last sent a push for the account. `None` if there was none since the start.
+    /// Notes the same for an authorizer of a platform.
+    pub(crate) fn note_authorizer_push(&self, app_id: &AppId) {
+        self.0.last_pushes.note_authorizer(app_id, self.0.clock.wall());
+    }
+
+    /// Returns when WeChat last sent a push for the account. `None` if there was none since the start, or if
+    /// thousands of other authorizers received one since then.
     pub(crate) fn last_push(&self, app_id: &AppId) -> Option<SystemTime> {
-        lock(&self.0.last_pushes).get(app_id).copied()
+        self.0.last_pushes.of(app_id)
     }
 
     /// Adds the position of a new watcher, and removes those of ended ones from time to time. Metrics may

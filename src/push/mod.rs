@@ -280,7 +280,10 @@ impl Inner {
             return Ok(respond(None, Bytes::from_static(b"success")));
         }
         let app_id = route.app_id();
-        self.audits.note_push(app_id);
+        match route {
+            Route::Messages { .. } => self.audits.note_authorizer_push(app_id),
+            Route::Account(_) | Route::Authorizations(_) => self.audits.note_push(app_id),
+        }
         let (callback, now) = (&account.callback, self.clock.unix());
         let message = message::parse(&plain);
         let event = match &message {
@@ -462,7 +465,8 @@ impl Account {
 /// Returns true for the question of cloud hosting whether something answers at this path. An administrator's
 /// change of the path causes it.
 fn is_probe(plain: &[u8]) -> bool {
-    message::parse(plain).is_ok_and(|message| message.field("action") == "CheckContainerPath")
+    // A message with a type is a message, whatever else it has.
+    message::parse(plain).is_ok_and(|message| message.name() == "CheckContainerPath")
 }
 
 /// Logs that an unreadable push was kept.

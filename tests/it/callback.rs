@@ -309,6 +309,9 @@ async fn probe_of_cloud_hosting_is_answered() {
         assert!(answer.is_success(), "{probe}: {answer:?}");
     }
     assert!(gateway.events().is_empty());
+    let review = FAILED_JSON.replacen('{', r#"{"action":"CheckContainerPath","#, 1);
+    assert!(gateway.send(unsigned(OFFICIAL_APP_ID, &review)).await.is_success());
+    assert_eq!(gateway.events().len(), 1, "a message is no probe, whatever else it has");
     let path = format!("/wechat/callback/{OFFICIAL_APP_ID}");
     let ask =
         |method: &str| format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
