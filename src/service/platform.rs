@@ -68,7 +68,10 @@ impl Account {
     ) -> Result<Response<pb::ListAuthorizersResponse>, Status> {
         let (ctx, request) = Context::split(request)?;
         let wanted = wanted_authorizers(request)??;
-        let platform = self.other_platform(&wanted.platform)?;
+        let Some(platform) = self.other_platform(&ctx, &wanted.platform)? else {
+            wanted.after(&wanted.platform.clone().into())?;
+            return Ok(Response::new(wanted.page(Vec::new())));
+        };
         let after = wanted.after(&platform.app_id)?;
         // One more than the page shows whether there is a further one.
         let most = wanted.size + 1;
@@ -85,10 +88,10 @@ impl Account {
         let platforms = self.calls.platforms();
         let found = match platform.is_empty() {
             true => self.last_authorized(&app_id).await?,
-            false => {
-                let platform = self.other_platform(&platform)?;
-                platforms.authorizer(&platform, &app_id).await?
-            }
+            false => match self.other_platform(&ctx, &platform)? {
+                Some(platform) => platforms.authorizer(&platform, &app_id).await?,
+                None => None,
+            },
         };
         let unknown = || {
             let (app_id, has_platforms) = (app_id.to_string(), !platforms.are_none());
@@ -120,10 +123,21 @@ impl Account {
         Ok(platform)
     }
 
-    /// Returns the platform of a request that is about accounts.
-    fn other_platform(&self, platform: &str) -> Result<Arc<Platform>, Status> {
-        let platform = self.calls.platforms().named(platform);
-        platform.map_err(|error| status::of_platform(error, "platform_app_id"))
+    /// Returns the platform of a request that is about accounts. `None` if the settings do not have it and the
+    /// caller has no role for it. To that caller it must look like a platform without accounts of the caller, so that
+    /// the caller does not learn which platforms exist.
+    fn other_platform(
+        &self,
+        ctx: &Context,
+        platform: &str,
+    ) -> Result<Option<Arc<Platform>>, Status> {
+        match self.calls.platforms().named(platform) {
+            Ok(platform) => Ok(Some(platform)),
+            Err(platform::Error::Unknown { app_id }) if !ctx.caller().may(ctx.access, &app_id) => {
+                Ok(None)
+            }
+            Err(error) => Err(status::of_platform(error, "platform_app_id")),
+        }
     }
 
     /// Returns the authorizers of a platform that are in a scope, ordered by their ids.
