@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::HeaderName;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::{Callers, ConfigErrors};
+use super::{Callers, ConfigErrors, TokenService};
 use crate::{
     tls::{self, Fault, Files},
     util::clock::Clock,
@@ -131,7 +131,19 @@ impl Listen {
 
 /// Checks that the address and the callers fit: without a list of callers, only this machine can be allowed
 /// to call. A mesh or a proxy brings calls of other machines to a loopback address, too.
-pub(super) fn check_exposure(listen: &Listen, callers: &Callers, errors: &mut ConfigErrors) {
+pub(super) fn check_exposure(
+    listen: &Listen,
+    callers: &Callers,
+    token_service: &TokenService,
+    errors: &mut ConfigErrors,
+) {
+    if token_service.enabled && matches!(callers, Callers::Anyone) {
+        errors.add(
+            "token_service.enabled",
+            "would give the access tokens to anyone, because callers = \"anyone\"; add [[callers]] sections \
+             with the role \"admin\" for the programs that need a token",
+        );
+    }
     if matches!(callers, Callers::Loopback) {
         let exposed = if !listen.grpc.ip().is_loopback() {
             Some("on a non-loopback address")

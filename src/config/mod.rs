@@ -171,7 +171,7 @@ impl Settings {
         // An account that authorizes a platform later has no section.
         let known = (!can_be_empty).then_some(&accounts[..]);
         let callers = read_callers(&mut table, known, &mut errors);
-        listen::check_exposure(&listen, &callers, &mut errors);
+        listen::check_exposure(&listen, &callers, &token_service, &mut errors);
         let issuers = sections(&mut table, "issuers", &mut errors);
         let known = running.map_or(&[][..], |running| &running.issuers);
         let issuers = issuers::check(issuers, known, &callers, environment, &mut errors);

@@ -55,8 +55,8 @@ fn token_sources_need_no_secret_and_print_none() {
         ("{ cloudbase = \"/a\" }", "cloudbase = \"/a\""),
         ("\"open_interface\"", "token = \"open_interface\""),
         ("{ file = \"/a\", field = \"t\" }", "file = \"/a\"\nfield = \"t\""),
-        ("{ url = \"https://a/t?k=hush\", header = \"X-Key: hush\" }", "https://a/t [hidden]"),
-        ("{ url = \"http://127.0.0.1:1/t\" }", "http://127.0.0.1:1/t"),
+        ("{ url = \"https://a/hush?k=hush\", header = \"X-Key: hush\" }", "https://a [hidden]"),
+        ("{ url = \"http://127.0.0.1:1/t\" }", "http://127.0.0.1:1 [hidden]"),
         ("{ redis_key = \"k\", url = \"redis://:hush@a\" }", "redis_key = \"k\""),
     ] {
         let file = with_token(token).replace("\"official\"", "\"mini_program\"");
@@ -166,6 +166,10 @@ fn broken_rule_returns_exactly_its_error() {
         (
             format!("callers = \"anyone\"\n[listen]\ngrpc = \"0.0.0.0:1\"\n{ACCOUNT}"),
             "listen.grpc: a non-loopback address would expose plaintext gRPC",
+        ),
+        (
+            format!("callers = \"anyone\"\n[token_service]\nenabled = true\n{ACCOUNT}"),
+            "token_service.enabled: would give the access tokens to anyone",
         ),
         (
             format!("[listen]\ngrpc = \"0.0.0.0:1\"\nplaintext = \"behind-a-mesh\"\n{ACCOUNT}"),

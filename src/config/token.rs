@@ -7,11 +7,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     AccountKind, CaFile, ConfigErrors, Environment, SecretSource,
-    callback::without_secrets,
     secret::{RawSecret, resolve},
     wechat::{has_credentials, is_loopback},
 };
@@ -76,9 +75,9 @@ pub enum ExternalToken {
     },
 }
 
-/// The address of a token server. Its query can be a secret, which is never shown.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-pub struct TokenUrl(#[serde(serialize_with = "without_secrets")] Url);
+/// The address of a token server. Its path and its query can be a secret, so only its host is shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenUrl(Url);
 
 impl TokenUrl {
     /// Returns the whole URL, for the request only.
@@ -87,10 +86,15 @@ impl TokenUrl {
     }
 }
 
-/// Hides the path, too, because a server can have secrets there.
 impl fmt::Debug for TokenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.origin().ascii_serialization())
+        write!(f, "{} [hidden]", self.0.origin().ascii_serialization())
+    }
+}
+
+impl Serialize for TokenUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
     }
 }
 
