@@ -93,19 +93,27 @@ pub enum Error {
     /// The caller may not use the account.
     #[error("the caller may not use the account")]
     Forbidden(Forbidden),
-    /// The operator paused the account.
+    /// The operator paused the account, or the platform that it authorized.
     #[error(
-        "the settings pause {app_id}; no call about it reaches WeChat until `paused` is removed"
+        "the settings pause {}; calls for it are refused until `paused` is removed",
+        with_platform(app_id, platform.as_ref())
     )]
     Paused {
         /// The id of the account.
         app_id: AppId,
+        /// The platform that the account authorized. `None` if the settings name the account.
+        platform: Option<AppId>,
     },
     /// The operator allows only calls that change nothing.
-    #[error("the settings allow only reads of {app_id}, until `read_only` is removed")]
+    #[error(
+        "the settings allow only reads of {} until `read_only` is removed",
+        with_platform(app_id, platform.as_ref())
+    )]
     ReadOnly {
         /// The id of the account.
         app_id: AppId,
+        /// The platform that the account authorized. `None` if the settings name the account.
+        platform: Option<AppId>,
     },
     /// The account did not give the platform a permission set that the call needs.
     #[error(
@@ -193,6 +201,14 @@ fn list(sets: &[u8]) -> String {
     sets.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Returns the name of an account. The settings of an authorizer are those of its platform.
+fn with_platform(app_id: &AppId, platform: Option<&AppId>) -> String {
+    match platform {
+        None => app_id.to_string(),
+        Some(platform) => format!("{app_id} with the platform {platform}"),
+    }
+}
+
 fn or_authorizer(has_platforms: bool) -> &'static str {
     if has_platforms { ", and it authorized none of the platforms there" } else { "" }
 }
@@ -274,11 +290,12 @@ impl Account {
     /// Fails if the account is paused, or if it is read-only and something with this access can change
     /// something.
     fn check_use(&self, access: Access) -> Result<(), Error> {
+        let (app_id, platform) = (self.app_id.clone(), self.platform().cloned());
         if self.is_paused() {
-            return Err(Error::Paused { app_id: self.app_id.clone() });
+            return Err(Error::Paused { app_id, platform });
         }
         if self.is_read_only() && access != Access::Read {
-            return Err(Error::ReadOnly { app_id: self.app_id.clone() });
+            return Err(Error::ReadOnly { app_id, platform });
         }
         Ok(())
     }

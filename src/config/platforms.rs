@@ -39,7 +39,7 @@ pub struct Platform {
     /// The host of the page on which accounts authorize the platform.
     #[serde(serialize_with = "without_secrets")]
     pub authorization_page: Url,
-    /// Refuses every call of its accounts that needs WeChat. Pushes are still received.
+    /// Refuses every call of its accounts that needs WeChat. Pushes are still received, and authorizations completed.
     pub paused: bool,
     /// Refuses every call of its accounts that can change something.
     pub read_only: bool,
@@ -83,7 +83,7 @@ pub(super) struct RawPlatform {
     forward_to: Vec<RawForwardTo>,
     /// The host of the page on which accounts authorize the platform.
     authorization_page: Option<String>,
-    /// Refuses every call of its accounts that needs WeChat. Pushes are still received.
+    /// Refuses every call of its accounts that needs WeChat. Pushes are still received, and authorizations completed.
     paused: bool,
     /// Refuses every call of its accounts that can change something.
     read_only: bool,
@@ -139,12 +139,21 @@ pub(super) fn check(
                 "must be like https://mp.weixin.qq.com, without a path",
             );
         }
-        let (Some(secret), Some(callback), Some(authorization_page)) = (secret, callback, page)
+        let (
+            Some(secret),
+            Some(AccountCallback {
+                token: Some(token),
+                aes_key: Some(aes_key),
+                previous_aes_key,
+                keep,
+                forward_to,
+                ..
+            }),
+            Some(authorization_page),
+        ) = (secret, callback, page)
         else {
             continue;
         };
-        let AccountCallback { token, aes_key, previous_aes_key, keep, forward_to, .. } = callback;
-        let (Some(token), Some(aes_key)) = (token, aes_key) else { continue };
         platforms.push(Platform {
             app_id: app_id.into(),
             secret,

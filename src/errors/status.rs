@@ -667,13 +667,14 @@ fn account(error: accounts::Error) -> Failure {
     match error {
         accounts::Error::Forbidden(refusal) => forbidden(refusal),
         accounts::Error::NoDefault { .. } => invalid(ErrorReason::DefaultAccountMissing),
-        accounts::Error::Paused { app_id } => {
-            Failure::new(Code::FailedPrecondition, ErrorReason::AccountPaused, rule)
-                .with("app_id", app_id)
+        accounts::Error::Paused { app_id, platform } => {
+            let failure = Failure::new(Code::FailedPrecondition, ErrorReason::AccountPaused, rule);
+            of_account(failure, &app_id, platform.as_ref())
         }
-        accounts::Error::ReadOnly { app_id } => {
-            Failure::new(Code::FailedPrecondition, ErrorReason::AccountReadOnly, rule)
-                .with("app_id", app_id)
+        accounts::Error::ReadOnly { app_id, platform } => {
+            let failure =
+                Failure::new(Code::FailedPrecondition, ErrorReason::AccountReadOnly, rule);
+            of_account(failure, &app_id, platform.as_ref())
         }
         accounts::Error::NotGranted { app_id, platform, path, sets } => {
             let numbers: Vec<_> = sets.iter().map(u8::to_string).collect();
@@ -1157,15 +1158,17 @@ mod tests {
                 platform: app_id().into(),
             })
             .into(),
-            platform::Error::NoDefault { count: 2 }.into(),
+            platform::Error::NoDefault { has_several: true }.into(),
             Error::Account(accounts::Error::Lookups { app_id: app_id().into() }).into(),
             platform::Error::Unknown { app_id: app_id() }.into(),
             token(token::Error::NotAuthorized),
             token(token::Error::NoRefreshToken),
             token(token::Error::NoTicket { retry_after: Duration::from_secs(1) }),
             Error::Account(accounts::Error::WrongKind { app_id: app_id(), needed }).into(),
-            Error::Account(accounts::Error::Paused { app_id: app_id().into() }).into(),
-            Error::Account(accounts::Error::ReadOnly { app_id: app_id().into() }).into(),
+            Error::Account(accounts::Error::Paused { app_id: app_id().into(), platform: None })
+                .into(),
+            Error::Account(accounts::Error::ReadOnly { app_id: app_id().into(), platform: None })
+                .into(),
             Error::Deadline.into(),
             DistrictError::Unknown { district: cause() }.into(),
             Error::QueueBusy { path: "/wxa/update_store", wait: Duration::from_millis(1) }.into(),

@@ -92,10 +92,10 @@ pub enum Error {
     #[error("the deadline passed before the call was sent")]
     Deadline,
     /// The request names no platform, and the settings do not have exactly one.
-    #[error("{}", no_default(*count))]
+    #[error("{}", no_default(*has_several))]
     NoDefault {
-        /// The number of platforms.
-        count: usize,
+        /// True if the settings have several.
+        has_several: bool,
     },
     /// The platform has no secret that can be read.
     #[error(transparent)]
@@ -127,10 +127,11 @@ pub enum Error {
     },
 }
 
-fn no_default(count: usize) -> String {
-    match count {
-        0 => "the settings have no platform".to_owned(),
-        _ => format!("the settings have {count} platforms, so the request must name one"),
+/// Returns the text without a number, because not every caller may learn it.
+fn no_default(has_several: bool) -> &'static str {
+    match has_several {
+        false => "the settings have no platform",
+        true => "the settings have several platforms, so the request must name one",
     }
 }
 
@@ -183,7 +184,7 @@ impl Platforms {
         let current = self.0.directory.current.load();
         match (app_id, &current[..]) {
             ("", [only]) => Ok(only.clone()),
-            ("", several) => Err(Error::NoDefault { count: several.len() }),
+            ("", several) => Err(Error::NoDefault { has_several: !several.is_empty() }),
             _ => {
                 let named = current.iter().find(|platform| platform.app_id.as_str() == app_id);
                 named.cloned().ok_or_else(|| Error::Unknown { app_id: app_id.to_owned() })
