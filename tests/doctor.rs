@@ -516,11 +516,22 @@ fn platform_without_ticket_names_its_address() {
 #[test]
 fn running_platform_is_checked_with_its_token() {
     let setup = Setup::new();
-    let state = setup.folder.path().join("state.db");
+    let state = format!("sqlite:{}", setup.folder.path().join("state.db").display());
+    checks_running_platform(&setup, &state);
+}
+
+#[test]
+fn running_platform_in_redis_is_checked() {
+    let setup = Setup::new();
+    let redis = Redis::start(setup.folder.path());
+    checks_running_platform(&setup, &format!("redis://{}", redis.address));
+}
+
+/// Checks a platform whose gateway has its state at this URL.
+fn checks_running_platform(setup: &Setup, state: &str) {
     let settings = format!(
         "listen.grpc = \"127.0.0.1:0\"\nlisten.callback = \"127.0.0.1:0\"\n\
-         state.url = \"sqlite:{}\"\n{}",
-        state.display(),
+         state.url = \"{state}\"\n{}",
         platform_section()
     );
     let file = setup.folder.path().join("serve.toml");
