@@ -13,7 +13,7 @@ use tokio::{
 };
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
 use tonic_types::StatusExt;
-use wechat_simulator::{AccountKind, Authorizer, Fault, faults::Kind};
+use wechat_simulator::{AccountKind, Authorizer, Fault, OFFICIAL_APP_ID, faults::Kind};
 use wechat_store_gateway::pb::{
     self, AuthorizationState, account_service_client::AccountServiceClient,
 };
@@ -22,7 +22,7 @@ use crate::{
     access::{bearer, caller},
     platform::{
         AES_KEY, ALL_SETS, MERCHANT, OTHER_AES_KEY, OTHER_PLATFORM, PLATFORM, SECOND_MERCHANT,
-        add_account, authorized, connect, has_ticket, section, start, until,
+        add_account, authorized, connect, has_ticket, ready, section, start, until,
     },
     support::{App, is, reason},
 };
@@ -288,6 +288,63 @@ async fn caller_sees_only_its_own_authorizers() {
         let seen = accounts(&app).list_platforms(request).await.expect("a list").into_inner();
         assert_eq!(seen.platforms.is_empty(), code.is_some(), "{caller}");
     }
+}
+
+/// A caller without a role for a platform does not learn whether the platform exists.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_platform_looks_like_foreign_one() {
+    let callers = [
+        caller("all", "role = \"admin\""),
+        caller("other", &format!("roles = {{ {OFFICIAL_APP_ID} = \"admin\" }}")),
+    ];
+    let app = App::with_sections(&(section(PLATFORM, AES_KEY) + &callers.concat())).await;
+    let list = async |caller: &str, platform: &str, page_token: &str| {
+        let request = pb::ListAuthorizersRequest {
+            platform_app_id: platform.to_owned(),
+            page_token: page_token.to_owned(),
+            ..Default::default()
+        };
+        let answer = accounts(&app).list_authorizers(from(caller, request)).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))
+    };
+    let get = async |caller: &str, platform: &str| {
+        let request = pb::GetAuthorizerRequest {
+            app_id: OFFICIAL_APP_ID.to_owned(),
+            platform_app_id: platform.to_owned(),
+        };
+        let answer = accounts(&app).get_authorizer(from(caller, request)).await;
+        let status = answer.expect_err("it authorized no platform");
+        (reason(&status), status.message().to_owned())
+    };
+    let empty = Ok(pb::ListAuthorizersResponse::default());
+    for platform in [PLATFORM, OTHER_PLATFORM] {
+        assert_eq!(list("other", platform, "").await, empty, "{platform}");
+        let refused = list("other", platform, "foreign").await;
+        assert_eq!(refused, Err(is(Code::InvalidArgument, "PAGE_TOKEN_INVALID")), "{platform}");
+    }
+    assert_eq!(get("other", PLATFORM).await, get("other", OTHER_PLATFORM).await);
+    let unknown = is(Code::InvalidArgument, "PLATFORM_UNKNOWN");
+    assert_eq!(list("all", OTHER_PLATFORM, "").await, Err(unknown.clone()));
+    assert_eq!(get("all", OTHER_PLATFORM).await.0, unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_platform_is_named_in_refusal() {
+    let section = section(PLATFORM, AES_KEY) + "paused = true\n";
+    let app = ready(App::with_sections(&section).await).await;
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
+    // The authorization is completed nevertheless, because its code expires.
+    until(|| async {
+        let shown = authorizer(&app, MERCHANT).await;
+        shown.is_ok_and(|shown| shown.describe_time.is_some())
+    })
+    .await;
+    let request = pb::ListNearbyPoisRequest { app_id: MERCHANT.to_owned(), ..Default::default() };
+    let status = app.nearby().list_nearby_pois(request).await.expect_err("paused");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "ACCOUNT_PAUSED"));
+    assert!(status.message().contains(PLATFORM), "{status}");
+    let info = status.get_details_error_info().expect("details");
+    assert_eq!(info.metadata["platform_app_id"], PLATFORM);
 }
 
 #[tokio::test(flavor = "multi_thread")]

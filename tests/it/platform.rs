@@ -10,7 +10,10 @@ use wechat_simulator::{
 };
 use wechat_store_gateway::pb;
 
-use crate::support::{App, is, nearby_profile, new_store, reason, within};
+use crate::{
+    redis::RedisServer,
+    support::{App, is, nearby_profile, new_store, reason, within},
+};
 
 pub(crate) const PLATFORM: &str = "wx00000000000000c1";
 pub(crate) const OTHER_PLATFORM: &str = "wx00000000000000c2";
@@ -59,7 +62,11 @@ pub(crate) fn add_account(app: &App, app_id: &str) {
 
 /// Starts a gateway with one platform, and waits for its first ticket.
 pub(crate) async fn start() -> App {
-    let app = App::with_sections(&section(PLATFORM, AES_KEY)).await;
+    ready(App::with_sections(&section(PLATFORM, AES_KEY)).await).await
+}
+
+/// Connects the platform of a gateway, and waits for its first ticket.
+pub(crate) async fn ready(app: App) -> App {
     connect(&app, PLATFORM, AES_KEY);
     has_ticket(&app).await;
     add_account(&app, MERCHANT);
@@ -75,6 +82,16 @@ pub(crate) async fn has_ticket(app: &App) {
 fn confirmed(app: &App, name: &str) -> usize {
     let pushes = app.wechat.pushes();
     pushes.iter().filter(|push| push.event == name && push.state == State::Delivered).count()
+}
+
+/// Returns the number of the first push with a name.
+fn number(app: &App, name: &str) -> u64 {
+    let pushes = app.wechat.pushes();
+    pushes.iter().find(|push| push.event == name).expect("pushed").id
+}
+
+fn busy() -> Kind {
+    Kind::Errcode { errcode: -1, errmsg: None }
 }
 
 /// Waits for a condition.
@@ -268,11 +285,7 @@ async fn platforms_on_one_address_do_not_mix() {
 async fn redelivered_and_reordered_events_change_nothing() {
     let app = start().await;
     authorized(&app, ALL_SETS).await;
-    let number = |name: &str| {
-        let pushes = app.wechat.pushes();
-        pushes.iter().find(|push| push.event == name).expect("pushed").id
-    };
-    let authorized_push = number("authorized");
+    let authorized_push = number(&app, "authorized");
     app.clock.advance(Duration::from_secs(2));
     app.wechat.unauthorize(PLATFORM, MERCHANT).expect("withdrawn");
     until(|| async { confirmed(&app, "unauthorized") == 1 }).await;
@@ -284,7 +297,7 @@ async fn redelivered_and_reordered_events_change_nothing() {
     // A new authorization is newer than both.
     app.clock.advance(Duration::from_secs(2));
     authorized(&app, ALL_SETS).await;
-    app.wechat.redeliver(number("unauthorized")).expect("sent again");
+    app.wechat.redeliver(number(&app, "unauthorized")).expect("sent again");
     until(|| async { confirmed(&app, "unauthorized") == 2 }).await;
     list_nearby(&app, MERCHANT).await.expect("the newest authorization counts");
 }
@@ -305,7 +318,6 @@ async fn lost_refresh_token_is_recovered_from_wechat() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_authorization_is_finished_after_restart() {
     let app = start().await;
-    let busy = || Kind::Errcode { errcode: -1, errmsg: None };
     app.fault(QUERY_AUTH, busy());
     app.fault(AUTHORIZER_INFO, busy());
     app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
@@ -313,6 +325,116 @@ async fn unfinished_authorization_is_finished_after_restart() {
     let app = app.restart().await;
     app.wechat.control("DELETE", "faults", &Value::Null).expect("no faults");
     list_nearby(&app, MERCHANT).await.expect("the stored code gave the refresh token");
+}
+
+/// WeChat repeats the push while the gateway exchanges its code.
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_authorization_keeps_new_refresh_token() {
+    let app = start().await;
+    app.wechat.fault(Fault::new(QUERY_AUTH, Kind::Latency { ms: 50 }));
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
+    until(|| async { app.count(QUERY_AUTH) > 0 }).await;
+    let push = number(&app, "authorized");
+    // Nothing else brings the refresh token.
+    for path in [AUTHORIZER_INFO, AUTHORIZER_LIST] {
+        app.fault(path, busy());
+    }
+    for _ in 0..40 {
+        app.wechat.redeliver(push).expect("sent again");
+    }
+    until(|| async { confirmed(&app, "authorized") == 41 }).await;
+    is_served(&app, MERCHANT).await;
+    app.clock.advance(Duration::from_secs(7_201));
+    list_nearby(&app, MERCHANT).await.expect("the refresh token is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_exchange_keeps_working_refresh_token() {
+    let app = start().await;
+    authorized(&app, ALL_SETS).await;
+    for path in [QUERY_AUTH, AUTHORIZER_INFO, AUTHORIZER_LIST] {
+        app.fault(path, busy());
+    }
+    app.clock.advance(Duration::from_secs(7_201));
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized again");
+    until(|| async { confirmed(&app, "updateauthorized") == 1 }).await;
+    list_nearby(&app, MERCHANT).await.expect("the refresh token of before works");
+}
+
+/// WeChat refuses the refresh token of before, because the merchant withdrew the authorization, of which the push
+/// was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_authorization_wins_over_old_refresh_token() {
+    let app = start().await;
+    authorized(&app, ALL_SETS).await;
+    let silent = json!({ "app_id": MERCHANT, "push": false });
+    let path = format!("components/{PLATFORM}/unauthorize");
+    app.wechat.control("POST", &path, &silent).expect("withdrawn");
+    app.clock.advance(Duration::from_secs(7_201));
+    // The exchange in the background fails, and that of the call does not.
+    app.wechat.fault(Fault::new(QUERY_AUTH, busy()).times(3));
+    app.fault(AUTHORIZER_INFO, busy());
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized again");
+    until(|| async { app.count(QUERY_AUTH) == 4 }).await;
+    list_nearby(&app, MERCHANT).await.expect("the code gave another one");
+}
+
+/// The question about the refresh token fails before anything is sent for the token itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_recovery_ends_the_fetch() {
+    let app = start().await;
+    app.fault(QUERY_AUTH, Kind::Errcode { errcode: 61009, errmsg: None });
+    app.fault(AUTHORIZER_INFO, busy());
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
+    until(|| async { app.count(AUTHORIZER_INFO) == 3 }).await;
+    let status = list_nearby(&app, MERCHANT).await.expect_err("there is no refresh token");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let asked = app.count(AUTHORIZER_INFO);
+    assert!(asked <= 9, "{asked} questions: about the account, again, and about its refresh token");
+    assert_eq!(app.count(AUTHORIZER_TOKEN), 0);
+}
+
+/// Lets a merchant whose token is gone withdraw its authorization while the next one is fetched.
+async fn withdraw_during_fetch(app: &App) {
+    app.wechat.fault(Fault::new(AUTHORIZER_TOKEN, Kind::Latency { ms: 500 }));
+    let fetched = app.count(AUTHORIZER_TOKEN);
+    let withdraw = async {
+        until(|| async { app.count(AUTHORIZER_TOKEN) > fetched }).await;
+        app.wechat.unauthorize(PLATFORM, MERCHANT).expect("withdrawn");
+        until(|| async { confirmed(app, "unauthorized") == 1 }).await;
+    };
+    let (called, ()) = tokio::join!(list_nearby(app, MERCHANT), withdraw);
+    let status = called.expect_err("withdrawn");
+    assert_eq!(reason(&status), is(Code::FailedPrecondition, "AUTHORIZATION_LOST"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_arrives_after_withdrawal_is_deleted() {
+    let app = start().await;
+    authorized(&app, ALL_SETS).await;
+    app.clock.advance(Duration::from_secs(7_201));
+    withdraw_during_fetch(&app).await;
+    let value: String = app
+        .open_state()
+        .query_row("SELECT value FROM tokens WHERE app_id LIKE '%@%'", [], |row| row.get(0))
+        .expect("one token of a merchant");
+    assert_eq!(value, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_after_withdrawal_is_deleted_in_redis() {
+    let redis = RedisServer::start(false).await;
+    let app = ready(App::with_state(&redis.url(), &section(PLATFORM, AES_KEY)).await).await;
+    authorized(&app, ALL_SETS).await;
+    let key = format!("{{wechat-store-gateway}}:token:{MERCHANT}@{PLATFORM}");
+    // Redis has a clock of its own.
+    for key in [&key, &format!("{{wechat-store-gateway}}:token:{PLATFORM}")] {
+        redis.command(&format!("HSET {key} over 0")).await;
+    }
+    app.clock.advance(Duration::from_secs(7_201));
+    withdraw_during_fetch(&app).await;
+    assert_eq!(redis.command(&format!("EXISTS {key}")).await.trim(), ":1", "it was fetched");
+    assert_eq!(redis.command(&format!("HEXISTS {key} value")).await.trim(), ":0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,6 +450,11 @@ async fn withdrawal_without_push_asks_merchant() {
     assert_eq!(reason(&status), is(Code::FailedPrecondition, "AUTHORIZATION_LOST"));
     let info = status.get_details_error_info().expect("details");
     assert_eq!(info.metadata["errcode"], "61003");
+    let value: String = app
+        .open_state()
+        .query_row("SELECT value FROM tokens WHERE app_id LIKE '%@%'", [], |row| row.get(0))
+        .expect("one token of a merchant");
+    assert_eq!(value, "", "its token is deleted, too");
     // The gateway stores what WeChat stated, and asks no more.
     let refused = app.count(AUTHORIZER_TOKEN);
     app.clock.advance(Duration::from_secs(10));

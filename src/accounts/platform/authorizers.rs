@@ -139,13 +139,11 @@ impl Authorizers {
             Ok(Some(found)) if found.1.authorized => Some(found),
             Ok(found) => self.discovered(&app_id, found).await?,
             // The copy in memory was true a moment ago, and WeChat refuses a call that is not granted any more.
-            Err(error) => match known {
-                Some(entry) => {
-                    self.entries.insert(app_id, Arc::new(self.kept(&entry)));
-                    return entry.account().map(Some);
-                }
-                None => return Err(error.into()),
-            },
+            Err(error) => {
+                let Some(known) = &known else { return Err(error.into()) };
+                let platform = self.directory.get(&known.authorizer.platform);
+                platform.map(|platform| (platform, known.authorizer.clone()))
+            }
         };
         let Some((platform, authorizer)) = found else {
             self.entries.invalidate(&app_id);
@@ -221,17 +219,6 @@ impl Authorizers {
         }
         self.unknown.insert(app_id.clone(), ());
         Ok(known)
-    }
-
-    /// Returns the entry for use while the state fails.
-    fn kept(&self, entry: &Entry) -> Entry {
-        Entry {
-            authorizer: entry.authorizer.clone(),
-            account: entry.account.clone(),
-            read_at: self.directory.services.clock.now(),
-            epoch: self.epoch.load(Ordering::Acquire),
-            changed: AtomicBool::new(false),
-        }
     }
 
     /// Returns the entry of an authorizer. It keeps tokens, quotas and running calls of the one before.
@@ -342,8 +329,7 @@ impl Platform {
                 state.replace_refresh_token(&self.app_id, app_id, None, &value).await?;
             }
             let mut record = record_of(&reply, self.services.clock.wall());
-            let known = self.stored(app_id).await?;
-            if let Some(known) = known.filter(|known| known.refresh_token.is_none()) {
+            if let Some(known) = self.stored(app_id).await? {
                 record.authorization_code = self::record(&known).authorization_code;
             }
             let record = record.encode_to_vec();
@@ -406,8 +392,7 @@ pub(super) fn is_not_authorized(error: &wechat::Error) -> bool {
 /// Returns the code of an authorization that was not exchanged yet.
 pub(super) fn left_code(authorizer: &Authorizer) -> Option<Secret> {
     let code = record(authorizer).authorization_code;
-    let is_left = authorizer.authorized && authorizer.refresh_token.is_none() && !code.is_empty();
-    is_left.then(|| code.into())
+    (authorizer.authorized && !code.is_empty()).then(|| code.into())
 }
 
 /// Returns the stored facts about an account. A damaged record counts as none: WeChat is asked again.

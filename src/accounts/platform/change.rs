@@ -16,6 +16,9 @@ use crate::{
     wechat::{self, Errcode, component::QueryAuth},
 };
 
+/// The attempts to store a refresh token while another one replaces it.
+const MOST_REPLACEMENTS: u32 = 3;
+
 /// A push about a platform. Each has the time at which WeChat sent it, in seconds after 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -80,26 +83,15 @@ impl Inner {
         code: Option<Secret>,
         sent_at: u64,
     ) -> Result<(), state::Error> {
-        let state = &self.directory.services.state;
-        let known = platform.stored(&app_id).await?;
-        // The same push again, or another change in the same second. The stored row stays until WeChat states
-        // the present one.
-        let is_same = |known: &Authorizer| known.authorized && known.changed_at == sent_at;
-        let refresh_token = known.filter(is_same).and_then(|known| known.refresh_token);
-        if refresh_token.is_none() {
-            let code = code.as_ref().map_or("", Secret::expose).to_owned();
-            let record = AuthorizerRecord { authorization_code: code, ..Default::default() };
-            let authorizer = platform.new_authorizer(&app_id, sent_at, None, record);
-            if !state.put_authorizer(&authorizer, false).await? {
-                return Ok(());
-            }
+        if !platform.put_authorization(&app_id, code.as_ref(), sent_at).await? {
+            return Ok(());
         }
         self.authorizers.changed(&app_id);
         tracing::info!(%app_id, platform = %platform.app_id, "an account authorized the platform");
         let inner = self.clone();
         tokio::spawn(async move {
             if let Some(code) = code {
-                platform.exchange(&app_id, code, refresh_token.as_ref()).await;
+                platform.exchange(&app_id, code, sent_at).await;
             }
             platform.describe(&app_id, sent_at).await;
             inner.authorizers.changed(&app_id);
@@ -133,11 +125,45 @@ impl Inner {
 }
 
 impl Platform {
+    /// Stores an authorization and its code. Returns false if a later change is stored.
+    ///
+    /// A refresh token that is stored stays until WeChat returns the next one for the code, because it usually
+    /// works on.
+    async fn put_authorization(
+        &self,
+        app_id: &AppId,
+        code: Option<&Secret>,
+        sent_at: u64,
+    ) -> Result<bool, state::Error> {
+        let state = &self.services.state;
+        let code = code.map(|code| code.expose().to_owned());
+        let known = self.stored(app_id).await?.filter(|known| known.authorized);
+        match known {
+            // The same push again, or another change in the same second. An exchange may store a refresh token
+            // at this moment, so only the code is written.
+            Some(known) if known.changed_at == sent_at => {
+                let Some(authorization_code) = code else { return Ok(true) };
+                let record = AuthorizerRecord { authorization_code, ..record(&known) };
+                let record = record.encode_to_vec();
+                state.describe_authorizer(&self.app_id, app_id, sent_at, &record).await
+            }
+            known => {
+                let authorization_code = code.unwrap_or_default();
+                let record = AuthorizerRecord { authorization_code, ..Default::default() };
+                let refresh_token = known.and_then(|known| known.refresh_token);
+                let authorizer = self.new_authorizer(app_id, sent_at, refresh_token, record);
+                state.put_authorizer(&authorizer, false).await
+            }
+        }
+    }
+
     /// Exchanges the code of an authorization for a refresh token and a first token, and stores both, the
-    /// refresh token first, in place of `before`. WeChat accepts a code once. A failure is logged: WeChat also
-    /// returns the refresh token when it is asked about the account, unless the code was never exchanged.
-    pub(super) async fn exchange(&self, app_id: &AppId, code: Secret, before: Option<&Secret>) {
-        let call = QueryAuth { component_appid: self.app_id.clone(), authorization_code: code };
+    /// refresh token first. An authorization that changed since `changed_at` stays. WeChat accepts a code once.
+    /// A failure is logged: WeChat also returns the refresh token when it is asked about the account, unless the
+    /// code was never exchanged.
+    pub(super) async fn exchange(&self, app_id: &AppId, code: Secret, changed_at: u64) {
+        let call =
+            QueryAuth { component_appid: self.app_id.clone(), authorization_code: code.clone() };
         let sent_at = self.services.clock.now();
         let reply = match self.ask(&call, self.background_deadline()).await {
             Ok(reply) => reply.authorization_info,
@@ -148,7 +174,7 @@ impl Platform {
                     "failed to exchange the code of an authorization: {error}"
                 );
                 if matches!(&error, Error::WeChat { error, .. } if is_final(error)) {
-                    self.drop_code(app_id).await;
+                    self.drop_code(app_id, &code).await;
                 }
                 return;
             }
@@ -163,26 +189,71 @@ impl Platform {
         }
         // Without the permission for any call, there are no tokens.
         let Some(refresh_token) = reply.refresh_token() else {
-            return self.drop_code(app_id).await;
+            return self.drop_code(app_id, &code).await;
         };
-        let state = &self.services.state;
-        let stored =
-            state.replace_refresh_token(&self.app_id, app_id, before, &refresh_token).await;
-        if let (Ok(true), Some((token, life))) = (stored, reply.access_token()) {
+        // If the state fails, the code stays. WeChat refuses it next time, and is then asked about the account.
+        let Ok(stored) = self.put_refresh_token(app_id, changed_at, &refresh_token).await else {
+            return;
+        };
+        self.drop_code(app_id, &code).await;
+        if let Some((token, life)) = reply.access_token().filter(|_| stored) {
             let life = life.saturating_sub(self.services.clock.now() - sent_at);
-            let name = token_name(&self.app_id, app_id);
+            let (state, name) = (&self.services.state, token_name(&self.app_id, app_id));
             let before = state.token(&name).await.ok().flatten();
             let before = before.map_or(0, |token| token.generation);
             // If this fails, the first call fetches a token.
             let _ = state.put_token(&name, before, &token, life).await;
+            self.confirm_token(app_id).await;
         }
     }
 
-    /// Forgets the code of an authorization, because WeChat never accepts it again. If this fails, WeChat refuses
-    /// the code once more.
-    async fn drop_code(&self, app_id: &AppId) {
+    /// Stores the refresh token of an authorization in place of the present one. Returns false if the
+    /// authorization changed since `changed_at`.
+    async fn put_refresh_token(
+        &self,
+        app_id: &AppId,
+        changed_at: u64,
+        value: &Secret,
+    ) -> Result<bool, state::Error> {
+        for _ in 0..MOST_REPLACEMENTS {
+            let known = self.stored(app_id).await?;
+            let is_same = |known: &Authorizer| known.authorized && known.changed_at == changed_at;
+            let Some(known) = known.filter(is_same) else { return Ok(false) };
+            let (state, before) = (&self.services.state, known.refresh_token.as_ref());
+            // A refresh can replace it at the same moment.
+            if state.replace_refresh_token(&self.app_id, app_id, before, value).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Checks after a token of an account was stored whether the account still authorizes the platform. If it
+    /// does not, deletes the token and returns false.
+    ///
+    /// A withdrawal is stored before it deletes the token. So a token that is stored at the same moment is
+    /// deleted there or here. If the state fails, WeChat itself refuses the token.
+    pub(super) async fn confirm_token(&self, app_id: &AppId) -> bool {
+        let state = &self.services.state;
+        match state.authorizer(&self.app_id, app_id).await {
+            Ok(found) if found.as_ref().is_none_or(|found| !found.authorized) => {
+                // If this fails, the token expires within two hours.
+                let _ = state.drop_token(&token_name(&self.app_id, app_id)).await;
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Forgets a code, because WeChat never accepts it again. If this fails, WeChat refuses the code once more.
+    async fn drop_code(&self, app_id: &AppId, code: &Secret) {
         let Ok(Some(known)) = self.stored(app_id).await else { return };
-        let record = AuthorizerRecord { authorization_code: String::new(), ..record(&known) };
+        let record = record(&known);
+        // A later authorization has a code of its own.
+        if record.authorization_code != code.expose() {
+            return;
+        }
+        let record = AuthorizerRecord { authorization_code: String::new(), ..record };
         let (state, record) = (&self.services.state, record.encode_to_vec());
         let _ = state.describe_authorizer(&self.app_id, app_id, known.changed_at, &record).await;
     }

@@ -31,6 +31,10 @@ const APART: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(60);
 /// The searches for one account in the list of a platform within an hour.
 const MOST_SEARCHES: u32 = 20;
+/// The limit for one search. A list of 100,000 accounts has 200 pages.
+const SEARCH_LIMIT: Duration = Duration::from_secs(180);
+/// The limit for a reading of the whole list, which stores each row.
+const READ_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Continues the authorizations that an earlier process left unfinished. Then reads the list of each platform,
 /// and again once a day.
@@ -72,7 +76,7 @@ async fn finish(platforms: &Platforms, platform: &Platform) -> bool {
         let Ok(rows) = page else { return false };
         for row in &rows {
             let Some(code) = left_code(row) else { continue };
-            platform.exchange(&row.app_id, code, None).await;
+            platform.exchange(&row.app_id, code, row.changed_at).await;
             platform.describe(&row.app_id, row.changed_at).await;
             platforms.0.authorizers.changed(&row.app_id);
         }
@@ -133,30 +137,39 @@ struct Counts {
 /// Reads the whole list, and stores what the state does not have.
 async fn read(platforms: &Platforms, platform: &Platform) -> Result<Counts, Error> {
     let mut counts = Counts { listed: 0, added: 0, left_out: 0 };
-    let mut pages = Pages::new(platform);
+    let mut pages = Pages::new(platform, READ_LIMIT);
     while let Some(rows) = pages.next().await? {
-        let stored = stream::iter(rows)
-            .map(|row| async move {
-                let added = store(platform, &row).await?;
-                if added {
-                    platforms.0.authorizers.changed(&row.authorizer_appid);
-                }
-                Ok::<_, Error>(added)
-            })
-            .buffer_unordered(CONCURRENT_ROWS)
-            .collect::<Vec<_>>()
-            .await;
-        for added in stored {
+        for (app_id, added) in store_all(platform, rows).await {
             counts.listed += 1;
             match added {
-                Ok(added) => counts.added += u64::from(added),
-                // One account must not keep the others from being stored.
-                Err(Error::State(state::Error::Unreadable(_))) => counts.left_out += 1,
+                Ok(true) => {
+                    counts.added += 1;
+                    platforms.0.authorizers.changed(&app_id);
+                }
+                Ok(false) => {}
+                Err(error) if is_of_one(&error) => counts.left_out += 1,
                 Err(error) => return Err(error),
             }
         }
     }
     Ok(counts)
+}
+
+/// Returns true if the failure is about one account. It must not keep the others from being stored.
+fn is_of_one(error: &Error) -> bool {
+    matches!(error, Error::State(state::Error::Unreadable(_)))
+}
+
+/// Stores rows as [`store`] does, several at a time. Returns the account of each, and its result.
+async fn store_all(
+    platform: &Platform,
+    rows: Vec<ListedAuthorizer>,
+) -> Vec<(AppId, Result<bool, Error>)> {
+    let store = |row: ListedAuthorizer| async move {
+        let added = store(platform, &row).await;
+        (row.authorizer_appid, added)
+    };
+    stream::iter(rows).map(store).buffer_unordered(CONCURRENT_ROWS).collect().await
 }
 
 /// Stores a row, unless the state has the account and a refresh token for it. Returns true if it changed
@@ -185,7 +198,8 @@ async fn store(platform: &Platform, row: &ListedAuthorizer) -> Result<bool, Erro
 /// Returns the refresh token that WeChat has for an account, if it differs from `refused`. First asks about
 /// the account alone. If that brings none, searches the list.
 ///
-/// Fails if WeChat cannot be asked, or if it states that the account is not authorized.
+/// Fails if WeChat cannot be asked, if it states that the account is not authorized, or if the search takes too
+/// long.
 pub(super) async fn refresh_token(
     platform: &Platform,
     app_id: &AppId,
@@ -205,21 +219,24 @@ pub(super) async fn refresh_token(
         let error = wechat::Error::NotSent { cause };
         return Err(Error::WeChat { path: GetAuthorizerList::PATH, error });
     }
-    let (mut pages, mut found) = (Pages::new(platform), None);
-    while let Some(rows) = pages.next().await? {
-        for row in rows {
-            if row.authorizer_appid == *app_id {
-                found = row.refresh_token().filter(is_other);
-            } else {
-                // The same reading serves the others that have none.
-                store(platform, &row).await?;
+    let mut pages = Pages::new(platform, SEARCH_LIMIT);
+    while let Some(mut rows) = pages.next().await? {
+        let own = rows.iter().position(|row| row.authorizer_appid == *app_id);
+        let own = own.map(|index| rows.swap_remove(index));
+        // The same reading serves the others that have none.
+        for (_, stored) in store_all(platform, rows).await {
+            if let Err(error) = stored
+                && !is_of_one(&error)
+            {
+                return Err(error);
             }
         }
+        let found = own.and_then(|row| row.refresh_token()).filter(is_other);
         if found.is_some() {
-            break;
+            return Ok(found);
         }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// Reads the list page by page.
@@ -230,14 +247,17 @@ struct Pages<'a> {
     most: u32,
     offset: u32,
     ended: bool,
+    /// The time by which all pages must be read.
+    end: Instant,
 }
 
 impl<'a> Pages<'a> {
-    fn new(platform: &'a Platform) -> Self {
-        Self { platform, read: 0, most: 1, offset: 0, ended: false }
+    fn new(platform: &'a Platform, limit: Duration) -> Self {
+        let end = platform.services.clock.now() + limit;
+        Self { platform, read: 0, most: 1, offset: 0, ended: false, end }
     }
 
-    /// Returns the next rows. `None` after the last ones.
+    /// Returns the next rows. `None` after the last ones. Fails at the end of the time.
     async fn next(&mut self) -> Result<Option<Vec<ListedAuthorizer>>, Error> {
         if self.ended || self.read >= self.most {
             return Ok(None);
@@ -247,7 +267,11 @@ impl<'a> Pages<'a> {
             offset: self.offset,
             count: MOST_AUTHORIZERS,
         };
-        let reply = self.platform.ask(&call, self.platform.background_deadline()).await?;
+        if self.end <= self.platform.services.clock.now() {
+            return Err(Error::Deadline);
+        }
+        let deadline = self.platform.background_deadline().min(self.end);
+        let reply = self.platform.ask(&call, deadline).await?;
         let Rows(rows) = reply.list;
         self.read += 1;
         self.offset = self.offset.saturating_add(u32::try_from(rows.len()).unwrap_or(u32::MAX));
@@ -260,5 +284,37 @@ impl<'a> Pages<'a> {
         let is_empty = rows.is_empty();
         let rows = rows.into_iter().filter(|row| config::is_app_id(row.authorizer_appid.as_str()));
         Ok((!is_empty).then(|| rows.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        accounts::Services,
+        config::{Environment, Settings},
+        metrics::Metrics,
+        state::temporary,
+        util::clock::Clock,
+        wechat::Client,
+    };
+
+    #[tokio::test]
+    async fn pages_end_at_their_limit() {
+        let clock = Clock::frozen();
+        let file = "[[platforms]]\napp_id = \"wx00000000000000c1\"\nsecret = \"s\"\n\
+            token = \"token\"\naes_key = \"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG\"\n";
+        let settings = Settings::parse(file, &Environment::new()).expect("good settings");
+        let client = Client::new(&settings.wechat, &clock, Metrics::default()).expect("a client");
+        let (_folder, state) = temporary(&clock);
+        let services = Services { client, state, clock: clock.clone() };
+        let platform = Platform::new(&settings.platforms[0], None, services);
+        let mut pages = Pages::new(&platform, SEARCH_LIMIT);
+        clock.advance(SEARCH_LIMIT - Duration::from_secs(1));
+        let error = pages.next().await.err().expect("there is no ticket");
+        assert!(matches!(error, Error::Token { .. }), "a call would be sent: {error:?}");
+        clock.advance(Duration::from_secs(1));
+        let error = pages.next().await.err().expect("the time is over");
+        assert!(matches!(error, Error::Deadline), "{error:?}");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     Directory, Error, Platform,
     ask::refuses_token,
     authorizers::{is_not_authorized, left_code},
-    list,
+    list, token_name,
 };
 use crate::{
     config::SecretSource,
@@ -131,26 +131,30 @@ impl AuthorizerSource {
         let platform = self.directory.get(&self.platform).ok_or(FetchError::NotAuthorized)?;
         self.save_left().await?;
         let mut authorizer = self.authorizer().await?;
-        if let Some(code) = left_code(&authorizer) {
-            platform.exchange(&self.app_id, code, None).await;
-            authorizer = self.authorizer().await?;
+        if authorizer.refresh_token.is_none() {
+            authorizer = self.exchanged(&platform, authorizer).await?;
         }
         let (refresh_token, is_fresh) = match &authorizer.refresh_token {
             Some(refresh_token) => (refresh_token.clone(), false),
             None => (self.recovered(&platform, None).await?, true),
         };
         let refused = match self.refresh(&platform, &refresh_token, tries).await {
-            Err(FetchError::WeChat(error)) if refuses_refresh_token(&error) => error,
-            Err(FetchError::WeChat(error)) if is_not_authorized(&error) => {
-                self.end(authorizer.changed_at).await?;
-                return Err(error.into());
+            Err(FetchError::WeChat(error))
+                if refuses_refresh_token(&error) || is_not_authorized(&error) =>
+            {
+                error
             }
             fetched => return fetched,
         };
-        let newer = self.authorizer().await?.refresh_token;
+        let newer = self.authorizer().await?;
+        let newer = self.exchanged(&platform, newer).await?.refresh_token;
         let next = match newer.filter(|newer| *newer != refresh_token) {
             // The account authorized the platform again, or another replica recovered the token.
             Some(newer) => newer,
+            None if is_not_authorized(&refused) => {
+                self.end(authorizer.changed_at).await?;
+                return Err(refused.into());
+            }
             None if is_fresh => return Err(refused.into()),
             None => match self.recovered(&platform, Some(&refresh_token)).await {
                 Ok(recovered) => recovered,
@@ -161,8 +165,19 @@ impl AuthorizerSource {
         self.refresh(&platform, &next, tries).await
     }
 
-    /// Stores that the account withdrew its authorization, because WeChat states it and the push was lost. A change
-    /// since `changed_at` stays.
+    /// Exchanges the code of an authorization that is left, if there is one. Returns the authorizer as it is then.
+    async fn exchanged(
+        &self,
+        platform: &Platform,
+        authorizer: Authorizer,
+    ) -> Result<Authorizer, FetchError> {
+        let Some(code) = left_code(&authorizer) else { return Ok(authorizer) };
+        platform.exchange(&self.app_id, code, authorizer.changed_at).await;
+        self.authorizer().await
+    }
+
+    /// Stores that the account withdrew its authorization, because WeChat states it and the push was lost. Deletes
+    /// its token. A change since `changed_at` stays.
     async fn end(&self, changed_at: u64) -> Result<(), FetchError> {
         let ended = Authorizer {
             platform: self.platform.clone(),
@@ -172,7 +187,10 @@ impl AuthorizerSource {
             refresh_token: None,
             record: Vec::new(),
         };
-        self.directory.services.state.put_authorizer(&ended, false).await?;
+        let state = &self.directory.services.state;
+        if state.put_authorizer(&ended, false).await? {
+            state.drop_token(&token_name(&self.platform, &self.app_id)).await?;
+        }
         Ok(())
     }
 
@@ -261,6 +279,17 @@ impl Source for AuthorizerSource {
         _force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>> {
         self.token(tries).boxed()
+    }
+
+    fn confirm(&self) -> BoxFuture<'_, bool> {
+        async {
+            match self.directory.get(&self.platform) {
+                Some(platform) => platform.confirm_token(&self.app_id).await,
+                // Its calls are refused.
+                None => true,
+            }
+        }
+        .boxed()
     }
 }
 

@@ -10,7 +10,7 @@
 //!   request was sent.
 //! - Replicas share tokens through the [`TokenState`](crate::state): a replica that needs one reads the
 //!   state first, and one replica at a time asks WeChat. If the state fails, each replica asks for
-//!   itself.
+//!   itself. Platforms and authorizers get no new token then, because the state has what they send for one.
 //! - Every account has a daily budget, which replicas share, and a failure is kept for a while, so
 //!   that nothing loops.
 //! - A token that another program fetched is only read, by each process for itself. It has no budget and no
@@ -22,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use tracing::Span;
 
 pub(crate) use self::external::Missing;
@@ -234,6 +237,12 @@ pub(super) trait Source: fmt::Debug + Send + Sync {
         tries: &'a mut Tries,
         force: bool,
     ) -> BoxFuture<'a, Result<Fetched, FetchError>>;
+
+    /// Checks a token after it was shared. Returns false if the account may not have it any more, after deleting
+    /// it for all replicas.
+    fn confirm(&self) -> BoxFuture<'_, bool> {
+        ready(true).boxed()
+    }
 }
 
 /// Sends one request to a token endpoint.
@@ -693,6 +702,9 @@ impl Tokens {
                     let Fetched { value, life } = &fetched;
                     let life = life.saturating_sub(self.clock.now() - sent_at);
                     let put = self.shared.put_token(&self.name, before, value, life).await;
+                    if !self.source.confirm().await {
+                        return Some(Err(self.fail(FetchError::NotAuthorized)));
+                    }
                     return Some(Ok(match put {
                         Ok(shared) if shared.value != *value => self
                             .adopt(number, &shared)
