@@ -17,6 +17,7 @@ use wechat_store_gateway::{
 
 use crate::{
     endpoints::calls,
+    platform::until,
     support::{
         App, CALLBACK_TOKEN, CLASSIC_TOKEN, MINI_PROGRAM_AES_KEY, STABLE_TOKEN, is, nearby_profile,
         reason, within,
@@ -132,7 +133,7 @@ async fn review_arrives_as_cloud_push() {
         }
     };
     assert_eq!(within(LONG, decided).await, pb::AuditState::Approved);
-    assert!(app.wechat.pushes().iter().all(|push| push.state == State::Delivered));
+    until(|| async { app.wechat.pushes().iter().all(|push| push.state == State::Delivered) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +157,9 @@ async fn missing_token_is_named_until_wechat_writes_it() {
     let text = missing(container.list().await);
     assert!(text.contains("does not exist") && text.contains("cloudbase_access_token"), "{text}");
 
-    for content in ["", "default-tcb-wx-access-token", "default-tcb-wx-access-token\n"] {
+    for content in
+        ["", "default-tcb-wx-acc", "default-tcb-wx-access-token", "default-tcb-wx-access-token\n"]
+    {
         fs::write(&container.file, content).expect("writable");
         app.clock.advance(SECONDS);
         let text = missing(container.list().await);

@@ -8,10 +8,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use wechat_simulator::OFFICIAL_SECRET;
@@ -20,62 +22,89 @@ use wechat_store_gateway::pb::{self, TokenKind, account_service_client::AccountS
 use crate::{
     redis::RedisServer,
     support::{App, CLASSIC_TOKEN, GET_CARD, STABLE_TOKEN, is, reason, take_classic_token},
+    tls::Authority,
 };
+
+/// The beginning of a reply that is never sent.
+const SILENT: &str = "HTTP/1.1 999";
 
 /// A token server of a company.
 #[derive(Clone)]
-struct TokenServer {
+pub(crate) struct TokenServer {
     address: SocketAddr,
     /// The status and the body of the next replies, and the requests.
     shared: Arc<Mutex<(u16, String, Vec<String>)>>,
 }
 
 impl TokenServer {
-    async fn start(reply: impl Into<String>) -> Self {
+    pub(crate) async fn start(reply: impl Into<String>) -> Self {
+        Self::start_with(reply, None).await
+    }
+
+    /// Starts a server with TLS or without it.
+    async fn start_with(reply: impl Into<String>, tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Mutex::new((200, reply.into(), Vec::new())));
         let server = Self { address, shared };
         let own = server.clone();
+        let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let own = own.clone();
+            while let Ok((socket, _)) = listener.accept().await {
+                let (own, tls) = (own.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let mut request = Vec::new();
-                    while !request.ends_with(b"\r\n\r\n") {
-                        match socket.read_buf(&mut request).await {
-                            Ok(read) if read > 0 => {}
-                            _ => return,
+                    match tls {
+                        None => own.serve(socket).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(socket).await {
+                                own.serve(stream).await;
+                            }
                         }
                     }
-                    let reply = own.answer(String::from_utf8_lossy(&request).into_owned());
-                    let _ = socket.write_all(reply.as_bytes()).await;
                 });
             }
         });
         server
     }
 
+    async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            match stream.read_buf(&mut request).await {
+                Ok(read) if read > 0 => {}
+                _ => return,
+            }
+        }
+        let reply = self.answer(String::from_utf8_lossy(&request).into_owned());
+        if reply.starts_with(SILENT) {
+            return std::future::pending().await;
+        }
+        let _ = stream.write_all(reply.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+
+    /// Returns the reply to a request. `{n}` in it becomes the number of requests so far.
     fn answer(&self, request: String) -> String {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.2.push(request);
-        let (status, body, _) = &*shared;
+        let (status, body, requests) = &*shared;
+        let body = body.replace("{n}", &requests.len().to_string());
         format!(
             "HTTP/1.1 {status} Reply\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         )
     }
 
-    fn set(&self, status: u16, body: impl Into<String>) {
+    pub(crate) fn set(&self, status: u16, body: impl Into<String>) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         (shared.0, shared.1) = (status, body.into());
     }
 
-    fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).2.clone()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/wechat/token", self.address)
     }
 }
@@ -200,6 +229,82 @@ async fn refused_token_is_asked_for_at_growing_pauses() {
     fetched_none(&app, 0);
 }
 
+/// A server that fetches a new token from WeChat for each request must not be emptied.
+#[tokio::test(flavor = "multi_thread")]
+async fn changing_refused_tokens_are_asked_for_slowly() {
+    let (app, server) = with_server(&json("outdated-token-{n}", 7_200), "").await;
+    for _ in 0..600 {
+        app.clock.advance(Duration::from_secs(1));
+        refused(app.read().await);
+    }
+    let requests = server.requests().len();
+    assert!((12..=18).contains(&requests), "{requests} requests for 600 calls");
+    server.set(200, json(&take_classic_token(app.host).await, 7_200));
+    app.clock.advance(Duration::from_secs(61));
+    accepted(app.read().await);
+    // A refusal after a time of peace causes a request at once. A new token ends this one after five minutes.
+    take_classic_token(app.host).await;
+    app.clock.advance(Duration::from_secs(301));
+    server.set(200, json(&take_classic_token(app.host).await, 7_200));
+    accepted(app.read().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_needs_trusted_certificate() {
+    let (own, other) = (Authority::new(), Authority::new());
+    let tls = own.server("127.0.0.1", &["http/1.1"]);
+    let server = TokenServer::start_with("", Some(tls)).await;
+    let url = server.url().replace("http:", "https:");
+    let app = App::still_with_token(OFFICIAL_SECRET, &format!("{{ url = \"{url}\" }}")).await;
+    server.set(200, take_classic_token(app.host).await);
+    let text = missing(app.read().await);
+    assert!(text.contains("is unreachable"), "the system does not trust it: {text}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    fs::write(&file, other.pem()).expect("writable");
+    let token = format!("{{ url = \"{url}\", ca = \"{}\" }}", file.display());
+    let app = App::still_with_token(OFFICIAL_SECRET, &token).await;
+    server.set(200, take_classic_token(app.host).await);
+    let text = missing(app.read().await);
+    assert!(text.contains("is unreachable"), "the authority is another: {text}");
+    assert_eq!(server.requests().len(), 0, "no request without a trusted certificate");
+    // The file is read for each request.
+    fs::write(&file, own.pem()).expect("writable");
+    app.clock.advance(Duration::from_secs(31));
+    accepted(app.read().await);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_server_delays_only_calls_without_token() {
+    let (app, server) = with_server("", "").await;
+    server.set(200, take_classic_token(app.host).await);
+    accepted(app.read().await);
+    server.set(999, "");
+    for _ in 0..3 {
+        app.clock.advance(Duration::from_secs(61));
+        accepted(app.read().await);
+    }
+    let (app, server) = with_server("", "").await;
+    server.set(999, "");
+    let text = missing(app.read().await);
+    assert!(text.contains("took too long"), "{text}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_as_token_file_is_not_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("token");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    let token = format!("{{ file = \"{}\" }}", pipe.display());
+    let app = App::still_with_token(OFFICIAL_SECRET, &token).await;
+    let text = missing(app.read().await);
+    assert!(text.contains("not a regular file"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_token_is_used_while_server_is_down() {
     let (app, server) = with_server("", "").await;
@@ -226,6 +331,9 @@ async fn useless_reply_is_described_and_not_quoted() {
         (200, "{\"access_token\":\"canary 4\"}".to_owned(), "it is no token"),
         (200, "{ canary-5".to_owned(), "it is not JSON"),
         (200, "{\"access_token\":\"canary-6\",\"expires_in\":0}".to_owned(), "has expired"),
+        (200, "{\"access_token\":\"canary-6\",\"expires_in\":-7200}".to_owned(), "has expired"),
+        (200, "<html><title>canary-6</title></html>".to_owned(), "it is no token"),
+        (200, json("default-tcb-wx-access-token", 7_200), "WeChat has not written"),
         (200, "canary-7".repeat(10_000), "more than 64 KiB"),
     ] {
         server.set(status, body);

@@ -11,7 +11,9 @@ use wechat_store_gateway::pb::{self, token_service_client::TokenServiceClient};
 use crate::{
     access::{bearer, caller},
     endpoints::calls,
+    external::TokenServer,
     leaks::forms,
+    platform::{AES_KEY, ALL_SETS, MERCHANT, PLATFORM, authorized, ready, section, until},
     support::{App, STABLE_TOKEN, is, reason},
 };
 
@@ -149,6 +151,102 @@ async fn container_token_is_not_given() {
         let status = app.access_token(MINI_PROGRAM_APP_ID, 0).await.expect_err("it stays");
         assert_eq!(reason(&status), is(Code::FailedPrecondition, "CLOUD_CALL_NOT_ALLOWED"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_of_authorizer_is_given() {
+    let section = section(PLATFORM, AES_KEY) + ON;
+    let mut app = ready(App::with_sections(&section).await).await;
+    let status = app.access_token(MERCHANT, 0).await.expect_err("not authorized yet");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
+    authorized(&app, ALL_SETS).await;
+    let given = app.access_token(MERCHANT, 0).await.expect("a token");
+    let sql = "SELECT value FROM tokens WHERE app_id LIKE ?1";
+    let stored = |app_id: &str| -> String {
+        let row = app.open_state().query_row(sql, [app_id], |row| row.get(0));
+        row.expect("one token")
+    };
+    assert_eq!(given.access_token, stored(&format!("{MERCHANT}@%")));
+    assert!(given.expire_time.is_some(), "WeChat states it");
+    // The token of the platform itself could act for every merchant.
+    assert!(!stored(PLATFORM).is_empty(), "there is one");
+    let status = app.access_token(PLATFORM, 0).await.expect_err("it is no account");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
+
+    app.reload(|settings| settings.replace("[[platforms]]\n", "[[platforms]]\nread_only = true\n"));
+    until(|| async {
+        let status = app.access_token(MERCHANT, 0).await.err();
+        status.is_some_and(|status| {
+            reason(&status) == is(Code::FailedPrecondition, "ACCOUNT_READ_ONLY")
+        })
+    })
+    .await;
+    app.reload(|settings| settings.replace("read_only = true\n", ""));
+    until(|| async { app.access_token(MERCHANT, 0).await.is_ok() }).await;
+    app.clock.advance(Duration::from_secs(2));
+    app.wechat.unauthorize(PLATFORM, MERCHANT).expect("withdrawn");
+    until(|| async {
+        let status = app.access_token(MERCHANT, 0).await.err();
+        status.is_some_and(|status| {
+            reason(&status) == is(Code::FailedPrecondition, "AUTHORIZATION_LOST")
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_admins_of_merchant_get_its_token() {
+    let sections = [
+        ON.to_owned(),
+        caller("merchant", &format!("roles = {{ {MERCHANT} = \"admin\" }}")),
+        caller("writer", &format!("roles = {{ {MERCHANT} = \"writer\" }}")),
+        caller("platform", &format!("roles = {{ {PLATFORM} = \"admin\" }}")),
+        caller("other", &format!("roles = {{ {OFFICIAL_APP_ID} = \"admin\" }}")),
+    ];
+    let section = section(PLATFORM, AES_KEY) + &sections.concat();
+    let app = ready(App::with_sections(&section).await).await;
+    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
+    let get = async |name: &str, app_id: &str| {
+        let mut request = Request::new(pb::GetAccessTokenRequest {
+            app_id: app_id.to_owned(),
+            ..Default::default()
+        });
+        let value = MetadataValue::try_from(bearer(name)).expect("ASCII");
+        request.metadata_mut().insert("authorization", value);
+        app.token_service().get_access_token(request).await
+    };
+    until(|| async { get("merchant", MERCHANT).await.is_ok() }).await;
+    for (name, app_id) in
+        [("writer", MERCHANT), ("platform", MERCHANT), ("other", MERCHANT), ("merchant", PLATFORM)]
+    {
+        let status = get(name, app_id).await.expect_err("no right");
+        assert_eq!(reason(&status), is(Code::PermissionDenied, "PERMISSION_MISSING"), "{name}");
+    }
+    let status = get("platform", PLATFORM).await.expect_err("it is no account");
+    assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_of_another_program_is_given() {
+    let server = TokenServer::start("token-of-another-program").await;
+    let mut app = App::still_with_sections(ON).await;
+    let secret = format!("secret = \"{}\"", wechat_simulator::OFFICIAL_SECRET);
+    app.change_settings(&secret, &format!("token = {{ url = \"{}\" }}", server.url()));
+    let app = app.restart().await;
+    let given = app.access_token("", 300).await.expect("a token");
+    assert_eq!(given.access_token, "token-of-another-program");
+    assert_eq!(given.expire_time, None, "its end is unknown");
+    assert_eq!(app.access_token("", 300).await.expect("a token").generation, 1);
+    assert_eq!((server.requests().len(), app.count(STABLE_TOKEN)), (1, 0));
+    // The other program has another one.
+    server.set(200, "{\"access_token\":\"the-next-token\",\"expires_in\":30}");
+    app.clock.advance(Duration::from_secs(61));
+    app.access_token("", 0).await.expect("a token");
+    until(|| async {
+        let given = app.access_token("", 0).await.expect("a token");
+        given.access_token == "the-next-token" && given.expire_time.is_some()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

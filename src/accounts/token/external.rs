@@ -8,13 +8,14 @@ use std::{
     fs,
     io::{self, Read},
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use http::header;
 use serde_json::Value;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{ENDLESS, FetchError, Fetched, Source};
 use crate::{
@@ -27,6 +28,8 @@ use crate::{
 const PLACEHOLDER: &str = "default-tcb-wx-access-token";
 /// WeChat writes a new token into the container's file every ten minutes. Each lives this long.
 const CLOUDBASE_LIFE: Duration = Duration::from_secs(1_800);
+/// No token of WeChat lives longer.
+const LONGEST_LIFE: Duration = Duration::from_secs(7_200);
 /// A file with an older token is used for this long. Its time may be wrong, and WeChat decides.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 /// The longest file, reply or value, in bytes.
@@ -37,7 +40,7 @@ const LONGEST_TOKEN: usize = 2_048;
 const FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// A server that does not state the life of its token, and a Redis, are read again after this time.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The limit for the answer of a server.
+/// The limit for the answer of a server, and for a read of a file.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The field of a token in JSON, as WeChat itself names it.
 const FIELD: &str = "access_token";
@@ -54,6 +57,9 @@ pub enum Missing {
          writes one within ten minutes"
     )]
     NotWritten(String),
+    /// The place is a folder, a pipe or a device.
+    #[error("{0} is not a regular file")]
+    NotFile(String),
     /// The file cannot be read.
     #[error("the file {0} cannot be read: {1}")]
     Unreadable(String, io::ErrorKind),
@@ -81,6 +87,9 @@ pub enum Missing {
 pub(super) struct External {
     place: Place,
     clock: Clock,
+    /// Held by a read of a file. One that never ends, such as on a lost network drive, must not block more than
+    /// one thread.
+    reading: Arc<Semaphore>,
 }
 
 /// The place that is read.
@@ -115,16 +124,17 @@ impl External {
             TokenKind::External(place) => Place::Own(place.clone()),
             TokenKind::Classic | TokenKind::OpenInterface | TokenKind::Stable => return None,
         };
-        Some(Self { place, clock: clock.clone() })
+        let reading = Arc::new(Semaphore::new(1));
+        Some(Self { place, clock: clock.clone(), reading })
     }
 
     /// Returns the token of the place, and how long it lives.
     pub(super) async fn read(&self) -> Result<Fetched, Missing> {
         let name = self.place_name();
         let (content, field) = match &self.place {
-            Place::Cloudbase(file) => (read_file(file).await?, None),
+            Place::Cloudbase(file) => (self.read_file(file).await?, None),
             Place::Own(ExternalToken::File { file, field }) => {
-                (read_file(file).await?, field.as_deref())
+                (self.read_file(file).await?, field.as_deref())
             }
             Place::Own(ExternalToken::Url { field, .. }) => {
                 (self.ask().await?.into(), field.as_deref())
@@ -136,8 +146,9 @@ impl External {
         let not_token = |problem| Missing::NotToken { place: name, problem };
         let text = std::str::from_utf8(&content.bytes).map_err(|_| not_token("it is not text"))?;
         let text = text.trim();
+        // A read can meet the file while it is being written.
         if let Place::Cloudbase(file) = &self.place
-            && (text.is_empty() || text == PLACEHOLDER)
+            && PLACEHOLDER.starts_with(text)
         {
             return Err(Missing::NotWritten(file.display().to_string()));
         }
@@ -155,12 +166,32 @@ impl External {
         if let Place::Cloudbase(_) = self.place {
             return Some(CLOUDBASE_LIFE.saturating_sub(age).max(LEAST_LIFE));
         }
-        match (content.stays, stated) {
-            // How long ago the text was written is unknown, so only the key's own end counts.
-            (Some(stays), _) => Some(stays),
-            (None, Some(life)) => Some(life.saturating_sub(age)).filter(|life| !life.is_zero()),
-            (None, None) => Some(ENDLESS),
-        }
+        let life = match (content.stays, stated) {
+            // How long ago the text was written is unknown, so only the key's own end counts. A key that stays longer
+            // than a token states nothing about the token.
+            (Some(stays), _) => Some(stays).filter(|stays| *stays <= LONGEST_LIFE),
+            (None, stated) => stated.map(|life| life.saturating_sub(age)),
+        };
+        Some(life.unwrap_or(ENDLESS)).filter(|life| !life.is_zero())
+    }
+
+    async fn read_file(&self, file: &Path) -> Result<Content, Missing> {
+        let read = async {
+            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+            let turn = self.reading.clone().try_acquire_owned().map_err(late)?;
+            let file = file.to_owned();
+            let read = spawn_blocking(move || {
+                let _turn = turn;
+                content_of(&file)
+            });
+            timeout(ANSWER_LIMIT, read).await?.map_err(io::Error::other)?
+        };
+        let name = file.display().to_string();
+        read.await.map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidInput => Missing::NotFile(name),
+            io::ErrorKind::NotFound => Missing::NoFile(name),
+            kind => Missing::Unreadable(name, kind),
+        })
     }
 
     fn place_name(&self) -> &'static str {
@@ -256,42 +287,47 @@ fn token_of(text: &str, field: Option<&str>) -> Result<(Secret, Option<Duration>
         None => (json.get(field), Some(&json)),
     };
     let token = found.and_then(Value::as_str).ok_or("the field is not there")?;
-    let life = beside.and_then(|beside| beside.get("expires_in"));
-    let life = life.and_then(|life| life.as_u64().or_else(|| life.as_str()?.trim().parse().ok()));
-    // No token of WeChat lives longer than two hours.
-    let life = life.map(|life| Duration::from_secs(life.min(7_200)));
+    let life = beside.and_then(|beside| beside.get("expires_in")).and_then(stated_life);
     Ok((checked(token.trim())?, life))
+}
+
+/// Returns the life in a field, in seconds. `None` if it is no number. A negative one is over.
+fn stated_life(field: &Value) -> Option<Duration> {
+    let seconds: f64 = field.as_f64().or_else(|| field.as_str()?.trim().parse().ok())?;
+    let longest = LONGEST_LIFE.as_secs_f64();
+    (!seconds.is_nan()).then(|| Duration::from_secs_f64(seconds.clamp(0.0, longest)))
 }
 
 /// Returns a text as a token, if it can be one.
 fn checked(token: &str) -> Result<Secret, &'static str> {
     match token {
         "" => Err("it is empty"),
+        PLACEHOLDER => Err("WeChat has not written one into the container yet"),
         _ if token.len() > LONGEST_TOKEN => Err("it is too long"),
-        _ if !token.bytes().all(|byte| byte.is_ascii_graphic()) => Err("it is no token"),
+        // Pages and JSON have these characters, and no token has them.
+        _ if !token
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"<>{}[]\"'\\".contains(&byte)) =>
+        {
+            Err("it is no token")
+        }
         _ => Ok(token.to_owned().into()),
     }
 }
 
-async fn read_file(file: &Path) -> Result<Content, Missing> {
-    let name = file.display().to_string();
-    let unreadable = |kind| match kind {
-        io::ErrorKind::NotFound => Missing::NoFile(name.clone()),
-        kind => Missing::Unreadable(name.clone(), kind),
-    };
-    let file = file.to_owned();
-    let read = spawn_blocking(move || {
-        let file = fs::File::open(file)?;
-        let since = file.metadata()?.modified().ok();
-        let mut bytes = Vec::new();
-        file.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(Content { bytes, since, stays: None })
-    });
-    let content = read.await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
-    let content = content.map_err(|error| unreadable(error.kind()))?;
-    match content.bytes.len() > LONGEST {
-        true => Err(unreadable(io::ErrorKind::FileTooLarge)),
-        false => Ok(content),
+/// Returns the content of a file. Blocks the thread.
+fn content_of(file: &Path) -> io::Result<Content> {
+    // To open a pipe would wait for its writer.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let file = fs::File::open(file)?;
+    let since = file.metadata()?.modified().ok();
+    let mut bytes = Vec::new();
+    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > LONGEST {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(Content { bytes, since, stays: None }),
     }
 }
 
@@ -334,6 +370,22 @@ mod tests {
             ("abc", Some("t"), Err("it is not JSON")),
             ("", None, Err("it is empty")),
             ("<html>no token</html>", None, Err("it is no token")),
+            ("<html><body>404</body></html>", None, Err("it is no token")),
+            (r#"["abc"]"#, None, Err("it is no token")),
+            (r#""abc""#, None, Err("it is no token")),
+            ("a\\b", None, Err("it is no token")),
+            (r#"{"access_token":"abc","expires_in":-1}"#, None, is("abc", Some(0))),
+            (r#"{"access_token":"abc","expires_in":59.9}"#, None, is("abc", Some(59))),
+            (r#"{"access_token":"abc","expires_in":1e300}"#, None, is("abc", Some(7_200))),
+            (r#"{"access_token":"abc","expires_in":"NaN"}"#, None, is("abc", None)),
+            (r#"{"access_token":"abc","expires_in":"soon"}"#, None, is("abc", None)),
+            (r#"{"access_token":"abc","expires_in":null}"#, None, is("abc", None)),
+            (PLACEHOLDER, None, Err("WeChat has not written one into the container yet")),
+            (
+                r#"{"access_token":"default-tcb-wx-access-token"}"#,
+                None,
+                Err("WeChat has not written one into the container yet"),
+            ),
         ] {
             assert_eq!(found(text, field), expected, "{text} {field:?}");
         }

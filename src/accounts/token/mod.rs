@@ -61,8 +61,8 @@ const RENEW_JITTER: Duration = Duration::from_secs(60);
 const PROPAGATION_TIME: Duration = Duration::from_secs(3);
 /// The pause after a fetch that returned the refused token again.
 const SUSPECT_PAUSE: Duration = Duration::from_secs(30);
-/// The first pause after a place of the operator's own had the refused token again. Each further time doubles
-/// it up to [`LONGEST_REREAD_PAUSE`].
+/// The first pause between two refusals for which the token of another program is read again. Each further one
+/// doubles it up to [`LONGEST_REREAD_PAUSE`]. So a token server that gives a useless token each time is not flooded.
 const REREAD_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(60);
 /// If two endpoints refuse the token within this time, the fault is not that of one endpoint.
@@ -330,6 +330,7 @@ struct TokenState {
     /// The last failure and its time, for operators. It stays after a success.
     last_failure: Option<(Error, Instant)>,
     suspect: Option<Suspect>,
+    rereads: Option<Rereads>,
     forced_at: Option<Instant>,
     /// When a token that was about to expire was last renewed for another program.
     renewed_early_at: Option<Instant>,
@@ -392,10 +393,29 @@ struct Suspect {
     refused_by: Vec<(&'static str, Instant)>,
     /// True while a refusal causes a fetch.
     asking: bool,
-    /// The number of fetches that returned the same token again.
-    same: u32,
     /// Set after such a fetch. The next one must wait until then.
     ask_again_at: Option<Instant>,
+}
+
+/// The reads of another program's token because WeChat refused it.
+#[derive(Debug)]
+struct Rereads {
+    in_a_row: u32,
+    /// The time before which no further refusal causes one.
+    again_at: Instant,
+}
+
+impl Rereads {
+    /// Counts a read at the time `now`. Returns `None` if it must wait.
+    fn after(before: Option<&Self>, now: Instant) -> Option<Self> {
+        let in_a_row = match before {
+            Some(before) if now < before.again_at => return None,
+            Some(before) if now < before.again_at + LONGEST_REREAD_PAUSE => before.in_a_row + 1,
+            _ => 1,
+        };
+        let pause = REREAD_PAUSE * 2_u32.pow(in_a_row.min(6) - 1);
+        Some(Self { in_a_row, again_at: now + pause.min(LONGEST_REREAD_PAUSE) })
+    }
 }
 
 impl Tokens {
@@ -562,6 +582,14 @@ impl Tokens {
             state.suspect = Some(Suspect { generation, ..Suspect::default() });
         }
         let suspect = state.suspect.as_mut()?;
+        if self.source.is_external() {
+            // A refusal can join a read that runs. A file costs little.
+            if state.refreshing.running().is_none() && !self.source.is_quick() {
+                state.rereads = Some(Rereads::after(state.rereads.as_ref(), now)?);
+            }
+            suspect.asking = true;
+            return Some(false);
+        }
         suspect
             .refused_by
             .retain(|(by, at)| *by != path && now.duration_since(*at) < CORROBORATION);
@@ -778,8 +806,7 @@ impl Tokens {
             state.suspect = None;
         } else if let Some(suspect) = state.suspect.as_mut().filter(|suspect| suspect.asking) {
             suspect.asking = false;
-            suspect.same += 1;
-            suspect.ask_again_at = Some(self.clock.now() + self.suspect_pause(suspect.same));
+            suspect.ask_again_at = Some(self.clock.now() + SUSPECT_PAUSE);
             if self.source.is_external() {
                 tracing::warn!(
                     app_id = %self.app_id,
@@ -815,14 +842,6 @@ impl Tokens {
             Some(interval) => by_life.min(sent_at + interval),
             None if self.source.is_external() => by_life.max(sent_at + LEAST_INTERVAL),
             None => by_life,
-        }
-    }
-
-    /// Returns the pause after so many fetches that returned the refused token again.
-    fn suspect_pause(&self, same: u32) -> Duration {
-        match self.source.is_external() {
-            true => (REREAD_PAUSE * 2_u32.pow(same.clamp(1, 6) - 1)).min(LONGEST_REREAD_PAUSE),
-            false => SUSPECT_PAUSE,
         }
     }
 
