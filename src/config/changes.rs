@@ -105,6 +105,11 @@ impl Changes {
         for (key, same) in [
             ("wechat.proxy", old.wechat.proxy == new.wechat.proxy),
             ("state.url", old.state.url == new.state.url),
+            ("state.password", old.state.redis.password == new.state.redis.password),
+            (
+                "state.sentinel_password",
+                old.state.redis.sentinel_password == new.state.redis.sentinel_password,
+            ),
         ] {
             if !same && keys.iter().all(|known| known != key) {
                 keys.push(key.to_owned());

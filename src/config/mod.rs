@@ -25,6 +25,7 @@ pub use self::{
     log::{Log, LogFormat},
     metrics::Metrics,
     platforms::Platform,
+    redis::{Node, RedisForm, RedisPem, RedisSettings, RedisTls, RedisUrl},
     secret::SecretSource,
     state::{State, StateUrl},
     token::{ExternalToken, TokenKind, TokenUrl},
@@ -46,6 +47,7 @@ mod listen;
 mod log;
 mod metrics;
 mod platforms;
+mod redis;
 mod secret;
 mod state;
 mod token;
@@ -155,7 +157,8 @@ impl Settings {
         );
         let wechat = wechat::check(section(&mut table, "wechat", &mut errors), &mut errors);
         let limits = limits::check(section(&mut table, "limits", &mut errors), &mut errors);
-        let state = state::check(section(&mut table, "state", &mut errors), &mut errors);
+        let state = section(&mut table, "state", &mut errors);
+        let state = state::check(state, environment, &mut errors);
         let callback = callback::check(section(&mut table, "callback", &mut errors), &mut errors);
         let audit = audit::check(section(&mut table, "audit", &mut errors), &mut errors);
         let log = log::check(section(&mut table, "log", &mut errors), &mut errors);

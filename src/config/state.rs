@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::ConfigErrors;
+use super::{
+    ConfigErrors, Environment, RedisSettings, RedisTls, RedisUrl, redis,
+    secret::{RawSecret, resolve},
+};
 
 /// `[state]`
 #[derive(Clone, Debug, Serialize)]
@@ -17,14 +20,16 @@ pub struct State {
     pub url: StateUrl,
     /// For how many days events and closed submissions are kept.
     pub retention_days: u32,
+    /// What only a Redis needs.
+    #[serde(flatten)]
+    pub redis: RedisSettings,
 }
 
 /// The place of the state.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StateUrl {
-    /// A Redis that several processes can share: `redis://[:password@]host[:port][/db]` or
-    /// `redis+unix:///path`.
-    Redis(String),
+    /// A Redis that several processes can share.
+    Redis(RedisUrl),
     /// A file that one process uses: `sqlite:/path`, or `sqlite:path` relative to the working
     /// directory.
     Sqlite(PathBuf),
@@ -37,18 +42,46 @@ impl State {
     }
 }
 
+impl StateUrl {
+    /// Returns the parsed URL.
+    ///
+    /// Returns what is wrong with it. No error quotes the text, because it may contain a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            return match Path::new(path).file_name().is_none_or(|name| name.is_empty()) {
+                true => Err("must be like sqlite:/path/to/file".to_owned()),
+                false => Ok(Self::Sqlite(path.into())),
+            };
+        }
+        if !text.starts_with("redis") {
+            return Err(format!(
+                "not a URL of a state; must be like sqlite:/path/to/file, {}",
+                redis::FORMS
+            ));
+        }
+        match cfg!(feature = "redis") {
+            true => RedisUrl::parse(text).map(Self::Redis),
+            false => Err("this build has no Redis support; use sqlite:/path/to/file, or a build \
+                          with the feature redis"
+                .to_owned()),
+        }
+    }
+
+    /// Returns the URL if it is that of a Redis.
+    fn redis(&self) -> Option<&RedisUrl> {
+        match self {
+            Self::Redis(url) => Some(url),
+            Self::Sqlite(_) => None,
+        }
+    }
+}
+
 /// Hides the password.
 impl fmt::Display for StateUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-            Self::Redis(url) => match url.split_once("://") {
-                Some((scheme, rest)) => match rest.rsplit_once('@') {
-                    Some((_, place)) => write!(f, "{scheme}://[hidden]@{place}"),
-                    None => f.write_str(url),
-                },
-                None => f.write_str("[hidden]"),
-            },
+            Self::Redis(url) => url.fmt(f),
         }
     }
 }
@@ -75,47 +108,47 @@ pub(super) struct RawState {
     /// For how many days events and closed submissions are kept.
     #[cfg_attr(test, schemars(range(min = 1, max = 3650)))]
     retention_days: u32,
+    /// The password of Redis, if it is not in the URL. A file is read again for each connection.
+    password: Option<RawSecret>,
+    /// The user of the sentinels' access list.
+    sentinel_user: Option<String>,
+    /// The password of the sentinels.
+    sentinel_password: Option<RawSecret>,
+    /// The PEM files for TLS with Redis.
+    tls: RedisTls,
 }
 
 impl Default for RawState {
     fn default() -> Self {
-        Self { url: "sqlite:wechat-store-gateway.db".to_owned(), retention_days: 90 }
+        Self {
+            url: "sqlite:wechat-store-gateway.db".to_owned(),
+            retention_days: 90,
+            password: None,
+            sentinel_user: None,
+            sentinel_password: None,
+            tls: RedisTls::default(),
+        }
     }
 }
 
-pub(super) fn check(raw: RawState, errors: &mut ConfigErrors) -> State {
-    let RawState { url, retention_days } = raw;
+pub(super) fn check(raw: RawState, environment: &Environment, errors: &mut ConfigErrors) -> State {
+    let RawState { url, retention_days, password, sentinel_user, sentinel_password, tls } = raw;
     errors.check_range("state.retention_days", retention_days, 1..=3650);
-    let url = match url.split_once(':') {
-        Some(("sqlite", path))
-            if !Path::new(path).file_name().is_none_or(|name| name.is_empty()) =>
-        {
-            StateUrl::Sqlite(path.into())
+    let mut secret = |raw: Option<RawSecret>, key| {
+        raw.and_then(|raw| resolve(Some(raw), environment, key, errors))
+    };
+    let password = secret(password, "state.password");
+    let sentinel_password = secret(sentinel_password, "state.sentinel_password");
+    let redis = RedisSettings { password, sentinel_user, sentinel_password, tls };
+    let url = match StateUrl::parse(&url) {
+        Ok(url) => {
+            redis::check(url.redis(), &redis, errors);
+            url
         }
-        #[cfg(feature = "redis")]
-        Some(("redis" | "redis+unix", _))
-            if redis::IntoConnectionInfo::into_connection_info(url.as_str()).is_ok() =>
-        {
-            StateUrl::Redis(url)
-        }
-        #[cfg(not(feature = "redis"))]
-        Some(("redis" | "redis+unix", _)) => {
-            errors.add(
-                "state.url",
-                "this build has no Redis support; use sqlite:/path/to/file, or a build with the \
-                 feature redis",
-            );
-            StateUrl::Redis(url)
-        }
-        // The error does not quote the URL, because it may contain a password.
-        _ => {
-            errors.add(
-                "state.url",
-                "not a URL of a state; must be like sqlite:/path/to/file, redis://host:6379/0 or \
-                 redis+unix:///path",
-            );
-            StateUrl::Redis(url)
+        Err(problem) => {
+            errors.add("state.url", problem);
+            StateUrl::Sqlite(PathBuf::new())
         }
     };
-    State { url, retention_days }
+    State { url, retention_days, redis }
 }

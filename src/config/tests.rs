@@ -291,7 +291,12 @@ fn broken_rule_returns_exactly_its_error() {
         ),
         (
             with_token("{ file = \"/a\", header = \"a: b\" }"),
-            "accounts[0].token: header and ca are only for the url",
+            "accounts[0].token: header is only for the url",
+        ),
+        (with_token("{ file = \"/a\", ca = \"/b\" }"), "accounts[0].token: ca is only for the url"),
+        (
+            with_token("{ redis_key = \"a\", url = \"redis://a\", ca = \"/b\" }"),
+            "accounts[0].token.ca: ",
         ),
         (with_token("{ file = \"/a\", field = \"\" }"), "accounts[0].token.field: must be"),
         (with_token("{ url = \"http://a/t\" }"), "accounts[0].token.url: must begin with https"),
@@ -804,6 +809,67 @@ fn state_url_hides_its_password() {
         let found = read(wrong).expect_err(wrong);
         assert_eq!(found.len(), 1, "{wrong}");
         assert!(found[0].key == "state.url" && !found[0].message.contains("hush"), "{wrong}");
+    }
+}
+
+#[test]
+fn redis_settings_fit_their_url() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("writable");
+        path.display().to_string()
+    };
+    let (password, empty) = (file("password", "hush\n"), file("empty", ""));
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["redis".to_owned()]).expect("a certificate");
+    let (ca, key) = (file("ca.pem", &cert.pem()), file("key.pem", &signing_key.serialize_pem()));
+    let tls = format!("[state.tls]\nca = \"{ca}\"\ncertificate = \"{ca}\"\nkey = \"{key}\"");
+    let sentinel = "sentinel_user = \"gateway\"\nsentinel_password = \"hush\"";
+    let parse = |url: &str, more: &str| {
+        let file = format!("{ACCOUNT}[state]\nurl = \"{url}\"\n{more}\n");
+        Settings::parse(&file, &environment(&[])).map_err(|errors| {
+            let errors = errors.iter().map(ToString::to_string);
+            errors.collect::<Vec<_>>().join("; ")
+        })
+    };
+    for (url, more) in [
+        ("redis://gateway@redis", format!("password = {{ file = \"{password}\" }}")),
+        ("rediss://redis", tls.clone()),
+        ("rediss-sentinel://s/n", format!("password = \"hush\"\n{sentinel}\n{tls}")),
+    ] {
+        let settings = parse(url, &more).expect(url);
+        let printed = toml::to_string(&settings).expect("TOML") + &format!("{settings:?}");
+        assert!(!printed.contains("hush\n") && !printed.contains("\"hush"), "{printed}");
+        assert!(printed.contains("[hidden]") || !more.contains("= \"hush"), "{printed}");
+    }
+    for (url, more, expected) in [
+        ("redis://:hush@redis", "password = \"hush\"".to_owned(), "state.password: state.url has"),
+        ("sqlite:a", "password = \"hush\"".to_owned(), "state.password: is only for"),
+        ("redis://redis", format!("password = {{ file = \"{empty}\" }}"), "the file is empty"),
+        ("redis://redis", sentinel.to_owned(), "state.sentinel_user: is only for"),
+        (
+            "redis-sentinel://s/n",
+            "sentinel_user = \"hush\"".to_owned(),
+            "sentinel_password: missing",
+        ),
+        ("redis://redis", tls.clone(), "state.tls: is only for"),
+        (
+            "rediss://redis",
+            format!("[state.tls]\ncertificate = \"{ca}\""),
+            "state.tls.key: missing",
+        ),
+        (
+            "rediss://redis",
+            format!("[state.tls]\nkey = \"{key}\""),
+            "state.tls.certificate: missing",
+        ),
+        ("rediss://redis", format!("[state.tls]\nca = \"{key}\""), "no certificate"),
+        ("rediss://redis", tls.replace("key.pem", "ca.pem"), "no usable unencrypted private key"),
+        ("rediss://redis", tls.replace("ca.pem", "none.pem"), "none.pem: No such file"),
+    ] {
+        let error = parse(url, &more).map(drop).expect_err(expected);
+        assert!(error.contains(expected) && !error.contains("hush"), "{url} {more}: {error}");
     }
 }
 

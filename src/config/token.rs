@@ -10,7 +10,7 @@ use reqwest::Url;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    AccountKind, CaFile, ConfigErrors, Environment, SecretSource,
+    AccountKind, CaFile, ConfigErrors, Environment, RedisUrl, SecretSource,
     secret::{RawSecret, resolve},
     wechat::{has_credentials, is_loopback},
 };
@@ -69,6 +69,9 @@ pub enum ExternalToken {
         redis_key: String,
         /// The URL of the Redis, which can have a password.
         url: SecretSource,
+        /// The certificate authorities of the Redis, instead of the system's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ca: Option<CaFile>,
         /// The field of the token, if the value is JSON.
         #[serde(skip_serializing_if = "Option::is_none")]
         field: Option<String>,
@@ -157,7 +160,8 @@ pub(super) struct RawTokenPlace {
     url: Option<RawSecret>,
     /// A header for the token server, `Name: value`.
     header: Option<RawSecret>,
-    /// Certificate authorities for the token server that are trusted in addition to the system's.
+    /// Certificate authorities for the token server that are trusted in addition to the system's, or those of the
+    /// Redis.
     ca: Option<PathBuf>,
     /// The field of the token in JSON: a name, or a JSON pointer such as `/data/token`.
     field: Option<String>,
@@ -202,8 +206,17 @@ fn check_place(
     if field.as_deref().is_some_and(|field| field.is_empty() || cloudbase.is_some()) {
         errors.add(of("field"), "must be the name of a field in JSON; remove it for plain text");
     }
-    if (header.is_some() || ca.is_some()) && (url.is_none() || redis_key.is_some()) {
-        errors.add(key, "header and ca are only for the url of a token server; remove them");
+    if header.is_some() && (url.is_none() || redis_key.is_some()) {
+        errors.add(key, "header is only for the url of a token server; remove it");
+    }
+    if ca.is_some() && url.is_none() {
+        errors.add(key, "ca is only for the url of a token server or a Redis; remove it");
+    }
+    let ca = ca.filter(|_| url.is_some()).map(CaFile::from);
+    if let Some(file) = &ca
+        && let Err(error) = file.read()
+    {
+        errors.add(of("ca"), format!("{file}: {error}"));
     }
     let place = match (cloudbase, file, redis_key, url) {
         (Some(file), None, None, None) => {
@@ -216,8 +229,8 @@ fn check_place(
         }
         (None, None, Some(redis_key), Some(url)) => {
             let url = resolve(Some(url), environment, &of("url"), errors)?;
-            check_redis(&redis_key, &url, key, errors);
-            ExternalToken::Redis { redis_key, url, field }
+            check_redis(&redis_key, &url, ca.is_some(), key, errors);
+            ExternalToken::Redis { redis_key, url, ca, field }
         }
         (None, None, None, Some(url)) => {
             let url = resolve(Some(url), environment, &of("url"), errors)?;
@@ -230,12 +243,6 @@ fn check_place(
                 }
                 Some(header)
             });
-            let ca = ca.map(CaFile::from);
-            if let Some(file) = &ca
-                && let Err(error) = file.read()
-            {
-                errors.add(of("ca"), format!("{file}: {error}"));
-            }
             ExternalToken::Url { url, header, ca, field }
         }
         _ => {
@@ -279,7 +286,13 @@ fn check_url(source: &SecretSource, key: &str, errors: &mut ConfigErrors) -> Opt
 }
 
 /// Checks a key in a Redis, and the URL of that Redis.
-fn check_redis(redis_key: &str, url: &SecretSource, key: &str, errors: &mut ConfigErrors) {
+fn check_redis(
+    redis_key: &str,
+    url: &SecretSource,
+    has_ca: bool,
+    key: &str,
+    errors: &mut ConfigErrors,
+) {
     if cfg!(not(feature = "redis")) {
         errors.add(key, "this build has no Redis support; use a build with the feature redis");
     }
@@ -287,18 +300,13 @@ fn check_redis(redis_key: &str, url: &SecretSource, key: &str, errors: &mut Conf
         errors.add(format!("{key}.redis_key"), "empty; set the name of the key");
     }
     // A source that cannot be read is already among the errors.
-    #[cfg(feature = "redis")]
-    if url
-        .read()
-        .is_ok_and(|text| redis::IntoConnectionInfo::into_connection_info(text.expose()).is_err())
-    {
-        errors.add(
-            format!("{key}.url"),
-            "not the URL of a Redis; must be like redis://:password@host:6379/0",
-        );
+    match url.read().map(|text| RedisUrl::parse(text.expose())) {
+        Ok(Err(problem)) => errors.add(format!("{key}.url"), problem),
+        Ok(Ok(url)) if has_ca && !url.tls => {
+            errors.add(format!("{key}.ca"), "is only for a url like rediss://host:6379; remove it");
+        }
+        _ => {}
     }
-    #[cfg(not(feature = "redis"))]
-    let _ = url;
 }
 
 /// Returns the name and the value of a header such as `Authorization: Bearer …`. Returns `None` if the text is no

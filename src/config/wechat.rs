@@ -1,6 +1,9 @@
 //! `[wechat]`: the addresses of WeChat and the way to them.
 
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use reqwest::Url;
 use rustls::{
@@ -81,6 +84,11 @@ impl From<PathBuf> for CaFile {
 }
 
 impl CaFile {
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Returns the certificates, at least one. Skips everything else in the file.
     ///
     /// Returns an error if the file cannot be read, has no certificate or has a malformed one. The

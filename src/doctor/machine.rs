@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Check, limited};
 use crate::{
     callers,
-    config::{Settings, StateUrl, TlsFiles},
+    config::{Settings, State, TlsFiles},
     state::{self, Inspection},
     tls::{self, Expiry},
     util::clock::Clock,
@@ -37,7 +37,7 @@ pub(super) async fn check(settings: &Settings, clock: &Clock) -> Vec<Check> {
         checks.push(check.await.of(host.clone()));
     }
     checks.push(time(&times));
-    checks.push(limited("state", state(&settings.state.url)).await);
+    checks.push(limited("state", state(&settings.state)).await);
     let listen = &settings.listen;
     let sections = [("listen.tls", &listen.tls), ("listen.admin_tls", &listen.admin_tls)];
     for (section, files) in sections {
@@ -87,8 +87,9 @@ fn time(times: &[(std::time::SystemTime, std::time::SystemTime)]) -> Check {
 }
 
 /// Checks whether the state is durable, without opening it.
-async fn state(url: &StateUrl) -> Check {
-    match state::inspect(url).await {
+async fn state(settings: &State) -> Check {
+    let url = &settings.url;
+    match state::inspect(settings).await {
         Ok(Inspection { found, warning: None }) => Check::ok("state", format!("{url}: {found}")),
         Ok(Inspection { found, warning: Some(warning) }) => {
             Check::warning("state", format!("{url}: {found}"), warning)

@@ -37,7 +37,7 @@ pub(super) async fn check(
     clock: &Clock,
 ) -> Vec<Check> {
     let mut checks = vec![keys(platform)];
-    let peeked = match state::peek(&settings.state.url, &platform.app_id, clock).await {
+    let peeked = match state::peek(&settings.state, &platform.app_id, clock).await {
         Ok(peeked) => {
             checks.push(ticket(platform, peeked.ticket.as_ref(), clock));
             Some(peeked)

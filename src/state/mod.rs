@@ -64,7 +64,7 @@ mod write;
 pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn State>, Error> {
     Ok(match &settings.url {
         #[cfg(feature = "redis")]
-        config::StateUrl::Redis(url) => Arc::new(redis::Redis::open(url).await?),
+        config::StateUrl::Redis(url) => Arc::new(redis::Redis::open(url, &settings.redis).await?),
         #[cfg(not(feature = "redis"))]
         config::StateUrl::Redis(_) => {
             return Err(Error::Unusable("this build has no Redis support".to_owned()));
@@ -85,10 +85,10 @@ pub struct Inspection {
 /// Inspects the state that the settings name, without opening or changing it.
 ///
 /// Fails if it could not be opened.
-pub async fn inspect(url: &config::StateUrl) -> Result<Inspection, Error> {
-    match url {
+pub async fn inspect(settings: &config::State) -> Result<Inspection, Error> {
+    match &settings.url {
         #[cfg(feature = "redis")]
-        config::StateUrl::Redis(url) => redis::inspect(url).await,
+        config::StateUrl::Redis(url) => redis::inspect(url, &settings.redis).await,
         #[cfg(not(feature = "redis"))]
         config::StateUrl::Redis(_) => {
             Err(Error::Unusable("this build has no Redis support".to_owned()))
@@ -115,13 +115,13 @@ pub struct Peeked {
 ///
 /// Fails if it cannot be read.
 pub async fn peek(
-    url: &config::StateUrl,
+    settings: &config::State,
     platform: &AppId,
     clock: &Clock,
 ) -> Result<Peeked, Error> {
-    match url {
+    match &settings.url {
         #[cfg(feature = "redis")]
-        config::StateUrl::Redis(url) => redis::peek(url, platform).await,
+        config::StateUrl::Redis(url) => redis::peek(url, &settings.redis, platform).await,
         #[cfg(not(feature = "redis"))]
         config::StateUrl::Redis(_) => {
             Err(Error::Unusable("this build has no Redis support".to_owned()))

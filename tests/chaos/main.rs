@@ -17,15 +17,15 @@ mod door;
 mod gateway;
 #[path = "../leaks/mod.rs"]
 mod leaks;
-#[allow(dead_code, reason = "the rest of it is for tests/durability")]
-#[path = "../durability/redis.rs"]
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../redis/mod.rs"]
 mod redis;
 mod run;
 mod trouble;
 mod wechat;
 mod write;
 
-use redis::Redis;
+use redis::RedisServer;
 
 /// The methods whose writes do not stay unknown after a repeat, because the gateway recovers them
 /// by reading at WeChat, or sends them again if that is harmless. For the other methods, only an
@@ -50,7 +50,7 @@ async fn no_write_is_lost_or_doubled_with_sqlite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_write_is_lost_or_doubled_with_replicas() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     run::run("redis", 3, &redis.url()).await;
 }
 

@@ -12,7 +12,7 @@ use wechat_store_gateway::pb::{self, nearby_service_client::NearbyServiceClient}
 
 use crate::{
     gateway::{Gateway, LONG, MOMENT, reason},
-    redis::Redis,
+    redis::RedisServer,
     samples::nearby_profile,
     sender::WeChat,
 };
@@ -25,7 +25,7 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn frozen_token_fetch_delays_other_gateway_briefly() {
-    let (redis, wechat) = (Redis::start(true).await, WeChat::start().await);
+    let (redis, wechat) = (RedisServer::start(true).await, WeChat::start().await);
     let (one, other) = pair(&wechat, &redis).await;
     wechat.simulator.fault(Fault::new(STABLE_TOKEN, Kind::Hold));
     let mut stores = one.stores();
@@ -44,7 +44,7 @@ async fn frozen_token_fetch_delays_other_gateway_briefly() {
 
 #[tokio::test]
 async fn frozen_gateway_gives_up_its_write_queue() {
-    let (redis, wechat) = (Redis::start(true).await, WeChat::start().await);
+    let (redis, wechat) = (RedisServer::start(true).await, WeChat::start().await);
     let (one, other) = pair(&wechat, &redis).await;
     // The first call holds the write queue and waits for a token.
     wechat.simulator.fault(Fault::new(STABLE_TOKEN, Kind::Hold));
@@ -83,7 +83,7 @@ fn place(number: &str, time_left: Duration) -> Request<pb::AddNearbyPoiRequest> 
     request
 }
 
-async fn pair(wechat: &WeChat, redis: &Redis) -> (Gateway, Gateway) {
+async fn pair(wechat: &WeChat, redis: &RedisServer) -> (Gateway, Gateway) {
     let url = redis.url();
     tokio::join!(Gateway::start(wechat.address, &url), Gateway::start(wechat.address, &url))
 }

@@ -15,7 +15,7 @@ use wechat_store_gateway::pb::{
 use crate::{
     gateway::{Gateway, LONG, MOMENT, new_store, reason},
     print_figures,
-    redis::Redis,
+    redis::RedisServer,
     sender::WeChat,
 };
 
@@ -30,7 +30,7 @@ async fn kill_before_reply_resends_nothing_with_sqlite() {
 
 #[tokio::test]
 async fn kill_before_reply_resends_nothing_with_redis() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     killed_while_sent(&redis.url()).await;
 }
 
@@ -41,7 +41,7 @@ async fn kill_before_sending_lets_repeat_execute_with_sqlite() {
 
 #[tokio::test]
 async fn kill_before_sending_lets_repeat_execute_with_redis() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     killed_while_claimed(&redis.url()).await;
 }
 

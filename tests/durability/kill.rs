@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::{
     gateway::{Gateway, LONG, MOMENT},
     print_figures, random,
-    redis::Redis,
+    redis::RedisServer,
     sender::WeChat,
     watcher::Watcher,
 };
@@ -27,19 +27,19 @@ async fn acknowledged_events_survive_kills_with_sqlite() {
 
 #[tokio::test]
 async fn acknowledged_events_survive_kills_with_redis() {
-    pour("redis", Some(Redis::start(true).await), false).await;
+    pour("redis", Some(RedisServer::start(true).await), false).await;
 }
 
 #[tokio::test]
 async fn acknowledged_events_survive_kills_of_redis() {
-    pour("redis, killed too", Some(Redis::start(true).await), true).await;
+    pour("redis, killed too", Some(RedisServer::start(true).await), true).await;
 }
 
-async fn pour(name: &str, mut redis: Option<Redis>, kill_redis: bool) {
+async fn pour(name: &str, mut redis: Option<RedisServer>, kill_redis: bool) {
     let began = Instant::now();
     let mut random = random(name);
     let wechat = WeChat::start().await;
-    let state = redis.as_ref().map_or("sqlite:{folder}/state.db".to_owned(), Redis::url);
+    let state = redis.as_ref().map_or("sqlite:{folder}/state.db".to_owned(), RedisServer::url);
     let mut gateway = Gateway::start(wechat.address, &state).await;
     wechat.push_to(&gateway);
     let watcher = Watcher::start(&gateway, random.fork());

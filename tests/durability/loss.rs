@@ -12,7 +12,7 @@ use wechat_store_gateway::pb::watch_audit_events_request::Start;
 use crate::{
     gateway::{Gateway, LONG, MOMENT, Watch, earliest, event, reason},
     print_figures,
-    redis::Redis,
+    redis::RedisServer,
     sender::{WeChat, send, success},
     watcher::Watcher,
 };
@@ -30,7 +30,7 @@ fn unavailable() -> (Code, String) {
 
 #[tokio::test]
 async fn killed_redis_is_reported_and_survived() {
-    let mut redis = Redis::start(true).await;
+    let mut redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
@@ -50,7 +50,7 @@ async fn killed_redis_is_reported_and_survived() {
 
 #[tokio::test]
 async fn silent_redis_is_reported_and_survived() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
@@ -106,7 +106,7 @@ async fn recovers(gateway: &Gateway, mut watch: Watch, cursor: String) {
 
 #[tokio::test]
 async fn redis_killed_during_append_leaves_no_gap() {
-    let mut redis = Redis::start(true).await;
+    let mut redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
     let watcher = Watcher::start(&gateway, fastrand::Rng::with_seed(1));
@@ -116,7 +116,7 @@ async fn redis_killed_during_append_leaves_no_gap() {
         if audit_id == 1 {
             // Redis drops an incomplete command, and executes the earlier commands of its
             // transaction with the next one.
-            redis.tear();
+            tear(&redis);
         }
         redis.restart().await;
         gateway.reports(200, "ok").await;
@@ -137,7 +137,7 @@ async fn watchers_are_notified_of_a_truncated_redis() {
 
 #[tokio::test]
 async fn watchers_are_notified_of_a_replaced_redis() {
-    let mut redis = Redis::start(false).await;
+    let mut redis = RedisServer::start(false).await;
     let wechat = WeChat::start().await;
     let gateway = Gateway::start(wechat.address, &redis.url()).await;
     // No event has arrived yet that would show that the log was replaced.
@@ -192,7 +192,7 @@ async fn watchers_are_notified_of_a_restored_backup() {
 
 /// Kills and restarts a Redis that has five events and saved only some of them.
 async fn lose(kept: &[u64]) {
-    let mut redis = Redis::start(false).await;
+    let mut redis = RedisServer::start(false).await;
     let wechat = WeChat::start().await;
     let mut gateway = Gateway::start(wechat.address, &redis.url()).await;
     let mut watch = gateway.watch(earliest()).await.expect("a stream");
@@ -258,4 +258,20 @@ async fn ends(watch: &mut Watch) -> (Code, String) {
         }
     };
     timeout(LONG, end).await.expect("an end")
+}
+
+/// Saves the beginning of its last event once more, like a kill in the middle of saving.
+fn tear(redis: &RedisServer) {
+    let folder = redis.folder().join("appendonlydir");
+    let mut files = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file"));
+    let is_log = |file: &fs::DirEntry| file.path().to_string_lossy().ends_with(".incr.aof");
+    let path = files.find(is_log).expect("its log").path();
+    let mut log = fs::read(&path).expect("its log");
+    let find = |end: usize, what: &[u8]| {
+        log[..end].windows(what.len()).rposition(|found| found == what).expect("an event")
+    };
+    let end = find(log.len(), b"XADD");
+    let torn = log[find(end, b"*1\r\n$5\r\nMULTI")..end].to_vec();
+    log.extend(torn);
+    fs::write(path, log).expect("written");
 }

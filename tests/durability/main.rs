@@ -19,6 +19,8 @@ mod kill;
 mod leaks;
 mod loss;
 mod platforms;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../redis/mod.rs"]
 mod redis;
 mod replicas;
 mod restart;

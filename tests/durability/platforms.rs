@@ -19,7 +19,7 @@ use wechat_store_gateway::pb::{self, nearby_service_client::NearbyServiceClient}
 use crate::{
     gateway::{Gateway, LONG, MOMENT, PROMPT, reason},
     print_figures, random,
-    redis::Redis,
+    redis::RedisServer,
     sender::WeChat,
 };
 
@@ -57,14 +57,14 @@ async fn merchants_survive_kills_with_sqlite() {
 
 #[tokio::test]
 async fn merchants_survive_kills_with_redis() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     survive("platforms, redis", &redis.url()).await;
 }
 
 /// WeChat pushes to one gateway, and callers use both.
 #[tokio::test]
 async fn two_gateways_share_platform() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let rules = json!({ "rotate_refresh_tokens": true });
     wechat.simulator.control("POST", "settings", &rules).expect("set");

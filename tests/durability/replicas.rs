@@ -13,7 +13,7 @@ use wechat_store_gateway::pb::{
 use crate::{
     gateway::{Gateway, LONG, MOMENT, add_store, earliest, event, new_store, reason},
     print_figures, random,
-    redis::Redis,
+    redis::RedisServer,
     sender::{WeChat, send, success},
     watcher::Watcher,
 };
@@ -22,7 +22,7 @@ const ADD_STORE: &str = "/wxa/add_store";
 
 #[tokio::test]
 async fn two_gateways_fetch_one_token() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
     let ask = async |gateway: &Gateway| {
@@ -41,7 +41,7 @@ async fn two_gateways_fetch_one_token() {
 
 #[tokio::test]
 async fn event_at_other_gateway_is_linked_to_submission() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
     wechat.push_to(&other);
@@ -61,7 +61,7 @@ async fn event_at_other_gateway_is_linked_to_submission() {
 
 #[tokio::test]
 async fn watchers_of_two_gateways_see_one_order() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let (mut one, mut other) = pair(&wechat, &redis).await;
     let mut random = random("replicas");
@@ -112,7 +112,7 @@ async fn watchers_of_two_gateways_see_one_order() {
 
 #[tokio::test]
 async fn emptied_redis_executes_running_write_once() {
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let (one, other) = pair(&wechat, &redis).await;
     assert_eq!(send(&one, 1).await.expect("an answer"), success());
@@ -168,7 +168,7 @@ async fn add_named(
 }
 
 /// Starts two gateways at the same time, because then both would begin the same work.
-async fn pair(wechat: &WeChat, redis: &Redis) -> (Gateway, Gateway) {
+async fn pair(wechat: &WeChat, redis: &RedisServer) -> (Gateway, Gateway) {
     let url = redis.url();
     tokio::join!(Gateway::start(wechat.address, &url), Gateway::start(wechat.address, &url))
 }

@@ -26,7 +26,7 @@ use wechat_store_gateway::pb::{self, store_service_client::StoreServiceClient};
 use crate::{
     gateway::{Gateway, LONG, MOMENT, new_store},
     print_figures,
-    redis::Redis,
+    redis::RedisServer,
     sender::WeChat,
 };
 
@@ -129,7 +129,7 @@ struct Ends {
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restart_fails_no_call() {
     let began = Instant::now();
-    let redis = Redis::start(true).await;
+    let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let places = places(&wechat, 20_000);
     let url = redis.url();

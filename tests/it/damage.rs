@@ -16,7 +16,7 @@ use wechat_store_gateway::pb::{
 use crate::{
     audit::{Watch, earliest},
     overdue_reviews::EAGER,
-    redis::RedisServer,
+    servers::RedisServer,
     support::{App, STABLE_TOKEN, is, nearby_profile, new_store, reason, within},
 };
 

@@ -20,7 +20,7 @@ use wechat_simulator::OFFICIAL_SECRET;
 use wechat_store_gateway::pb::{self, TokenKind, account_service_client::AccountServiceClient};
 
 use crate::{
-    redis::RedisServer,
+    servers::RedisServer,
     support::{App, CLASSIC_TOKEN, GET_CARD, STABLE_TOKEN, is, reason, take_classic_token},
     tls::Authority,
 };

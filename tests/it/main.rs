@@ -51,7 +51,11 @@ mod recovery;
 mod redis;
 mod redis_loss;
 mod redis_outage;
+mod redis_places;
 mod runbook;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../redis/mod.rs"]
+mod servers;
 mod service_config;
 mod stalled;
 mod state;

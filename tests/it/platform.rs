@@ -11,7 +11,7 @@ use wechat_simulator::{
 use wechat_store_gateway::pb;
 
 use crate::{
-    redis::RedisServer,
+    servers::RedisServer,
     support::{App, is, nearby_profile, new_store, reason, within},
 };
 

@@ -1,11 +1,9 @@
-//! A real Redis for the tests, and the duties of this backend alone: it must lose nothing in a
+//! The duties of the backend for Redis alone: it must lose nothing in a
 //! crash, and a missing Redis must do no harm.
 
 use std::{
-    io,
+    collections::BTreeMap,
     net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -13,23 +11,20 @@ use std::{
     time::Duration,
 };
 
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::sleep,
-};
+use tokio::{net::TcpStream, time::sleep};
 use wechat_store_gateway::{
+    config::{Settings, StateUrl},
     pb::{AuditState, SubmissionKind},
     state::{
-        Acquired, Appended, Authorizer, Error, EventKey, EventQuery, Events, NewEvent,
-        NewSubmission, Origin, Outcome, State, WriteQuery, WriteState, redis::Redis,
+        Acquired, Appended, Authorizer, Error, EventKey, EventQuery, NewEvent, NewSubmission,
+        Origin, Outcome, State, WriteQuery, WriteState, redis::Redis,
     },
     testing::{AppId, Secret},
 };
 
 use crate::{
     damage::{Damage, damage_redis},
+    servers::RedisServer,
     state::{Backend, claim, conformance, finished, write},
     state_platforms::{self, authorizer},
     support::within,
@@ -40,6 +35,7 @@ conformance!(redis);
 /// Longer than any working operation takes, and shorter than [`Events::newer`] waits.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// A state, and the server that has its keys.
 struct Shared {
     server: RedisServer,
     state: Option<Arc<dyn State>>,
@@ -61,25 +57,7 @@ impl Backend for Shared {
     }
 
     async fn pass_for_writes(&self, time: Duration) {
-        // The clock of Redis cannot be set, so its stored times are moved.
-        let earlier = r"
-            local prefix, time = '{wechat-store-gateway}:', -tonumber(ARGV[1])
-            for _, write in ipairs(redis.call('KEYS', prefix .. 'write:*')) do
-              for _, name in ipairs({ 'over', 'created', 'sent', 'ended' }) do
-                if redis.call('HGET', write, name) ~= '0' then
-                  redis.call('HINCRBY', write, name, time)
-                end
-              end
-            end
-            for _, name in ipairs({ 'writes:finished', 'writes:claims' }) do
-              for _, id in ipairs(redis.call('ZRANGE', prefix .. name, 0, -1)) do
-                redis.call('ZINCRBY', prefix .. name, time, id)
-              end
-            end
-            return 'earlier'"
-            .replace('\n', " ");
-        let earlier = format!("EVAL \"{earlier}\" 0 {}", time.as_millis());
-        assert!(self.server.command(&earlier).await.contains("earlier"));
+        pass_for_writes(&self.server, time).await;
     }
 
     async fn reopen(&mut self) {
@@ -90,111 +68,48 @@ impl Backend for Shared {
     }
 }
 
-/// A `redis-server` with its own data. Both are removed when it is dropped.
-pub(crate) struct RedisServer {
-    pub(crate) port: u16,
-    durable: bool,
-    data: TempDir,
-    process: Child,
+/// Lets time pass for the writes that a server has. The clock of Redis cannot be set, so its stored times are moved.
+pub(crate) async fn pass_for_writes(server: &RedisServer, time: Duration) {
+    let earlier = r"
+        local prefix, time = '{wechat-store-gateway}:', -tonumber(ARGV[1])
+        for _, write in ipairs(redis.call('KEYS', prefix .. 'write:*')) do
+          for _, name in ipairs({ 'over', 'created', 'sent', 'ended' }) do
+            if redis.call('HGET', write, name) ~= '0' then
+              redis.call('HINCRBY', write, name, time)
+            end
+          end
+        end
+        for _, name in ipairs({ 'writes:finished', 'writes:claims' }) do
+          for _, id in ipairs(redis.call('ZRANGE', prefix .. name, 0, -1)) do
+            redis.call('ZINCRBY', prefix .. name, time, id)
+          end
+        end
+        return 'earlier'"
+        .replace('\n', " ");
+    let earlier = format!("EVAL \"{earlier}\" 0 {}", time.as_millis());
+    assert!(server.command(&earlier).await.contains("earlier"));
 }
 
 impl RedisServer {
-    /// Starts a server that either syncs every change before it acknowledges it, or never saves.
-    pub(crate) async fn start(durable: bool) -> Self {
-        Self::start_in(tempfile::tempdir().expect("a directory for Redis"), durable).await
-    }
-
-    /// Starts a server with the content of this dump.
-    pub(crate) async fn start_with(dump: &Path) -> Self {
-        let data = tempfile::tempdir().expect("a directory for Redis");
-        std::fs::copy(dump, data.path().join("dump.rdb")).expect("the dump is there");
-        Self::start_in(data, false).await
-    }
-
-    async fn start_in(data: TempDir, durable: bool) -> Self {
-        // Another process may take a free port before Redis does.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .and_then(|listener| listener.local_addr())
-                .expect("a free port")
-                .port();
-            let mut process = run(port, durable, data.path());
-            if answers(port, &mut process).await {
-                return Self { port, durable, data, process };
-            }
-        }
-        panic!("redis-server does not start");
-    }
-
-    /// Returns its URL.
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
     /// Returns a client.
     pub(crate) async fn open(&self) -> Arc<dyn State> {
-        Arc::new(Redis::open(&self.url()).await.expect("Redis runs"))
-    }
-
-    /// Returns the folder of its data.
-    pub(crate) fn folder(&self) -> &Path {
-        self.data.path()
-    }
-
-    /// Kills it, so that it cannot save anything.
-    pub(crate) fn kill(&mut self) {
-        self.process.kill().expect("ours");
-        self.process.wait().expect("killed");
-    }
-
-    /// Starts it again at the same address with the same data.
-    pub(crate) async fn restart(&mut self) {
-        self.process = run(self.port, self.durable, self.data.path());
-        assert!(answers(self.port, &mut self.process).await, "redis-server does not start again");
-    }
-
-    /// Sends a command past the gateway and returns the beginning of the answer.
-    pub(crate) async fn command(&self, command: &str) -> String {
-        ask(self.port, command).await.expect("Redis runs")
+        open(&self.url()).await
     }
 }
 
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Returns a client of a Redis that runs.
+pub(crate) async fn open(url: &str) -> Arc<dyn State> {
+    Arc::new(try_open(url, "").await.expect("Redis runs"))
 }
 
-fn run(port: u16, durable: bool, data: &Path) -> Child {
-    let append = if durable { "yes" } else { "no" };
-    Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--save", "", "--appendonly", append, "--appendfsync", "always"])
-        .arg("--dir")
-        .arg(data)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("the program redis-server is needed: scripts/test installs it")
-}
-
-/// Waits until it answers. Returns false if it ends instead.
-async fn answers(port: u16, process: &mut Child) -> bool {
-    while process.try_wait().expect("ours").is_none() {
-        if ask(port, "PING").await.is_ok_and(|answer| answer.starts_with("+PONG")) {
-            return process.try_wait().expect("ours").is_none();
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-    false
-}
-
-async fn ask(port: u16, command: &str) -> io::Result<String> {
-    let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
-    connection.write_all(format!("{command}\r\n").as_bytes()).await?;
-    let mut answer = vec![0; 1000];
-    let length = connection.read(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+/// Returns a client with more lines in its section of the settings.
+pub(crate) async fn try_open(url: &str, more: &str) -> Result<Redis, Error> {
+    let account =
+        "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"";
+    let settings = format!("{account}\n[state]\nurl = \"{url}\"\n{more}");
+    let settings = Settings::parse(&settings, &BTreeMap::new()).expect(url);
+    let StateUrl::Redis(url) = &settings.state.url else { panic!("the URL of a Redis") };
+    Redis::open(url, &settings.state.redis).await
 }
 
 /// Returns an event that belongs to no submission.
@@ -363,7 +278,7 @@ async fn moved_primary_is_followed() {
             }
         }
     });
-    let state = Redis::open(&format!("redis://{address}")).await.expect("Redis runs");
+    let state = open(&format!("redis://{address}")).await;
     assert_eq!(state.append(event(1)).await, Ok(Appended::New(1)));
 
     first.command(&format!("REPLICAOF 127.0.0.1 {}", second.port)).await;
@@ -392,7 +307,7 @@ async fn unusable_redis_fails_start_without_password() {
         server.url().replace("//", "//:hush@"),
         "redis+unix:///nowhere?pass=hush".to_owned(),
     ] {
-        let error = within(SOON, Redis::open(&url)).await.expect_err(&url);
+        let error = within(SOON, try_open(&url, "")).await.expect_err(&url);
         assert!(matches!(error, Error::Unusable(_)), "{url}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
     }
@@ -414,7 +329,7 @@ async fn full_redis_and_newer_schema_are_reported() {
     server.command("CONFIG SET maxmemory 0").await;
 
     server.command("SET {wechat-store-gateway}:schema 2").await;
-    let error = Redis::open(&server.url()).await.expect_err("newer");
+    let error = try_open(&server.url(), "").await.expect_err("newer");
     assert_eq!(error, Error::Newer { found: 2, known: 1 });
 }
 

@@ -18,8 +18,9 @@ use wechat_store_gateway::{
 };
 
 use crate::{
-    redis::{RedisServer, SOON, event, positions},
+    redis::{SOON, event, positions},
     redis_outage::Door,
+    servers::RedisServer,
     state::{app, claim, finished, secret, submission, write},
     state_platforms::{authorizer, platform, platforms},
     support::within,

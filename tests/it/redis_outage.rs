@@ -17,10 +17,11 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
-use wechat_store_gateway::state::{Appended, Error, State, redis::Redis};
+use wechat_store_gateway::state::{Appended, Error, State};
 
 use crate::{
-    redis::{RedisServer, SOON, append_when_ready, event},
+    redis::{SOON, append_when_ready, event, open},
+    servers::RedisServer,
     support::within,
 };
 
@@ -73,7 +74,7 @@ impl Door {
     /// Returns a client.
     pub(crate) async fn open(&self) -> Arc<dyn State> {
         let url = format!("redis://127.0.0.1:{}", self.port);
-        Arc::new(Redis::open(&url).await.expect("Redis runs"))
+        open(&url).await
     }
 
     /// Redirects the address, and cuts all connections.

@@ -1,9 +1,15 @@
 //! The behavior that every backend of the state must have: a suite of cases, which `conformance!`
 //! runs on each backend.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use wechat_store_gateway::{
     pb::{AuditState, SubmissionKind},
@@ -28,11 +34,17 @@ pub(crate) trait Backend {
     async fn reopen(&mut self);
 }
 
-/// Runs every case as a separate test on the state that a function opens. The compiler reports a
-/// case that is missing here as dead code.
+/// Runs every case as a separate test on the state that a function opens, or all of them in one test, one after
+/// another. The compiler reports a case that is missing here as dead code.
 macro_rules! conformance {
     ($open:ident) => {
-        $crate::state::conformance! { $open:
+        $crate::state::conformance! { @cases separately $open }
+    };
+    ($test:ident runs all on $open:ident) => {
+        $crate::state::conformance! { @cases together $open $test }
+    };
+    (@cases $how:ident $open:ident $($test:ident)?) => {
+        $crate::state::conformance! { @$how $open $($test)?:
             event_is_appended_once
             concurrent_appends_leave_no_gap
             event_pages_match_the_query
@@ -94,14 +106,36 @@ macro_rules! conformance {
             probe_succeeds
         }
     };
-    ($open:ident: $($case:ident)+) => {$(
+    (@separately $open:ident: $($case:ident)+) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
             $crate::state::$case(&mut $open().await).await;
         }
     )+};
+    (@together $open:ident $test:ident: $($case:ident)+) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() {
+            let mut backend = $open().await;
+            $(
+                backend.empty().await;
+                $crate::state::in_case(
+                    stringify!($case),
+                    $crate::state::$case(&mut backend),
+                ).await;
+            )+
+        }
+    };
 }
 pub(crate) use conformance;
+
+/// Runs a case, and names it if it fails.
+#[expect(clippy::print_stderr, reason = "the name is for the person at the terminal")]
+pub(crate) async fn in_case(name: &str, case: impl Future<Output = ()>) {
+    if let Err(failed) = AssertUnwindSafe(case).catch_unwind().await {
+        eprintln!("failed: {name}");
+        resume_unwind(failed);
+    }
+}
 
 pub(crate) use crate::state_platforms::*;
 

@@ -19,7 +19,7 @@ use wechat_store_gateway::{
 
 use crate::{
     access::{bearer, caller},
-    redis::RedisServer,
+    servers::RedisServer,
     state::secret,
     state_platforms::{assert_platforms, authorizer, platform, platforms},
     support::{App, is, new_map_poi, new_store, reason},
@@ -170,7 +170,7 @@ async fn sqlite_file_of_schema_2_answers_each_caller() {
 
 #[tokio::test]
 async fn redis_of_version_0_1_answers_repeats() {
-    let server = RedisServer::start_with(&stored("dump.rdb")).await;
+    let server = RedisServer::start_from(&stored("dump.rdb")).await;
     let mut app = App::start().await;
     migrating(&app).await;
     app.set_state_url(&server.url());
@@ -229,7 +229,7 @@ async fn sqlite_file_of_schema_3_has_its_authorizers() {
 
 #[tokio::test]
 async fn redis_has_its_stored_authorizers() {
-    let server = RedisServer::start_with(&stored("authorizers.rdb")).await;
+    let server = RedisServer::start_from(&stored("authorizers.rdb")).await;
     assert_authorizers(&*server.open().await).await;
 }
 

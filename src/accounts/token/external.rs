@@ -19,7 +19,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{ENDLESS, FetchError, Fetched, Source};
 use crate::{
-    config::{ExternalToken, TokenKind, parse_header},
+    config::{CaFile, ExternalToken, SecretSource, TokenKind, parse_header},
     util::{clock::Clock, http as client, id::Secret},
     wechat::{Client, TokenName, Tries},
 };
@@ -139,8 +139,8 @@ impl External {
             Place::Own(ExternalToken::Url { field, .. }) => {
                 (self.ask().await?.into(), field.as_deref())
             }
-            Place::Own(ExternalToken::Redis { redis_key, url, field }) => {
-                (read_redis(url, redis_key).await?, field.as_deref())
+            Place::Own(ExternalToken::Redis { redis_key, url, ca, field }) => {
+                (read_redis(url, ca.as_ref(), redis_key).await?, field.as_deref())
             }
         };
         let not_token = |problem| Missing::NotToken { place: name, problem };
@@ -332,17 +332,27 @@ fn content_of(file: &Path) -> io::Result<Content> {
 }
 
 #[cfg(feature = "redis")]
-async fn read_redis(url: &crate::config::SecretSource, key: &str) -> Result<Content, Missing> {
+async fn read_redis(
+    url: &SecretSource,
+    ca: Option<&CaFile>,
+    key: &str,
+) -> Result<Content, Missing> {
+    use crate::config::{RedisSettings, RedisTls, RedisUrl};
+
     let url =
         url.read().map_err(|error| Missing::Redis(format!("the url cannot be read: {error}")))?;
-    let found = crate::state::redis::foreign_value(url.expose(), key, LONGEST).await;
+    let url = RedisUrl::parse(url.expose())
+        .map_err(|problem| Missing::Redis(format!("the url cannot be used: {problem}")))?;
+    let tls = RedisTls { ca: ca.map(|file| file.path().to_owned()), ..RedisTls::default() };
+    let settings = RedisSettings { tls, ..RedisSettings::default() };
+    let found = crate::state::redis::foreign_value(&url, &settings, key, LONGEST).await;
     let (bytes, stays) =
         found.map_err(Missing::Redis)?.ok_or_else(|| Missing::NoKey(key.to_owned()))?;
     Ok(Content { bytes, since: None, stays })
 }
 
 #[cfg(not(feature = "redis"))]
-async fn read_redis(_: &crate::config::SecretSource, _: &str) -> Result<Content, Missing> {
+async fn read_redis(_: &SecretSource, _: Option<&CaFile>, _: &str) -> Result<Content, Missing> {
     Err(Missing::Redis("this build has no Redis support".to_owned()))
 }
 

@@ -24,9 +24,11 @@ use super::{
     backup::Backup,
     failure::{Failure, damaged},
     link::{Link, TIMEOUT},
+    place::Place,
     restore,
 };
 use crate::{
+    config::{RedisSettings, RedisUrl},
     pb::SubmissionKind,
     state::{Error, Inspection, Peeked, Ticket},
     util::{id::AppId, lock, single_flight::SingleFlight},
@@ -152,10 +154,11 @@ struct Era {
 
 impl Connection {
     /// Connects to Redis and checks its version and its durability.
-    pub(super) async fn open(url: &str) -> Result<Self, Error> {
+    pub(super) async fn open(url: &RedisUrl, settings: &RedisSettings) -> Result<Self, Error> {
         let mut identify = IDENTIFY.key(PREFIX);
         identify.arg(millis(QUIET_PERIOD));
-        let (link, me) = (Link::new(url, identify)?, format!("p:{:016x}", fastrand::u64(..)));
+        let link = Link::new(Place::new(url, settings, PREFIX), identify);
+        let me = format!("p:{:016x}", fastrand::u64(..));
         let connection = Self(Arc::new(Inner {
             link: link.clone(),
             me,
@@ -176,7 +179,7 @@ impl Connection {
             }
             Ok(())
         });
-        opened.await.unwrap_or_else(|_| Err(Failure::late().error))?;
+        opened.await.unwrap_or_else(|_| Err(link.late()))?;
         Ok(connection)
     }
 
@@ -237,7 +240,7 @@ impl Connection {
         note: impl FnOnce(&mut Known, &T),
     ) -> Result<Result<T, Gone>, Error> {
         let era = timeout(TIMEOUT, self.agreed());
-        let era = era.await.unwrap_or_else(|_| Err(Failure::late().error))?;
+        let era = era.await.unwrap_or_else(|_| Err(self.0.link.late()))?;
         if let Ok((answer, era)) = self.run_in(era, call).await? {
             let answer = from_redis_value(answer).map_err(|_| damaged("type"))?;
             let mut known = self.lock();
@@ -281,7 +284,7 @@ impl Connection {
                 let settings = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(TIMEOUT))
                     .set_response_timeout(Some(LONGEST_WAIT + TIMEOUT));
-                link.open_connection(&settings).await?
+                link.open_beside(number, &settings).await?
             }
         };
         let mut read = cmd("XREAD");
@@ -468,15 +471,23 @@ pub(super) fn millis(span: Duration) -> u64 {
 /// Asks Redis for its durability settings, and changes nothing.
 ///
 /// Fails if it cannot be reached.
-pub(in crate::state) async fn inspect(url: &str) -> Result<Inspection, Error> {
-    let warning = warning(configuration(plain(url).await?).await.as_ref());
+pub(in crate::state) async fn inspect(
+    url: &RedisUrl,
+    settings: &RedisSettings,
+) -> Result<Inspection, Error> {
+    let connection = plain(url, settings).await?;
+    let warning = warning(configuration(connection).await.as_ref());
     Ok(Inspection { found: "reachable".to_owned(), warning })
 }
 
 /// Returns the secrets of a platform, without joining the processes that share the state.
-pub(in crate::state) async fn peek(url: &str, platform: &AppId) -> Result<Peeked, Error> {
+pub(in crate::state) async fn peek(
+    url: &RedisUrl,
+    settings: &RedisSettings,
+    platform: &AppId,
+) -> Result<Peeked, Error> {
     type Row = (Option<String>, Option<u64>);
-    let mut connection = plain(url).await?;
+    let mut connection = plain(url, settings).await?;
     let fields = |kind: &str, time: &str| {
         let mut read = cmd("HMGET");
         read.arg(format!("{PREFIX}{kind}:{platform}")).arg("value").arg(time);
@@ -500,17 +511,13 @@ pub(in crate::state) async fn peek(url: &str, platform: &AppId) -> Result<Peeked
 }
 
 /// Returns a connection that knows nothing of the stored data.
-async fn plain(url: &str) -> Result<MultiplexedConnection, Error> {
+async fn plain(url: &RedisUrl, settings: &RedisSettings) -> Result<MultiplexedConnection, Error> {
     let connect = async {
-        let client = ::redis::Client::open(url)?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        cmd("PING").query_async::<()>(&mut connection).await?;
-        Ok::<_, ::redis::RedisError>(connection)
+        let mut connection = Place::new(url, settings, PREFIX).connect().await?;
+        let answer = cmd("PING").query_async::<()>(&mut connection).await;
+        answer.map(|()| connection).map_err(|error| Failure::of(&error).error)
     };
-    match timeout(TIMEOUT, connect).await {
-        Ok(connected) => connected.map_err(|error| Failure::of(&error).error),
-        Err(_) => Err(Failure::late().error),
-    }
+    timeout(TIMEOUT, connect).await.unwrap_or_else(|_| Err(Failure::late().error))
 }
 
 /// Returns the durability settings of Redis, or `None` if it does not reveal them.

@@ -14,7 +14,7 @@ pub(super) struct Failure {
 }
 
 /// Redis's error code, the explanation, and whether another connection may help.
-const KNOWN: [(&str, &str, bool); 15] = [
+const KNOWN: [(&str, &str, bool); 17] = [
     ("OOM", "its memory is full: raise `maxmemory` or free memory", false),
     ("MISCONF", "it refuses writes because it cannot save to its own disk", false),
     (
@@ -22,34 +22,85 @@ const KNOWN: [(&str, &str, bool); 15] = [
         "it refuses writes because too few replicas are connected (`min-replicas-to-write`)",
         false,
     ),
-    ("READONLY", "it is a replica and refuses writes: `state.url` must name a primary", true),
+    ("READONLY", "it is a replica and refuses writes: `state.url` must lead to a primary", true),
     ("MASTERDOWN", "it is a replica that lost its primary", true),
     ("LOADING", "it is still loading its data", true),
     ("BUSY", "it is busy with a script of another client", false),
-    ("NOAUTH", "it requires a password, but `state.url` has none", true),
-    ("WRONGPASS", "it refuses the user or the password of `state.url`", true),
+    ("NOAUTH", "it requires a password: set `state.password`", true),
+    ("WRONGPASS", "it refuses the user of `state.url` or `state.password`", true),
     ("NOPERM", "its access list forbids a command that the user of `state.url` needs", false),
     ("DENIED", "it runs in protected mode and accepts only connections from its own machine", true),
-    ("MOVED", "it is part of a cluster, which the gateway does not support", true),
-    ("CLUSTERDOWN", "it is part of a cluster that is down", true),
-    ("CROSSSLOT", "it is part of a cluster, which the gateway does not support", true),
+    (
+        "MOVED",
+        "another node of its cluster has the gateway's keys: `state.url` must begin with \
+         redis-cluster://",
+        true,
+    ),
+    ("CLUSTERDOWN", "its cluster is down: some slots have no primary", true),
+    (
+        "CROSSSLOT",
+        "it is part of a cluster that splits the gateway's keys, or a proxy of one",
+        true,
+    ),
     ("NOPROTO", "it does not support RESP3: it is older than 6.2", true),
+    // Half of the keys are elsewhere, so no script may run in either place.
+    ("ASK", "its cluster is moving the slot of the gateway's keys to another node", false),
+    ("TRYAGAIN", "its cluster is moving the slot of the gateway's keys to another node", false),
 ];
 
 /// Errors without a code of their own.
-const PHRASES: [(&str, &str, bool); 6] = [
+const PHRASES: [(&str, &str, bool); 19] = [
     ("No space left on device", "its own disk is full", false),
     ("max number of clients reached", "it reached its limit of clients (`maxclients`)", true),
+    ("unknown command 'SENTINEL'", "it is no sentinel", true),
+    ("unknown command `SENTINEL`", "it is no sentinel", true),
     (
         "unknown command",
-        "it does not support a required command: it is older than 6.2, or not Redis",
+        "it does not support a required command: it is older than 6.2, a sentinel, or not Redis",
         true,
     ),
+    ("cluster support disabled", "it is not part of a cluster", true),
     // Redis 7.0 and 6.2 report a forbidden command in a script with these texts.
     ("ACL failure in script", KNOWN[9].1, false),
     ("The user executing the script", KNOWN[9].1, false),
     // Redis reports a missing password in the greeting with this text.
     ("called with the client already authenticated", KNOWN[7].1, true),
+    ("without any password configured", "it has no password, but the settings have one", true),
+    (
+        "invalid peer certificate: UnknownIssuer",
+        "an unknown CA signed its certificate: set `state.tls.ca`",
+        true,
+    ),
+    // A CA of the same name with another key.
+    (
+        "invalid peer certificate: BadSignature",
+        "an unknown CA signed its certificate: set `state.tls.ca`",
+        true,
+    ),
+    ("invalid peer certificate: certificate expired", "its certificate has expired", true),
+    (
+        "invalid peer certificate: certificate not valid for name",
+        "its certificate is for another name than the address that leads to it",
+        true,
+    ),
+    ("invalid peer certificate", "its certificate cannot be used", true),
+    (
+        "fatal alert: CertificateRequired",
+        "it requires a certificate: set `state.tls.certificate` and `state.tls.key`",
+        true,
+    ),
+    (
+        "fatal alert: HandshakeFailure",
+        "it accepts no TLS version of the gateway, or requires a certificate \
+         (`state.tls.certificate`)",
+        true,
+    ),
+    ("received fatal alert", "it refuses the certificate in `state.tls.certificate`", true),
+    (
+        "received corrupt message",
+        "it does not use TLS at its address: `state.url` must begin with redis, not rediss",
+        true,
+    ),
 ];
 
 impl Failure {
@@ -66,7 +117,12 @@ impl Failure {
             reconnect,
         };
         match error.kind() {
-            ErrorKind::Parse => return explained("the server at its address is not a Redis", true),
+            ErrorKind::Parse => {
+                return explained(
+                    "the server at its address is not a Redis, or it is one with TLS (rediss)",
+                    true,
+                );
+            }
             ErrorKind::RESP3NotSupported => return explained(KNOWN[14].1, true),
             _ => {}
         }
@@ -143,13 +199,18 @@ mod tests {
             ("MASTERDOWN Link with MASTER is down", "lost its primary", true),
             ("LOADING Redis is loading the dataset in memory", "still loading", true),
             ("BUSY Redis is busy running a script.", "script of another client", false),
-            ("NOAUTH Authentication required.", "has none", true),
+            ("NOAUTH Authentication required.", "requires a password", true),
             ("WRONGPASS invalid username-password pair", "refuses the user", true),
             ("NOPERM this user has no permissions to run the 'evalsha' command", "forbids", false),
             ("ERR ACL failure in script: User default has no permissions", "forbids", false),
             ("ERR max number of clients reached", "maxclients", true),
             ("ERR unknown command 'EVALSHA', with args beginning with: 'hush'", "older", true),
-            ("MOVED 1234 10.0.0.1:6379", "cluster", true),
+            ("ERR unknown command 'SENTINEL', with args beginning with: 'hush'", "sentinel", true),
+            ("ERR This instance has cluster support disabled", "not part of a cluster", true),
+            ("MOVED 1234 10.0.0.1:6379", "redis-cluster://", true),
+            ("ASK 1234 10.0.0.1:6379", "moving the slot", false),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", "moving the slot", false),
+            ("CLUSTERDOWN Hash slot not served", "is down", true),
         ] {
             let Failure { error, reconnect: found } = explained(message);
             let text = error.to_string();

@@ -15,16 +15,18 @@ use std::{
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
-    PushKind, Script, ScriptInvocation, ServerErrorKind, Value, aio::MultiplexedConnection,
-    io::tcp::TcpSettings,
+    AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, Script,
+    ScriptInvocation, ServerErrorKind, Value, aio::MultiplexedConnection,
 };
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
 };
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    place::{Place, Primary},
+};
 use crate::{
     state::Error,
     util::{lock, single_flight::SingleFlight},
@@ -46,7 +48,7 @@ type Numbered = (u64, MultiplexedConnection);
 
 /// The link to a Redis.
 pub(super) struct Link {
-    client: Client,
+    place: Place,
     /// Records the identity of this Redis, and returns true if it changed.
     identify: ScriptInvocation<'static>,
     connections: Mutex<Connections>,
@@ -56,13 +58,19 @@ pub(super) struct Link {
 
 #[derive(Default)]
 struct Connections {
-    /// The connection in use, and when it was opened.
-    open: Option<(Numbered, Instant)>,
+    open: Option<Open>,
     /// The number of attempts to connect.
     tried: u64,
     connecting: SingleFlight<Result<Numbered, Error>>,
     /// The last failure, the number of failures in a row, and the time of the next attempt.
     failure: Option<(Error, u32, Instant)>,
+}
+
+/// The connection in use.
+struct Open {
+    connected: Numbered,
+    primary: Primary,
+    since: Instant,
 }
 
 impl Connections {
@@ -87,15 +95,9 @@ fn pause(in_a_row: u32) -> Duration {
 impl Link {
     /// Creates a link without connecting. Every new connection first runs `identify` with its
     /// arguments.
-    pub(super) fn new(url: &str, identify: ScriptInvocation<'static>) -> Result<Arc<Self>, Error> {
-        let explained = |error| Failure::of(&error).error;
-        let info = url.into_connection_info().map_err(explained)?;
-        // RESP3 reports a lost connection before the next operation fails on it.
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let info = info.set_redis_settings(redis).set_tcp_settings(tcp());
-        let client = Client::open(info).map_err(explained)?;
+    pub(super) fn new(place: Place, identify: ScriptInvocation<'static>) -> Arc<Self> {
         let changed = watch::Sender::new(());
-        Ok(Arc::new(Self { client, identify, connections: Mutex::default(), changed }))
+        Arc::new(Self { place, identify, connections: Mutex::default(), changed })
     }
 
     /// Runs a script, and repeats it on another connection if that may help. If the first run took
@@ -115,11 +117,19 @@ impl Link {
         match answer.await {
             Ok(answer) => answer.map_err(|failure| failure.error),
             Err(_) => {
-                let late = Failure::late().error;
+                let late = self.late();
                 self.discard(used.load(Ordering::Relaxed), late.clone());
                 Err(late)
             }
         }
+    }
+
+    /// Returns the error for an answer that did not arrive in time. Without a connection, it is the reason why there
+    /// is none.
+    pub(super) fn late(&self) -> Error {
+        let connections = self.lock();
+        let failure = connections.failure.as_ref().filter(|_| connections.open.is_none());
+        failure.map_or_else(|| Failure::late().error, |(why, ..)| why.clone())
     }
 
     async fn attempt(
@@ -141,6 +151,7 @@ impl Link {
             answer => answer,
         };
         answer.map_err(|error| {
+            self.follow(number, &error);
             let failure = Failure::of(&error);
             if failure.reconnect {
                 self.discard(number, failure.error.clone());
@@ -155,7 +166,7 @@ impl Link {
         loop {
             let (run, failure) = {
                 let mut connections = self.lock();
-                if let Some((connected, _)) = &connections.open {
+                if let Some(Open { connected, .. }) = &connections.open {
                     return Ok(connected.clone());
                 }
                 let failure = connections.failure.clone();
@@ -215,14 +226,18 @@ impl Link {
                 Ok::<(), Infallible>(())
             });
         let met = timeout(TIMEOUT, async {
-            let mut connection = self.open_connection(&settings).await?;
+            let primary = self.place.find().await?;
+            let mut connection = primary.connect(&settings).await?;
             match self.identify.invoke_async(&mut connection).await {
-                Ok(is_another) => Ok((connection, is_another)),
-                Err(error) => Err(Failure::of(&error).error),
+                Ok(is_another) => Ok((primary, connection, is_another)),
+                Err(error) => {
+                    self.place.follow(&error, &primary);
+                    Err(Failure::of(&error).error)
+                }
             }
         });
         let made = met.await.unwrap_or_else(|_| Err(Failure::late().error));
-        if let Ok((_, true)) = made {
+        if let Ok((.., true)) = made {
             tracing::warn!(
                 "Redis was restarted or replaced; refusing writes until every process has checked \
                  that nothing is missing"
@@ -230,9 +245,10 @@ impl Link {
         }
         let mut connections = self.lock();
         match made {
-            Ok((connection, _)) => {
+            Ok((primary, connection, _)) => {
                 let connected = (number, connection);
-                connections.open = Some((connected.clone(), Instant::now()));
+                let since = Instant::now();
+                connections.open = Some(Open { connected: connected.clone(), primary, since });
                 drop(connections);
                 self.changed.send_replace(());
                 Ok(connected)
@@ -244,23 +260,39 @@ impl Link {
         }
     }
 
-    /// Opens a separate connection for a command that would block all commands behind it.
-    pub(super) async fn open_connection(
+    /// Opens a separate connection for a command that would block all commands behind it. It leads to the server
+    /// of the connection with this number.
+    ///
+    /// Fails if that connection is no longer in use.
+    pub(super) async fn open_beside(
         &self,
+        number: u64,
         settings: &AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Error> {
-        let made = self.client.get_multiplexed_async_connection_with_config(settings);
-        match timeout(TIMEOUT, made).await {
-            Ok(made) => made.map_err(|error| Failure::of(&error).error),
-            Err(_) => Err(Failure::late().error),
+        match self.primary(number) {
+            Some(primary) => primary.connect(settings).await,
+            None => Err(Error::Unusable("Redis: the connection to it was lost".to_owned())),
         }
+    }
+
+    /// Notes the node to which a node of a cluster referred on the connection with this number.
+    pub(super) fn follow(&self, number: u64, error: &RedisError) {
+        if let Some(primary) = self.primary(number) {
+            self.place.follow(error, &primary);
+        }
+    }
+
+    fn primary(&self, number: u64) -> Option<Primary> {
+        let connections = self.lock();
+        let open = connections.open.as_ref().filter(|open| open.connected.0 == number);
+        open.map(|open| open.primary.clone())
     }
 
     /// Discards a connection if it is the one in use.
     pub(super) fn discard(&self, number: u64, why: Error) {
         let mut connections = self.lock();
-        if let Some((_, since)) = connections.open.take_if(|((used, _), _)| *used == number) {
-            connections.fail(why, since.elapsed());
+        if let Some(open) = connections.open.take_if(|open| open.connected.0 == number) {
+            connections.fail(why, open.since.elapsed());
         }
     }
 
@@ -284,14 +316,6 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
     }
-}
-
-fn tcp() -> TcpSettings {
-    let tcp = TcpSettings::default().set_nodelay(true);
-    // A host that vanished never closes its connections.
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(2 * TIMEOUT);
-    tcp
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod failure;
 mod foreign;
 mod lease;
 mod link;
+mod place;
 mod platform;
 mod restore;
 mod submission;
@@ -21,7 +22,10 @@ use std::time::Duration;
 use self::connection::Connection;
 pub(super) use self::connection::{inspect, peek};
 pub(crate) use self::foreign::foreign_value;
-use crate::state::{Error, State};
+use crate::{
+    config::{RedisSettings, RedisUrl},
+    state::{Error, State},
+};
 
 /// The state in Redis.
 #[derive(Debug)]
@@ -31,8 +35,8 @@ pub struct Redis {
 
 impl Redis {
     /// Connects, and logs a warning if this Redis may lose acknowledged data.
-    pub async fn open(url: &str) -> Result<Self, Error> {
-        Ok(Self { connection: Connection::open(url).await? })
+    pub async fn open(url: &RedisUrl, settings: &RedisSettings) -> Result<Self, Error> {
+        Ok(Self { connection: Connection::open(url, settings).await? })
     }
 }
 
