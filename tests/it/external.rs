@@ -20,6 +20,7 @@ use wechat_simulator::OFFICIAL_SECRET;
 use wechat_store_gateway::pb::{self, TokenKind, account_service_client::AccountServiceClient};
 
 use crate::{
+    platform::until,
     servers::RedisServer,
     support::{App, CLASSIC_TOKEN, GET_CARD, STABLE_TOKEN, is, reason, take_classic_token},
     tls::Authority,
@@ -194,9 +195,7 @@ async fn token_without_end_is_read_each_minute() {
         app.clock.advance(Duration::from_secs(31));
         // The valid token is used meanwhile.
         accepted(app.read().await);
-        while server.requests().len() < reads {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| async { server.requests().len() >= reads }).await;
         assert_eq!(server.requests().len(), reads);
     }
     fetched_none(&app, 1);

@@ -327,27 +327,6 @@ async fn unfinished_authorization_is_finished_after_restart() {
     list_nearby(&app, MERCHANT).await.expect("the stored code gave the refresh token");
 }
 
-/// WeChat repeats the push while the gateway exchanges its code.
-#[tokio::test(flavor = "multi_thread")]
-async fn repeated_authorization_keeps_new_refresh_token() {
-    let app = start().await;
-    app.wechat.fault(Fault::new(QUERY_AUTH, Kind::Latency { ms: 50 }));
-    app.wechat.authorize(PLATFORM, MERCHANT, ALL_SETS).expect("authorized");
-    until(|| async { app.count(QUERY_AUTH) > 0 }).await;
-    let push = number(&app, "authorized");
-    // Nothing else brings the refresh token.
-    for path in [AUTHORIZER_INFO, AUTHORIZER_LIST] {
-        app.fault(path, busy());
-    }
-    for _ in 0..40 {
-        app.wechat.redeliver(push).expect("sent again");
-    }
-    until(|| async { confirmed(&app, "authorized") == 41 }).await;
-    is_served(&app, MERCHANT).await;
-    app.clock.advance(Duration::from_secs(7_201));
-    list_nearby(&app, MERCHANT).await.expect("the refresh token is still there");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_exchange_keeps_working_refresh_token() {
     let app = start().await;

@@ -135,10 +135,22 @@ impl Platform {
         code: Option<&Secret>,
         sent_at: u64,
     ) -> Result<bool, state::Error> {
+        let known = self.stored(app_id).await?;
+        self.put_after(known, app_id, code, sent_at).await
+    }
+
+    /// Stores an authorization as [`put_authorization`](Self::put_authorization) does. `known` is the row that was
+    /// read before, and can have changed meanwhile.
+    async fn put_after(
+        &self,
+        known: Option<Authorizer>,
+        app_id: &AppId,
+        code: Option<&Secret>,
+        sent_at: u64,
+    ) -> Result<bool, state::Error> {
         let state = &self.services.state;
         let code = code.map(|code| code.expose().to_owned());
-        let known = self.stored(app_id).await?.filter(|known| known.authorized);
-        match known {
+        match known.filter(|known| known.authorized) {
             // The same push again, or another change in the same second. An exchange may store a refresh token
             // at this moment, so only the code is written.
             Some(known) if known.changed_at == sent_at => {
@@ -263,4 +275,45 @@ impl Platform {
 fn is_final(error: &wechat::Error) -> bool {
     let wechat::Error::Refused { code, .. } = error else { return false };
     [Errcode::CODE_INVALID, Errcode::CODE_EXPIRED].contains(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::authorizers::left_code, *};
+    use crate::{
+        accounts::Services,
+        config::{Environment, Settings},
+        metrics::Metrics,
+        state::temporary,
+        util::clock::Clock,
+        wechat::Client,
+    };
+
+    /// WeChat repeats the push, and the exchange of the code ends between a read and a write of the row.
+    #[tokio::test]
+    async fn repeated_authorization_keeps_new_refresh_token() {
+        let clock = Clock::frozen();
+        let file = "[[platforms]]\napp_id = \"wx00000000000000c1\"\nsecret = \"s\"\n\
+            token = \"token\"\naes_key = \"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG\"\n";
+        let settings = Settings::parse(file, &Environment::new()).expect("good settings");
+        let client = Client::new(&settings.wechat, &clock, Metrics::default()).expect("a client");
+        let (_folder, state) = temporary(&clock);
+        let services = Services { client, state, clock: clock.clone() };
+        let platform = Platform::new(&settings.platforms[0], None, services);
+        let (app_id, sent_at) = (AppId::from("wx00000000000000d1".to_owned()), clock.unix());
+        let code = Secret::from("code".to_owned());
+        let stored = async || platform.stored(&app_id).await.expect("a state").expect("a row");
+        assert!(platform.put_authorization(&app_id, Some(&code), sent_at).await.expect("a state"));
+        let before = stored().await;
+        let value = Secret::from("new".to_owned());
+        let put = platform.put_refresh_token(&app_id, sent_at, &value).await;
+        assert!(put.expect("a state"));
+        let put = platform.put_after(Some(before), &app_id, Some(&code), sent_at).await;
+        assert!(put.expect("a state"));
+        assert_eq!(stored().await.refresh_token, Some(value));
+        assert_eq!(left_code(&stored().await), Some(code.clone()), "it is exchanged again");
+        // Of an older authorization nothing is stored.
+        let late = platform.put_refresh_token(&app_id, sent_at - 1, &code).await;
+        assert!(!late.expect("a state"));
+    }
 }
