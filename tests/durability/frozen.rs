@@ -1,9 +1,6 @@
 //! Two gateways that share a Redis. One of them freezes during its work.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tonic::{Code, Request};
@@ -31,13 +28,13 @@ async fn frozen_token_fetch_delays_other_gateway_briefly() {
     let mut stores = one.stores();
     let held = tokio::spawn(async move { stores.get_store(get_store()).await });
     until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
-    signal(&one, "STOP");
+    one.signal("STOP");
     // Far more than a moment, and less than the rest after a lease of the whole deadline.
     let mut request = Request::new(get_store());
     request.set_timeout(DEFAULT_DEADLINE);
     let answer = other.stores().get_store(request).await.expect_err("there is no such store");
     assert_eq!(reason(&answer), (Code::NotFound, "STORE_NOT_FOUND".to_owned()));
-    signal(&one, "CONT");
+    one.signal("CONT");
     let answer = held.await.expect("no panic").expect_err("there is no such store");
     assert_ne!(answer.code(), Code::Unavailable, "{answer:?}");
 }
@@ -52,10 +49,10 @@ async fn frozen_gateway_gives_up_its_write_queue() {
     let held =
         tokio::spawn(async move { places.add_nearby_poi(place("1", DEFAULT_DEADLINE)).await });
     until(|| !wechat.simulator.calls(STABLE_TOKEN).is_empty()).await;
-    signal(&one, "STOP");
+    one.signal("STOP");
     let answer = nearby(&other).add_nearby_poi(place("2", DEFAULT_DEADLINE)).await;
     assert_eq!(wechat.simulator.calls(ADD_NEARBY).len(), 1, "{answer:?}");
-    signal(&one, "CONT");
+    one.signal("CONT");
     // Whatever the result of the first call is, the two are not sent at the same time.
     let _ = held.await.expect("no panic");
     let calls = wechat.simulator.calls(ADD_NEARBY);
@@ -86,12 +83,6 @@ fn place(number: &str, time_left: Duration) -> Request<pb::AddNearbyPoiRequest> 
 async fn pair(wechat: &WeChat, redis: &RedisServer) -> (Gateway, Gateway) {
     let url = redis.url();
     tokio::join!(Gateway::start(wechat.address, &url), Gateway::start(wechat.address, &url))
-}
-
-fn signal(gateway: &Gateway, name: &str) {
-    let id = gateway.process_id().expect("it runs").to_string();
-    let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
-    assert!(status.success());
 }
 
 async fn until(happened: impl Fn() -> bool) {

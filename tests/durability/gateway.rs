@@ -39,8 +39,14 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(6);
 /// The interval between two checks.
 pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
+/// The gateway of this version.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wechat-store-gateway");
+
 /// A gateway's settings, folder and ports, and its process if it runs.
 pub(crate) struct Gateway {
+    program: PathBuf,
+    /// The settings, with `{state}` for further lines about the state.
+    settings: String,
     pub(crate) grpc: SocketAddr,
     pub(crate) callback: SocketAddr,
     admin: SocketAddr,
@@ -71,6 +77,7 @@ impl Gateway {
             hosts = ["http://{wechat}"]
             [state]
             url = "{state}"
+            {{state}}
             [audit]
             checkpoint_seconds = 1.0
             [[accounts]]
@@ -88,8 +95,29 @@ impl Gateway {
             {sections}
             "#
         );
-        fs::write(folder.path().join("settings.toml"), settings).expect("a file");
-        Self { grpc, callback, admin, folder, environment: Vec::new(), process: None }
+        let gateway = Self {
+            program: PROGRAM.into(),
+            settings,
+            grpc,
+            callback,
+            admin,
+            folder,
+            environment: Vec::new(),
+            process: None,
+        };
+        gateway.write_settings("");
+        gateway
+    }
+
+    /// Lets it be another program, with these lines about the state, when it is started again.
+    pub(crate) fn becomes(&mut self, program: &Path, state: &str) {
+        self.program = program.into();
+        self.write_settings(state);
+    }
+
+    fn write_settings(&self, state: &str) {
+        let settings = self.settings.replace("{state}", state);
+        fs::write(self.folder.path().join("settings.toml"), settings).expect("a file");
     }
 
     /// Starts a gateway and waits until it serves.
@@ -109,7 +137,7 @@ impl Gateway {
     pub(crate) fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs");
         let output = File::options().create(true).append(true).open(self.log()).expect("a file");
-        let process = Command::new(env!("CARGO_BIN_EXE_wechat-store-gateway"))
+        let process = Command::new(&self.program)
             .args(["serve", "--config"])
             .arg(self.folder.path().join("settings.toml"))
             .env_clear()
@@ -152,6 +180,23 @@ impl Gateway {
             self.process = None;
             self.spawn();
         }
+    }
+
+    /// Waits until it serves, and starts it again if it exits because its Redis is away.
+    pub(crate) async fn returns(&mut self) {
+        let end = Instant::now() + LONG;
+        while self.readyz().await.is_err() {
+            assert!(Instant::now() < end, "it does not return: {}", self.output());
+            self.revive();
+            sleep(MOMENT).await;
+        }
+    }
+
+    /// Sends a signal: `STOP` freezes the process and `CONT` lets it continue.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process_id().expect("it runs").to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
+        assert!(status.success());
     }
 
     /// Waits until it exits and returns the exit code.

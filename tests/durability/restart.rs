@@ -147,7 +147,7 @@ async fn rolling_restart_fails_no_call() {
     for _ in 0..2 {
         for gateway in &mut gateways {
             progress(&ends, 2 * CALLERS).await;
-            signal(gateway, "TERM");
+            gateway.signal("TERM");
             assert_eq!(gateway.ends().await, Some(0));
             progress(&ends, 2 * CALLERS).await;
             gateway.spawn();
@@ -221,12 +221,6 @@ fn places(wechat: &WeChat, count: usize) -> Vec<String> {
     ids.iter().map(|id| id.as_str().expect("a text").to_owned()).collect()
 }
 
-fn signal(gateway: &Gateway, name: &str) {
-    let id = gateway.process_id().expect("it runs").to_string();
-    let status = std::process::Command::new("kill").args(["-s", name, &id]).status();
-    assert!(status.expect("kill").success());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_answers_every_waiting_caller() {
     let began = Instant::now();
@@ -264,7 +258,7 @@ async fn sigterm_answers_every_waiting_caller() {
     let ended = callers.iter().filter(|caller| caller.is_finished()).count();
     assert!(ended < WAITING / 10, "{ended} callers do not wait");
     let stopped = Instant::now();
-    signal(&gateway, "TERM");
+    gateway.signal("TERM");
     let next = timeout(LONG, watch.message()).await.expect("in time");
     let next = next.expect("no failure").expect("a status");
     assert_eq!(next.status(), ServingStatus::NotServing);

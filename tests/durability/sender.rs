@@ -73,6 +73,11 @@ fn ended(audit_id: u64) -> Value {
 
 /// Sends the end of a review of the mini program once, and returns the gateway's answer.
 pub(crate) async fn send(gateway: &Gateway, audit_id: u64) -> io::Result<(u16, String)> {
+    send_to(gateway.callback, audit_id).await
+}
+
+/// Sends the end of a review of the mini program to this address once, and returns the answer.
+pub(crate) async fn send_to(callback: SocketAddr, audit_id: u64) -> io::Result<(u16, String)> {
     let mut event = ended(audit_id);
     event["MsgType"] = json!("event");
     // The message is the same each time.
@@ -84,7 +89,7 @@ pub(crate) async fn send(gateway: &Gateway, audit_id: u64) -> io::Result<(u16, S
          &nonce=1 HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{event}",
         event.len()
     );
-    exchange(gateway.callback, &request).await
+    exchange(callback, &request).await
 }
 
 /// Returns the answer that acknowledges an event.

@@ -69,6 +69,12 @@ impl RedisServer {
         Self::start_in(folder(), false, lines, tls).await
     }
 
+    /// Starts a sentinel with these lines of its configuration.
+    pub(crate) async fn start_sentinel(lines: &[&str]) -> Self {
+        let lines = lines.iter().map(|&line| line.to_owned());
+        Self::start_in(folder(), true, lines.collect(), None).await
+    }
+
     async fn start_in(
         data: TempDir,
         is_sentinel: bool,
