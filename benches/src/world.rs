@@ -195,7 +195,12 @@ impl World {
         let [grpc, callback, admin] = [free_port()?, free_port()?, free_port()?];
         let file = folder.join("state.db");
         if let Some(state) = state {
-            fs::copy(state, &file)?;
+            fs::copy(&state, &file)?;
+            // A gateway that ends leaves the last changes in the log beside the file.
+            let log = |file: &Path| file.with_extension("db-wal");
+            if log(&state).exists() {
+                fs::copy(log(&state), log(&file))?;
+            }
         }
         let mut settings = format!(
             "[listen]\ngrpc = \"{grpc}\"\ncallback = \"{callback}\"\nadmin = \"{admin}\"\n\

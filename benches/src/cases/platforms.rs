@@ -248,7 +248,7 @@ impl WeChat {
         Ok(gateway)
     }
 
-    /// Returns a state that has a ticket and nothing else.
+    /// Returns a state that has a ticket, and no authorizers.
     async fn ticket(&self, world: &World, sink: &Server) -> anyhow::Result<PathBuf> {
         let gateway = self.gateway(world, "platforms-ticket", sink, None).await?;
         self.connect(gateway.callback).await?;
@@ -264,7 +264,10 @@ impl WeChat {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         gateway.process.stop().await?;
-        Ok(world.folder.join("platforms-ticket").join("state.db"))
+        let state = world.folder.join("platforms-ticket").join("state.db");
+        // That gateway has read WeChat's list, which was empty. The next one must not wait ten minutes.
+        rusqlite::Connection::open(&state)?.execute("DELETE FROM counters", [])?;
+        Ok(state)
     }
 
     /// Adds the platform, which pushes to this address.
