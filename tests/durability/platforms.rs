@@ -9,8 +9,14 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tonic::{Code, Status};
 use wechat_simulator::{Component, Fault, faults::Kind, push::State};
@@ -45,6 +51,8 @@ const SHARED: usize = 24;
 const LIVES: usize = 2;
 /// A gateway notices within this time what another one stored.
 const FOLLOWING: Duration = Duration::from_secs(5);
+/// How long a request to a far Redis is on the way, and its answer.
+const DISTANCE: Duration = Duration::from_millis(60);
 /// The merchants at the start.
 const MERCHANTS: u64 = 6;
 /// How long the kills go on, unless `CHAOS_SECONDS` has another time.
@@ -61,21 +69,25 @@ async fn merchants_survive_kills_with_redis() {
     survive("platforms, redis", &redis.url()).await;
 }
 
-/// WeChat pushes to one gateway, and callers use both.
+/// WeChat pushes to one gateway, and callers use both. The other one is far from Redis: while its request is on the
+/// way, the first one ends a fetch that it had not begun before.
 #[tokio::test]
 async fn two_gateways_share_platform() {
     let redis = RedisServer::start(true).await;
     let wechat = WeChat::start().await;
     let rules = json!({ "rotate_refresh_tokens": true });
     wechat.simulator.control("POST", "settings", &rules).expect("set");
-    let (url, section) = (redis.url(), section());
-    let start = async || {
-        let mut gateway = Gateway::with(wechat.address, &url, &section);
+    let slow = Fault { times: 0, ..Fault::new(AUTHORIZER_TOKEN, Kind::Latency { ms: 100 }) };
+    wechat.simulator.fault(slow);
+    let section = section();
+    let start = async |url: &str| {
+        let mut gateway = Gateway::with(wechat.address, url, &section);
         gateway.spawn();
         gateway.serves().await;
         gateway
     };
-    let (one, other) = tokio::join!(start(), start());
+    let (near, far) = (redis.url(), far_from(redis.port).await);
+    let (one, other) = tokio::join!(start(&near), start(&far));
     connect(&wechat, &one).await;
     let merchants: Vec<_> = (0..SHARED).map(|number| new_merchant(&wechat, number)).collect();
     is_confirmed(&wechat, "authorized", merchants.len()).await;
@@ -109,6 +121,45 @@ async fn two_gateways_share_platform() {
         withdrawn.elapsed()
     ));
     assert_eq!(refreshes, [SHARED; LIVES]);
+}
+
+/// Returns the URL of a link to a Redis that takes some time in both directions.
+async fn far_from(port: u16) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.expect("a Redis");
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(pass_on(from_client, to_server));
+            tokio::spawn(pass_on(from_server, to_client));
+        }
+    });
+    format!("redis://{address}")
+}
+
+/// Passes on all bytes in one direction, each [`DISTANCE`] after it came.
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let (sender, mut pieces) = mpsc::unbounded_channel();
+    let read = async move {
+        let mut piece = vec![0; 16 * 1024];
+        while let Ok(length @ 1..) = from.read(&mut piece).await {
+            let due = Instant::now() + DISTANCE;
+            if sender.send((due, piece[..length].to_vec())).is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, piece)) = pieces.recv().await {
+            sleep_until(due.into()).await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
 }
 
 /// Waits until a gateway serves a merchant.

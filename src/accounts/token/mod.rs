@@ -667,11 +667,10 @@ impl Tokens {
     async fn shared_or_fetched(&self, number: u64, wants_force: bool) -> Result<Arc<Token>, Error> {
         let force = wants_force && self.may_force().await;
         loop {
-            let shared = self.shared.token(&self.name).await.ok().flatten();
-            if let Some(token) = shared.as_ref().and_then(|shared| self.adopt(number, shared)) {
-                return Ok(token);
-            }
-            let before = shared.map_or(0, |shared| shared.generation);
+            let before = match self.read_shared(number).await {
+                Ok(token) => return Ok(token),
+                Err(before) => before,
+            };
             let lease = match self.shared.acquire(&self.lease(), LEASE).await {
                 Ok(Acquired::Lease(fence)) => Some(fence),
                 Ok(Acquired::Taken(rest)) if rest <= LONGEST_LEASE => {
@@ -688,7 +687,7 @@ impl Tokens {
                 continue;
             };
             let result = tokio::select! {
-                result = self.fetch(number, force, Some(fence), before) => result,
+                result = self.fetch_alone(number, force, fence) => result,
                 () = self.keep_lease(fence) => None,
             };
             // If this fails, the lease ends by itself.
@@ -696,6 +695,28 @@ impl Tokens {
             if let Some(result) = result {
                 return result;
             }
+        }
+    }
+
+    /// Returns the token of the state, if it is better than the current one. Otherwise returns its generation as
+    /// the error, or 0 if there is none.
+    async fn read_shared(&self, number: u64) -> Result<Arc<Token>, u64> {
+        let shared = self.shared.token(&self.name).await.ok().flatten();
+        let adopted = shared.as_ref().and_then(|shared| self.adopt(number, shared));
+        adopted.ok_or_else(|| shared.map_or(0, |shared| shared.generation))
+    }
+
+    /// Fetches a token while this process has the lease. Another replica may have ended its fetch between the last
+    /// reading of the state and the lease, so this reads the state once more.
+    async fn fetch_alone(
+        &self,
+        number: u64,
+        force: bool,
+        fence: u64,
+    ) -> Option<Result<Arc<Token>, Error>> {
+        match self.read_shared(number).await {
+            Ok(token) => Some(Ok(token)),
+            Err(before) => self.fetch(number, force, Some(fence), before).await,
         }
     }
 
