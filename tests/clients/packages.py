@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Tests the client packages in clients/, all with the same calls, while gateways and clients are killed.
 
-    packages.py STUBS BINARY LANGUAGE=RUNNER ...
+    packages.py STUBS BINARY LANGUAGE=FOLDER=COMMAND ...
 
-STUBS is a folder with the Python code generated from proto/, BINARY the gateway. RUNNER is the command that runs a
-program in the language with its package installed. Each language has a driver: see driving.py.
+STUBS is a folder with the Python code generated from proto/, BINARY the gateway. The package of the language is
+installed in FOLDER, and COMMAND runs a program in FOLDER. Each language has a driver: see driving.py.
 """
 
+import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -31,8 +33,8 @@ SECONDS = 60
 IMPORTED = 40
 ADD = "/wxa/add_store"
 AES_KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
-# The driver and the language of the first program of each package.
-DRIVERS = {"python": "driver.py", "node": "driver.js", "go": "driver", "java": "Driver"}
+# The driver of each package, and the file for the first program in its README.
+PROGRAMS = {"python": ("driver.py", "first.py"), "node": ("driver.js", "first.mjs")}
 SETTINGS = """
 [listen]
 grpc = "{0.grpc}"
@@ -113,24 +115,24 @@ def until(true, what):
 
 
 class Language:
-    """A client package, and the command that runs a program with it."""
+    """A client package that is installed in a folder."""
 
     def __init__(self, argument):
-        self.name, command = argument.split("=", 1)
-        self.command = shlex.split(command)
-        self.driver = [*self.command, os.path.join(ROOT, "clients", self.name, "tests", DRIVERS[self.name])]
+        self.name, folder, command = argument.split("=", 2)
+        self.package = os.path.join(ROOT, "clients", self.name)
+        driver, first = (os.path.join(folder, program) for program in PROGRAMS[self.name])
+        shutil.copy(os.path.join(self.package, "tests", os.path.basename(driver)), driver)
+        with open(first, "w", encoding="utf-8") as file:
+            file.write(self.first_program())
+        self.driver, self.first = [*shlex.split(command), driver], [*shlex.split(command), first]
         self.seen = []
 
     def first_program(self):
         """Returns the first program that the README of the package shows, for this gateway."""
-        with open(os.path.join(ROOT, "clients", self.name, "README.md"), encoding="utf-8") as file:
-            fence, text = re.search(r"```(python|js|go|java)\n(.*?)```", file.read(), re.S).groups()
+        with open(os.path.join(self.package, "README.md"), encoding="utf-8") as file:
+            text = re.search(r"```(?:python|js)\n(.*?)```", file.read(), re.S)[1]
         assert "127.0.0.1:50051" in text, f"the first program of {self.name} calls another address"
-        assert len(text.splitlines()) <= 20, f"the first program of {self.name} is long"
-        path = os.path.join(FOLDER, {"python": "first.py", "js": "first.js", "go": "main.go", "java": "First.java"}[fence])
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text.replace("127.0.0.1:50051", CALLED.grpc))
-        return [*self.command, path]
+        return text.replace("127.0.0.1:50051", CALLED.grpc)
 
 
 def story(language):
@@ -143,7 +145,7 @@ def story(language):
     print(f"{language.name}: {done.stdout.strip()}", flush=True)
 
     CALLED.simulator("POST", "reset", {})
-    with subprocess.Popen(language.first_program(), stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(language.first, stdout=subprocess.PIPE, text=True) as program:
         line = program.stdout.readline()
         found = re.fullmatch(r"WeChat reviews X-MAX工厂: (\d+)\n", line)
         assert found, f"{language.name}: the first program printed {line!r}"
@@ -213,6 +215,8 @@ class World:
         """Starts the driver of a language, and watches with it."""
         language.drive = Driver(language.driver, KILLED.grpc, plaintext=True, service_config=self.config)
         language.cursor = os.path.join(FOLDER, f"{language.name}-cursor")
+        if os.path.exists(language.cursor):
+            language.only_cursor = language.drive.watch(without_ids(language.cursor))
         language.events = language.drive.watch(language.cursor)
 
     def store(self, reference="", **fields):
@@ -267,6 +271,15 @@ class World:
         self.expect([audit.client_reference])
 
 
+def without_ids(path):
+    """Returns a copy of the file of a watch with the newest cursor only."""
+    with open(path, encoding="ascii") as file:
+        cursors = [line.partition("\t")[0] for line in file]
+    with open(path + "-only", "w", encoding="ascii") as file:
+        file.write([cursor for cursor in cursors if cursor][-1] + "\t\n")
+    return path + "-only"
+
+
 def errors(world):
     """All languages find the same details in the same error."""
     found = []
@@ -288,7 +301,11 @@ def errors(world):
 def imported(world):
     """Imports stores in all languages at once while the gateway is killed three times."""
     KILLED.simulator("DELETE", "journal")
-    names_of = {language: (f"{language.name}-{number}" for number in range(IMPORTED)) for language in world.languages}
+    numbers = {language: itertools.count() for language in world.languages}
+
+    def one(language):
+        running.append(threads.submit(world.add, language, f"{language.name}-{next(numbers[language])}"))
+
     running = []
     # WeChat executes some stores of the first two parts and does not answer. It gets some of the last one too late to
     # execute them, so the gateway sends them again after fifteen seconds.
@@ -296,11 +313,11 @@ def imported(world):
         for fault in ["hold", "hold", {"latency": {"ms": 5000}}]:
             KILLED.simulator("POST", "faults", {"path": ADD, "kind": fault, "times": 2 * len(world.languages)})
             for language in (IMPORTED // 4) * world.languages:
-                running.append(threads.submit(world.add, language, next(names_of[language])))
+                one(language)
             until(lambda: not KILLED.simulator("GET", "faults")["faults"], "the import does not reach the fault")
             world.gateway.restart()
         for language in (IMPORTED - 3 * (IMPORTED // 4)) * world.languages:
-            running.append(threads.submit(world.add, language, next(names_of[language])))
+            one(language)
         done = [future.result(SECONDS) for future in running]
     assert all(submission.request_id for submission in done), "a write had no request_id"
     calls = KILLED.simulator("GET", f"journal?path={ADD}")["calls"]
@@ -327,6 +344,11 @@ def watched(world):
     for language in world.languages:
         world.connect(language)
     world.expect(["while-away"])
+    for language in world.languages:
+        # The cursor is enough to continue. The ids only find events that come twice.
+        event = language.only_cursor.get(timeout=SECONDS)
+        found = audit_pb2.AuditEvent.FromString(event).client_reference
+        assert found == "while-away", f"{language.name} does not continue from its cursor but with {found}"
     world.nothing_more()
     print(f"{names(world)}: {len(world.languages[0].seen)} events, killed gateways and clients, each event once", flush=True)
 
