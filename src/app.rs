@@ -443,6 +443,7 @@ impl App {
                 ("admin", admin.clone()),
             ],
             tls: self.encrypted().collect(),
+            state: self.rooms.state.clone(),
             clock: self.clock.clone(),
         };
         observe::register(&self.metrics, observed, &counts);

@@ -34,6 +34,7 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
         Command::ServiceConfig(config) => config.run(),
         #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
+        Command::State(state) => state.run(),
         Command::Token(token) => token.run(),
         Command::Version(version) => version.run(),
     }

@@ -40,6 +40,7 @@ pub(crate) struct Observed {
     /// The connections of each listener, by its key in `[listen]`.
     pub(crate) places: [(&'static str, Arc<Places>); 3],
     pub(crate) tls: Vec<Tls>,
+    pub(crate) state: Arc<dyn State>,
     pub(crate) clock: Clock,
 }
 
@@ -61,7 +62,7 @@ pub(crate) struct StateCounts(Arc<Mutex<Counts>>);
 
 /// Registers everything that is read at a scrape.
 pub(crate) fn register(provider: &Provider, observed: Observed, counts: &StateCounts) {
-    let Observed { registry, audits, budgets, places, tls, clock } = observed;
+    let Observed { registry, audits, budgets, places, tls, state: stored, clock } = observed;
     accounts(provider, &registry, &audits, &clock);
     process(provider);
     state(provider, counts);
@@ -85,6 +86,11 @@ pub(crate) fn register(provider: &Provider, observed: Observed, counts: &StateCo
             (first_expiry as f64, vec![KeyValue::new(attribute::LISTENER, section)])
         };
         tls.iter().map(expiry).collect::<Vec<_>>()
+    });
+    provider.observe(&table::STATE_CLOSED_SECRETS, move || {
+        let secret = |kind| vec![KeyValue::new(attribute::SECRET, kind)];
+        let closed = stored.closed_secrets().into_iter();
+        closed.map(move |(kind, count)| (count as f64, secret(kind)))
     });
     let watched = audits.clone();
     provider.observe(&table::WATCHER_COUNT, move || [plain(watched.watchers().0)]);

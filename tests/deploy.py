@@ -24,6 +24,7 @@ HELM_LABELS = ("app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "ap
 WRONG_VALUES = {
     "replicas=2": "an SQLite file belongs to one process",
     "state.kind=redis": "state.redis.secretName is missing",
+    "state.kind=redis,state.redis.secretName=x,state.redis.keys=null": "state.redis.keys is empty",
     "secret.create=true": "secret.create needs secret.data",
     "tls.clientCa=true": "tls.clientCa needs tls.secretName",
     "tls.admin=true": "tls.admin needs tls.secretName",
@@ -190,6 +191,7 @@ def check_settings(gateway, name, settings, environment):
     with tempfile.TemporaryDirectory() as folder:
         settings = settings.replace('"/run/secrets/', f'"{folder}/').replace('"/var/run/secrets/', f'"{folder}/')
         make_files(Path(folder))
+        environment = {name: value.replace('"/run/secrets/', f'"{folder}/') for name, value in environment.items()}
         path = Path(folder) / "settings.toml"
         path.write_text(settings)
         checked = subprocess.run([gateway, "check", "--config", path], env=environment, capture_output=True, text=True)
@@ -221,6 +223,7 @@ def make_files(folder):
         (folder / name).mkdir(parents=True)
     (folder / "wechat/official").write_text("secret")
     (folder / "wechat/callback-token").write_text("token")
+    (folder / "wechat/state-key").write_text("c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=")
     (folder / "wechat/callback-aes-key").write_text("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG")
     new_key = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
                "-subj", "/CN=gateway", "-keyout", folder / "tls/tls.key", "-out", folder / "tls/tls.crt"]

@@ -288,6 +288,11 @@ fn state_of_a_running_gateway_is_named() {
     assert_eq!(run(&["healthcheck", "--address", &grpc], Path::new(".")).status.code(), Some(0));
     drop(running);
     assert!(found().contains("no gateway holds the file"), "{}", found());
+    let plain = settings.replace("[state]", "[state]\nplain_secrets = true");
+    let (report, _) = setup.report(&plain, &[]);
+    let check = find(&report, "", "state", "");
+    assert_eq!(check["result"], "warning", "{check}");
+    assert!(check["found"].as_str().expect("a text").contains("plain text"), "{check}");
     let gone = settings.replace("state.db", "no/such/state.db");
     let (report, _) = setup.report(&gone, &[]);
     assert_eq!(find(&report, "", "state", "")["result"], "failed");
@@ -427,7 +432,8 @@ fn issuer_without_keys_fails() {
 fn state_in_redis_is_checked_for_durability() {
     let setup = Setup::new();
     let found = |address: SocketAddr| {
-        let settings = format!("[state]\nurl = \"redis://{address}\"\n{ACCOUNT}");
+        let keys = "keys = [\"c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=\"]";
+        let settings = format!("[state]\nurl = \"redis://{address}\"\n{keys}\n{ACCOUNT}");
         find(&setup.report(&settings, &[]).0, "", "state", "")
     };
     let redis = Redis::start(setup.folder.path());
@@ -529,9 +535,14 @@ fn running_platform_in_redis_is_checked() {
 
 /// Checks a platform whose gateway has its state at this URL.
 fn checks_running_platform(setup: &Setup, state: &str) {
+    // A Redis needs a key, and a file has one.
+    let keys = match state.starts_with("redis") {
+        true => "state.keys = [\"c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=\"]\n",
+        false => "",
+    };
     let settings = format!(
         "listen.grpc = \"127.0.0.1:0\"\nlisten.callback = \"127.0.0.1:0\"\n\
-         state.url = \"{state}\"\n{}",
+         state.url = \"{state}\"\n{keys}{}",
         platform_section()
     );
     let file = setup.folder.path().join("serve.toml");

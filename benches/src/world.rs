@@ -202,9 +202,14 @@ impl World {
                 fs::copy(log(&state), log(&file))?;
             }
         }
+        // A Redis needs a key.
+        let keys = match redis {
+            Some(_) => "keys = [\"c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=\"]\n",
+            None => "",
+        };
         let mut settings = format!(
             "[listen]\ngrpc = \"{grpc}\"\ncallback = \"{callback}\"\nadmin = \"{admin}\"\n\
-             [state]\nurl = \"{}\"\n[wechat]\nhosts = [\"{}\"]\n",
+             [state]\nurl = \"{}\"\n{keys}[wechat]\nhosts = [\"{}\"]\n",
             redis.unwrap_or_else(|| format!("sqlite:{}", file.display())),
             upstream.url()
         );

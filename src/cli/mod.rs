@@ -26,6 +26,7 @@ mod settings;
 mod signal;
 #[cfg(feature = "sandbox")]
 pub mod simulate;
+pub mod state;
 mod target;
 pub mod token;
 pub mod version;
@@ -81,6 +82,8 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Print the gRPC service config, with which clients retry only what is safe
     ServiceConfig(service_config::ServiceConfig),
+    /// Make a key for the secrets in the state
+    State(state::State),
     /// Make a bearer token for a caller, or hash one for the settings
     Token(token::Token),
     /// Print the version, the commit, the target, the compiler and the features

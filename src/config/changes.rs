@@ -101,7 +101,7 @@ impl Changes {
         compare("metrics", &old.metrics, &new.metrics, &mut keys);
         compare("activity", &old.activity, &new.activity, &mut keys);
         compare("token_service", &old.token_service, &new.token_service, &mut keys);
-        // The serialized form hides the passwords of these, so it can be the same.
+        // The serialized form hides the secrets of these, so it can be the same.
         for (key, same) in [
             ("wechat.proxy", old.wechat.proxy == new.wechat.proxy),
             ("state.url", old.state.url == new.state.url),
@@ -110,6 +110,7 @@ impl Changes {
                 "state.sentinel_password",
                 old.state.redis.sentinel_password == new.state.redis.sentinel_password,
             ),
+            ("state.keys", old.state.keys == new.state.keys),
         ] {
             if !same && keys.iter().all(|known| known != key) {
                 keys.push(key.to_owned());

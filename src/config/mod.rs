@@ -27,7 +27,7 @@ pub use self::{
     platforms::Platform,
     redis::{Node, RedisForm, RedisPem, RedisSettings, RedisTls, RedisUrl},
     secret::SecretSource,
-    state::{State, StateUrl},
+    state::{STATE_KEY_BYTES, State, StateUrl, parse_state_key, state_key_text},
     token::{ExternalToken, TokenKind, TokenUrl},
     token_service::TokenService,
     wechat::{CaFile, Proxy, WeChat},

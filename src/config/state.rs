@@ -6,12 +6,28 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::{Deserialize, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use super::{
-    ConfigErrors, Environment, RedisSettings, RedisTls, RedisUrl, redis,
+    ConfigErrors, Environment, RedisSettings, RedisTls, RedisUrl, SecretSource, redis,
     secret::{RawSecret, resolve},
 };
+use crate::util::id::Secret;
+
+/// The bytes of a key of the state.
+pub const STATE_KEY_BYTES: usize = 32;
+
+/// Programs print base64 with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// `[state]`
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +36,11 @@ pub struct State {
     pub url: StateUrl,
     /// For how many days events and closed submissions are kept.
     pub retention_days: u32,
+    /// True if the secrets in the state are plain text.
+    pub plain_secrets: bool,
+    /// The keys of the secrets in the state. The first one seals, and each of them opens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<SecretSource>,
     /// What only a Redis needs.
     #[serde(flatten)]
     pub redis: RedisSettings,
@@ -108,6 +129,10 @@ pub(super) struct RawState {
     /// For how many days events and closed submissions are kept.
     #[cfg_attr(test, schemars(range(min = 1, max = 3650)))]
     retention_days: u32,
+    /// Stores secrets as plain text.
+    plain_secrets: bool,
+    /// The keys of the secrets in the state. The first one seals, and each of them opens.
+    keys: Vec<RawSecret>,
     /// The password of Redis, if it is not in the URL. A file is read again for each connection.
     password: Option<RawSecret>,
     /// The user of the sentinels' access list.
@@ -123,6 +148,8 @@ impl Default for RawState {
         Self {
             url: "sqlite:wechat-store-gateway.db".to_owned(),
             retention_days: 90,
+            plain_secrets: false,
+            keys: Vec::new(),
             password: None,
             sentinel_user: None,
             sentinel_password: None,
@@ -131,8 +158,20 @@ impl Default for RawState {
     }
 }
 
+/// Returns the key that a text stands for: 32 bytes in base64. Returns `None` for any other text.
+pub fn parse_state_key(text: &Secret) -> Option<Zeroizing<[u8; STATE_KEY_BYTES]>> {
+    let bytes = Zeroizing::new(BASE64.decode(text.expose()).ok()?);
+    Some(Zeroizing::new(<[u8; STATE_KEY_BYTES]>::try_from(&bytes[..]).ok()?))
+}
+
+/// Returns the text of a key, as [`parse_state_key`] reads it.
+pub fn state_key_text(key: &[u8; STATE_KEY_BYTES]) -> Secret {
+    BASE64.encode(key).into()
+}
+
 pub(super) fn check(raw: RawState, environment: &Environment, errors: &mut ConfigErrors) -> State {
-    let RawState { url, retention_days, password, sentinel_user, sentinel_password, tls } = raw;
+    let RawState { url, retention_days, plain_secrets, keys, .. } = raw;
+    let RawState { password, sentinel_user, sentinel_password, tls, .. } = raw;
     errors.check_range("state.retention_days", retention_days, 1..=3650);
     let mut secret = |raw: Option<RawSecret>, key| {
         raw.and_then(|raw| resolve(Some(raw), environment, key, errors))
@@ -150,5 +189,36 @@ pub(super) fn check(raw: RawState, environment: &Environment, errors: &mut Confi
             StateUrl::Sqlite(PathBuf::new())
         }
     };
-    State { url, retention_days, redis }
+    let keys = check_keys(keys, environment, errors);
+    let has_error = errors.found.iter().any(|error| error.key.starts_with("state."));
+    if url.redis().is_some() && keys.is_empty() && !plain_secrets && !has_error {
+        errors.add(
+            "state.keys",
+            "missing; a Redis needs keys for the tokens in it: set keys = [{ env = \"NAME\" }] to what \
+             `wechat-store-gateway state key` prints, or plain_secrets = true to store plain text",
+        );
+    }
+    State { url, retention_days, plain_secrets, keys, redis }
+}
+
+fn check_keys(
+    raw: Vec<RawSecret>,
+    environment: &Environment,
+    errors: &mut ConfigErrors,
+) -> Vec<SecretSource> {
+    let mut keys = Vec::new();
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("state.keys[{index}]");
+        let Some(source) = resolve(Some(raw), environment, &key, errors) else { continue };
+        // A secret that cannot be read has its own error already.
+        if source.read().is_ok_and(|text| parse_state_key(&text).is_none()) {
+            errors.add(
+                key,
+                "not a key of the state; must be 32 random bytes in base64, as \
+                 `wechat-store-gateway state key` prints",
+            );
+        }
+        keys.push(source);
+    }
+    keys
 }

@@ -793,7 +793,7 @@ fn environment_variables_configure_callback() {
 #[test]
 fn state_url_hides_its_password() {
     let read = |url: &str| {
-        let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\n");
+        let file = format!("{GOOD}\n[state]\nurl = \"{url}\"\nplain_secrets = true\n");
         Settings::parse(&file, &environment(&[("BRAND_A", "hush")])).map(|settings| settings.state)
     };
     for (url, shown) in [
@@ -812,6 +812,87 @@ fn state_url_hides_its_password() {
     }
 }
 
+const STATE_KEY: &str = "c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=";
+
+/// Returns settings with lines of `[state]`.
+fn with_state(lines: &str) -> String {
+    format!("{GOOD}\n[state]\n{lines}\n")
+}
+
+#[test]
+fn state_keys_come_from_every_secret_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    // Programs print base64 with or without padding, and a line break.
+    std::fs::write(&path, format!("{}\n", STATE_KEY.trim_end_matches('='))).expect("a file");
+    let keys = format!("keys = [{{ env = \"KEY\" }}, {{ file = {path:?} }}, {STATE_KEY:?}]");
+    let settings = with_state(&format!("url = \"redis://redis\"\n{keys}"));
+    let environment = environment(&[("BRAND_A", "hush"), ("KEY", STATE_KEY)]);
+    let settings = Settings::parse(&settings, &environment).expect("good settings");
+    let expected = parse_state_key(&STATE_KEY.to_owned().into()).expect("a key");
+    assert_eq!(settings.state.keys.len(), 3);
+    for source in &settings.state.keys {
+        let key = parse_state_key(&source.read().expect("readable")).expect("a key");
+        assert_eq!(key, expected);
+    }
+    assert_eq!(state_key_text(&expected).expose(), STATE_KEY);
+    let printed = toml::to_string(&settings).expect("TOML");
+    assert!(printed.contains("env = \"KEY\"") && printed.contains("[hidden]"), "{printed}");
+    for text in [printed, format!("{settings:?}")] {
+        assert!(!text.contains(STATE_KEY.trim_end_matches('=')), "{text}");
+    }
+}
+
+#[test]
+fn wrong_state_key_is_refused_without_quoting_it() {
+    for wrong in ["hush", "aHVzaA==", &STATE_KEY[4..], &STATE_KEY.repeat(2)] {
+        let found =
+            errors(&with_state(&format!("keys = [{STATE_KEY:?}, {wrong:?}]")), &[("BRAND_A", "x")]);
+        let [error] = &found[..] else { panic!("one error: {found:?}") };
+        assert!(error.starts_with("state.keys[1]: not a key of the state"), "{error}");
+        assert!(!error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
+fn redis_needs_keys_or_plain_secrets() {
+    let redis = "url = \"redis://redis\"";
+    let read = |lines: &str| {
+        Settings::parse(&with_state(lines), &environment(&[("BRAND_A", "hush")]))
+            .map(|read| read.state)
+    };
+    for url in [redis, "url = \"redis+unix:///redis\""] {
+        let found = read(url).expect_err("no keys");
+        let [error] = &found[..] else { panic!("one error: {found:?}") };
+        assert_eq!(error.key, "state.keys");
+        for remedy in ["wechat-store-gateway state key", "plain_secrets = true"] {
+            assert!(error.message.contains(remedy), "{error}");
+        }
+    }
+    let sealed = read(&format!("{redis}\nkeys = [{STATE_KEY:?}]")).expect("enough");
+    assert!(!sealed.plain_secrets && sealed.keys.len() == 1);
+    let plain = read(&format!("{redis}\nplain_secrets = true")).expect("enough");
+    assert!(plain.plain_secrets && plain.keys.is_empty());
+    let file = read("").expect("a file has a key of its own");
+    assert!(!file.plain_secrets && file.keys.is_empty());
+    let (usable, found) =
+        Settings::parse_usable(&with_state(redis), &environment(&[("BRAND_A", "hush")]));
+    assert_eq!((found.len(), usable.expect("the rest").accounts.len()), (1, 2));
+}
+
+#[test]
+fn new_state_key_needs_a_restart() {
+    let read = |keys: &str| {
+        let file = with_state(&format!("keys = [{keys}]"));
+        Settings::parse(&file, &environment(&[("BRAND_A", "hush")])).expect("good settings")
+    };
+    let other = "YW5vdGhlci1zdGF0ZS1rZXktd2l0aC0zMi1ieXRlcyE=";
+    let (old, new) = (read(&format!("{STATE_KEY:?}")), read(&format!("{other:?}")));
+    let refused = Changes::between(&old, &new).needing_restart();
+    assert_eq!(refused.iter().map(|error| &*error.key).collect::<Vec<_>>(), ["state.keys"]);
+    assert!(Changes::between(&old, &read(&format!("{STATE_KEY:?}"))).is_empty());
+}
+
 #[test]
 fn redis_settings_fit_their_url() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -827,7 +908,7 @@ fn redis_settings_fit_their_url() {
     let tls = format!("[state.tls]\nca = \"{ca}\"\ncertificate = \"{ca}\"\nkey = \"{key}\"");
     let sentinel = "sentinel_user = \"gateway\"\nsentinel_password = \"hush\"";
     let parse = |url: &str, more: &str| {
-        let file = format!("{ACCOUNT}[state]\nurl = \"{url}\"\n{more}\n");
+        let file = format!("{ACCOUNT}[state]\nurl = \"{url}\"\nplain_secrets = true\n{more}\n");
         Settings::parse(&file, &environment(&[])).map_err(|errors| {
             let errors = errors.iter().map(ToString::to_string);
             errors.collect::<Vec<_>>().join("; ")

@@ -61,6 +61,13 @@ fn remove(table: &mut Table, &(section, index, name): &Part<'_>) -> bool {
         let anyone = Value::String("anyone".to_owned());
         return table.insert(section.to_owned(), anyone.clone()) != Some(anyone);
     }
+    if (section, name) == ("state", "keys") {
+        // A Redis needs keys, or this.
+        let state = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(state) = state else { return false };
+        let plain = state.insert("plain_secrets".to_owned(), Value::Boolean(true));
+        return state.remove(name).is_some() || plain != Some(Value::Boolean(true));
+    }
     match table.get_mut(section) {
         Some(Value::Array(list)) if !name.is_empty() && index < list.len() => {
             list.remove(index);

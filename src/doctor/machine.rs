@@ -88,8 +88,13 @@ fn time(times: &[(std::time::SystemTime, std::time::SystemTime)]) -> Check {
 
 /// Checks whether the state is durable, without opening it.
 async fn state(settings: &State) -> Check {
-    let url = &settings.url;
+    let State { url, plain_secrets, .. } = settings;
     match state::inspect(settings).await {
+        Ok(Inspection { found, warning: None }) if *plain_secrets => Check::warning(
+            "state",
+            format!("{url}: {found}; its tokens are plain text"),
+            "set state.keys, and remove state.plain_secrets",
+        ),
         Ok(Inspection { found, warning: None }) => Check::ok("state", format!("{url}: {found}")),
         Ok(Inspection { found, warning: Some(warning) }) => {
             Check::warning("state", format!("{url}: {found}"), warning)

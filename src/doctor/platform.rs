@@ -39,7 +39,7 @@ pub(super) async fn check(
     let mut checks = vec![keys(platform)];
     let peeked = match state::peek(&settings.state, &platform.app_id, clock).await {
         Ok(peeked) => {
-            checks.push(ticket(platform, peeked.ticket.as_ref(), clock));
+            checks.push(ticket(platform, &peeked, clock));
             Some(peeked)
         }
         Err(error) => {
@@ -75,13 +75,18 @@ fn readable_key(source: &SecretSource) -> Result<(), String> {
 }
 
 /// Checks whether WeChat pushes tickets.
-fn ticket(platform: &Platform, ticket: Option<&Ticket>, clock: &Clock) -> Check {
+fn ticket(platform: &Platform, peeked: &Peeked, clock: &Clock) -> Check {
     let next = format!(
         "enter the public address of listen.callback with the path /wechat/platform/{}/events as 授权事件接收URL at \
          WeChat; a running gateway asks for tickets with StartTicketPush",
         platform.app_id
     );
-    let Some(ticket) = ticket else {
+    if peeked.has_closed {
+        let found = "no key of state.keys opens the ticket or the token in the state";
+        let next = "set the key with which the gateway runs; a gateway without it gets another one by itself";
+        return Check::warning("ticket", found, next);
+    }
+    let Some(ticket) = &peeked.ticket else {
         return Check::failed("ticket", "WeChat has pushed no ticket into this state yet", next);
     };
     let sent_at = SystemTime::UNIX_EPOCH + Duration::from_secs(ticket.sent_at);

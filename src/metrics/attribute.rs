@@ -18,6 +18,8 @@ pub(crate) const ORIGIN: &str = "wechat.event.origin";
 pub(crate) const REASON: &str = "wechat.reason";
 /// The class of what happened.
 pub(crate) const RESULT: &str = "wechat.result";
+/// The kind of a secret in the state.
+pub(crate) const SECRET: &str = "wechat.state.secret";
 /// A method of the state.
 pub(crate) const STATE_OPERATION: &str = "wechat.state.operation";
 /// The version of the gateway.

@@ -1,8 +1,8 @@
 //! All instruments as data. Tests, `docs/metrics.md` and the checks of `/metrics` read this table.
 
 use super::attribute::{
-    APP_ID, CACHE, CAUSED_BY, COMMIT, CPU_MODE, LISTENER, ORIGIN, REASON, RESULT, STATE_OPERATION,
-    VERSION, WRITE_STATE,
+    APP_ID, CACHE, CAUSED_BY, COMMIT, CPU_MODE, LISTENER, ORIGIN, REASON, RESULT, SECRET,
+    STATE_OPERATION, VERSION, WRITE_STATE,
 };
 use crate::telemetry::conventions::{
     ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, RPC_METHOD, RPC_STATUS_CODE,
@@ -157,6 +157,8 @@ instruments! {
         "Duration of the operations of the state";
     STATE_OPERATION_AGE: Gauge "wechat.state.operation.age" in "s" by [],
         "Age of the oldest operation of the state that still runs. 0 if none runs";
+    STATE_CLOSED_SECRETS: Counter "wechat.state.closed_secrets" in "{secret}" by [SECRET],
+        "Attempts to open a secret of the state for which there is no key";
     STATE_COUNT_TIME: Gauge "wechat.state.count_time" in "s" by [],
         "Time at which unknown writes and submissions were last counted, since 1970";
     SUBMISSION_OLDEST_TIME: Gauge "wechat.submission.oldest_time" in "s" by [APP_ID],

@@ -70,6 +70,10 @@ impl State for Measured {
     async fn probe(&self) -> Result<(), Error> {
         self.timed("probe", self.state.probe()).await
     }
+
+    fn closed_secrets(&self) -> Vec<(&'static str, u64)> {
+        self.state.closed_secrets()
+    }
 }
 
 #[tonic::async_trait]

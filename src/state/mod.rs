@@ -3,7 +3,8 @@
 //!
 //! A [`State`] is the sum of one trait per concern, each in a file of its own with its data types:
 //! [`Events`], [`Submissions`], [`Writes`], [`Leases`], [`Tokens`], [`Platforms`]. The backends have files of the same
-//! names: [`sqlite`], a file beside one process, and [`redis`], shared by several.
+//! names: [`sqlite`], a file beside one process, and [`redis`], shared by several. In front of the backend, `sealed`
+//! seals the secrets, so that neither the file nor Redis has one as plain text.
 //!
 //! Each method is one atomic step of this domain, and durable when it returns, unless its comment states
 //! otherwise. There are no transactions across methods and there is no key-value access, so that both
@@ -29,6 +30,7 @@ pub use self::{
     },
     lease::{Acquired, Leases},
     platform::{Authorizer, Platforms, Ticket},
+    secret::{Backend, SecretColumn, SecretPage, Secrets, StoredSecret},
     submission::{NewSubmission, Submission, SubmissionPage, SubmissionQuery, Submissions},
     token::{SharedToken, Tokens},
     write::{Begun, NewWrite, Outcome, Sent, Write, WritePage, WriteQuery, WriteState, Writes},
@@ -52,17 +54,20 @@ mod measured;
 mod platform;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod sealed;
+mod secret;
 pub mod sqlite;
 mod submission;
 mod sum;
 mod token;
 mod write;
 
-/// Opens the state that the settings name, and upgrades an older schema.
+/// Opens the state that the settings name, and upgrades an older schema. Its secrets are sealed.
 ///
-/// Fails if it cannot be opened, belongs to another process, or was written by a newer version.
+/// Fails if it cannot be opened, belongs to another process, or was written by a newer version, or if a key cannot be
+/// read or made.
 pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn State>, Error> {
-    Ok(match &settings.url {
+    let backend: Arc<dyn Backend> = match &settings.url {
         #[cfg(feature = "redis")]
         config::StateUrl::Redis(url) => Arc::new(redis::Redis::open(url, &settings.redis).await?),
         #[cfg(not(feature = "redis"))]
@@ -70,7 +75,8 @@ pub async fn open(settings: &config::State, clock: Clock) -> Result<Arc<dyn Stat
             return Err(Error::Unusable("this build has no Redis support".to_owned()));
         }
         config::StateUrl::Sqlite(path) => Arc::new(sqlite::Sqlite::open(path, clock)?),
-    })
+    };
+    Ok(sealed::Sealed::open(backend, settings).await?)
 }
 
 /// What can be found out about a state without opening it.
@@ -108,31 +114,34 @@ pub struct Peeked {
     pub ticket: Option<Ticket>,
     /// The access token, if it has not expired.
     pub token: Option<Secret>,
+    /// True if there is one of them that no key opens.
+    pub has_closed: bool,
 }
 
 /// Returns the secrets of a platform without opening or changing the state. A gateway that runs is not
 /// disturbed. Returns none if there is no state yet.
 ///
-/// Fails if it cannot be read.
+/// Fails if it cannot be read, or if a key cannot be read.
 pub async fn peek(
     settings: &config::State,
     platform: &AppId,
     clock: &Clock,
 ) -> Result<Peeked, Error> {
-    match &settings.url {
+    let stored = match &settings.url {
         #[cfg(feature = "redis")]
-        config::StateUrl::Redis(url) => redis::peek(url, &settings.redis, platform).await,
+        config::StateUrl::Redis(url) => redis::peek(url, &settings.redis, platform).await?,
         #[cfg(not(feature = "redis"))]
         config::StateUrl::Redis(_) => {
-            Err(Error::Unusable("this build has no Redis support".to_owned()))
+            return Err(Error::Unusable("this build has no Redis support".to_owned()));
         }
         config::StateUrl::Sqlite(path) => {
             let (path, platform, clock) = (path.clone(), platform.clone(), clock.clone());
             let read = move || sqlite::peek(&path, &platform, &clock);
             let read = tokio::task::spawn_blocking(read).await;
-            read.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())))
+            read.unwrap_or_else(|ended| Err(Error::Unusable(ended.to_string())))?
         }
-    }
+    };
+    sealed::open_peeked(settings, platform, stored)
 }
 
 /// A page ends before its rows have more bytes than this, unless its first row alone has more. Clients
@@ -154,6 +163,11 @@ pub trait State:
 
     /// Writes something durably, to check that writing works.
     async fn probe(&self) -> Result<(), Error>;
+
+    /// Returns how often a secret of each kind could not be opened since the start.
+    fn closed_secrets(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// The reason why a step failed. The step may have taken effect nevertheless, as with any connection

@@ -42,6 +42,9 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 /// The gateway of this version.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wechat-store-gateway");
 
+/// The key that a state in Redis needs.
+pub(crate) const KEYS: &str = r#"keys = ["c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM="]"#;
+
 /// A gateway's settings, folder and ports, and its process if it runs.
 pub(crate) struct Gateway {
     program: PathBuf,
@@ -67,6 +70,7 @@ impl Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let [grpc, callback, admin] = std::array::from_fn(|_| free_port());
         let state = state.replace("{folder}", &folder.path().display().to_string());
+        let keys = if state.starts_with("redis") { KEYS } else { "" };
         let settings = format!(
             r#"
             [listen]
@@ -105,7 +109,7 @@ impl Gateway {
             environment: Vec::new(),
             process: None,
         };
-        gateway.write_settings("");
+        gateway.write_settings(keys);
         gateway
     }
 

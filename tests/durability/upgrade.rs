@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    gateway::{Gateway, PROGRAM},
+    gateway::{Gateway, KEYS, PROGRAM},
     random,
     redis::RedisServer,
     sender::WeChat,
@@ -18,19 +18,26 @@ const GATEWAYS: usize = 3;
 /// The events and the writes that are acknowledged between two steps.
 const WORK: usize = 10;
 
-/// The gateways change one after another, and the first one changes back once.
-const STEPS: [(usize, Version); 5] = [
+/// The gateways change one after another, and the first one changes back once. The previous release cannot read sealed
+/// secrets, so this version seals them only when no gateway of that release is left.
+const STEPS: [(usize, Version); 8] = [
     (0, Version::This),
     (0, Version::Previous),
     (0, Version::This),
     (1, Version::This),
     (2, Version::This),
+    (0, Version::Sealing),
+    (1, Version::Sealing),
+    (2, Version::Sealing),
 ];
 
 #[derive(Clone, Copy)]
 enum Version {
     Previous,
+    /// This version, which reads sealed secrets and writes plain ones.
     This,
+    /// This version with its defaults.
+    Sealing,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +54,7 @@ async fn rolling_upgrade_loses_nothing() {
     for gateway in &mut gateways {
         gateway.serves().await;
     }
+    let plain = format!("{KEYS}\nplain_secrets = true");
     let work = Work::start(&wechat, &gateways.each_ref(), &mut random);
     let mut faults = Faults::default();
     work.progresses(WORK).await;
@@ -56,7 +64,8 @@ async fn rolling_upgrade_loses_nothing() {
         assert_eq!(gateway.ends().await, Some(0));
         match version {
             Version::Previous => gateway.becomes(&previous, ""),
-            Version::This => gateway.becomes(Path::new(PROGRAM), ""),
+            Version::This => gateway.becomes(Path::new(PROGRAM), &plain),
+            Version::Sealing => gateway.becomes(Path::new(PROGRAM), KEYS),
         }
         gateway.spawn();
         gateway.serves().await;

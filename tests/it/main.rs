@@ -53,6 +53,7 @@ mod redis_loss;
 mod redis_outage;
 mod redis_places;
 mod runbook;
+mod sealed;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #[path = "../redis/mod.rs"]
 mod servers;

@@ -26,8 +26,8 @@ pub(crate) const SECOND_MERCHANT: &str = "wx00000000000000d2";
 
 const COMPONENT_TOKEN: &str = "/cgi-bin/component/api_component_token";
 const AUTHORIZER_TOKEN: &str = "/cgi-bin/component/api_authorizer_token";
-const AUTHORIZER_INFO: &str = "/cgi-bin/component/api_get_authorizer_info";
-const AUTHORIZER_LIST: &str = "/cgi-bin/component/api_get_authorizer_list";
+pub(crate) const AUTHORIZER_INFO: &str = "/cgi-bin/component/api_get_authorizer_info";
+pub(crate) const AUTHORIZER_LIST: &str = "/cgi-bin/component/api_get_authorizer_list";
 const QUERY_AUTH: &str = "/cgi-bin/component/api_query_auth";
 const START_PUSH: &str = "/cgi-bin/component/api_start_push_ticket";
 const ADD_NEARBY: &str = "/wxa/addnearbypoi";

@@ -106,7 +106,8 @@ pub(crate) async fn open(url: &str) -> Arc<dyn State> {
 pub(crate) async fn try_open(url: &str, more: &str) -> Result<Redis, Error> {
     let account =
         "[[accounts]]\napp_id = \"wx0000000000000001\"\nkind = \"official\"\nsecret = \"s\"";
-    let settings = format!("{account}\n[state]\nurl = \"{url}\"\n{more}");
+    // This is the backend, which seals nothing.
+    let settings = format!("{account}\n[state]\nurl = \"{url}\"\nplain_secrets = true\n{more}");
     let settings = Settings::parse(&settings, &BTreeMap::new()).expect(url);
     let StateUrl::Redis(url) = &settings.state.url else { panic!("the URL of a Redis") };
     Redis::open(url, &settings.state.redis).await

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tonic::Code;
-use wechat_store_gateway::state::{Appended, Error, State};
+use wechat_store_gateway::state::{Appended, Error, Secrets, State};
 
 use crate::{
     redis::{SOON, append_when_ready, event, pass_for_writes, positions, try_open},
@@ -221,6 +221,9 @@ async fn documented_user_is_refused_nothing() {
     let url = server.url().replace("//", "//gateway:hush@");
     let state = opened(&url, "").await;
     assert_eq!(state.probe().await, Ok(()));
+    // The search for secrets that are not sealed.
+    let backend = try_open(&url, "").await.expect("Redis runs");
+    assert_eq!(backend.stored_secrets(None).await.expect("a page").secrets, []);
     assert_eq!(server.command("ACL LOG").await, "*0\r\n", "nothing was refused");
 }
 

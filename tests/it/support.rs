@@ -52,6 +52,9 @@ use wechat_store_gateway::{
 pub(crate) use crate::samples::{hours, nearby_profile};
 use crate::{leaks, secrets};
 
+/// A key of the state. A Redis needs one.
+pub(crate) const STATE_KEY: &str = "c3RhdGUta2V5LWZvci10aGUtdGVzdHMtMzItYnl0ZXM=";
+
 /// A gateway with a simulated WeChat behind it and a client connection in front.
 pub(crate) struct App {
     pub(crate) wechat: Simulator,
@@ -158,6 +161,11 @@ impl App {
         let folder = tempfile::tempdir().expect("a folder");
         let file = format!("sqlite:{}", folder.path().join("state.db").display());
         let state = state.unwrap_or(&file);
+        // A file has a key of its own.
+        let keys = match state.starts_with("redis") {
+            true => format!("keys = [\"{STATE_KEY}\"]"),
+            false => String::new(),
+        };
         let settings = format!(
             r#"
             [listen]
@@ -169,6 +177,7 @@ impl App {
             {reaching}
             [state]
             url = "{state}"
+            {keys}
             {sections}
             [[accounts]]
             app_id = "{OFFICIAL_APP_ID}"
@@ -309,11 +318,12 @@ impl App {
         app.restart().await
     }
 
-    /// Sets the URL of the state for the next gateway that [`App::restart`] starts.
+    /// Sets the URL of a Redis as that of the state for the next gateway that [`App::restart`] starts.
     pub(crate) fn set_state_url(&mut self, url: &str) {
-        let before = self.settings.find("url = \"sqlite:").expect("a URL") + "url = \"".len();
-        let after = before + self.settings[before..].find('"').expect("quoted");
-        self.settings.replace_range(before..after, url);
+        let before = self.settings.find("url = \"sqlite:").expect("a URL");
+        let after = before + self.settings[before..].find('\n').expect("a line");
+        let line = format!("url = \"{url}\"\nkeys = [\"{STATE_KEY}\"]");
+        self.settings.replace_range(before..after, &line);
     }
 
     /// Lets the calls to a path fail.
@@ -371,6 +381,13 @@ impl App {
     pub(crate) async fn stop(self) {
         self.announce_stop();
         within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
+    }
+
+    /// Stops the gateway, waits for its end, and returns the folder of its state.
+    pub(crate) async fn stop_and_keep(self) -> TempDir {
+        self.announce_stop();
+        within(Duration::from_secs(30), self.served).await.expect("no panic").expect("a clean end");
+        self.folder
     }
 
     /// Opens the file of the state.

@@ -156,7 +156,10 @@ async fn container_token_is_not_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn token_of_authorizer_is_given() {
     let section = section(PLATFORM, AES_KEY) + ON;
-    let mut app = ready(App::with_sections(&section).await).await;
+    let mut app = App::with_sections(&section).await;
+    // So that this test can read the state.
+    app.change_settings("[state]\n", "[state]\nplain_secrets = true\n");
+    let mut app = ready(app.restart().await).await;
     let status = app.access_token(MERCHANT, 0).await.expect_err("not authorized yet");
     assert_eq!(reason(&status), is(Code::InvalidArgument, "ACCOUNT_UNKNOWN"));
     authorized(&app, ALL_SETS).await;

@@ -502,6 +502,7 @@ pub(in crate::state) async fn peek(
         Ok::<_, ::redis::RedisError>(Peeked {
             ticket: ticket.map(|(value, sent_at)| Ticket { value: value.into(), sent_at }),
             token: token.map(|(value, _)| value.into()),
+            ..Peeked::default()
         })
     };
     match timeout(TIMEOUT, read).await {

@@ -13,6 +13,7 @@ mod link;
 mod place;
 mod platform;
 mod restore;
+mod secret;
 mod submission;
 mod token;
 mod write;

@@ -339,6 +339,15 @@ impl Guard {
         self.last = self.snapshot().ok();
     }
 
+    /// Copies the whole log into the database and cuts it to nothing. Returns false if a reader prevents that.
+    pub(super) fn empty_log(&mut self, db: &Connection) -> bool {
+        // SQLite makes one copy at a time.
+        self.collect(true);
+        let emptied = checkpoint(db, "TRUNCATE").inspect_err(|error| self.trust.record(error));
+        self.last = self.snapshot().ok();
+        emptied.is_ok_and(|complete| complete)
+    }
+
     /// Ends the thread that copies. Its connection must be closed before the last one, which copies the rest.
     pub(super) fn stop_copying(&mut self) {
         self.collect(true);
@@ -548,7 +557,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 /// Opens a file, or creates it for its owner alone. SQLite itself would make it readable for all
 /// users.
-fn open_private(path: &Path) -> Result<File, Error> {
+pub(super) fn open_private(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true);
     #[cfg(unix)]

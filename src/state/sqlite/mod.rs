@@ -8,11 +8,13 @@ mod copier;
 mod event;
 mod guard;
 mod inspect;
+mod key_file;
 mod lease;
 mod platform;
 mod reader;
 mod recent;
 mod schema;
+mod secret;
 mod submission;
 mod token;
 mod wal;
@@ -35,7 +37,11 @@ use self::{
     reader::Readers,
     writer::Writer,
 };
-pub(super) use self::{inspect::inspect, platform::peek};
+pub(super) use self::{
+    inspect::inspect,
+    key_file::{make_key, read_key},
+    platform::peek,
+};
 use crate::{
     state::{Error, State, log_skipped, sum},
     util::{clock::Clock, lock},

@@ -109,7 +109,7 @@ pub(in crate::state) fn peek(
         return Ok(Peeked::default());
     }
     let token = token::living(&db, now(clock), platform)?.map(|token| token.value);
-    Ok(Peeked { ticket: stored_ticket(&db, platform)?, token })
+    Ok(Peeked { ticket: stored_ticket(&db, platform)?, token, ..Peeked::default() })
 }
 
 /// Returns the earliest time of a ticket that counts, in seconds.
@@ -119,7 +119,7 @@ fn oldest_ticket(now: u64) -> u64 {
 
 /// Returns the ticket of a platform, whatever its age. A damaged one counts as absent, because the next one comes
 /// soon.
-fn stored_ticket(db: &Connection, platform: &AppId) -> Result<Option<Ticket>, Error> {
+pub(super) fn stored_ticket(db: &Connection, platform: &AppId) -> Result<Option<Ticket>, Error> {
     let mut statement =
         db.prepare_cached("SELECT value, sent_at FROM tickets WHERE platform = ?1")?;
     let mut rows = statement.query([platform.as_str()])?;
@@ -138,13 +138,23 @@ fn put_ticket(db: &Connection, platform: &AppId, ticket: &Ticket) -> Result<bool
     if stored.is_some_and(|stored| stored.sent_at > ticket.sent_at) {
         return Ok(false);
     }
+    store_ticket(db, platform, ticket)?;
+    Ok(true)
+}
+
+/// Stores a ticket in place of any other.
+pub(super) fn store_ticket(
+    db: &Connection,
+    platform: &AppId,
+    ticket: &Ticket,
+) -> Result<(), Error> {
     let Ticket { value, sent_at } = ticket;
     let beside = sent_at.to_be_bytes();
     let value =
         sum::with_checksum(value.expose().as_bytes(), &[platform.as_str().as_bytes(), &beside]);
     db.prepare_cached("REPLACE INTO tickets (platform, value, sent_at) VALUES (?1, ?2, ?3)")?
         .execute(params![platform.as_str(), value, sent_at])?;
-    Ok(true)
+    Ok(())
 }
 
 fn put(db: &Connection, new: &Authorizer, only_new: bool) -> Result<bool, Error> {
@@ -202,7 +212,8 @@ fn describe(
     Ok(true)
 }
 
-fn store(db: &Connection, authorizer: &Authorizer) -> Result<(), Error> {
+/// Stores an authorizer in place of any other.
+pub(super) fn store(db: &Connection, authorizer: &Authorizer) -> Result<(), Error> {
     let Authorizer { platform, app_id, changed_at, authorized, record, .. } = authorizer;
     let record = with_checksum(authorizer, record);
     let sql = format!("REPLACE INTO authorizers ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
@@ -217,7 +228,12 @@ fn store(db: &Connection, authorizer: &Authorizer) -> Result<(), Error> {
     Ok(())
 }
 
-fn by_id(db: &Connection, platform: &AppId, app_id: &AppId) -> Result<Option<Authorizer>, Error> {
+/// Returns an authorizer. Fails if its row is damaged.
+pub(super) fn by_id(
+    db: &Connection,
+    platform: &AppId,
+    app_id: &AppId,
+) -> Result<Option<Authorizer>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM authorizers WHERE platform = ?1 AND app_id = ?2");
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([platform.as_str(), app_id.as_str()])?;

@@ -27,6 +27,8 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     // The guard copies the log between two commits.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     db.pragma_update(None, "cache_size", -CACHE)?;
+    // A replaced row is overwritten with zeros. A secret can have been in it.
+    db.pragma_update(None, "secure_delete", "FAST")?;
     let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);

@@ -9,7 +9,11 @@
 
 use std::{
     fmt, iter,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -39,6 +43,8 @@ pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Queued>>,
     thread: Option<JoinHandle<()>>,
     recent: watch::Receiver<Recent>,
+    /// Set while the log must be emptied.
+    empties_log: Arc<AtomicBool>,
 }
 
 /// A queued operation and the durability of its answer.
@@ -75,15 +81,17 @@ impl Writer {
     pub(super) fn start(db: Connection, mut guard: Guard, clock: Clock) -> Result<Self, Error> {
         let (recent_sender, recent) = watch::channel(Recent::new(&event::log(&db)?));
         let (sender, jobs) = mpsc::channel();
+        let empties_log = Arc::<AtomicBool>::default();
+        let must_empty = empties_log.clone();
         let thread = thread::Builder::new()
             .name("state".to_owned())
             .spawn(move || {
                 // The database must be closed before the guard closes its files.
                 let db = db;
-                work(&db, &mut guard, &clock, &jobs, &recent_sender);
+                work(&db, &mut guard, &clock, &jobs, &recent_sender, &must_empty);
             })
             .map_err(|error| Error::Unusable(error.to_string()))?;
-        Ok(Self { jobs: Some(sender), thread: Some(thread), recent })
+        Ok(Self { jobs: Some(sender), thread: Some(thread), recent, empties_log })
     }
 
     /// Runs an operation completely or not at all. It is durable when this returns. It runs again
@@ -135,6 +143,11 @@ impl Writer {
         answered.await.map_err(|_| ended())?
     }
 
+    /// Lets the thread copy the whole log into the database and cut it, within about a second.
+    pub(super) fn empty_log(&self) {
+        self.empties_log.store(true, Ordering::Relaxed);
+    }
+
     /// Returns the newest events.
     pub(super) fn recent(&self) -> watch::Receiver<Recent> {
         self.recent.clone()
@@ -163,6 +176,7 @@ fn work(
     clock: &Clock,
     jobs: &mpsc::Receiver<Queued>,
     recent: &watch::Sender<Recent>,
+    must_empty: &AtomicBool,
 ) {
     let (mut last, mut crowd) = (None, 0);
     loop {
@@ -170,8 +184,11 @@ fn work(
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
                 // The guard has already logged any problem.
-                let _ = guard.check(db, false);
+                let trusted = guard.check(db, false);
                 guard.checkpoint(db);
+                if trusted.is_ok() && must_empty.load(Ordering::Relaxed) && guard.empty_log(db) {
+                    must_empty.store(false, Ordering::Relaxed);
+                }
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return guard.stop_copying(),

@@ -87,6 +87,9 @@ key = "/run/secrets/tls/tls.key"
 {{- if and (eq .Values.state.kind "redis") (not .Values.state.redis.secretName) -}}
 {{- fail "state.redis.secretName is missing: the Secret with the URL of the Redis" -}}
 {{- end -}}
+{{- if and (eq .Values.state.kind "redis") (not .Values.state.redis.keys) -}}
+{{- fail "state.redis.keys is empty: name the files of the mounted Secret with the keys of the state" -}}
+{{- end -}}
 {{- if and .Values.tls.clientCa (not .Values.tls.secretName) -}}
 {{- fail "tls.clientCa needs tls.secretName: without TLS no client shows a certificate" -}}
 {{- end -}}
@@ -107,6 +110,15 @@ key = "/run/secrets/tls/tls.key"
 {{- if and .Values.secret.create (not .Values.secret.data) -}}
 {{- fail "secret.create needs secret.data" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The value of state.keys. */}}
+{{- define "stateKeys" -}}
+{{- $keys := list -}}
+{{- range .Values.state.redis.keys -}}
+{{- $keys = append $keys (printf "{ file = \"/run/secrets/wechat/%s\" }" .) -}}
+{{- end -}}
+[{{ join ", " $keys }}]
 {{- end -}}
 
 {{- define "livez" -}}
