@@ -34,7 +34,7 @@ async fn run(command: Command) -> Result<(), cli::Failure> {
         Command::ServiceConfig(config) => config.run(),
         #[cfg(feature = "sandbox")]
         Command::Simulate(simulate) => simulate.run().await,
-        Command::State(state) => state.run(),
+        Command::State(state) => state.run(&environment).await,
         Command::Token(token) => token.run(),
         Command::Version(version) => version.run(),
     }

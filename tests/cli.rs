@@ -11,6 +11,11 @@ use std::{
 };
 
 use tempfile::TempDir;
+use wechat_store_gateway::{
+    pb::AuditEvent,
+    state::{EventKey, Events, NewEvent, Origin, Tokens, sqlite::Sqlite},
+    testing::{AppId, Clock},
+};
 
 use self::daemon::{Daemon, LIMIT, command};
 
@@ -988,6 +993,136 @@ fn issue_certificates(folder: &std::path::Path) {
         write(&format!("{name}.pem"), &certificate.pem());
         write(&format!("{name}.key"), &key.serialize_pem());
     }
+}
+
+/// Makes a state with an event and a token, and returns its file.
+fn state(folder: &TempDir, name: &str) -> String {
+    let path = folder.path().join(name);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let state = Sqlite::open(&path, Clock::system()).expect("a state");
+        let account = AppId::from("wx0000000000000001".to_owned());
+        let event = NewEvent::from_event(
+            EventKey([7; 32]),
+            AuditEvent { app_id: account.to_string(), ..AuditEvent::default() },
+            Origin::Pushed,
+        );
+        state.append(event).await.expect("appended");
+        let token = "secret-token".to_owned().into();
+        let hour = std::time::Duration::from_secs(3600);
+        state.put_token(&account, 0, &token, hour).await.expect("stored");
+    });
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+fn change(path: &str, sql: &str) {
+    let db = rusqlite::Connection::open(path).expect("opened");
+    db.execute_batch(sql).expect("changed");
+}
+
+#[test]
+fn state_is_described_without_secrets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite:{}", state(&folder, "state.db"));
+    let file = File::new(&format!("[state]\nurl = \"{url}\"\n{ACCOUNT}"));
+    for place in [&["state", "show", &url][..], &["state", "show", "--config", file.path()]] {
+        let shown = run(place);
+        assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+        let shown = text(&shown.stdout);
+        let token = "token              wx0000000000000001, 59 min left, generation 1";
+        assert!(shown.contains(token) && shown.contains("schema             3"), "{shown}");
+        assert!(!shown.contains("secret-token"), "{shown}");
+    }
+    let shown = run(&["state", "show", &url, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!((&json["backend"], &json["rows"]["events"]), (&"sqlite".into(), &1.into()));
+    assert_eq!((&json["newest_event"]["position"], &json["used"]), (&1.into(), &false.into()));
+    assert!(!text(&shown.stdout).contains("secret-token"), "{json:#}");
+}
+
+#[test]
+fn damaged_state_exits_with_3() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = state(&folder, "state.db");
+    let url = format!("sqlite:{path}");
+    let verified = run(&["state", "verify", &url]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    let verified = text(&verified.stdout);
+    assert!(verified.contains("no damage") && verified.contains("1 plain"), "{verified}");
+
+    change(&path, "UPDATE events SET received = received + 1");
+    let verified = run(&["state", "verify", &url]);
+    assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    let verified = text(&verified.stdout);
+    let expected = "1 damaged row:\n  event 1: its checksum is wrong";
+    assert!(verified.contains(expected), "{verified}");
+
+    // The copy is complete, and damaged in the same way.
+    let copy = format!("sqlite:{}", folder.path().join("copy.db").display());
+    for arguments in
+        [&["state", "copy", &url, &copy, "--json"][..], &["state", "verify", &copy, "--json"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((&json["damaged"], &json["damage"][0]["row"]), (&1.into(), &"event 1".into()));
+    }
+}
+
+#[test]
+fn backup_has_one_private_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite:{}", state(&folder, "state.db"));
+    let file = File::new(&format!("[state]\nurl = \"{url}\"\n{ACCOUNT}"));
+    let to = folder.path().join("backup.db");
+    let backup = ["state", "backup", "--config", file.path(), to.to_str().expect("UTF-8")];
+    let done = run(&backup);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(&to).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let again = run(&backup);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(error(&again).contains("it exists already"), "{again:?}");
+    let verified = run(&["state", "verify", &format!("sqlite:{}", to.display())]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+}
+
+#[test]
+fn refused_state_commands_state_the_cause() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = state(&folder, "state.db");
+    let url = format!("sqlite:{path}");
+    let newer = state(&folder, "newer.db");
+    change(&newer, "PRAGMA user_version = 4");
+    let newer = format!("sqlite:{newer}");
+    let there = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
+    let (none, new) = (there("none.db"), there("new.db"));
+    let unreachable = "redis://:hush@127.0.0.1:1/0";
+    for (arguments, code, cause) in [
+        (&["state", "copy", "here", &url][..], 64, "FROM: not a URL of a state"),
+        (&["state", "copy", &url, "there"], 64, "TO: not a URL of a state"),
+        (&["state", "copy", &url], 64, "<TO>"),
+        (&["state", "show", "here"], 64, "URL: not a URL of a state"),
+        (&["state", "copy", &url, &url], 1, "cannot be copied to its own place"),
+        (&["state", "copy", &url, &newer], 1, "it is not empty"),
+        (&["state", "copy", &newer, &new], 1, "the state has schema 4"),
+        (&["state", "verify", &newer], 1, "the state has schema 4"),
+        (&["state", "copy", &none, &new], 1, "No such file"),
+        (&["state", "show", &none], 1, "No such file"),
+        (&["state", "copy", &url, "sqlite:/proc/state.db"], 1, "/proc/state.db"),
+        (&["state", "copy", &url, unreachable], 1, "redis://[hidden]@127.0.0.1:1/0: "),
+        (&["state", "verify", unreachable], 1, "Connection refused"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        let printed = error(&output);
+        assert!(printed.contains(cause) && !printed.contains("hush"), "{arguments:?}: {printed}");
+    }
+    assert!(!folder.path().join("none.db").exists(), "nothing is created");
 }
 
 fn is_installed(program: &str) -> bool {

@@ -48,6 +48,7 @@ Exit codes:
   0    success
   1    failure
   2-5  not all rows were executed (call --rows)
+  3    the state has damaged rows (state)
   64   wrong arguments or wrong settings
   64+n the call returned gRPC code n (call)
   130  a second signal stopped the process at once";
@@ -82,7 +83,7 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Print the gRPC service config, with which clients retry only what is safe
     ServiceConfig(service_config::ServiceConfig),
-    /// Make a key for the secrets in the state
+    /// Copy, back up, check or describe the stored state, or make a key for its secrets
     State(state::State),
     /// Make a bearer token for a caller, or hash one for the settings
     Token(token::Token),

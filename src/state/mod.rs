@@ -60,6 +60,7 @@ pub mod sqlite;
 mod submission;
 mod sum;
 mod token;
+pub mod transfer;
 mod write;
 
 /// Opens the state that the settings name, and upgrades an older schema. Its secrets are sealed.

@@ -24,10 +24,10 @@ use crate::{
 const STATE: &str = "sqlite:{folder}/state.db";
 
 /// `shim.c`, and the files that control it.
-struct Disk(TempDir);
+pub(crate) struct Disk(TempDir);
 
 impl Disk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/durability/shim.c");
         let made = Command::new("cc")
@@ -38,7 +38,7 @@ impl Disk {
         Self(folder)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -56,11 +56,11 @@ impl Disk {
         written.chunks_exact(16).map(|sync| (time(&sync[..8]), time(&sync[8..]))).collect()
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         File::create(self.path("full")).expect("a file");
     }
 
-    fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         fs::remove_file(self.path("full")).expect("a file");
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! `cargo test --test durability -- --nocapture` prints figures, including the random seed. A build
 //! with `DURABILITY_SEED=…` in the environment repeats the same choices, and with
-//! `DURABILITY_ROWS=…` an import has this many rows. With `CHAOS_SECONDS=…` the gateway of a platform is killed for
+//! `DURABILITY_ROWS=…` an import and a copy have this many rows. With `CHAOS_SECONDS=…` the gateway of a platform is killed for
 //! this time, and everything fails for this time with a Redis that fails over. With `FAILOVERS=…` it fails over this
 //! many times in a row, and `FAILOVER_REPLICAS=0` counts what is lost without `state.replicas`.
 
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+mod copy;
 mod disk;
 mod files;
 mod frozen;

@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "accounts", "app", "call", "config", "errors", "events", "message_crypto", "metrics", "pb", "push", "server",
         "service", "state", "telemetry", "util", "wechat",
     ]),
-    ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "telemetry", "util"]),
+    ("cli", &["app", "config", "doctor", "live", "pb", "service_config", "state", "telemetry", "util"]),
     ("app", &[
         "accounts", "activity", "call", "callers", "config", "errors", "events", "journal", "live",
         "metrics", "observe", "push", "recovery", "server", "service", "state", "systemd", "telemetry", "tls",

@@ -60,6 +60,7 @@ mod servers;
 mod service_config;
 mod stalled;
 mod state;
+mod state_copy;
 mod state_fails;
 mod state_platforms;
 mod state_sqlite;

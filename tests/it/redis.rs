@@ -36,12 +36,12 @@ conformance!(redis);
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A state, and the server that has its keys.
-struct Shared {
-    server: RedisServer,
-    state: Option<Arc<dyn State>>,
+pub(crate) struct Shared {
+    pub(crate) server: RedisServer,
+    pub(crate) state: Option<Arc<dyn State>>,
 }
 
-async fn redis() -> Shared {
+pub(crate) async fn redis() -> Shared {
     let server = RedisServer::start(true).await;
     let state = server.open().await;
     Shared { server, state: Some(state) }

@@ -32,6 +32,12 @@ pub(crate) trait Backend {
     async fn pass_for_writes(&self, time: Duration);
     /// Closes the state and opens it again. No other code may hold a part of it then.
     async fn reopen(&mut self);
+    /// Examines what a case left behind.
+    async fn after(self)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// Runs every case as a separate test on the state that a function opens, or all of them in one test, one after
@@ -109,7 +115,9 @@ macro_rules! conformance {
     (@separately $open:ident: $($case:ident)+) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            $crate::state::$case(&mut $open().await).await;
+            let mut backend = $open().await;
+            $crate::state::$case(&mut backend).await;
+            $crate::state::Backend::after(backend).await;
         }
     )+};
     (@together $open:ident $test:ident: $($case:ident)+) => {
@@ -1665,7 +1673,7 @@ pub(crate) fn secret(value: &str) -> Secret {
     value.to_owned().into()
 }
 
-fn key_of(id: &str) -> [u8; 32] {
+pub(crate) fn key_of(id: &str) -> [u8; 32] {
     let mut key = [b'.'; 32];
     key[..id.len()].copy_from_slice(id.as_bytes());
     key
@@ -1682,7 +1690,7 @@ pub(crate) async fn append(state: &Arc<dyn State>, event: NewEvent) -> Appended 
     state.append(event).await.expect("appended")
 }
 
-async fn remember(state: &Arc<dyn State>, submission: NewSubmission) {
+pub(crate) async fn remember(state: &Arc<dyn State>, submission: NewSubmission) {
     state.remember(submission).await.expect("remembered");
 }
 
@@ -1690,7 +1698,7 @@ pub(crate) async fn find(state: &Arc<dyn State>, submission_id: &str) -> Submiss
     state.submission(submission_id).await.expect("no error").expect("remembered")
 }
 
-async fn begin(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> Begun {
+pub(crate) async fn begin(state: &Arc<dyn State>, new: NewWrite, term: Duration) -> Begun {
     state.begin(new, term).await.expect("no error")
 }
 
@@ -1702,7 +1710,7 @@ pub(crate) async fn claim(state: &Arc<dyn State>, new: NewWrite, term: Duration)
     }
 }
 
-async fn find_write(state: &Arc<dyn State>, write_id: &str) -> Write {
+pub(crate) async fn find_write(state: &Arc<dyn State>, write_id: &str) -> Write {
     state.write(write_id).await.expect("no error").expect("noted")
 }
 

@@ -28,13 +28,13 @@ use crate::{
 
 conformance!(sqlite);
 
-struct File {
+pub(crate) struct File {
     folder: TempDir,
     clock: Clock,
-    state: Option<Arc<dyn State>>,
+    pub(crate) state: Option<Arc<dyn State>>,
 }
 
-async fn sqlite() -> File {
+pub(crate) async fn sqlite() -> File {
     let folder = tempfile::tempdir().expect("a folder");
     let mut file = File { folder, clock: Clock::frozen(), state: None };
     file.reopen().await;
@@ -42,7 +42,7 @@ async fn sqlite() -> File {
 }
 
 impl File {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("state.db")
     }
 

@@ -30,16 +30,19 @@ use super::{
 use crate::{
     config::{RedisSettings, RedisUrl},
     pb::SubmissionKind,
-    state::{Error, Inspection, Peeked, Ticket},
+    state::{
+        Error, Inspection, Peeked, Ticket,
+        transfer::{UNFINISHED, unfinished},
+    },
     util::{id::AppId, lock, single_flight::SingleFlight},
 };
 
 /// The prefix of all keys. Its braces make it a hash tag, so a cluster keeps all keys in one slot.
-const PREFIX: &str = "{wechat-store-gateway}:";
+pub(super) const PREFIX: &str = "{wechat-store-gateway}:";
 
 /// The version of the stored data. A change that this version's scripts would misread needs a new
 /// number.
-const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 1;
 
 /// How long Redis waits for a new event.
 const LONGEST_WAIT: Duration = Duration::from_secs(28);
@@ -51,6 +54,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long no process begins a write or gets a lease after a possible loss. By then, every process
 /// has checked the state and restored its unfinished work.
 const QUIET_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often a process records that it runs, so that no command moves a state that is in use.
+const SEEN_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The number of attempts at the start.
 const ATTEMPTS: usize = 3;
@@ -84,6 +90,7 @@ static IDENTIFY: LazyLock<Script> = LazyLock::new(|| {
 static ADOPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("server.lua"), include_str!("adopt.lua"))));
 static CHECK: LazyLock<Script> = lua!("check.lua");
+static SEEN: LazyLock<Script> = lua!("seen.lua");
 static PROBE: LazyLock<Script> = lua!("probe.lua");
 
 /// A script and its arguments.
@@ -180,6 +187,7 @@ impl Connection {
             Ok(())
         });
         opened.await.unwrap_or_else(|_| Err(link.late()))?;
+        tokio::spawn(be_seen(Arc::downgrade(&connection.0)));
         Ok(connection)
     }
 
@@ -368,6 +376,9 @@ impl Connection {
         let is_lost = match what.as_str() {
             "newer" => {
                 let found = i64::try_from(id).unwrap_or(i64::MAX);
+                if found == UNFINISHED {
+                    return Err(unfinished());
+                }
                 return Err(Error::Newer { found, known: SCHEMA });
             }
             "same" => false,
@@ -413,6 +424,16 @@ async fn check_regularly(connection: Weak<Inner>) {
         }
         // The next operation reports a failure.
         let _ = connection.check().await;
+    }
+}
+
+/// Records regularly that this process runs, until the state is closed.
+async fn be_seen(connection: Weak<Inner>) {
+    loop {
+        sleep(SEEN_INTERVAL).await;
+        let Some(connection) = connection.upgrade().map(Connection) else { return };
+        // An operation that needs the state reports a failure.
+        let _ = connection.run::<()>(&connection.call(&SEEN)).await;
     }
 }
 
@@ -512,7 +533,10 @@ pub(in crate::state) async fn peek(
 }
 
 /// Returns a connection that knows nothing of the stored data.
-async fn plain(url: &RedisUrl, settings: &RedisSettings) -> Result<MultiplexedConnection, Error> {
+pub(super) async fn plain(
+    url: &RedisUrl,
+    settings: &RedisSettings,
+) -> Result<MultiplexedConnection, Error> {
     let connect = async {
         let mut connection = Place::new(url, settings, PREFIX).connect().await?;
         let answer = cmd("PING").query_async::<()>(&mut connection).await;

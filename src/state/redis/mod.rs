@@ -16,6 +16,7 @@ mod restore;
 mod secret;
 mod submission;
 mod token;
+mod transfer;
 mod write;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use self::connection::Connection;
 pub(super) use self::connection::{inspect, peek};
 pub(crate) use self::foreign::foreign_value;
+pub(super) use self::transfer::Transfer;
 use crate::{
     config::{RedisSettings, RedisUrl},
     state::{Error, State},

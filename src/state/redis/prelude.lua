@@ -10,10 +10,10 @@
 -- Stored names must stay, because replicas of two versions may share a state: `sought` is the record
 -- of a write, and `settled` is the time at which a submission was decided.
 
-local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HMGET = true, SCAN = true,
-  TIME = true,
-  XRANGE = true, XREVRANGE = true, ZCOUNT = true, ZRANGE = true, ZRANGEBYLEX = true,
-  ZRANGEBYSCORE = true, ZREVRANGE = true, ZSCORE = true }
+local READS = { EXISTS = true, GET = true, HGET = true, HGETALL = true, HLEN = true, HMGET = true,
+  PTTL = true, SCAN = true, TIME = true, XLEN = true, XRANGE = true, XREVRANGE = true, ZCARD = true,
+  ZCOUNT = true, ZRANGE = true, ZRANGEBYLEX = true, ZRANGEBYSCORE = true, ZREVRANGE = true,
+  ZSCORE = true }
 local wrote = false -- true if this script has changed anything
 
 local function call(command, ...)

@@ -396,20 +396,25 @@ fn placeholder(position: u64, row: Option<&Row<'_>>, cause: &str) -> Event {
     lost.placeholder(cause)
 }
 
+/// Returns the message of a row without its checksum. Fails if the row is damaged.
+pub(super) fn message_of(row: &Row<'_>) -> Result<Vec<u8>, Error> {
+    Ok(Stored::parse_row(row, row.get("position")?)?.message.to_vec())
+}
+
 /// The values that the checksum of an event's message covers in addition to the message.
 #[derive(Clone, Copy)]
-struct Covered<'a> {
-    position: u64,
-    key: EventKey,
-    received: u64,
-    kind: i32,
-    app_id: &'a str,
-    supersedes: &'a str,
-    superseded_by: &'a str,
+pub(super) struct Covered<'a> {
+    pub(super) position: u64,
+    pub(super) key: EventKey,
+    pub(super) received: u64,
+    pub(super) kind: i32,
+    pub(super) app_id: &'a str,
+    pub(super) supersedes: &'a str,
+    pub(super) superseded_by: &'a str,
 }
 
 impl Covered<'_> {
-    fn sum<T>(&self, sum: impl FnOnce(&[&[u8]]) -> T) -> T {
+    pub(super) fn sum<T>(&self, sum: impl FnOnce(&[&[u8]]) -> T) -> T {
         let Self { position, key, received, kind, app_id, supersedes, superseded_by } = self;
         sum(&[
             &position.to_be_bytes(),
@@ -428,12 +433,16 @@ fn log_position(db: &Connection, position: u64, log: &Log) -> Result<Option<LogP
     if position <= log.pruned.position || position > log.newest.position {
         return Ok(None);
     }
+    Ok(Some(LogPosition { position, key: key_at(db, position)? }))
+}
+
+/// Returns the key of the event at a position, or a placeholder if the row or its key is lost.
+pub(super) fn key_at(db: &Connection, position: u64) -> Result<EventKey, Error> {
     let key = db
         .prepare_cached("SELECT key FROM events WHERE position = ?1")?
         .query_row([storable(position)], |row| Ok(row.get(0).ok()))
         .optional()?;
-    let key = key.flatten().map_or_else(|| placeholder_key(position), EventKey);
-    Ok(Some(LogPosition { position, key }))
+    Ok(key.flatten().map_or_else(|| placeholder_key(position), EventKey))
 }
 
 pub(super) fn newest(db: &Connection) -> Result<u64, Error> {

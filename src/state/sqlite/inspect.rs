@@ -39,7 +39,7 @@ pub(in crate::state) fn inspect(path: &Path) -> Result<Inspection, Error> {
 }
 
 /// Returns true if a process holds the lock.
-fn is_held(lock: &Path) -> Result<bool, Error> {
+pub(super) fn is_held(lock: &Path) -> Result<bool, Error> {
     // Without the file, no process can hold it. The shared lock ends at once with this handle.
     let Ok(lock) = File::open(lock) else { return Ok(false) };
     match lock.try_lock_shared() {

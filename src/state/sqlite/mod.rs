@@ -4,6 +4,7 @@
 //! functions over a connection in a transaction, one file per concern. Times are milliseconds since
 //! 1970.
 
+mod backup;
 mod copier;
 mod event;
 mod guard;
@@ -17,6 +18,7 @@ mod schema;
 mod secret;
 mod submission;
 mod token;
+mod transfer;
 mod wal;
 mod write;
 mod writer;
@@ -32,15 +34,17 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, ffi, types::ValueRef};
 use tokio::{sync::OnceCell, task};
 
+pub(super) use self::{
+    backup::{BackupError, backup},
+    inspect::inspect,
+    key_file::{make_key, read_key},
+    platform::peek,
+    transfer::Transfer,
+};
 use self::{
     guard::{Files, Guard, Trust},
     reader::Readers,
     writer::Writer,
-};
-pub(super) use self::{
-    inspect::inspect,
-    key_file::{make_key, read_key},
-    platform::peek,
 };
 use crate::{
     state::{Error, State, log_skipped, sum},

@@ -149,12 +149,15 @@ pub(super) fn store_ticket(
     ticket: &Ticket,
 ) -> Result<(), Error> {
     let Ticket { value, sent_at } = ticket;
-    let beside = sent_at.to_be_bytes();
-    let value =
-        sum::with_checksum(value.expose().as_bytes(), &[platform.as_str().as_bytes(), &beside]);
+    let value = summed_ticket(platform, value.expose().as_bytes(), *sent_at);
     db.prepare_cached("REPLACE INTO tickets (platform, value, sent_at) VALUES (?1, ?2, ?3)")?
         .execute(params![platform.as_str(), value, sent_at])?;
     Ok(())
+}
+
+/// Returns the stored form of a ticket.
+pub(super) fn summed_ticket(platform: &AppId, value: &[u8], sent_at: u64) -> Vec<u8> {
+    sum::with_checksum(value, &[platform.as_str().as_bytes(), &sent_at.to_be_bytes()])
 }
 
 fn put(db: &Connection, new: &Authorizer, only_new: bool) -> Result<bool, Error> {
@@ -277,7 +280,7 @@ pub(super) fn prune(db: &Connection, now: u64, before: u64, limit: u64) -> Resul
     Ok(u64::try_from(tickets + authorizers).unwrap_or(u64::MAX))
 }
 
-fn parse_ticket(row: &Row<'_>, platform: &AppId) -> Result<Ticket, Error> {
+pub(super) fn parse_ticket(row: &Row<'_>, platform: &AppId) -> Result<Ticket, Error> {
     let sent_at: u64 = row.get("sent_at")?;
     let stored = row.get_ref("value")?.as_blob().map_err(|_| wrong_form("a ticket"))?;
     let beside = [platform.as_str().as_bytes(), &sent_at.to_be_bytes()];
@@ -285,7 +288,7 @@ fn parse_ticket(row: &Row<'_>, platform: &AppId) -> Result<Ticket, Error> {
     Ok(Ticket { value: value.map_err(|_| wrong_form("a ticket"))?.into(), sent_at })
 }
 
-fn parse_row(row: &Row<'_>) -> Result<Authorizer, Error> {
+pub(super) fn parse_row(row: &Row<'_>) -> Result<Authorizer, Error> {
     let refresh_token: String = row.get("refresh_token")?;
     let authorizer = Authorizer {
         platform: row.get::<_, String>("platform")?.into(),
@@ -313,7 +316,7 @@ fn beside<T>(authorizer: &Authorizer, call: impl FnOnce(&[&[u8]]) -> T) -> T {
     ])
 }
 
-fn with_checksum(authorizer: &Authorizer, record: &[u8]) -> Vec<u8> {
+pub(super) fn with_checksum(authorizer: &Authorizer, record: &[u8]) -> Vec<u8> {
     beside(authorizer, |beside| sum::with_checksum(record, beside))
 }
 

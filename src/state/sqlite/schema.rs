@@ -4,12 +4,18 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use crate::state::Error;
+use crate::state::{
+    Error,
+    transfer::{UNFINISHED, unfinished},
+};
 
 /// The steps from each version to the next. The version of a file is its `user_version`. Steps must
 /// only be appended.
 const STEPS: [&str; 3] =
     [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+
+/// The version that this code writes.
+pub(super) const KNOWN: i64 = STEPS.len() as i64;
 
 /// The page cache of the writing connection, in kilobytes. SQLite's default of 2,000 is too small:
 /// the names of a day's writes are random, so each would be read from the file again.
@@ -30,19 +36,41 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
     // A replaced row is overwritten with zeros. A secret can have been in it.
     db.pragma_update(None, "secure_delete", "FAST")?;
     let transaction = Transaction::new(db, TransactionBehavior::Immediate)?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(Error::Newer { found, known });
+    let found = version(&transaction)?;
+    if found == UNFINISHED {
+        return Err(unfinished());
     }
-    let applied = usize::try_from(found).unwrap_or_default();
-    for step in STEPS.iter().skip(applied) {
-        transaction.execute_batch(step)?;
+    if found > KNOWN {
+        return Err(Error::Newer { found, known: KNOWN });
     }
-    if found < known {
-        transaction.pragma_update(None, "user_version", known)?;
+    apply(&transaction, found)?;
+    if found < KNOWN {
+        transaction.pragma_update(None, "user_version", KNOWN)?;
     }
     Ok(transaction.commit()?)
+}
+
+/// Returns the version of a file. A new file has 0.
+pub(super) fn version(db: &Connection) -> Result<i64, Error> {
+    Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+/// Makes the tables in an empty file.
+pub(super) fn create(db: &Connection) -> Result<(), Error> {
+    apply(db, 0)
+}
+
+fn apply(db: &Connection, found: i64) -> Result<(), Error> {
+    let applied = usize::try_from(found).unwrap_or_default();
+    STEPS.iter().skip(applied).try_for_each(|step| Ok(db.execute_batch(step)?))
+}
+
+/// Deletes all tables.
+pub(super) fn drop_all(db: &Connection) -> Result<(), Error> {
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let mut tables = db.prepare(tables)?;
+    let tables = tables.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    tables.iter().try_for_each(|table| Ok(db.execute_batch(&format!("DROP TABLE {table}"))?))
 }
 
 /// Checks the whole file. Fails if its pages contradict each other, because then more is damaged
@@ -50,8 +78,7 @@ pub(super) fn prepare(db: &mut Connection) -> Result<(), Error> {
 /// with a wrong value is left to the operation that reads it.
 pub(super) fn check(db: &Connection) -> Result<(), Error> {
     let mut found = findings(db)?;
-    let beyond = |found: &&String| !is_about_index(found) && !is_about_row(found);
-    if let Some(worst) = found.iter().find(beyond) {
+    if let Some(worst) = found.iter().find(|found| is_beyond_rows(found)) {
         return Err(Error::Damaged(worst.clone()));
     }
     if let Some(first) = found.iter().find(|found| is_about_index(found)) {
@@ -65,6 +92,11 @@ pub(super) fn check(db: &Connection) -> Result<(), Error> {
     for found in found {
         tracing::error!("found a damaged row in the state: {found}");
     }
+    check_end(db)
+}
+
+/// Fails if the log has another end than its events.
+pub(super) fn check_end(db: &Connection) -> Result<(), Error> {
     let fits = db.query_row(
         "SELECT newest - ifnull((SELECT max(position) FROM events), newest) BETWEEN 0 AND ?1 FROM log",
         [MOST_MISSING],
@@ -76,10 +108,16 @@ pub(super) fn check(db: &Connection) -> Result<(), Error> {
     }
 }
 
-fn findings(db: &Connection) -> Result<Vec<String>, Error> {
+/// Returns the findings of `PRAGMA integrity_check`.
+pub(super) fn findings(db: &Connection) -> Result<Vec<String>, Error> {
     let mut statement = db.prepare("PRAGMA integrity_check(50)")?;
     let found = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
     Ok(found.into_iter().filter(|found| found != "ok").collect())
+}
+
+/// Returns true if a finding is about more than indexes and the values of rows.
+pub(super) fn is_beyond_rows(found: &str) -> bool {
+    !is_about_index(found) && !is_about_row(found)
 }
 
 /// Returns true if this finding of `PRAGMA integrity_check` is about an index that does not match
