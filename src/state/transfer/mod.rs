@@ -1,8 +1,8 @@
 //! The whole of a state as rows: copies it to another place, checks it, and describes it.
 //!
 //! The operations of [`State`](super::State) hide how rows are linked, so a copy that used them would give
-//! each event another position and each write another number. A [`Source`] returns the rows themselves
-//! instead, in one form for both backends, and a [`Target`] stores them. What the rows have and what a copy
+//! each event another position and each write another number. A `Source` returns the rows themselves
+//! instead, in one form for both backends, and a `Target` stores them. What the rows have and what a copy
 //! leaves out is in `docs/decisions/0053-copies.md`.
 //!
 //! All of this is for the commands of operators. A gateway never uses it.
